@@ -1,1 +1,6 @@
-//! See ARCHITECTURE.md.
+//! What every room of the house may know: metrics and the drain signal.
+//!
+//! Nothing here touches a file, a socket or a protocol.
+
+pub mod drain;
+pub mod metrics;
