@@ -1,1 +1,47 @@
-//! See ARCHITECTURE.md.
+//! The mesh as the control plane thinks of it: services, ports, endpoints, workloads, and the
+//! rules about them, neutral of where they were read (registry) and how they were written (API).
+//!
+//! Invariants:
+//! - Nothing here knows protobuf, YAML, files or I/O.
+//! - Equality and hashing are the *semantic projection* of an object: annotations,
+//!   `resourceVersion`, comments, and places in files are absent, so that an edit of those is no
+//!   change at all. Places travel beside an object (see `weft-sources`), never inside it.
+//! - Short names are already resolved to full ones, `.` namespaces to real ones, percentages to
+//!   integers: a reader needs no context to understand a rule.
+#![warn(missing_docs)]
+
+pub mod address;
+pub mod destination;
+pub mod gateway;
+pub mod hostname;
+pub mod labels;
+pub mod mesh;
+pub mod name;
+pub mod object;
+pub mod protocol;
+pub mod route;
+pub mod service;
+pub mod sidecar;
+
+pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
+pub use destination::{
+    ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, HttpPool, KeyPairFiles,
+    LoadBalancer, OutlierDetection, PolicySettings, Subset, TcpKeepalive, TcpPool, TrafficPolicy,
+};
+pub use gateway::{Gateway, GatewayServer, ServerTls, TlsVersion};
+pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
+pub use labels::Labels;
+pub use mesh::{AccessLogEncoding, MeshSettings, OutboundTrafficPolicy};
+pub use name::{
+    ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
+};
+pub use object::{NamespaceInfo, Object, ObjectKey, ServiceEndpoints, ServiceKey};
+pub use protocol::Protocol;
+pub use route::{
+    Abort, AbortKind, Delay, Destination, DirectResponse, Fault, GatewayRef, HeaderOperations,
+    HeaderOps, HttpAction, HttpMatch, HttpRoute, Mirror, Percent, Redirect, RedirectPath,
+    RedirectPort, RegexRewrite, ResponseBody, RetryPolicy, Rewrite, RouteDestination, StringMatch,
+    VirtualService,
+};
+pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
+pub use sidecar::Sidecar;

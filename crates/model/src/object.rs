@@ -1,0 +1,106 @@
+//! The unit of change: what sources report to the control plane, one object at a time.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::destination::DestinationRule;
+use crate::gateway::Gateway;
+use crate::hostname::Hostname;
+use crate::labels::Labels;
+use crate::name::{Namespace, ObjectRef};
+use crate::route::VirtualService;
+use crate::service::{Endpoint, Service, Workload};
+use crate::sidecar::Sidecar;
+
+/// The identity of a service: its host and the namespace that owns it. Two namespaces may define
+/// the same host; within one, a host is unique (sources report the conflict).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// The host.
+    pub hostname: Hostname,
+    /// The owner.
+    pub namespace: Namespace,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.hostname)
+    }
+}
+
+/// All endpoints of a service, sorted, without duplicates. Absent when there are none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServiceEndpoints {
+    /// Whose.
+    pub service: ServiceKey,
+    /// Which.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A namespace with its labels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NamespaceInfo {
+    /// The name.
+    pub name: Namespace,
+    /// The labels.
+    pub labels: Labels,
+}
+
+/// Names an [`Object`] for ever: a change of the object keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // the names are those of the objects
+pub enum ObjectKey {
+    Service(ServiceKey),
+    Endpoints(ServiceKey),
+    Workload(ObjectRef),
+    VirtualService(ObjectRef),
+    DestinationRule(ObjectRef),
+    Gateway(ObjectRef),
+    Sidecar(ObjectRef),
+    Namespace(Namespace),
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(key) => write!(f, "service {key}"),
+            Self::Endpoints(key) => write!(f, "endpoints of {key}"),
+            Self::Workload(origin) => write!(f, "workload {origin}"),
+            Self::VirtualService(origin)
+            | Self::DestinationRule(origin)
+            | Self::Gateway(origin)
+            | Self::Sidecar(origin) => origin.fmt(f),
+            Self::Namespace(name) => write!(f, "namespace {name}"),
+        }
+    }
+}
+
+/// A piece of the mesh. Shared, so that cloning is cheap.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the names are those of the types
+pub enum Object {
+    Service(Arc<Service>),
+    Endpoints(Arc<ServiceEndpoints>),
+    Workload(Arc<Workload>),
+    VirtualService(Arc<VirtualService>),
+    DestinationRule(Arc<DestinationRule>),
+    Gateway(Arc<Gateway>),
+    Sidecar(Arc<Sidecar>),
+    Namespace(Arc<NamespaceInfo>),
+}
+
+impl Object {
+    /// Its name.
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Self::Service(service) => ObjectKey::Service(service.key()),
+            Self::Endpoints(list) => ObjectKey::Endpoints(list.service.clone()),
+            Self::Workload(workload) => ObjectKey::Workload(workload.origin.clone()),
+            Self::VirtualService(rule) => ObjectKey::VirtualService(rule.meta.origin.clone()),
+            Self::DestinationRule(rule) => ObjectKey::DestinationRule(rule.meta.origin.clone()),
+            Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),
+            Self::Sidecar(rule) => ObjectKey::Sidecar(rule.meta.origin.clone()),
+            Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Services, their endpoints, and the workloads behind them, whatever registry they came from.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::address::{AddressRange, EndpointAddress, Locality};
+use crate::hostname::Hostname;
+use crate::labels::Labels;
+use crate::name::{ExportTo, Namespace, ObjectRef, PortNumber, Timestamp, Weight};
+use crate::object::ServiceKey;
+use crate::protocol::Protocol;
+
+/// How a proxy finds the endpoints of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resolution {
+    /// The registry knows them and the control plane sends them (EDS): a Kubernetes service.
+    Registry,
+    /// The rule lists them and the control plane sends them (EDS): ServiceEntry `STATIC`.
+    Static,
+    /// The proxy resolves names and uses all addresses: `DNS`, `ExternalName`.
+    Dns,
+    /// The proxy resolves one name and uses one address at a time: `DNS_ROUND_ROBIN`.
+    DnsRoundRobin,
+    /// The address that the client chose is used: `NONE`, headless services.
+    Passthrough,
+}
+
+/// Which port of the workload a service port means.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TargetPort {
+    /// This one.
+    Number(PortNumber),
+    /// The container port of this name.
+    Name(Arc<str>),
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServicePort {
+    /// The number that clients use; unique in the service.
+    pub number: PortNumber,
+    /// The name; empty if the service has one port without a name.
+    pub name: Arc<str>,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Where it leads on a workload. Endpoints already carry the number that results.
+    pub target: TargetPort,
+}
+
+/// A service: one host, its virtual addresses and its ports.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Service {
+    /// The host by which clients call it; may be a wildcard when the resolution is passthrough.
+    pub hostname: Hostname,
+    /// The namespace that owns it.
+    pub namespace: Namespace,
+    /// The short name (of the object; for a ServiceEntry it is no host name).
+    pub name: Arc<str>,
+    /// Virtual addresses; empty for headless services and entries without `addresses`.
+    pub addresses: Vec<AddressRange>,
+    /// Ports, sorted by number.
+    pub ports: Vec<ServicePort>,
+    /// How endpoints are found.
+    pub resolution: Resolution,
+    /// Whether it lives outside of the mesh (ServiceEntry `MESH_EXTERNAL`, `ExternalName`).
+    pub external: bool,
+    /// Who may see it.
+    pub export_to: ExportTo,
+    /// Names that the server's certificate may carry.
+    pub subject_alt_names: Vec<Arc<str>>,
+    /// Labels of its workloads, if they are chosen by label.
+    pub selector: Option<Labels>,
+    /// Whether it is a Kubernetes service without a virtual address (`clusterIP: None`).
+    pub headless: bool,
+    /// Since when it exists.
+    pub created: Option<Timestamp>,
+    /// The object.
+    pub origin: ObjectRef,
+    /// The object's labels.
+    pub labels: Labels,
+}
+
+impl Service {
+    /// Its identity in the mesh.
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey {
+            hostname: self.hostname.clone(),
+            namespace: self.namespace.clone(),
+        }
+    }
+
+    /// The port of this number.
+    pub fn port(&self, number: PortNumber) -> Option<&ServicePort> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+}
+
+/// Whether an endpoint may be sent traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Health {
+    /// Ready.
+    #[default]
+    Healthy,
+    /// Not ready.
+    Unhealthy,
+    /// Finishing what it has; no new requests.
+    Draining,
+}
+
+/// One place where a service is served. Ordered by address first, so that lists have one form.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Where.
+    pub address: EndpointAddress,
+    /// Service port number → port of this endpoint. A service port that is absent is not served
+    /// here.
+    pub ports: BTreeMap<PortNumber, PortNumber>,
+    /// Labels of the workload, for subsets.
+    pub labels: Labels,
+    /// Where it stands.
+    pub locality: Locality,
+    /// Its share; `Weight(1)` if nothing was said.
+    pub weight: Weight,
+    /// Whether it serves.
+    pub health: Health,
+    /// The network it is reached in; empty is the default one.
+    pub network: Arc<str>,
+    /// The service account it runs as, if known.
+    pub service_account: Option<Arc<str>>,
+    /// The host name of the pod in a headless service.
+    pub hostname: Option<Arc<str>>,
+    /// The namespace of the workload.
+    pub namespace: Namespace,
+    /// The object it was made from (ServiceEntry, EndpointSlice, Pod, WorkloadEntry, …).
+    pub origin: ObjectRef,
+}
+
+/// A running instance: a Pod or a WorkloadEntry. Proxies are matched to it by address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Workload {
+    /// The object.
+    pub origin: ObjectRef,
+    /// Its IP addresses, or names.
+    pub addresses: Vec<EndpointAddress>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Named ports.
+    pub ports: BTreeMap<Arc<str>, PortNumber>,
+    /// The service account it runs as.
+    pub service_account: Option<Arc<str>>,
+    /// Where it stands.
+    pub locality: Locality,
+    /// The network it is reached in.
+    pub network: Arc<str>,
+    /// Its share.
+    pub weight: Weight,
+    /// Whether it serves.
+    pub health: Health,
+    /// The node it runs on, if known.
+    pub node: Option<Arc<str>>,
+    /// Its DNS name within a headless service (`spec.hostname`), if any.
+    pub hostname: Option<Arc<str>>,
+}
+
+impl Workload {
+    /// Says whether it has this IP address.
+    pub fn has_ip(&self, ip: IpAddr) -> bool {
+        self.addresses
+            .iter()
+            .any(|address| address.ip() == Some(ip))
+    }
+}
