@@ -1,1 +1,19 @@
-//! See ARCHITECTURE.md.
+//! Sockets: listening, connecting, original destination, TLS, protocol sniffing, workers and
+//! byte copying. The only crate with `unsafe`. It must never know what HTTP means, which
+//! cluster a connection belongs to, or how configuration is written in protobuf.
+
+pub mod connect;
+pub mod copy;
+pub mod inspect;
+pub mod listener;
+pub mod original_dst;
+pub mod stream;
+pub mod tls;
+pub mod worker;
+
+pub use connect::{ConnectError, ConnectOptions, connect};
+pub use copy::{Copied, CopyEnd, CopyOptions, copy_bidirectional};
+pub use listener::{Acceptor, BindOptions, Keepalive, bind};
+pub use original_dst::original_dst;
+pub use stream::{Meter, Peeked, Stream};
+pub use worker::Workers;

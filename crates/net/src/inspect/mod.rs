@@ -1,0 +1,181 @@
+//! Protocol sniffing before a filter chain is chosen: reads the first bytes of a connection,
+//! asks the sans-io parsers what they are, and gives the bytes back to be read again.
+
+mod http;
+mod tls;
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+pub use http::{HttpVersion, inspect_http};
+pub use tls::{ClientHello, inspect_tls};
+
+use crate::Peeked;
+
+/// Most bytes that an inspector reads before it gives up (Envoy: 16 KiB for TLS, 8 KiB for
+/// HTTP; a hello that spans its records fits).
+pub const MAX_PEEK: usize = 64 * 1024;
+
+/// What a parser makes of a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict<T> {
+    /// More bytes are needed to tell.
+    NeedMore,
+    /// It is not this protocol.
+    No,
+    /// It is.
+    Yes(T),
+}
+
+/// What to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// TLS `ClientHello`, for server name and ALPN.
+    pub tls: bool,
+    /// HTTP/1 or HTTP/2 with prior knowledge. Not looked for inside TLS.
+    pub http: bool,
+}
+
+/// What the first bytes of a connection are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// The TLS hello, if it is TLS.
+    pub hello: Option<ClientHello>,
+    /// The HTTP version, if it is plain HTTP.
+    pub http: Option<HttpVersion>,
+    /// The client closed or was silent until the deadline before the inspectors were sure.
+    pub incomplete: bool,
+}
+
+/// Reads from `tcp` until every wanted inspector has decided, `timeout` passed, the client
+/// closed, or [`MAX_PEEK`] bytes were read; the last three set `incomplete`. What was read
+/// is read again from the returned stream.
+///
+/// # Errors
+/// The socket failed.
+pub async fn inspect(
+    mut tcp: TcpStream,
+    wanted: Wanted,
+    timeout: Option<Duration>,
+) -> io::Result<(Peeked, Inspected)> {
+    let mut seen = Vec::new();
+    let mut found = Inspected::default();
+    let read = read_until_sure(&mut tcp, wanted, &mut seen, &mut found);
+    match timeout {
+        Some(timeout) => match tokio::time::timeout(timeout, read).await {
+            Ok(done) => done?,
+            Err(_) => found.incomplete = true,
+        },
+        None => read.await?,
+    }
+    Ok((Peeked::new(tcp, seen), found))
+}
+
+async fn read_until_sure(
+    tcp: &mut TcpStream,
+    wanted: Wanted,
+    seen: &mut Vec<u8>,
+    found: &mut Inspected,
+) -> io::Result<()> {
+    seen.reserve(2048);
+    loop {
+        // `read_buf` keeps what it got when the future is dropped by the deadline.
+        let got = tcp.read_buf(seen).await?;
+        if decide(seen, wanted, found) {
+            return Ok(());
+        }
+        if got == 0 || seen.len() >= MAX_PEEK {
+            found.incomplete = true;
+            return Ok(());
+        }
+    }
+}
+
+/// Whether all wanted inspectors have decided.
+fn decide(seen: &[u8], wanted: Wanted, found: &mut Inspected) -> bool {
+    if wanted.tls {
+        match inspect_tls(seen) {
+            Verdict::NeedMore => return false,
+            Verdict::Yes(hello) => {
+                found.hello = Some(hello);
+                return true;
+            }
+            Verdict::No => {}
+        }
+    }
+    if wanted.http {
+        match inspect_http(seen) {
+            Verdict::NeedMore => return false,
+            Verdict::Yes(version) => found.http = Some(version),
+            Verdict::No => {}
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    const BOTH: Wanted = Wanted {
+        tls: true,
+        http: true,
+    };
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn split_request_is_recognised_and_read_again() {
+        let (mut client, server) = pair().await;
+        let send = async {
+            for byte in b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" {
+                client.write_all(&[*byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            client.shutdown().await.unwrap();
+        };
+        let (inspected, ()) = tokio::join!(inspect(server, BOTH, None), send);
+        let (mut stream, found) = inspected.unwrap();
+        assert_eq!(found.http, Some(HttpVersion::Http11));
+        assert!(!found.incomplete);
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_ends_at_the_deadline_and_a_closing_one_at_once() {
+        let (mut client, server) = pair().await;
+        client.write_all(b"\x16\x03").await.unwrap();
+        let (stream, found) = inspect(server, BOTH, Some(Duration::from_millis(50)))
+            .await
+            .unwrap();
+        assert!(found.incomplete && found.hello.is_none());
+        assert_eq!(stream.prefix(), b"\x16\x03");
+
+        let (client, server) = pair().await;
+        drop(client);
+        let (_, found) = inspect(server, BOTH, None).await.unwrap();
+        assert!(found.incomplete);
+    }
+
+    #[tokio::test]
+    async fn other_protocols_are_decided_by_their_first_bytes() {
+        let (mut client, server) = pair().await;
+        client.write_all(b"\x00\x01binary").await.unwrap();
+        let (stream, found) = inspect(server, BOTH, None).await.unwrap();
+        assert_eq!(found, Inspected::default());
+        assert_eq!(stream.prefix(), b"\x00\x01binary");
+    }
+}

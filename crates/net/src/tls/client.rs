@@ -1,0 +1,102 @@
+//! The client side of TLS: how the server's certificate is judged, and our own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::{ClientSpec, SanMatcher, TlsError, provider, san, versions};
+
+/// Builds the client side. Like Envoy it does not compare the server's certificate with the
+/// name that is sent as SNI: give a [`SanMatcher`] for that.
+///
+/// # Errors
+/// Names the PEM text that is wrong.
+pub fn client_config(spec: &ClientSpec) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match &spec.validation.trusted_ca {
+        Some(ca) => Some(ca.roots()?),
+        None => None,
+    };
+    let verifier = Servers {
+        roots,
+        sans: spec.validation.sans.clone(),
+        algorithms: provider().signature_verification_algorithms,
+    };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&versions(spec.versions)?)
+        .map_err(|error| TlsError::Setup(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match &spec.identity {
+        Some(identity) => {
+            let key = identity.certified_key()?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols.clone_from(&spec.alpn);
+    // Envoy's `max_session_keys` is one a context; the servers of a cluster are a few.
+    config.resumption = Resumption::in_memory_sessions(32);
+    Ok(Arc::new(config))
+}
+
+/// Judges servers: chain (if there is a trusted CA), then names.
+struct Servers {
+    roots: Option<Arc<RootCertStore>>,
+    sans: Vec<SanMatcher>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Servers {{ verified: {} }}", self.roots.is_some())
+    }
+}
+
+impl ServerCertVerifier for Servers {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if let Some(roots) = &self.roots {
+            verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(end_entity)?,
+                roots,
+                intermediates,
+                now,
+                self.algorithms.all,
+            )?;
+        }
+        san::check(&self.sans, end_entity)?;
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,166 @@
+//! The server side of TLS: certificate by server name, ALPN, client certificates.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::{SanMatcher, ServerSpec, TlsError, Validation, end_entity, provider, san, versions};
+
+/// Builds the server side.
+///
+/// # Errors
+/// Names the PEM text that is wrong.
+pub fn server_config(spec: &ServerSpec) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&versions(spec.versions)?)
+        .map_err(|error| TlsError::Setup(error.to_string()))?;
+    let required = spec.require_client_certificate;
+    let builder = match &spec.validation {
+        Some(validation) => builder.with_client_cert_verifier(verifier(validation, required)?),
+        None if required => {
+            builder.with_client_cert_verifier(verifier(&Validation::default(), true)?)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates::new(spec)?));
+    config.alpn_protocols.clone_from(&spec.alpn);
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// Certificates by the DNS names they are for. RSA and ECDSA certificates for the same name
+/// are told apart by what the client can verify.
+#[derive(Debug)]
+struct Certificates {
+    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    all: Vec<Arc<CertifiedKey>>,
+}
+
+impl Certificates {
+    fn new(spec: &ServerSpec) -> Result<Self, TlsError> {
+        let mut by_name: HashMap<String, Vec<Arc<CertifiedKey>>> = HashMap::new();
+        let mut all = Vec::new();
+        for identity in &spec.identities {
+            let key = Arc::new(identity.certified_key()?);
+            if let Some(Ok(cert)) = key.cert.first().map(end_entity) {
+                for name in cert.valid_dns_names() {
+                    let keys = by_name.entry(name.to_ascii_lowercase()).or_default();
+                    keys.push(Arc::clone(&key));
+                }
+            }
+            all.push(key);
+        }
+        if all.is_empty() {
+            let text = "a TLS server needs at least one certificate (tls_certificates)";
+            return Err(TlsError::Setup(text.to_owned()));
+        }
+        Ok(Self { by_name, all })
+    }
+
+    fn named(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
+        // rustls gives the name in lower case.
+        self.by_name.get(name).or_else(|| {
+            let (_, rest) = name.split_once('.')?;
+            self.by_name.get(&format!("*.{rest}"))
+        })
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().and_then(|name| self.named(name));
+        let fits = |key: &&Arc<CertifiedKey>| {
+            let schemes = hello.signature_schemes();
+            key.key.choose_scheme(schemes).is_some()
+        };
+        let named = named.into_iter().flatten();
+        let chosen = named.chain(&self.all).find(fits).or(self.all.first());
+        chosen.map(Arc::clone)
+    }
+}
+
+fn verifier(
+    validation: &Validation,
+    required: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let algorithms = provider().signature_verification_algorithms;
+    let chain = match &validation.trusted_ca {
+        None => None,
+        Some(ca) => {
+            let builder = WebPkiClientVerifier::builder_with_provider(ca.roots()?, provider());
+            let built = builder.build();
+            Some(built.map_err(|error| TlsError::Pem {
+                origin: ca.origin.clone(),
+                what: error.to_string(),
+            })?)
+        }
+    };
+    Ok(Arc::new(Clients {
+        chain,
+        sans: validation.sans.clone(),
+        required,
+        algorithms,
+    }))
+}
+
+/// Judges clients: chain (if there is a trusted CA), then names.
+struct Clients {
+    chain: Option<Arc<dyn ClientCertVerifier>>,
+    sans: Vec<SanMatcher>,
+    required: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clients {{ verified: {} }}", self.chain.is_some())
+    }
+}
+
+impl ClientCertVerifier for Clients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.as_ref().map_or(&[], |c| c.root_hint_subjects())
+    }
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if let Some(chain) = &self.chain {
+            chain.verify_client_cert(end_entity, intermediates, now)?;
+        }
+        san::check(&self.sans, end_entity)?;
+        Ok(ClientCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
