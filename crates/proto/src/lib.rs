@@ -1,1 +1,46 @@
-//! See ARCHITECTURE.md.
+//! Messages and text: Envoy's and Istio's protobuf types, one pool of their descriptors, and
+//! the strict way from YAML and JSON to messages and back. This crate must never know what a
+//! message means: it can say that a field is unknown, of the wrong type or out of its range,
+//! not whether it is supported or wise.
+//!
+//! - [`pb`], [`istio`], [`kubernetes`]: the types; [`pool`]: their descriptors.
+//! - [`yaml`]: text to a tree whose nodes know their places.
+//! - [`reader`]: a node to a message, with every fault of a document and its place.
+//! - [`document`]: files of Kubernetes-style objects; [`bootstrap`]: Envoy's bootstrap.
+//! - [`rules`]: the constraints that Envoy's messages carry in their descriptors.
+//! - [`json`]: messages as Envoy's admin prints them.
+
+pub mod bootstrap;
+pub mod document;
+pub mod duration;
+pub mod json;
+pub mod pool;
+pub mod presence;
+pub mod problem;
+pub mod reader;
+pub mod rules;
+pub mod type_url;
+pub mod yaml;
+
+pub use envoy_types::{self, pb};
+pub use pool::pool;
+pub use problem::{ObjectRef, Problem};
+pub use type_url::{TypeUrl, pack, unpack};
+
+/// The well-known type that carries any other message.
+pub use envoy_types::pb::google::protobuf::Any;
+/// The well-known duration, which every generated type here uses.
+pub use envoy_types::pb::google::protobuf::Duration;
+
+/// What build.rs generates from this crate's own .proto files.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/ours.rs"));
+}
+
+/// Istio's API, as messages of our own with Istio's names and numbers.
+pub use generated::istio;
+/// The older name of `xds.type.v3.TypedStruct`.
+pub use generated::udpa;
+/// The plain Kubernetes objects, reduced to what a mesh reads.
+pub use generated::weft::kubernetes::v1 as kubernetes;

@@ -1,0 +1,187 @@
+//! Messages that stand alone in a file: Envoy's bootstrap, Istio's mesh configuration. It must
+//! never know what their fields mean.
+
+use std::sync::Arc;
+
+use prost::{Message, Name};
+
+use crate::{
+    Problem,
+    pb::envoy::config::bootstrap::v3::Bootstrap,
+    pool,
+    reader::{self, Options},
+    rules,
+    yaml::{self, Limits, Node},
+};
+
+/// The name under which `--config-yaml` appears in messages.
+pub const INLINE_SOURCE: &str = "--config-yaml";
+
+/// Reads a YAML or JSON text that is one message. `full_name` says which message the text is;
+/// `M` must be that message or one that shares its numbers.
+pub fn read_yaml_message<M: Message + Default>(
+    source: &str,
+    text: &str,
+    full_name: &str,
+) -> Result<M, Vec<Problem>> {
+    let root = single_document(source, text)?;
+    read_node(source, &root, full_name, Options::ENVOY)
+}
+
+/// Reads Istio's mesh configuration; an empty text is an empty message.
+pub fn read_mesh_config(
+    source: &str,
+    text: &str,
+) -> Result<crate::istio::mesh::v1alpha1::MeshConfig, Vec<Problem>> {
+    if yaml::parse(text, &Limits::default()).is_empty() {
+        return Ok(Default::default());
+    }
+    let root = single_document(source, text)?;
+    read_node(
+        source,
+        &root,
+        &crate::istio::mesh::v1alpha1::MeshConfig::full_name(),
+        Options::ISTIO,
+    )
+}
+
+/// Reads Envoy's bootstrap from a file's text, from the text of `--config-yaml`, or from both.
+/// As in Envoy the second is merged over the first as protobuf merges: lists are joined,
+/// messages merged, everything else replaced. The result is checked against the rules that
+/// Envoy's messages carry.
+pub fn read_bootstrap(
+    file: Option<(&str, &str)>,
+    config_yaml: Option<&str>,
+) -> Result<Bootstrap, Vec<Problem>> {
+    let name = Bootstrap::full_name();
+    let mut bootstrap = Bootstrap::default();
+    let mut problems = Vec::new();
+    let mut roots = Vec::new();
+    for (source, text) in file
+        .into_iter()
+        .chain(config_yaml.map(|text| (INLINE_SOURCE, text)))
+    {
+        let read = single_document(source, text).and_then(|root| {
+            let message: Bootstrap = read_node(source, &root, &name, Options::ENVOY)?;
+            Ok((root, message))
+        });
+        match read {
+            Ok((root, message)) => {
+                // Merging what was encoded is what protobuf defines merging to be.
+                let merged = bootstrap.merge(message.encode_to_vec().as_slice());
+                if let Err(error) = merged {
+                    problems.push(problem_at(source, Some(&root), "", error.to_string()));
+                }
+                roots.push((source, root));
+            }
+            Err(more) => problems.extend(more),
+        }
+    }
+    if problems.is_empty() {
+        problems.extend(broken_rules(&bootstrap, &roots));
+    }
+    if problems.is_empty() {
+        Ok(bootstrap)
+    } else {
+        Err(problems)
+    }
+}
+
+/// The rules that the merged message breaks, each placed in the text that has the field.
+fn broken_rules(bootstrap: &Bootstrap, roots: &[(&str, Node)]) -> Vec<Problem> {
+    let Some((first_source, first)) = roots.first() else {
+        return Vec::new();
+    };
+    rules::validate(bootstrap)
+        .err()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|violation| {
+            let depth = |root: &Node| reader::find(root, &violation.path);
+            // The text in which the path leads away from the root is the one that sets it.
+            let (source, root) = roots
+                .iter()
+                .find(|(_, root)| depth(root) != (root.line, root.column))
+                .map_or((*first_source, first), |(source, root)| (*source, root));
+            problem_at(
+                source,
+                Some(root),
+                &violation.path,
+                violation.message.clone(),
+            )
+        })
+        .collect()
+}
+
+/// The only document of a text.
+fn single_document(source: &str, text: &str) -> Result<Node, Vec<Problem>> {
+    let mut documents = yaml::parse(text, &Limits::default()).into_iter();
+    let Some(document) = documents.next() else {
+        return Err(vec![problem_at(
+            source,
+            None,
+            "",
+            "the text is empty".to_owned(),
+        )]);
+    };
+    let second = documents.next();
+    let mut problems: Vec<Problem> = document
+        .errors
+        .into_iter()
+        .map(|error| Problem {
+            source: Arc::from(source),
+            line: error.line,
+            column: error.column,
+            object: None,
+            path: String::new(),
+            message: error.message,
+        })
+        .collect();
+    if let Some(root) = second.and_then(|second| second.root) {
+        let message = "only one document is expected, a second one begins here".to_owned();
+        problems.push(problem_at(source, Some(&root), "", message));
+    }
+    match document.root {
+        Some(root) if problems.is_empty() => Ok(root),
+        None if problems.is_empty() => Err(vec![problem_at(
+            source,
+            None,
+            "",
+            "the text is empty".to_owned(),
+        )]),
+        _ => Err(problems),
+    }
+}
+
+fn read_node<M: Message + Default>(
+    source: &str,
+    root: &Node,
+    full_name: &str,
+    options: Options,
+) -> Result<M, Vec<Problem>> {
+    let failure = |message: String| vec![problem_at(source, Some(root), "", message)];
+    let descriptor = pool::message(full_name)
+        .ok_or_else(|| failure(format!("the type {full_name} is not built in")))?;
+    let message = reader::read_dynamic(root, &descriptor, "", options).map_err(|faults| {
+        let source = Arc::from(source);
+        faults
+            .into_iter()
+            .map(|fault| Problem::from_fault(&source, None, fault))
+            .collect::<Vec<_>>()
+    })?;
+    message
+        .transcode_to()
+        .map_err(|error| failure(format!("{full_name} cannot be read: {error}")))
+}
+
+fn problem_at(source: &str, root: Option<&Node>, path: &str, message: String) -> Problem {
+    let (line, column) = root.map_or((1, 1), |root| reader::find(root, path));
+    Problem {
+        source: Arc::from(source),
+        line,
+        column,
+        object: None,
+        path: path.to_owned(),
+        message,
+    }
+}

@@ -1,0 +1,180 @@
+//! Paths of fields: `spec.http[0].headers["x-user"]`, written while reading and looked up when
+//! a later stage wants to know where a field stands.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use crate::yaml::{Entry, Node, Value};
+
+/// One step down.
+#[derive(Debug, Clone)]
+pub(crate) enum Segment {
+    Field(Arc<str>),
+    Key(Arc<str>),
+    Index(usize),
+}
+
+/// Where a walk over a tree stands; turned into text only when there is something to say.
+#[derive(Debug)]
+pub(crate) struct Path {
+    root: String,
+    segments: Vec<Segment>,
+}
+
+impl Path {
+    pub(crate) fn new(root: &str) -> Self {
+        Self {
+            root: root.to_owned(),
+            segments: Vec::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, segment: Segment) {
+        self.segments.push(segment);
+    }
+
+    pub(crate) fn pop(&mut self) {
+        self.segments.pop();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    pub(crate) fn render(&self) -> String {
+        let mut text = self.root.clone();
+        for segment in &self.segments {
+            // Writing to a String cannot fail.
+            let _ = match segment {
+                Segment::Index(index) => write!(text, "[{index}]"),
+                Segment::Field(name) | Segment::Key(name) if is_plain(name) => {
+                    let dot = if text.is_empty() { "" } else { "." };
+                    write!(text, "{dot}{name}")
+                }
+                Segment::Field(name) | Segment::Key(name) => write!(text, "[{name:?}]"),
+            };
+        }
+        text
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '@')
+}
+
+/// The node at a path, or the deepest one above it that exists. Names are found in either
+/// form (`perTryTimeout`, `per_try_timeout`); the place returned is that of the key, if there
+/// is one, so that it points at the line a person would edit.
+pub fn find(root: &Node, path: &str) -> (u32, u32) {
+    let mut place = (root.line, root.column);
+    let mut node = root;
+    for step in steps(path) {
+        match (&node.value, step) {
+            (Value::Map(entries), Step::Name(name)) => {
+                let Some(entry) = entry_named(entries, &name) else {
+                    return place;
+                };
+                place = (entry.line, entry.column);
+                node = &entry.value;
+            }
+            (Value::Seq(items), Step::Index(index)) => {
+                let Some(item) = items.get(index) else {
+                    return place;
+                };
+                place = (item.line, item.column);
+                node = item;
+            }
+            _ => return place,
+        }
+    }
+    place
+}
+
+fn entry_named<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
+    let bare = normalised(name);
+    entries
+        .iter()
+        .find(|entry| &*entry.key == name)
+        .or_else(|| entries.iter().find(|entry| normalised(&entry.key) == bare))
+}
+
+/// A field's name without the marks that tell its two forms apart:
+/// `per_try_timeout` and `perTryTimeout` become the same.
+pub fn normalised(name: &str) -> String {
+    name.chars()
+        .filter(|c| *c != '_')
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
+}
+
+enum Step {
+    Name(String),
+    Index(usize),
+}
+
+/// Splits `a.b[0]["c"]` and forgives what it does not understand: it serves messages only.
+fn steps(path: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        if let Some(inner) = rest.strip_prefix('[') {
+            let quoted = inner
+                .strip_prefix('"')
+                .and_then(|inner| inner.split_once("\"]"));
+            if let Some((name, after)) = quoted {
+                steps.push(Step::Name(name.replace("\\\"", "\"").replace("\\\\", "\\")));
+                rest = after;
+                continue;
+            }
+            let Some((index, after)) = inner.split_once(']') else {
+                return steps;
+            };
+            match index.parse() {
+                Ok(index) => steps.push(Step::Index(index)),
+                Err(_) => steps.push(Step::Name(index.to_owned())),
+            }
+            rest = after;
+            continue;
+        }
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+        let end = rest.find(['.', '[']).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(end);
+        if !name.is_empty() {
+            steps.push(Step::Name(name.to_owned()));
+        }
+        rest = after;
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::{Limits, parse};
+
+    #[test]
+    fn rendered_paths_lead_back_to_their_lines() {
+        let text = "spec:\n  http:\n  - per_try: 1\n  - headers:\n      \"x-a.b\":\n        c: 1\n";
+        let root = parse(text, &Limits::default())
+            .remove(0)
+            .root
+            .expect("a document");
+        let mut path = Path::new("spec");
+        path.push(Segment::Field("http".into()));
+        path.push(Segment::Index(1));
+        path.push(Segment::Field("headers".into()));
+        path.push(Segment::Key("x-a.b".into()));
+        assert_eq!(path.render(), "spec.http[1].headers[\"x-a.b\"]");
+        assert_eq!(find(&root, &path.render()).0, 5);
+        assert_eq!(find(&root, "spec.http[0].perTry").0, 3);
+        assert_eq!(
+            find(&root, "spec.http[1].headers[\"x-a.b\"].missing.deeper").0,
+            5
+        );
+        assert_eq!(find(&root, "spec.http[7].x").0, 2);
+        assert_eq!(find(&root, "").0, 1);
+        assert_eq!(find(&root, "spec.[[]].\"").0, 1);
+    }
+}
