@@ -1,0 +1,509 @@
+//! One type of a client: what is wanted, what the server was told, what is accepted, and the
+//! answers that wait for a verdict. Never validates a resource.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::event::{Added, ClientEvent, Interest, Refused, Update};
+use crate::protocol::{Incoming, Mode, Received, Request};
+use crate::resource::Version;
+use crate::type_url::TypeUrl;
+
+/// The wildcard name of the xDS protocol.
+const ALL: &str = "*";
+
+/// A resource in its accepted form.
+#[derive(Clone, Debug)]
+pub(super) struct Accepted {
+    pub(super) version: String,
+    pub(super) hash: Version,
+    pub(super) body: Bytes,
+}
+
+/// An answer on its way through the caller.
+#[derive(Debug)]
+struct Pending {
+    id: u64,
+    /// Empty if there is nobody to answer.
+    nonce: String,
+    version: String,
+    added: Vec<Added>,
+    removed: Vec<String>,
+    /// Refused before the caller saw them.
+    refused: Vec<Refused>,
+}
+
+/// An ACK or NACK to be sent.
+#[derive(Debug)]
+struct Reply {
+    nonce: String,
+    error: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct TypeState {
+    type_url: TypeUrl,
+    mode: Mode,
+    interest: Interest,
+    /// What the server knows of it, on this stream.
+    told: Option<Interest>,
+    /// State of the world: names were given on this stream, so "all" must be said as `*`.
+    explicit: bool,
+    pub(super) accepted: BTreeMap<String, Accepted>,
+    /// State of the world: the last version that was accepted as a whole.
+    version: String,
+    /// State of the world: `accepted` is not what `version` says.
+    torn: bool,
+    /// Of the last answer on this stream that got its verdict.
+    nonce: String,
+    answered: bool,
+    pending: Option<Pending>,
+    queue: VecDeque<Incoming>,
+    replies: VecDeque<Reply>,
+    parked: BTreeMap<String, (String, Bytes)>,
+    park_at_most: usize,
+    /// When a wanted resource counts as missing; the empty name stands for all.
+    deadlines: BTreeMap<String, Instant>,
+}
+
+impl TypeState {
+    pub(super) fn new(type_url: TypeUrl, mode: Mode, park_at_most: usize) -> Self {
+        TypeState {
+            type_url,
+            mode,
+            interest: Interest::default(),
+            told: None,
+            explicit: false,
+            accepted: BTreeMap::new(),
+            version: String::new(),
+            torn: false,
+            nonce: String::new(),
+            answered: false,
+            pending: None,
+            queue: VecDeque::new(),
+            replies: VecDeque::new(),
+            parked: BTreeMap::new(),
+            park_at_most,
+            deadlines: BTreeMap::new(),
+        }
+    }
+
+    /// Answers that are held until a verdict comes.
+    pub(super) fn backlog(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn set_interest(&mut self, interest: Interest) {
+        if self.interest == interest {
+            return;
+        }
+        let before = std::mem::replace(&mut self.interest, interest);
+        let interest = &self.interest;
+        self.deadlines
+            .retain(|name, _| interest.wants(name) || name.is_empty());
+        if *interest != Interest::All {
+            self.deadlines.remove("");
+        }
+        let dropped: Vec<String> = self
+            .accepted
+            .keys()
+            .filter(|name| !interest.wants(name))
+            .cloned()
+            .collect();
+        for name in dropped {
+            if let Some(accepted) = self.accepted.remove(&name) {
+                if self.told.is_some() {
+                    self.park(name, accepted.version, accepted.body);
+                }
+            }
+        }
+        self.unpark(&before);
+    }
+
+    fn park(&mut self, name: String, version: String, body: Bytes) {
+        if self.parked.len() < self.park_at_most || self.parked.contains_key(&name) {
+            self.parked.insert(name, (version, body));
+        }
+    }
+
+    /// What is wanted again and was kept comes back as an answer of our own: the server may not
+    /// have noticed that it was not wanted for a moment.
+    fn unpark(&mut self, before: &Interest) {
+        let back: Vec<String> = self
+            .parked
+            .keys()
+            .filter(|name| self.interest.wants(name) && !before.wants(name))
+            .cloned()
+            .collect();
+        let mut resources = Vec::new();
+        for name in back {
+            if let Some((version, body)) = self.parked.remove(&name) {
+                resources.push(Received {
+                    name: Some(name),
+                    version,
+                    type_url: self.type_url.to_string(),
+                    body,
+                });
+            }
+        }
+        if !resources.is_empty() {
+            self.queue.push_back(Incoming {
+                type_url: self.type_url.to_string(),
+                resources,
+                ..Incoming::default()
+            });
+        }
+    }
+
+    /// Everything that belongs to the stream goes; what is accepted stays.
+    pub(super) fn disconnected(&mut self) {
+        self.told = None;
+        self.explicit = false;
+        self.nonce.clear();
+        self.queue.clear();
+        self.replies.clear();
+        self.parked.clear();
+        self.deadlines.clear();
+        if let Some(pending) = &mut self.pending {
+            pending.nonce.clear();
+        }
+    }
+
+    pub(super) fn receive(&mut self, incoming: Incoming) {
+        self.queue.push_back(incoming);
+    }
+
+    /// Works on answers until one needs a verdict.
+    pub(super) fn advance(&mut self, next_id: &mut u64, events: &mut VecDeque<ClientEvent>) {
+        while self.pending.is_none() {
+            let Some(incoming) = self.queue.pop_front() else {
+                return;
+            };
+            let ours = incoming.nonce.is_empty();
+            let first = !ours && !self.answered;
+            self.answered |= !ours;
+            if !ours {
+                self.deadlines.remove("");
+            }
+            let pending = self.examine(incoming, events);
+            *next_id += 1;
+            let pending = Pending {
+                id: *next_id,
+                ..pending
+            };
+            if first || !pending.added.is_empty() || !pending.removed.is_empty() {
+                events.push_back(ClientEvent::Update(Update {
+                    id: pending.id,
+                    type_url: self.type_url.clone(),
+                    version: pending.version.clone(),
+                    first,
+                    added: pending.added.clone(),
+                    removed: pending.removed.clone(),
+                }));
+                self.pending = Some(pending);
+            } else {
+                self.conclude(pending, Vec::new(), usize::MAX);
+            }
+        }
+    }
+
+    /// Finds out what an answer changes.
+    fn examine(&mut self, incoming: Incoming, events: &mut VecDeque<ClientEvent>) -> Pending {
+        let complete =
+            self.mode == Mode::Sotw && !self.type_url.is_partial() && !incoming.nonce.is_empty();
+        let mut seen = BTreeSet::new();
+        let mut added = Vec::new();
+        let mut refused = Vec::new();
+        for (index, received) in incoming.resources.into_iter().enumerate() {
+            let name = match self.named(index, &received, &mut seen) {
+                Ok(name) => name,
+                Err(refusal) => {
+                    refused.push(refusal);
+                    continue;
+                }
+            };
+            if !self.interest.wants(&name) {
+                self.park(name, received.version, received.body);
+                continue;
+            }
+            self.deadlines.remove(&name);
+            let hash = Version::of(&self.type_url, &received.body);
+            match self.accepted.get_mut(&name) {
+                Some(accepted) if accepted.hash == hash => accepted.version = received.version,
+                _ => added.push(Added {
+                    name,
+                    version: received.version,
+                    body: received.body,
+                }),
+            }
+        }
+        let mut removed = Vec::new();
+        if complete {
+            removed.extend(
+                self.accepted
+                    .keys()
+                    .filter(|name| !seen.contains(*name))
+                    .cloned(),
+            );
+            self.parked.retain(|name, _| seen.contains(name));
+        }
+        for name in incoming.removed {
+            self.parked.remove(&name);
+            if self.accepted.contains_key(&name) {
+                removed.push(name);
+            } else if self.interest.wants(&name) && self.interest != Interest::All {
+                self.deadlines.remove(&name);
+                events.push_back(self.not_found(Some(name)));
+            }
+        }
+        Pending {
+            id: 0,
+            nonce: incoming.nonce,
+            version: incoming.version,
+            added,
+            removed,
+            refused,
+        }
+    }
+
+    fn named(
+        &self,
+        index: usize,
+        received: &Received,
+        seen: &mut BTreeSet<String>,
+    ) -> Result<String, Refused> {
+        let Some(name) = received.name.clone() else {
+            return Err(Refused {
+                name: format!("resources[{index}]"),
+                error: "has no name".to_owned(),
+            });
+        };
+        let error = if received.type_url != self.type_url.as_str() {
+            format!(
+                "is a {} in an answer of type {}",
+                received.type_url, self.type_url
+            )
+        } else if !seen.insert(name.clone()) {
+            "occurs twice in one answer".to_owned()
+        } else {
+            return Ok(name);
+        };
+        seen.insert(name.clone());
+        Err(Refused { name, error })
+    }
+
+    fn not_found(&self, name: Option<String>) -> ClientEvent {
+        ClientEvent::NotFound {
+            type_url: self.type_url.clone(),
+            name,
+        }
+    }
+
+    /// Whether `id` is the answer that waits.
+    pub(super) fn awaits(&self, id: u64) -> bool {
+        self.pending
+            .as_ref()
+            .is_some_and(|pending| pending.id == id)
+    }
+
+    pub(super) fn verdict(&mut self, refused: Vec<Refused>, error_bytes: usize) {
+        if let Some(pending) = self.pending.take() {
+            self.conclude(pending, refused, error_bytes);
+        }
+    }
+
+    fn conclude(&mut self, pending: Pending, refused: Vec<Refused>, error_bytes: usize) {
+        let mut all = pending.refused;
+        all.extend(refused);
+        for name in &pending.removed {
+            self.accepted.remove(name);
+        }
+        for added in pending.added {
+            if !self.interest.wants(&added.name) {
+                self.park(added.name, added.version, added.body);
+            } else if !all.iter().any(|refused| refused.name == added.name) {
+                self.accepted.insert(
+                    added.name,
+                    Accepted {
+                        hash: Version::of(&self.type_url, &added.body),
+                        version: added.version,
+                        body: added.body,
+                    },
+                );
+            }
+        }
+        if pending.nonce.is_empty() {
+            self.torn = true;
+            return;
+        }
+        self.nonce.clone_from(&pending.nonce);
+        if all.is_empty() {
+            self.version = pending.version;
+            self.torn = false;
+        } else {
+            self.torn = true;
+        }
+        self.replies.push_back(Reply {
+            nonce: pending.nonce,
+            error: (!all.is_empty()).then(|| message(&all, error_bytes)),
+        });
+    }
+
+    /// The next request, if there is something to say.
+    pub(super) fn request(&mut self, now: Instant, timeout: Duration) -> Option<Request> {
+        let reply = self.replies.pop_front();
+        let first = self.told.is_none();
+        let changed = if first {
+            !self.interest.is_none()
+        } else {
+            self.told.as_ref() != Some(&self.interest)
+        };
+        if reply.is_none() && !changed {
+            return None;
+        }
+        let mut request = Request {
+            type_url: self.type_url.to_string(),
+            ..Request::default()
+        };
+        if let Some(reply) = reply {
+            request.nonce = reply.nonce;
+            request.error = reply.error.map(|message| crate::pb::Status {
+                // INVALID_ARGUMENT
+                code: 3,
+                message,
+                ..Default::default()
+            });
+        } else if self.mode == Mode::Sotw {
+            request.nonce.clone_from(&self.nonce);
+        }
+        match self.mode {
+            Mode::Sotw => self.fill_sotw(first, &mut request),
+            Mode::Delta => self.fill_delta(first, &mut request),
+        }
+        if changed {
+            self.start_deadlines(now + timeout);
+            self.told = Some(self.interest.clone());
+        }
+        Some(request)
+    }
+
+    fn fill_sotw(&mut self, first: bool, request: &mut Request) {
+        request.version.clone_from(&self.version);
+        request.names = match &self.interest {
+            Interest::Names(names) => names.iter().cloned().collect(),
+            Interest::All if self.explicit => vec![ALL.to_owned()],
+            Interest::All => Vec::new(),
+        };
+        self.explicit |= !request.names.is_empty();
+        if !first {
+            return;
+        }
+        let lacking = match &self.interest {
+            Interest::All => false,
+            Interest::Names(names) => names.iter().any(|name| !self.accepted.contains_key(name)),
+        };
+        let something = !self.version.is_empty() || !self.accepted.is_empty();
+        if something && (self.torn || lacking) {
+            // Not a version that any server knows: what we have is no state it ever sent.
+            request.version.push('~');
+        }
+    }
+
+    fn fill_delta(&self, first: bool, request: &mut Request) {
+        if first {
+            request.have = self.have();
+        }
+        let none = BTreeSet::new();
+        let told = match &self.told {
+            Some(Interest::Names(names)) => names,
+            _ => &none,
+        };
+        let told_all = self.told == Some(Interest::All);
+        match &self.interest {
+            Interest::All => {
+                if !first && !told_all {
+                    request.names.push(ALL.to_owned());
+                    request.unsubscribe.extend(told.iter().cloned());
+                }
+            }
+            Interest::Names(names) => {
+                request.names.extend(names.difference(told).cloned());
+                request.unsubscribe.extend(told.difference(names).cloned());
+                if told_all {
+                    request.unsubscribe.push(ALL.to_owned());
+                }
+            }
+        }
+    }
+
+    fn have(&self) -> HashMap<String, String> {
+        self.accepted
+            .iter()
+            .map(|(name, accepted)| (name.clone(), accepted.version.clone()))
+            .collect()
+    }
+
+    fn start_deadlines(&mut self, deadline: Instant) {
+        match &self.interest {
+            Interest::All if !self.answered => {
+                self.deadlines.entry(String::new()).or_insert(deadline);
+            }
+            Interest::All => {}
+            Interest::Names(names) => {
+                let told = match &self.told {
+                    Some(Interest::Names(told)) => Some(told),
+                    _ => None,
+                };
+                for name in names {
+                    let new = told.is_none_or(|told| !told.contains(name));
+                    if new && !self.accepted.contains_key(name) {
+                        self.deadlines.entry(name.clone()).or_insert(deadline);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.values().min().copied()
+    }
+
+    pub(super) fn tick(&mut self, now: Instant, events: &mut VecDeque<ClientEvent>) {
+        let due: Vec<String> = self
+            .deadlines
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in due {
+            self.deadlines.remove(&name);
+            let name = (!name.is_empty()).then_some(name);
+            events.push_back(self.not_found(name));
+        }
+    }
+}
+
+/// The NACK's message, which names each refused resource for the operator and for servers that
+/// look for the names.
+fn message(refused: &[Refused], at_most: usize) -> String {
+    let mut message = String::new();
+    for (index, refusal) in refused.iter().enumerate() {
+        let part = format!("{}: {}", refusal.name, refusal.error);
+        if index > 0 && message.len() + part.len() > at_most {
+            message.push_str(&format!("; and {} more", refused.len() - index));
+            return message;
+        }
+        if index > 0 {
+            message.push_str("; ");
+        }
+        message.push_str(&part);
+    }
+    let end = (0..=at_most.min(message.len()))
+        .rev()
+        .find(|at| message.is_char_boundary(*at))
+        .unwrap_or(0);
+    message.truncate(end);
+    message
+}

@@ -1,0 +1,127 @@
+//! One named resource: opaque bytes and their content hash. Never knows the message.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::type_url::TypeUrl;
+
+/// A content hash: equal bytes of one type have equal versions on every replica and after every
+/// restart. Written as 16 hex digits.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(u64);
+
+impl Version {
+    /// The version of `body` as a resource of type `type_url`.
+    pub fn of(type_url: &TypeUrl, body: &[u8]) -> Self {
+        let mut hasher = Xxh3::new();
+        hasher.update(type_url.as_str().as_bytes());
+        hasher.update(&[0]);
+        hasher.update(body);
+        Version(hasher.digest())
+    }
+
+    /// A version from its number.
+    pub const fn from_u64(value: u64) -> Self {
+        Version(value)
+    }
+
+    /// The version as a number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// A version that depends on both.
+    #[must_use]
+    pub fn mix(self, other: Version) -> Version {
+        let mut both = [0; 16];
+        both[..8].copy_from_slice(&self.0.to_le_bytes());
+        both[8..].copy_from_slice(&other.0.to_le_bytes());
+        Version(xxh3_64(&both))
+    }
+
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() == 16)
+            .then(|| u64::from_str_radix(text, 16).ok().map(Version))
+            .flatten()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One resource, ready to be sent; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    /// Unique within its type. An endpoint resource is named as its cluster.
+    pub name: Arc<str>,
+    /// Content hash of type and body.
+    pub version: Version,
+    /// The encoded message, without the `Any` around it.
+    pub body: Bytes,
+    /// For a listener: the route configurations it refers to. When the listener changes for a
+    /// client, these are pushed to it again, since the client may be warming on them. (A cluster
+    /// and its endpoints are linked by their equal names.)
+    pub links: Option<Arc<[Arc<str>]>>,
+}
+
+impl Resource {
+    /// A resource from its encoded message.
+    pub fn new(type_url: &TypeUrl, name: impl Into<Arc<str>>, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        Resource {
+            name: name.into(),
+            version: Version::of(type_url, &body),
+            body,
+            links: None,
+        }
+    }
+
+    /// A resource from its message.
+    pub fn encode(
+        type_url: &TypeUrl,
+        name: impl Into<Arc<str>>,
+        message: &impl prost::Message,
+    ) -> Self {
+        Resource::new(type_url, name, message.encode_to_vec())
+    }
+
+    /// The same resource with the names that it refers to; see [`Resource::links`].
+    #[must_use]
+    pub fn with_links(mut self, links: impl IntoIterator<Item = Arc<str>>) -> Self {
+        let links: Arc<[Arc<str>]> = links.into_iter().collect();
+        self.links = (!links.is_empty()).then_some(links);
+        self
+    }
+
+    /// Stands for a resource that a client says it has and whose content is not known here.
+    pub(crate) fn stand_in(name: &str, version: Version) -> Self {
+        Resource {
+            name: name.into(),
+            version,
+            body: Bytes::new(),
+            links: None,
+        }
+    }
+}
+
+/// Equal name and content.
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.version == other.version
+    }
+}
+
+impl Eq for Resource {}

@@ -1,0 +1,353 @@
+//! The gRPC service around [`ServerStream`]: one task a stream, bounded queues, counters. Never
+//! decides what is sent; the control plane behind [`ViewSource`] gives views and hears events.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Event, Limits, ServerStream};
+use crate::pb;
+use crate::pb::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use crate::protocol::{Delta, Mode, Protocol, Sotw};
+use crate::view::View;
+
+/// Answers that wait for the network; the machine itself keeps one a type under way.
+const OUTBOUND: usize = 8;
+/// A stream must name its node within this time.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// Identifies a stream within this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// A client that has just named its node.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// This stream.
+    pub id: ConnectionId,
+    /// From the first request.
+    pub node: pb::Node,
+    /// State of the world or delta.
+    pub mode: Mode,
+    /// Where it comes from, if it comes over TCP.
+    pub peer: Option<SocketAddr>,
+    /// The call's headers, for tokens.
+    pub metadata: MetadataMap,
+}
+
+/// What a control plane is to the xDS server.
+pub trait ViewSource: Send + Sync + 'static {
+    /// Chooses the view of a client. What is sent into the channel later is pushed; a sender of
+    /// its own for each connection lets a client change its class. When the sender is dropped, the
+    /// stream ends with `UNAVAILABLE` and the client comes back. An error refuses the stream.
+    fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, Status>;
+
+    /// Something happened on a stream. Called before the next answer is made, so a view that is
+    /// sent into the channel from within [`Event::Subscribed`] is the one that answers it.
+    /// Must not block.
+    fn event(&self, id: ConnectionId, event: &Event);
+
+    /// The stream has ended; called once for each successful [`ViewSource::connect`].
+    fn closed(&self, id: ConnectionId);
+}
+
+/// Monotonic counts over all streams; `streams_active` is a gauge.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Streams that named their node.
+    pub streams: AtomicU64,
+    /// Streams that are open now.
+    pub streams_active: AtomicU64,
+    /// Streams that were refused or ended for a bound or a bad request.
+    pub streams_refused: AtomicU64,
+    /// Requests read.
+    pub requests: AtomicU64,
+    /// Answers sent.
+    pub responses: AtomicU64,
+    /// Encoded bytes of the answers sent.
+    pub response_bytes: AtomicU64,
+    /// Answers accepted.
+    pub acks: AtomicU64,
+    /// Answers refused.
+    pub nacks: AtomicU64,
+    /// Types resumed without sending anything.
+    pub resumed: AtomicU64,
+    /// Requests ignored for their nonce.
+    pub stale_nonces: AtomicU64,
+    /// Types asked for that are not served.
+    pub unknown_types: AtomicU64,
+    /// Answers whose ACK was reported missing.
+    pub acks_overdue: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// The settings of the service.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bounds of every stream.
+    pub limits: Limits,
+    /// Bytes of the largest request that is read.
+    pub max_request_bytes: usize,
+    /// Bytes of the largest answer that is sent.
+    pub max_response_bytes: usize,
+    /// `control_plane.identifier` of the first answer of a stream.
+    pub identifier: Option<Arc<str>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            limits: Limits::default(),
+            max_request_bytes: 16 << 20,
+            max_response_bytes: 256 << 20,
+            identifier: None,
+        }
+    }
+}
+
+/// The aggregated discovery service of a [`ViewSource`].
+pub struct AdsService<S> {
+    shared: Arc<Shared<S>>,
+}
+
+struct Shared<S> {
+    source: Arc<S>,
+    options: Options,
+    counters: Arc<Counters>,
+    next_id: AtomicU64,
+}
+
+/// The service to add to a [`tonic::transport::Server`]; see [`server_builder`].
+pub fn service<S: ViewSource>(
+    source: Arc<S>,
+    options: Options,
+    counters: Arc<Counters>,
+) -> AggregatedDiscoveryServiceServer<AdsService<S>> {
+    let (request_bytes, response_bytes) = (options.max_request_bytes, options.max_response_bytes);
+    let shared = Arc::new(Shared {
+        source,
+        options,
+        counters,
+        next_id: AtomicU64::new(1),
+    });
+    AggregatedDiscoveryServiceServer::new(AdsService { shared })
+        .max_decoding_message_size(request_bytes)
+        .max_encoding_message_size(response_bytes)
+}
+
+/// A gRPC server with keep-alive, so that streams of vanished clients end within a minute.
+pub fn server_builder() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .tcp_keepalive(Some(Duration::from_secs(60)))
+        .tcp_nodelay(true)
+}
+
+type Answers<P> = ReceiverStream<Result<<P as Protocol>::Response, Status>>;
+
+#[tonic::async_trait]
+impl<S: ViewSource> AggregatedDiscoveryService for AdsService<S> {
+    type StreamAggregatedResourcesStream = Answers<Sotw>;
+    type DeltaAggregatedResourcesStream = Answers<Delta>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<pb::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Ok(self.start::<Sotw>(request))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<pb::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Ok(self.start::<Delta>(request))
+    }
+}
+
+impl<S: ViewSource> AdsService<S> {
+    fn start<P: Protocol>(&self, request: Request<Streaming<P::Request>>) -> Response<Answers<P>> {
+        let (answers, receiver) = mpsc::channel(OUTBOUND);
+        let peer = request.remote_addr();
+        let (metadata, _, inbound) = request.into_parts();
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            if let Err(status) = serve::<P, S>(&shared, peer, metadata, inbound, &answers).await {
+                if status.code() != tonic::Code::Unavailable {
+                    add(&shared.counters.streams_refused, 1);
+                }
+                tracing::debug!(?peer, %status, "xDS stream ended");
+                // The client may be gone or stuck; then there is nobody to tell.
+                let _ = tokio::time::timeout(FIRST_REQUEST, answers.send(Err(status))).await;
+            }
+        });
+        Response::new(ReceiverStream::new(receiver))
+    }
+}
+
+/// Reads the first request, finds the view, and runs the stream.
+async fn serve<P: Protocol, S: ViewSource>(
+    shared: &Shared<S>,
+    peer: Option<SocketAddr>,
+    metadata: MetadataMap,
+    mut inbound: Streaming<P::Request>,
+    answers: &mpsc::Sender<Result<P::Response, Status>>,
+) -> Result<(), Status> {
+    let first = match tokio::time::timeout(FIRST_REQUEST, inbound.message()).await {
+        Err(_) => return Err(Status::deadline_exceeded("no request came on the stream")),
+        // A client that goes away before it says anything is no fault.
+        Ok(Err(_) | Ok(None)) => return Ok(()),
+        Ok(Ok(Some(first))) => first,
+    };
+    let node = P::node_of(&first).ok_or_else(|| {
+        Status::invalid_argument("node: is missing in the first request of the stream")
+    })?;
+    let id = ConnectionId(shared.next_id.fetch_add(1, Ordering::Relaxed));
+    let connection = Connection {
+        id,
+        node,
+        mode: P::MODE,
+        peer,
+        metadata,
+    };
+    let mut views = shared.source.connect(&connection)?;
+    add(&shared.counters.streams, 1);
+    let _open = Open::new(shared, id);
+    let view = views.borrow_and_update().clone();
+    let options = &shared.options;
+    let machine = ServerStream::<P>::new(
+        id.0,
+        view,
+        options.limits.clone(),
+        options.identifier.clone(),
+    );
+    let mut run = Run {
+        shared,
+        id,
+        machine,
+        views,
+    };
+    run.request(first)?;
+    run.until_closed(inbound, answers).await
+}
+
+/// Tells the source when the stream ends, however it ends.
+struct Open<'a, S: ViewSource> {
+    shared: &'a Shared<S>,
+    id: ConnectionId,
+}
+
+impl<'a, S: ViewSource> Open<'a, S> {
+    fn new(shared: &'a Shared<S>, id: ConnectionId) -> Self {
+        add(&shared.counters.streams_active, 1);
+        Open { shared, id }
+    }
+}
+
+impl<S: ViewSource> Drop for Open<'_, S> {
+    fn drop(&mut self) {
+        self.shared
+            .counters
+            .streams_active
+            .fetch_sub(1, Ordering::Relaxed);
+        self.shared.source.closed(self.id);
+    }
+}
+
+struct Run<'a, P: Protocol, S> {
+    shared: &'a Shared<S>,
+    id: ConnectionId,
+    machine: ServerStream<P>,
+    views: watch::Receiver<View>,
+}
+
+impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
+    async fn until_closed(
+        &mut self,
+        mut inbound: Streaming<P::Request>,
+        answers: &mpsc::Sender<Result<P::Response, Status>>,
+    ) -> Result<(), Status> {
+        // Made but not sent: at most one, since a slow client must not pile up old states.
+        let mut ready: Option<P::Response> = None;
+        loop {
+            self.dispatch();
+            if ready.is_none() {
+                ready = self.machine.poll_response(Instant::now());
+                self.dispatch();
+            }
+            let deadline = self.machine.next_deadline(Instant::now());
+            tokio::select! {
+                permit = answers.reserve(), if ready.is_some() => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if let Some(response) = ready.take() {
+                        add(&self.shared.counters.responses, 1);
+                        add(&self.shared.counters.response_bytes, response.encoded_len() as u64);
+                        permit.send(Ok(response));
+                    }
+                }
+                request = inbound.message() => match request {
+                    Ok(Some(request)) => self.request(request)?,
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+                changed = self.views.changed() => match changed {
+                    Ok(()) => self.take_view(),
+                    Err(_) => return Err(Status::unavailable("the control plane ends the stream; reconnect")),
+                },
+                () = answers.closed() => return Ok(()),
+                () = sleep_until(deadline) => self.machine.tick(Instant::now()),
+            }
+        }
+    }
+
+    fn request(&mut self, request: P::Request) -> Result<(), Status> {
+        add(&self.shared.counters.requests, 1);
+        self.machine
+            .request(Instant::now(), request)
+            .map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+
+    /// Hands out events; the source may answer a subscription with a new view at once.
+    fn dispatch(&mut self) {
+        while let Some(event) = self.machine.poll_event() {
+            let counters = &self.shared.counters;
+            match &event {
+                Event::Acked { .. } => add(&counters.acks, 1),
+                Event::Nacked { .. } => add(&counters.nacks, 1),
+                Event::Resumed { .. } => add(&counters.resumed, 1),
+                Event::StaleNonce { .. } => add(&counters.stale_nonces, 1),
+                Event::UnknownType { .. } => add(&counters.unknown_types, 1),
+                Event::AckOverdue { .. } => add(&counters.acks_overdue, 1),
+                Event::Subscribed { .. } | Event::Sent { .. } | Event::InSync { .. } => {}
+            }
+            self.shared.source.event(self.id, &event);
+        }
+        if self.views.has_changed().unwrap_or(false) {
+            self.take_view();
+        }
+    }
+
+    fn take_view(&mut self) {
+        let view = self.views.borrow_and_update().clone();
+        self.machine.set_view(view);
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,287 @@
+//! Decides what one type sends next: the difference between what the client has and what it is to
+//! have, without what it refuses, and without removals whose time has not come. Never knows the
+//! wire, and never looks at another type except through [`Turn`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::event::Limits;
+use super::state::{Held, InFlight, TypeState};
+use crate::protocol::{Mode, Outgoing};
+use crate::resource::{Resource, Version};
+use crate::set::ResourceSet;
+use crate::type_url::TypeUrl;
+
+/// What a type needs to know of the rest of the stream.
+pub(super) struct Turn<'a> {
+    pub(super) mode: Mode,
+    pub(super) now: Instant,
+    pub(super) limits: &'a Limits,
+    /// The view's set of the type.
+    pub(super) target: ResourceSet,
+    pub(super) generation: u64,
+    /// What was sent of the parent type.
+    pub(super) parents: ResourceSet,
+    /// Removals that are held since this generation of the view or an earlier one may go out.
+    pub(super) released_upto: u64,
+}
+
+/// What would have to be sent for the client to have all.
+struct Wanted {
+    changed: BTreeMap<Arc<str>, Resource>,
+    /// The client has them and may lose them now.
+    removed: Vec<Arc<str>>,
+    /// The client asked for them and they do not exist.
+    absent: Vec<Arc<str>>,
+    /// Whether something is left out because the client refuses it.
+    refused: bool,
+    /// Whether removals are left out because their time has not come.
+    held: bool,
+}
+
+/// The outcome of one turn.
+pub(super) enum Step {
+    /// Nothing to send; the version if the client has everything of the view's set.
+    Idle(Option<Version>),
+    /// Waits for an ACK.
+    Busy,
+    /// An answer; its nonce is the one given to [`plan`].
+    Send(Outgoing),
+}
+
+/// Decides what the type sends now, and notes it as sent.
+pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step {
+    if state.in_flight.is_some() {
+        return Step::Busy;
+    }
+    if !state.is_active() {
+        return Step::Idle(None);
+    }
+    let mut wanted = gather(state, turn);
+    let truncated = truncate(state, turn, &mut wanted);
+    if truncated {
+        wanted.removed.clear();
+    }
+    let silent = wanted.changed.is_empty() && wanted.removed.is_empty() && wanted.absent.is_empty();
+    if silent && !state.answer_owed {
+        return idle(state, turn, &wanted);
+    }
+    let complete = !truncated && !wanted.refused && !wanted.held;
+    if !truncated && !wanted.removed.is_empty() {
+        state.held = None;
+    }
+    let proposal = if complete {
+        turn.target.clone()
+    } else {
+        let gone: Vec<&Arc<str>> = wanted.removed.iter().chain(&wanted.absent).collect();
+        state
+            .base
+            .update(wanted.changed.values().cloned().collect(), &gone)
+    };
+    let resources = listed(state, turn, &wanted, &proposal);
+    let version = state.wire_set_version(&proposal, &turn.parents);
+    let answered = state
+        .pending
+        .iter()
+        .filter(|name| wanted.changed.contains_key(*name) || wanted.absent.contains(*name))
+        .cloned()
+        .collect();
+    let offered = wanted
+        .changed
+        .iter()
+        .map(|(name, resource)| (name.clone(), resource.version))
+        .collect();
+    state.sent_now(InFlight {
+        nonce: nonce.to_owned(),
+        proposal,
+        parents: turn.parents.clone(),
+        offered,
+        answered,
+        complete_at: complete.then_some(turn.generation),
+        sent: turn.now,
+        overdue: false,
+    });
+    let mut removed = wanted.removed;
+    removed.extend(wanted.absent);
+    Step::Send(Outgoing {
+        type_url: state.type_url.clone(),
+        nonce: nonce.to_owned(),
+        version,
+        resources,
+        removed,
+        control_plane: None,
+    })
+}
+
+fn gather(state: &mut TypeState, turn: &Turn<'_>) -> Wanted {
+    let difference = state.base.difference(&turn.target);
+    let mut changed = BTreeMap::new();
+    let mut absent = Vec::new();
+    for resource in difference.changed {
+        if state.wants(&resource.name) {
+            changed.insert(resource.name.clone(), resource);
+        }
+    }
+    for name in &state.pending {
+        match turn.target.get(name) {
+            Some(resource) => {
+                changed.insert(resource.name.clone(), resource.clone());
+            }
+            None => absent.push(name.clone()),
+        }
+    }
+    for child in children_of_changed(state, turn) {
+        if let Some(resource) = turn.target.get(&child) {
+            changed.insert(resource.name.clone(), resource.clone());
+        }
+    }
+    let all = changed.len();
+    changed.retain(|name, resource| {
+        state
+            .refused
+            .get(name)
+            .is_none_or(|refusal| refusal.version != resource.version)
+    });
+    let refused = changed.len() < all;
+    let mut gone = difference.removed;
+    gone.retain(|name| state.wants(name) && !state.pending.contains(name));
+    if !state.type_url.is_removable() {
+        gone.clear();
+        absent.clear();
+    }
+    if turn.mode == Mode::Sotw {
+        // Absence says nothing here before the client has seen the resource.
+        absent.clear();
+        if state.type_url.is_partial() && !gone.is_empty() {
+            // There is no way to say it, and no need: the client drops what it no longer refers to.
+            state.base = state.base.update(Vec::new(), &gone);
+            gone.clear();
+        }
+    }
+    let gone_count = gone.len();
+    let removed = released(state, turn, gone);
+    Wanted {
+        changed,
+        held: removed.len() < gone_count,
+        removed,
+        absent,
+        refused,
+    }
+}
+
+/// Resources that the client warms on because what refers to them has changed.
+fn children_of_changed(state: &TypeState, turn: &Turn<'_>) -> Vec<Arc<str>> {
+    if state.type_url.parent().is_none() || state.parents.ptr_eq(&turn.parents) {
+        return Vec::new();
+    }
+    let mut children = Vec::new();
+    for parent in state.parents.difference(&turn.parents).changed {
+        if state.parents.get(&parent.name).is_none() {
+            continue;
+        }
+        if state.type_url == TypeUrl::ENDPOINT {
+            children.push(parent.name.clone());
+        } else if let Some(links) = &parent.links {
+            children.extend(links.iter().cloned());
+        }
+    }
+    children.retain(|name| state.wants(name));
+    children
+}
+
+/// The names among `gone` that may be taken away now; the others are held.
+fn released(state: &mut TypeState, turn: &Turn<'_>, gone: Vec<Arc<str>>) -> Vec<Arc<str>> {
+    if gone.is_empty() {
+        state.held = None;
+        return gone;
+    }
+    if state.type_url.removal_waits_for().is_empty() {
+        return gone;
+    }
+    let held = state.held.get_or_insert_with(|| Held {
+        since: turn.generation,
+        at: turn.now,
+        names: gone.iter().cloned().collect(),
+    });
+    let due = removal_due(&state.type_url, held, turn.limits);
+    if turn.released_upto < held.since || turn.now < due {
+        return Vec::new();
+    }
+    let (now, later): (Vec<_>, Vec<_>) =
+        gone.into_iter().partition(|name| held.names.contains(name));
+    if now.is_empty() {
+        held.since = turn.generation;
+        held.at = turn.now;
+        held.names = later.into_iter().collect();
+    }
+    now
+}
+
+/// When held removals may go out at the earliest.
+pub(super) fn removal_due(type_url: &TypeUrl, held: &Held, limits: &Limits) -> Instant {
+    if *type_url == TypeUrl::CLUSTER {
+        held.at + limits.removal_delay
+    } else {
+        held.at
+    }
+}
+
+/// Cuts to what one answer may hold; true if something was cut off.
+fn truncate(state: &TypeState, turn: &Turn<'_>, wanted: &mut Wanted) -> bool {
+    let whole = turn.mode == Mode::Sotw && !state.type_url.is_partial();
+    let mut bytes = 0usize;
+    let mut count = 0usize;
+    let all = wanted.changed.len();
+    wanted.changed.retain(|_, resource| {
+        count += 1;
+        bytes = bytes.saturating_add(resource.body.len() + resource.name.len());
+        count == 1 || (count <= state.batch && (whole || bytes <= turn.limits.response_bytes))
+    });
+    wanted.changed.len() < all
+}
+
+/// The resources of the answer.
+fn listed(
+    state: &TypeState,
+    turn: &Turn<'_>,
+    wanted: &Wanted,
+    proposal: &ResourceSet,
+) -> Vec<(Resource, Version)> {
+    let versioned = |resource: &Resource| {
+        (
+            resource.clone(),
+            state.wire_version(resource, &turn.parents),
+        )
+    };
+    if turn.mode == Mode::Delta || state.type_url.is_partial() {
+        return wanted.changed.values().map(versioned).collect();
+    }
+    let mut all: Vec<_> = proposal
+        .iter()
+        .filter(|resource| state.wants(&resource.name))
+        .map(versioned)
+        .collect();
+    if state.unknown_past {
+        // The client may have an earlier form of what it refuses; leaving it out would take that.
+        let companions = state
+            .refused
+            .keys()
+            .filter(|name| state.wants(name) && proposal.get(name).is_none())
+            .filter_map(|name| turn.target.get(name));
+        all.extend(companions.map(versioned));
+    }
+    all
+}
+
+fn idle(state: &mut TypeState, turn: &Turn<'_>, wanted: &Wanted) -> Step {
+    state.parents = turn.parents.clone();
+    if wanted.refused {
+        return Step::Idle(None);
+    }
+    if !wanted.held {
+        state.base = turn.target.clone();
+        state.settled_at = turn.generation;
+    }
+    Step::Idle(Some(turn.target.version()))
+}
