@@ -1,1 +1,7 @@
-//! See ARCHITECTURE.md.
+//! The control plane: model → Envoy resources → proxies.
+pub mod emit;
+pub mod engine;
+mod generate;
+pub mod node;
+mod pb;
+mod wire;

@@ -1,0 +1,198 @@
+//! The HTTP connection manager in the forms that listeners need, and TCP proxies. Must never know
+//! which listener it is for.
+
+use std::sync::Arc;
+
+use prost::Name;
+use weft_model::{AccessLogEncoding, MeshSettings};
+
+use super::routes::FAULT_FILTER;
+use crate::pb::accesslog::v3::{AccessLog, access_log};
+use crate::pb::core::v3::{
+    Http1ProtocolOptions, SubstitutionFormatString, substitution_format_string::Format,
+};
+use crate::pb::fault::HttpFault;
+use crate::pb::file_log::{FileAccessLog, file_access_log::AccessLogFormat};
+use crate::pb::hcm::{
+    HttpConnectionManager, HttpFilter, Rds,
+    http_connection_manager::{
+        CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
+        UpgradeConfig,
+    },
+    http_filter,
+};
+use crate::pb::listener::v3::Filter;
+use crate::pb::protobuf::Any;
+use crate::pb::route::v3::RouteConfiguration;
+use crate::pb::router::Router;
+use crate::pb::tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use crate::pb::{self, any, bool_value, filter, seconds};
+
+/// Network filter name of the HTTP connection manager.
+pub(crate) const HCM: &str = "envoy.filters.network.http_connection_manager";
+const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+/// Istio's default line, without the fields of its own extensions.
+const TEXT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
+
+/// Where a connection manager finds its routes.
+pub(crate) enum Routes {
+    /// By name, from the control plane.
+    Rds(Arc<str>),
+    /// Here.
+    Inline(RouteConfiguration),
+}
+
+/// Which side of which proxy a connection manager serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Outbound,
+    /// The explicit proxy port: absolute URLs.
+    HttpProxy,
+    Inbound,
+    Gateway,
+}
+
+/// The connection manager filter.
+pub(crate) fn manager(mesh: &MeshSettings, side: Side, stat_prefix: &str, routes: Routes) -> Filter {
+    let mut manager = HttpConnectionManager {
+        codec_type: CodecType::Auto as i32,
+        stat_prefix: format!("{stat_prefix};"),
+        route_specifier: Some(match routes {
+            Routes::Rds(name) => RouteSpecifier::Rds(Rds {
+                config_source: Some(pb::ads()),
+                route_config_name: name.to_string(),
+            }),
+            Routes::Inline(routes) => RouteSpecifier::RouteConfig(routes),
+        }),
+        http_filters: http_filters(),
+        use_remote_address: bool_value(side == Side::Gateway),
+        normalize_path: bool_value(true),
+        // Streams may be quiet for as long as their timeouts allow.
+        stream_idle_timeout: seconds(0),
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
+        access_log: access_log(mesh).into_iter().collect(),
+        ..HttpConnectionManager::default()
+    };
+    match side {
+        Side::HttpProxy => {
+            manager.http_protocol_options = Some(Http1ProtocolOptions {
+                allow_absolute_url: bool_value(true),
+                ..Http1ProtocolOptions::default()
+            });
+        }
+        Side::Gateway => {
+            manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet as i32;
+            manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+                subject: bool_value(true),
+                cert: true,
+                dns: true,
+                uri: true,
+                ..SetCurrentClientCertDetails::default()
+            });
+        }
+        Side::Outbound | Side::Inbound => {}
+    }
+    filter(HCM, &manager)
+}
+
+/// Fault injection, which routes set up, and the router, which must be the last.
+fn http_filters() -> Vec<HttpFilter> {
+    vec![
+        http_filter(FAULT_FILTER, any(&HttpFault::default())),
+        http_filter("envoy.filters.http.router", any(&Router::default())),
+    ]
+}
+
+fn http_filter(name: &str, config: Any) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..HttpFilter::default()
+    }
+}
+
+/// The connection manager inside an API listener of a gRPC client: what is not understood there
+/// is refused, so nothing but filters and routes.
+pub(crate) fn grpc_manager(route: &str) -> Any {
+    let manager = HttpConnectionManager {
+        http_filters: http_filters(),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(super::clusters::grpc_ads()),
+            route_config_name: route.to_owned(),
+        })),
+        ..HttpConnectionManager::default()
+    };
+    Any { type_url: HttpConnectionManager::type_url(), value: prost::Message::encode_to_vec(&manager) }
+}
+
+/// A filter that forwards bytes to one cluster.
+pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, idle: Option<std::time::Duration>) -> Filter {
+    filter(
+        TCP_PROXY,
+        &TcpProxy {
+            stat_prefix: cluster.to_owned(),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            idle_timeout: idle.map(pb::duration),
+            access_log: access_log(mesh).into_iter().collect(),
+            ..TcpProxy::default()
+        },
+    )
+}
+
+fn access_log(mesh: &MeshSettings) -> Option<AccessLog> {
+    let path = mesh.access_log_file.as_deref()?;
+    let format = match (mesh.access_log_encoding, mesh.access_log_format.as_deref()) {
+        (AccessLogEncoding::Text, format) => Some(text_format(format.unwrap_or(TEXT_FORMAT))),
+        (AccessLogEncoding::Json, format) => json_format(format),
+    };
+    Some(AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(any(&FileAccessLog {
+            path: path.to_owned(),
+            access_log_format: format.map(AccessLogFormat::LogFormat),
+        }))),
+        ..AccessLog::default()
+    })
+}
+
+fn text_format(format: &str) -> SubstitutionFormatString {
+    SubstitutionFormatString {
+        format: Some(Format::TextFormatSource(pb::inline_text(format))),
+        ..SubstitutionFormatString::default()
+    }
+}
+
+/// A JSON line as a text with placeholders: a `Struct` has no order, and equal settings must give
+/// equal bytes.
+fn json_format(format: Option<&str>) -> Option<SubstitutionFormatString> {
+    let text = format.map_or_else(default_json, str::to_owned);
+    let line = if text.ends_with('\n') { text } else { format!("{text}\n") };
+    Some(text_format(&line))
+}
+
+fn default_json() -> String {
+    let fields = [
+        ("authority", "%REQ(:AUTHORITY)%"),
+        ("bytes_received", "%BYTES_RECEIVED%"),
+        ("bytes_sent", "%BYTES_SENT%"),
+        ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+        ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+        ("duration", "%DURATION%"),
+        ("method", "%REQ(:METHOD)%"),
+        ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+        ("protocol", "%PROTOCOL%"),
+        ("request_id", "%REQ(X-REQUEST-ID)%"),
+        ("response_code", "%RESPONSE_CODE%"),
+        ("response_flags", "%RESPONSE_FLAGS%"),
+        ("route_name", "%ROUTE_NAME%"),
+        ("start_time", "%START_TIME%"),
+        ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+        ("upstream_host", "%UPSTREAM_HOST%"),
+        ("user_agent", "%REQ(USER-AGENT)%"),
+    ];
+    let body: Vec<String> = fields.iter().map(|(k, v)| format!("\"{k}\":\"{v}\"")).collect();
+    format!("{{{}}}", body.join(","))
+}

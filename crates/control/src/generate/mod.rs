@@ -1,0 +1,16 @@
+//! Pure functions from the model to Envoy's resources, in the names and shapes that istiod emits
+//! (see `shared` conventions in ARCHITECTURE.md). Equal input gives equal bytes. Must never know
+//! the engine that calls them, nor proxies beyond what they are told.
+
+pub(crate) mod clusters;
+pub(crate) mod endpoints;
+pub(crate) mod gateways;
+pub(crate) mod grpc;
+pub(crate) mod http;
+pub(crate) mod listeners;
+pub(crate) mod matches;
+pub(crate) mod metadata;
+pub(crate) mod names;
+pub(crate) mod routes;
+pub(crate) mod tls;
+pub(crate) mod virtual_hosts;

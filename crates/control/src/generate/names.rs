@@ -1,0 +1,120 @@
+//! Istio's names of clusters, virtual hosts and listeners. Must never know how they are used.
+
+use std::net::IpAddr;
+
+use weft_model::{Hostname, PortNumber};
+
+/// Empty cluster: what goes there fails.
+pub(crate) const BLACK_HOLE: &str = "BlackHoleCluster";
+/// Sends to the address the client meant.
+pub(crate) const PASSTHROUGH: &str = "PassthroughCluster";
+/// The same for captured inbound connections.
+pub(crate) const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
+/// Name of the route configuration of the explicit HTTP proxy port.
+pub(crate) const HTTP_PROXY: &str = "http_proxy";
+
+/// `outbound|port|subset|host`.
+pub(crate) fn outbound(port: PortNumber, subset: &str, host: &Hostname) -> String {
+    format!("outbound|{port}|{subset}|{host}")
+}
+
+/// `inbound|port||`.
+pub(crate) fn inbound(port: u16) -> String {
+    format!("inbound|{port}||")
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    if host.parse::<std::net::Ipv6Addr>().is_ok() {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// A domain of a virtual host: brackets around an IPv6 address.
+pub(crate) fn domain(host: &str) -> String {
+    if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// `<ip>_<port>`.
+pub(crate) fn listener(bind: &str, port: u16) -> String {
+    format!("{bind}_{port}")
+}
+
+/// The wildcard address of the family of a proxy.
+pub(crate) fn wildcard(ip: Option<IpAddr>) -> &'static str {
+    match ip {
+        Some(IpAddr::V6(_)) => "::",
+        _ => "0.0.0.0",
+    }
+}
+
+/// Short names under which a proxy of `dns_domain` may call `host`: for a Kubernetes host of the
+/// same cluster domain `name` (own namespace only), `name.ns`, `name.ns.svc`; for others what is
+/// left without the shared suffix. Always the name with a trailing dot. Without ports.
+pub(crate) fn alternatives(host: &str, dns_domain: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    if host.parse::<IpAddr>().is_err() && !host.starts_with('*') {
+        names.push(format!("{host}."));
+    }
+    if let Some((own_namespace, cluster_domain)) = dns_domain.split_once(".svc.") {
+        let Some((head, domain)) = host.split_once(".svc.") else {
+            return names;
+        };
+        let Some((name, namespace)) = head.split_once('.') else {
+            return names;
+        };
+        if domain != cluster_domain || name.is_empty() || name.starts_with('*') {
+            return names;
+        }
+        if namespace == own_namespace {
+            names.push(name.to_owned());
+        }
+        names.push(head.to_owned());
+        names.push(format!("{head}.svc"));
+        return names;
+    }
+    let mut unique: Vec<&str> = host.split('.').collect();
+    let mut shared: Vec<&str> = Vec::new();
+    for part in dns_domain.rsplit('.').filter(|p| !p.is_empty()) {
+        if unique.last() != Some(&part) || unique.len() == 1 {
+            break;
+        }
+        unique.pop();
+        shared.insert(0, part);
+    }
+    if let Some(first_shared) = shared.first() {
+        let short = unique.join(".");
+        if unique.len() == 2 {
+            names.push(format!("{short}.{first_shared}"));
+        }
+        names.push(short);
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_depend_on_the_proxys_domain() {
+        let host = "reviews.shop.svc.cluster.local";
+        assert_eq!(
+            alternatives(host, "shop.svc.cluster.local"),
+            ["reviews.shop.svc.cluster.local.", "reviews", "reviews.shop", "reviews.shop.svc"]
+        );
+        assert_eq!(
+            alternatives(host, "other.svc.cluster.local"),
+            ["reviews.shop.svc.cluster.local.", "reviews.shop", "reviews.shop.svc"]
+        );
+        assert_eq!(alternatives("example.com", "a.svc.cluster.local"), ["example.com."]);
+        assert_eq!(
+            alternatives("foo.local.campus.net", "remote.campus.net"),
+            ["foo.local.campus.net.", "foo.local.campus", "foo.local"]
+        );
+        assert_eq!(alternatives("foo.com", ""), ["foo.com."]);
+        assert!(alternatives("10.0.0.1", "a.svc.cluster.local").is_empty());
+    }
+}

@@ -1,0 +1,92 @@
+//! Virtual hosts, encoded as fields of a route configuration, so that a configuration of ten
+//! thousand of them is their concatenation; and the configurations themselves. Must never know
+//! how hosts were chosen.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use weft_xds::{Resource, TypeUrl};
+
+use super::{names, routes};
+use crate::pb::route::v3::{
+    RouteConfiguration, VirtualHost, virtual_host::TlsRequirementType,
+};
+use crate::pb::{bool_value, u32_value};
+use crate::wire::{as_field, put_field};
+
+/// Number of `RouteConfiguration.virtual_hosts`.
+const VIRTUAL_HOSTS: u32 = 2;
+/// Number of `VirtualHost.routes`.
+const ROUTES: u32 = 3;
+
+/// An encoded virtual host field. `routes` are encoded `Route` messages.
+pub(crate) fn field(host: &VirtualHost, routes: &[Bytes]) -> Bytes {
+    let mut body = host.encode_to_vec();
+    for route in routes {
+        put_field(&mut body, ROUTES, route);
+    }
+    as_field(VIRTUAL_HOSTS, &body)
+}
+
+/// A virtual host without its routes.
+pub(crate) fn shell(name: String, domains: Vec<String>, require_tls: bool) -> VirtualHost {
+    let requirement = if require_tls { TlsRequirementType::All } else { TlsRequirementType::None };
+    VirtualHost {
+        name,
+        domains,
+        include_request_attempt_count: true,
+        require_tls: requirement as i32,
+        ..VirtualHost::default()
+    }
+}
+
+/// The last virtual host of a sidecar's routes.
+pub(crate) fn catch_all(allow: bool) -> Bytes {
+    let (name, route) = routes::catch_all(allow);
+    let host = shell(name.to_owned(), vec!["*".to_owned()], false);
+    field(&host, &[route.encode_to_vec().into()])
+}
+
+/// A gateway's only virtual host when no rule is bound: 404 for everything.
+pub(crate) fn gateway_black_hole(port: u16) -> Bytes {
+    let name = names::host_port("blackhole", port);
+    let host = VirtualHost { name, domains: vec!["*".to_owned()], ..VirtualHost::default() };
+    field(&host, &[])
+}
+
+/// Which form of route configuration is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Sidecars and gateways: the port of the request's host is not looked at.
+    IgnorePorts,
+    /// The explicit proxy port, where the port in the host chooses the service.
+    WithPorts,
+    /// gRPC clients.
+    Grpc,
+}
+
+/// A route configuration of these virtual hosts, which are concatenated here and nowhere else.
+pub(crate) fn configuration<'a>(
+    name: &str,
+    style: Style,
+    hosts: impl Iterator<Item = &'a Bytes> + Clone,
+) -> Resource {
+    let head = match style {
+        Style::Grpc => RouteConfiguration { name: name.to_owned(), ..Default::default() },
+        Style::IgnorePorts | Style::WithPorts => RouteConfiguration {
+            name: name.to_owned(),
+            // Clusters may come later than routes, and other routes must not suffer from one.
+            validate_clusters: bool_value(false),
+            max_direct_response_body_size_bytes: u32_value(1024 * 1024),
+            ignore_port_in_host_matching: style == Style::IgnorePorts,
+            ..RouteConfiguration::default()
+        },
+    }
+    .encode_to_vec();
+    let size: usize = hosts.clone().map(Bytes::len).sum();
+    let mut body = BytesMut::with_capacity(head.len() + size);
+    body.extend_from_slice(&head);
+    for host in hosts {
+        body.extend_from_slice(host);
+    }
+    Resource::new(&TypeUrl::ROUTE, name, body.freeze())
+}

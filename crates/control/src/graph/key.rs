@@ -1,0 +1,260 @@
+//! The keys of the mesh's graph: what the writer sets, and what is derived from it. The rank of a
+//! key says what it may read; see [`Key::rank`]. Must never know how anything is computed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_model::{GatewayRef, Hostname, Labels, Namespace, ObjectRef, PortNumber, ServiceKey};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::node::{Interception, Proxy, ProxyKind};
+
+/// Services and rules are sharded by host, so that an edit touches one piece of every list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Shard(u8);
+
+impl Shard {
+    /// About 150 services a shard at ten thousand.
+    pub(crate) const COUNT: u8 = 64;
+
+    pub(crate) fn of(host: &str) -> Self {
+        Self((xxh3_64(host.as_bytes()) % u64::from(Self::COUNT)) as u8)
+    }
+
+    pub(crate) fn all() -> impl Iterator<Item = Self> + Clone {
+        (0..Self::COUNT).map(Self)
+    }
+}
+
+/// What a namespace's proxies see: everything exported to it, or what a Sidecar lets through.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Scope {
+    pub(crate) namespace: Namespace,
+    pub(crate) sidecar: Option<ObjectRef>,
+}
+
+/// Those proxies of a scope whose routes are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Reader {
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) dns_domain: Arc<str>,
+    /// Only labels that some rule mentions.
+    pub(crate) labels: Labels,
+}
+
+/// How outbound listeners are bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Binding {
+    pub(crate) interception: Interception,
+    pub(crate) v6: bool,
+    /// Whether there are listeners by port and address at all.
+    pub(crate) by_port: bool,
+    pub(crate) http_proxy_port: Option<u16>,
+}
+
+/// Gateways that serve the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GatewayClass {
+    pub(crate) reader: Arc<Reader>,
+    /// Port of the gateway's own service → port its workloads listen on.
+    pub(crate) target_ports: BTreeMap<u16, u16>,
+    pub(crate) v6: bool,
+}
+
+/// A virtual host of a gateway: the rules that speak for a host, in order of precedence.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GatewayHost {
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) host: Hostname,
+    pub(crate) port: PortNumber,
+    pub(crate) tls: bool,
+    pub(crate) redirect: bool,
+    /// Gateway and rule.
+    pub(crate) rules: Vec<(ObjectRef, ObjectRef)>,
+}
+
+/// A virtual host for sidecars or gRPC clients.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OutboundHost {
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) target: HostTarget,
+    pub(crate) port: PortNumber,
+    pub(crate) rule: Option<ObjectRef>,
+    pub(crate) form: HostForm,
+}
+
+/// Whom a virtual host is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum HostTarget {
+    Service(ServiceKey),
+    /// A host that only a rule knows.
+    Free(Hostname),
+}
+
+/// Which domains a virtual host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum HostForm {
+    /// Without ports: the listener's port has decided.
+    Shared,
+    /// With ports; without them too on port 80.
+    HttpProxy,
+    /// `*`: the listener's address has decided.
+    Only,
+    /// With and without ports, for gRPC clients.
+    Grpc,
+}
+
+/// Which route configuration of a sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum RouteName {
+    Port(PortNumber),
+    HttpProxy,
+}
+
+/// What of a proxy its configuration depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ProxyFacts {
+    pub(crate) kind: ProxyKind,
+    pub(crate) namespace: Namespace,
+    pub(crate) dns_domain: Arc<str>,
+    pub(crate) labels: Labels,
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) binding: Binding,
+    pub(crate) inbound: BTreeMap<u16, u16>,
+}
+
+impl ProxyFacts {
+    pub(crate) fn of(proxy: &Proxy) -> Self {
+        Self {
+            kind: proxy.kind,
+            namespace: Namespace::new(proxy.namespace.as_str()),
+            dns_domain: proxy.dns_domain.as_str().into(),
+            labels: proxy.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
+            // A gRPC client's address decides nothing, so that clients share one view.
+            ips: if proxy.kind == ProxyKind::Grpc { Vec::new() } else { proxy.ips.clone() },
+            binding: Binding {
+                interception: proxy.interception,
+                v6: proxy.ips.first().is_some_and(IpAddr::is_ipv6),
+                by_port: proxy.interception != Interception::None || proxy.outbound_listeners,
+                http_proxy_port: proxy.http_proxy_port,
+            },
+            inbound: proxy.inbound.clone(),
+        }
+    }
+}
+
+/// A source (rank 0) or a derived node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    // Sources.
+    Mesh,
+    Service(ServiceKey),
+    Endpoints(ServiceKey),
+    ServiceIndex(Shard),
+    VirtualService(ObjectRef),
+    /// Rules of a gateway (or the mesh) by exact host.
+    RuleIndex(GatewayRef, Shard),
+    /// Rules of a gateway (or the mesh) for wildcard hosts.
+    WildcardRules(GatewayRef),
+    DestinationRule(ObjectRef),
+    DestinationIndex(Namespace, Shard),
+    WildcardDestinations(Namespace),
+    Gateways,
+    Sidecars(Namespace),
+    /// Services that have an endpoint at an address.
+    ServicesAt(IpAddr),
+    /// Services that have a virtual address.
+    VipOwners(IpAddr),
+    /// Label keys that some rule or selector mentions.
+    MentionedLabels,
+
+    // Derived.
+    Visible(Arc<Scope>, Shard),
+    ServiceClusters(ServiceKey, Option<ObjectRef>),
+    ServiceEndpoints(ServiceKey, Option<ObjectRef>),
+    GrpcClusters(ServiceKey, Option<ObjectRef>),
+    GrpcListeners(ServiceKey, Arc<str>),
+    StandingClusters(ProxyKind),
+    Destinations(Arc<Scope>, Shard),
+    HostRules(Arc<Scope>, Shard),
+    PortShard(Arc<Scope>, Shard),
+    GatewayPorts(Arc<GatewayClass>),
+    ClusterChunk(Arc<Scope>, ProxyKind, Shard),
+    EndpointChunk(Arc<Scope>, Shard),
+    GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
+    WildcardPorts(Arc<Scope>),
+    VipListeners(Arc<Scope>, Binding, Shard),
+    WildcardListener(Arc<Scope>, Binding, PortNumber),
+    OutboundHost(Arc<OutboundHost>),
+    GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
+    GatewayHost(Arc<GatewayHost>),
+    HostChunk(Arc<Reader>, RouteName, Shard),
+    SniffedRoutes(Arc<Reader>, Shard),
+    GrpcRoutes(Arc<Reader>, Shard),
+    GatewayHostChunk(Arc<GatewayClass>, Arc<str>, Shard),
+    OutboundRoute(Arc<Reader>, RouteName, bool),
+    GatewayRoute(Arc<GatewayClass>, Arc<str>),
+    ClusterView(Arc<Scope>, ProxyKind),
+    EndpointView(Arc<Scope>),
+    OutboundListeners(Arc<Scope>, Binding),
+    OutboundRoutes(Arc<Reader>, Binding),
+    GrpcListenerView(Arc<Scope>, Arc<str>),
+    GrpcRouteView(Arc<Reader>),
+    GatewayListeners(Arc<GatewayClass>),
+    GatewayRoutes(Arc<GatewayClass>),
+    ProxyView(Arc<ProxyFacts>),
+}
+
+impl Key {
+    pub(crate) fn rank(&self) -> u8 {
+        match self {
+            Self::Mesh
+            | Self::Service(_)
+            | Self::Endpoints(_)
+            | Self::ServiceIndex(_)
+            | Self::VirtualService(_)
+            | Self::RuleIndex(..)
+            | Self::WildcardRules(_)
+            | Self::DestinationRule(_)
+            | Self::DestinationIndex(..)
+            | Self::WildcardDestinations(_)
+            | Self::Gateways
+            | Self::Sidecars(_)
+            | Self::ServicesAt(_)
+            | Self::VipOwners(_)
+            | Self::MentionedLabels => 0,
+            Self::Visible(..)
+            | Self::ServiceClusters(..)
+            | Self::ServiceEndpoints(..)
+            | Self::GrpcClusters(..)
+            | Self::GrpcListeners(..)
+            | Self::StandingClusters(_)
+            | Self::GatewayPorts(_) => 1,
+            Self::Destinations(..) | Self::HostRules(..) | Self::PortShard(..) => 2,
+            Self::ClusterChunk(..)
+            | Self::EndpointChunk(..)
+            | Self::GrpcListenerChunk(..)
+            | Self::WildcardPorts(_)
+            | Self::VipListeners(..)
+            | Self::OutboundHost(_)
+            | Self::GatewayHosts(..)
+            | Self::GatewayHost(_) => 3,
+            Self::WildcardListener(..)
+            | Self::HostChunk(..)
+            | Self::SniffedRoutes(..)
+            | Self::GrpcRoutes(..)
+            | Self::GatewayHostChunk(..) => 4,
+            Self::OutboundRoute(..) | Self::GatewayRoute(..) => 5,
+            Self::ClusterView(..)
+            | Self::EndpointView(_)
+            | Self::OutboundListeners(..)
+            | Self::OutboundRoutes(..)
+            | Self::GrpcListenerView(..)
+            | Self::GrpcRouteView(_)
+            | Self::GatewayListeners(_)
+            | Self::GatewayRoutes(_) => 6,
+            Self::ProxyView(_) => 7,
+        }
+    }
+}

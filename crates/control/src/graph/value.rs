@@ -1,0 +1,164 @@
+//! The values of the graph: model objects and indexes at the bottom, plans in the middle,
+//! resources on top. All are cheap to clone. Must never know how they are computed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weft_model::{
+    AddressRange, DestinationRule, ExportTo, Gateway, Hostname, MeshSettings, ObjectRef,
+    PortNumber, Protocol, Service, ServiceEndpoints, ServiceKey, Sidecar, Timestamp,
+    VirtualService,
+};
+use weft_xds::View;
+
+use super::key::Shard;
+use crate::emit::{Chunk, Origins, TypeView};
+use crate::generate::gateways::GatewayPort;
+
+/// What an index says about a rule, enough to choose without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuleFacts {
+    pub(crate) origin: ObjectRef,
+    pub(crate) created: Option<Timestamp>,
+    pub(crate) export_to: ExportTo,
+}
+
+impl RuleFacts {
+    /// The winner sorts first; see `RuleMeta::precedence`.
+    pub(crate) fn precedence(&self) -> (Option<Timestamp>, &str, &str) {
+        (self.created, &self.origin.name, self.origin.namespace.as_str())
+    }
+}
+
+/// Host → rules, the winner first.
+pub(crate) type RuleIndex = BTreeMap<Hostname, Vec<RuleFacts>>;
+
+/// What the index says about a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceFacts {
+    pub(crate) export_to: ExportTo,
+    pub(crate) created: Option<Timestamp>,
+}
+
+/// The visible services of a shard: at most one a host.
+pub(crate) type Visible = BTreeMap<Hostname, ServiceKey>;
+
+/// Which rule holds for each host of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HostRules {
+    pub(crate) services: Vec<(ServiceKey, Option<ObjectRef>)>,
+    /// Hosts that only rules know.
+    pub(crate) free: Vec<(Hostname, ObjectRef)>,
+}
+
+/// A service that shares the wildcard address on a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SharedPort {
+    /// Who was first wins where only one can.
+    pub(crate) created: Option<Timestamp>,
+    pub(crate) service: ServiceKey,
+    pub(crate) protocol: Protocol,
+    /// For services whose address is a range.
+    pub(crate) range: Option<AddressRange>,
+}
+
+/// What the services of a shard want to listen on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PortShard {
+    /// Ports with HTTP routes on the wildcard address.
+    pub(crate) http: BTreeSet<PortNumber>,
+    /// TCP and sniffed services on the wildcard address.
+    pub(crate) shared: BTreeMap<PortNumber, Vec<SharedPort>>,
+}
+
+/// A port on the wildcard address, over all shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WildcardPort {
+    /// Shards with services that have HTTP routes here.
+    pub(crate) http: BTreeSet<Shard>,
+    /// Others, in order of precedence.
+    pub(crate) shared: Vec<SharedPort>,
+}
+
+/// An encoded virtual host and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostField {
+    pub(crate) bytes: Bytes,
+    pub(crate) origins: Origins,
+}
+
+/// Some virtual hosts of a route configuration, concatenated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HostChunk {
+    pub(crate) bytes: Bytes,
+    pub(crate) origins: Vec<Origins>,
+}
+
+/// The hosts of a gateway's route configuration, with whether they only redirect to https, and
+/// the rules for each (gateway, rule).
+pub(crate) type GatewayHosts = BTreeMap<Hostname, (bool, Vec<(ObjectRef, ObjectRef)>)>;
+
+/// The ports of a gateway.
+pub(crate) type GatewayPorts = BTreeMap<(u16, Option<Arc<str>>), GatewayPort>;
+
+/// What a proxy gets, and why.
+#[derive(Clone, Debug)]
+pub struct ProxyView {
+    /// What is sent.
+    pub view: View,
+    /// The pieces that it is made of, with their origins.
+    pub parts: Arc<[TypeView]>,
+    /// The proxy's own pieces.
+    pub(crate) own: Arc<[Chunk]>,
+}
+
+impl PartialEq for ProxyView {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts == other.parts && self.own == other.own
+    }
+}
+
+impl ProxyView {
+    /// The objects that made a resource of this view.
+    pub fn origins(&self, type_url: &weft_xds::TypeUrl, name: &str) -> Option<Origins> {
+        let own = self.own.iter().flat_map(|chunk| chunk.iter());
+        let version = self.view.resource(type_url, name)?.version;
+        let own = own
+            .filter(|e| *e.resource.name == *name && e.resource.version == version)
+            .map(|e| Origins::clone(&e.origins))
+            .next();
+        own.or_else(|| {
+            let mut parts = self.parts.iter().filter(|p| p.set.type_url() == type_url);
+            parts.find_map(|p| p.origins(name).cloned())
+        })
+    }
+}
+
+/// A value of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value {
+    Mesh(Arc<MeshSettings>),
+    Service(Arc<Service>),
+    Endpoints(Arc<ServiceEndpoints>),
+    ServiceIndex(Arc<BTreeMap<ServiceKey, ServiceFacts>>),
+    VirtualService(Arc<VirtualService>),
+    DestinationRule(Arc<DestinationRule>),
+    Rules(Arc<RuleIndex>),
+    Gateways(Arc<[Arc<Gateway>]>),
+    Sidecars(Arc<[Arc<Sidecar>]>),
+    Services(Arc<BTreeSet<ServiceKey>>),
+    LabelKeys(Arc<BTreeSet<Arc<str>>>),
+    Visible(Arc<Visible>),
+    Chosen(Arc<[(ServiceKey, Option<ObjectRef>)]>),
+    HostRules(Arc<HostRules>),
+    PortShard(Arc<PortShard>),
+    WildcardPorts(Arc<BTreeMap<PortNumber, WildcardPort>>),
+    GatewayPorts(Arc<GatewayPorts>),
+    GatewayHosts(Arc<GatewayHosts>),
+    Chunk(Chunk),
+    Host(Option<HostField>),
+    Hosts(Arc<HostChunk>),
+    TypeView(Arc<TypeView>),
+    ProxyView(Arc<ProxyView>),
+}

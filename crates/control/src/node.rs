@@ -1,0 +1,341 @@
+//! Who a proxy says it is: the xDS `Node` read by Istio's rules. Quirks of the metadata:
+//! booleans, numbers and lists may arrive as JSON strings, and structures as JSON inside a
+//! string. Must never know what is generated from it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use crate::pb::core::v3::Node;
+use crate::pb::protobuf::{Struct, Value, value::Kind};
+
+/// What kind of proxy a node is, and so which generator serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProxyKind {
+    /// Beside a workload: outbound and inbound listeners.
+    Sidecar,
+    /// A gateway (`router` in node ids): the servers of `Gateway` objects.
+    Gateway,
+    /// A gRPC client without a proxy (metadata `GENERATOR: grpc`).
+    Grpc,
+}
+
+/// How traffic reaches a sidecar (metadata `INTERCEPTION_MODE`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Interception {
+    /// Redirected by iptables to 15001 and 15006.
+    #[default]
+    Redirect,
+    /// The same with a transparent socket.
+    Tproxy,
+    /// Not at all: listeners bind real ports.
+    None,
+}
+
+/// A proxy as its node message describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// The node id as sent.
+    pub id: String,
+    /// Which generator serves it.
+    pub kind: ProxyKind,
+    /// Addresses of the workload, the first one is the primary.
+    pub ips: Vec<IpAddr>,
+    /// Workload instance name.
+    pub name: String,
+    /// Namespace whose configuration applies.
+    pub namespace: String,
+    /// Domain against which short host names are completed, e.g. `ns.svc.cluster.local`.
+    pub dns_domain: String,
+    /// Workload labels.
+    pub labels: BTreeMap<String, String>,
+    /// Cluster (site) of the workload.
+    pub cluster_id: String,
+    /// Network of the workload.
+    pub network: String,
+    /// Locality as `region/zone/subzone`.
+    pub locality: String,
+    /// How traffic reaches it.
+    pub interception: Interception,
+    /// Port of the outbound HTTP proxy listener on 127.0.0.1 (metadata `HTTP_PROXY_PORT`).
+    pub http_proxy_port: Option<u16>,
+    /// Inbound ports of a sidecar without redirection → port on 127.0.0.1 where the application
+    /// listens (metadata `WEFT_INBOUND`).
+    pub inbound: BTreeMap<u16, u16>,
+    /// Whether a sidecar without redirection binds a listener for each outbound port
+    /// (metadata `WEFT_OUTBOUND_LISTENERS`, default true as in Istio).
+    pub outbound_listeners: bool,
+    /// Free text for people: the user agent and its version.
+    pub agent: String,
+}
+
+/// Why a node is not served. The stream is refused with this text.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NodeError {
+    /// The id is not of Istio's form.
+    #[error(
+        "node id {0:?} is not `type~ip~name.namespace~dnsDomain`; set node.id in the bootstrap \
+         (for example `router~10.0.0.1~gw.default~default.svc.cluster.local`)"
+    )]
+    Id(String),
+    /// A type that is not served.
+    #[error("node type {0:?} is not served; this control plane serves `sidecar` and `router`")]
+    Type(String),
+    /// A metadata value that cannot be read.
+    #[error("node metadata {key}: {problem}")]
+    Metadata {
+        /// Name of the metadata entry.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Proxy {
+    /// Reads a node message.
+    ///
+    /// # Errors
+    /// The id or a metadata entry cannot be read; the text says which and how to write it.
+    pub fn parse(node: &Node) -> Result<Self, NodeError> {
+        let empty = Struct::default();
+        let metadata = Metadata(node.metadata.as_ref().unwrap_or(&empty));
+        let id = NodeId::parse(&node.id)?;
+        let grpc = metadata.text("GENERATOR").is_some_and(|g| g.starts_with("grpc"))
+            || (node.user_agent_name.starts_with("gRPC") && id.kind == ProxyKind::Sidecar);
+        let kind = if grpc { ProxyKind::Grpc } else { id.kind };
+        let mut ips: Vec<IpAddr> = metadata
+            .list("INSTANCE_IPS")
+            .iter()
+            .filter_map(|ip| ip.parse().ok())
+            .collect();
+        if ips.is_empty() {
+            ips.extend(id.ip);
+        }
+        let locality = node.locality.as_ref().map_or_else(String::new, |l| {
+            [l.region.as_str(), &l.zone, &l.sub_zone].join("/").trim_end_matches('/').to_owned()
+        });
+        Ok(Self {
+            id: node.id.clone(),
+            kind,
+            ips,
+            name: id.name,
+            namespace: metadata.text("NAMESPACE").unwrap_or(id.namespace),
+            dns_domain: id.dns_domain,
+            labels: metadata.labels()?,
+            cluster_id: metadata.text("CLUSTER_ID").unwrap_or_default(),
+            network: metadata.text("NETWORK").unwrap_or_default(),
+            locality,
+            interception: metadata.interception()?,
+            http_proxy_port: metadata.port("HTTP_PROXY_PORT")?,
+            inbound: metadata.inbound()?,
+            outbound_listeners: metadata.flag("WEFT_OUTBOUND_LISTENERS", true)?,
+            agent: node.user_agent_name.clone(),
+        })
+    }
+}
+
+struct NodeId {
+    kind: ProxyKind,
+    ip: Option<IpAddr>,
+    name: String,
+    namespace: String,
+    dns_domain: String,
+}
+
+impl NodeId {
+    fn parse(id: &str) -> Result<Self, NodeError> {
+        let parts: Vec<&str> = id.split('~').collect();
+        let [kind, ip, instance, dns_domain] = parts[..] else {
+            return Err(NodeError::Id(id.to_owned()));
+        };
+        let kind = match kind {
+            "sidecar" => ProxyKind::Sidecar,
+            "router" => ProxyKind::Gateway,
+            other => return Err(NodeError::Type(other.to_owned())),
+        };
+        // Instance names hold dots; the namespace is what follows the last one.
+        let (name, namespace) = instance.rsplit_once('.').unwrap_or((instance, "default"));
+        if name.is_empty() || namespace.is_empty() {
+            return Err(NodeError::Id(id.to_owned()));
+        }
+        Ok(Self {
+            kind,
+            ip: ip.parse().ok(),
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            dns_domain: dns_domain.to_owned(),
+        })
+    }
+}
+
+struct Metadata<'a>(&'a Struct);
+
+impl Metadata<'_> {
+    fn kind(&self, key: &str) -> Option<&Kind> {
+        self.0.fields.get(key).and_then(|v| v.kind.as_ref())
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        match self.kind(key)? {
+            Kind::StringValue(s) if !s.is_empty() => Some(s.clone()),
+            Kind::NumberValue(n) => Some(n.to_string()),
+            Kind::BoolValue(b) => Some(b.to_string()),
+            _ => None,
+        }
+    }
+
+    /// A list, or a string of parts that are separated by commas.
+    fn list(&self, key: &str) -> Vec<String> {
+        let parts: Vec<String> = match self.kind(key) {
+            Some(Kind::ListValue(list)) => list
+                .values
+                .iter()
+                .filter_map(|v| match &v.kind {
+                    Some(Kind::StringValue(s)) => Some(s.clone()),
+                    _ => None,
+                })
+                .collect(),
+            Some(Kind::StringValue(s)) => serde_json::from_str(s)
+                .unwrap_or_else(|_| s.split(',').map(str::to_owned).collect()),
+            _ => Vec::new(),
+        };
+        parts.into_iter().map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect()
+    }
+
+    fn flag(&self, key: &'static str, default: bool) -> Result<bool, NodeError> {
+        match self.text(key).as_deref() {
+            None => Ok(default),
+            Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(other) => Err(NodeError::Metadata {
+                key,
+                problem: format!("{other:?} is not true or false"),
+            }),
+        }
+    }
+
+    fn port(&self, key: &'static str) -> Result<Option<u16>, NodeError> {
+        self.text(key).map(|text| parse_port(key, &text)).transpose()
+    }
+
+    fn interception(&self) -> Result<Interception, NodeError> {
+        match self.text("INTERCEPTION_MODE").as_deref() {
+            None | Some("REDIRECT") => Ok(Interception::Redirect),
+            Some("TPROXY") => Ok(Interception::Tproxy),
+            Some("NONE") => Ok(Interception::None),
+            Some(other) => Err(NodeError::Metadata {
+                key: "INTERCEPTION_MODE",
+                problem: format!("{other:?} is not REDIRECT, TPROXY or NONE"),
+            }),
+        }
+    }
+
+    /// A structure of strings, or the same as JSON in a string.
+    fn map(&self, key: &'static str) -> Result<BTreeMap<String, String>, NodeError> {
+        let text_of = |value: &Value| match &value.kind {
+            Some(Kind::StringValue(s)) => s.clone(),
+            Some(Kind::NumberValue(n)) => n.to_string(),
+            Some(Kind::BoolValue(b)) => b.to_string(),
+            _ => String::new(),
+        };
+        match self.kind(key) {
+            Some(Kind::StructValue(map)) => {
+                Ok(map.fields.iter().map(|(k, v)| (k.clone(), text_of(v))).collect())
+            }
+            Some(Kind::StringValue(json)) if !json.is_empty() => {
+                let map: BTreeMap<String, serde_json::Value> = serde_json::from_str(json)
+                    .map_err(|e| NodeError::Metadata { key, problem: e.to_string() })?;
+                let text = |v: serde_json::Value| match v {
+                    serde_json::Value::String(s) => s,
+                    other => other.to_string(),
+                };
+                Ok(map.into_iter().map(|(k, v)| (k, text(v))).collect())
+            }
+            _ => Ok(BTreeMap::new()),
+        }
+    }
+
+    fn labels(&self) -> Result<BTreeMap<String, String>, NodeError> {
+        self.map("LABELS")
+    }
+
+    fn inbound(&self) -> Result<BTreeMap<u16, u16>, NodeError> {
+        const KEY: &str = "WEFT_INBOUND";
+        self.map(KEY)?
+            .into_iter()
+            .map(|(listen, app)| Ok((parse_port(KEY, &listen)?, parse_port(KEY, &app)?)))
+            .collect()
+    }
+}
+
+fn parse_port(key: &'static str, text: &str) -> Result<u16, NodeError> {
+    match text.parse() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(NodeError::Metadata { key, problem: format!("{text:?} is not a port (1-65535)") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(value: &str) -> Value {
+        Value { kind: Some(Kind::StringValue(value.to_owned())) }
+    }
+
+    fn node(id: &str, metadata: &[(&str, Value)]) -> Node {
+        let fields = metadata.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Node::default() }
+    }
+
+    #[test]
+    fn a_node_id_gives_type_address_name_and_namespace() {
+        let proxy = Proxy::parse(&node("router~10.1.2.3~gw-7.x.infra~infra.svc.cluster.local", &[]))
+            .expect("a valid id");
+        assert_eq!(proxy.kind, ProxyKind::Gateway);
+        assert_eq!(proxy.ips, ["10.1.2.3".parse::<IpAddr>().expect("an address")]);
+        assert_eq!((proxy.name.as_str(), proxy.namespace.as_str()), ("gw-7.x", "infra"));
+        assert_eq!(proxy.dns_domain, "infra.svc.cluster.local");
+    }
+
+    #[test]
+    fn metadata_written_as_json_strings_is_read() {
+        let proxy = Proxy::parse(&node(
+            "sidecar~10.0.0.1~a.b~b.svc.cluster.local",
+            &[
+                ("INSTANCE_IPS", text("10.0.0.9,fd00::1")),
+                ("NAMESPACE", text("c")),
+                ("LABELS", text(r#"{"app":"a","version":"v1"}"#)),
+                ("HTTP_PROXY_PORT", Value { kind: Some(Kind::NumberValue(15007.0)) }),
+                ("WEFT_INBOUND", text(r#"{"9080": 19080}"#)),
+                ("WEFT_OUTBOUND_LISTENERS", text("false")),
+                ("INTERCEPTION_MODE", text("NONE")),
+            ],
+        ))
+        .expect("valid metadata");
+        assert_eq!(proxy.ips.len(), 2);
+        assert_eq!(proxy.namespace, "c");
+        assert_eq!(proxy.labels["version"], "v1");
+        assert_eq!(proxy.http_proxy_port, Some(15007));
+        assert_eq!(proxy.inbound, BTreeMap::from([(9080, 19080)]));
+        assert!(!proxy.outbound_listeners);
+        assert_eq!(proxy.interception, Interception::None);
+    }
+
+    #[test]
+    fn a_grpc_client_is_known_by_its_generator() {
+        let proxy = Proxy::parse(&node("sidecar~10.0.0.1~a.b~b.svc", &[("GENERATOR", text("grpc"))]))
+            .expect("valid");
+        assert_eq!(proxy.kind, ProxyKind::Grpc);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        assert!(matches!(Proxy::parse(&node("envoy-1", &[])), Err(NodeError::Id(_))));
+        assert!(matches!(Proxy::parse(&node("ztunnel~1~a.b~c", &[])), Err(NodeError::Type(_))));
+        let bad = node("sidecar~10.0.0.1~a.b~c", &[("HTTP_PROXY_PORT", text("99999"))]);
+        let error = Proxy::parse(&bad).expect_err("not a port").to_string();
+        assert!(error.contains("HTTP_PROXY_PORT") && error.contains("99999"), "{error}");
+    }
+}
