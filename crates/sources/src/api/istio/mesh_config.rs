@@ -1,0 +1,274 @@
+//! `MeshConfig` (the file of `--mesh-config`) → [`MeshSettings`].
+//!
+//! Fields that speak of things outside of what we generate and change nothing about it are
+//! ignored by name: [`IGNORED`]. All others are used or refused.
+
+use std::time::Duration;
+
+use weft_model::{
+    AccessLogEncoding, ExportTo, MeshSettings, Namespace, OutboundTrafficPolicy, PortNumber,
+};
+use weft_proto::istio::mesh::v1alpha1 as mesh;
+use weft_proto::yaml::{self, Limits};
+use weft_proto::{Problem, bootstrap, reader};
+
+use crate::check::{At, Checker, Finding, optional};
+
+/// Fields of `MeshConfig` that are taken and have no effect, and why.
+pub const IGNORED: [(&str, &str); 7] = [
+    (
+        "defaultConfig",
+        "says how injected proxies are started; ours are started by hand",
+    ),
+    (
+        "disableEnvoyListenerLog",
+        "listeners have no log of their own here",
+    ),
+    (
+        "enablePrometheusMerge",
+        "there is no agent that merges metrics",
+    ),
+    ("ingressClass", "Kubernetes Ingress is not read"),
+    ("ingressControllerMode", "Kubernetes Ingress is not read"),
+    ("ingressSelector", "Kubernetes Ingress is not read"),
+    ("ingressService", "Kubernetes Ingress is not read"),
+];
+
+/// Reads a `MeshConfig`. `source` names the file in errors; all errors are returned.
+pub fn parse(source: &str, text: &str) -> Result<MeshSettings, Vec<Problem>> {
+    let message = bootstrap::read_mesh_config(source, text)?;
+    let checker = Checker::default();
+    let settings = convert(message, checker.root());
+    let findings = checker.into_findings();
+    if findings.is_empty() {
+        return Ok(settings);
+    }
+    // The text was read once already, so it has one sound document at most.
+    let root = yaml::parse(text, &Limits::default())
+        .into_iter()
+        .find_map(|document| document.root);
+    let problem = |finding: Finding| {
+        let path = finding.path.to_string();
+        let (line, column) = root
+            .as_ref()
+            .map_or((1, 1), |root| reader::find(root, &path));
+        Problem {
+            source: source.into(),
+            line,
+            column,
+            object: None,
+            path,
+            message: finding.text,
+        }
+    };
+    Err(findings.into_iter().map(problem).collect())
+}
+
+fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
+    let mut settings = MeshSettings::default();
+    refuse_unsupported(&message, at);
+    if let Some(name) = optional(message.root_namespace) {
+        settings.root_namespace = at
+            .field("rootNamespace")
+            .ok(Namespace::parse(&name))
+            .unwrap_or(settings.root_namespace);
+    }
+    if let Some(domain) = optional(message.trust_domain) {
+        settings.trust_domain = domain;
+    }
+    settings.access_log_file = optional(message.access_log_file);
+    settings.access_log_format = optional(message.access_log_format);
+    settings.access_log_encoding =
+        match mesh::mesh_config::AccessLogEncoding::try_from(message.access_log_encoding) {
+            Ok(mesh::mesh_config::AccessLogEncoding::Json) => AccessLogEncoding::Json,
+            _ => AccessLogEncoding::Text,
+        };
+    if let Some(timeout) = at
+        .field("connectTimeout")
+        .duration(message.connect_timeout, Duration::from_millis(1))
+    {
+        settings.connect_timeout = timeout;
+    }
+    settings.proxy_http_port = port(message.proxy_http_port, at.field("proxyHttpPort"));
+    if let Some(number) = port(message.proxy_listen_port, at.field("proxyListenPort")) {
+        settings.proxy_listen_port = number;
+    }
+    if let Some(number) = port(
+        message.proxy_inbound_listen_port,
+        at.field("proxyInboundListenPort"),
+    ) {
+        settings.proxy_inbound_listen_port = number;
+    }
+    if let Some(policy) = message.outbound_traffic_policy {
+        settings.outbound_policy = outbound_policy(policy, at.field("outboundTrafficPolicy"));
+    }
+    let export = |list: &[String], at: At<'_>| default_export_to(list, at);
+    settings.default_service_export_to = export(
+        &message.default_service_export_to,
+        at.field("defaultServiceExportTo"),
+    );
+    settings.default_virtual_service_export_to = export(
+        &message.default_virtual_service_export_to,
+        at.field("defaultVirtualServiceExportTo"),
+    );
+    settings.default_destination_rule_export_to = export(
+        &message.default_destination_rule_export_to,
+        at.field("defaultDestinationRuleExportTo"),
+    );
+    settings
+}
+
+fn port(number: i32, at: At<'_>) -> Option<PortNumber> {
+    if number == 0 {
+        None
+    } else {
+        at.ok(PortNumber::new(number))
+    }
+}
+
+/// A default list. `.` means each object's own namespace, which one list for all cannot name.
+fn default_export_to(list: &[String], at: At<'_>) -> Option<ExportTo> {
+    if let Some(place) = list.iter().position(|entry| entry == ".") {
+        at.index(place)
+            .error("\".\" as a default is not supported yet (see docs/compatibility.md)");
+        return None;
+    }
+    // Without ".", the own namespace is never looked at.
+    let nowhere = Namespace::new("");
+    (!list.is_empty()).then(|| at.export_to(list, &nowhere, None))
+}
+
+fn outbound_policy(
+    message: mesh::mesh_config::OutboundTrafficPolicy,
+    at: At<'_>,
+) -> OutboundTrafficPolicy {
+    use mesh::mesh_config::outbound_traffic_policy::Mode;
+    let mesh::mesh_config::OutboundTrafficPolicy { mode, tls } = message;
+    at.field("tls").refuse(tls.is_some());
+    match at.field("mode").ok(Mode::try_from(mode)) {
+        Some(Mode::RegistryOnly) => OutboundTrafficPolicy::RegistryOnly,
+        Some(Mode::AllowAny) | None => OutboundTrafficPolicy::AllowAny,
+        Some(Mode::AllowAnyDynamicDns) => {
+            at.field("mode")
+                .error("ALLOW_ANY_DYNAMIC_DNS is not supported yet (see docs/compatibility.md)");
+            OutboundTrafficPolicy::AllowAny
+        }
+    }
+}
+
+#[allow(deprecated)] // old fields are refused like others
+fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
+    // Taken apart in full, so that a new field of the message does not compile until someone
+    // decides about it.
+    let mesh::MeshConfig {
+        proxy_listen_port: _,
+        proxy_inbound_listen_port: _,
+        proxy_http_port: _,
+        connect_timeout: _,
+        access_log_file: _,
+        access_log_format: _,
+        access_log_encoding: _,
+        outbound_traffic_policy: _,
+        trust_domain: _,
+        default_service_export_to: _,
+        default_virtual_service_export_to: _,
+        default_destination_rule_export_to: _,
+        root_namespace: _,
+        // Ignored by name.
+        default_config: _,
+        disable_envoy_listener_log: _,
+        enable_prometheus_merge: _,
+        ingress_class: _,
+        ingress_controller_mode: _,
+        ingress_selector: _,
+        ingress_service: _,
+        // Refused.
+        hbone_idle_timeout,
+        protocol_detection_timeout,
+        tcp_keepalive,
+        enable_tracing,
+        enable_envoy_access_log_service,
+        inbound_traffic_policy,
+        config_sources,
+        enable_auto_mtls,
+        trust_domain_aliases,
+        ca_certificates,
+        locality_lb_setting,
+        zone_aware_lb_setting,
+        dns_refresh_rate,
+        h2_upgrade_policy,
+        inbound_cluster_stat_name,
+        outbound_cluster_stat_name,
+        certificates,
+        service_settings,
+        service_scope_configs,
+        verify_certificate_at_client,
+        ca,
+        extension_providers,
+        default_providers,
+        discovery_selectors,
+        path_normalization,
+        default_http_retry_policy,
+        mesh_m_tls,
+        tls_defaults,
+        default_traffic_policy,
+        service_entry_visibility,
+    } = message;
+    let refused = [
+        ("hboneIdleTimeout", hbone_idle_timeout.is_some()),
+        (
+            "protocolDetectionTimeout",
+            protocol_detection_timeout.is_some(),
+        ),
+        ("tcpKeepalive", tcp_keepalive.is_some()),
+        ("enableTracing", *enable_tracing),
+        (
+            "enableEnvoyAccessLogService",
+            *enable_envoy_access_log_service,
+        ),
+        ("inboundTrafficPolicy", inbound_traffic_policy.is_some()),
+        ("configSources", !config_sources.is_empty()),
+        // Switched off is what we do.
+        (
+            "enableAutoMtls",
+            enable_auto_mtls.as_ref().is_some_and(|flag| flag.value),
+        ),
+        ("trustDomainAliases", !trust_domain_aliases.is_empty()),
+        ("caCertificates", !ca_certificates.is_empty()),
+        ("localityLbSetting", locality_lb_setting.is_some()),
+        ("zoneAwareLbSetting", zone_aware_lb_setting.is_some()),
+        ("dnsRefreshRate", dns_refresh_rate.is_some()),
+        ("h2UpgradePolicy", *h2_upgrade_policy != 0),
+        (
+            "inboundClusterStatName",
+            !inbound_cluster_stat_name.is_empty(),
+        ),
+        (
+            "outboundClusterStatName",
+            !outbound_cluster_stat_name.is_empty(),
+        ),
+        ("certificates", !certificates.is_empty()),
+        ("serviceSettings", !service_settings.is_empty()),
+        ("serviceScopeConfigs", !service_scope_configs.is_empty()),
+        (
+            "verifyCertificateAtClient",
+            verify_certificate_at_client.is_some(),
+        ),
+        ("ca", ca.is_some()),
+        ("extensionProviders", !extension_providers.is_empty()),
+        ("defaultProviders", default_providers.is_some()),
+        ("discoverySelectors", !discovery_selectors.is_empty()),
+        ("pathNormalization", path_normalization.is_some()),
+        (
+            "defaultHttpRetryPolicy",
+            default_http_retry_policy.is_some(),
+        ),
+        ("meshMTLS", mesh_m_tls.is_some()),
+        ("tlsDefaults", tls_defaults.is_some()),
+        ("defaultTrafficPolicy", default_traffic_policy.is_some()),
+        ("serviceEntryVisibility", service_entry_visibility.is_some()),
+    ];
+    for (field, set) in refused {
+        at.field(field).refuse(set);
+    }
+}

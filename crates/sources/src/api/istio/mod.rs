@@ -1,0 +1,17 @@
+//! Istio's API, one file a kind: message → model object. Every message is taken apart field by
+//! field, so that a field of the real API that nobody thought of does not compile; what is not
+//! generated yet is refused with its path.
+
+pub(crate) mod destination_rule;
+pub(crate) mod gateway;
+pub mod mesh_config;
+pub(crate) mod service_entry;
+pub(crate) mod sidecar;
+pub(crate) mod virtual_service;
+mod virtual_service_fault;
+mod virtual_service_headers;
+mod virtual_service_match;
+pub(crate) mod workload_entry;
+
+/// Istio's messages.
+pub(crate) use weft_proto::istio::networking::v1alpha3 as message;

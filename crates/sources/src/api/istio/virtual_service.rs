@@ -1,0 +1,452 @@
+//! `VirtualService` → [`VirtualService`]. Rules of validity follow Istio's
+//! `ValidateVirtualService`; parts of a route have files of their own.
+
+use std::time::Duration;
+
+use weft_model::{
+    Destination, DirectResponse, GatewayRef, Hostname, HttpAction, HttpRoute, Mirror, Percent,
+    PortNumber, Redirect, RedirectPath, RedirectPort, RegexRewrite, ResponseBody, Rewrite,
+    RouteDestination, VirtualService, Weight,
+};
+
+use super::message as pb;
+use super::virtual_service_fault::{MILLISECOND, fault_of, retries_of, status_of};
+use super::virtual_service_headers::{header_operations, is_authority};
+use super::virtual_service_match::{gateway_ref, http_match};
+use crate::check::{At, Context, optional};
+
+pub(crate) fn convert(
+    message: pb::VirtualService,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> VirtualService {
+    let pb::VirtualService {
+        hosts,
+        gateways,
+        http,
+        tls,
+        tcp,
+        export_to,
+    } = message;
+    at.field("tls").refuse(!tls.is_empty());
+    at.field("tcp").refuse(!tcp.is_empty());
+    if hosts.is_empty() {
+        at.field("hosts")
+            .error("there is no host: name at least one");
+    }
+    if http.is_empty() && tls.is_empty() && tcp.is_empty() {
+        at.field("http")
+            .error("there is no route: write at least one");
+    }
+    let gateways = gateways_of(&gateways, context, at.field("gateways"));
+    let in_mesh = gateways.contains(&GatewayRef::Mesh);
+    let hosts = hosts_of(&hosts, in_mesh, context, at.field("hosts"));
+    let (list, mut routes) = (at.field("http"), Vec::with_capacity(http.len()));
+    for (index, route) in http.into_iter().enumerate() {
+        routes.extend(http_route(route, context, list.index(index)));
+    }
+    VirtualService {
+        meta: context.meta(),
+        hosts,
+        gateways,
+        export_to: at.field("exportTo").export_to(
+            &export_to,
+            context.namespace(),
+            context.settings.default_virtual_service_export_to.as_ref(),
+        ),
+        http: routes,
+    }
+}
+
+fn gateways_of(names: &[String], context: &Context<'_>, at: At<'_>) -> Vec<GatewayRef> {
+    if names.is_empty() {
+        return vec![GatewayRef::Mesh];
+    }
+    let named = names.iter().enumerate();
+    named
+        .filter_map(|(index, name)| gateway_ref(name, context, at.index(index)))
+        .collect()
+}
+
+fn hosts_of(hosts: &[String], in_mesh: bool, context: &Context<'_>, at: At<'_>) -> Vec<Hostname> {
+    let mut found: Vec<Hostname> = Vec::with_capacity(hosts.len());
+    for (index, host) in hosts.iter().enumerate() {
+        let at = at.index(index);
+        let Some(name) = at.ok(hostname(host, context)) else {
+            continue;
+        };
+        if in_mesh && name.as_str() == "*" {
+            at.error("the host \"*\" would take all traffic of the mesh: bind the rule to a gateway, or name the hosts");
+        }
+        // Istio refuses overlap with wildcards as well; only the same name twice is ambiguous.
+        if found.contains(&name) {
+            at.error(format_args!("host \"{name}\" is named twice: remove one"));
+        }
+        found.push(name);
+    }
+    found
+}
+
+fn hostname(text: &str, context: &Context<'_>) -> Result<Hostname, weft_model::HostnameError> {
+    Hostname::resolve(text, context.namespace(), &context.settings.cluster_domain)
+}
+
+fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Option<HttpRoute> {
+    #[allow(deprecated)]
+    let pb::HttpRoute {
+        name,
+        r#match,
+        route,
+        redirect,
+        direct_response,
+        delegate,
+        rewrite,
+        timeout,
+        retries,
+        fault,
+        mirror,
+        mirrors,
+        mirror_percent,
+        mirror_percentage,
+        cors_policy,
+        headers,
+    } = message;
+    at.field("delegate").refuse(delegate.is_some());
+    at.field("corsPolicy").refuse(cors_policy.is_some());
+    let conditions = at.field("match");
+    let matches = r#match
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| http_match(item, context, conditions.index(index)))
+        .collect();
+    if redirect.is_some() {
+        let conflicts = [("fault", fault.is_some()), ("rewrite", rewrite.is_some())];
+        for (field, _) in conflicts.iter().filter(|(_, set)| *set) {
+            at.field(field)
+                .error("does nothing beside a redirect: remove one of them");
+        }
+    }
+    let mirrors = mirrors_of(
+        mirror,
+        mirrors,
+        mirror_percent,
+        mirror_percentage,
+        context,
+        &at,
+    );
+    let headers = header_operations(headers, at.field("headers"));
+    let rewrite = rewrite.map(|rewrite| rewrite_of(rewrite, at.field("rewrite")));
+    if rewrite
+        .as_ref()
+        .is_some_and(|rewrite| rewrite.authority.is_some())
+        && headers
+            .request
+            .set
+            .keys()
+            .chain(headers.request.add.keys())
+            .any(|key| is_authority(key))
+    {
+        at.field("rewrite")
+            .field("authority")
+            .error("the authority is also set by headers.request: set it in one place");
+    }
+    let fault = fault.and_then(|fault| fault_of(fault, at.field("fault")));
+    let retries = retries.map(|retries| retries_of(retries, at.field("retries")));
+    let timeout = at.field("timeout").duration(timeout, Duration::ZERO);
+    if timeout.is_some_and(|timeout| !timeout.is_zero() && timeout < MILLISECOND) {
+        at.field("timeout")
+            .error("the duration is too short: use at least 1ms, or 0s for no limit");
+    }
+    let action = action_of(
+        route,
+        redirect,
+        direct_response,
+        delegate.is_some(),
+        context,
+        &at,
+    )?;
+    Some(HttpRoute {
+        name: name.into(),
+        matches,
+        action,
+        rewrite,
+        timeout,
+        retries,
+        fault,
+        mirrors,
+        headers,
+    })
+}
+
+fn action_of(
+    route: Vec<pb::HttpRouteDestination>,
+    redirect: Option<pb::HttpRedirect>,
+    direct_response: Option<pb::HttpDirectResponse>,
+    delegated: bool,
+    context: &Context<'_>,
+    at: &At<'_>,
+) -> Option<HttpAction> {
+    match (route.is_empty(), redirect, direct_response) {
+        (false, None, None) => {
+            destinations(route, context, at.field("route")).map(HttpAction::Forward)
+        }
+        (true, Some(redirect), None) => Some(HttpAction::Redirect(redirect_of(
+            redirect,
+            at.field("redirect"),
+        ))),
+        (true, None, Some(response)) => {
+            let at = at.field("directResponse");
+            direct_response_of(response, at).map(HttpAction::Respond)
+        }
+        // `delegate` was refused already; a second finding would only confuse.
+        (true, None, None) if delegated => None,
+        (true, None, None) => {
+            at.error("the route leads nowhere: write one of route, redirect, directResponse");
+            None
+        }
+        _ => {
+            at.error(
+                "the route leads to several ends: keep one of route, redirect, directResponse",
+            );
+            None
+        }
+    }
+}
+
+fn destinations(
+    list: Vec<pb::HttpRouteDestination>,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<Vec<RouteDestination>> {
+    let count = list.len();
+    let mut total: u64 = 0;
+    let mut result = Vec::with_capacity(count);
+    for (index, item) in list.into_iter().enumerate() {
+        let at = at.index(index);
+        let pb::HttpRouteDestination {
+            destination,
+            weight,
+            headers,
+        } = item;
+        let headers = header_operations(headers, at.field("headers"));
+        let weight = at.field("weight").count(weight).unwrap_or(0);
+        total += u64::from(weight);
+        let Some(destination) = destination else {
+            at.field("destination")
+                .error("there is no destination: name a host");
+            continue;
+        };
+        let destination = destination_of(destination, context, at.field("destination"));
+        result.extend(destination.map(|destination| RouteDestination {
+            destination,
+            weight: Weight(weight),
+            headers,
+        }));
+    }
+    if count > 1 && total == 0 {
+        at.error("the weights add up to 0: give at least one destination a weight");
+    } else if total > u64::from(u32::MAX) {
+        at.error("the weights add up to more than 4294967295: use smaller ones");
+    }
+    (result.len() == count).then_some(result)
+}
+
+fn destination_of(
+    message: pb::Destination,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<Destination> {
+    let pb::Destination { host, subset, port } = message;
+    let port = port.and_then(|pb::PortSelector { number }| -> Option<PortNumber> {
+        at.field("port").field("number").port(number)
+    });
+    if host == "*" {
+        at.field("host")
+            .error("\"*\" is no destination: name a service");
+        return None;
+    }
+    let host = at.field("host").ok(hostname(&host, context))?;
+    Some(Destination {
+        host,
+        subset: optional(subset),
+        port,
+    })
+}
+
+#[allow(clippy::needless_pass_by_value)] // taken apart
+fn mirrors_of(
+    mirror: Option<pb::Destination>,
+    mirrors: Vec<pb::HttpMirrorPolicy>,
+    percent: Option<weft_proto::pb::google::protobuf::UInt32Value>,
+    percentage: Option<pb::Percent>,
+    context: &Context<'_>,
+    at: &At<'_>,
+) -> Vec<Mirror> {
+    if mirror.is_some() && !mirrors.is_empty() {
+        at.field("mirror")
+            .error("cannot stand beside mirrors: keep one of them");
+    }
+    let whole = match (percentage, percent) {
+        (Some(pb::Percent { value }), _) => {
+            at.field("mirrorPercentage").field("value").percent(value)
+        }
+        (None, Some(percent)) => at.field("mirrorPercent").percent(f64::from(percent.value)),
+        (None, None) => Some(Percent::ALL),
+    };
+    let mut result = Vec::new();
+    if let Some(mirror) = mirror {
+        let destination = destination_of(mirror, context, at.field("mirror"));
+        result.extend(destination.zip(whole).map(|(destination, percent)| Mirror {
+            destination,
+            percent,
+        }));
+    }
+    let list = at.field("mirrors");
+    for (index, item) in mirrors.into_iter().enumerate() {
+        let at = list.index(index);
+        let pb::HttpMirrorPolicy {
+            destination,
+            percentage,
+        } = item;
+        let percent = match percentage {
+            Some(pb::Percent { value }) => at.field("percentage").field("value").percent(value),
+            None => Some(Percent::ALL),
+        };
+        let Some(destination) = destination else {
+            at.field("destination")
+                .error("there is no destination: name a host");
+            continue;
+        };
+        let destination = destination_of(destination, context, at.field("destination"));
+        result.extend(
+            destination
+                .zip(percent)
+                .map(|(destination, percent)| Mirror {
+                    destination,
+                    percent,
+                }),
+        );
+    }
+    result
+}
+
+fn rewrite_of(message: pb::HttpRewrite, at: At<'_>) -> Rewrite {
+    let pb::HttpRewrite {
+        uri,
+        authority,
+        uri_regex_rewrite,
+    } = message;
+    if uri.is_empty() && authority.is_empty() && uri_regex_rewrite.is_none() {
+        at.error("changes nothing: write uri, uriRegexRewrite or authority");
+    }
+    if !uri.is_empty() && uri_regex_rewrite.is_some() {
+        at.field("uriRegexRewrite")
+            .error("cannot stand beside uri: keep one of them");
+    }
+    let uri_regex = uri_regex_rewrite.map(|pb::RegexRewrite { r#match, rewrite }| {
+        let at = at.field("uriRegexRewrite");
+        at.field("match").regex(&r#match);
+        if rewrite.is_empty() {
+            at.field("rewrite")
+                .error("is empty: write what takes the place of the match");
+        }
+        RegexRewrite {
+            pattern: r#match.into(),
+            substitution: rewrite.into(),
+        }
+    });
+    Rewrite {
+        uri: optional(uri),
+        uri_regex,
+        authority: optional(authority),
+    }
+}
+
+fn redirect_of(message: pb::HttpRedirect, at: At<'_>) -> Redirect {
+    let pb::HttpRedirect {
+        uri,
+        authority,
+        scheme,
+        redirect_code,
+        prefix_rewrite,
+        redirect_port,
+    } = message;
+    let has_end = !(uri.is_empty() && authority.is_empty() && scheme.is_empty())
+        || !prefix_rewrite.is_empty()
+        || redirect_port.is_some();
+    if !has_end {
+        at.error("changes nothing: write uri, authority, scheme or port");
+    }
+    if !uri.is_empty() && !prefix_rewrite.is_empty() {
+        at.field("prefixRewrite")
+            .error("cannot stand beside uri: keep one of them");
+    }
+    if !matches!(scheme.as_str(), "" | "http" | "https") {
+        at.field("scheme").error(format_args!(
+            "\"{scheme}\" is no scheme here: use http or https"
+        ));
+    }
+    let code = match redirect_code {
+        0 => 301,
+        301 | 302 | 303 | 307 | 308 => redirect_code as u16,
+        other => {
+            at.field("redirectCode").error(format_args!(
+                "{other} is no redirect: use 301, 302, 303, 307 or 308"
+            ));
+            301
+        }
+    };
+    use pb::http_redirect::{RedirectPort as Port, RedirectPortSelection as Selection};
+    let port = match redirect_port {
+        None => RedirectPort::Unchanged,
+        Some(Port::Port(number)) => at
+            .field("port")
+            .port(number)
+            .map_or(RedirectPort::Unchanged, RedirectPort::Number),
+        Some(Port::DerivePort(value)) => match Selection::try_from(value) {
+            Ok(Selection::FromProtocolDefault) => RedirectPort::ProtocolDefault,
+            Ok(Selection::FromRequestPort) => RedirectPort::Request,
+            Err(error) => {
+                at.field("derivePort").error(error);
+                RedirectPort::Unchanged
+            }
+        },
+    };
+    let path = match (
+        uri.strip_prefix("%PREFIX()%"),
+        uri.is_empty(),
+        prefix_rewrite.is_empty(),
+    ) {
+        (Some(rest), ..) => Some(RedirectPath::ReplacePrefix(rest.into())),
+        (None, false, _) => Some(RedirectPath::Full(uri.into())),
+        (None, true, false) => Some(RedirectPath::ReplacePrefix(prefix_rewrite.into())),
+        (None, true, true) => None,
+    };
+    Redirect {
+        path,
+        authority: optional(authority),
+        scheme: optional(scheme),
+        port,
+        code,
+    }
+}
+
+fn direct_response_of(message: pb::HttpDirectResponse, at: At<'_>) -> Option<DirectResponse> {
+    let pb::HttpDirectResponse { status, body } = message;
+    let body = match body.and_then(|pb::HttpBody { specifier }| specifier) {
+        None => ResponseBody::Empty,
+        Some(pb::http_body::Specifier::String(text)) => ResponseBody::Text(text.into()),
+        Some(pb::http_body::Specifier::Bytes(bytes)) => ResponseBody::Bytes(bytes.into()),
+    };
+    let length = match &body {
+        ResponseBody::Empty => 0,
+        ResponseBody::Text(text) => text.len(),
+        ResponseBody::Bytes(bytes) => bytes.len(),
+    };
+    if length > 1 << 20 {
+        at.field("body")
+            .error("the body is larger than 1 MiB: serve it from a service");
+    }
+    let status = status_of(i64::from(status), at.field("status"))?;
+    Some(DirectResponse { status, body })
+}

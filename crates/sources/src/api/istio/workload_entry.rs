@@ -1,0 +1,106 @@
+//! `WorkloadEntry` → [`Workload`]; also the form of a ServiceEntry's inline endpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weft_model::{
+    EndpointAddress, Health, Hostname, Labels, Locality, PortNumber, Weight, Workload,
+};
+
+use super::message as pb;
+use crate::check::{At, Context, optional};
+
+/// What an address may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// An IP address or a Unix socket.
+    Static,
+    /// A name or an IP address.
+    Dns,
+    /// Any of them: the ServiceEntry that selects the workload decides.
+    Any,
+}
+
+pub(crate) fn convert(
+    message: pb::WorkloadEntry,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<Workload> {
+    workload(message, Wanted::Any, context, at)
+}
+
+pub(super) fn workload(
+    message: pb::WorkloadEntry,
+    wanted: Wanted,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<Workload> {
+    let pb::WorkloadEntry {
+        address,
+        ports,
+        labels,
+        network,
+        locality,
+        weight,
+        service_account,
+    } = message;
+    let numbers = at.field("ports");
+    let named: BTreeMap<Arc<str>, PortNumber> = ports
+        .iter()
+        .filter_map(|(name, number)| Some((name.as_str().into(), numbers.key(name).port(*number)?)))
+        .collect();
+    let labels: Labels = at.field("labels").labels(labels);
+    let address = endpoint_address(&address, wanted, !ports.is_empty(), at.field("address"))?;
+    Some(Workload {
+        origin: context.origin.clone(),
+        addresses: vec![address],
+        labels,
+        ports: named,
+        service_account: optional(service_account),
+        locality: Locality::parse(&locality),
+        network: network.into(),
+        weight: Weight(weight.max(1)),
+        health: Health::Healthy,
+        node: None,
+        hostname: None,
+    })
+}
+
+fn endpoint_address(
+    text: &str,
+    wanted: Wanted,
+    has_ports: bool,
+    at: At<'_>,
+) -> Option<EndpointAddress> {
+    if text.is_empty() {
+        at.error("there is no address: write an IP address or a host name");
+        return None;
+    }
+    if let Some(path) = text.strip_prefix("unix://") {
+        if wanted == Wanted::Dns {
+            at.error("a Unix socket needs resolution STATIC");
+        } else if has_ports {
+            at.error("a Unix socket has no ports: remove them");
+        } else if !path.starts_with(['/', '@']) || path.len() < 2 || path.contains('\0') {
+            at.error("the path of a Unix socket must be absolute, or start with '@'");
+        } else {
+            return Some(EndpointAddress::Unix(path.into()));
+        }
+        return None;
+    }
+    if let Ok(ip) = text.parse() {
+        return Some(EndpointAddress::Ip(ip));
+    }
+    if wanted == Wanted::Static {
+        at.error(format_args!(
+            "\"{text}\" is no IP address: use one, or resolution DNS for names"
+        ));
+        return None;
+    }
+    let name = at.ok(Hostname::parse(text))?;
+    if name.is_wildcard() {
+        at.error("a wildcard is no address: write a full name");
+        return None;
+    }
+    Some(EndpointAddress::Dns(name.as_str().into()))
+}

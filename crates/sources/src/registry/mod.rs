@@ -1,0 +1,8 @@
+//! Where objects are found. Today: a directory of files.
+
+pub(crate) mod assemble;
+mod endpoints;
+pub mod file;
+mod index;
+mod scan;
+pub mod store;

@@ -1,0 +1,463 @@
+//! Files as a registry, without I/O: text in, changes of the mesh out. Decides which file an
+//! object belongs to, and keeps the last good form of each.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use weft_model::{MeshSettings, Object, ObjectRef};
+use weft_proto::Problem;
+
+use super::assemble::Assembly;
+use super::scan;
+use crate::Change;
+use crate::document::{self, ReadFile};
+use crate::piece::{Outcome, Piece};
+
+/// What became of an object, or of a file if `object` is `None`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObjectStatus {
+    /// The file.
+    pub source: Arc<str>,
+    /// Where the object begins, from 1.
+    pub line: u32,
+    /// The object; `None` for parts of a file that could not be read.
+    pub object: Option<weft_proto::ObjectRef>,
+    /// What became of it.
+    pub state: ObjectState,
+    /// Why.
+    pub problems: Vec<Problem>,
+}
+
+/// What became of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ObjectState {
+    /// It is used.
+    Accepted,
+    /// It is used, but another object already defines one of its hosts, which counts there.
+    Conflicting,
+    /// Its kind is no part of a mesh.
+    Ignored,
+    /// It is wrong and was never right: it is not used.
+    Refused,
+    /// It is wrong now; the form that it had before is still used.
+    KeptLastGood,
+    /// Another file defines the same object and counts.
+    Shadowed,
+    /// It is gone, with its file or from it.
+    Removed,
+}
+
+/// What followed from new texts of files.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Update {
+    /// Objects that are different now, sorted by key.
+    pub changes: Vec<Change>,
+    /// Objects whose status is different now.
+    pub statuses: Vec<ObjectStatus>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: weft_proto::ObjectRef,
+    line: u32,
+    /// The last good form.
+    piece: Option<Piece>,
+    /// What is wrong with the present one.
+    problems: Vec<Problem>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    entries: BTreeMap<ObjectRef, Entry>,
+    /// Of parts that belong to no entry: unreadable ones, unsupported kinds, doubles.
+    loose: Vec<ObjectStatus>,
+}
+
+type StatusKey = (Arc<str>, Option<weft_proto::ObjectRef>, u32);
+
+/// All files and the mesh that they describe. The result depends only on the texts (and, for
+/// broken ones, on what was good before), never on the order in which files were applied.
+#[derive(Debug)]
+pub struct FileStore {
+    settings: MeshSettings,
+    files: BTreeMap<Arc<str>, File>,
+    /// Files that have an entry for an object; the first counts.
+    holders: HashMap<ObjectRef, BTreeSet<Arc<str>>>,
+    assembly: Assembly,
+    /// What was reported; problems of the whole in one place.
+    statuses: BTreeMap<StatusKey, ObjectStatus>,
+}
+
+impl FileStore {
+    /// An empty store.
+    pub fn new(settings: MeshSettings) -> Self {
+        Self {
+            settings,
+            files: BTreeMap::new(),
+            holders: HashMap::new(),
+            assembly: Assembly::default(),
+            statuses: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the new text of a file, or notes that it is gone. `path` names it in errors.
+    pub fn apply(&mut self, path: &str, text: Option<&str>) -> Update {
+        self.apply_all([(path, text.map(Ok))])
+    }
+
+    /// Takes many files at once. A file that is there but cannot be read as text comes with the
+    /// problem instead; all that it held before stays.
+    pub fn apply_all<'a>(
+        &mut self,
+        files: impl IntoIterator<Item = (&'a str, Option<Result<&'a str, Problem>>)>,
+    ) -> Update {
+        let mut touched_files = BTreeSet::new();
+        let mut touched = BTreeSet::new();
+        for (path, text) in files {
+            let source: Arc<str> = path.into();
+            match text {
+                Some(Ok(text)) => {
+                    let read = document::read_file(path, text, &self.settings);
+                    self.replace(&source, read, &mut touched);
+                }
+                Some(Err(problem)) => {
+                    let read = ReadFile {
+                        problems: vec![problem],
+                        ..ReadFile::default()
+                    };
+                    self.replace(&source, read, &mut touched);
+                }
+                None => self.forget(&source, &mut touched),
+            }
+            touched_files.insert(source);
+        }
+        for origin in &touched {
+            let piece = self
+                .winner(origin)
+                .and_then(|(_, entry)| entry.piece.clone());
+            self.assembly.set(origin, piece);
+            // Another file may count now.
+            touched_files.extend(self.holders.get(origin).into_iter().flatten().cloned());
+        }
+        let changes = self.assembly.drain();
+        Update {
+            changes,
+            statuses: self.report(touched_files),
+        }
+    }
+
+    /// Everything that is known now.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.assembly.objects()
+    }
+
+    /// The status of every object now.
+    pub fn statuses(&self) -> impl Iterator<Item = &ObjectStatus> {
+        self.statuses.values()
+    }
+
+    /// Whether a file holds anything.
+    pub(super) fn has_objects(&self, path: &str) -> bool {
+        self.files
+            .get(path)
+            .is_some_and(|file| !file.entries.is_empty())
+    }
+
+    fn replace(&mut self, source: &Arc<str>, read: ReadFile, touched: &mut BTreeSet<ObjectRef>) {
+        let mut old = self.files.remove(source).unwrap_or_default();
+        let mut new = File::default();
+        for document in read.documents {
+            let status = |state, problems| ObjectStatus {
+                source: source.clone(),
+                line: document.line,
+                object: document.name.clone(),
+                state,
+                problems,
+            };
+            let (origin, piece, problems) = match document.outcome {
+                Outcome::Piece(origin, piece) => (origin, Some(piece), Vec::new()),
+                Outcome::Refused(Some(origin), problems) => (origin, None, problems),
+                Outcome::Refused(None, problems) => {
+                    new.loose.push(status(ObjectState::Refused, problems));
+                    continue;
+                }
+                Outcome::Ignored => {
+                    new.loose.push(status(ObjectState::Ignored, Vec::new()));
+                    continue;
+                }
+            };
+            let Some(name) = document.name.clone() else {
+                continue;
+            };
+            if let Some(first) = new.entries.get(&origin) {
+                let text = format!(
+                    "the object is defined twice in this file; line {} counts: remove one of them",
+                    first.line
+                );
+                let problem = Problem {
+                    source: source.clone(),
+                    line: document.line,
+                    column: 1,
+                    object: Some(name),
+                    path: String::new(),
+                    message: text,
+                };
+                new.loose.push(status(ObjectState::Shadowed, vec![problem]));
+                continue;
+            }
+            // A refused object goes on in its last good form, if it has one.
+            let last_good = old.entries.remove(&origin).and_then(|entry| entry.piece);
+            let entry = Entry {
+                name,
+                line: document.line,
+                piece: piece.or(last_good),
+                problems,
+            };
+            new.entries.insert(origin, entry);
+        }
+        self.settle_broken(source, &mut old, &mut new, read.problems);
+        for origin in old.entries.keys() {
+            self.release(origin, source);
+        }
+        touched.extend(old.entries.into_keys());
+        for origin in new.entries.keys() {
+            self.holders
+                .entry(origin.clone())
+                .or_default()
+                .insert(source.clone());
+        }
+        touched.extend(new.entries.keys().cloned());
+        self.files.insert(source.clone(), new);
+    }
+
+    /// While a part of a file cannot be read, objects that are missing may be in that part: all
+    /// of them stay.
+    fn settle_broken(
+        &self,
+        source: &Arc<str>,
+        old: &mut File,
+        new: &mut File,
+        problems: Vec<Problem>,
+    ) {
+        if problems.is_empty() {
+            return;
+        }
+        for (origin, mut entry) in std::mem::take(&mut old.entries) {
+            let is_it = |problem: &&Problem| problem.object.as_ref() == Some(&entry.name);
+            entry.problems = problems.iter().filter(is_it).cloned().collect();
+            if entry.problems.is_empty() {
+                entry.problems.extend(problems.first().cloned());
+            }
+            if entry.piece.is_some() {
+                new.entries.insert(origin, entry);
+            } else {
+                old.entries.insert(origin, entry);
+            }
+        }
+        let line = problems.first().map_or(1, |problem| problem.line);
+        new.loose.push(ObjectStatus {
+            source: source.clone(),
+            line,
+            object: None,
+            state: ObjectState::Refused,
+            problems,
+        });
+    }
+
+    fn forget(&mut self, source: &Arc<str>, touched: &mut BTreeSet<ObjectRef>) {
+        let Some(file) = self.files.remove(source) else {
+            return;
+        };
+        for origin in file.entries.keys() {
+            self.release(origin, source);
+        }
+        touched.extend(file.entries.into_keys());
+    }
+
+    fn release(&mut self, origin: &ObjectRef, source: &Arc<str>) {
+        if let Some(files) = self.holders.get_mut(origin) {
+            files.remove(source);
+            if files.is_empty() {
+                self.holders.remove(origin);
+            }
+        }
+    }
+
+    /// The entry of an object that counts: of the first file, by name, that has a good form.
+    fn winner(&self, origin: &ObjectRef) -> Option<(&Arc<str>, &Entry)> {
+        let holders = self.holders.get(origin)?;
+        let entries = holders
+            .iter()
+            .filter_map(|source| Some((source, self.files.get(source)?.entries.get(origin)?)));
+        entries.into_iter().find(|(_, entry)| entry.piece.is_some())
+    }
+
+    /// Statuses of these files that are different from what was reported, and of all objects
+    /// whose hosts conflict.
+    fn report(&mut self, files: BTreeSet<Arc<str>>) -> Vec<ObjectStatus> {
+        let conflicts = self.conflicts();
+        let mut files = files;
+        for origin in conflicts.keys() {
+            files.extend(self.holders.get(origin).into_iter().flatten().cloned());
+        }
+        let conflicting = |status: &&ObjectStatus| status.state == ObjectState::Conflicting;
+        files.extend(
+            self.statuses
+                .values()
+                .filter(conflicting)
+                .map(|status| status.source.clone()),
+        );
+        let mut changed = Vec::new();
+        for source in files {
+            let now = self.statuses_of(&source, &conflicts);
+            let before: Vec<StatusKey> = self
+                .statuses
+                .range((source.clone(), None, 0)..)
+                .take_while(|((file, ..), _)| *file == source)
+                .map(|(key, _)| key.clone())
+                .collect();
+            let mut old: BTreeMap<StatusKey, ObjectStatus> = before
+                .into_iter()
+                .filter_map(|key| self.statuses.remove_entry(&key))
+                .collect();
+            for (key, status) in now {
+                let same = old.remove(&key).is_some_and(|old| is_same(&old, &status));
+                if !same {
+                    changed.push(status.clone());
+                }
+                self.statuses.insert(key, status);
+            }
+            changed.extend(
+                old.into_values()
+                    .filter(|status| status.object.is_some())
+                    .map(|old| ObjectStatus {
+                        state: ObjectState::Removed,
+                        problems: Vec::new(),
+                        ..old
+                    }),
+            );
+        }
+        changed
+    }
+
+    fn conflicts(&self) -> BTreeMap<ObjectRef, Vec<String>> {
+        let mut conflicts: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
+        for conflict in self.assembly.conflicts() {
+            let text = format!(
+                "host \"{}\" is already defined by {}, which counts: remove it from one of them",
+                conflict.host.hostname, conflict.winner
+            );
+            conflicts.entry(conflict.loser).or_default().push(text);
+        }
+        conflicts
+    }
+
+    fn statuses_of(
+        &self,
+        source: &Arc<str>,
+        conflicts: &BTreeMap<ObjectRef, Vec<String>>,
+    ) -> BTreeMap<StatusKey, ObjectStatus> {
+        let Some(file) = self.files.get(source) else {
+            return BTreeMap::new();
+        };
+        let mut found = BTreeMap::new();
+        for (origin, entry) in &file.entries {
+            let problem = |message: String| Problem {
+                source: source.clone(),
+                line: entry.line,
+                column: 1,
+                object: Some(entry.name.clone()),
+                path: String::new(),
+                message,
+            };
+            let winner = self.winner(origin).map(|(file, _)| file);
+            let mut problems = entry.problems.clone();
+            let state = match (&entry.piece, problems.is_empty(), winner) {
+                (None, ..) => ObjectState::Refused,
+                (Some(_), _, Some(file)) if file != source => {
+                    problems.push(problem(format!(
+                        "the object is also defined in {file}, which counts: remove one of them"
+                    )));
+                    ObjectState::Shadowed
+                }
+                (Some(_), false, _) => ObjectState::KeptLastGood,
+                (Some(_), true, _) => match conflicts.get(origin) {
+                    Some(texts) => {
+                        problems.extend(texts.iter().cloned().map(problem));
+                        ObjectState::Conflicting
+                    }
+                    None => ObjectState::Accepted,
+                },
+            };
+            let status = ObjectStatus {
+                source: source.clone(),
+                line: entry.line,
+                object: Some(entry.name.clone()),
+                state,
+                problems,
+            };
+            found.insert((source.clone(), Some(entry.name.clone()), 0), status);
+        }
+        for status in &file.loose {
+            found.insert(
+                (source.clone(), status.object.clone(), status.line),
+                status.clone(),
+            );
+        }
+        found
+    }
+}
+
+/// Whether two statuses say the same; an object that merely moved within its file does.
+fn is_same(old: &ObjectStatus, new: &ObjectStatus) -> bool {
+    old.state == new.state && old.problems == new.problems && old.object == new.object
+}
+
+/// What some files hold.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The mesh.
+    pub objects: Vec<Object>,
+    /// Everything that is wrong, in the order of files and lines.
+    pub problems: Vec<Problem>,
+    /// The status of every object.
+    pub statuses: Vec<ObjectStatus>,
+}
+
+/// Reads files and directories once, as `weft validate` does. Files are named in errors as they
+/// were reached from `paths`.
+pub fn load_once(paths: &[PathBuf], settings: &MeshSettings) -> Loaded {
+    let mut store = FileStore::new(settings.clone());
+    let mut problems = Vec::new();
+    for path in paths {
+        problems.extend(load_path(path, &mut store));
+    }
+    let statuses: Vec<ObjectStatus> = store.statuses().cloned().collect();
+    problems.extend(
+        statuses
+            .iter()
+            .flat_map(|status| status.problems.iter().cloned()),
+    );
+    problems.sort_by(|a, b| (&a.source, a.line, a.column).cmp(&(&b.source, b.line, b.column)));
+    Loaded {
+        objects: store.objects().cloned().collect(),
+        problems,
+        statuses,
+    }
+}
+
+fn load_path(path: &Path, store: &mut FileStore) -> Vec<Problem> {
+    let (files, mut problems) = scan::list(path);
+    for file in files.keys() {
+        let name = file.display().to_string();
+        match scan::read(file) {
+            Ok(bytes) => {
+                let text = weft_proto::document::decode_text(&name, &bytes).map_err(|e| *e);
+                store.apply_all([(name.as_str(), Some(text))]);
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    problems
+}
