@@ -1,1 +1,65 @@
-//! See ARCHITECTURE.md.
+//! Envoy's protobuf configuration → validated, immutable structures that the data plane runs on.
+//!
+//! Every message is destructured field by field: a field is used, refused with its path, or
+//! noted against the table in [`ignored`]. This crate never does I/O: files, environment and
+//! clocks belong to its callers, which hand in a [`Context`] and read [`DataSource`]s themselves.
+
+#![allow(deprecated, reason = "exhaustive destructuring names deprecated fields too, and Istio still emits some")]
+
+#[macro_use]
+mod pass;
+
+pub mod access_log;
+pub mod address;
+pub mod bootstrap;
+pub mod cluster;
+pub mod data_source;
+pub mod endpoint;
+pub mod error;
+pub mod extension;
+pub mod filter_chain;
+pub mod format;
+pub mod fraction;
+pub mod header_ops;
+pub mod http_filter;
+pub mod http_manager;
+pub mod http_options;
+pub mod ignored;
+pub mod listener;
+pub mod matching;
+pub mod route;
+pub mod secret;
+pub mod tcp_proxy;
+pub mod tls;
+
+pub use access_log::{AccessLog, LogFilter, LogSink};
+pub use address::{Address, CidrRange};
+pub use bootstrap::{Admin, AdsConfig, AdsTransport, Bootstrap, Node};
+pub use cluster::{Cluster, Discovery, LbPolicy, Transport, UpstreamProtocol};
+pub use data_source::DataSource;
+pub use endpoint::{Endpoint, Health, LoadAssignment, Locality, LocalityEndpoints};
+pub use error::{ConfigError, Loaded, Problem};
+pub use filter_chain::{ConnectionInfo, FilterChain, FilterChains, NetworkFilter};
+pub use format::{Field, Format, FormatSource, JsonFormat, LogFormat, Pseudo, Value};
+pub use fraction::Fraction;
+pub use header_ops::HeaderOps;
+pub use http_filter::{Fault, HttpFilter, HttpFilterConfig};
+pub use http_manager::{HttpManager, RouteSource};
+pub use ignored::IgnoredField;
+pub use listener::Listener;
+pub use pass::Context;
+pub use route::{
+    Forward, Redirect, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
+};
+pub use secret::Secret;
+pub use tcp_proxy::TcpProxy;
+pub use tls::{DownstreamTls, UpstreamTls};
+
+/// Envoy's messages as this crate sees them.
+pub(crate) mod pb {
+    pub(crate) use envoy_types::pb::envoy::config::core::v3 as core;
+    pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+    pub(crate) use envoy_types::pb::envoy::r#type::v3 as typ;
+    pub(crate) use envoy_types::pb::envoy::{config, extensions};
+    pub(crate) use envoy_types::pb::google::protobuf as google;
+}

@@ -1,0 +1,11 @@
+//! Matchers of strings, headers, query parameters and cookies, with Envoy's semantics.
+//! They look at what they are given and know no route.
+
+mod convert;
+mod header;
+mod text;
+
+pub(crate) use convert::{header_matcher, query_matcher, cookie_matcher, regex_matcher, regex_substitution, string_matcher};
+pub use header::{CookieMatch, HeaderCondition, HeaderKey, HeaderMatch, QueryCondition, QueryMatch, cookie, query_parameter};
+pub(crate) use header::joined;
+pub use text::{RegexMatch, RegexSubstitution, StringMatch};
