@@ -78,15 +78,18 @@ impl TypeView {
             let all = chunks.iter().rev().flat_map(|c| c.iter().rev());
             ResourceSet::new(type_url.clone(), all.map(|e| e.resource.clone()))
         };
-        let set = match previous {
-            Some(before) if before.chunks.len() == chunks.len() => {
-                match changes(&before.chunks, &chunks) {
-                    Some((changed, removed)) => before.set.update(changed, &removed),
-                    None => whole(),
-                }
-            }
-            _ => whole(),
-        };
+        let count = |chunks: &[Chunk]| chunks.iter().map(|c| c.len()).sum::<usize>();
+        // With a name in two chunks, differences of chunks say nothing about the set.
+        let unique = |view: &&Self| count(&view.chunks) == view.set.len();
+        let set = previous
+            .filter(|before| before.chunks.len() == chunks.len())
+            .filter(unique)
+            .and_then(|before| {
+                let (changed, removed) = changes(&before.chunks, &chunks)?;
+                let set = before.set.update(changed, &removed);
+                (set.len() == count(&chunks)).then_some(set)
+            })
+            .unwrap_or_else(whole);
         Self { chunks: chunks.into(), set }
     }
 
@@ -148,6 +151,7 @@ mod tests {
             vec![chunk(&[("b", 1)]), chunk(&[("c", 1), ("a", 1)])],
             vec![chunk(&[]), chunk(&[("a", 3)])],
             vec![chunk(&[("z", 1)])],
+            vec![chunk(&[("a", 1), ("b", 1)]), chunk(&[("c", 1), ("b", 2)])],
         ] {
             let built = TypeView::build(&TypeUrl::CLUSTER, after.clone(), Some(&before));
             assert_eq!(built, TypeView::build(&TypeUrl::CLUSTER, after, None));

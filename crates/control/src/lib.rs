@@ -2,6 +2,7 @@
 pub mod emit;
 pub mod engine;
 mod generate;
+mod graph;
 pub mod node;
 mod pb;
 mod wire;

@@ -217,7 +217,7 @@ impl<R: Recipe> Engine<R> {
     fn recompute(&mut self, id: SlotId) {
         let key = self.slots.get(id).key.clone();
         let recipe = Arc::clone(&self.recipe);
-        let mut cx = Reads { engine: self, rank: R::rank(&key), reads: Vec::new() };
+        let mut cx = Reads { engine: self, node: id, rank: R::rank(&key), reads: Vec::new() };
         let value = recipe.compute(&key, &mut cx);
         let mut reads = cx.reads;
         reads.sort_unstable();
@@ -297,11 +297,18 @@ impl<R: Recipe> Engine<R> {
 /// The only way a node sees the world; every call is recorded as a dependency.
 pub struct Reads<'e, R: Recipe> {
     engine: &'e mut Engine<R>,
+    node: SlotId,
     rank: u8,
     reads: Vec<SlotId>,
 }
 
 impl<R: Recipe> Reads<'_, R> {
+    /// What this node was before. For sharing parts that did not change, and for keeping the last
+    /// good form of what has become invalid; otherwise the result must not depend on it.
+    pub fn previous(&self) -> Option<R::Value> {
+        self.engine.slots.get(self.node).value.clone()
+    }
+
     /// Reads a source or a derived node of a lower rank. `None` is a source that is not set;
     /// that miss is recorded too, so that setting it later wakes the reader.
     pub fn get(&mut self, key: &R::Key) -> Option<R::Value> {

@@ -1,0 +1,218 @@
+//! Listeners and routes of gateway classes. Must never know sidecars.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use weft_model::{Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
+use weft_xds::TypeUrl;
+
+use super::hosts::merged;
+use super::key::{GatewayClass, GatewayHost};
+use super::value::{GatewayHosts, HostChunk, HostField, RuleIndex, Value};
+use super::{Cx, Key, Shard, read};
+use crate::emit::{Emitted, TypeView, origins};
+use crate::generate::gateways::{self, BoundServer, GatewayPort};
+use crate::generate::virtual_hosts::{self, Style};
+use crate::generate::{names, routes};
+
+/// The servers that select a gateway class, grouped by port.
+pub(super) fn ports(cx: &mut Cx<'_, '_>, class: &GatewayClass) -> Value {
+    let all = cx.gateways();
+    let mut mine: Vec<Arc<Gateway>> =
+        all.iter().filter(|g| g.selector.selects(&class.reader.labels)).cloned().collect();
+    mine.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
+    Value::GatewayPorts(Arc::new(gateways::merge(&mine, &class.target_ports)))
+}
+
+fn read_ports(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Arc<super::value::GatewayPorts> {
+    read!(cx, Key::GatewayPorts(Arc::clone(class)), GatewayPorts).unwrap_or_default()
+}
+
+/// The servers behind a route configuration, and the port they are bound to.
+fn servers<'a>(ports: &'a super::value::GatewayPorts, route: &str) -> Option<(&'a GatewayPort, &'a [BoundServer])> {
+    ports.values().find_map(|port| Some((port, port.routes.get(route)?.as_slice())))
+}
+
+fn reference(gateway: &Gateway) -> GatewayRef {
+    let origin = &gateway.meta.origin;
+    GatewayRef::Named { namespace: origin.namespace.clone(), name: Arc::clone(&origin.name) }
+}
+
+/// What a server host and a rule host both mean, if the rule may speak for the server.
+fn shared_host(server: &ScopedHost, rule_host: &Hostname, rule: &ObjectRef) -> Option<Hostname> {
+    let within = match &server.scope {
+        HostScope::Any => true,
+        HostScope::Nothing => false,
+        HostScope::Namespace(namespace) => *namespace == rule.namespace,
+    };
+    within.then(|| server.host.intersection(rule_host)).flatten()
+}
+
+/// The hosts of a shard that a route configuration serves, each with its rules.
+pub(super) fn hosts(
+    cx: &mut Cx<'_, '_>,
+    class: &Arc<GatewayClass>,
+    route: &str,
+    shard: Shard,
+) -> Value {
+    let ports = read_ports(cx, class);
+    let mut out = GatewayHosts::new();
+    let Some((_, servers)) = servers(&ports, route) else {
+        return Value::GatewayHosts(Arc::new(out));
+    };
+    let namespace = &class.reader.scope.namespace;
+    for bound in servers {
+        let (server, gateway) = (bound.server(), reference(&bound.gateway));
+        let mut found: Vec<(Hostname, ObjectRef)> = Vec::new();
+        let exact = cx.rules(&Key::RuleIndex(gateway.clone(), shard));
+        let wildcards = cx.rules(&Key::WildcardRules(gateway));
+        let mut collect = |index: &RuleIndex| {
+            for (host, rules) in index {
+                for facts in rules.iter().filter(|f| f.export_to.allows(namespace)) {
+                    let both = server.hosts.iter().filter_map(|s| shared_host(s, host, &facts.origin));
+                    found.extend(both.map(|h| (h, facts.origin.clone())));
+                }
+            }
+        };
+        collect(&exact);
+        collect(&wildcards);
+        for (host, rule) in found.into_iter().filter(|(h, _)| Shard::of(h.as_str()) == shard) {
+            let entry = out.entry(host).or_default();
+            let pair = (bound.gateway.meta.origin.clone(), rule);
+            if !entry.1.contains(&pair) {
+                entry.1.push(pair);
+            }
+            entry.0 |= server.https_redirect;
+        }
+        if server.https_redirect {
+            let here = server.hosts.iter().filter(|h| h.scope != HostScope::Nothing);
+            for host in here.filter(|h| Shard::of(h.host.as_str()) == shard) {
+                out.entry(host.host.clone()).or_default().0 = true;
+            }
+        }
+    }
+    Value::GatewayHosts(Arc::new(out))
+}
+
+/// One virtual host: the routes of its rules in order, those that match everything last.
+pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
+    let reader = &key.reader;
+    let mut encoded = Vec::new();
+    let mut catch_all = Vec::new();
+    let mut from = Vec::new();
+    for (gateway, rule) in &key.rules {
+        from.push(gateway.clone());
+        let Some(rule) = cx.virtual_service(rule) else { continue };
+        from.push(rule.meta.origin.clone());
+        let bound = GatewayRef::Named {
+            namespace: gateway.namespace.clone(),
+            name: Arc::clone(&gateway.name),
+        };
+        let to = routes::Reader {
+            namespace: &reader.scope.namespace,
+            labels: &reader.labels,
+            gateway: &bound,
+            port: key.port,
+            tls: key.tls,
+            grpc: false,
+        };
+        let mut lookup = |name: &Hostname| cx.visible_service(&reader.scope, name);
+        let mut routes = routes::of_rule(&rule, &to, &mut lookup);
+        if routes.catch_all {
+            catch_all.extend(routes.routes.pop());
+        }
+        encoded.extend(routes.routes);
+    }
+    encoded.extend(catch_all);
+    if encoded.is_empty() && !key.redirect {
+        return Value::Host(None);
+    }
+    let name = names::host_port(key.host.as_str(), key.port.get());
+    let domains = vec![names::domain(key.host.as_str())];
+    let shell = virtual_hosts::shell(name, domains, key.redirect);
+    Value::Host(Some(HostField {
+        bytes: virtual_hosts::field(&shell, &encoded),
+        origins: origins(from),
+    }))
+}
+
+pub(super) fn host_chunk(
+    cx: &mut Cx<'_, '_>,
+    class: &Arc<GatewayClass>,
+    route: &Arc<str>,
+    shard: Shard,
+) -> Value {
+    let ports = read_ports(cx, class);
+    let key = Key::GatewayHosts(Arc::clone(class), Arc::clone(route), shard);
+    let hosts = read!(cx, key, GatewayHosts).unwrap_or_default();
+    let mut bytes = BytesMut::new();
+    let mut from = Vec::new();
+    if let Some((_, servers)) = servers(&ports, route)
+        && let Some(first) = servers.first()
+    {
+        for (host, (redirect, rules)) in hosts.iter() {
+            let key = Key::GatewayHost(Arc::new(GatewayHost {
+                reader: Arc::clone(&class.reader),
+                host: host.clone(),
+                port: first.server().port,
+                tls: first.server().tls.is_some(),
+                redirect: *redirect,
+                rules: rules.clone(),
+            }));
+            if let Some(Some(field)) = read!(cx, key, Host) {
+                bytes.extend_from_slice(&field.bytes);
+                from.push(field.origins);
+            }
+        }
+    }
+    Value::Hosts(Arc::new(HostChunk { bytes: bytes.freeze(), origins: from }))
+}
+
+/// A route configuration of a gateway.
+pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<str>) -> Value {
+    let ports = read_ports(cx, class);
+    let Some((port, _)) = servers(&ports, route) else { return Value::Chunk(Arc::new([])) };
+    let chunks: Vec<Arc<HostChunk>> = Shard::all()
+        .filter_map(|shard| {
+            let key = Key::GatewayHostChunk(Arc::clone(class), Arc::clone(route), shard);
+            read!(cx, key, Hosts)
+        })
+        .collect();
+    let black_hole = virtual_hosts::gateway_black_hole(port.bound);
+    let empty = chunks.iter().all(|c| c.bytes.is_empty());
+    let pieces = chunks.iter().map(|c| &c.bytes).chain(empty.then_some(&black_hole));
+    let resource = virtual_hosts::configuration(route, Style::IgnorePorts, pieces);
+    Value::Chunk(Arc::new([Emitted { resource, origins: merged(&chunks) }]))
+}
+
+pub(super) fn listener_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
+    let mesh = cx.mesh();
+    let ports = read_ports(cx, class);
+    let wildcard = if class.v6 { "::" } else { "0.0.0.0" };
+    let listeners = ports.values().map(|port| gateways::listener(&mesh, port, wildcard)).collect();
+    type_view(cx, &TypeUrl::LISTENER, vec![listeners])
+}
+
+pub(super) fn route_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
+    let ports = read_ports(cx, class);
+    let names: BTreeMap<&Arc<str>, ()> =
+        ports.values().flat_map(|p| p.routes.keys()).map(|name| (name, ())).collect();
+    let chunks = names
+        .keys()
+        .map(|name| cx.chunk(&Key::GatewayRoute(Arc::clone(class), Arc::clone(name))))
+        .collect();
+    type_view(cx, &TypeUrl::ROUTE, chunks)
+}
+
+pub(super) fn type_view(
+    cx: &Cx<'_, '_>,
+    type_url: &TypeUrl,
+    chunks: Vec<crate::emit::Chunk>,
+) -> Value {
+    let previous = match cx.previous() {
+        Some(Value::TypeView(previous)) => Some(previous),
+        _ => None,
+    };
+    Value::TypeView(Arc::new(TypeView::build(type_url, chunks, previous.as_deref())))
+}

@@ -1,0 +1,286 @@
+//! Virtual hosts and route configurations of sidecars and gRPC clients. Must never know
+//! listeners, only which ports have routes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use weft_model::{Hostname, ObjectRef, PortNumber, Service, ServiceKey};
+use weft_xds::Resource;
+
+use super::key::{HostForm, HostTarget, OutboundHost, Reader, RouteName};
+use super::value::{HostChunk, HostField, HostRules, Value};
+use super::{Cx, Key, Shard, outbound, read};
+use crate::emit::{Emitted, Origins, origins};
+use crate::generate::virtual_hosts::{self, Style};
+use crate::generate::{clusters, names, routes};
+
+fn host_rules(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard) -> Arc<HostRules> {
+    read!(cx, Key::HostRules(Arc::clone(&reader.scope), shard), HostRules).unwrap_or_default()
+}
+
+/// One virtual host. Nothing if the service is gone or no route of the rule concerns the reader.
+pub(super) fn outbound_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Value {
+    Value::Host(build_host(cx, host))
+}
+
+fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
+    let reader = &host.reader;
+    let service = match &host.target {
+        HostTarget::Service(key) => Some(cx.service(key)?),
+        HostTarget::Free(_) => None,
+    };
+    let hostname = match &host.target {
+        HostTarget::Service(key) => &key.hostname,
+        HostTarget::Free(hostname) => hostname,
+    };
+    let rule = match &host.rule {
+        Some(origin) => cx.virtual_service(origin),
+        None => None,
+    };
+    let grpc = host.form == HostForm::Grpc;
+    let mut encoded = rule.as_ref().map(|rule| {
+        let to = routes::Reader {
+            namespace: &reader.scope.namespace,
+            labels: &reader.labels,
+            gateway: &weft_model::GatewayRef::Mesh,
+            port: host.port,
+            tls: false,
+            grpc,
+        };
+        routes::of_rule(rule, &to, &mut |name| cx.visible_service(&reader.scope, name)).routes
+    });
+    // A rule of which nothing concerns the caller leaves the service as it is.
+    if encoded.as_ref().is_none_or(Vec::is_empty) {
+        service.as_ref()?;
+        let cluster = clusters::destination(hostname, None, Some(host.port), None, host.port);
+        encoded = Some(vec![routes::default_for(cluster, host.port, hostname, grpc)]);
+    }
+    let domains = domains(cx, host, hostname, service.as_deref());
+    if domains.is_empty() {
+        return None;
+    }
+    let name = names::host_port(hostname.as_str(), host.port.get());
+    let mut shell = virtual_hosts::shell(name, domains, false);
+    shell.include_request_attempt_count = !grpc;
+    let from = service.map(|s| s.origin.clone()).into_iter();
+    Some(HostField {
+        bytes: virtual_hosts::field(&shell, &encoded.unwrap_or_default()),
+        origins: origins(from.chain(rule.map(|r| r.meta.origin.clone()))),
+    })
+}
+
+/// The domains of a virtual host. None may occur twice in a route configuration, or Envoy refuses
+/// all of it: a short name or address is left to the host that is called just so.
+fn domains(
+    cx: &mut Cx<'_, '_>,
+    host: &OutboundHost,
+    hostname: &Hostname,
+    service: Option<&Service>,
+) -> Vec<String> {
+    if host.form == HostForm::Only {
+        return vec!["*".to_owned()];
+    }
+    let mut bare = vec![names::domain(hostname.as_str())];
+    if let (Some(service), HostTarget::Service(key)) = (service, &host.target) {
+        let short = names::alternatives(hostname.as_str(), &host.reader.dns_domain);
+        bare.extend(short.into_iter().filter(|name| !is_taken(cx, &host.reader, name)));
+        if host.form != HostForm::Grpc {
+            let own: Vec<IpAddr> =
+                service.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip).collect();
+            for ip in own {
+                let free = !is_taken(cx, &host.reader, &ip.to_string());
+                if free && outbound::owns_address(cx, &host.reader.scope, ip, host.port, key) {
+                    bare.push(names::domain(&ip.to_string()));
+                }
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    bare.retain(|domain| seen.insert(domain.clone()));
+    let port = host.port.get();
+    let with_port = |domain: &String| format!("{domain}:{port}");
+    match host.form {
+        HostForm::Shared | HostForm::Only => bare,
+        // Wildcards with a port are no domains to Envoy.
+        HostForm::HttpProxy if port == 80 || hostname.is_wildcard() => {
+            let ported: Vec<String> =
+                bare.iter().filter(|d| !d.starts_with('*')).map(with_port).collect();
+            if port == 80 { bare.into_iter().chain(ported).collect() } else { ported }
+        }
+        HostForm::HttpProxy => bare.iter().map(with_port).collect(),
+        HostForm::Grpc => {
+            let ported: Vec<String> = bare.iter().map(with_port).collect();
+            bare.into_iter().chain(ported).collect()
+        }
+    }
+}
+
+/// Whether a name that was made up from another one is the full name of a host.
+fn is_taken(cx: &mut Cx<'_, '_>, reader: &Reader, name: &str) -> bool {
+    let Ok(name) = Hostname::parse(name.trim_end_matches('.')) else { return false };
+    let shard = Shard::of(name.as_str());
+    // `a.b.` is the same host as `a.b`, and its own.
+    let rules = host_rules_of_name(cx, reader, shard, &name);
+    rules && !name.as_str().is_empty()
+}
+
+fn host_rules_of_name(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard, name: &Hostname) -> bool {
+    cx.visible(&reader.scope, shard).contains_key(name) || cx.mesh_rules(shard).contains_key(name)
+}
+
+fn append(cx: &mut Cx<'_, '_>, host: OutboundHost, bytes: &mut BytesMut, from: &mut Vec<Origins>) {
+    if let Some(Some(field)) = read!(cx, Key::OutboundHost(Arc::new(host)), Host) {
+        bytes.extend_from_slice(&field.bytes);
+        from.push(field.origins);
+    }
+}
+
+/// The virtual hosts of a shard for one route configuration, concatenated.
+pub(super) fn host_chunk(
+    cx: &mut Cx<'_, '_>,
+    reader: &Arc<Reader>,
+    name: RouteName,
+    shard: Shard,
+) -> Value {
+    let rules = host_rules(cx, reader, shard);
+    let (mut bytes, mut from) = (BytesMut::new(), Vec::new());
+    let form = match name {
+        RouteName::Port(_) => HostForm::Shared,
+        RouteName::HttpProxy => HostForm::HttpProxy,
+    };
+    let mut add = |cx: &mut Cx<'_, '_>, target, port, rule| {
+        let host = OutboundHost { reader: Arc::clone(reader), target, port, rule, form };
+        append(cx, host, &mut bytes, &mut from);
+    };
+    for (key, rule) in &rules.services {
+        for port in service_ports(cx, key, name) {
+            add(cx, HostTarget::Service(key.clone()), port, rule.clone());
+        }
+    }
+    if let (true, Some(port)) = (serves_free_hosts(name), http_port()) {
+        for (host, rule) in &rules.free {
+            add(cx, HostTarget::Free(host.clone()), port, Some(rule.clone()));
+        }
+    }
+    Value::Hosts(Arc::new(HostChunk { bytes: bytes.freeze(), origins: from }))
+}
+
+fn http_port() -> Option<PortNumber> {
+    PortNumber::new(80).ok()
+}
+
+/// Hosts that only rules know are reachable on port 80, as in Istio.
+fn serves_free_hosts(name: RouteName) -> bool {
+    match name {
+        RouteName::Port(port) => port.get() == 80,
+        RouteName::HttpProxy => true,
+    }
+}
+
+fn service_ports(cx: &mut Cx<'_, '_>, key: &ServiceKey, name: RouteName) -> Vec<PortNumber> {
+    let Some(service) = cx.service(key) else { return Vec::new() };
+    let routed = service.ports.iter().filter(|p| match name {
+        RouteName::Port(port) => p.number == port && outbound::has_shared_route(&service, p),
+        RouteName::HttpProxy => p.protocol.is_http() || p.protocol.is_sniffed(),
+    });
+    routed.map(|p| p.number).collect()
+}
+
+/// A route configuration of a sidecar. `allow`: unknown hosts go where they were meant.
+pub(super) fn outbound_route(
+    cx: &mut Cx<'_, '_>,
+    reader: &Arc<Reader>,
+    name: RouteName,
+    allow: bool,
+) -> Value {
+    let shards: Vec<Shard> = match name {
+        RouteName::Port(port) if !serves_free_hosts(name) => {
+            let ports = read!(cx, Key::WildcardPorts(Arc::clone(&reader.scope)), WildcardPorts);
+            let entry = ports.as_ref().and_then(|p| p.get(&port));
+            entry.map(|e| e.http.iter().copied().collect()).unwrap_or_default()
+        }
+        _ => Shard::all().collect(),
+    };
+    let chunks: Vec<Arc<HostChunk>> = shards
+        .into_iter()
+        .filter_map(|shard| read!(cx, Key::HostChunk(Arc::clone(reader), name, shard), Hosts))
+        .collect();
+    let last = virtual_hosts::catch_all(allow);
+    let (text, style) = match name {
+        RouteName::Port(port) => (port.to_string(), Style::IgnorePorts),
+        RouteName::HttpProxy => (names::HTTP_PROXY.to_owned(), Style::WithPorts),
+    };
+    let pieces = chunks.iter().map(|c| &c.bytes).chain([&last]);
+    let resource = virtual_hosts::configuration(&text, style, pieces);
+    Value::Chunk(Arc::new([Emitted { resource, origins: merged(&chunks) }]))
+}
+
+/// Origins of a rope, joined only when somebody asks would be better still; sorting ten thousand
+/// pointers is cheap beside hashing their bytes.
+pub(super) fn merged(chunks: &[Arc<HostChunk>]) -> Origins {
+    origins(chunks.iter().flat_map(|c| &c.origins).flat_map(|o| o.iter().cloned()))
+}
+
+fn single(
+    cx: &mut Cx<'_, '_>,
+    route: &str,
+    style: Style,
+    host: OutboundHost,
+    last: Option<&Bytes>,
+) -> Option<Emitted> {
+    let field = read!(cx, Key::OutboundHost(Arc::new(host)), Host).flatten()?;
+    let pieces = std::iter::once(&field.bytes).chain(last);
+    let resource: Resource = virtual_hosts::configuration(route, style, pieces);
+    Some(Emitted { resource, origins: field.origins })
+}
+
+fn each_port(
+    cx: &mut Cx<'_, '_>,
+    reader: &Arc<Reader>,
+    shard: Shard,
+    mut make: impl FnMut(&mut Cx<'_, '_>, &Service, &ServiceKey, PortNumber, Option<&ObjectRef>) -> Option<Emitted>,
+) -> Value {
+    let rules = host_rules(cx, reader, shard);
+    let mut out = Vec::new();
+    for (key, rule) in &rules.services {
+        let Some(service) = cx.service(key) else { continue };
+        for port in &service.ports {
+            out.extend(make(cx, &service, key, port.number, rule.as_ref()));
+        }
+    }
+    Value::Chunk(out.into())
+}
+
+/// Route configurations of services whose protocol is sniffed on their own address.
+pub(super) fn sniffed_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, shard: Shard) -> Value {
+    each_port(cx, reader, shard, |cx, service, key, port, rule| {
+        if !outbound::has_sniffed_route(service, service.port(port)?) {
+            return None;
+        }
+        let host = OutboundHost {
+            reader: Arc::clone(reader),
+            target: HostTarget::Service(key.clone()),
+            port,
+            rule: rule.cloned(),
+            form: HostForm::Only,
+        };
+        single(cx, &outbound::sniffed_route(service, port), Style::IgnorePorts, host, None)
+    })
+}
+
+/// Route configurations of gRPC clients: one a service port.
+pub(super) fn grpc_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, shard: Shard) -> Value {
+    each_port(cx, reader, shard, |cx, service, key, port, rule| {
+        let host = OutboundHost {
+            reader: Arc::clone(reader),
+            target: HostTarget::Service(key.clone()),
+            port,
+            rule: rule.cloned(),
+            form: HostForm::Grpc,
+        };
+        let route = names::outbound(port, "", &service.hostname);
+        single(cx, &route, Style::Grpc, host, None)
+    })
+}

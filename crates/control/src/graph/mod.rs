@@ -1,0 +1,191 @@
+//! The mesh as a graph: from model objects to what each proxy is to have. This file says which
+//! function computes which key; the functions read only through [`Cx`], which records each read.
+//! Must never know connections.
+
+mod gateway;
+mod hosts;
+mod key;
+mod outbound;
+mod proxy;
+mod scope;
+mod value;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_model::{
+    DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, ObjectRef, Service,
+    ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+};
+
+pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
+pub use value::ProxyView;
+pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
+
+use crate::emit::Chunk;
+use crate::engine::{Reads, Recipe};
+use crate::node::ProxyKind;
+
+/// The recipe of the mesh.
+pub(crate) struct Mesh;
+
+impl Recipe for Mesh {
+    type Key = Key;
+    type Value = Value;
+
+    fn rank(key: &Key) -> u8 {
+        key.rank()
+    }
+
+    fn same(a: &Value, b: &Value) -> bool {
+        a == b
+    }
+
+    fn compute(&self, key: &Key, reads: &mut Reads<'_, Self>) -> Value {
+        let cx = &mut Cx(reads);
+        match key {
+            Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
+            Key::Destinations(scope, shard) => scope::destinations(cx, scope, *shard),
+            Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
+            Key::ServiceClusters(service, rule) => {
+                outbound::service_clusters(cx, service, rule.as_ref())
+            }
+            Key::ServiceEndpoints(service, rule) => {
+                outbound::service_endpoints(cx, service, rule.as_ref())
+            }
+            Key::GrpcClusters(service, rule) => outbound::grpc_clusters(cx, service, rule.as_ref()),
+            Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
+            Key::StandingClusters(kind) => outbound::standing_clusters(cx, *kind),
+            Key::ClusterChunk(scope, kind, shard) => {
+                outbound::cluster_chunk(cx, scope, *kind, *shard)
+            }
+            Key::EndpointChunk(scope, shard) => outbound::endpoint_chunk(cx, scope, *shard),
+            Key::GrpcListenerChunk(scope, domain, shard) => {
+                outbound::grpc_listener_chunk(cx, scope, domain, *shard)
+            }
+            Key::PortShard(scope, shard) => outbound::port_shard(cx, scope, *shard),
+            Key::WildcardPorts(scope) => outbound::wildcard_ports(cx, scope),
+            Key::VipListeners(scope, binding, shard) => {
+                outbound::vip_listeners(cx, scope, *binding, *shard)
+            }
+            Key::WildcardListener(scope, binding, port) => {
+                outbound::wildcard_listener(cx, scope, *binding, *port)
+            }
+            Key::OutboundHost(host) => hosts::outbound_host(cx, host),
+            Key::HostChunk(reader, name, shard) => hosts::host_chunk(cx, reader, *name, *shard),
+            Key::SniffedRoutes(reader, shard) => hosts::sniffed_routes(cx, reader, *shard),
+            Key::GrpcRoutes(reader, shard) => hosts::grpc_routes(cx, reader, *shard),
+            Key::OutboundRoute(reader, name, allow) => {
+                hosts::outbound_route(cx, reader, *name, *allow)
+            }
+            Key::GatewayPorts(class) => gateway::ports(cx, class),
+            Key::GatewayHosts(class, route, shard) => gateway::hosts(cx, class, route, *shard),
+            Key::GatewayHost(host) => gateway::host(cx, host),
+            Key::GatewayHostChunk(class, route, shard) => {
+                gateway::host_chunk(cx, class, route, *shard)
+            }
+            Key::GatewayRoute(class, route) => gateway::route(cx, class, route),
+            Key::GatewayListeners(class) => gateway::listener_view(cx, class),
+            Key::GatewayRoutes(class) => gateway::route_view(cx, class),
+            Key::ClusterView(scope, kind) => proxy::cluster_view(cx, scope, *kind),
+            Key::EndpointView(scope) => proxy::endpoint_view(cx, scope),
+            Key::OutboundListeners(scope, binding) => proxy::listener_view(cx, scope, *binding),
+            Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
+            Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
+            Key::GrpcRouteView(reader) => proxy::grpc_route_view(cx, reader),
+            Key::ProxyView(facts) => proxy::proxy_view(cx, facts),
+            source => unreachable!("{source:?} is a source and never computed"),
+        }
+    }
+}
+
+/// Typed reads. A source that is not set reads as nothing.
+pub(crate) struct Cx<'a, 'e>(&'a mut Reads<'e, Mesh>);
+
+/// Reads a key and takes the value out of its variant; the graph never stores another variant
+/// under a key, so that the fallback is what an absent source means.
+macro_rules! read {
+    ($cx:expr, $key:expr, $variant:ident) => {
+        match $cx.0.get(&$key) {
+            Some(Value::$variant(value)) => Some(value),
+            _ => None,
+        }
+    };
+}
+use read;
+
+impl Cx<'_, '_> {
+    fn mesh(&mut self) -> Arc<MeshSettings> {
+        read!(self, Key::Mesh, Mesh).unwrap_or_default()
+    }
+
+    fn service(&mut self, key: &ServiceKey) -> Option<Arc<Service>> {
+        read!(self, Key::Service(key.clone()), Service)
+    }
+
+    fn endpoints(&mut self, key: &ServiceKey) -> Option<Arc<ServiceEndpoints>> {
+        read!(self, Key::Endpoints(key.clone()), Endpoints)
+    }
+
+    fn virtual_service(&mut self, origin: &ObjectRef) -> Option<Arc<VirtualService>> {
+        read!(self, Key::VirtualService(origin.clone()), VirtualService)
+    }
+
+    fn destination_rule(&mut self, origin: Option<&ObjectRef>) -> Option<Arc<DestinationRule>> {
+        read!(self, Key::DestinationRule(origin?.clone()), DestinationRule)
+    }
+
+    fn rules(&mut self, key: &Key) -> Arc<RuleIndex> {
+        read!(self, *key, Rules).unwrap_or_default()
+    }
+
+    fn mesh_rules(&mut self, shard: Shard) -> Arc<RuleIndex> {
+        self.rules(&Key::RuleIndex(GatewayRef::Mesh, shard))
+    }
+
+    fn gateways(&mut self) -> Arc<[Arc<Gateway>]> {
+        read!(self, Key::Gateways, Gateways).unwrap_or_default()
+    }
+
+    fn sidecars(&mut self, namespace: &Namespace) -> Arc<[Arc<Sidecar>]> {
+        read!(self, Key::Sidecars(namespace.clone()), Sidecars).unwrap_or_default()
+    }
+
+    fn sidecar(&mut self, origin: Option<&ObjectRef>) -> Option<Arc<Sidecar>> {
+        let origin = origin?;
+        self.sidecars(&origin.namespace).iter().find(|s| s.meta.origin == *origin).cloned()
+    }
+
+    fn services_at(&mut self, ip: IpAddr) -> Arc<BTreeSet<ServiceKey>> {
+        read!(self, Key::ServicesAt(ip), Services).unwrap_or_default()
+    }
+
+    fn visible(&mut self, scope: &Arc<Scope>, shard: Shard) -> Arc<value::Visible> {
+        read!(self, Key::Visible(Arc::clone(scope), shard), Visible).unwrap_or_default()
+    }
+
+    /// The visible service of a host.
+    fn visible_service(&mut self, scope: &Arc<Scope>, host: &Hostname) -> Option<Arc<Service>> {
+        let key = self.visible(scope, Shard::of(host.as_str())).get(host).cloned()?;
+        self.service(&key)
+    }
+
+    fn chunk(&mut self, key: &Key) -> Chunk {
+        read!(self, *key, Chunk).unwrap_or_else(|| Arc::new([]))
+    }
+
+    fn previous(&self) -> Option<Value> {
+        self.0.previous()
+    }
+
+    fn outbound_policy(&mut self, scope: &Scope) -> weft_model::OutboundTrafficPolicy {
+        let sidecar = self.sidecar(scope.sidecar.as_ref());
+        let own = sidecar.and_then(|s| s.outbound_policy);
+        own.unwrap_or_else(|| self.mesh().outbound_policy)
+    }
+}
+
+fn is_envoy(kind: ProxyKind) -> bool {
+    kind != ProxyKind::Grpc
+}

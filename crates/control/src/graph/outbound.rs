@@ -1,0 +1,374 @@
+//! Clusters, endpoints and listeners of visible services. Must never know routes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_model::{ObjectRef, PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
+
+use super::key::Binding;
+use super::value::{PortShard, SharedPort, Value, WildcardPort};
+use super::{Cx, Key, Scope, Shard, is_envoy, read};
+use crate::emit::{Chunk, Emitted, origins};
+use crate::generate::listeners::{Chain, Outbound};
+use crate::generate::{clusters, endpoints, grpc, listeners, names};
+use crate::node::{Interception, ProxyKind};
+
+fn chunk(resources: Vec<Emitted>) -> Value {
+    Value::Chunk(resources.into())
+}
+
+pub(super) fn service_clusters(
+    cx: &mut Cx<'_, '_>,
+    key: &ServiceKey,
+    rule: Option<&ObjectRef>,
+) -> Value {
+    let Some(service) = cx.service(key) else { return chunk(Vec::new()) };
+    let mesh = cx.mesh();
+    let rule = cx.destination_rule(rule);
+    let by_name = matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+    // An endpoint change must not touch clusters whose endpoints travel apart.
+    let endpoints = if by_name { cx.endpoints(key) } else { None };
+    chunk(clusters::of_service(&mesh, &service, endpoints.as_deref(), rule.as_deref()))
+}
+
+pub(super) fn service_endpoints(
+    cx: &mut Cx<'_, '_>,
+    key: &ServiceKey,
+    rule: Option<&ObjectRef>,
+) -> Value {
+    let Some(service) = cx.service(key) else { return chunk(Vec::new()) };
+    let rule = cx.destination_rule(rule);
+    let endpoints = cx.endpoints(key);
+    chunk(endpoints::of_service(&service, endpoints.as_deref(), rule.as_deref()))
+}
+
+pub(super) fn grpc_clusters(
+    cx: &mut Cx<'_, '_>,
+    key: &ServiceKey,
+    rule: Option<&ObjectRef>,
+) -> Value {
+    let Some(service) = cx.service(key) else { return chunk(Vec::new()) };
+    let rule = cx.destination_rule(rule);
+    chunk(clusters::for_grpc(&service, rule.as_deref()))
+}
+
+pub(super) fn grpc_listeners(cx: &mut Cx<'_, '_>, key: &ServiceKey, domain: &str) -> Value {
+    let Some(service) = cx.service(key) else { return chunk(Vec::new()) };
+    chunk(grpc::listeners(&service, domain))
+}
+
+pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
+    if !is_envoy(kind) {
+        return chunk(Vec::new());
+    }
+    let mesh = cx.mesh();
+    chunk(clusters::standing(&mesh, kind == ProxyKind::Sidecar))
+}
+
+fn chosen(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Arc<[(ServiceKey, Option<ObjectRef>)]> {
+    read!(cx, Key::Destinations(Arc::clone(scope), shard), Chosen).unwrap_or_default()
+}
+
+fn concatenate(chunks: impl Iterator<Item = Chunk>) -> Value {
+    let all: Vec<Emitted> = chunks.flat_map(|c| c.to_vec()).collect();
+    Value::Chunk(all.into())
+}
+
+pub(super) fn cluster_chunk(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    kind: ProxyKind,
+    shard: Shard,
+) -> Value {
+    let chosen = chosen(cx, scope, shard);
+    concatenate(chosen.iter().map(|(service, rule)| {
+        cx.chunk(&if is_envoy(kind) {
+            Key::ServiceClusters(service.clone(), rule.clone())
+        } else {
+            Key::GrpcClusters(service.clone(), rule.clone())
+        })
+    }))
+}
+
+pub(super) fn endpoint_chunk(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
+    let chosen = chosen(cx, scope, shard);
+    concatenate(chosen.iter().map(|(service, rule)| {
+        cx.chunk(&Key::ServiceEndpoints(service.clone(), rule.clone()))
+    }))
+}
+
+pub(super) fn grpc_listener_chunk(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    domain: &Arc<str>,
+    shard: Shard,
+) -> Value {
+    let visible = cx.visible(scope, shard);
+    concatenate(
+        visible.values().map(|key| cx.chunk(&Key::GrpcListeners(key.clone(), Arc::clone(domain)))),
+    )
+}
+
+/// Where a port of a service is listened for.
+enum Place {
+    /// On the wildcard address.
+    Wildcard,
+    /// On the service's own addresses (and, for ranges, on the wildcard address with a match).
+    Addresses,
+    /// On each endpoint's address: a headless service.
+    Endpoints,
+    /// Nowhere.
+    Nowhere,
+}
+
+fn place(service: &Service, port: &ServicePort) -> Place {
+    let protocol = port.protocol;
+    if protocol == Protocol::Udp {
+        Place::Nowhere
+    } else if protocol.is_http() {
+        Place::Wildcard
+    } else if !service.addresses.is_empty() {
+        Place::Addresses
+    } else if service.headless || (service.resolution == Resolution::Passthrough && service.selector.is_some()) {
+        Place::Endpoints
+    } else {
+        Place::Wildcard
+    }
+}
+
+pub(super) fn port_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
+    let mut out = PortShard::default();
+    for key in cx.visible(scope, shard).values() {
+        let Some(service) = cx.service(key) else { continue };
+        for port in &service.ports {
+            let shared = |range| SharedPort {
+                created: service.created,
+                service: key.clone(),
+                protocol: port.protocol,
+                range,
+            };
+            let list = match place(&service, port) {
+                Place::Nowhere | Place::Endpoints => continue,
+                Place::Wildcard if port.protocol.is_http() => {
+                    out.http.insert(port.number);
+                    continue;
+                }
+                Place::Wildcard => {
+                    if port.protocol.is_sniffed() {
+                        out.http.insert(port.number);
+                    }
+                    vec![shared(None)]
+                }
+                Place::Addresses => {
+                    let ranges = service.addresses.iter().filter(|a| !a.is_host());
+                    ranges.map(|range| shared(Some(*range))).collect()
+                }
+            };
+            if !list.is_empty() {
+                out.shared.entry(port.number).or_default().extend(list);
+            }
+        }
+    }
+    Value::PortShard(Arc::new(out))
+}
+
+pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
+    let mut out: BTreeMap<PortNumber, WildcardPort> = BTreeMap::new();
+    for shard in Shard::all() {
+        let Some(ports) = read!(cx, Key::PortShard(Arc::clone(scope), shard), PortShard) else {
+            continue;
+        };
+        for port in &ports.http {
+            out.entry(*port).or_default().http.insert(shard);
+        }
+        for (port, list) in &ports.shared {
+            out.entry(*port).or_default().shared.extend(list.iter().cloned());
+        }
+    }
+    for port in out.values_mut() {
+        port.shared.sort();
+    }
+    Value::WildcardPorts(Arc::new(out))
+}
+
+/// Protocols in which the server speaks first: waiting for the client's bytes would break them.
+fn server_first(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Mongo | Protocol::MySql)
+}
+
+fn cluster(service: &Service, port: PortNumber) -> Arc<str> {
+    names::outbound(port, "", &service.hostname).into()
+}
+
+/// The TCP chain of a service. A TLS service without an address of its own is known by its name.
+fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort) -> Chain {
+    let by_name = shared.protocol.is_tls() && !service.hostname.is_wildcard();
+    let sni = (by_name && (shared.range.is_some() || service.addresses.is_empty()))
+        .then(|| service.hostname.as_str().into());
+    let wildcard_sni = shared.protocol.is_tls() && service.hostname.as_str().starts_with("*.");
+    let sni = sni.or_else(|| wildcard_sni.then(|| service.hostname.as_str().into()));
+    Chain::Tcp { cluster: cluster(service, port), range: shared.range, sni, idle: None }
+}
+
+/// The listener of a port on the wildcard address. HTTP beside TCP is told apart by the first
+/// bytes; of chains with the same match the first (oldest) service's stays.
+pub(super) fn wildcard_listener(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    binding: Binding,
+    port: PortNumber,
+) -> Value {
+    let ports = read!(cx, Key::WildcardPorts(Arc::clone(scope)), WildcardPorts).unwrap_or_default();
+    let Some(entry) = ports.get(&port) else { return chunk(Vec::new()) };
+    let none_mode = binding.interception == Interception::None;
+    let bind = match (none_mode, binding.v6) {
+        (true, true) => "::1",
+        (true, false) => "127.0.0.1",
+        (false, true) => "::",
+        (false, false) => "0.0.0.0",
+    };
+    let mut chains: Vec<Chain> = Vec::new();
+    let mut from = Vec::new();
+    let has_http = !entry.http.is_empty();
+    for shared in &entry.shared {
+        let Some(service) = cx.service(&shared.service) else { continue };
+        if has_http && server_first(shared.protocol) {
+            continue;
+        }
+        let chain = tcp_chain(&service, port, shared);
+        if !chains.iter().any(|other| same_match(other, &chain)) {
+            chains.push(chain);
+            from.push(service.origin.clone());
+        }
+    }
+    if has_http {
+        // On the wildcard address unknown hosts of any protocol may pass: sniff.
+        let sniffed = !none_mode || !chains.is_empty();
+        chains.push(Chain::Http { route: port.to_string().into(), sniffed });
+    }
+    let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
+    let reserved = [mesh.proxy_listen_port, mesh.proxy_inbound_listen_port];
+    if chains.is_empty() || reserved.contains(&port) {
+        return chunk(Vec::new());
+    }
+    let listener =
+        Outbound { bind, port, bind_to_port: none_mode, chains: &chains, origins: origins(from) };
+    chunk(vec![listeners::outbound(&mesh, policy, &listener)])
+}
+
+fn same_match(a: &Chain, b: &Chain) -> bool {
+    match (a, b) {
+        (Chain::Tcp { range, sni, .. }, Chain::Tcp { range: other, sni: name, .. }) => {
+            range == other && sni == name
+        }
+        _ => false,
+    }
+}
+
+/// Whether a service is the one that has a virtual address and port within a scope: the oldest
+/// visible of its owners.
+pub(super) fn owns_address(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    ip: IpAddr,
+    port: PortNumber,
+    key: &ServiceKey,
+) -> bool {
+    let owners = read!(cx, Key::VipOwners(ip), Services).unwrap_or_default();
+    if owners.len() <= 1 {
+        return true;
+    }
+    let mut best: Option<(Option<weft_model::Timestamp>, ServiceKey)> = None;
+    for owner in owners.iter() {
+        let visible = cx.visible(scope, Shard::of(owner.hostname.as_str()));
+        if visible.get(&owner.hostname) != Some(owner) {
+            continue;
+        }
+        let Some(service) = cx.service(owner) else { continue };
+        if service.port(port).is_none() {
+            continue;
+        }
+        let rank = (service.created, owner.clone());
+        if best.as_ref().is_none_or(|b| rank < *b) {
+            best = Some(rank);
+        }
+    }
+    best.is_none_or(|(_, winner)| winner == *key)
+}
+
+/// Listeners on addresses of services, and of the endpoints of headless ones.
+pub(super) fn vip_listeners(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    binding: Binding,
+    shard: Shard,
+) -> Value {
+    if binding.interception == Interception::None {
+        // Addresses of services cannot be bound without capture.
+        return chunk(Vec::new());
+    }
+    let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
+    let mut out = Vec::new();
+    for key in cx.visible(scope, shard).values() {
+        let Some(service) = cx.service(key) else { continue };
+        for port in &service.ports {
+            let addresses: Vec<IpAddr> = match place(&service, port) {
+                Place::Nowhere | Place::Wildcard => continue,
+                Place::Addresses => {
+                    let hosts = service.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip);
+                    hosts.filter(|ip| owns_address(cx, scope, *ip, port.number, key)).collect()
+                }
+                Place::Endpoints => endpoint_addresses(cx, key, port.number),
+            };
+            let mut chains = vec![Chain::Tcp {
+                cluster: cluster(&service, port.number),
+                range: None,
+                sni: None,
+                idle: None,
+            }];
+            if port.protocol.is_sniffed() {
+                let route = sniffed_route(&service, port.number);
+                chains.push(Chain::Http { route, sniffed: true });
+            }
+            for ip in addresses {
+                let bind = ip.to_string();
+                let from = origins([service.origin.clone()]);
+                let listener = Outbound {
+                    bind: &bind,
+                    port: port.number,
+                    bind_to_port: false,
+                    chains: &chains,
+                    origins: from,
+                };
+                out.push(listeners::outbound(&mesh, policy, &listener));
+            }
+        }
+    }
+    chunk(out)
+}
+
+fn endpoint_addresses(cx: &mut Cx<'_, '_>, key: &ServiceKey, port: PortNumber) -> Vec<IpAddr> {
+    let Some(endpoints) = cx.endpoints(key) else { return Vec::new() };
+    let serving = endpoints.endpoints.iter().filter(|e| e.ports.contains_key(&port));
+    let mut addresses: Vec<IpAddr> = serving.filter_map(|e| e.address.ip()).collect();
+    addresses.dedup();
+    addresses
+}
+
+/// The route configuration of a service whose protocol is sniffed on its own addresses.
+pub(super) fn sniffed_route(service: &Service, port: PortNumber) -> Arc<str> {
+    names::host_port(service.hostname.as_str(), port.get()).into()
+}
+
+/// Whether such a route configuration is needed.
+pub(super) fn has_sniffed_route(service: &Service, port: &ServicePort) -> bool {
+    port.protocol.is_sniffed()
+        && matches!(place(service, port), Place::Addresses | Place::Endpoints)
+}
+
+/// Whether the HTTP routes of a service port are shared on the wildcard address.
+pub(super) fn has_shared_route(service: &Service, port: &ServicePort) -> bool {
+    matches!(place(service, port), Place::Wildcard)
+        && (port.protocol.is_http() || port.protocol.is_sniffed())
+}
