@@ -1,0 +1,180 @@
+//! A filter chain in a worker: TLS, then the network filter that ends it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use weft_config::filter_chain::{FilterChain, NetworkFilter};
+use weft_config::http_manager::CodecType;
+use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect};
+use weft_net::{Peeked, Stream};
+
+use crate::connection::Registered;
+use crate::http::{Downstream, Manager, serve, version};
+use crate::routes::RouteSlot;
+use crate::stats::ListenerStats;
+use crate::tcp::TcpManager;
+use crate::worker::Worker;
+
+/// A TLS server configuration that a secret may replace; empty until its secrets are there.
+pub(crate) type TlsSlot = Arc<ArcSwapOption<rustls::ServerConfig>>;
+
+/// A filter chain as the main thread makes it for all workers. The same `id` means the same
+/// configuration: a listener update keeps the connections of such a chain.
+#[derive(Debug)]
+pub(crate) struct ChainSpec {
+    pub(crate) id: u64,
+    pub(crate) config: Arc<FilterChain>,
+    pub(crate) tls: Option<TlsSlot>,
+    /// Where the routes of an HTTP chain are.
+    pub(crate) routes: Option<RouteSlot>,
+}
+
+/// A connection whose filter chain has been chosen.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) io: Peeked,
+    pub(crate) inspected: Inspected,
+    pub(crate) peer: SocketAddr,
+    /// The address that the client wanted to reach.
+    pub(crate) local: SocketAddr,
+    pub(crate) registered: Registered,
+    pub(crate) listener_stats: Arc<ListenerStats>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    spec: Arc<ChainSpec>,
+    network: Network,
+}
+
+#[derive(Debug)]
+enum Network {
+    Http(Rc<Manager>),
+    Tcp(Rc<TcpManager>),
+}
+
+impl Chain {
+    pub(crate) fn new(spec: Arc<ChainSpec>, worker: Rc<Worker>) -> Rc<Self> {
+        let network = match &spec.config.network {
+            NetworkFilter::Http(config) => {
+                Network::Http(Manager::new(Arc::clone(config), spec.routes.clone(), worker))
+            }
+            NetworkFilter::TcpProxy(config) => {
+                Network::Tcp(TcpManager::new(Arc::clone(config), worker))
+            }
+        };
+        Rc::new(Self { spec, network })
+    }
+
+    /// Serves a connection to its end.
+    pub(crate) async fn serve(&self, accepted: Accepted) {
+        let Accepted {
+            io,
+            inspected,
+            peer,
+            local,
+            registered,
+            listener_stats,
+        } = accepted;
+        match &self.network {
+            Network::Http(manager) => {
+                let common = &manager.config.common;
+                let handle = registered.handle();
+                handle.bind(self.spec.id, common.idle_timeout, common.max_connection_duration);
+            }
+            Network::Tcp(_) => registered.handle().bind(self.spec.id, None, None),
+        }
+        match (&self.network, &self.spec.tls) {
+            (Network::Tcp(manager), None) => {
+                manager.serve(Stream::plain(io), peer, local, &registered).await;
+            }
+            (Network::Http(manager), None) => {
+                let Some((io, sniffed)) = sniff(manager, io, inspected, &registered).await else {
+                    return;
+                };
+                http(manager, Stream::plain(io), sniffed, (peer, local), registered).await;
+            }
+            (network, Some(slot)) => {
+                let stream = self.handshake(io, slot, &listener_stats, &registered).await;
+                match (network, stream) {
+                    (_, None) => {}
+                    (Network::Tcp(manager), Some(stream)) => {
+                        manager.serve(stream, peer, local, &registered).await;
+                    }
+                    (Network::Http(manager), Some(stream)) => {
+                        http(manager, stream, None, (peer, local), registered).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        io: Peeked,
+        slot: &TlsSlot,
+        stats: &ListenerStats,
+        registered: &Registered,
+    ) -> Option<Stream> {
+        // Without its secrets a listener accepts nothing, as in Envoy.
+        let config = slot.load_full()?;
+        let timeout = self.spec.config.transport_socket_connect_timeout;
+        let handshake = tokio::select! {
+            handshake = weft_net::tls::accept(io, config, timeout) => handshake,
+            () = registered.handle().closing() => return None,
+        };
+        match handshake {
+            Ok(stream) => {
+                stats.ssl_handshake.inc();
+                Some(stream)
+            }
+            Err(error) => {
+                if matches!(error, weft_net::tls::HandshakeError::Timeout) {
+                    stats.downstream_cx_transport_socket_connect_timeout.inc();
+                } else {
+                    stats.ssl_connection_error.inc();
+                }
+                tracing::debug!(%error, "a client's TLS handshake failed");
+                None
+            }
+        }
+    }
+}
+
+/// The HTTP version of a plain connection, from its first bytes if nobody has looked at them.
+/// `None` when it ended before it said anything.
+async fn sniff(
+    manager: &Manager,
+    io: Peeked,
+    inspected: Inspected,
+    registered: &Registered,
+) -> Option<(Peeked, Option<HttpVersion>)> {
+    let known = inspected.http.is_some() || !io.prefix().is_empty();
+    if known || manager.config.codec != CodecType::Auto {
+        return Some((io, inspected.http));
+    }
+    let (tcp, _) = io.into_parts();
+    let wanted = Wanted { tls: false, http: true };
+    let (io, found) = tokio::select! {
+        looked = inspect(tcp, wanted, None) => looked.ok()?,
+        () = registered.handle().closing() => return None,
+    };
+    (!io.prefix().is_empty()).then_some((io, found.http))
+}
+
+async fn http(
+    manager: &Rc<Manager>,
+    stream: Stream,
+    sniffed: Option<HttpVersion>,
+    (peer, local): (SocketAddr, SocketAddr),
+    registered: Registered,
+) {
+    let version = version(manager.config.codec, stream.alpn(), sniffed);
+    let manager = Rc::clone(manager);
+    let downstream = Downstream::new(manager, &stream, version, (peer, local), registered);
+    let ended = serve(stream, version, Rc::clone(&downstream)).await;
+    downstream.ended(ended);
+}

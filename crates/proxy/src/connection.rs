@@ -1,0 +1,259 @@
+//! The handle by which a worker steers a connection that it serves: drain it, close it, see
+//! how long it has been idle.
+//!
+//! A connection's task polls its own future and looks at its handle on the way, which costs
+//! one comparison; nothing is allocated to make a connection drainable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// What a connection should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Serve.
+    Serving,
+    /// Answer what comes, but tell the client to go elsewhere (`connection: close`, GOAWAY).
+    Draining,
+    /// End as soon as nothing is in flight.
+    Finishing,
+    /// End now.
+    Closing,
+}
+
+/// Why the worker ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// Its listener or filter chain is going, or the process is.
+    Drain,
+    /// Nothing was in flight for the idle timeout.
+    Idle,
+    /// It has lived for the longest allowed time.
+    MaxDuration,
+}
+
+/// Steers one connection. Lives in the connection's task and in the worker's [`Connections`].
+#[derive(Debug)]
+pub(crate) struct Handle {
+    phase: Cell<Phase>,
+    reason: Cell<Reason>,
+    waker: RefCell<Option<Waker>>,
+    opened: Instant,
+    idle_since: Cell<Instant>,
+    in_flight: Cell<u32>,
+    idle_timeout: Cell<Option<Duration>>,
+    max_duration: Cell<Option<Duration>>,
+    chain: Cell<u64>,
+}
+
+impl Handle {
+    fn new(now: Instant) -> Self {
+        Self {
+            phase: Cell::new(Phase::Serving),
+            reason: Cell::new(Reason::Drain),
+            waker: RefCell::new(None),
+            opened: now,
+            idle_since: Cell::new(now),
+            in_flight: Cell::new(0),
+            idle_timeout: Cell::new(None),
+            max_duration: Cell::new(None),
+            chain: Cell::new(0),
+        }
+    }
+
+    /// What the connection should do now.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Why, once it is not [`Phase::Serving`].
+    pub(crate) fn reason(&self) -> Reason {
+        self.reason.get()
+    }
+
+    /// When the connection was accepted.
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// The connection belongs to filter chain `chain` and has these limits.
+    pub(crate) fn bind(&self, chain: u64, idle: Option<Duration>, max: Option<Duration>) {
+        self.chain.set(chain);
+        self.idle_timeout.set(idle);
+        self.max_duration.set(max);
+    }
+
+    /// The task that is to be woken when the phase changes.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut held = self.waker.borrow_mut();
+        if !held.as_ref().is_some_and(|held| held.will_wake(waker)) {
+            *held = Some(waker.clone());
+        }
+    }
+
+    /// Ends when the connection has to end.
+    pub(crate) async fn closing(&self) {
+        std::future::poll_fn(|cx| {
+            self.register(cx.waker());
+            if self.phase.get() >= Phase::Finishing {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self) {
+        self.in_flight.set(self.in_flight.get().saturating_add(1));
+    }
+
+    /// A request has ended, at `now`.
+    pub(crate) fn end(&self, now: Instant) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.idle_since.set(now);
+    }
+
+    /// How many requests are in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Moves the connection on; it never goes back.
+    pub(crate) fn advance(&self, phase: Phase, reason: Reason) {
+        if phase > self.phase.get() {
+            self.phase.set(phase);
+            self.reason.set(reason);
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    fn check_limits(&self, now: Instant) {
+        let old = |limit: Option<Duration>, since: Instant| {
+            limit.is_some_and(|limit| now.duration_since(since) >= limit)
+        };
+        if self.in_flight.get() == 0 && old(self.idle_timeout.get(), self.idle_since.get()) {
+            self.advance(Phase::Finishing, Reason::Idle);
+        } else if old(self.max_duration.get(), self.opened) {
+            self.advance(Phase::Draining, Reason::MaxDuration);
+        }
+    }
+}
+
+/// All connections of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    next: Cell<u64>,
+    open: RefCell<HashMap<u64, Rc<Handle>, ahash::RandomState>>,
+}
+
+/// Keeps a connection in [`Connections`] for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    id: u64,
+    connections: Rc<Connections>,
+    handle: Rc<Handle>,
+}
+
+impl Registered {
+    /// Unique in this worker.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+    /// The connection's handle.
+    pub(crate) fn handle(&self) -> &Rc<Handle> {
+        &self.handle
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.connections.open.borrow_mut().remove(&self.id);
+    }
+}
+
+impl Connections {
+    /// A new connection.
+    pub(crate) fn open(self: &Rc<Self>) -> Registered {
+        let id = self.next.get();
+        self.next.set(id.wrapping_add(1));
+        let handle = Rc::new(Handle::new(Instant::now()));
+        self.open.borrow_mut().insert(id, Rc::clone(&handle));
+        Registered {
+            id,
+            connections: Rc::clone(self),
+            handle,
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Whether a connection of one of `chains` is left.
+    pub(crate) fn any_of(&self, chains: &[u64]) -> bool {
+        let open = self.open.borrow();
+        open.values().any(|handle| chains.contains(&handle.chain.get()))
+    }
+
+    /// Moves all connections on that `which` (their filter chain) picks.
+    pub(crate) fn advance(&self, phase: Phase, reason: Reason, which: impl Fn(u64) -> bool) {
+        // Collected first: a woken task must not find the map borrowed.
+        let handles: Vec<Rc<Handle>> = self.open.borrow().values().cloned().collect();
+        for handle in handles {
+            if which(handle.chain.get()) {
+                handle.advance(phase, reason);
+            }
+        }
+    }
+
+    /// Ends idle and over-aged connections. Called a few times a second.
+    pub(crate) fn sweep(&self, now: Instant) {
+        for handle in self.open.borrow().values() {
+            handle.check_limits(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_connection_is_not_idle() {
+        let connections = Rc::new(Connections::default());
+        let registered = connections.open();
+        let handle = registered.handle();
+        handle.bind(7, Some(Duration::from_secs(1)), None);
+        handle.begin();
+        let later = handle.opened() + Duration::from_secs(10);
+        connections.sweep(later);
+        assert_eq!(handle.phase(), Phase::Serving);
+        handle.end(later);
+        connections.sweep(later);
+        assert_eq!(handle.phase(), Phase::Serving);
+        connections.sweep(later + Duration::from_secs(1));
+        assert_eq!((handle.phase(), handle.reason()), (Phase::Finishing, Reason::Idle));
+    }
+
+    #[test]
+    fn only_the_wanted_chain_drains_and_dropped_connections_are_forgotten() {
+        let connections = Rc::new(Connections::default());
+        let (one, two) = (connections.open(), connections.open());
+        one.handle().bind(1, None, None);
+        two.handle().bind(2, None, None);
+        connections.advance(Phase::Draining, Reason::Drain, |chain| chain == 1);
+        assert_eq!(one.handle().phase(), Phase::Draining);
+        assert_eq!(two.handle().phase(), Phase::Serving);
+        assert!(connections.any_of(&[2]));
+        drop(two);
+        assert!(!connections.any_of(&[2]));
+        assert_eq!(connections.len(), 1);
+    }
+}

@@ -1,0 +1,289 @@
+//! The request's body on its way up: counted, kept for a retry as far as the limit allows,
+//! and copied to mirrors.
+//!
+//! Several readers of one body, of which one pulls and the others follow: an attempt that
+//! failed leaves behind what it had read, and the next one reads that first.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// A mirror that falls behind by more than this many bytes is cut off.
+const MIRROR_LIMIT: usize = 1024 * 1024;
+
+/// What readers share.
+#[derive(Debug)]
+struct Shared {
+    incoming: Incoming,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    /// Bytes that may be kept; 0 when no retry is possible.
+    limit: usize,
+    /// Something passed that was not kept: the body cannot be read again.
+    lost: bool,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    mirrors: Vec<Rc<MirrorQueue>>,
+}
+
+/// The body of one downstream request.
+#[derive(Debug, Clone)]
+pub(crate) struct Upload {
+    shared: Rc<RefCell<Shared>>,
+    received: Rc<Cell<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct MirrorQueue {
+    frames: RefCell<VecDeque<Bytes>>,
+    bytes: Cell<usize>,
+    ended: Cell<bool>,
+    cut_off: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl MirrorQueue {
+    fn push(&self, data: &Bytes) {
+        if self.cut_off.get() {
+            return;
+        }
+        let bytes = self.bytes.get() + data.len();
+        if bytes > MIRROR_LIMIT {
+            self.cut_off.set(true);
+        } else {
+            self.bytes.set(bytes);
+            self.frames.borrow_mut().push_back(data.clone());
+        }
+        self.wake();
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for mirror in &self.mirrors {
+            if !mirror.ended.get() {
+                mirror.cut_off.set(true);
+                mirror.wake();
+            }
+        }
+    }
+}
+
+impl Upload {
+    /// A body of which up to `limit` bytes are kept for another attempt. `received` counts
+    /// the bytes that the client sent.
+    pub(crate) fn new(incoming: Incoming, limit: usize, received: Rc<Cell<u64>>) -> Self {
+        Self {
+            shared: Rc::new(RefCell::new(Shared {
+                incoming,
+                kept: Vec::new(),
+                kept_bytes: 0,
+                limit,
+                lost: false,
+                trailers: None,
+                ended: false,
+                mirrors: Vec::new(),
+            })),
+            received,
+        }
+    }
+
+    /// Whether another reader would see the body from its beginning.
+    pub(crate) fn replayable(&self) -> bool {
+        !self.shared.borrow().lost
+    }
+
+    /// Whether the client has sent all of it.
+    pub(crate) fn complete(&self) -> bool {
+        self.shared.borrow().ended
+    }
+
+    /// A reader from the beginning.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader {
+            upload: self.clone(),
+            next: 0,
+            trailers_given: false,
+        }
+    }
+
+    /// A copy that never holds the original up.
+    pub(crate) fn mirror(&self) -> MirrorBody {
+        let queue = Rc::new(MirrorQueue::default());
+        self.shared.borrow_mut().mirrors.push(Rc::clone(&queue));
+        MirrorBody { queue }
+    }
+}
+
+impl Shared {
+    fn pass(&mut self, data: &Bytes) {
+        for mirror in &self.mirrors {
+            mirror.push(data);
+        }
+        if self.lost {
+            return;
+        }
+        self.kept_bytes += data.len();
+        if self.kept_bytes > self.limit {
+            self.lost = true;
+            self.kept = Vec::new();
+        } else {
+            self.kept.push(data.clone());
+        }
+    }
+
+    fn finish(&mut self) {
+        self.ended = true;
+        for mirror in &self.mirrors {
+            mirror.end();
+        }
+    }
+}
+
+/// One attempt's view of the body.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    upload: Upload,
+    next: usize,
+    trailers_given: bool,
+}
+
+impl Body for Reader {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let mut shared = this.upload.shared.borrow_mut();
+        if let Some(kept) = shared.kept.get(this.next) {
+            this.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
+        }
+        if shared.ended {
+            let trailers = shared.trailers.clone().filter(|_| !this.trailers_given);
+            this.trailers_given = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = match ready!(Pin::new(&mut shared.incoming).poll_frame(cx)) {
+            None => {
+                shared.finish();
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Ok(frame)) => frame,
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let received = &this.upload.received;
+                received.set(received.get() + data.len() as u64);
+                shared.pass(&data);
+                this.next += 1;
+                if shared.incoming.is_end_stream() {
+                    shared.finish();
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    shared.trailers = Some(trailers.clone());
+                    shared.finish();
+                    this.trailers_given = true;
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                // hyper has no third kind of frame.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let shared = self.upload.shared.borrow();
+        let caught_up = shared.lost || self.next >= shared.kept.len();
+        let trailers = shared.trailers.is_some() && !self.trailers_given;
+        shared.ended && caught_up && !trailers
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let shared = self.upload.shared.borrow();
+        if shared.lost {
+            return shared.incoming.size_hint();
+        }
+        let waiting = shared.kept.iter().skip(self.next);
+        let waiting: u64 = waiting.map(|data| data.len() as u64).sum();
+        let rest = if shared.ended { SizeHint::with_exact(0) } else { shared.incoming.size_hint() };
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + waiting);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + waiting);
+        }
+        hint
+    }
+}
+
+/// A mirror's copy of the body; its length is unknown.
+#[derive(Debug)]
+pub(crate) struct MirrorBody {
+    queue: Rc<MirrorQueue>,
+}
+
+/// The mirror fell too far behind, or the original was cut off.
+#[derive(Debug)]
+pub(crate) struct MirrorCutOff;
+
+impl std::fmt::Display for MirrorCutOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the mirrored request was cut off")
+    }
+}
+
+impl std::error::Error for MirrorCutOff {}
+
+impl Body for MirrorBody {
+    type Data = Bytes;
+    type Error = MirrorCutOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, MirrorCutOff>>> {
+        let queue = &self.queue;
+        if queue.cut_off.get() {
+            return Poll::Ready(Some(Err(MirrorCutOff)));
+        }
+        if let Some(data) = queue.frames.borrow_mut().pop_front() {
+            queue.bytes.set(queue.bytes.get().saturating_sub(data.len()));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if queue.ended.get() {
+            return Poll::Ready(None);
+        }
+        *queue.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.queue.ended.get() && self.queue.frames.borrow().is_empty()
+    }
+}

@@ -1,0 +1,43 @@
+//! Route configurations by name: one slot each, which listeners hold and RDS fills.
+//!
+//! A worker reads a slot without a lock; an update is seen by the next request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use weft_config::RouteConfig;
+
+/// Where the routes of a connection manager are; empty until they arrive.
+pub(crate) type RouteSlot = Arc<ArcSwapOption<RouteConfig>>;
+
+/// All slots of the process.
+#[derive(Debug, Default)]
+pub(crate) struct RouteTable {
+    slots: Mutex<HashMap<Arc<str>, RouteSlot>>,
+}
+
+impl RouteTable {
+    /// The slot of a name, made when it is first asked for.
+    pub(crate) fn slot(&self, name: &Arc<str>) -> RouteSlot {
+        let mut slots = self.slots.lock();
+        Arc::clone(slots.entry(Arc::clone(name)).or_default())
+    }
+
+    /// Fills or empties a slot.
+    pub(crate) fn set(&self, name: &Arc<str>, routes: Option<Arc<RouteConfig>>) {
+        self.slot(name).store(routes);
+    }
+
+    /// Whether the routes of a name are there.
+    pub(crate) fn ready(&self, name: &str) -> bool {
+        let slots = self.slots.lock();
+        slots.get(name).is_some_and(|slot| slot.load().is_some())
+    }
+
+    /// Forgets the slots that no name of `wanted` has; listeners keep what they still hold.
+    pub(crate) fn retain(&self, wanted: impl Fn(&str) -> bool) {
+        self.slots.lock().retain(|name, _| wanted(name));
+    }
+}

@@ -1,0 +1,158 @@
+//! The stat sets of listeners and connection managers, with Envoy's names.
+//!
+//! Cluster stats live in `upstream`; this file knows no text format.
+
+use weft_core::stat_set;
+
+stat_set! {
+    /// `http.<stat prefix>.…` of one worker.
+    pub struct HttpStats {
+        counters {
+            downstream_cx_total,
+            downstream_cx_ssl_total,
+            downstream_cx_http1_total,
+            downstream_cx_http2_total,
+            downstream_cx_upgrades_total,
+            downstream_cx_destroy,
+            downstream_cx_destroy_active_rq,
+            downstream_cx_destroy_local,
+            downstream_cx_destroy_remote,
+            downstream_cx_protocol_error,
+            downstream_cx_idle_timeout,
+            downstream_cx_max_duration_reached,
+            downstream_cx_drain_close,
+            downstream_cx_rx_bytes_total,
+            downstream_cx_tx_bytes_total,
+            downstream_rq_total,
+            downstream_rq_http1_total,
+            downstream_rq_http2_total,
+            downstream_rq_completed,
+            downstream_rq_1xx,
+            downstream_rq_2xx,
+            downstream_rq_3xx,
+            downstream_rq_4xx,
+            downstream_rq_5xx,
+            downstream_rq_rx_reset,
+            downstream_rq_tx_reset,
+            downstream_rq_non_relative_path,
+            downstream_rq_too_large,
+            downstream_rq_timeout,
+            downstream_rq_header_timeout,
+            downstream_rq_idle_timeout,
+            downstream_rq_response_before_rq_complete,
+            downstream_rq_ws_on_non_ws_route,
+            no_route,
+            no_cluster,
+            rq_total,
+            rq_direct_response,
+            rq_redirect,
+            rq_reset_after_downstream_response_started
+        }
+        gauges {
+            downstream_cx_active,
+            downstream_cx_ssl_active,
+            downstream_cx_http1_active,
+            downstream_cx_http2_active,
+            downstream_cx_upgrades_active,
+            downstream_rq_active
+        }
+        histograms {
+            downstream_cx_length_ms,
+            downstream_rq_time
+        }
+    }
+}
+
+stat_set! {
+    /// `listener.<address>.…` of one worker.
+    pub struct ListenerStats {
+        counters {
+            downstream_cx_total,
+            downstream_cx_destroy,
+            downstream_cx_overflow,
+            downstream_cx_transport_socket_connect_timeout,
+            downstream_pre_cx_timeout,
+            downstream_listener_filter_error,
+            downstream_listener_filter_remote_close,
+            no_filter_chain_match,
+            ssl_handshake,
+            ssl_connection_error
+        }
+        gauges {
+            downstream_cx_active,
+            downstream_pre_cx_active
+        }
+        histograms { downstream_cx_length_ms }
+    }
+}
+
+stat_set! {
+    /// `tcp.<stat prefix>.…` of one worker.
+    pub struct TcpStats {
+        counters {
+            downstream_cx_total,
+            downstream_cx_no_route,
+            downstream_cx_rx_bytes_total,
+            downstream_cx_tx_bytes_total,
+            idle_timeout,
+            max_downstream_connection_duration
+        }
+        gauges { downstream_cx_active }
+    }
+}
+
+stat_set! {
+    /// `listener_manager.…`, kept by the main thread.
+    pub struct ListenerManagerStats {
+        counters {
+            listener_added,
+            listener_modified,
+            listener_removed,
+            listener_create_success,
+            listener_create_failure,
+            listener_in_place_updated,
+            listener_stopped
+        }
+        gauges {
+            total_listeners_active,
+            total_listeners_draining,
+            total_listeners_warming,
+            total_filter_chains_draining,
+            workers_started
+        }
+    }
+}
+
+stat_set! {
+    /// `cluster_manager.…`, kept by the main thread.
+    pub struct ClusterManagerStats {
+        counters { cluster_added, cluster_modified, cluster_removed }
+        gauges { active_clusters, warming_clusters }
+    }
+}
+
+stat_set! {
+    /// `control_plane.…` and the outcome of xDS updates, kept by the main thread.
+    pub struct XdsStats {
+        counters {
+            update_success,
+            update_rejected,
+            ignored_fields
+        }
+        gauges { connected_state }
+    }
+}
+
+impl HttpStats {
+    /// Counts a response's class.
+    pub(crate) fn count_response(&self, status: u16) {
+        match status / 100 {
+            1 => self.downstream_rq_1xx.inc(),
+            2 => self.downstream_rq_2xx.inc(),
+            3 => self.downstream_rq_3xx.inc(),
+            4 => self.downstream_rq_4xx.inc(),
+            5 => self.downstream_rq_5xx.inc(),
+            _ => {}
+        }
+    }
+}
