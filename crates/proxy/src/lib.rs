@@ -1,1 +1,4 @@
 //! See ARCHITECTURE.md.
+
+pub mod access_log;
+pub mod admin;

@@ -1,0 +1,457 @@
+//! The admin interface over a real socket: every path answers, in Envoy's shapes. The wanted
+//! texts were written by hand beside an Envoy 1.40 with the same configuration.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::Receiver;
+use weft_core::metrics::{Registry, Scope};
+
+mod config_dump;
+
+use super::handlers::ENDPOINTS;
+use super::*;
+use crate::access_log::{AccessLogs, Target};
+
+weft_core::stat_set! {
+    #[allow(clippy::struct_field_names)] // the names are Envoy's
+    struct ClusterStats {
+        counters { upstream_rq_total, upstream_rq_2xx }
+        gauges { upstream_cx_active }
+        histograms { upstream_rq_time }
+        codes { upstream_rq }
+    }
+}
+weft_core::stat_set! {
+    struct ListenerStats {
+        counters { downstream_cx_total }
+        gauges { downstream_cx_active }
+    }
+}
+
+struct OneCluster;
+
+impl ClusterDirectory for OneCluster {
+    fn clusters(&self) -> Vec<ClusterStatus> {
+        let host = HostStatus {
+            address: address(9000),
+            hostname: "h".into(),
+            stats: HostStats {
+                rq_total: 4,
+                rq_active: 1,
+                ..HostStats::default()
+            },
+            health: HostHealth::Draining,
+            ejected: true,
+            weight: 3,
+            locality: Locality {
+                region: "r1".into(),
+                ..Locality::default()
+            },
+            locality_weight: 0,
+            priority: 1,
+            canary: false,
+            success_rate: Some(99.5),
+            local_origin_success_rate: None,
+        };
+        vec![ClusterStatus {
+            name: "up".into(),
+            observability_name: "alt".into(),
+            added_via_api: true,
+            eds_service_name: Some("svc".into()),
+            outlier: Some(OutlierStatus::default()),
+            overprovisioning_factor: 140,
+            hosts: vec![host],
+            ..ClusterStatus::default()
+        }]
+    }
+}
+
+struct OneLogger(Mutex<LogLevel>);
+
+impl LogControl for OneLogger {
+    fn levels(&self) -> Vec<(String, LogLevel)> {
+        vec![("weft".to_owned(), *self.0.lock())]
+    }
+    fn set(&self, _: Option<&str>, level: LogLevel) -> bool {
+        *self.0.lock() = level;
+        true
+    }
+}
+
+fn address(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A running admin server with one of everything.
+struct Fixture {
+    at: SocketAddr,
+    state: Arc<AdminState>,
+    orders: Receiver<AdminCommand>,
+    logs: AccessLogs,
+    cluster: Arc<ClusterStats>,
+    _listener: Arc<ListenerStats>,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        let registry = Arc::new(Registry::default());
+        let logs = AccessLogs::new(Arc::clone(&registry));
+        let cluster = Arc::new(ClusterStats::default());
+        registry.register(Scope::cluster("a.b|80"), &cluster);
+        let listener = Arc::new(ListenerStats::default());
+        registry.register(Scope::listener("127.0.0.1_80"), &listener);
+        listener.downstream_cx_active.add(2);
+        let (state, orders) = AdminState::new(AdminParts {
+            registry,
+            options: ServerOptions {
+                version: "0000ff/1/Clean/DEBUG/x".to_owned(),
+                ..ServerOptions::default()
+            },
+            clusters: Box::new(OneCluster),
+            logging: Box::new(OneLogger(Mutex::new(LogLevel::Info))),
+            access_logs: logs.clone(),
+        });
+        state.listeners.set("l1", vec![address(80), address(81)]);
+        let server = AdminServer::bind(address(0)).await.unwrap();
+        let at = server.local_addr().unwrap();
+        tokio::spawn(server.serve(Arc::clone(&state)));
+        Self {
+            at,
+            state,
+            orders,
+            logs,
+            cluster,
+            _listener: listener,
+        }
+    }
+
+    /// Status, head and body.
+    async fn send(&self, method: &str, path: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(self.at).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        let read = stream.read_to_end(&mut bytes);
+        let read = tokio::time::timeout(Duration::from_secs(10), read).await;
+        read.expect("the admin server answers in time").unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head[9..12].parse().unwrap();
+        (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> String {
+        let (status, _, body) = self.send("GET", path).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.get(path).await).unwrap()
+    }
+
+    async fn post(&self, path: &str) -> (u16, String) {
+        let (status, _, body) = self.send("POST", path).await;
+        (status, body)
+    }
+}
+
+#[tokio::test]
+async fn every_path_answers_and_mutations_want_post() {
+    let fixture = Fixture::start().await;
+    fixture.state.readiness.set(ServerState::Live);
+    let mut seen = HashSet::new();
+    for endpoint in ENDPOINTS {
+        assert!(seen.insert(endpoint.path), "{} twice", endpoint.path);
+        let (status, head, body) = fixture.send("GET", endpoint.path).await;
+        if endpoint.mutates {
+            assert_eq!(status, 405, "{}", endpoint.path);
+            assert_eq!(body, "Method GET not allowed, POST required.");
+            let (status, body) = fixture.post(endpoint.path).await;
+            assert_eq!(status, 200, "{}: {body}", endpoint.path);
+        } else {
+            assert_eq!(status, 200, "{}: {body}", endpoint.path);
+        }
+        assert!(
+            head.contains("cache-control: no-cache, max-age=0"),
+            "{head}"
+        );
+        assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+        assert!(head.contains("content-type: "), "{head}");
+    }
+    let (status, _, body) = fixture.send("GET", "/nope").await;
+    assert_eq!(status, 404);
+    assert!(
+        body.starts_with("invalid path. admin commands are:\n  /: "),
+        "{body}"
+    );
+    assert!(body.contains("\n  /quitquitquit (POST): "), "{body}");
+}
+
+#[tokio::test]
+async fn ready_follows_the_state_and_failed_health_drains() {
+    let fixture = Fixture::start().await;
+    let ready = async || {
+        let (status, _, body) = fixture.send("GET", "/ready").await;
+        (status, body)
+    };
+    assert_eq!(ready().await, (503, "PRE_INITIALIZING\n".to_owned()));
+    fixture.state.readiness.set(ServerState::Initializing);
+    fixture
+        .state
+        .init
+        .wait_for("init manager server", "target LDS");
+    assert_eq!(ready().await, (503, "INITIALIZING\n".to_owned()));
+    let dump = fixture.json("/init_dump").await;
+    let want = json!([{"name": "init manager server", "target_names": ["target LDS"]}]);
+    assert_eq!(dump["unready_targets_dumps"], want);
+    fixture
+        .state
+        .init
+        .ready("init manager server", "target LDS");
+    assert_eq!(fixture.get("/init_dump").await, "{}\n");
+    fixture.state.readiness.set(ServerState::Live);
+    assert_eq!(ready().await, (200, "LIVE\n".to_owned()));
+    fixture.post("/healthcheck/fail").await;
+    assert_eq!(ready().await, (503, "DRAINING\n".to_owned()));
+    assert!(
+        fixture
+            .get("/stats?filter=server.live")
+            .await
+            .contains("live: 0")
+    );
+    fixture.post("/healthcheck/ok").await;
+    assert_eq!(ready().await, (200, "LIVE\n".to_owned()));
+}
+
+#[tokio::test]
+async fn orders_reach_the_data_path_and_never_pile_up() {
+    let mut fixture = Fixture::start().await;
+    let path = "/drain_listeners?graceful&inboundonly";
+    assert_eq!(fixture.post(path).await, (200, "OK\n".to_owned()));
+    let want = DrainRequest {
+        graceful: true,
+        inbound_only: true,
+        skip_exit: false,
+    };
+    let got = fixture.orders.recv().await;
+    assert_eq!(got, Some(AdminCommand::DrainListeners(want)));
+    for _ in 0..16 {
+        assert_eq!(fixture.post("/quitquitquit").await.0, 200);
+    }
+    assert_eq!(fixture.post("/quitquitquit").await.0, 503);
+    assert_eq!(fixture.orders.recv().await, Some(AdminCommand::Quit));
+}
+
+#[tokio::test]
+async fn stats_are_filtered_summed_and_reset() {
+    let fixture = Fixture::start().await;
+    fixture.cluster.upstream_rq_total.add(5);
+    fixture.cluster.upstream_rq.inc(200);
+    fixture.cluster.upstream_rq_time.record(1);
+    assert_eq!(
+        fixture.get("/stats?filter=^cluster").await,
+        "cluster.a.b|80.upstream_cx_active: 0\n\
+         cluster.a.b|80.upstream_rq_200: 1\n\
+         cluster.a.b|80.upstream_rq_2xx: 0\n\
+         cluster.a.b|80.upstream_rq_total: 5\n\
+         cluster.a.b|80.upstream_rq_time: P0(nan,1) P25(nan,1) P50(nan,1) P75(nan,1) P90(nan,1) \
+         P95(nan,1) P99(nan,1) P99.5(nan,1) P99.9(nan,1) P100(nan,1)\n"
+    );
+    assert_eq!(
+        fixture
+            .get("/stats?filter=a.b&usedonly&type=Counters&format=json")
+            .await,
+        r#"{"stats":[{"name":"cluster.a.b|80.upstream_rq_200","value":1},{"name":"cluster.a.b|80.upstream_rq_total","value":5}]}"#
+    );
+    let server = fixture.get("/stats?filter=server").await;
+    assert!(server.contains("server.total_connections: 2\n"), "{server}");
+    assert!(server.contains("server.state: 2\n"), "{server}");
+    assert!(server.contains("server.version: 255\n"), "{server}");
+    assert!(!server.contains("server.memory_allocated: 0\n"), "{server}");
+    let inverted = fixture.get("/stats?filter=server&invert_filter").await;
+    assert!(!inverted.contains("server.") && inverted.contains("cluster."));
+    for bad in [
+        "filter=[",
+        "type=counters",
+        "format=xml",
+        "histogram_buckets=all",
+    ] {
+        let (status, _, body) = fixture.send("GET", &format!("/stats?{bad}")).await;
+        assert_eq!(status, 400, "{bad}: {body}");
+    }
+    assert_eq!(fixture.post("/reset_counters").await.0, 200);
+    fixture.cluster.upstream_rq_total.inc();
+    let total = fixture.get("/stats?filter=rq_total").await;
+    assert_eq!(total, "cluster.a.b|80.upstream_rq_total: 1\n");
+}
+
+/// Name, labels, value.
+type Sample = (String, Vec<(String, String)>, f64);
+
+/// A small reader of the Prometheus text form, independent of the writer.
+fn series(text: &str) -> Vec<Sample> {
+    let metric = regex::Regex::new(r"^([a-zA-Z_][a-zA-Z0-9_]*)\{(.*)\} (\S+)$").unwrap();
+    let label = regex::Regex::new(r#"^([a-z_]+)="((?:[^"\\]|\\.)*)"(?:,|$)"#).unwrap();
+    let mut typed = String::new();
+    let mut all = Vec::new();
+    for line in text.lines() {
+        if let Some(kind) = line.strip_prefix("# TYPE ") {
+            kind.split(' ').next().unwrap().clone_into(&mut typed);
+            continue;
+        }
+        let parts = metric
+            .captures(line)
+            .unwrap_or_else(|| panic!("no metric: {line}"));
+        assert!(
+            parts[1].starts_with(&typed),
+            "{line} after the type of {typed}"
+        );
+        let (mut rest, mut labels) = (parts[2].to_owned(), Vec::new());
+        while !rest.is_empty() {
+            let found = label
+                .captures(&rest)
+                .unwrap_or_else(|| panic!("no label: {line}"));
+            labels.push((found[1].to_owned(), found[2].to_owned()));
+            let end = found[0].len();
+            rest.drain(..end);
+        }
+        all.push((parts[1].to_owned(), labels, parts[3].parse().unwrap()));
+    }
+    all
+}
+
+#[tokio::test]
+async fn prometheus_output_parses_and_buckets_grow() {
+    let fixture = Fixture::start().await;
+    fixture.cluster.upstream_rq.inc(503);
+    fixture.cluster.upstream_rq_2xx.add(7);
+    (0..100).for_each(|n| fixture.cluster.upstream_rq_time.record(n));
+    let text = fixture.get("/stats/prometheus").await;
+    assert_eq!(
+        text.lines().count(),
+        fixture
+            .get("/stats?format=prometheus")
+            .await
+            .lines()
+            .count()
+    );
+    let all = series(&text);
+    let find = |name: &str, key: &str, value: &str| {
+        let found = all
+            .iter()
+            .find(|(n, labels, _)| n == name && labels.iter().any(|(k, v)| k == key && v == value));
+        found.map(|(.., number)| *number)
+    };
+    let rq = "envoy_cluster_upstream_rq";
+    assert_eq!(find(rq, "envoy_response_code", "503"), Some(1.0));
+    assert_eq!(
+        find(&format!("{rq}_xx"), "envoy_response_code_class", "2"),
+        Some(7.0)
+    );
+    assert_eq!(
+        find(&format!("{rq}_total"), "envoy_cluster_name", "a.b|80"),
+        Some(0.0)
+    );
+    assert_eq!(
+        find(&format!("{rq}_time_count"), "envoy_cluster_name", "a.b|80"),
+        Some(100.0)
+    );
+    assert_eq!(
+        find(&format!("{rq}_time_sum"), "envoy_cluster_name", "a.b|80"),
+        Some(4950.0)
+    );
+    let buckets: Vec<f64> = all
+        .iter()
+        .filter(|(name, ..)| *name == format!("{rq}_time_bucket"))
+        .map(|(.., count)| *count)
+        .collect();
+    assert_eq!(buckets.len(), 20);
+    assert!(buckets.is_sorted());
+    assert_eq!((buckets[0], buckets[19]), (1.0, 100.0));
+    assert!(all.iter().any(|(name, ..)| name == "envoy_server_live"));
+}
+
+#[tokio::test]
+async fn clusters_and_listeners_have_envoys_lines() {
+    let fixture = Fixture::start().await;
+    let text = fixture.get("/clusters").await;
+    let want = [
+        "up::observability_name::alt",
+        "up::outlier::success_rate_average::-1",
+        "up::default_priority::max_retries::3",
+        "up::high_priority::max_connections::1024",
+        "up::added_via_api::true",
+        "up::eds_service_name::svc",
+        "up::127.0.0.1:9000::rq_active::1",
+        "up::127.0.0.1:9000::rq_total::4",
+        "up::127.0.0.1:9000::health_flags::/failed_outlier_check/eds_status_draining",
+        "up::127.0.0.1:9000::weight::3",
+        "up::127.0.0.1:9000::sub_zone::",
+        "up::127.0.0.1:9000::success_rate::99.5",
+        "up::127.0.0.1:9000::local_origin_success_rate::-1",
+    ];
+    let mut lines = text.lines();
+    for line in want {
+        assert!(lines.any(|l| l == line), "{line} in its place in\n{text}");
+    }
+    assert_eq!(fixture.get("/clusters?filter=nope").await, "");
+    let json = fixture.json("/clusters?format=json").await;
+    let cluster = &json["cluster_statuses"][0];
+    assert_eq!(
+        cluster["circuit_breakers"]["thresholds"][1]["priority"],
+        "HIGH"
+    );
+    let host = &cluster["host_statuses"][0];
+    let health = json!({"failed_outlier_check": true, "eds_health_status": "DRAINING"});
+    assert_eq!(host["health_status"], health);
+    assert_eq!(host["stats"][0], json!({"name": "cx_connect_fail"}));
+    assert_eq!(host["stats"][5], json!({"value": "4", "name": "rq_total"}));
+    let active = json!({"type": "GAUGE", "value": "1", "name": "rq_active"});
+    assert_eq!(host["stats"][7], active);
+    assert_eq!(
+        fixture.get("/listeners").await,
+        "l1::127.0.0.1:80\nl1::127.0.0.1:81\n"
+    );
+    let text = fixture.get("/listeners?format=json").await;
+    let start =
+        "{\n \"listener_statuses\": [\n  {\n   \"name\": \"l1\",\n   \"local_address\": {\n";
+    assert!(text.starts_with(start), "{text}");
+    assert!(text.contains("additional_local_addresses"), "{text}");
+}
+
+#[tokio::test]
+async fn log_levels_change_all_or_nothing() {
+    let fixture = Fixture::start().await;
+    let (status, body) = fixture.post("/logging?level=debug").await;
+    assert_eq!(
+        (status, body.as_str()),
+        (200, "active loggers:\n  weft: debug\n\n")
+    );
+    for bad in ["level=bogus", "nobody=info", "paths=weft:trace,nobody:info"] {
+        let (status, body) = fixture.post(&format!("/logging?{bad}")).await;
+        assert_eq!(status, 400);
+        assert!(body.contains("  weft: debug\n"), "{bad}: {body}");
+    }
+    assert_eq!(fixture.post("/logging?paths=weft:warning").await.0, 200);
+    assert!(fixture.post("/logging").await.1.contains("weft: warning"));
+}
+
+#[tokio::test]
+async fn reopen_logs_rotates_files() {
+    let fixture = Fixture::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let _file = fixture.logs.open(&Target::File(path.clone())).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(fixture.post("/reopen_logs").await, (200, "OK\n".to_owned()));
+    assert!(fixture.logs.finish(Duration::from_secs(5)));
+    assert!(path.exists());
+}
