@@ -75,21 +75,11 @@ pub(crate) fn alternatives(host: &str, dns_domain: &str) -> Vec<String> {
         names.push(format!("{head}.svc"));
         return names;
     }
-    let mut unique: Vec<&str> = host.split('.').collect();
-    let mut shared: Vec<&str> = Vec::new();
-    for part in dns_domain.rsplit('.').filter(|p| !p.is_empty()) {
-        if unique.last() != Some(&part) || unique.len() == 1 {
-            break;
-        }
-        unique.pop();
-        shared.insert(0, part);
-    }
-    if let Some(first_shared) = shared.first() {
-        let short = unique.join(".");
-        if unique.len() == 2 {
-            names.push(format!("{short}.{first_shared}"));
-        }
-        names.push(short);
+    // Only names of the proxy's whole domain are shortened, so that no two hosts share a form.
+    let own = dns_domain.trim_end_matches('.');
+    let short = host.strip_suffix(own).and_then(|s| s.strip_suffix('.'));
+    if let Some(short) = short.filter(|s| !own.is_empty() && !s.is_empty() && *s != "*") {
+        names.push(short.to_owned());
     }
     names
 }
@@ -111,9 +101,10 @@ mod tests {
         );
         assert_eq!(alternatives("example.com", "a.svc.cluster.local"), ["example.com."]);
         assert_eq!(
-            alternatives("foo.local.campus.net", "remote.campus.net"),
-            ["foo.local.campus.net.", "foo.local.campus", "foo.local"]
+            alternatives("foo.local.campus.net", "local.campus.net"),
+            ["foo.local.campus.net.", "foo"]
         );
+        assert_eq!(alternatives("foo.campus.net", "local.campus.net"), ["foo.campus.net."]);
         assert_eq!(alternatives("foo.com", ""), ["foo.com."]);
         assert!(alternatives("10.0.0.1", "a.svc.cluster.local").is_empty());
     }

@@ -85,12 +85,12 @@ fn domains(
     let mut bare = vec![names::domain(hostname.as_str())];
     if let (Some(service), HostTarget::Service(key)) = (service, &host.target) {
         let short = names::alternatives(hostname.as_str(), &host.reader.dns_domain);
-        bare.extend(short.into_iter().filter(|name| !is_taken(cx, &host.reader, name)));
+        bare.extend(short.into_iter().filter(|name| !is_taken(cx, &host.reader, hostname, name)));
         if host.form != HostForm::Grpc {
             let own: Vec<IpAddr> =
                 service.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip).collect();
             for ip in own {
-                let free = !is_taken(cx, &host.reader, &ip.to_string());
+                let free = !is_taken(cx, &host.reader, hostname, &ip.to_string());
                 if free && outbound::owns_address(cx, &host.reader.scope, ip, host.port, key) {
                     bare.push(names::domain(&ip.to_string()));
                 }
@@ -117,17 +117,14 @@ fn domains(
     }
 }
 
-/// Whether a name that was made up from another one is the full name of a host.
-fn is_taken(cx: &mut Cx<'_, '_>, reader: &Reader, name: &str) -> bool {
-    let Ok(name) = Hostname::parse(name.trim_end_matches('.')) else { return false };
+/// Whether a name that was made up for a host is the full name of another one.
+fn is_taken(cx: &mut Cx<'_, '_>, reader: &Reader, own: &Hostname, name: &str) -> bool {
+    let Ok(name) = Hostname::parse(name) else { return false };
+    if name == *own {
+        return false;
+    }
     let shard = Shard::of(name.as_str());
-    // `a.b.` is the same host as `a.b`, and its own.
-    let rules = host_rules_of_name(cx, reader, shard, &name);
-    rules && !name.as_str().is_empty()
-}
-
-fn host_rules_of_name(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard, name: &Hostname) -> bool {
-    cx.visible(&reader.scope, shard).contains_key(name) || cx.mesh_rules(shard).contains_key(name)
+    cx.visible(&reader.scope, shard).contains_key(&name) || cx.mesh_rules(shard).contains_key(&name)
 }
 
 fn append(cx: &mut Cx<'_, '_>, host: OutboundHost, bytes: &mut BytesMut, from: &mut Vec<Origins>) {

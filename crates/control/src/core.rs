@@ -1,0 +1,414 @@
+//! The state that the writer and the connections share: the engine, the published views, who is
+//! connected and what was pushed to whom. Must never know sockets.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use ahash::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tonic::Status;
+use weft_model::{MeshSettings, ObjectKey};
+use weft_sources::{Batch, Change, ObjectState, ObjectStatus};
+use weft_xds::server::Event;
+use weft_xds::server::grpc::{Connection, ConnectionId, Counters, ViewSource};
+use weft_xds::{Mode, TypeUrl, Version, View};
+
+use crate::engine;
+use crate::graph::{Key, ProxyFacts, ProxyView, Value};
+use crate::node::Proxy;
+use crate::world::World;
+
+/// Pushes that are remembered.
+const PUSHES: usize = 1024;
+/// Refusals by proxies that are remembered.
+const REFUSALS: usize = 1024;
+
+/// The shared state.
+pub struct Core {
+    writer: Mutex<Writer>,
+    connections: Mutex<BTreeMap<ConnectionId, Connected>>,
+    pushes: Mutex<VecDeque<Push>>,
+    statuses: Mutex<BTreeMap<(Arc<str>, u32, String), ObjectStatus>>,
+    refusals: Mutex<BTreeMap<(TypeUrl, Arc<str>), Refused>>,
+    ready: AtomicBool,
+    /// Batches that were applied.
+    pub(crate) batches: AtomicU64,
+    /// Pushes by type, and refused answers by type.
+    pub(crate) by_type: Mutex<BTreeMap<TypeUrl, TypeCounts>>,
+    /// Counters of the ADS server.
+    pub ads: Arc<Counters>,
+    next_push: AtomicU64,
+}
+
+/// Counts of one type.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TypeCounts {
+    pub(crate) pushes: u64,
+    pub(crate) bytes: u64,
+    pub(crate) rejects: u64,
+}
+
+struct Writer {
+    world: World,
+    /// The view of each kind of proxy that is connected.
+    published: HashMap<Arc<ProxyFacts>, Published>,
+}
+
+struct Published {
+    sender: watch::Sender<View>,
+    view: Arc<ProxyView>,
+    connections: usize,
+}
+
+/// A connected proxy.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// Who it is.
+    pub proxy: Arc<Proxy>,
+    facts: Arc<ProxyFacts>,
+    /// State of the world or delta.
+    pub mode: Mode,
+    /// Since when.
+    pub since: SystemTime,
+    /// Where it stands by type.
+    pub types: BTreeMap<TypeUrl, TypeState>,
+}
+
+/// Where a proxy stands with a type.
+#[derive(Clone, Debug, Default)]
+pub struct TypeState {
+    /// Content that was accepted last.
+    pub acked: Option<Version>,
+    /// Content of the view with which it is in step.
+    pub in_sync: Option<Version>,
+    /// The last refusal since the last acceptance.
+    pub error: Option<String>,
+}
+
+/// One answer that was sent to one proxy.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// Counts up.
+    pub number: u64,
+    /// When.
+    pub at: SystemTime,
+    /// Node id.
+    pub node: Arc<Proxy>,
+    /// What type.
+    pub type_url: TypeUrl,
+    /// Resources in it.
+    pub resources: usize,
+    /// Names that are gone.
+    pub removed: usize,
+    /// Bytes of their bodies.
+    pub bytes: usize,
+}
+
+/// A resource that a proxy refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// By whom.
+    pub node: String,
+    /// Its words.
+    pub error: String,
+    /// The content that was refused.
+    pub version: Option<Version>,
+    /// The objects that made the resource, as `Kind/namespace/name`.
+    pub origins: Vec<String>,
+}
+
+impl Core {
+    pub(crate) fn new(mesh: MeshSettings) -> Self {
+        let writer = Writer { world: World::new(mesh), published: HashMap::default() };
+        Self {
+            writer: Mutex::new(writer),
+            connections: Mutex::default(),
+            pushes: Mutex::default(),
+            statuses: Mutex::default(),
+            refusals: Mutex::default(),
+            ready: AtomicBool::new(false),
+            batches: AtomicU64::new(0),
+            by_type: Mutex::default(),
+            ads: Arc::default(),
+            next_push: AtomicU64::new(1),
+        }
+    }
+
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether the configuration was read once and proxies are served.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Takes batches of the source in and publishes what follows. Changes of endpoints go first:
+    /// traffic must leave an address that is gone before anything else is worked out.
+    pub(crate) fn apply(&self, batches: Vec<Batch>) {
+        let mut changes: BTreeMap<ObjectKey, Change> = BTreeMap::new();
+        let mut statuses = Vec::new();
+        for batch in batches {
+            changes.extend(batch.changes.into_iter().map(|c| (c.key.clone(), c)));
+            statuses.extend(batch.statuses);
+        }
+        self.take_statuses(statuses);
+        let (endpoints, others): (Vec<Change>, Vec<Change>) = changes
+            .into_values()
+            .partition(|change| matches!(change.key, ObjectKey::Endpoints(_)));
+        for part in [endpoints, others] {
+            if !part.is_empty() {
+                let mut writer = self.writer.lock();
+                writer.world.apply(&part);
+                writer.publish();
+            }
+        }
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take_statuses(&self, statuses: Vec<ObjectStatus>) {
+        let mut known = self.statuses.lock();
+        for status in statuses {
+            for problem in &status.problems {
+                tracing::warn!(%problem, "configuration");
+            }
+            let object = status.object.as_ref().map(ToString::to_string);
+            // A named object keeps its entry when lines above it come and go.
+            let line = if object.is_some() { 0 } else { status.line };
+            let key = (Arc::clone(&status.source), line, object.unwrap_or_default());
+            if status.state == ObjectState::Removed {
+                known.remove(&key);
+            } else {
+                known.insert(key, status);
+            }
+        }
+    }
+
+    /// Statuses of all objects as their source sees them.
+    pub fn statuses(&self) -> Vec<ObjectStatus> {
+        self.statuses.lock().values().cloned().collect()
+    }
+
+    /// Resources that proxies refuse, by type and name.
+    pub fn refusals(&self) -> Vec<(TypeUrl, Arc<str>, Refused)> {
+        let refusals = self.refusals.lock();
+        refusals.iter().map(|((t, n), r)| (t.clone(), Arc::clone(n), r.clone())).collect()
+    }
+
+    /// Who is connected.
+    pub fn connected(&self) -> Vec<Connected> {
+        self.connections.lock().values().cloned().collect()
+    }
+
+    /// The latest pushes with a number above this one, oldest first.
+    pub fn pushes_after(&self, number: u64) -> Vec<Push> {
+        self.pushes.lock().iter().filter(|push| push.number > number).cloned().collect()
+    }
+
+    /// Counters of the engine.
+    pub fn engine_counters(&self) -> engine::Counters {
+        self.writer.lock().world.engine.counters()
+    }
+
+    /// Nodes and sources that are alive in the engine.
+    pub fn engine_size(&self) -> usize {
+        self.writer.lock().world.engine.len()
+    }
+
+    /// How many objects of a kind there are.
+    pub(crate) fn count(&self, kind: impl Fn(&ObjectKey) -> bool) -> usize {
+        self.writer.lock().world.count(kind)
+    }
+
+    /// The view that a proxy has or would have.
+    pub fn view_of(&self, proxy: &Proxy) -> Arc<ProxyView> {
+        let facts = Arc::new(ProxyFacts::of(proxy));
+        let mut writer = self.writer.lock();
+        let view = writer.pin(&facts);
+        writer.world.engine.unpin(&Key::ProxyView(facts));
+        view
+    }
+
+    /// Ends all streams; their clients reconnect elsewhere.
+    pub(crate) fn disconnect_all(&self) {
+        let mut writer = self.writer.lock();
+        for (facts, _) in std::mem::take(&mut writer.published) {
+            writer.world.engine.unpin(&Key::ProxyView(facts));
+        }
+    }
+}
+
+impl Writer {
+    fn pin(&mut self, facts: &Arc<ProxyFacts>) -> Arc<ProxyView> {
+        match self.world.engine.pin(Key::ProxyView(Arc::clone(facts))) {
+            Value::ProxyView(view) => view,
+            other => unreachable!("a proxy's key holds a view, not {other:?}"),
+        }
+    }
+
+    fn publish(&mut self) {
+        for (key, value) in self.world.engine.settle() {
+            let (Key::ProxyView(facts), Value::ProxyView(view)) = (key, value) else { continue };
+            if let Some(published) = self.published.get_mut(&facts) {
+                published.sender.send_replace(view.view.clone());
+                published.view = view;
+            }
+        }
+    }
+}
+
+impl ViewSource for Core {
+    fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, Status> {
+        let proxy = Proxy::parse(&connection.node)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let facts = Arc::new(ProxyFacts::of(&proxy));
+        let receiver = {
+            let mut writer = self.writer.lock();
+            if let Some(published) = writer.published.get_mut(&facts) {
+                published.connections += 1;
+                published.sender.subscribe()
+            } else {
+                let view = writer.pin(&facts);
+                let (sender, receiver) = watch::channel(view.view.clone());
+                let published = Published { sender, view, connections: 1 };
+                writer.published.insert(Arc::clone(&facts), published);
+                receiver
+            }
+        };
+        let connected = Connected {
+            proxy: Arc::new(proxy),
+            facts,
+            mode: connection.mode,
+            since: SystemTime::now(),
+            types: BTreeMap::new(),
+        };
+        tracing::info!(node = connected.proxy.id, mode = ?connected.mode, "proxy connected");
+        self.connections.lock().insert(connection.id, connected);
+        Ok(receiver)
+    }
+
+    fn event(&self, id: ConnectionId, event: &Event) {
+        let mut connections = self.connections.lock();
+        let Some(connected) = connections.get_mut(&id) else { return };
+        match event {
+            Event::Subscribed { type_url, .. } | Event::Resumed { type_url } => {
+                connected.types.entry(type_url.clone()).or_default();
+            }
+            Event::Acked { type_url, version } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.acked = Some(*version);
+                state.error = None;
+                let connected = connected.clone();
+                drop(connections);
+                self.forget_repaired(&connected, type_url);
+            }
+            Event::InSync { type_url, version } => {
+                connected.types.entry(type_url.clone()).or_default().in_sync = Some(*version);
+            }
+            Event::Nacked { type_url, names, error } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.error = Some(error.clone());
+                let connected = connected.clone();
+                drop(connections);
+                self.refused(&connected, type_url, names, error);
+            }
+            Event::Sent { type_url, resources, removed, bytes } => {
+                let node = Arc::clone(&connected.proxy);
+                drop(connections);
+                self.sent(node, type_url, *resources, *removed, *bytes);
+            }
+            Event::StaleNonce { .. } | Event::UnknownType { .. } => {}
+            Event::AckOverdue { type_url } => {
+                tracing::warn!(node = connected.proxy.id, ?type_url, "no ACK for a long time");
+            }
+        }
+    }
+
+    fn closed(&self, id: ConnectionId) {
+        let Some(connected) = self.connections.lock().remove(&id) else { return };
+        tracing::info!(node = connected.proxy.id, "proxy disconnected");
+        let mut writer = self.writer.lock();
+        let Some(published) = writer.published.get_mut(&connected.facts) else { return };
+        published.connections = published.connections.saturating_sub(1);
+        if published.connections == 0 {
+            writer.published.remove(&connected.facts);
+            writer.world.engine.unpin(&Key::ProxyView(connected.facts));
+        }
+    }
+}
+
+impl Core {
+    fn sent(
+        &self,
+        node: Arc<Proxy>,
+        type_url: &TypeUrl,
+        resources: usize,
+        removed: usize,
+        bytes: usize,
+    ) {
+        let mut by_type = self.by_type.lock();
+        let counts = by_type.entry(type_url.clone()).or_default();
+        counts.pushes += 1;
+        counts.bytes += bytes as u64;
+        drop(by_type);
+        let number = self.next_push.fetch_add(1, Ordering::Relaxed);
+        let push = Push {
+            number,
+            at: SystemTime::now(),
+            node,
+            type_url: type_url.clone(),
+            resources,
+            removed,
+            bytes,
+        };
+        let mut pushes = self.pushes.lock();
+        if pushes.len() >= PUSHES {
+            pushes.pop_front();
+        }
+        pushes.push_back(push);
+    }
+
+    /// Drops refusals of contents that are no longer offered.
+    fn forget_repaired(&self, connected: &Connected, type_url: &TypeUrl) {
+        let mut refusals = self.refusals.lock();
+        if refusals.is_empty() {
+            return;
+        }
+        let view = self.writer.lock().published.get(&connected.facts).map(|p| Arc::clone(&p.view));
+        refusals.retain(|(refused_type, name), refused| {
+            let current = view.as_ref().and_then(|v| v.view.resource(type_url, name));
+            refused_type != type_url
+                || refused.node != connected.proxy.id
+                || current.is_some_and(|r| Some(r.version) == refused.version)
+        });
+    }
+
+    /// Notes on the source objects what a proxy refused. The stream goes on without the resource,
+    /// whose last accepted form stays in the proxy.
+    fn refused(&self, connected: &Connected, type_url: &TypeUrl, names: &[Arc<str>], error: &str) {
+        self.by_type.lock().entry(type_url.clone()).or_default().rejects += 1;
+        tracing::warn!(node = connected.proxy.id, ?type_url, ?names, error, "refused by a proxy");
+        let view = {
+            let writer = self.writer.lock();
+            writer.published.get(&connected.facts).map(|p| Arc::clone(&p.view))
+        };
+        let mut refusals = self.refusals.lock();
+        for name in names {
+            let origins = view.as_ref().and_then(|v| v.origins(type_url, name));
+            let resource = view.as_ref().and_then(|v| v.view.resource(type_url, name));
+            let refused = Refused {
+                node: connected.proxy.id.clone(),
+                error: error.to_owned(),
+                version: resource.map(|r| r.version),
+                origins: origins.iter().flat_map(|o| o.iter()).map(ToString::to_string).collect(),
+            };
+            refusals.insert((type_url.clone(), Arc::clone(name)), refused);
+            while refusals.len() > REFUSALS {
+                refusals.pop_first();
+            }
+        }
+    }
+}

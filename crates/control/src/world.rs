@@ -1,0 +1,324 @@
+//! The writer's side of the graph: turns changed objects into source keys, and keeps the indexes
+//! that generators list instead of searching. Must never know what is derived from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ahash::HashMap;
+use weft_model::{
+    DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, Object, ObjectKey,
+    Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+};
+use weft_sources::Change;
+
+use crate::engine::Engine;
+use crate::graph::{Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
+
+/// The engine of the mesh and the objects that it was told.
+pub(crate) struct World {
+    pub(crate) engine: Engine<Mesh>,
+    objects: HashMap<ObjectKey, Object>,
+    services: HashMap<Shard, BTreeMap<ServiceKey, ServiceFacts>>,
+    rules: HashMap<Key, RuleIndex>,
+    addresses: HashMap<Key, BTreeSet<ServiceKey>>,
+    sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
+    gateways: Vec<Arc<Gateway>>,
+    /// Label keys that objects mention, with how many do.
+    labels: BTreeMap<Arc<str>, usize>,
+}
+
+impl World {
+    pub(crate) fn new(mesh: MeshSettings) -> Self {
+        let mut engine = Engine::new(Mesh);
+        engine.set(Key::Mesh, Value::Mesh(Arc::new(mesh)));
+        Self {
+            engine,
+            objects: HashMap::default(),
+            services: HashMap::default(),
+            rules: HashMap::default(),
+            addresses: HashMap::default(),
+            sidecars: HashMap::default(),
+            gateways: Vec::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// How many objects there are, by kind of key.
+    pub(crate) fn count(&self, kind: impl Fn(&ObjectKey) -> bool) -> usize {
+        self.objects.keys().filter(|key| kind(key)).count()
+    }
+
+    /// All objects, in no particular order.
+    #[cfg(test)]
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.objects.values()
+    }
+
+    /// Takes changes in; nothing is recomputed before the engine settles.
+    pub(crate) fn apply<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) {
+        for change in changes {
+            let old = match &change.object {
+                Some(new) => self.objects.insert(change.key.clone(), new.clone()),
+                None => self.objects.remove(&change.key),
+            };
+            if old != change.object {
+                self.exchange(old, change.object.clone());
+            }
+        }
+    }
+
+    fn exchange(&mut self, old: Option<Object>, new: Option<Object>) {
+        match (&old, &new) {
+            (Some(Object::Service(_)) | None, Some(Object::Service(_)))
+            | (Some(Object::Service(_)), None) => {
+                self.service(as_service(old.as_ref()), as_service(new.as_ref()));
+            }
+            (Some(Object::Endpoints(_)) | None, Some(Object::Endpoints(_)))
+            | (Some(Object::Endpoints(_)), None) => {
+                self.endpoints(as_endpoints(old.as_ref()), as_endpoints(new.as_ref()));
+            }
+            _ => {
+                if let Some(old) = &old {
+                    self.rule(old, false);
+                }
+                if let Some(new) = &new {
+                    self.rule(new, true);
+                }
+            }
+        }
+    }
+
+    fn service(&mut self, old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) {
+        let Some(key) = new.or(old).map(|s| s.key()) else { return };
+        let shard = Shard::of(key.hostname.as_str());
+        let facts = |s: &Arc<Service>| ServiceFacts {
+            export_to: s.export_to.clone(),
+            created: s.created,
+        };
+        let index = self.services.entry(shard).or_default();
+        match new {
+            Some(service) => {
+                index.insert(key.clone(), facts(service));
+                let value = Value::Service(Arc::clone(service));
+                self.engine.set(Key::Service(key.clone()), value);
+            }
+            None => {
+                index.remove(&key);
+                self.engine.remove(&Key::Service(key.clone()));
+            }
+        }
+        if old.map(facts) != new.map(facts) {
+            let value = Value::ServiceIndex(Arc::new(index.clone()));
+            self.engine.set(Key::ServiceIndex(shard), value);
+        }
+        let ips = |s: Option<&Arc<Service>>| -> BTreeSet<IpAddr> {
+            s.map(|s| s.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip).collect())
+                .unwrap_or_default()
+        };
+        self.exchange_addresses(&ips(old), &ips(new), &key, Key::VipOwners);
+    }
+
+    fn endpoints(
+        &mut self,
+        old: Option<&Arc<ServiceEndpoints>>,
+        new: Option<&Arc<ServiceEndpoints>>,
+    ) {
+        let Some(key) = new.or(old).map(|e| e.service.clone()) else { return };
+        match new {
+            Some(list) => {
+                let value = Value::Endpoints(Arc::clone(list));
+                self.engine.set(Key::Endpoints(key.clone()), value);
+            }
+            None => {
+                self.engine.remove(&Key::Endpoints(key.clone()));
+            }
+        }
+        let ips = |e: Option<&Arc<ServiceEndpoints>>| -> BTreeSet<IpAddr> {
+            e.map(|e| e.endpoints.iter().filter_map(|e| e.address.ip()).collect())
+                .unwrap_or_default()
+        };
+        self.exchange_addresses(&ips(old), &ips(new), &key, Key::ServicesAt);
+    }
+
+    fn exchange_addresses(
+        &mut self,
+        old: &BTreeSet<IpAddr>,
+        new: &BTreeSet<IpAddr>,
+        service: &ServiceKey,
+        key: impl Fn(IpAddr) -> Key,
+    ) {
+        for ip in old.symmetric_difference(new) {
+            let key = key(*ip);
+            let owners = self.addresses.entry(key.clone()).or_default();
+            if new.contains(ip) {
+                owners.insert(service.clone());
+            } else {
+                owners.remove(service);
+            }
+            if owners.is_empty() {
+                self.addresses.remove(&key);
+                self.engine.remove(&key);
+            } else {
+                let value = Value::Services(Arc::new(owners.clone()));
+                self.engine.set(key, value);
+            }
+        }
+    }
+
+    fn rule(&mut self, object: &Object, comes: bool) {
+        match object {
+            Object::VirtualService(rule) => self.virtual_service(rule, comes),
+            Object::DestinationRule(rule) => self.destination_rule(rule, comes),
+            Object::Gateway(gateway) => {
+                self.gateways.retain(|g| g.meta.origin != gateway.meta.origin);
+                if comes {
+                    self.gateways.push(Arc::clone(gateway));
+                    self.gateways.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
+                }
+                let keys = gateway.selector.iter().map(|(key, _)| key);
+                count_labels(&mut self.labels, keys, comes);
+                let value = Value::Gateways(self.gateways.clone().into());
+                self.engine.set(Key::Gateways, value);
+                self.publish_labels();
+            }
+            Object::Sidecar(sidecar) => self.sidecar(sidecar, comes),
+            // Endpoints already carry what workloads say; nobody reads namespaces yet.
+            Object::Workload(_)
+            | Object::Namespace(_)
+            | Object::Service(_)
+            | Object::Endpoints(_) => {}
+        }
+    }
+
+    fn virtual_service(&mut self, rule: &Arc<VirtualService>, comes: bool) {
+        let key = Key::VirtualService(rule.meta.origin.clone());
+        if comes {
+            self.engine.set(key, Value::VirtualService(Arc::clone(rule)));
+        } else {
+            self.engine.remove(&key);
+        }
+        let facts = RuleFacts {
+            origin: rule.meta.origin.clone(),
+            created: rule.meta.created,
+            export_to: rule.export_to.clone(),
+        };
+        for gateway in &rule.gateways {
+            for host in &rule.hosts {
+                self.index(rule_key(gateway, host), host, &facts, comes);
+            }
+        }
+        let matches = rule.http.iter().flat_map(|http| &http.matches);
+        let keys = matches.flat_map(|m| m.source_labels.iter().map(|(key, _)| key));
+        count_labels(&mut self.labels, keys, comes);
+        self.publish_labels();
+    }
+
+    fn destination_rule(&mut self, rule: &Arc<DestinationRule>, comes: bool) {
+        let key = Key::DestinationRule(rule.meta.origin.clone());
+        if comes {
+            self.engine.set(key, Value::DestinationRule(Arc::clone(rule)));
+        } else {
+            self.engine.remove(&key);
+        }
+        let facts = RuleFacts {
+            origin: rule.meta.origin.clone(),
+            created: rule.meta.created,
+            export_to: rule.export_to.clone(),
+        };
+        let namespace = rule.meta.origin.namespace.clone();
+        let index = if rule.host.is_wildcard() {
+            Key::WildcardDestinations(namespace)
+        } else {
+            Key::DestinationIndex(namespace, Shard::of(rule.host.as_str()))
+        };
+        self.index(index, &rule.host, &facts, comes);
+    }
+
+    /// Adds a rule to an index or takes it out. Both happen before the engine settles, so an edit
+    /// that leaves the facts as they were changes no index value.
+    fn index(&mut self, key: Key, host: &Hostname, facts: &RuleFacts, comes: bool) {
+        let index = self.rules.entry(key.clone()).or_default();
+        let list = index.entry(host.clone()).or_default();
+        list.retain(|other| other.origin != facts.origin);
+        if comes {
+            list.push(facts.clone());
+            list.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+        }
+        if list.is_empty() {
+            index.remove(host);
+        }
+        if index.is_empty() {
+            self.rules.remove(&key);
+            self.engine.remove(&key);
+        } else {
+            let value = Value::Rules(Arc::new(index.clone()));
+            self.engine.set(key, value);
+        }
+    }
+
+    fn sidecar(&mut self, sidecar: &Arc<Sidecar>, comes: bool) {
+        let namespace = sidecar.meta.origin.namespace.clone();
+        let list = self.sidecars.entry(namespace.clone()).or_default();
+        list.retain(|s| s.meta.origin != sidecar.meta.origin);
+        if comes {
+            list.push(Arc::clone(sidecar));
+            list.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
+        }
+        let key = Key::Sidecars(namespace.clone());
+        if list.is_empty() {
+            self.sidecars.remove(&namespace);
+            self.engine.remove(&key);
+        } else {
+            let value = Value::Sidecars(list.clone().into());
+            self.engine.set(key, value);
+        }
+        let keys = sidecar.selector.iter().flat_map(|s| s.iter().map(|(key, _)| key));
+        count_labels(&mut self.labels, keys, comes);
+        self.publish_labels();
+    }
+
+    fn publish_labels(&mut self) {
+        let keys: BTreeSet<Arc<str>> = self.labels.keys().cloned().collect();
+        self.engine.set(Key::MentionedLabels, Value::LabelKeys(Arc::new(keys)));
+    }
+}
+
+fn rule_key(gateway: &GatewayRef, host: &Hostname) -> Key {
+    if host.is_wildcard() {
+        Key::WildcardRules(gateway.clone())
+    } else {
+        Key::RuleIndex(gateway.clone(), Shard::of(host.as_str()))
+    }
+}
+
+fn count_labels<'a>(
+    counts: &mut BTreeMap<Arc<str>, usize>,
+    keys: impl Iterator<Item = &'a str>,
+    comes: bool,
+) {
+    for key in keys {
+        if comes {
+            *counts.entry(key.into()).or_default() += 1;
+        } else if let Some(count) = counts.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(key);
+            }
+        }
+    }
+}
+
+fn as_service(object: Option<&Object>) -> Option<&Arc<Service>> {
+    match object {
+        Some(Object::Service(service)) => Some(service),
+        _ => None,
+    }
+}
+
+fn as_endpoints(object: Option<&Object>) -> Option<&Arc<ServiceEndpoints>> {
+    match object {
+        Some(Object::Endpoints(endpoints)) => Some(endpoints),
+        _ => None,
+    }
+}
