@@ -55,12 +55,12 @@ fn main() -> Result<()> {
         includes.push(root);
     }
 
-    let bytes = compile_descriptors(&protoc, &includes, &files, &out_dir)?;
+    // The bytes go in as protoc wrote them: decoding them here and encoding them again would
+    // lose all custom options, and with them Envoy's validation rules.
+    let descriptors = out_dir.join("descriptors.bin");
+    compile_descriptors(&protoc, &includes, &files, &out_dir, &descriptors)?;
+    let bytes = fs::read(descriptors)?;
     let mut set = prost_types::FileDescriptorSet::decode(bytes.as_slice())?;
-    for file in &mut set.file {
-        file.source_code_info = None;
-    }
-    fs::write(out_dir.join("descriptors.bin"), set.encode_to_vec())?;
 
     // Only our own files become Rust here; what they import is `envoy-types`' already, but the
     // generator wants to see the imported messages to know what can be derived.
@@ -93,11 +93,11 @@ fn compile_descriptors(
     includes: &[PathBuf],
     files: &[PathBuf],
     out_dir: &Path,
-) -> Result<Vec<u8>> {
-    let raw = out_dir.join("descriptors.raw.bin");
+    result: &Path,
+) -> Result<()> {
     let mut arguments = format!(
         "--include_imports\n--descriptor_set_out={}\n",
-        raw.display()
+        result.display()
     );
     for include in includes {
         arguments.push_str(&format!("--proto_path={}\n", include.display()));
@@ -118,7 +118,7 @@ fn compile_descriptors(
         )
         .into());
     }
-    Ok(fs::read(raw)?)
+    Ok(())
 }
 
 /// All .proto files below a folder, sorted, so that the result does not depend on the disk.

@@ -40,7 +40,9 @@ mod generated {
 
 /// Istio's API, as messages of our own with Istio's names and numbers.
 pub use generated::istio;
-/// The older name of `xds.type.v3.TypedStruct`.
+/// `udpa.type.v1.TypedStruct`, the older name of [`xds`]'s.
 pub use generated::udpa;
 /// The plain Kubernetes objects, reduced to what a mesh reads.
 pub use generated::weft::kubernetes::v1 as kubernetes;
+/// `xds.type.v3.TypedStruct`, which `envoy-types` leaves out.
+pub use generated::xds;

@@ -17,7 +17,6 @@ use crate::{pb::validate::FieldRules, pool};
 pub(super) struct Table {
     by_name: HashMap<String, usize>,
     plans: Vec<Plan>,
-    not_understood: Vec<String>,
 }
 
 /// What to check of one message.
@@ -44,7 +43,7 @@ pub(super) enum Child {
     Any,
 }
 
-static TABLE: LazyLock<Table> = LazyLock::new(Table::build);
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::build().0);
 
 impl Table {
     pub(super) fn get() -> &'static Self {
@@ -60,13 +59,9 @@ impl Table {
         self.plans.get(index)
     }
 
-    /// Rules that this module would have to leave out; none, as a test shows.
-    #[cfg(test)]
-    pub(super) fn not_understood(&self) -> &[String] {
-        &self.not_understood
-    }
-
-    fn build() -> Self {
+    /// The table, and the rules that this module would have to leave out: none, as a test
+    /// shows.
+    pub(super) fn build() -> (Self, Vec<String>) {
         let options = Options::new();
         let messages: Vec<MessageDescriptor> = pool()
             .all_messages()
@@ -92,11 +87,7 @@ impl Table {
             .filter(|(_, message)| wanted.contains(message.full_name()))
             .map(|(rules, _)| rules.into_plan(&by_name))
             .collect();
-        Self {
-            by_name,
-            plans,
-            not_understood,
-        }
+        (Self { by_name, plans }, not_understood)
     }
 }
 
@@ -143,12 +134,16 @@ impl MessageRules {
 }
 
 /// A field without presence has its default value when it is not set, and that is checked;
-/// one with presence is only checked for being there.
+/// one with presence is only asked for.
 fn unset(check: &Check, field: &FieldDescriptor) -> Option<String> {
     if field.is_list() || field.is_map() || !field.supports_presence() {
         return check.whole(&Field::default_value_for_field(field));
     }
-    check.is_required().then(|| "value is required".to_owned())
+    // An arm of a oneof is only required once it is the one that is chosen.
+    let is_arm = field
+        .containing_oneof()
+        .is_some_and(|oneof| !oneof.is_synthetic());
+    (check.is_required() && !is_arm).then(|| "value is required".to_owned())
 }
 
 fn is_any(message: &MessageDescriptor) -> bool {

@@ -2,6 +2,7 @@
 //! could blow up has a limit here: size, nodes, depth and what aliases expand to. It must
 //! never know about messages or Kubernetes.
 
+mod json;
 mod scalar;
 mod split;
 mod tree;

@@ -9,7 +9,7 @@ use std::{
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
-use super::{Document, Entry, Limits, Node, Style, Value, YamlError, scalar, split::Chunk};
+use super::{Document, Entry, Limits, Node, Style, Value, YamlError, json, scalar, split::Chunk};
 
 /// The key whose mapping is merged into the one that it stands in.
 pub const MERGE_KEY: &str = "<<";
@@ -40,6 +40,23 @@ pub(super) fn parse_chunk(chunk: Chunk<'_>, limits: &Limits, documents: &mut Vec
 }
 
 fn parse_events(chunk: &Chunk<'_>, limits: &Limits, documents: &mut Vec<Document>) {
+    // What is JSON is read as JSON, for YAML does not know all of its escapes. What is not may
+    // still be YAML in braces, and then YAML's message is the better one.
+    if json::looks_like(chunk.text) {
+        let mut tree = Tree::new(chunk.lines_before, limits);
+        let read = json::scan(chunk.text, &mut |event, line, column| {
+            let place = tree.place(line, column);
+            tree.event(event, place)
+        });
+        match read {
+            Ok(()) => return documents.extend(tree.finish()),
+            Err(json::Stop::Refused(error)) => {
+                tree.errors.push(error);
+                return documents.push(tree.break_off());
+            }
+            Err(json::Stop::NotJson) => {}
+        }
+    }
     let mut parser = Parser::new_from_str(chunk.text);
     let mut tree = Tree::new(chunk.lines_before, limits);
     let mut inside = false;
@@ -47,7 +64,7 @@ fn parse_events(chunk: &Chunk<'_>, limits: &Limits, documents: &mut Vec<Document
         let (event, span) = match next {
             Ok(next) => next,
             Err(error) => {
-                let place = tree.place(error.marker());
+                let place = tree.marked(error.marker());
                 tree.errors.push(place.error(error.info().to_owned()));
                 documents.push(tree.break_off());
                 return;
@@ -61,7 +78,7 @@ fn parse_events(chunk: &Chunk<'_>, limits: &Limits, documents: &mut Vec<Document
                 documents.extend(tree.finish());
             }
             event if inside => {
-                let place = tree.place(&span.start);
+                let place = tree.marked(&span.start);
                 if let Err(error) = tree.event(event, place) {
                     tree.errors.push(error);
                     documents.push(tree.break_off());
@@ -151,12 +168,16 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn place(&self, marker: &Marker) -> Place {
-        let line = u32::try_from(marker.line().max(1)).unwrap_or(u32::MAX);
-        let column = u32::try_from(marker.col()).unwrap_or(u32::MAX);
+    fn marked(&self, marker: &Marker) -> Place {
+        self.place(marker.line().max(1), marker.col() + 1)
+    }
+
+    /// A place in the chunk, both counted from 1, as a place in the file.
+    fn place(&self, line: usize, column: usize) -> Place {
+        let line = u32::try_from(line).unwrap_or(u32::MAX);
         Place {
             line: line.saturating_add(self.lines_before),
-            column: column.saturating_add(1),
+            column: u32::try_from(column).unwrap_or(u32::MAX),
         }
     }
 
@@ -368,7 +389,11 @@ impl<'a> Tree<'a> {
             Open::Map {
                 entries, merged, ..
             } => {
-                self.report_doubled(&entries);
+                let entries = if entries.len() > 1 {
+                    self.without_doubles(entries)
+                } else {
+                    entries
+                };
                 Value::Map(Arc::new(with_merged(entries, merged)))
             }
         };
@@ -379,30 +404,29 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn report_doubled(&mut self, entries: &[Entry]) {
-        if entries.len() < 2 {
-            return;
-        }
-        let mut lines: HashMap<&str, u32> = HashMap::with_capacity(entries.len());
+    /// Reports keys that are set twice, and keeps the first of each.
+    fn without_doubles(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
+        let mut lines: HashMap<Arc<str>, u32> = HashMap::with_capacity(entries.len());
+        let mut unique = Vec::with_capacity(entries.len());
         for entry in entries {
-            match lines.entry(&entry.key) {
+            match lines.entry(Arc::clone(&entry.key)) {
                 hash_map::Entry::Vacant(slot) => {
                     slot.insert(entry.line);
+                    unique.push(entry);
                 }
                 hash_map::Entry::Occupied(first) => {
+                    let (key, line, column) = (&entry.key, entry.line, entry.column);
+                    let first = first.get();
+                    let message = format!("key {key:?} is set twice, on lines {first} and {line}");
                     self.errors.push(YamlError {
-                        line: entry.line,
-                        column: entry.column,
-                        message: format!(
-                            "key {:?} is set twice, on lines {} and {}",
-                            entry.key,
-                            first.get(),
-                            entry.line
-                        ),
+                        line,
+                        column,
+                        message,
                     });
                 }
             }
         }
+        unique
     }
 
     fn add(&mut self, value: Weighed, anchor: usize) -> Result<(), YamlError> {
