@@ -23,6 +23,8 @@ pub mod node;
 mod pb;
 mod plane;
 mod wire;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use self::core::{Connected, Core, Push, Refused, TypeState};

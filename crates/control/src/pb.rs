@@ -4,23 +4,23 @@
 use std::net::IpAddr;
 use std::time::Duration as StdDuration;
 
-pub(crate) use envoy_types::pb::envoy::config::{accesslog, cluster, core, endpoint, listener, route};
-pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file_log;
-pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
-pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
-pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
-pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::{
+pub(crate) use weft_proto::pb::envoy::config::{accesslog, cluster, core, endpoint, listener, route};
+pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::file::v3 as file_log;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::http::fault::v3 as fault;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::http::router::v3 as router;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::listener::{
     http_inspector, original_dst, tls_inspector,
 };
-pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
-pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
-pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
-pub(crate) use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
-pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
-pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
-pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-pub(crate) use envoy_types::pb::envoy::r#type::v3 as types;
-pub(crate) use envoy_types::pb::google::protobuf;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub(crate) use weft_proto::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
+pub(crate) use weft_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
+pub(crate) use weft_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+pub(crate) use weft_proto::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
+pub(crate) use weft_proto::pb::envoy::r#type::matcher::v3 as matcher;
+pub(crate) use weft_proto::pb::envoy::r#type::v3 as types;
+pub(crate) use weft_proto::pb::google::protobuf;
 
 use prost::{Message, Name};
 use protobuf::{Any, BoolValue, Duration, UInt32Value};

@@ -106,7 +106,7 @@ impl ControlPlane {
     }
 
     /// What happens inside, for tests and tools in the same process.
-    pub fn status(&self) -> &crate::core::Core {
+    pub fn status(&self) -> &Core {
         &self.core
     }
 

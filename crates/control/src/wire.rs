@@ -3,7 +3,6 @@
 //! key order, which prost's `HashMap` fields are not. Must never know what a message means.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 /// Length of a length-delimited field with this number and this many bytes of content.
@@ -16,14 +15,6 @@ pub(crate) fn put_field(out: &mut impl BufMut, number: u32, content: &[u8]) {
     encode_key(number, WireType::LengthDelimited, out);
     encode_varint(content.len() as u64, out);
     out.put_slice(content);
-}
-
-/// Appends a message field.
-pub(crate) fn put_message(out: &mut impl BufMut, number: u32, message: &impl Message) {
-    encode_key(number, WireType::LengthDelimited, out);
-    encode_varint(message.encoded_len() as u64, out);
-    // A `BufMut` that grows has room for everything; `encode_raw` does not check.
-    message.encode_raw(out);
 }
 
 /// Appends an entry of a `map<string, Message>` field.
@@ -43,6 +34,8 @@ pub(crate) fn as_field(number: u32, content: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
     use crate::pb::route::v3::{RouteConfiguration, VirtualHost};
 

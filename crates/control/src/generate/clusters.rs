@@ -24,8 +24,8 @@ use crate::pb::cluster::v3::{
     },
 };
 use crate::pb::core::v3::{
-    BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttp,
-    SocketAddress, TcpKeepalive, UpstreamHttpProtocolOptions,
+    BindConfig, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttp,
+    SocketAddress, TcpKeepalive, UpstreamHttpProtocolOptions, socket_address,
 };
 use crate::pb::protobuf::Any;
 use crate::pb::types::Percent;
@@ -139,9 +139,7 @@ fn outbound(
                 return None;
             }
             cluster.load_assignment = Some(assignment);
-            cluster.dns_refresh_rate = seconds(60);
-            cluster.respect_dns_ttl = true;
-            cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
+            set_dns(&mut cluster);
         }
         _ => {}
     }
@@ -154,6 +152,13 @@ fn outbound(
     apply_tls(&mut cluster, &mut http, service, port.protocol, settings);
     set_http(&mut cluster, http);
     Some(cluster)
+}
+
+#[allow(deprecated)] // as istiod: the cluster extension that replaces these is younger than most proxies
+fn set_dns(cluster: &mut Cluster) {
+    cluster.dns_refresh_rate = seconds(60);
+    cluster.respect_dns_ttl = true;
+    cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
 }
 
 fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
@@ -377,9 +382,7 @@ pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
         inbound.upstream_bind_config = Some(BindConfig {
             source_address: Some(SocketAddress {
                 address: "127.0.0.6".to_owned(),
-                port_specifier: Some(
-                    crate::pb::core::v3::socket_address::PortSpecifier::PortValue(0),
-                ),
+                port_specifier: Some(socket_address::PortSpecifier::PortValue(0)),
                 ..SocketAddress::default()
             }),
             ..BindConfig::default()
@@ -452,8 +455,8 @@ pub(crate) fn for_grpc(service: &Service, rule: Option<&DestinationRule>) -> Vec
 }
 
 /// gRPC clients know no timeout of the first fetch.
-pub(crate) fn grpc_ads() -> crate::pb::core::v3::ConfigSource {
-    crate::pb::core::v3::ConfigSource { initial_fetch_timeout: None, ..pb::ads() }
+pub(crate) fn grpc_ads() -> ConfigSource {
+    ConfigSource { initial_fetch_timeout: None, ..pb::ads() }
 }
 
 /// The cluster that a destination means: its port, or that of a service with one port, or the

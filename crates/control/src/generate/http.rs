@@ -118,6 +118,7 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
 /// is refused, so nothing but filters and routes.
 pub(crate) fn grpc_manager(route: &str) -> Any {
     let manager = HttpConnectionManager {
+        stat_prefix: route.to_owned(),
         http_filters: http_filters(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(super::clusters::grpc_ads()),

@@ -42,14 +42,6 @@ pub(crate) fn listener(bind: &str, port: u16) -> String {
     format!("{bind}_{port}")
 }
 
-/// The wildcard address of the family of a proxy.
-pub(crate) fn wildcard(ip: Option<IpAddr>) -> &'static str {
-    match ip {
-        Some(IpAddr::V6(_)) => "::",
-        _ => "0.0.0.0",
-    }
-}
-
 /// Short names under which a proxy of `dns_domain` may call `host`: for a Kubernetes host of the
 /// same cluster domain `name` (own namespace only), `name.ns`, `name.ns.svc`; for others what is
 /// left without the shared suffix. Always the name with a trailing dot. Without ports.

@@ -1,0 +1,304 @@
+//! Incremental equals from scratch: random edits of a random mesh, after each of which the views
+//! of some proxies are compared with those of a control plane that starts with the same objects.
+//! Along the way every resource is checked as Envoy would check it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::sync::Arc;
+
+use prost::Message;
+use weft_model::MeshSettings;
+use weft_proto::rules;
+use weft_sources::{Change, FileStore};
+use weft_xds::{TypeUrl, Version};
+
+use super::{gateway, grpc, proxy, sidecar};
+use crate::graph::{Key, ProxyFacts, ProxyView, Value};
+use crate::node::Proxy;
+use crate::pb::route::v3::RouteConfiguration;
+use crate::world::World;
+
+/// A small deterministic generator, so that a failure replays from its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+
+    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+        list[self.below(list.len())]
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+const NAMESPACES: [&str; 3] = ["a", "b", "istio-system"];
+const HOSTS: [&str; 9] = [
+    "x.a.svc.cluster.local",
+    "y.a.svc.cluster.local",
+    "x.b.svc.cluster.local",
+    "z.b.svc.cluster.local",
+    "api.example.com",
+    "www.example.com",
+    "x.a",
+    "*.example.com",
+    "10.96.0.1",
+];
+
+fn export(random: &mut Random) -> &'static str {
+    random.pick(&["", "\n  exportTo: ['*']", "\n  exportTo: ['.']", "\n  exportTo: [a]"])
+}
+
+fn head(kind: &str, name: &str, namespace: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:"
+    )
+}
+
+fn service(random: &mut Random, name: &str) -> String {
+    let host = random.pick(&HOSTS);
+    let resolution =
+        if host.starts_with('*') { "NONE" } else { random.pick(&["STATIC", "STATIC", "DNS", "NONE"]) };
+    let mut out = head("ServiceEntry", name, random.pick(&NAMESPACES));
+    let _ = write!(out, "\n  hosts: ['{host}']\n  location: MESH_INTERNAL\n  resolution: {resolution}");
+    out += export(random);
+    if random.chance(50) {
+        let _ = write!(out, "\n  addresses: ['10.96.0.{}']", random.below(4) + 1);
+    }
+    let mut ports = BTreeSet::new();
+    for _ in 0..=random.below(2) {
+        ports.insert(random.pick(&["80 HTTP", "8080 HTTP", "80 TCP", "9000 TCP", "9001 GRPC", "443 TLS", "7000 ''"]));
+    }
+    out += "\n  ports:";
+    let mut numbers = BTreeSet::new();
+    for port in ports {
+        let (number, protocol) = port.split_once(' ').expect("number and protocol");
+        if numbers.insert(number) {
+            let _ = write!(out, "\n  - {{number: {number}, name: p{number}, protocol: {protocol}}}");
+        }
+    }
+    if resolution == "STATIC" {
+        out += "\n  endpoints:";
+        for i in 0..=random.below(3) {
+            let _ = write!(
+                out,
+                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}}}",
+                random.below(6) + 1 + i,
+                random.below(3),
+                random.below(3) + 1,
+            );
+        }
+    }
+    out
+}
+
+fn virtual_service(random: &mut Random, name: &str) -> String {
+    let mut out = head("VirtualService", name, random.pick(&NAMESPACES));
+    let host = random.pick(&[&HOSTS[..], &["free.example.org", "*.svc.cluster.local"]].concat());
+    let _ = write!(out, "\n  hosts: ['{host}']");
+    out += export(random);
+    out += random.pick(&["", "\n  gateways: [b/public]", "\n  gateways: [mesh, b/public]"]);
+    out += "\n  http:";
+    for _ in 0..=random.below(2) {
+        let condition = random.pick(&[
+            "",
+            "match: [{uri: {prefix: /a}}]\n    ",
+            "match: [{sourceLabels: {tier: beta}}]\n    ",
+            "match: [{headers: {x: {exact: y}}, port: 80}]\n    ",
+        ]);
+        let target = HOSTS[random.below(7)];
+        let weight = random.below(100);
+        let _ = match random.below(4) {
+            0 => write!(out, "\n  - {condition}redirect: {{uri: /r{weight}}}"),
+            1 => write!(
+                out,
+                "\n  - {condition}route: [{{destination: {{host: {target}, subset: v1}}, weight: {weight}}}, {{destination: {{host: {target}, port: {{number: 80}}}}, weight: {}}}]",
+                100 - weight
+            ),
+            _ => write!(
+                out,
+                "\n  - {condition}timeout: {weight}s\n    route: [{{destination: {{host: {target}}}}}]"
+            ),
+        };
+    }
+    out
+}
+
+fn destination_rule(random: &mut Random, name: &str) -> String {
+    let mut out = head("DestinationRule", name, random.pick(&NAMESPACES));
+    let host = random.pick(&[&HOSTS[..], &["*.svc.cluster.local"]].concat());
+    let _ = write!(out, "\n  host: '{host}'");
+    out += export(random);
+    let policy = random.pick(&["ROUND_ROBIN", "RANDOM", "PASSTHROUGH", "LEAST_REQUEST"]);
+    let _ = write!(out, "\n  trafficPolicy: {{loadBalancer: {{simple: {policy}}}}}");
+    if random.chance(60) {
+        out += "\n  subsets: [{name: v1, labels: {version: v1}}]";
+    }
+    out
+}
+
+fn object(random: &mut Random, name: &str) -> String {
+    match random.below(10) {
+        0..=3 => service(random, name),
+        4..=6 => virtual_service(random, name),
+        7 | 8 => destination_rule(random, name),
+        _ if random.chance(50) => {
+            let port = random.pick(&["80", "8080"]);
+            let host = random.pick(&["'*'", "'*.example.com'", "a/www.example.com"]);
+            head("Gateway", "public", "b")
+                + &format!("\n  selector: {{app: gw}}\n  servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: [{host}]}}]")
+        }
+        _ => {
+            let namespace = random.pick(&NAMESPACES);
+            let hosts = random.pick(&["'./*'", "'*/*'", "'*/x.a.svc.cluster.local', 'b/*'", "'~/*'"]);
+            let selector = if namespace != "istio-system" && random.chance(40) {
+                "\n  workloadSelector: {labels: {tier: beta}}"
+            } else {
+                ""
+            };
+            let policy = random.pick(&["", "\n  outboundTrafficPolicy: {mode: REGISTRY_ONLY}"]);
+            head("Sidecar", "side", namespace)
+                + &format!("{selector}\n  egress: [{{hosts: [{hosts}]}}]{policy}")
+        }
+    }
+}
+
+fn proxies() -> Vec<Arc<ProxyFacts>> {
+    let none = &[
+        ("INTERCEPTION_MODE", "NONE"),
+        ("HTTP_PROXY_PORT", "15007"),
+        ("WEFT_INBOUND", "{\"80\": 1080}"),
+    ];
+    let all: [Proxy; 7] = [
+        sidecar("10.0.0.1", "a"),
+        proxy("sidecar~10.0.0.2~w.a~a.svc.cluster.local", &[("LABELS", "{\"tier\":\"beta\"}")]),
+        sidecar("10.0.0.3", "b"),
+        proxy("sidecar~10.0.0.4~n.a~a.svc.cluster.local", none),
+        proxy("router~10.0.0.5~g.b~b.svc.cluster.local", &[("LABELS", "{\"app\":\"gw\"}")]),
+        gateway(),
+        grpc("a"),
+    ];
+    all.iter().map(|p| Arc::new(ProxyFacts::of(p))).collect()
+}
+
+fn pin(world: &mut World, facts: &Arc<ProxyFacts>) -> Arc<ProxyView> {
+    match world.engine.pin(Key::ProxyView(Arc::clone(facts))) {
+        Value::ProxyView(view) => view,
+        other => panic!("{other:?}"),
+    }
+}
+
+type Seen = BTreeSet<(String, Version)>;
+
+fn compare(told: &BTreeMap<usize, Arc<ProxyView>>, world: &World, all: &[Arc<ProxyFacts>], step: &str) {
+    let mut fresh = World::new(MeshSettings::default());
+    let changes: Vec<Change> = world
+        .objects()
+        .map(|o| Change { key: o.key(), object: Some(o.clone()) })
+        .collect();
+    fresh.apply(&changes);
+    for (index, view) in told {
+        let scratch = pin(&mut fresh, &all[*index]);
+        for set in view.view.sets() {
+            let other = scratch.view.get(set.type_url()).expect("the same types");
+            let difference = set.difference(other);
+            let names: Vec<_> = difference.changed.iter().map(|r| Arc::clone(&r.name)).collect();
+            assert!(
+                names.is_empty() && difference.removed.is_empty() && set == other,
+                "{step}: proxy {index}, {:?}: {names:?} differ, {:?} are too many",
+                set.type_url(),
+                difference.removed
+            );
+        }
+        assert!(**view == *scratch, "{step}: proxy {index}: origins differ");
+    }
+}
+
+/// What Envoy would say to each resource that was not seen before.
+fn check(view: &ProxyView, seen: &mut Seen) {
+    for set in view.view.sets() {
+        for resource in set.iter() {
+            if !seen.insert((resource.name.to_string(), resource.version)) {
+                continue;
+            }
+            let any = weft_proto::Any {
+                type_url: set.type_url().as_str().to_owned(),
+                value: resource.body.to_vec(),
+            };
+            let verdict = rules::validate_any(&any);
+            assert!(verdict.is_ok(), "{}: {verdict:?}", resource.name);
+            assert!(view.origins(set.type_url(), &resource.name).is_some(), "{}", resource.name);
+            if *set.type_url() == TypeUrl::ROUTE {
+                unique_domains(&RouteConfiguration::decode(resource.body.clone()).expect("valid"));
+            }
+        }
+    }
+}
+
+fn unique_domains(configuration: &RouteConfiguration) {
+    let (mut domains, mut names) = (BTreeSet::new(), BTreeSet::new());
+    for host in &configuration.virtual_hosts {
+        assert!(names.insert(&host.name), "{}: {} twice", configuration.name, host.name);
+        for domain in &host.domains {
+            assert!(domains.insert(domain), "{}: {domain} twice", configuration.name);
+        }
+    }
+}
+
+fn run(seed: u64, steps: usize) {
+    let mut random = Random(seed);
+    let mut store = FileStore::new(MeshSettings::default());
+    let mut world = World::new(MeshSettings::default());
+    let all = proxies();
+    let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
+    let mut seen = Seen::new();
+    for step in 0..steps {
+        let mut changes = Vec::new();
+        for _ in 0..=random.below(3) {
+            let slot = random.below(24);
+            let file = format!("{slot}.yaml");
+            let text = (!random.chance(25)).then(|| object(&mut random, &format!("o{slot}")));
+            changes.extend(store.apply(&file, text.as_deref()).changes);
+        }
+        world.apply(&changes);
+        for (key, value) in world.engine.settle() {
+            let (Key::ProxyView(facts), Value::ProxyView(view)) = (key, value) else {
+                panic!("only proxies are pinned")
+            };
+            let index = all.iter().position(|f| *f == facts).expect("a known proxy");
+            told.insert(index, view);
+        }
+        // Proxies come and go.
+        let index = random.below(all.len());
+        if told.remove(&index).is_some() {
+            world.engine.unpin(&Key::ProxyView(Arc::clone(&all[index])));
+        }
+        if random.chance(80) {
+            let index = random.below(all.len());
+            if !told.contains_key(&index) {
+                told.insert(index, pin(&mut world, &all[index]));
+            }
+        }
+        compare(&told, &world, &all, &format!("seed {seed}, step {step}"));
+        for view in told.values() {
+            check(view, &mut seen);
+        }
+    }
+    for index in told.keys() {
+        world.engine.unpin(&Key::ProxyView(Arc::clone(&all[*index])));
+    }
+    let sources = world.engine.len();
+    assert!(sources < 400, "{sources} nodes are left with nobody to read them");
+}
+
+#[test]
+fn incremental_equals_from_scratch() {
+    // Each seed is a history of its own; together thousands of edits.
+    for seed in 0..20 {
+        run(seed, 60);
+    }
+}

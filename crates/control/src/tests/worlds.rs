@@ -1,0 +1,108 @@
+//! YAML of meshes that several tests use.
+
+/// A service of two versions, with a DestinationRule, a split and a gateway.
+pub(crate) const SHOP: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  addresses: [10.96.0.10]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports:
+  - {number: 9080, name: http, protocol: HTTP}
+  endpoints:
+  - {address: 10.0.0.1, labels: {version: v1}}
+  - {address: 10.0.0.2, labels: {version: v2}, locality: eu/west}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec:
+  host: reviews.shop.svc.cluster.local
+  trafficPolicy:
+    loadBalancer: {simple: ROUND_ROBIN}
+    connectionPool:
+      tcp: {maxConnections: 7, connectTimeout: 3s}
+      http: {http1MaxPendingRequests: 5}
+    outlierDetection: {consecutive5xxErrors: 3, interval: 5s, baseEjectionTime: 15s}
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  http:
+  - name: split
+    timeout: 2s
+    route:
+    - {destination: {host: reviews.shop.svc.cluster.local, subset: v1}, weight: 90}
+    - {destination: {host: reviews.shop.svc.cluster.local, subset: v2}, weight: 10}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: public, namespace: infra}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 8080, name: http, protocol: HTTP}
+    hosts: ["*"]
+  - port: {number: 8443, name: https, protocol: HTTPS}
+    hosts: ["shop.example.com"]
+    tls: {mode: SIMPLE, serverCertificate: /certs/tls.crt, privateKey: /certs/tls.key}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: front, namespace: shop}
+spec:
+  hosts: [shop.example.com]
+  gateways: [infra/public]
+  http:
+  - match: [{uri: {prefix: /reviews}}]
+    rewrite: {uri: /}
+    fault: {abort: {percentage: {value: 50}, httpStatus: 503}}
+    route: [{destination: {host: reviews.shop.svc.cluster.local, port: {number: 9080}}}]
+  - redirect: {uri: /reviews, redirectCode: 302}
+"#;
+
+/// Kinds of ports: TCP and sniffed with an address, TCP without, DNS, headless, TLS.
+pub(crate) const PORTS: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db, namespace: data}
+spec:
+  hosts: [db.data.svc.cluster.local]
+  addresses: [10.96.0.20]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports:
+  - {number: 5432, name: tcp-db, protocol: TCP}
+  - {number: 7000, name: any}
+  endpoints: [{address: 10.0.1.1}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: queue, namespace: data}
+spec:
+  hosts: [queue.example.com]
+  location: MESH_EXTERNAL
+  resolution: DNS
+  ports:
+  - {number: 80, name: http, protocol: HTTP}
+  - {number: 5672, name: tcp, protocol: TCP}
+  - {number: 443, name: tls, protocol: TLS}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: late, namespace: data}
+spec:
+  hosts: [late.example.com]
+  location: MESH_EXTERNAL
+  resolution: NONE
+  ports:
+  - {number: 80, name: tcp, protocol: TCP}
+"#;
