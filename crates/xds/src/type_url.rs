@@ -154,6 +154,19 @@ impl TypeUrl {
         }
     }
 
+    /// Whether resources of this type name clusters, so that they wait for new clusters. Secrets
+    /// and endpoints do not: clusters wait for them.
+    pub fn refers_to_clusters(&self) -> bool {
+        ![
+            TypeUrl::CLUSTER,
+            TypeUrl::ENDPOINT,
+            TypeUrl::SECRET,
+            TypeUrl::RUNTIME,
+        ]
+        .contains(self)
+            && self.is_known()
+    }
+
     /// The type whose resources make a client ask for resources of this type again when they
     /// change: a changed cluster warms until its endpoints come again (Envoy issues 13009, 33607).
     pub fn parent(&self) -> Option<TypeUrl> {

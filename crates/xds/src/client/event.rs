@@ -124,6 +124,9 @@ pub struct ClientOptions {
     /// Resources kept by name after the interest in them ended, in case it comes back while the
     /// server does not know of its end.
     pub parked: usize,
+    /// How long a state-of-the-world server may take to send what is asked for again, before what
+    /// is kept of it counts as up to date: the server did not notice that it was not wanted.
+    pub unnoticed_after: Duration,
 }
 
 impl ClientOptions {
@@ -136,6 +139,7 @@ impl ClientOptions {
             not_found_after: Duration::from_secs(15),
             error_bytes: 4096,
             parked: 4096,
+            unnoticed_after: Duration::from_secs(2),
         }
     }
 }

@@ -110,6 +110,7 @@ impl<P: Protocol> ClientStream<P> {
     pub fn tick(&mut self, now: Instant) {
         for state in self.types.values_mut() {
             state.tick(now, &mut self.events);
+            state.advance(&mut self.next_id, &mut self.events);
         }
     }
 
@@ -126,11 +127,12 @@ impl<P: Protocol> ClientStream<P> {
         if !self.up {
             return None;
         }
-        let timeout = self.options.not_found_after;
+        // Types start in order: a server that hears of routes before clusters cannot order them.
         let mut request = self
             .types
             .values_mut()
-            .find_map(|state| state.request(now, timeout))?;
+            .take_while(|state| !state.waits_to_start())
+            .find_map(|state| state.request(now, &self.options))?;
         if !self.node_sent {
             self.node_sent = true;
             request.node = Some(self.options.node.clone());

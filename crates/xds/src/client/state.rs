@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::event::{Added, ClientEvent, Interest, Refused, Update};
+use super::event::{Added, ClientEvent, ClientOptions, Interest, Refused, Update};
 use crate::protocol::{Incoming, Mode, Received, Request};
 use crate::resource::Version;
 use crate::type_url::TypeUrl;
@@ -64,6 +64,8 @@ pub(super) struct TypeState {
     replies: VecDeque<Reply>,
     parked: BTreeMap<String, (String, Bytes)>,
     park_at_most: usize,
+    /// When what is parked counts as up to date.
+    unpark_at: BTreeMap<String, Instant>,
     /// When a wanted resource counts as missing; the empty name stands for all.
     deadlines: BTreeMap<String, Instant>,
 }
@@ -86,6 +88,7 @@ impl TypeState {
             replies: VecDeque::new(),
             parked: BTreeMap::new(),
             park_at_most,
+            unpark_at: BTreeMap::new(),
             deadlines: BTreeMap::new(),
         }
     }
@@ -114,31 +117,41 @@ impl TypeState {
             .collect();
         for name in dropped {
             if let Some(accepted) = self.accepted.remove(&name) {
-                if self.told.is_some() {
-                    self.park(name, accepted.version, accepted.body);
-                }
+                self.park(name, accepted.version, accepted.body);
             }
         }
-        self.unpark(&before);
+        self.unpark_unnoticed(&before);
+        let interest = &self.interest;
+        self.unpark_at.retain(|name, _| interest.wants(name));
     }
 
     fn park(&mut self, name: String, version: String, body: Bytes) {
+        // A delta server sends anew what it was told to be unwanted.
+        let told = self.told.as_ref().is_some_and(|told| told.wants(&name));
+        if self.told.is_none() || (self.mode == Mode::Delta && !told) {
+            return;
+        }
         if self.parked.len() < self.park_at_most || self.parked.contains_key(&name) {
             self.parked.insert(name, (version, body));
         }
     }
 
-    /// What is wanted again and was kept comes back as an answer of our own: the server may not
-    /// have noticed that it was not wanted for a moment.
-    fn unpark(&mut self, before: &Interest) {
+    /// What is wanted again before the server was told otherwise is still kept up to date by it.
+    fn unpark_unnoticed(&mut self, before: &Interest) {
+        let Some(told) = &self.told else { return };
         let back: Vec<String> = self
             .parked
             .keys()
-            .filter(|name| self.interest.wants(name) && !before.wants(name))
+            .filter(|name| self.interest.wants(name) && !before.wants(name) && told.wants(name))
             .cloned()
             .collect();
+        self.unpark(back);
+    }
+
+    /// Gives back what was kept, as an answer of our own.
+    fn unpark(&mut self, names: Vec<String>) {
         let mut resources = Vec::new();
-        for name in back {
+        for name in names {
             if let Some((version, body)) = self.parked.remove(&name) {
                 resources.push(Received {
                     name: Some(name),
@@ -157,6 +170,29 @@ impl TypeState {
         }
     }
 
+    /// A name was given up and is asked for again. A delta server answers that. A
+    /// state-of-the-world server may have ignored the request in between for its nonce; then it
+    /// sends nothing, and what we kept is up to date.
+    fn told_again(&mut self, now: Instant, unnoticed: Duration) {
+        let told = self.told.as_ref();
+        match self.mode {
+            Mode::Delta => {
+                let interest = &self.interest;
+                self.parked.retain(|name, _| {
+                    interest.wants(name) && told.is_some_and(|told| told.wants(name))
+                });
+            }
+            Mode::Sotw => {
+                let again = self.parked.keys().filter(|name| {
+                    self.interest.wants(name) && !told.is_some_and(|told| told.wants(name))
+                });
+                for name in again {
+                    self.unpark_at.insert(name.clone(), now + unnoticed);
+                }
+            }
+        }
+    }
+
     /// Everything that belongs to the stream goes; what is accepted stays.
     pub(super) fn disconnected(&mut self) {
         self.told = None;
@@ -165,6 +201,7 @@ impl TypeState {
         self.queue.clear();
         self.replies.clear();
         self.parked.clear();
+        self.unpark_at.clear();
         self.deadlines.clear();
         if let Some(pending) = &mut self.pending {
             pending.nonce.clear();
@@ -229,6 +266,8 @@ impl TypeState {
                 continue;
             }
             self.deadlines.remove(&name);
+            self.parked.remove(&name);
+            self.unpark_at.remove(&name);
             let hash = Version::of(&self.type_url, &received.body);
             match self.accepted.get_mut(&name) {
                 Some(accepted) if accepted.hash == hash => accepted.version = received.version,
@@ -351,10 +390,19 @@ impl TypeState {
         });
     }
 
+    /// Whether a verdict on an answer of an earlier stream is due. What we have, which the first
+    /// request says, is known only after it.
+    pub(super) fn waits_to_start(&self) -> bool {
+        self.told.is_none() && self.pending.is_some()
+    }
+
     /// The next request, if there is something to say.
-    pub(super) fn request(&mut self, now: Instant, timeout: Duration) -> Option<Request> {
+    pub(super) fn request(&mut self, now: Instant, options: &ClientOptions) -> Option<Request> {
         let reply = self.replies.pop_front();
         let first = self.told.is_none();
+        if self.waits_to_start() {
+            return None;
+        }
         let changed = if first {
             !self.interest.is_none()
         } else {
@@ -362,6 +410,9 @@ impl TypeState {
         };
         if reply.is_none() && !changed {
             return None;
+        }
+        for at in self.unpark_at.values_mut() {
+            *at = now + options.unnoticed_after;
         }
         let mut request = Request {
             type_url: self.type_url.to_string(),
@@ -383,7 +434,8 @@ impl TypeState {
             Mode::Delta => self.fill_delta(first, &mut request),
         }
         if changed {
-            self.start_deadlines(now + timeout);
+            self.start_deadlines(now + options.not_found_after);
+            self.told_again(now, options.unnoticed_after);
             self.told = Some(self.interest.clone());
         }
         Some(request)
@@ -467,10 +519,20 @@ impl TypeState {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.values().min().copied()
+        self.deadlines
+            .values()
+            .chain(self.unpark_at.values())
+            .min()
+            .copied()
     }
 
     pub(super) fn tick(&mut self, now: Instant, events: &mut VecDeque<ClientEvent>) {
+        let current: Vec<String> = self
+            .unpark_at
+            .extract_if(.., |_, at| *at <= now)
+            .map(|(name, _)| name)
+            .collect();
+        self.unpark(current);
         let due: Vec<String> = self
             .deadlines
             .iter()

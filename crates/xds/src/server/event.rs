@@ -100,6 +100,9 @@ pub struct Limits {
     /// How long clusters outlive the last route to them, so that requests routed a moment ago
     /// still find theirs.
     pub removal_delay: Duration,
+    /// How long listeners and routes wait for the client to accept new clusters, which Envoy does
+    /// when they are warm. A route that arrives earlier would answer 503.
+    pub cluster_wait: Duration,
 }
 
 impl Default for Limits {
@@ -112,6 +115,7 @@ impl Default for Limits {
             ack_overdue: Duration::from_secs(30),
             removal_grace: Duration::from_secs(3),
             removal_delay: Duration::from_secs(1),
+            cluster_wait: Duration::from_secs(5),
         }
     }
 }

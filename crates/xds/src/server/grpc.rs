@@ -129,7 +129,8 @@ struct Shared<S> {
     next_id: AtomicU64,
 }
 
-/// The service to add to a [`tonic::transport::Server`]; see [`server_builder`].
+/// The service to give to `serve_with_incoming` of [`server_builder`]. It answers other gRPC paths
+/// with `UNIMPLEMENTED`.
 pub fn service<S: ViewSource>(
     source: Arc<S>,
     options: Options,
@@ -147,7 +148,8 @@ pub fn service<S: ViewSource>(
         .max_encoding_message_size(response_bytes)
 }
 
-/// A gRPC server with keep-alive, so that streams of vanished clients end within a minute.
+/// A gRPC server with keep-alive, so that streams of vanished clients end within a minute. Sockets
+/// that the caller accepts itself need `TCP_NODELAY` from the caller.
 pub fn server_builder() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))

@@ -135,6 +135,11 @@ impl<P: Protocol> ServerStream<P> {
                 .as_ref()
                 .filter(|in_flight| !in_flight.overdue)
                 .map(|in_flight| in_flight.sent + self.limits.ack_overdue);
+            let clusters = state
+                .in_flight
+                .as_ref()
+                .filter(|_| state.type_url == TypeUrl::CLUSTER)
+                .map(|in_flight| in_flight.sent + self.limits.cluster_wait);
             let held = state.held.as_ref().filter(|_| state.in_flight.is_none());
             let held = held.map(|held| {
                 let due = plan::removal_due(&state.type_url, held, &self.limits);
@@ -146,7 +151,8 @@ impl<P: Protocol> ServerStream<P> {
                     due
                 }
             });
-            ack.into_iter().chain(held).filter(|at| *at > now).min()
+            let all = ack.into_iter().chain(clusters).chain(held);
+            all.filter(|at| *at > now).min()
         };
         self.types.iter().filter_map(of_type).min()
     }
@@ -172,7 +178,7 @@ impl<P: Protocol> ServerStream<P> {
 
     fn turn(&mut self, index: usize, now: Instant) -> Option<P::Response> {
         let type_url = self.types.get(index)?.type_url.clone();
-        if !self.is_served(&type_url) {
+        if !self.is_served(&type_url) || self.waits_for_clusters(&type_url, now) {
             return None;
         }
         let nonce = format!("{:x}-{:x}", self.id, self.answers + 1);
@@ -242,6 +248,22 @@ impl<P: Protocol> ServerStream<P> {
             .filter_map(|state| state.in_flight.as_ref())
             .map(|in_flight| now.saturating_duration_since(in_flight.sent))
             .max()
+    }
+
+    /// Make before break: nothing that refers to clusters goes out while new ones are on their way.
+    fn waits_for_clusters(&self, type_url: &TypeUrl, now: Instant) -> bool {
+        if !type_url.refers_to_clusters() {
+            return false;
+        }
+        let Some(clusters) = self.active(&TypeUrl::CLUSTER) else {
+            return false;
+        };
+        let until = clusters
+            .in_flight
+            .as_ref()
+            .map(|in_flight| in_flight.sent + self.limits.cluster_wait);
+        until.is_some_and(|until| now < until)
+            && clusters.is_adding(&self.target(&TypeUrl::CLUSTER))
     }
 
     fn find(&self, type_url: &TypeUrl) -> Result<usize, usize> {

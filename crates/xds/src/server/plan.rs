@@ -92,7 +92,12 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
         .iter()
         .map(|(name, resource)| (name.clone(), resource.version))
         .collect();
+    let adds = wanted
+        .changed
+        .keys()
+        .any(|name| state.base.get(name).is_none());
     state.sent_now(InFlight {
+        adds,
         nonce: nonce.to_owned(),
         proposal,
         parents: turn.parents.clone(),
@@ -115,6 +120,7 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
 }
 
 fn gather(state: &mut TypeState, turn: &Turn<'_>) -> Wanted {
+    forget_refused(state, turn);
     let difference = state.base.difference(&turn.target);
     let mut changed = BTreeMap::new();
     let mut absent = Vec::new();
@@ -167,6 +173,19 @@ fn gather(state: &mut TypeState, turn: &Turn<'_>) -> Wanted {
         removed,
         absent,
         refused,
+    }
+}
+
+/// What is gone from the view is no longer refused.
+fn forget_refused(state: &mut TypeState, turn: &Turn<'_>) {
+    let before = state.refused.len();
+    state
+        .refused
+        .retain(|name, _| turn.target.get(name).is_some());
+    let whole = turn.mode == Mode::Sotw && !state.type_url.is_partial();
+    if whole && state.unknown_past && state.refused.len() < before {
+        // The client may have an earlier form of it.
+        state.answer_owed = true;
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct InFlight {
     pub(super) answered: Vec<Arc<str>>,
     /// The generation of the view that this leaves nothing out of.
     pub(super) complete_at: Option<u64>,
+    /// Whether it offers resources that the client does not have in any form.
+    pub(super) adds: bool,
     pub(super) sent: Instant,
     pub(super) overdue: bool,
 }
@@ -123,6 +125,22 @@ impl TypeState {
             .as_ref()
             .is_some_and(|in_flight| !in_flight.answered.is_empty());
         if switching { 0 } else { self.settled_at }
+    }
+
+    /// Whether the client is still to get, or is about to accept, resources that it does not have
+    /// in any form: those that refer to them must wait.
+    pub(super) fn is_adding(&self, target: &ResourceSet) -> bool {
+        let Some(in_flight) = &self.in_flight else {
+            return false;
+        };
+        let is_new = |name: &str| self.wants(name) && in_flight.proposal.get(name).is_none();
+        in_flight.adds
+            || in_flight
+                .proposal
+                .difference(target)
+                .changed
+                .iter()
+                .any(|resource| is_new(&resource.name))
     }
 
     /// What was sent last, accepted or not.
@@ -491,10 +509,12 @@ impl TypeState {
         let error: Arc<str> = error.into();
         let blamed: AHashSet<Arc<str>> = blamed.into_iter().collect();
         // Clients may keep the good part of an answer that they refuse (Envoy and gRPC do), so
-        // what they have of it is unknown until it is sent again.
-        let unsure: Vec<Arc<str>> = offered()
+        // what they have of it is unknown until it is sent again. What they did not have before,
+        // they still do not have.
+        let good = offered().filter(|name| !blamed.contains(*name));
+        let unsure: Vec<Arc<str>> = good
             .chain(&in_flight.answered)
-            .filter(|name| !blamed.contains(*name) && self.wants(name))
+            .filter(|name| self.wants(name))
             .cloned()
             .collect();
         for (name, version) in in_flight.offered {

@@ -1,0 +1,257 @@
+//! The two gRPC drivers against each other over loopback, on one current-thread runtime.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use weft_xds::client::grpc::{DriverConfig, Handle, connect_to, spawn};
+use weft_xds::client::{ClientEvent, ClientOptions, Interest, Refused, Update};
+use weft_xds::pb::Node;
+use weft_xds::server::Event;
+use weft_xds::server::grpc::{
+    Connection, ConnectionId, Counters, Options, ViewSource, server_builder, service,
+};
+use weft_xds::{Mode, Resource, ResourceSet, TypeUrl, View};
+
+/// Field 1 is the name, field 2 the content.
+fn body(name: &str, content: u8) -> Vec<u8> {
+    let mut body = vec![0x0a, u8::try_from(name.len()).expect("short")];
+    body.extend_from_slice(name.as_bytes());
+    body.extend_from_slice(&[0x10, content]);
+    body
+}
+
+fn view(content: u8) -> View {
+    View::new([TypeUrl::CLUSTER, TypeUrl::ENDPOINT].map(|type_url| {
+        let resources = ["a", "b"].map(|name| Resource::new(&type_url, name, body(name, content)));
+        ResourceSet::new(type_url, resources)
+    }))
+}
+
+struct Source {
+    views: Mutex<watch::Sender<View>>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl ViewSource for Source {
+    fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, tonic::Status> {
+        if connection.node.id != "me" {
+            return Err(tonic::Status::permission_denied("not you"));
+        }
+        let views = self
+            .views
+            .try_lock()
+            .map_err(|_| tonic::Status::aborted("busy"))?;
+        Ok(views.subscribe())
+    }
+
+    fn event(&self, _: ConnectionId, event: &Event) {
+        let _ = self.events.send(event.clone());
+    }
+
+    fn closed(&self, _: ConnectionId) {}
+}
+
+struct Mesh {
+    source: Arc<Source>,
+    events: mpsc::UnboundedReceiver<Event>,
+    counters: Arc<Counters>,
+    address: String,
+    client: Handle,
+    contents: BTreeMap<(TypeUrl, String), u8>,
+}
+
+impl Mesh {
+    async fn start(mode: Mode) -> Self {
+        let (events_in, events) = mpsc::unbounded_channel();
+        let source = Arc::new(Source {
+            views: Mutex::new(watch::Sender::new(view(1))),
+            events: events_in,
+        });
+        let counters = Arc::<Counters>::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let ads = service(source.clone(), Options::default(), counters.clone());
+        let server = server_builder();
+        tokio::spawn(server.serve_with_incoming(ads, TcpListenerStream::new(listener)));
+        let node = Node {
+            id: "me".to_owned(),
+            ..Default::default()
+        };
+        let options = ClientOptions {
+            backoff_initial: Duration::from_millis(20),
+            ..ClientOptions::new(node)
+        };
+        // The first server refuses connections.
+        let address = format!("http://{address}");
+        let servers = vec!["http://127.0.0.1:1".to_owned(), address.clone()];
+        let client = spawn(DriverConfig::new(mode, 2, connect_to(servers), options, 7));
+        client
+            .commands
+            .set_interest(TypeUrl::CLUSTER, Interest::All)
+            .await;
+        client
+            .commands
+            .set_interest(TypeUrl::ENDPOINT, Interest::names(["a", "b"]))
+            .await;
+        Mesh {
+            source,
+            events,
+            counters,
+            address,
+            client,
+            contents: BTreeMap::new(),
+        }
+    }
+
+    async fn event(&mut self) -> ClientEvent {
+        let event = tokio::time::timeout(Duration::from_secs(20), self.client.events.recv()).await;
+        event.expect("in time").expect("the driver runs")
+    }
+
+    /// Accepts what comes, except content 9, until all resources have this content.
+    async fn until(&mut self, content: u8) {
+        while self.contents.len() < 4 || self.contents.values().any(|it| *it != content) {
+            if let ClientEvent::Update(update) = self.event().await {
+                self.take(update).await;
+            }
+        }
+    }
+
+    async fn take(&mut self, update: Update) {
+        let mut refused = Vec::new();
+        for added in update.added {
+            let content = *added.body.last().expect("not empty");
+            if content == 9 {
+                refused.push(Refused {
+                    name: added.name,
+                    error: "content: must not be 9".to_owned(),
+                });
+            } else {
+                self.contents
+                    .insert((update.type_url.clone(), added.name), content);
+            }
+        }
+        self.client.commands.verdict(update.id, refused).await;
+    }
+
+    async fn server_event(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
+        let found = async {
+            loop {
+                let event = self.events.recv().await.expect("the server runs");
+                if wanted(&event) {
+                    return event;
+                }
+            }
+        };
+        let event = tokio::time::timeout(Duration::from_secs(20), found).await;
+        event.expect("in time")
+    }
+}
+
+async fn run(mode: Mode) {
+    let mut mesh = Mesh::start(mode).await;
+    mesh.until(1).await;
+    mesh.source.views.lock().await.send_replace(view(2));
+    mesh.until(2).await;
+
+    // A refused content reaches the server with its name, and the good one stays.
+    let bad = ResourceSet::new(
+        TypeUrl::CLUSTER,
+        [
+            Resource::new(&TypeUrl::CLUSTER, "a", body("a", 9)),
+            Resource::new(&TypeUrl::CLUSTER, "b", body("b", 2)),
+        ],
+    );
+    mesh.source
+        .views
+        .lock()
+        .await
+        .send_replace(view(2).with(bad));
+    while let ClientEvent::Update(update) = mesh.event().await {
+        let refusal = update.added.iter().any(|added| added.body.ends_with(&[9]));
+        mesh.take(update).await;
+        if refusal {
+            break;
+        }
+    }
+    let nack = mesh
+        .server_event(|event| matches!(event, Event::Nacked { .. }))
+        .await;
+    let Event::Nacked { names, error, .. } = nack else {
+        panic!("is a NACK");
+    };
+    assert_eq!(names, ["a".into()]);
+    assert_eq!(error, "a: content: must not be 9");
+    mesh.source.views.lock().await.send_replace(view(3));
+    mesh.until(3).await;
+    let clusters = |event: &Event| {
+        matches!(event, Event::InSync { type_url, version }
+        if *type_url == TypeUrl::CLUSTER && view(3).get(type_url).is_some_and(|set| set.version() == *version))
+    };
+    mesh.server_event(clusters).await;
+    let endpoints = |event: &Event| {
+        matches!(event, Event::InSync { type_url, version }
+        if *type_url == TypeUrl::ENDPOINT && view(3).get(type_url).is_some_and(|set| set.version() == *version))
+    };
+    mesh.server_event(endpoints).await;
+
+    // The control plane drops the stream; the client comes back and is sent nothing.
+    let before = mesh.counters.responses.load(Ordering::Relaxed);
+    *mesh.source.views.lock().await = watch::Sender::new(view(3));
+    for _ in 0..2 {
+        mesh.server_event(|event| matches!(event, Event::Resumed { .. }))
+            .await;
+    }
+    assert_eq!(mesh.counters.responses.load(Ordering::Relaxed), before);
+    assert_eq!(mesh.counters.streams.load(Ordering::Relaxed), 2);
+    assert_eq!(mesh.counters.nacks.load(Ordering::Relaxed), 1);
+    mesh.source.views.lock().await.send_replace(view(4));
+    mesh.until(4).await;
+}
+
+#[tokio::test]
+async fn delta_drivers_deliver_refuse_and_resume() {
+    run(Mode::Delta).await;
+}
+
+#[tokio::test]
+async fn state_of_the_world_drivers_deliver_refuse_and_resume() {
+    run(Mode::Sotw).await;
+}
+
+#[tokio::test]
+async fn a_refused_node_is_told_why() {
+    let mut mesh = Mesh::start(Mode::Delta).await;
+    let stranger = ClientOptions {
+        backoff_initial: Duration::from_millis(20),
+        ..ClientOptions::new(Node::default())
+    };
+    mesh.until(1).await;
+    let address = mesh.address.clone();
+    let mut other = spawn(DriverConfig::new(
+        Mode::Sotw,
+        1,
+        connect_to(vec![address]),
+        stranger,
+        1,
+    ));
+    other
+        .commands
+        .set_interest(TypeUrl::CLUSTER, Interest::All)
+        .await;
+    loop {
+        match other.events.recv().await {
+            Some(ClientEvent::Disconnected { error, .. }) => {
+                assert!(error.contains("not you"), "{error}");
+                return;
+            }
+            Some(_) => {}
+            None => panic!("the driver runs"),
+        }
+    }
+}
