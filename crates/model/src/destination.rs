@@ -1,4 +1,4 @@
-//! What happens after routing: Istio's DestinationRule. Knows no cluster; it says which settings
+//! What happens after routing: Istio's `DestinationRule`. Knows no cluster; it says which settings
 //! hold for a host, a subset and a port.
 
 use std::collections::BTreeMap;

@@ -32,7 +32,7 @@ pub struct GatewayServer {
     pub protocol: Protocol,
     /// The address to bind; `None` is all.
     pub bind: Option<Arc<str>>,
-    /// Hosts, and whose VirtualServices may speak for them. Never empty.
+    /// Hosts, and whose `VirtualServices` may speak for them. Never empty.
     pub hosts: Vec<ScopedHost>,
     /// Answers plain requests with a redirect to https (`tls.httpsRedirect`).
     pub https_redirect: bool,

@@ -133,9 +133,12 @@ impl Hostname {
     /// shorter ones, then by the alphabet.
     pub fn cmp_specificity(&self, other: &Self) -> Ordering {
         (self.is_wildcard().cmp(&other.is_wildcard()))
-            .then_with(|| match self.is_wildcard() {
-                true => other.0.len().cmp(&self.0.len()),
-                false => Ordering::Equal,
+            .then_with(|| {
+                if self.is_wildcard() {
+                    other.0.len().cmp(&self.0.len())
+                } else {
+                    Ordering::Equal
+                }
             })
             .then_with(|| self.0.cmp(&other.0))
     }
@@ -161,7 +164,7 @@ pub enum HostScope {
 /// `namespace/host`, as Gateway servers and Sidecar egress write it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScopedHost {
-    /// Whose services (Sidecar) or whose VirtualServices (Gateway).
+    /// Whose services (Sidecar) or whose `VirtualServices` (Gateway).
     pub scope: HostScope,
     /// Which names.
     pub host: Hostname,

@@ -52,9 +52,9 @@ pub struct MeshSettings {
     pub proxy_inbound_listen_port: PortNumber,
     /// Who sees services that do not say.
     pub default_service_export_to: Option<ExportTo>,
-    /// Who sees VirtualServices that do not say.
+    /// Who sees `VirtualServices` that do not say.
     pub default_virtual_service_export_to: Option<ExportTo>,
-    /// Who sees DestinationRules that do not say.
+    /// Who sees `DestinationRules` that do not say.
     pub default_destination_rule_export_to: Option<ExportTo>,
 }
 

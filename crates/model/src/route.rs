@@ -1,4 +1,4 @@
-//! Routing rules: Istio's VirtualService for HTTP, with every name resolved.
+//! Routing rules: Istio's `VirtualService` for HTTP, with every name resolved.
 //! Knows no route table: which proxy needs which rule is the generators' business.
 
 use std::collections::BTreeMap;
@@ -121,7 +121,7 @@ pub enum StringMatch {
 pub struct Destination {
     /// The service.
     pub host: Hostname,
-    /// The subset, defined by a DestinationRule of the host.
+    /// The subset, defined by a `DestinationRule` of the host.
     pub subset: Option<Arc<str>>,
     /// The service port; may be absent if the service has one port only.
     pub port: Option<PortNumber>,

@@ -16,7 +16,7 @@ use crate::protocol::Protocol;
 pub enum Resolution {
     /// The registry knows them and the control plane sends them (EDS): a Kubernetes service.
     Registry,
-    /// The rule lists them and the control plane sends them (EDS): ServiceEntry `STATIC`.
+    /// The rule lists them and the control plane sends them (EDS): `ServiceEntry` `STATIC`.
     Static,
     /// The proxy resolves names and uses all addresses: `DNS`, `ExternalName`.
     Dns,
@@ -55,7 +55,7 @@ pub struct Service {
     pub hostname: Hostname,
     /// The namespace that owns it.
     pub namespace: Namespace,
-    /// The short name (of the object; for a ServiceEntry it is no host name).
+    /// The short name (of the object; for a `ServiceEntry` it is no host name).
     pub name: Arc<str>,
     /// Virtual addresses; empty for headless services and entries without `addresses`.
     pub addresses: Vec<AddressRange>,
@@ -63,7 +63,7 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// How endpoints are found.
     pub resolution: Resolution,
-    /// Whether it lives outside of the mesh (ServiceEntry `MESH_EXTERNAL`, `ExternalName`).
+    /// Whether it lives outside of the mesh (`ServiceEntry` `MESH_EXTERNAL`, `ExternalName`).
     pub external: bool,
     /// Who may see it.
     pub export_to: ExportTo,
@@ -132,11 +132,11 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
     /// The namespace of the workload.
     pub namespace: Namespace,
-    /// The object it was made from (ServiceEntry, EndpointSlice, Pod, WorkloadEntry, …).
+    /// The object it was made from (`ServiceEntry`, `EndpointSlice`, Pod, `WorkloadEntry`, …).
     pub origin: ObjectRef,
 }
 
-/// A running instance: a Pod or a WorkloadEntry. Proxies are matched to it by address.
+/// A running instance: a Pod or a `WorkloadEntry`. Proxies are matched to it by address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Workload {
     /// The object.

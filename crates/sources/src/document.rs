@@ -5,15 +5,15 @@
 use std::sync::Arc;
 
 use weft_model::{Kind, Labels, MeshSettings, Namespace, ObjectRef, Timestamp};
-use weft_proto::Problem;
 use weft_proto::document::{Document, Recognised, parse_file};
+use weft_proto::{Problem, reader};
 
 use crate::api::istio::{
     destination_rule, gateway, message as istio, service_entry, sidecar, virtual_service,
     workload_entry,
 };
 use crate::api::kubernetes;
-use crate::check::{Checker, Context};
+use crate::check::{Checker, Context, Finding};
 use crate::piece::{Outcome, Piece, ReadDocument};
 
 /// At most so many documents are read from one file.
@@ -37,17 +37,20 @@ pub(crate) fn read_file(source: &str, text: &str, settings: &MeshSettings) -> Re
         );
         problems.push(first.problem("", message));
     }
-    let documents = documents
-        .iter()
-        .take(MAX_DOCUMENTS)
-        .map(|document| ReadDocument {
-            name: Some(document.object()),
-            line: document.line,
-            outcome: read_document(document, settings),
-        })
-        .collect();
+    let mut read = Vec::with_capacity(documents.len().min(MAX_DOCUMENTS));
+    for document in documents.iter().take(MAX_DOCUMENTS) {
+        match recognise(document) {
+            Ok(recognised) => read.push(ReadDocument {
+                name: document.object(),
+                line: document.line,
+                outcome: read_document(document, recognised, settings),
+            }),
+            // A misspelt kind hides which object is meant, as broken text does.
+            Err(problem) => problems.push(*problem),
+        }
+    }
     ReadFile {
-        documents,
+        documents: read,
         problems,
     }
 }
@@ -69,11 +72,40 @@ pub(crate) fn model_name(name: &weft_proto::ObjectRef) -> Option<ObjectRef> {
     ))
 }
 
-fn read_document(document: &Document, settings: &MeshSettings) -> Outcome {
-    let recognised = match document.recognise() {
-        Ok(recognised) => recognised,
-        Err(problem) => return Outcome::Refused(None, vec![problem]),
-    };
+/// Kubernetes' own kinds that no mesh reads; others of its core group are misspelt, if they look
+/// like one that a mesh reads.
+const OTHER_CORE_KINDS: [&str; 12] = [
+    "Binding",
+    "ConfigMap",
+    "Event",
+    "LimitRange",
+    "Node",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PodTemplate",
+    "ReplicationController",
+    "ResourceQuota",
+    "Secret",
+    "ServiceAccount",
+];
+
+fn recognise(document: &Document) -> Result<Recognised, Box<Problem>> {
+    let recognised = document.recognise()?;
+    let kind = document.kind.as_str();
+    if recognised == Recognised::Other
+        && document.group().is_empty()
+        && !OTHER_CORE_KINDS.contains(&kind)
+    {
+        let ours = ["Endpoints", "Namespace", "Pod", "Service"];
+        if let Some(near) = reader::closest(kind, ours.into_iter()) {
+            let text = format!("unknown kind \"{kind}\", did you mean \"{near}\"?");
+            return Err(Box::new(document.problem("kind", text)));
+        }
+    }
+    Ok(recognised)
+}
+
+fn read_document(document: &Document, recognised: Recognised, settings: &MeshSettings) -> Outcome {
     if recognised == Recognised::Other && !is_mesh_api(document) {
         return Outcome::Ignored;
     }
@@ -128,10 +160,13 @@ fn convert(
         Some(piece) if findings.is_empty() => Ok(piece),
         // Nothing without a finding: the object is valid, but nothing follows from it.
         None if findings.is_empty() => Ok(Piece::Nothing),
-        _ => Err(findings
-            .into_iter()
-            .map(|finding| document.problem(&finding.path.to_string(), finding.text))
-            .collect()),
+        _ => {
+            let place =
+                |finding: Finding| document.problem(&finding.path.to_string(), finding.text);
+            let mut problems: Vec<Problem> = findings.into_iter().map(place).collect();
+            problems.sort_by_key(|problem| (problem.line, problem.column));
+            Err(problems)
+        }
     }
 }
 

@@ -30,8 +30,8 @@ pub(crate) enum Piece {
 /// One document, and what became of it.
 #[derive(Debug)]
 pub(crate) struct ReadDocument {
-    /// As written, for reports; `None` if the document could not be read that far.
-    pub(crate) name: Option<weft_proto::ObjectRef>,
+    /// As written, for reports.
+    pub(crate) name: weft_proto::ObjectRef,
     /// Where it begins.
     pub(crate) line: u32,
     pub(crate) outcome: Outcome,

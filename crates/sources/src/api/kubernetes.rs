@@ -54,7 +54,7 @@ pub(crate) struct AddressGroup {
 /// One address.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Address {
-    pub(crate) address: EndpointAddress,
+    pub(crate) place: EndpointAddress,
     pub(crate) health: Health,
     pub(crate) hostname: Option<Arc<str>>,
     pub(crate) zone: Arc<str>,
@@ -232,7 +232,7 @@ pub(crate) fn endpoints(message: k8s::Endpoints, context: &Context<'_>, at: At<'
                         .field("ip")
                         .ok(item.ip.parse().map_err(|_| not_an_ip(&item.ip)));
                     addresses.extend(ip.map(|ip| Address {
-                        address: EndpointAddress::Ip(ip),
+                        place: EndpointAddress::Ip(ip),
                         health,
                         hostname: optional(item.hostname),
                         zone: "".into(),
@@ -291,7 +291,7 @@ pub(crate) fn endpoint_slice(
             _ => Health::Unhealthy,
         };
         addresses.extend(address.map(|address| Address {
-            address,
+            place: address,
             health,
             hostname: optional(item.hostname),
             zone: item.zone.into(),

@@ -19,7 +19,7 @@ use crate::api::kubernetes::{Address, AddressList, KubernetesService};
 use crate::piece::Piece;
 
 /// Who comes first where two objects define the same host: the older, and a Kubernetes Service
-/// before a ServiceEntry.
+/// before a `ServiceEntry`.
 type Precedence = (Option<Timestamp>, ObjectRef);
 type Claim = (Arc<Service>, Vec<Endpoint>);
 
@@ -35,15 +35,15 @@ pub(crate) struct HostConflict {
 #[derive(Debug, Default)]
 pub(crate) struct Assembly {
     pieces: BTreeMap<ObjectRef, Piece>,
-    /// Endpoints and EndpointSlices by service.
+    /// Endpoints and `EndpointSlices` by service.
     lists: Index<NameKey>,
     /// The same by the addresses in them.
     list_ips: Index<IpKey>,
     workload_labels: Index<LabelKey>,
     workload_ips: Index<IpKey>,
-    /// Services and ServiceEntries by one label of their selector.
+    /// Services and `ServiceEntries` by one label of their selector.
     selectors: Index<LabelKey>,
-    /// What each Service or ServiceEntry defines now.
+    /// What each Service or `ServiceEntry` defines now.
     hosts: HashMap<ObjectRef, Vec<ServiceKey>>,
     claims: HashMap<ServiceKey, BTreeMap<Precedence, Claim>>,
     conflicts: BTreeMap<(ObjectRef, ServiceKey), ObjectRef>,
@@ -178,7 +178,7 @@ impl Assembly {
         }
     }
 
-    /// Computes anew what a Service or ServiceEntry defines.
+    /// Computes anew what a Service or `ServiceEntry` defines.
     fn claim_hosts(&mut self, owner: &ObjectRef, touched: &mut BTreeSet<ServiceKey>) {
         for host in self.hosts.remove(owner).unwrap_or_default() {
             if let Some(claims) = self.claims.get_mut(&host) {
@@ -327,7 +327,7 @@ impl Assembly {
 
     /// The workload at an address; where pods share it (host network), the one that is named.
     fn pod_at(&self, namespace: &Namespace, address: &Address) -> Option<&Arc<Workload>> {
-        let key = (namespace.clone(), address.address.ip()?);
+        let key = (namespace.clone(), address.place.ip()?);
         let all = self
             .workload_ips
             .get(&key)
@@ -349,5 +349,5 @@ fn tidy(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
 
 fn ips(list: &AddressList) -> impl Iterator<Item = IpAddr> {
     let addresses = list.groups.iter().flat_map(|group| &group.addresses);
-    addresses.filter_map(|address| address.address.ip())
+    addresses.filter_map(|address| address.place.ip())
 }

@@ -48,7 +48,7 @@ pub(super) fn of_addresses<'a>(
                 locality.zone = address.zone.clone();
             }
             found.push(Endpoint {
-                address: address.address.clone(),
+                address: address.place.clone(),
                 ports: ports.clone(),
                 labels: pod.map(|pod| pod.labels.clone()).unwrap_or_default(),
                 locality,

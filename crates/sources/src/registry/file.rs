@@ -144,6 +144,9 @@ impl Drop for FileSource {
 /// looked at again: coarse clocks of file systems hide a second write.
 const CLOCK_SLACK: Duration = Duration::from_millis(100);
 
+/// The text of a file now, or why there is none; `None` if the file is gone.
+type NewText = Option<Result<String, Box<Problem>>>;
+
 struct Watch {
     directory: PathBuf,
     store: FileStore,
@@ -240,7 +243,7 @@ impl Watch {
     /// Reads what looks different, and makes the batch of what follows.
     fn look(&mut self) -> Batch {
         let (files, problems) = scan::list(&self.directory);
-        let mut read: Vec<(String, Option<Result<String, Problem>>)> = Vec::new();
+        let mut read: Vec<(String, NewText)> = Vec::new();
         for (path, stamp) in &files {
             if self
                 .seen
@@ -255,12 +258,9 @@ impl Watch {
                 continue;
             }
             self.missing.remove(path);
-            let text = scan::read(path).and_then(|bytes| {
-                decode_text(&name, &bytes)
-                    .map(str::to_owned)
-                    .map_err(|problem| *problem)
-            });
-            let fresh = stamp.modified.is_none_or(|modified| is_fresh(modified));
+            let text =
+                scan::read(path).and_then(|bytes| decode_text(&name, &bytes).map(str::to_owned));
+            let fresh = stamp.modified.is_none_or(is_fresh);
             self.seen
                 .insert(path.clone(), (!fresh).then(|| stamp.clone()));
             read.push((name, Some(text)));

@@ -109,8 +109,9 @@ pub(super) fn is_config_file(name: &str) -> bool {
 }
 
 /// Reads a file.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    let failed = |error: std::io::Error| problem(path, format!("cannot be read: {error}"));
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Box<Problem>> {
+    let failed =
+        |error: std::io::Error| Box::new(problem(path, format!("cannot be read: {error}")));
     let file = fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large, even while it grows.
@@ -122,7 +123,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
             "the file is larger than {} MiB: split it",
             MAX_FILE_BYTES >> 20
         );
-        return Err(problem(path, text));
+        return Err(Box::new(problem(path, text)));
     }
     Ok(bytes)
 }

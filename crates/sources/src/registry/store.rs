@@ -12,7 +12,7 @@ use super::assemble::Assembly;
 use super::scan;
 use crate::Change;
 use crate::document::{self, ReadFile};
-use crate::piece::{Outcome, Piece};
+use crate::piece::{Outcome, Piece, ReadDocument};
 
 /// What became of an object, or of a file if `object` is `None`.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,8 +85,10 @@ pub struct FileStore {
     /// Files that have an entry for an object; the first counts.
     holders: HashMap<ObjectRef, BTreeSet<Arc<str>>>,
     assembly: Assembly,
-    /// What was reported; problems of the whole in one place.
+    /// What was reported.
     statuses: BTreeMap<StatusKey, ObjectStatus>,
+    /// Files in which a host was in conflict when that was reported.
+    conflicting: BTreeSet<Arc<str>>,
 }
 
 impl FileStore {
@@ -98,6 +100,7 @@ impl FileStore {
             holders: HashMap::new(),
             assembly: Assembly::default(),
             statuses: BTreeMap::new(),
+            conflicting: BTreeSet::new(),
         }
     }
 
@@ -110,7 +113,7 @@ impl FileStore {
     /// problem instead; all that it held before stays.
     pub fn apply_all<'a>(
         &mut self,
-        files: impl IntoIterator<Item = (&'a str, Option<Result<&'a str, Problem>>)>,
+        files: impl IntoIterator<Item = (&'a str, Option<Result<&'a str, Box<Problem>>>)>,
     ) -> Update {
         let mut touched_files = BTreeSet::new();
         let mut touched = BTreeSet::new();
@@ -123,7 +126,7 @@ impl FileStore {
                 }
                 Some(Err(problem)) => {
                     let read = ReadFile {
-                        problems: vec![problem],
+                        problems: vec![*problem],
                         ..ReadFile::default()
                     };
                     self.replace(&source, read, &mut touched);
@@ -167,56 +170,11 @@ impl FileStore {
     fn replace(&mut self, source: &Arc<str>, read: ReadFile, touched: &mut BTreeSet<ObjectRef>) {
         let mut old = self.files.remove(source).unwrap_or_default();
         let mut new = File::default();
+        let mut torn = None;
         for document in read.documents {
-            let status = |state, problems| ObjectStatus {
-                source: source.clone(),
-                line: document.line,
-                object: document.name.clone(),
-                state,
-                problems,
-            };
-            let (origin, piece, problems) = match document.outcome {
-                Outcome::Piece(origin, piece) => (origin, Some(piece), Vec::new()),
-                Outcome::Refused(Some(origin), problems) => (origin, None, problems),
-                Outcome::Refused(None, problems) => {
-                    new.loose.push(status(ObjectState::Refused, problems));
-                    continue;
-                }
-                Outcome::Ignored => {
-                    new.loose.push(status(ObjectState::Ignored, Vec::new()));
-                    continue;
-                }
-            };
-            let Some(name) = document.name.clone() else {
-                continue;
-            };
-            if let Some(first) = new.entries.get(&origin) {
-                let text = format!(
-                    "the object is defined twice in this file; line {} counts: remove one of them",
-                    first.line
-                );
-                let problem = Problem {
-                    source: source.clone(),
-                    line: document.line,
-                    column: 1,
-                    object: Some(name),
-                    path: String::new(),
-                    message: text,
-                };
-                new.loose.push(status(ObjectState::Shadowed, vec![problem]));
-                continue;
-            }
-            // A refused object goes on in its last good form, if it has one.
-            let last_good = old.entries.remove(&origin).and_then(|entry| entry.piece);
-            let entry = Entry {
-                name,
-                line: document.line,
-                piece: piece.or(last_good),
-                problems,
-            };
-            new.entries.insert(origin, entry);
+            torn = take_document(source, document, &mut old, &mut new);
         }
-        self.settle_broken(source, &mut old, &mut new, read.problems);
+        keep_missing(source, &mut old, &mut new, read.problems, torn);
         for origin in old.entries.keys() {
             self.release(origin, source);
         }
@@ -229,40 +187,6 @@ impl FileStore {
         }
         touched.extend(new.entries.keys().cloned());
         self.files.insert(source.clone(), new);
-    }
-
-    /// While a part of a file cannot be read, objects that are missing may be in that part: all
-    /// of them stay.
-    fn settle_broken(
-        &self,
-        source: &Arc<str>,
-        old: &mut File,
-        new: &mut File,
-        problems: Vec<Problem>,
-    ) {
-        if problems.is_empty() {
-            return;
-        }
-        for (origin, mut entry) in std::mem::take(&mut old.entries) {
-            let is_it = |problem: &&Problem| problem.object.as_ref() == Some(&entry.name);
-            entry.problems = problems.iter().filter(is_it).cloned().collect();
-            if entry.problems.is_empty() {
-                entry.problems.extend(problems.first().cloned());
-            }
-            if entry.piece.is_some() {
-                new.entries.insert(origin, entry);
-            } else {
-                old.entries.insert(origin, entry);
-            }
-        }
-        let line = problems.first().map_or(1, |problem| problem.line);
-        new.loose.push(ObjectStatus {
-            source: source.clone(),
-            line,
-            object: None,
-            state: ObjectState::Refused,
-            problems,
-        });
     }
 
     fn forget(&mut self, source: &Arc<str>, touched: &mut BTreeSet<ObjectRef>) {
@@ -297,17 +221,14 @@ impl FileStore {
     /// whose hosts conflict.
     fn report(&mut self, files: BTreeSet<Arc<str>>) -> Vec<ObjectStatus> {
         let conflicts = self.conflicts();
-        let mut files = files;
-        for origin in conflicts.keys() {
-            files.extend(self.holders.get(origin).into_iter().flatten().cloned());
-        }
-        let conflicting = |status: &&ObjectStatus| status.state == ObjectState::Conflicting;
-        files.extend(
-            self.statuses
-                .values()
-                .filter(conflicting)
-                .map(|status| status.source.clone()),
-        );
+        let holders = conflicts
+            .keys()
+            .filter_map(|origin| self.holders.get(origin));
+        let conflicting: BTreeSet<Arc<str>> = holders.flatten().cloned().collect();
+        // Those of before as well: a conflict may have ended.
+        let before = std::mem::replace(&mut self.conflicting, conflicting.clone());
+        let files: BTreeSet<Arc<str>> =
+            files.into_iter().chain(before).chain(conflicting).collect();
         let mut changed = Vec::new();
         for source in files {
             let now = self.statuses_of(&source, &conflicts);
@@ -409,6 +330,106 @@ impl FileStore {
     }
 }
 
+/// Makes an entry of a document, in its last good form if the present one is wrong. Returns what
+/// is wrong with a document that was right before: if it is the file's last one, the file may
+/// have been read while it was being written.
+fn take_document(
+    source: &Arc<str>,
+    document: ReadDocument,
+    old: &mut File,
+    new: &mut File,
+) -> Option<Problem> {
+    let ReadDocument {
+        name,
+        line,
+        outcome,
+    } = document;
+    let loose = |name, state, problems| ObjectStatus {
+        source: source.clone(),
+        line,
+        object: Some(name),
+        state,
+        problems,
+    };
+    let (origin, piece, problems) = match outcome {
+        Outcome::Piece(origin, piece) => (origin, Some(piece), Vec::new()),
+        Outcome::Refused(Some(origin), problems) => (origin, None, problems),
+        Outcome::Refused(None, problems) => {
+            new.loose.push(loose(name, ObjectState::Refused, problems));
+            return None;
+        }
+        Outcome::Ignored => {
+            new.loose
+                .push(loose(name, ObjectState::Ignored, Vec::new()));
+            return None;
+        }
+    };
+    if let Some(first) = new.entries.get(&origin) {
+        let problem = Problem {
+            source: source.clone(),
+            line,
+            column: 1,
+            object: Some(name.clone()),
+            path: String::new(),
+            message: format!(
+                "the object is defined twice in this file; line {} counts: remove one of them",
+                first.line
+            ),
+        };
+        new.loose
+            .push(loose(name, ObjectState::Shadowed, vec![problem]));
+        return None;
+    }
+    let last_good = old.entries.remove(&origin).and_then(|entry| entry.piece);
+    let torn = last_good.as_ref().and(problems.first().cloned());
+    let piece = piece.or(last_good);
+    new.entries.insert(
+        origin,
+        Entry {
+            name,
+            line,
+            piece,
+            problems,
+        },
+    );
+    torn
+}
+
+/// Objects that are missing stay while a part of the file cannot be read, for they may be in
+/// that part, and while its end is `torn`, for they may still have to be written.
+fn keep_missing(
+    source: &Arc<str>,
+    old: &mut File,
+    new: &mut File,
+    problems: Vec<Problem>,
+    torn: Option<Problem>,
+) {
+    let Some(reason) = problems.first().cloned().or(torn) else {
+        return;
+    };
+    for (origin, mut entry) in std::mem::take(&mut old.entries) {
+        let is_it = |problem: &&Problem| problem.object.as_ref() == Some(&entry.name);
+        entry.problems = problems.iter().filter(is_it).cloned().collect();
+        if entry.problems.is_empty() {
+            entry.problems.push(reason.clone());
+        }
+        if entry.piece.is_some() {
+            new.entries.insert(origin, entry);
+        } else {
+            old.entries.insert(origin, entry);
+        }
+    }
+    if !problems.is_empty() {
+        new.loose.push(ObjectStatus {
+            source: source.clone(),
+            line: reason.line,
+            object: None,
+            state: ObjectState::Refused,
+            problems,
+        });
+    }
+}
+
 /// Whether two statuses say the same; an object that merely moved within its file does.
 fn is_same(old: &ObjectStatus, new: &ObjectStatus) -> bool {
     old.state == new.state && old.problems == new.problems && old.object == new.object
@@ -453,10 +474,10 @@ fn load_path(path: &Path, store: &mut FileStore) -> Vec<Problem> {
         let name = file.display().to_string();
         match scan::read(file) {
             Ok(bytes) => {
-                let text = weft_proto::document::decode_text(&name, &bytes).map_err(|e| *e);
+                let text = weft_proto::document::decode_text(&name, &bytes);
                 store.apply_all([(name.as_str(), Some(text))]);
             }
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
     }
     problems

@@ -61,7 +61,9 @@ pub fn parse(source: &str, text: &str) -> Result<MeshSettings, Vec<Problem>> {
             message: finding.text,
         }
     };
-    Err(findings.into_iter().map(problem).collect())
+    let mut problems: Vec<Problem> = findings.into_iter().map(problem).collect();
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    Err(problems)
 }
 
 fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
@@ -156,6 +158,7 @@ fn outbound_policy(
     }
 }
 
+#[allow(clippy::too_many_lines)] // one list of all fields, two lines each
 #[allow(deprecated)] // old fields are refused like others
 fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
     // Taken apart in full, so that a new field of the message does not compile until someone

@@ -100,7 +100,7 @@ pub(crate) fn convert(
     Some(services.collect())
 }
 
-/// An endpoint of `service` at a workload that a ServiceEntry lists or selects: the workload's
+/// An endpoint of `service` at a workload that a `ServiceEntry` lists or selects: the workload's
 /// port of the same name, else the target port, else the same number.
 pub(crate) fn endpoint(workload: &Workload, service: &Service) -> Endpoint {
     let port_of = |port: &ServicePort| {

@@ -371,9 +371,8 @@ fn redirect_of(message: pb::HttpRedirect, at: At<'_>) -> Redirect {
         prefix_rewrite,
         redirect_port,
     } = message;
-    let has_end = !(uri.is_empty() && authority.is_empty() && scheme.is_empty())
-        || !prefix_rewrite.is_empty()
-        || redirect_port.is_some();
+    let texts = [&uri, &authority, &scheme, &prefix_rewrite];
+    let has_end = redirect_port.is_some() || texts.iter().any(|text| !text.is_empty());
     if !has_end {
         at.error("changes nothing: write uri, authority, scheme or port");
     }

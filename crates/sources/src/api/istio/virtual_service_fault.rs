@@ -11,14 +11,13 @@ use crate::check::{At, optional};
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 
 pub(super) fn status_of(status: i64, at: At<'_>) -> Option<u16> {
-    match u16::try_from(status) {
-        Ok(status @ 200..=599) => Some(status),
-        _ => {
-            at.error(format_args!(
-                "{status} is no status of a response: use 200 to 599"
-            ));
-            None
-        }
+    if let Ok(status @ 200..=599) = u16::try_from(status) {
+        Some(status)
+    } else {
+        at.error(format_args!(
+            "{status} is no status of a response: use 200 to 599"
+        ));
+        None
     }
 }
 
@@ -87,15 +86,14 @@ pub(super) fn fault_of(message: pb::HttpFaultInjection, at: At<'_>) -> Option<Fa
     if delay.is_none() && abort.is_none() {
         at.error("injects nothing: write delay or abort");
     }
-    let delay = match delay {
-        Some(delay) => Some(delay_of(delay, at.field("delay"))?),
-        None => None,
-    };
-    let abort = match abort {
-        Some(abort) => Some(abort_of(abort, at.field("abort"))?),
-        None => None,
-    };
-    Some(Fault { delay, abort })
+    // Both are looked at before either fails, so that every fault is told at once.
+    let delay = delay.map(|delay| delay_of(delay, at.field("delay")));
+    let abort = abort.map(|abort| abort_of(abort, at.field("abort")));
+    let whole = delay != Some(None) && abort != Some(None);
+    whole.then(|| Fault {
+        delay: delay.flatten(),
+        abort: abort.flatten(),
+    })
 }
 
 fn delay_of(message: pb::http_fault_injection::Delay, at: At<'_>) -> Option<Delay> {

@@ -76,7 +76,7 @@ fn header_value(value: &str, at: At<'_>) {
     if value.bytes().any(|b| b < 0x20 && b != b'\t' || b == 0x7f) {
         at.error("the value has control characters: remove them");
     }
-    if value.matches('%').count() % 2 != 0 {
+    if !value.matches('%').count().is_multiple_of(2) {
         at.error("the value has a single '%': write \"%%\" for the sign, or %COMMAND% in full");
     }
 }

@@ -1,4 +1,4 @@
-//! `WorkloadEntry` → [`Workload`]; also the form of a ServiceEntry's inline endpoints.
+//! `WorkloadEntry` → [`Workload`]; also the form of a `ServiceEntry`'s inline endpoints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(super) enum Wanted {
     Static,
     /// A name or an IP address.
     Dns,
-    /// Any of them: the ServiceEntry that selects the workload decides.
+    /// Any of them: the `ServiceEntry` that selects the workload decides.
     Any,
 }
 
