@@ -1,5 +1,7 @@
 //! Access logs: where to, in which format, and which requests. Writes nothing itself.
 
+pub(crate) mod convert;
+
 use std::sync::Arc;
 
 use crate::format::{Field, FormatSource, LogFormat, Value};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::pass::{IsSet as _, Pass};
+use crate::pass::Pass;
 use crate::pb;
 
 /// A file, an environment variable or the bytes themselves.

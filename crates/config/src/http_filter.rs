@@ -1,5 +1,7 @@
 //! HTTP filters that Weft has, as configured. Runs none of them.
 
+pub(crate) mod convert;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Envoy's HTTP connection manager. Serves nothing: `proxy` does.
 
+pub(crate) mod convert;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,8 +148,8 @@ pub struct HttpManager {
     pub xff_num_trusted_hops: u32,
     /// Append nothing to `x-forwarded-for`.
     pub skip_xff_append: bool,
-    /// Addresses that count as internal; `None`: RFC 1918, RFC 4193 and loopback, as Envoy did before 1.33.
-    pub internal_addresses: Option<Vec<CidrRange>>,
+    /// Addresses that count as internal; none unless configured, as in Envoy since 1.33.
+    pub internal_addresses: Vec<CidrRange>,
     /// Value to append to `via`.
     pub via: Option<Arc<str>>,
     /// Make `x-request-id` if absent; on by default.

@@ -1,5 +1,7 @@
 //! HTTP protocol options that listeners and clusters share. Opens no connection.
 
+pub(crate) mod convert;
+
 use std::sync::Arc;
 use std::time::Duration;
 

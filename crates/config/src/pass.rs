@@ -195,6 +195,15 @@ impl<'c> Pass<'c> {
         }
     }
 
+    /// Takes over what a conversion inside this one ignored, under our path.
+    pub(crate) fn adopt_ignored(&mut self, fields: Vec<IgnoredField>) {
+        let here = self.path_text();
+        self.ignored.extend(fields.into_iter().map(|mut field| {
+            field.path = format!("{here}.{}", field.path);
+            field
+        }));
+    }
+
     /// A duration of zero or more.
     pub(crate) fn duration(
         &mut self,

@@ -1,5 +1,7 @@
 //! Envoy's TCP proxy network filter. Opens no connection.
 
+pub(crate) mod convert;
+
 use std::sync::Arc;
 use std::time::Duration;
 

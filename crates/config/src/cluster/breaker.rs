@@ -1,6 +1,6 @@
 //! Circuit breakers.
 
-use crate::pass::{IsSet as _, Pass};
+use crate::pass::Pass;
 use crate::pb;
 use pb::config::cluster::v3 as cluster;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::pass::{IsSet as _, Pass, flag};
+use crate::pass::{Pass, flag};
 use crate::pb;
 use pb::config::cluster::v3 as cluster;
 

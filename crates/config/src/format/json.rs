@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use super::{Format, FormatSource, Segment, Shown, evaluate};
-use crate::pass::{IsSet as _, Pass};
+use crate::pass::Pass;
 use crate::pb;
 use pb::google::value::Kind;
 

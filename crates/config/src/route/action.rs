@@ -17,7 +17,6 @@ use crate::header_ops::HeaderOps;
 use crate::http_filter::FilterOverrides;
 use crate::http_manager::Upgrade;
 use crate::matching::{HeaderKey, RegexSubstitution};
-use crate::pb;
 
 /// What a route does with its requests.
 #[derive(Debug)]
@@ -64,8 +63,6 @@ pub struct Forward {
     pub cluster: ClusterSpec,
     /// Answer if the cluster is unknown: 503, 404 or 500.
     pub cluster_not_found_status: u16,
-    /// Only endpoints with this metadata (`envoy.lb`).
-    pub metadata_match: Option<Arc<pb::core::Metadata>>,
     /// Replaces the matched part of the path.
     pub prefix_rewrite: Option<Arc<str>>,
     /// Rewrites the path.
@@ -168,8 +165,6 @@ pub struct WeightedCluster {
     pub overrides: FilterOverrides,
     /// Replaces the host.
     pub host_rewrite: Option<Arc<str>>,
-    /// Only endpoints with this metadata (`envoy.lb`), on top of the route's.
-    pub metadata_match: Option<Arc<pb::core::Metadata>>,
 }
 
 /// A cluster that was chosen.

@@ -1,7 +1,6 @@
 //! Retry policies. Decides nothing at run time but what a response or failure is called.
 
 use std::ops::{BitOr, BitOrAssign};
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;

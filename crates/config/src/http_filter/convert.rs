@@ -1,0 +1,263 @@
+//! HTTP filters → filters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{
+    AbortKind, CorsPolicy, Fault, FaultAbort, FaultDelay, FilterOverride, FilterOverrides, HttpFilter,
+    HttpFilterConfig, Router,
+};
+use crate::extension::{Extension, decode, type_name, typed};
+use crate::fraction::Fraction;
+use crate::matching::{header_matcher, string_matcher};
+use crate::pass::{Pass, flag};
+use crate::pb;
+use pb::extensions::filters::common::fault::v3 as common_fault;
+use pb::extensions::filters::http::{cors::v3 as cors, fault::v3 as fault, router::v3 as router};
+use pb::extensions::filters::network::http_connection_manager::v3 as hcm;
+use pb::google::Any;
+
+const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+
+/// `None` inside: accepted and left out.
+const HTTP_FILTERS: &[Extension<Option<HttpFilterConfig>>] = &[
+    Extension {
+        name: "envoy.extensions.filters.http.router.v3.Router",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            read_router(p, &message).map(|router| Some(HttpFilterConfig::Router(Arc::new(router))))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            read_fault(p, &message).map(|fault| Some(HttpFilterConfig::Fault(Arc::new(fault))))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.cors.v3.Cors",
+        read: |p, bytes| {
+            let cors::Cors {} = decode(p, bytes)?;
+            Some(Some(HttpFilterConfig::Cors))
+        },
+    },
+    Extension {
+        name: GRPC_STATS,
+        read: |p, _| {
+            p.ignore("http_filter", GRPC_STATS, true);
+            Some(None)
+        },
+    },
+];
+
+const OVERRIDES: &[Extension<FilterOverride>] = &[
+    Extension {
+        name: "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            read_fault(p, &message).map(|fault| FilterOverride::Fault(Arc::new(fault)))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            read_cors(p, &message).map(|policy| FilterOverride::Cors(Arc::new(policy)))
+        },
+    },
+    Extension {
+        name: "envoy.config.route.v3.FilterConfig",
+        read: |p, bytes| {
+            let pb::config::route::v3::FilterConfig { config, is_optional: _, disabled } = decode(p, bytes)?;
+            match config {
+                _ if disabled => Some(FilterOverride::Disabled),
+                Some(any) if type_name(&any) != "envoy.config.route.v3.FilterConfig" => {
+                    typed(p, "config", Some(&any), OVERRIDES)
+                }
+                _ => Some(FilterOverride::Enabled),
+            }
+        },
+    },
+];
+
+/// Reads one filter of an HTTP manager; `Some(None)` if it is accepted and left out.
+pub(crate) fn http_filter(p: &mut Pass<'_>, message: &hcm::HttpFilter) -> Option<Option<HttpFilter>> {
+    use hcm::http_filter::ConfigType;
+    let hcm::HttpFilter { name, is_optional, disabled, config_type } = message;
+    let name = p.name("name", name)?;
+    let any = match config_type {
+        Some(ConfigType::TypedConfig(any)) => any,
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            p.unsupported("config_discovery", true);
+            return None;
+        }
+        None if *is_optional => return Some(None),
+        None => {
+            p.refuse_field("typed_config", "is required");
+            return None;
+        }
+    };
+    if *is_optional && !HTTP_FILTERS.iter().any(|one| one.name == type_name(any)) {
+        p.ignore("hcm.HttpFilter", "is_optional", true);
+        return Some(None);
+    }
+    let config = typed(p, "typed_config", Some(any), HTTP_FILTERS)?;
+    Some(config.map(|config| HttpFilter { name, disabled: *disabled, config }))
+}
+
+/// Reads `typed_per_filter_config`.
+pub(crate) fn overrides(p: &mut Pass<'_>, message: &HashMap<String, Any>) -> FilterOverrides {
+    let mut names: Vec<&String> = message.keys().collect();
+    names.sort();
+    let mut out = Vec::with_capacity(names.len());
+    p.at("typed_per_filter_config", |p| {
+        for name in names {
+            let Some(any) = message.get(name) else { continue };
+            p.at_key(name, |p| {
+                if let Some(found) = override_of(p, any) {
+                    out.push((Arc::from(name.as_str()), found));
+                }
+            });
+        }
+    });
+    FilterOverrides(out)
+}
+
+fn override_of(p: &mut Pass<'_>, any: &Any) -> Option<FilterOverride> {
+    let name = type_name(any);
+    match OVERRIDES.iter().find(|extension| extension.name == name) {
+        Some(extension) => (extension.read)(p, &any.value),
+        None => {
+            p.refuse(format!("{name} is not supported by Weft"));
+            None
+        }
+    }
+}
+
+fn read_router(p: &mut Pass<'_>, message: &router::Router) -> Option<Router> {
+    let router::Router {
+        dynamic_stats,
+        start_child_span,
+        upstream_log,
+        upstream_log_options,
+        suppress_envoy_headers,
+        strict_check_headers,
+        respect_expected_rq_timeout,
+        suppress_grpc_request_failure_code_stats,
+        upstream_http_filters,
+        reject_connect_request_early_data,
+    } = message;
+    ignore!(p, "router.Router"; dynamic_stats, start_child_span, suppress_grpc_request_failure_code_stats,
+        upstream_log_options);
+    unsupported!(p; upstream_log, strict_check_headers, upstream_http_filters);
+    p.unsupported(
+        "reject_connect_request_early_data",
+        flag(reject_connect_request_early_data.as_ref(), false),
+    );
+    Some(Router {
+        suppress_envoy_headers: *suppress_envoy_headers,
+        respect_expected_rq_timeout: *respect_expected_rq_timeout,
+    })
+}
+
+fn read_fault(p: &mut Pass<'_>, message: &fault::HttpFault) -> Option<Fault> {
+    let fault::HttpFault {
+        delay,
+        abort,
+        upstream_cluster,
+        headers,
+        downstream_nodes,
+        max_active_faults,
+        response_rate_limit,
+        delay_percent_runtime,
+        abort_percent_runtime,
+        delay_duration_runtime,
+        abort_http_status_runtime,
+        max_active_faults_runtime,
+        response_rate_limit_percent_runtime,
+        abort_grpc_status_runtime,
+        disable_downstream_cluster_stats,
+        filter_metadata,
+    } = message;
+    unsupported!(p; response_rate_limit);
+    ignore!(p, "fault.HTTPFault"; delay_percent_runtime, abort_percent_runtime, delay_duration_runtime,
+        abort_http_status_runtime, max_active_faults_runtime, response_rate_limit_percent_runtime,
+        abort_grpc_status_runtime, disable_downstream_cluster_stats, filter_metadata);
+    Some(Fault {
+        delay: p.opt("delay", delay.as_ref(), fault_delay),
+        abort: p.opt("abort", abort.as_ref(), fault_abort),
+        upstream_cluster: (!upstream_cluster.is_empty()).then(|| Arc::from(upstream_cluster.as_str())),
+        headers: p.each("headers", headers, header_matcher),
+        downstream_nodes: downstream_nodes.iter().map(|node| Arc::from(node.as_str())).collect(),
+        max_active_faults: max_active_faults.map(|wrapped| wrapped.value),
+    })
+}
+
+/// A fault without a percentage never happens in Envoy.
+const NEVER: Fraction = Fraction { numerator: 0, denominator: 100 };
+
+fn fault_delay(p: &mut Pass<'_>, message: &common_fault::FaultDelay) -> Option<FaultDelay> {
+    use common_fault::fault_delay::FaultDelaySecifier as Kind;
+    let common_fault::FaultDelay { percentage, fault_delay_secifier } = message;
+    let share = p.opt("percentage", percentage.as_ref(), Pass::fraction).unwrap_or(NEVER);
+    let fixed = match fault_delay_secifier {
+        Some(Kind::FixedDelay(delay)) => Some(p.positive_duration("fixed_delay", Some(delay))?),
+        Some(Kind::HeaderDelay(common_fault::fault_delay::HeaderDelay {})) => None,
+        None => {
+            p.refuse("needs one of fixed_delay, header_delay");
+            return None;
+        }
+    };
+    Some(FaultDelay { share, fixed })
+}
+
+fn fault_abort(p: &mut Pass<'_>, message: &fault::FaultAbort) -> Option<FaultAbort> {
+    use fault::fault_abort::ErrorType;
+    let fault::FaultAbort { percentage, response_body, error_type } = message;
+    let share = p.opt("percentage", percentage.as_ref(), Pass::fraction).unwrap_or(NEVER);
+    let kind = match error_type {
+        Some(ErrorType::HttpStatus(status @ 200..=599)) => AbortKind::Http(*status as u16),
+        Some(ErrorType::HttpStatus(_)) => {
+            p.refuse_field("http_status", "must be from 200 to 599");
+            return None;
+        }
+        Some(ErrorType::GrpcStatus(status)) => AbortKind::Grpc(*status),
+        Some(ErrorType::HeaderAbort(fault::fault_abort::HeaderAbort {})) => AbortKind::Header,
+        None => {
+            p.refuse("needs one of http_status, grpc_status, header_abort");
+            return None;
+        }
+    };
+    Some(FaultAbort { share, kind, body: Arc::from(response_body.as_str()) })
+}
+
+fn read_cors(p: &mut Pass<'_>, message: &cors::CorsPolicy) -> Option<CorsPolicy> {
+    let cors::CorsPolicy {
+        allow_origin_string_match,
+        allow_methods,
+        allow_headers,
+        expose_headers,
+        max_age,
+        allow_credentials,
+        filter_enabled,
+        shadow_enabled,
+        allow_private_network_access,
+        forward_not_matching_preflights,
+    } = message;
+    ignore!(p, "cors.CorsPolicy"; shadow_enabled);
+    let enabled = p
+        .opt("filter_enabled", filter_enabled.as_ref(), Pass::runtime_fraction)
+        .unwrap_or(Fraction::ALL);
+    Some(CorsPolicy {
+        allow_origins: p.each("allow_origin_string_match", allow_origin_string_match, string_matcher),
+        allow_methods: Arc::from(allow_methods.as_str()),
+        allow_headers: Arc::from(allow_headers.as_str()),
+        expose_headers: Arc::from(expose_headers.as_str()),
+        max_age: Arc::from(max_age.as_str()),
+        allow_credentials: flag(allow_credentials.as_ref(), false),
+        allow_private_network_access: flag(allow_private_network_access.as_ref(), false),
+        enabled,
+        forward_not_matching_preflights: flag(forward_not_matching_preflights.as_ref(), true),
+    })
+}
