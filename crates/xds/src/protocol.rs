@@ -316,10 +316,10 @@ fn control_plane(identifier: Option<Arc<str>>) -> Option<pb::ControlPlane> {
 
 /// A state-of-the-world resource; a server may wrap it in `Resource` or not.
 fn received(any: pb::Any, version: &str) -> Received {
-    if any.type_url == WRAPPER {
-        if let Ok(wrapper) = pb::WireResource::decode(any.value.as_slice()) {
-            return unwrapped(wrapper, version);
-        }
+    if any.type_url == WRAPPER
+        && let Ok(wrapper) = pb::WireResource::decode(any.value.as_slice())
+    {
+        return unwrapped(wrapper, version);
     }
     Received {
         name: first_string(&any.value),

@@ -258,7 +258,7 @@ fn what_the_server_lacks_is_reported_at_once_or_after_the_time() {
     client.machine.tick(client.now + Duration::from_secs(15));
     assert_eq!(client.machine.poll_event(), Some(missing(None, CDS)));
     assert_eq!(client.machine.poll_event(), Some(missing(Some("b"), EDS)));
-    client.machine.tick(client.now + Duration::from_secs(60));
+    client.machine.tick(client.now + Duration::from_mins(1));
     assert_eq!(client.machine.poll_event(), None);
 }
 

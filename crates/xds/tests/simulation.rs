@@ -66,7 +66,7 @@ trait Blur {
 impl Blur for pb::DiscoveryRequest {
     fn blur(&mut self) {
         if let Some(error) = &mut self.error_detail {
-            error.message = "invalid".to_owned();
+            "invalid".clone_into(&mut error.message);
         }
     }
 }
@@ -74,7 +74,7 @@ impl Blur for pb::DiscoveryRequest {
 impl Blur for pb::DeltaDiscoveryRequest {
     fn blur(&mut self) {
         if let Some(error) = &mut self.error_detail {
-            error.message = "invalid".to_owned();
+            "invalid".clone_into(&mut error.message);
         }
     }
 }
@@ -118,8 +118,8 @@ where
             breaks: random.chance(70),
             limits: Limits {
                 response_bytes: if random.chance(30) { 40 } else { 1 << 20 },
-                removal_grace: Duration::from_secs(3600),
-                cluster_wait: Duration::from_secs(3600),
+                removal_grace: Duration::from_hours(1),
+                cluster_wait: Duration::from_hours(1),
                 ..Limits::default()
             },
         };
@@ -128,7 +128,7 @@ where
             ..Default::default()
         };
         let options = ClientOptions {
-            unnoticed_after: Duration::from_secs(3600),
+            unnoticed_after: Duration::from_hours(1),
             ..ClientOptions::new(node)
         };
         let mut client = ClientStream::new(options, seed);
@@ -300,7 +300,7 @@ where
                 .request(self.now, request.clone())
                 .expect("within bounds");
             let neutral = P::read_request(request);
-            self.trace(format_args!("server reads {neutral:?}"));
+            Self::trace(format_args!("server reads {neutral:?}"));
             if self.random.chance(80) {
                 self.pump_server();
             }
@@ -308,7 +308,7 @@ where
     }
 
     /// Prints what travels when one seed is replayed.
-    fn trace(&self, what: std::fmt::Arguments<'_>) {
+    fn trace(what: std::fmt::Arguments<'_>) {
         if std::env::var_os("WEFT_XDS_SEED").is_some() {
             eprintln!("{what}");
         }
@@ -327,7 +327,7 @@ where
             );
             // An empty answer tells a client that has nothing that there is nothing.
             let incoming = P::read_response(response.clone());
-            self.trace(format_args!("answer {incoming:?}"));
+            Self::trace(format_args!("answer {incoming:?}"));
             let empty = incoming.resources.is_empty() && incoming.removed.is_empty();
             self.responses += usize::from(P::MODE == Mode::Sotw || !empty);
             self.to_client.push_back(response);
@@ -404,7 +404,7 @@ where
                 });
             }
         }
-        self.trace(format_args!("verdict {} {:?}", update.id, update.type_url));
+        Self::trace(format_args!("verdict {} {:?}", update.id, update.type_url));
         self.client.verdict(update.id, refused);
         let clusters: BTreeSet<String> = self.accepted(&TypeUrl::CLUSTER).into_keys().collect();
         self.client
@@ -480,7 +480,7 @@ where
             idle = if still { idle + 1 } else { 0 };
             // Longer than the limits that hold removals and routes.
             if idle == 3 {
-                self.now += Duration::from_secs(7200);
+                self.now += Duration::from_hours(2);
             }
             if idle == 8 {
                 return;

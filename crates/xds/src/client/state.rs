@@ -1,13 +1,15 @@
 //! One type of a client: what is wanted, what the server was told, what is accepted, and the
 //! answers that wait for a verdict. Never validates a resource.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod request;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::event::{Added, ClientEvent, ClientOptions, Interest, Refused, Update};
-use crate::protocol::{Incoming, Mode, Received, Request};
+use super::event::{Added, ClientEvent, Interest, Refused, Update};
+use crate::protocol::{Incoming, Mode, Received};
 use crate::resource::Version;
 use crate::type_url::TypeUrl;
 
@@ -386,7 +388,7 @@ impl TypeState {
         }
         self.replies.push_back(Reply {
             nonce: pending.nonce,
-            error: (!all.is_empty()).then(|| message(&all, error_bytes)),
+            error: (!all.is_empty()).then(|| request::message(&all, error_bytes)),
         });
     }
 
@@ -394,107 +396,6 @@ impl TypeState {
     /// request says, is known only after it.
     pub(super) fn waits_to_start(&self) -> bool {
         self.told.is_none() && self.pending.is_some()
-    }
-
-    /// The next request, if there is something to say.
-    pub(super) fn request(&mut self, now: Instant, options: &ClientOptions) -> Option<Request> {
-        let reply = self.replies.pop_front();
-        let first = self.told.is_none();
-        if self.waits_to_start() {
-            return None;
-        }
-        let changed = if first {
-            !self.interest.is_none()
-        } else {
-            self.told.as_ref() != Some(&self.interest)
-        };
-        if reply.is_none() && !changed {
-            return None;
-        }
-        for at in self.unpark_at.values_mut() {
-            *at = now + options.unnoticed_after;
-        }
-        let mut request = Request {
-            type_url: self.type_url.to_string(),
-            ..Request::default()
-        };
-        if let Some(reply) = reply {
-            request.nonce = reply.nonce;
-            request.error = reply.error.map(|message| crate::pb::Status {
-                // INVALID_ARGUMENT
-                code: 3,
-                message,
-                ..Default::default()
-            });
-        } else if self.mode == Mode::Sotw {
-            request.nonce.clone_from(&self.nonce);
-        }
-        match self.mode {
-            Mode::Sotw => self.fill_sotw(first, &mut request),
-            Mode::Delta => self.fill_delta(first, &mut request),
-        }
-        if changed {
-            self.start_deadlines(now + options.not_found_after);
-            self.told_again(now, options.unnoticed_after);
-            self.told = Some(self.interest.clone());
-        }
-        Some(request)
-    }
-
-    fn fill_sotw(&mut self, first: bool, request: &mut Request) {
-        request.version.clone_from(&self.version);
-        request.names = match &self.interest {
-            Interest::Names(names) => names.iter().cloned().collect(),
-            Interest::All if self.explicit => vec![ALL.to_owned()],
-            Interest::All => Vec::new(),
-        };
-        self.explicit |= !request.names.is_empty();
-        if !first {
-            return;
-        }
-        let lacking = match &self.interest {
-            Interest::All => false,
-            Interest::Names(names) => names.iter().any(|name| !self.accepted.contains_key(name)),
-        };
-        let something = !self.version.is_empty() || !self.accepted.is_empty();
-        if something && (self.torn || lacking) {
-            // Not a version that any server knows: what we have is no state it ever sent.
-            request.version.push('~');
-        }
-    }
-
-    fn fill_delta(&self, first: bool, request: &mut Request) {
-        if first {
-            request.have = self.have();
-        }
-        let none = BTreeSet::new();
-        let told = match &self.told {
-            Some(Interest::Names(names)) => names,
-            _ => &none,
-        };
-        let told_all = self.told == Some(Interest::All);
-        match &self.interest {
-            Interest::All => {
-                if !first && !told_all {
-                    request.names.push(ALL.to_owned());
-                    request.unsubscribe.extend(told.iter().cloned());
-                }
-            }
-            Interest::Names(names) => {
-                request.names.extend(names.difference(told).cloned());
-                request.unsubscribe.extend(told.difference(names).cloned());
-                if told_all {
-                    request.unsubscribe.push(ALL.to_owned());
-                }
-            }
-        }
-    }
-
-    fn have(&self) -> HashMap<String, String> {
-        self.accepted
-            .iter()
-            .map(|(name, accepted)| (name.clone(), accepted.version.clone()))
-            .collect()
     }
 
     fn start_deadlines(&mut self, deadline: Instant) {
@@ -545,27 +446,4 @@ impl TypeState {
             events.push_back(self.not_found(name));
         }
     }
-}
-
-/// The NACK's message, which names each refused resource for the operator and for servers that
-/// look for the names.
-fn message(refused: &[Refused], at_most: usize) -> String {
-    let mut message = String::new();
-    for (index, refusal) in refused.iter().enumerate() {
-        let part = format!("{}: {}", refusal.name, refusal.error);
-        if index > 0 && message.len() + part.len() > at_most {
-            message.push_str(&format!("; and {} more", refused.len() - index));
-            return message;
-        }
-        if index > 0 {
-            message.push_str("; ");
-        }
-        message.push_str(&part);
-    }
-    let end = (0..=at_most.min(message.len()))
-        .rev()
-        .find(|at| message.is_char_boundary(*at))
-        .unwrap_or(0);
-    message.truncate(end);
-    message
 }

@@ -113,12 +113,13 @@ impl<P: Protocol> ServerStream<P> {
     pub fn tick(&mut self, now: Instant) {
         let overdue = self.limits.ack_overdue;
         for state in &mut self.types {
-            if let Some(in_flight) = &mut state.in_flight {
-                if !in_flight.overdue && now.saturating_duration_since(in_flight.sent) >= overdue {
-                    in_flight.overdue = true;
-                    let type_url = state.type_url.clone();
-                    self.events.push_back(Event::AckOverdue { type_url });
-                }
+            if let Some(in_flight) = &mut state.in_flight
+                && !in_flight.overdue
+                && now.saturating_duration_since(in_flight.sent) >= overdue
+            {
+                in_flight.overdue = true;
+                let type_url = state.type_url.clone();
+                self.events.push_back(Event::AckOverdue { type_url });
             }
         }
     }

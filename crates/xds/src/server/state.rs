@@ -1,6 +1,8 @@
 //! Where one stream stands with one type: what the client asks for, what it has accepted, what is
 //! under way, and what it refuses. Never decides what to send (`plan`).
 
+mod verdict;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
@@ -154,10 +156,10 @@ impl TypeState {
     /// which lost the stream between a changed cluster and its endpoints is given the endpoints
     /// again when it comes back.
     pub(super) fn wire_version(&self, resource: &Resource, parents: &ResourceSet) -> Version {
-        if self.type_url == TypeUrl::ENDPOINT {
-            if let Some(parent) = parents.get(&resource.name) {
-                return resource.version.mix(parent.version);
-            }
+        if self.type_url == TypeUrl::ENDPOINT
+            && let Some(parent) = parents.get(&resource.name)
+        {
+            return resource.version.mix(parent.version);
         }
         resource.version
     }
@@ -446,85 +448,6 @@ impl TypeState {
             in_flight.proposal = self.base.update::<&str>(offered.collect(), &[]);
             in_flight.complete_at = None;
         }
-    }
-
-    /// An ACK or NACK of what is in flight, if that is what the request is.
-    fn verdict(&mut self, mode: Mode, request: &Request, events: &mut Vec<Event>) {
-        let Some(in_flight) = self.in_flight.take_if(|it| it.nonce == request.nonce) else {
-            return;
-        };
-        match &request.error {
-            None => {
-                events.push(Event::Acked {
-                    type_url: self.type_url.clone(),
-                    version: in_flight.proposal.version(),
-                });
-                self.accept(in_flight);
-            }
-            Some(error) => self.refuse(mode, in_flight, &error.message, events),
-        }
-    }
-
-    fn accept(&mut self, in_flight: InFlight) {
-        for (name, _) in &in_flight.offered {
-            self.refused.remove(name);
-        }
-        self.base = in_flight.proposal;
-        self.parents = in_flight.parents;
-        self.batch = self.batch.saturating_mul(2);
-        if let Some(generation) = in_flight.complete_at {
-            self.unknown_past = false;
-            self.settled_at = self.settled_at.max(generation);
-        }
-    }
-
-    fn refuse(&mut self, mode: Mode, in_flight: InFlight, error: &str, events: &mut Vec<Event>) {
-        let whole = mode == Mode::Sotw && !self.type_url.is_partial();
-        let offered = || in_flight.offered.iter().map(|(name, _)| name);
-        let mut blamed = super::blame::named(error, offered());
-        let known = if blamed.is_empty() {
-            super::blame::named(error, self.refused.keys())
-        } else {
-            Vec::new()
-        };
-        if blamed.is_empty() && known.is_empty() {
-            // Halves of a complete answer would take the other half from a client that has it.
-            if in_flight.offered.len() == 1 || (self.unknown_past && whole) {
-                blamed.extend(offered().cloned());
-            }
-        }
-        events.push(Event::Nacked {
-            type_url: self.type_url.clone(),
-            names: blamed.iter().chain(&known).cloned().collect(),
-            error: error.to_owned(),
-        });
-        if in_flight.offered.is_empty() || (blamed.is_empty() && !known.is_empty()) {
-            // Only removals, or what it refuses is what it was known to refuse: the rest is taken.
-            self.accept(in_flight);
-            return;
-        }
-        if blamed.is_empty() {
-            self.batch = in_flight.offered.len().div_ceil(2);
-        }
-        let error: Arc<str> = error.into();
-        let blamed: AHashSet<Arc<str>> = blamed.into_iter().collect();
-        // Clients may keep the good part of an answer that they refuse (Envoy and gRPC do), so
-        // what they have of it is unknown until it is sent again. What they did not have before,
-        // they still do not have.
-        let good = offered().filter(|name| !blamed.contains(*name));
-        let unsure: Vec<Arc<str>> = good
-            .chain(&in_flight.answered)
-            .filter(|name| self.wants(name))
-            .cloned()
-            .collect();
-        for (name, version) in in_flight.offered {
-            if blamed.contains(&name) {
-                let error = error.clone();
-                self.refused.insert(name, Refusal { version, error });
-            }
-        }
-        self.pending.extend(unsure);
-        self.answer_owed |= whole;
     }
 
     /// Notes what was sent.

@@ -1,0 +1,92 @@
+//! What an ACK or a NACK changes. The protocol's NACK is a message for people: whom it is about is
+//! read from it (`blame`), or found out by sending less.
+
+use std::sync::Arc;
+
+use ahash::AHashSet;
+
+use super::super::blame;
+use super::super::event::{Event, Refusal};
+use super::{InFlight, TypeState};
+use crate::protocol::{Mode, Request};
+
+impl TypeState {
+    /// An ACK or NACK of what is in flight, if that is what the request is.
+    pub(super) fn verdict(&mut self, mode: Mode, request: &Request, events: &mut Vec<Event>) {
+        let Some(in_flight) = self.in_flight.take_if(|it| it.nonce == request.nonce) else {
+            return;
+        };
+        match &request.error {
+            None => {
+                events.push(Event::Acked {
+                    type_url: self.type_url.clone(),
+                    version: in_flight.proposal.version(),
+                });
+                self.accept(in_flight);
+            }
+            Some(error) => self.refuse(mode, in_flight, &error.message, events),
+        }
+    }
+
+    fn accept(&mut self, in_flight: InFlight) {
+        for (name, _) in &in_flight.offered {
+            self.refused.remove(name);
+        }
+        self.base = in_flight.proposal;
+        self.parents = in_flight.parents;
+        self.batch = self.batch.saturating_mul(2);
+        if let Some(generation) = in_flight.complete_at {
+            self.unknown_past = false;
+            self.settled_at = self.settled_at.max(generation);
+        }
+    }
+
+    fn refuse(&mut self, mode: Mode, in_flight: InFlight, error: &str, events: &mut Vec<Event>) {
+        let whole = mode == Mode::Sotw && !self.type_url.is_partial();
+        let offered = || in_flight.offered.iter().map(|(name, _)| name);
+        let mut blamed = blame::named(error, offered());
+        let known = if blamed.is_empty() {
+            blame::named(error, self.refused.keys())
+        } else {
+            Vec::new()
+        };
+        if blamed.is_empty() && known.is_empty() {
+            // Halves of a complete answer would take the other half from a client that has it.
+            if in_flight.offered.len() == 1 || (self.unknown_past && whole) {
+                blamed.extend(offered().cloned());
+            }
+        }
+        events.push(Event::Nacked {
+            type_url: self.type_url.clone(),
+            names: blamed.iter().chain(&known).cloned().collect(),
+            error: error.to_owned(),
+        });
+        if in_flight.offered.is_empty() || (blamed.is_empty() && !known.is_empty()) {
+            // Only removals, or what it refuses is what it was known to refuse: the rest is taken.
+            self.accept(in_flight);
+            return;
+        }
+        if blamed.is_empty() {
+            self.batch = in_flight.offered.len().div_ceil(2);
+        }
+        let error: Arc<str> = error.into();
+        let blamed: AHashSet<Arc<str>> = blamed.into_iter().collect();
+        // Clients may keep the good part of an answer that they refuse (Envoy and gRPC do), so
+        // what they have of it is unknown until it is sent again. What they did not have before,
+        // they still do not have.
+        let good = offered().filter(|name| !blamed.contains(*name));
+        let unsure: Vec<Arc<str>> = good
+            .chain(&in_flight.answered)
+            .filter(|name| self.wants(name))
+            .cloned()
+            .collect();
+        for (name, version) in in_flight.offered {
+            if blamed.contains(&name) {
+                let error = error.clone();
+                self.refused.insert(name, Refusal { version, error });
+            }
+        }
+        self.pending.extend(unsure);
+        self.answer_owed |= whole;
+    }
+}
