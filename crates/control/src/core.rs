@@ -16,6 +16,7 @@ use weft_xds::server::Event;
 use weft_xds::server::grpc::{Connection, ConnectionId, Counters, ViewSource};
 use weft_xds::{Mode, TypeUrl, Version, View};
 
+use crate::emit::Fault;
 use crate::engine;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
@@ -196,6 +197,20 @@ impl Core {
     pub fn refusals(&self) -> Vec<(TypeUrl, Arc<str>, Refused)> {
         let refusals = self.refusals.lock();
         refusals.iter().map(|((t, n), r)| (t.clone(), Arc::clone(n), r.clone())).collect()
+    }
+
+    /// What is held back because proxies would refuse it, over all published views.
+    pub fn faults(&self) -> Vec<Fault> {
+        let writer = self.writer.lock();
+        let views = writer.published.values().map(|p| Arc::clone(&p.view)).collect::<Vec<_>>();
+        drop(writer);
+        let mut faults: Vec<Fault> = Vec::new();
+        for fault in views.iter().flat_map(|v| v.faults()) {
+            if !faults.contains(fault) {
+                faults.push(fault.clone());
+            }
+        }
+        faults
     }
 
     /// Who is connected.

@@ -16,25 +16,33 @@ pub struct Emitted {
     pub resource: Resource,
     /// Why it exists.
     pub origins: Origins,
+    /// Why newer forms of it, or parts of it, are held back; mostly empty.
+    pub faults: Arc<[Fault]>,
+}
+
+/// Something that would have been refused, and the objects that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Place and reason.
+    pub message: Arc<str>,
+    /// The objects.
+    pub origins: Origins,
 }
 
 impl PartialEq for Emitted {
     fn eq(&self, other: &Self) -> bool {
         // Links follow from the body, whose hash is the version.
-        self.resource == other.resource && self.origins == other.origins
+        self.resource == other.resource
+            && self.origins == other.origins
+            && self.faults == other.faults
     }
 }
 
 impl Eq for Emitted {}
 
 impl Emitted {
-    pub(crate) fn message(
-        type_url: &TypeUrl,
-        name: &str,
-        message: &impl prost::Message,
-        origins: Origins,
-    ) -> Self {
-        Self { resource: Resource::encode(type_url, name, message), origins }
+    pub(crate) fn new(resource: Resource, origins: Origins) -> Self {
+        Self { resource, origins, faults: Arc::default() }
     }
 }
 
@@ -138,6 +146,7 @@ mod tests {
             .map(|(name, body)| Emitted {
                 resource: Resource::new(&TypeUrl::CLUSTER, *name, vec![*body]),
                 origins: origins([]),
+                faults: Arc::default(),
             })
             .collect()
     }

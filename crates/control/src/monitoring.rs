@@ -174,10 +174,11 @@ fn state_name(state: ObjectState) -> &'static str {
     }
 }
 
-/// `{"objects": [{"object", "source", "line", "state", "problems", "refusedBy"}]}`: `refusedBy`
-/// names proxies that refused what was made of the object.
+/// `{"objects": [{"object", "source", "line", "state", "problems", "heldBack", "refusedBy"}]}`:
+/// `heldBack` says which of its newer resources proxies would refuse, `refusedBy` which they did.
 fn statuses(core: &Core) -> Value {
     let refusals = core.refusals();
+    let faults = core.faults();
     let objects = core.statuses().into_iter().map(|status| {
         let object = status.object.as_ref().map(ToString::to_string);
         let refused: Vec<Value> = refusals
@@ -190,12 +191,18 @@ fn statuses(core: &Core) -> Value {
                 })
             })
             .collect();
+        let held: Vec<&str> = faults
+            .iter()
+            .filter(|f| f.origins.iter().any(|o| object.as_ref() == Some(&o.to_string())))
+            .map(|f| &*f.message)
+            .collect();
         json!({
             "object": object,
             "source": &*status.source,
             "line": status.line,
             "state": state_name(status.state),
             "problems": status.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "heldBack": held,
             "refusedBy": refused,
         })
     });

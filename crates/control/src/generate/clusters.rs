@@ -109,7 +109,7 @@ fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
         put_field(&mut body, CLUSTER_METADATA, metadata);
     }
     let resource = Resource::new(&TypeUrl::CLUSTER, cluster.name.as_str(), body);
-    Emitted { resource, origins: Origins::clone(from) }
+    Emitted::new(resource, Origins::clone(from))
 }
 
 /// `None` for a service that is resolved by name and has nothing to resolve.

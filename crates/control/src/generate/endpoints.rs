@@ -41,7 +41,7 @@ pub(crate) fn of_service(
             let assignment = assignment(&name, &list, port.number, subset);
             let resource =
                 Resource::new(&TypeUrl::ENDPOINT, name.as_str(), assignment.encode_to_vec());
-            Emitted { resource, origins: from.clone() }
+            Emitted::new(resource, from.clone())
         })
         .collect()
 }

@@ -126,11 +126,9 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
         ..Listener::default()
     };
     let gateways = port.routes.values().flatten().map(|s| s.gateway.meta.origin.clone());
-    Emitted {
-        resource: Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
-            .with_links(port.routes.keys().cloned()),
-        origins: origins(gateways),
-    }
+    let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
+        .with_links(port.routes.keys().cloned());
+    Emitted::new(resource, origins(gateways))
 }
 
 fn tls_chain(server: &GatewayServer, manager: pb::listener::v3::Filter) -> Option<FilterChain> {

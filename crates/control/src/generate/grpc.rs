@@ -38,5 +38,5 @@ fn listener(service: &Service, port: &ServicePort, name: String) -> Emitted {
     };
     let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
         .with_links([route.into()]);
-    Emitted { resource, origins: origins([service.origin.clone()]) }
+    Emitted::new(resource, origins([service.origin.clone()]))
 }

@@ -104,7 +104,7 @@ pub(crate) fn outbound(
 fn emit(message: &Listener, links: Vec<Arc<str>>, origins: &Origins) -> Emitted {
     let resource =
         Resource::new(&TypeUrl::LISTENER, message.name.as_str(), message.encode_to_vec());
-    Emitted { resource: resource.with_links(links), origins: Origins::clone(origins) }
+    Emitted::new(resource.with_links(links), Origins::clone(origins))
 }
 
 fn inspectors(tls: bool, http: bool) -> Vec<ListenerFilter> {

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use weft_model::{Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
 use weft_xds::TypeUrl;
 
-use super::hosts::merged;
+use super::hosts::{Joined, merged};
 use super::key::{GatewayClass, GatewayHost};
 use super::value::{GatewayHosts, HostChunk, HostField, RuleIndex, Value};
-use super::{Cx, Key, Shard, read};
-use crate::emit::{Emitted, TypeView, origins};
+use super::{Cx, Key, Shard, contain, read};
+use crate::emit::{TypeView, origins};
 use crate::generate::gateways::{self, BoundServer, GatewayPort};
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{names, routes};
@@ -131,10 +130,12 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
     let name = names::host_port(key.host.as_str(), key.port.get());
     let domains = vec![names::domain(key.host.as_str())];
     let shell = virtual_hosts::shell(name, domains, key.redirect);
-    Value::Host(Some(HostField {
+    let made = HostField {
         bytes: virtual_hosts::field(&shell, &encoded),
         origins: origins(from),
-    }))
+        faults: Arc::default(),
+    };
+    contain::host(cx, Some(made))
 }
 
 pub(super) fn host_chunk(
@@ -146,8 +147,7 @@ pub(super) fn host_chunk(
     let ports = read_ports(cx, class);
     let key = Key::GatewayHosts(Arc::clone(class), Arc::clone(route), shard);
     let hosts = read!(cx, key, GatewayHosts).unwrap_or_default();
-    let mut bytes = BytesMut::new();
-    let mut from = Vec::new();
+    let mut chunk = Joined::default();
     if let Some((_, servers)) = servers(&ports, route)
         && let Some(first) = servers.first()
     {
@@ -161,12 +161,11 @@ pub(super) fn host_chunk(
                 rules: rules.clone(),
             }));
             if let Some(Some(field)) = read!(cx, key, Host) {
-                bytes.extend_from_slice(&field.bytes);
-                from.push(field.origins);
+                chunk.push(field);
             }
         }
     }
-    Value::Hosts(Arc::new(HostChunk { bytes: bytes.freeze(), origins: from }))
+    chunk.finish()
 }
 
 /// A route configuration of a gateway.
@@ -183,15 +182,31 @@ pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<
     let empty = chunks.iter().all(|c| c.bytes.is_empty());
     let pieces = chunks.iter().map(|c| &c.bytes).chain(empty.then_some(&black_hole));
     let resource = virtual_hosts::configuration(route, Style::IgnorePorts, pieces);
-    Value::Chunk(Arc::new([Emitted { resource, origins: merged(&chunks) }]))
+    Value::Chunk(Arc::new([merged(resource, &chunks)]))
 }
 
-pub(super) fn listener_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
+/// The listener of one port.
+pub(super) fn listener(
+    cx: &mut Cx<'_, '_>,
+    class: &Arc<GatewayClass>,
+    bound: u16,
+    bind: Option<&Arc<str>>,
+) -> Value {
     let mesh = cx.mesh();
     let ports = read_ports(cx, class);
     let wildcard = if class.v6 { "::" } else { "0.0.0.0" };
-    let listeners = ports.values().map(|port| gateways::listener(&mesh, port, wildcard)).collect();
-    type_view(cx, &TypeUrl::LISTENER, vec![listeners])
+    let port = ports.get(&(bound, bind.cloned()));
+    let listener = port.map(|port| gateways::listener(&mesh, port, wildcard));
+    contain::chunk(cx, &TypeUrl::LISTENER, listener.into_iter().collect())
+}
+
+pub(super) fn listener_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
+    let ports = read_ports(cx, class);
+    let chunks = ports.keys().map(|key| {
+        cx.chunk(&Key::GatewayListener(Arc::clone(class), key.0, key.1.clone()))
+    });
+    let chunks = chunks.collect();
+    type_view(cx, &TypeUrl::LISTENER, chunks)
 }
 
 pub(super) fn route_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {

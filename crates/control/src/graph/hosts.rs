@@ -11,8 +11,8 @@ use weft_xds::Resource;
 
 use super::key::{HostForm, HostTarget, OutboundHost, Reader, RouteName};
 use super::value::{HostChunk, HostField, HostRules, Value};
-use super::{Cx, Key, Shard, outbound, read};
-use crate::emit::{Emitted, Origins, origins};
+use super::{Cx, Key, Shard, contain, outbound, read};
+use crate::emit::{Emitted, Fault, origins};
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{clusters, names, routes};
 
@@ -22,7 +22,8 @@ fn host_rules(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard) -> Arc<HostRul
 
 /// One virtual host. Nothing if the service is gone or no route of the rule concerns the reader.
 pub(super) fn outbound_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Value {
-    Value::Host(build_host(cx, host))
+    let made = build_host(cx, host);
+    contain::host(cx, made)
 }
 
 fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
@@ -68,6 +69,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
     Some(HostField {
         bytes: virtual_hosts::field(&shell, &encoded.unwrap_or_default()),
         origins: origins(from.chain(rule.map(|r| r.meta.origin.clone()))),
+        faults: Arc::default(),
     })
 }
 
@@ -127,13 +129,6 @@ fn is_taken(cx: &mut Cx<'_, '_>, reader: &Reader, own: &Hostname, name: &str) ->
     cx.visible(&reader.scope, shard).contains_key(&name) || cx.mesh_rules(shard).contains_key(&name)
 }
 
-fn append(cx: &mut Cx<'_, '_>, host: OutboundHost, bytes: &mut BytesMut, from: &mut Vec<Origins>) {
-    if let Some(Some(field)) = read!(cx, Key::OutboundHost(Arc::new(host)), Host) {
-        bytes.extend_from_slice(&field.bytes);
-        from.push(field.origins);
-    }
-}
-
 /// The virtual hosts of a shard for one route configuration, concatenated.
 pub(super) fn host_chunk(
     cx: &mut Cx<'_, '_>,
@@ -142,14 +137,16 @@ pub(super) fn host_chunk(
     shard: Shard,
 ) -> Value {
     let rules = host_rules(cx, reader, shard);
-    let (mut bytes, mut from) = (BytesMut::new(), Vec::new());
+    let mut chunk = Joined::default();
     let form = match name {
         RouteName::Port(_) => HostForm::Shared,
         RouteName::HttpProxy => HostForm::HttpProxy,
     };
     let mut add = |cx: &mut Cx<'_, '_>, target, port, rule| {
         let host = OutboundHost { reader: Arc::clone(reader), target, port, rule, form };
-        append(cx, host, &mut bytes, &mut from);
+        if let Some(Some(field)) = read!(cx, Key::OutboundHost(Arc::new(host)), Host) {
+            chunk.push(field);
+        }
     };
     for (key, rule) in &rules.services {
         for port in service_ports(cx, key, name) {
@@ -161,7 +158,7 @@ pub(super) fn host_chunk(
             add(cx, HostTarget::Free(host.clone()), port, Some(rule.clone()));
         }
     }
-    Value::Hosts(Arc::new(HostChunk { bytes: bytes.freeze(), origins: from }))
+    chunk.finish()
 }
 
 fn http_port() -> Option<PortNumber> {
@@ -211,13 +208,38 @@ pub(super) fn outbound_route(
     };
     let pieces = chunks.iter().map(|c| &c.bytes).chain([&last]);
     let resource = virtual_hosts::configuration(&text, style, pieces);
-    Value::Chunk(Arc::new([Emitted { resource, origins: merged(&chunks) }]))
+    Value::Chunk(Arc::new([merged(resource, &chunks)]))
 }
 
-/// Origins of a rope, joined only when somebody asks would be better still; sorting ten thousand
-/// pointers is cheap beside hashing their bytes.
-pub(super) fn merged(chunks: &[Arc<HostChunk>]) -> Origins {
-    origins(chunks.iter().flat_map(|c| &c.origins).flat_map(|o| o.iter().cloned()))
+/// A route configuration with the origins of all its virtual hosts.
+pub(super) fn merged(resource: Resource, chunks: &[Arc<HostChunk>]) -> Emitted {
+    let all = chunks.iter().flat_map(|c| c.origins.iter());
+    let faults = chunks.iter().flat_map(|c| c.faults.iter().cloned());
+    Emitted { resource, origins: origins(all.cloned()), faults: faults.collect() }
+}
+
+/// Virtual hosts while they are being joined to a chunk.
+#[derive(Default)]
+pub(super) struct Joined {
+    bytes: BytesMut,
+    origins: Vec<ObjectRef>,
+    faults: Vec<Fault>,
+}
+
+impl Joined {
+    pub(super) fn push(&mut self, field: HostField) {
+        self.bytes.extend_from_slice(&field.bytes);
+        self.origins.extend(field.origins.iter().cloned());
+        self.faults.extend(field.faults.iter().cloned());
+    }
+
+    pub(super) fn finish(self) -> Value {
+        Value::Hosts(Arc::new(HostChunk {
+            bytes: self.bytes.freeze(),
+            origins: origins(self.origins),
+            faults: self.faults.into(),
+        }))
+    }
 }
 
 fn single(
@@ -230,7 +252,7 @@ fn single(
     let field = read!(cx, Key::OutboundHost(Arc::new(host)), Host).flatten()?;
     let pieces = std::iter::once(&field.bytes).chain(last);
     let resource: Resource = virtual_hosts::configuration(route, style, pieces);
-    Some(Emitted { resource, origins: field.origins })
+    Some(Emitted { resource, origins: field.origins, faults: field.faults })
 }
 
 fn each_port(

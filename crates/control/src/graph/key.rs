@@ -188,6 +188,7 @@ pub(crate) enum Key {
     WildcardListener(Arc<Scope>, Binding, PortNumber),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
+    GatewayListener(Arc<GatewayClass>, u16, Option<Arc<str>>),
     GatewayHost(Arc<GatewayHost>),
     HostChunk(Arc<Reader>, RouteName, Shard),
     SniffedRoutes(Arc<Reader>, Shard),
@@ -239,6 +240,7 @@ impl Key {
             | Self::VipListeners(..)
             | Self::OutboundHost(_)
             | Self::GatewayHosts(..)
+            | Self::GatewayListener(..)
             | Self::GatewayHost(_) => 3,
             Self::WildcardListener(..)
             | Self::HostChunk(..)

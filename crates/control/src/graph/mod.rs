@@ -2,6 +2,7 @@
 //! function computes which key; the functions read only through [`Cx`], which records each read.
 //! Must never know connections.
 
+mod contain;
 mod gateway;
 mod hosts;
 mod key;
@@ -86,6 +87,9 @@ impl Recipe for Mesh {
                 gateway::host_chunk(cx, class, route, *shard)
             }
             Key::GatewayRoute(class, route) => gateway::route(cx, class, route),
+            Key::GatewayListener(class, port, bind) => {
+                gateway::listener(cx, class, *port, bind.as_ref())
+            }
             Key::GatewayListeners(class) => gateway::listener_view(cx, class),
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
             Key::ClusterView(scope, kind) => proxy::cluster_view(cx, scope, *kind),

@@ -5,17 +5,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{ObjectRef, PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
+use weft_xds::TypeUrl;
 
 use super::key::Binding;
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
-use super::{Cx, Key, Scope, Shard, is_envoy, read};
+use super::{Cx, Key, Scope, Shard, contain, is_envoy, read};
 use crate::emit::{Chunk, Emitted, origins};
 use crate::generate::listeners::{Chain, Outbound};
 use crate::generate::{clusters, endpoints, grpc, listeners, names};
 use crate::node::{Interception, ProxyKind};
 
-fn chunk(resources: Vec<Emitted>) -> Value {
-    Value::Chunk(resources.into())
+fn nothing() -> Value {
+    Value::Chunk(Arc::new([]))
 }
 
 pub(super) fn service_clusters(
@@ -23,13 +24,14 @@ pub(super) fn service_clusters(
     key: &ServiceKey,
     rule: Option<&ObjectRef>,
 ) -> Value {
-    let Some(service) = cx.service(key) else { return chunk(Vec::new()) };
+    let Some(service) = cx.service(key) else { return nothing() };
     let mesh = cx.mesh();
     let rule = cx.destination_rule(rule);
     let by_name = matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
     // An endpoint change must not touch clusters whose endpoints travel apart.
     let endpoints = if by_name { cx.endpoints(key) } else { None };
-    chunk(clusters::of_service(&mesh, &service, endpoints.as_deref(), rule.as_deref()))
+    let made = clusters::of_service(&mesh, &service, endpoints.as_deref(), rule.as_deref());
+    contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 
 pub(super) fn service_endpoints(
@@ -37,10 +39,11 @@ pub(super) fn service_endpoints(
     key: &ServiceKey,
     rule: Option<&ObjectRef>,
 ) -> Value {
-    let Some(service) = cx.service(key) else { return chunk(Vec::new()) };
+    let Some(service) = cx.service(key) else { return nothing() };
     let rule = cx.destination_rule(rule);
     let endpoints = cx.endpoints(key);
-    chunk(endpoints::of_service(&service, endpoints.as_deref(), rule.as_deref()))
+    let made = endpoints::of_service(&service, endpoints.as_deref(), rule.as_deref());
+    contain::chunk(cx, &TypeUrl::ENDPOINT, made)
 }
 
 pub(super) fn grpc_clusters(
@@ -48,22 +51,22 @@ pub(super) fn grpc_clusters(
     key: &ServiceKey,
     rule: Option<&ObjectRef>,
 ) -> Value {
-    let Some(service) = cx.service(key) else { return chunk(Vec::new()) };
+    let Some(service) = cx.service(key) else { return nothing() };
     let rule = cx.destination_rule(rule);
-    chunk(clusters::for_grpc(&service, rule.as_deref()))
+    contain::chunk(cx, &TypeUrl::CLUSTER, clusters::for_grpc(&service, rule.as_deref()))
 }
 
 pub(super) fn grpc_listeners(cx: &mut Cx<'_, '_>, key: &ServiceKey, domain: &str) -> Value {
-    let Some(service) = cx.service(key) else { return chunk(Vec::new()) };
-    chunk(grpc::listeners(&service, domain))
+    let Some(service) = cx.service(key) else { return nothing() };
+    contain::chunk(cx, &TypeUrl::LISTENER, grpc::listeners(&service, domain))
 }
 
 pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
     if !is_envoy(kind) {
-        return chunk(Vec::new());
+        return nothing();
     }
     let mesh = cx.mesh();
-    chunk(clusters::standing(&mesh, kind == ProxyKind::Sidecar))
+    contain::chunk(cx, &TypeUrl::CLUSTER, clusters::standing(&mesh, kind == ProxyKind::Sidecar))
 }
 
 fn chosen(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Arc<[(ServiceKey, Option<ObjectRef>)]> {
@@ -220,7 +223,7 @@ pub(super) fn wildcard_listener(
     port: PortNumber,
 ) -> Value {
     let ports = read!(cx, Key::WildcardPorts(Arc::clone(scope)), WildcardPorts).unwrap_or_default();
-    let Some(entry) = ports.get(&port) else { return chunk(Vec::new()) };
+    let Some(entry) = ports.get(&port) else { return nothing() };
     let none_mode = binding.interception == Interception::None;
     let bind = match (none_mode, binding.v6) {
         (true, true) => "::1",
@@ -250,11 +253,12 @@ pub(super) fn wildcard_listener(
     let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
     let reserved = [mesh.proxy_listen_port, mesh.proxy_inbound_listen_port];
     if chains.is_empty() || reserved.contains(&port) {
-        return chunk(Vec::new());
+        return nothing();
     }
     let listener =
         Outbound { bind, port, bind_to_port: none_mode, chains: &chains, origins: origins(from) };
-    chunk(vec![listeners::outbound(&mesh, policy, &listener)])
+    let made = vec![listeners::outbound(&mesh, policy, &listener)];
+    contain::chunk(cx, &TypeUrl::LISTENER, made)
 }
 
 fn same_match(a: &Chain, b: &Chain) -> bool {
@@ -306,7 +310,7 @@ pub(super) fn vip_listeners(
 ) -> Value {
     if binding.interception == Interception::None {
         // Addresses of services cannot be bound without capture.
-        return chunk(Vec::new());
+        return nothing();
     }
     let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
     let mut out = Vec::new();
@@ -345,7 +349,7 @@ pub(super) fn vip_listeners(
             }
         }
     }
-    chunk(out)
+    contain::chunk(cx, &TypeUrl::LISTENER, out)
 }
 
 fn endpoint_addresses(cx: &mut Cx<'_, '_>, key: &ServiceKey, port: PortNumber) -> Vec<IpAddr> {

@@ -13,7 +13,7 @@ use weft_model::{
 use weft_xds::View;
 
 use super::key::Shard;
-use crate::emit::{Chunk, Origins, TypeView};
+use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::gateways::GatewayPort;
 
 /// What an index says about a rule, enough to choose without reading it.
@@ -86,13 +86,15 @@ pub(crate) struct WildcardPort {
 pub(crate) struct HostField {
     pub(crate) bytes: Bytes,
     pub(crate) origins: Origins,
+    pub(crate) faults: Arc<[Fault]>,
 }
 
 /// Some virtual hosts of a route configuration, concatenated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostChunk {
     pub(crate) bytes: Bytes,
-    pub(crate) origins: Vec<Origins>,
+    pub(crate) origins: Origins,
+    pub(crate) faults: Arc<[Fault]>,
 }
 
 /// The hosts of a gateway's route configuration, with whether they only redirect to https, and
@@ -120,6 +122,12 @@ impl PartialEq for ProxyView {
 }
 
 impl ProxyView {
+    /// What is held back because proxies would refuse it.
+    pub fn faults(&self) -> impl Iterator<Item = &Fault> {
+        let chunks = self.parts.iter().flat_map(|p| p.chunks.iter()).chain(self.own.iter());
+        chunks.flat_map(|c| c.iter()).flat_map(|e| e.faults.iter())
+    }
+
     /// The objects that made a resource of this view.
     pub fn origins(&self, type_url: &weft_xds::TypeUrl, name: &str) -> Option<Origins> {
         let own = self.own.iter().flat_map(|chunk| chunk.iter());

@@ -293,6 +293,7 @@ fn run(seed: u64, steps: usize) {
     }
     let sources = world.engine.len();
     assert!(sources < 400, "{sources} nodes are left with nobody to read them");
+    assert!(seen.len() > 500, "only {} resources were made: the world is too poor", seen.len());
 }
 
 #[test]

@@ -314,3 +314,33 @@ spec:
     assert_eq!(first(r#"{"tier":"beta","hash":"1"}"#), BTreeMap::from([(cluster(9080, "v2"), 100)]));
     assert_eq!(first(r#"{"hash":"2"}"#), BTreeMap::from([(cluster(9080, "v1"), 100)]));
 }
+
+#[test]
+fn what_proxies_would_refuse_is_held_back_and_named() {
+    use weft_model::{Object, Rewrite};
+    use weft_sources::Change;
+
+    let mut mesh = Mesh::new(SHOP);
+    let proxy = sidecar("10.0.0.9", "shop");
+    let before = mesh.view(&proxy);
+    assert_eq!(before.faults().count(), 0);
+    // Sources refuse such a path; this is what would happen if they did not.
+    let rule = mesh.world.objects().find_map(|object| match object {
+        Object::VirtualService(rule) if &*rule.meta.origin.name == "reviews" => Some(rule.clone()),
+        _ => None,
+    });
+    let mut rule = (*rule.expect("the rule")).clone();
+    rule.http[0].rewrite =
+        Some(Rewrite { uri: Some("/a\nb".into()), uri_regex: None, authority: None });
+    let object = Object::VirtualService(rule.into());
+    mesh.world.apply(&[Change { key: object.key(), object: Some(object) }]);
+    mesh.world.engine.settle();
+    let after = mesh.view(&proxy);
+    assert_eq!(after.view.version(), before.view.version(), "the last good form stays");
+    let fault = after.faults().next().expect("a fault");
+    assert!(fault.message.contains("prefix_rewrite"), "{}", fault.message);
+    let origins: Vec<String> = fault.origins.iter().map(ToString::to_string).collect();
+    assert!(origins.contains(&"VirtualService/shop/reviews".to_owned()), "{origins:?}");
+    assert_eq!(mesh.edit("mesh.yaml", &SHOP.replace("weight: 90", "weight: 91")), 1);
+    assert_eq!(mesh.view(&proxy).faults().count(), 0);
+}

@@ -1,0 +1,220 @@
+//! The whole control plane over loopback: a directory of YAML on one side, an ADS client and an
+//! HTTP client on the other.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use weft_control::{ControlConfig, ControlPlane};
+use weft_core::drain;
+use weft_xds::TypeUrl;
+use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use weft_xds::pb::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
+};
+
+const SERVICE: &str = r"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 10.0.0.1}]
+";
+const CLUSTER: &str = "outbound|80||reviews.shop.svc.cluster.local";
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for the file source to see an edit and for a push to arrive.
+const QUIET: Duration = Duration::from_millis(1500);
+
+struct Plane {
+    plane: ControlPlane,
+    drain: drain::Drain,
+    directory: tempfile::TempDir,
+}
+
+async fn start(files: &[(&str, &str)]) -> Plane {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (name, text) in files {
+        write(directory.path(), name, text);
+    }
+    let (drain, signal) = drain::channel();
+    let local = "127.0.0.1:0".parse().expect("an address");
+    let config = ControlConfig {
+        config_dir: directory.path().to_owned(),
+        mesh_config: None,
+        grpc_addr: local,
+        monitoring_addr: local,
+    };
+    let plane = ControlPlane::start(config, signal).await.expect("starts");
+    Plane { plane, drain, directory }
+}
+
+fn write(directory: &Path, name: &str, text: &str) {
+    let temporary = directory.join(format!(".{name}.tmp"));
+    std::fs::write(&temporary, text).expect("writes");
+    std::fs::rename(&temporary, directory.join(name)).expect("renames");
+}
+
+fn node(id: &str) -> Option<Node> {
+    Some(Node { id: id.to_owned(), ..Node::default() })
+}
+
+struct Sotw {
+    requests: mpsc::Sender<DiscoveryRequest>,
+    responses: tonic::Streaming<DiscoveryResponse>,
+}
+
+impl Sotw {
+    async fn connect(plane: &Plane, id: &str, types: &[TypeUrl]) -> Self {
+        let address = format!("http://{}", plane.plane.grpc_addr);
+        let mut client = AggregatedDiscoveryServiceClient::connect(address).await.expect("connects");
+        let (requests, receiver) = mpsc::channel(16);
+        for type_url in types {
+            let request = DiscoveryRequest {
+                node: node(id),
+                type_url: type_url.as_str().to_owned(),
+                ..DiscoveryRequest::default()
+            };
+            requests.send(request).await.expect("room");
+        }
+        let responses = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await;
+        Self { requests, responses: responses.expect("a stream").into_inner() }
+    }
+
+    /// The next answer within a time, acknowledged.
+    async fn next(&mut self, within: Duration, error: Option<&str>) -> Option<DiscoveryResponse> {
+        let response = tokio::time::timeout(within, self.responses.message()).await.ok()?;
+        let response = response.expect("the stream goes on").expect("the stream goes on");
+        let request = DiscoveryRequest {
+            type_url: response.type_url.clone(),
+            version_info: response.version_info.clone(),
+            response_nonce: response.nonce.clone(),
+            error_detail: error.map(|message| weft_xds::pb::Status {
+                code: 3,
+                message: message.to_owned(),
+                ..Default::default()
+            }),
+            ..DiscoveryRequest::default()
+        };
+        self.requests.send(request).await.expect("room");
+        Some(response)
+    }
+}
+
+async fn get(plane: &Plane, path: &str) -> String {
+    let mut stream =
+        tokio::net::TcpStream::connect(plane.plane.monitoring_addr).await.expect("connects");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("writes");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("reads");
+    text
+}
+
+const SIDECAR: &str = "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_reach_a_proxy_and_no_op_edits_do_not() {
+    let plane = start(&[("mesh.yaml", SERVICE)]).await;
+    let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
+    let first = proxy.next(PATIENCE, None).await.expect("clusters");
+    assert_eq!(first.resources.len(), 4, "one service and three standing ones");
+
+    let annotated = SERVICE.replace("namespace: shop}", "namespace: shop, annotations: {a: b}}");
+    write(plane.directory.path(), "mesh.yaml", &annotated);
+    assert!(proxy.next(QUIET, None).await.is_none(), "an annotation sends nothing");
+
+    // A broken file harms nobody.
+    write(plane.directory.path(), "broken.yaml", "kind: [");
+    assert!(proxy.next(QUIET, None).await.is_none());
+    let status = get(&plane, "/debug/status").await;
+    assert!(status.contains("broken.yaml") && status.contains("refused"), "{status}");
+
+    write(plane.directory.path(), "mesh.yaml", &SERVICE.replace("number: 80", "number: 81"));
+    let second = proxy.next(PATIENCE, None).await.expect("an edit");
+    assert_ne!(first.version_info, second.version_info);
+    let pushes = get(&plane, "/debug/pushes").await;
+    assert!(pushes.contains(SIDECAR) && pushes.contains("CDS"), "{pushes}");
+    plane.drain.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_resource_shows_on_its_objects() {
+    let plane = start(&[("mesh.yaml", SERVICE)]).await;
+    let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
+    let error = format!("Error adding/updating cluster(s) {CLUSTER}: no such thing");
+    proxy.next(PATIENCE, Some(&error)).await.expect("clusters");
+    let mut status = String::new();
+    for _ in 0..50 {
+        status = get(&plane, "/debug/status").await;
+        if status.contains("no such thing") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(status.contains("no such thing") && status.contains(CLUSTER), "{status}");
+    let metrics = get(&plane, "/metrics").await;
+    assert!(metrics.contains("pilot_total_xds_rejects 1"), "{metrics}");
+    assert!(metrics.contains("pilot_services 1"), "{metrics}");
+    assert!(get(&plane, "/ready").await.starts_with("HTTP/1.1 200"));
+    plane.drain.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reconnect_with_delta_resumes_without_resources() {
+    let plane = start(&[("mesh.yaml", SERVICE)]).await;
+    let first = delta(&plane, std::collections::HashMap::new()).await.expect("clusters");
+    assert_eq!(first.resources.len(), 4);
+    let known = first.resources.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
+    let again = delta(&plane, known).await;
+    assert!(again.is_none_or(|r| r.resources.is_empty()), "nothing is sent twice");
+    plane.drain.finish().await;
+}
+
+async fn delta(
+    plane: &Plane,
+    known: std::collections::HashMap<String, String>,
+) -> Option<DeltaDiscoveryResponse> {
+    let address = format!("http://{}", plane.plane.grpc_addr);
+    let mut client = AggregatedDiscoveryServiceClient::connect(address).await.expect("connects");
+    let (requests, receiver) = mpsc::channel(4);
+    let request = DeltaDiscoveryRequest {
+        node: node(SIDECAR),
+        type_url: TypeUrl::CLUSTER.as_str().to_owned(),
+        initial_resource_versions: known,
+        ..DeltaDiscoveryRequest::default()
+    };
+    requests.send(request).await.expect("room");
+    let mut responses = client
+        .delta_aggregated_resources(ReceiverStream::new(receiver))
+        .await
+        .expect("a stream")
+        .into_inner();
+    let response = tokio::time::timeout(QUIET, responses.message()).await.ok()?;
+    response.expect("the stream goes on")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_not_understood_is_told_why() {
+    let plane = start(&[]).await;
+    let mut proxy = Sotw::connect(&plane, "envoy-1", &[TypeUrl::CLUSTER]).await;
+    let error = proxy.responses.message().await.expect_err("refused");
+    assert!(error.message().contains("type~ip~name.namespace~dnsDomain"), "{error}");
+    plane.drain.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_streams_and_servers() {
+    let plane = start(&[("mesh.yaml", SERVICE)]).await;
+    let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
+    proxy.next(PATIENCE, None).await.expect("clusters");
+    plane.drain.start();
+    let ended = tokio::time::timeout(PATIENCE, plane.plane.finished()).await;
+    assert!(ended.is_ok(), "the control plane ends");
+    assert!(proxy.responses.message().await.map_or(true, |m| m.is_none()));
+}
