@@ -172,6 +172,8 @@ fn an_empty_list_means_all_for_clusters_and_nothing_for_endpoints() {
     assert!(server.take(sotw(&EDS, &[])).is_empty());
     let mut server = Server::<Delta>::new(all.clone());
     assert_eq!(deltas(&server.take(delta(&CDS, &[]))), ["CDS[a=1 b=1]"]);
+    let subscribed = |event: &Event| matches!(event, Event::Subscribed { wildcard: true, .. });
+    assert!(server.events.iter().any(subscribed));
     assert!(server.take(delta(&EDS, &[])).is_empty());
     let mut server = Server::<Delta>::new(all);
     assert_eq!(deltas(&server.take(delta(&CDS, &["*"]))), ["CDS[a=1 b=1]"]);

@@ -216,7 +216,7 @@ impl TypeState {
         }
         match mode {
             Mode::Sotw => self.subscribe_sotw(request, events),
-            Mode::Delta => self.subscribe_delta(request, events),
+            Mode::Delta => self.subscribe_delta(request, false, events),
         }
         self.check_names(limits)
     }
@@ -253,10 +253,8 @@ impl TypeState {
         match mode {
             Mode::Sotw => self.subscribe_sotw(request, events),
             Mode::Delta => {
-                if request.names.is_empty() && self.type_url.empty_is_wildcard() {
-                    self.wildcard = true;
-                }
-                self.subscribe_delta(request, events);
+                let all = request.names.is_empty() && self.type_url.empty_is_wildcard();
+                self.subscribe_delta(request, all, events);
             }
         }
         self.answer_owed = self.is_active() && !self.type_url.is_partial();
@@ -365,9 +363,9 @@ impl TypeState {
         self.subscribe(&added, dropped, explicit_all || legacy_all, events);
     }
 
-    fn subscribe_delta(&mut self, request: &Request, events: &mut Vec<Event>) {
+    fn subscribe_delta(&mut self, request: &Request, all: bool, events: &mut Vec<Event>) {
         let drops_all = request.unsubscribe.iter().any(|name| name == ALL);
-        let takes_all = request.names.iter().any(|name| name == ALL);
+        let takes_all = all || request.names.iter().any(|name| name == ALL);
         let wildcard = takes_all || (self.wildcard && !drops_all);
         let added: Vec<&str> = request
             .names
