@@ -7,6 +7,7 @@ use prost::{Message, Name};
 
 use crate::{
     Problem,
+    istio::mesh::v1alpha1::MeshConfig,
     pb::envoy::config::bootstrap::v3::Bootstrap,
     pool,
     reader::{self, Options},
@@ -29,20 +30,12 @@ pub fn read_yaml_message<M: Message + Default>(
 }
 
 /// Reads Istio's mesh configuration; an empty text is an empty message.
-pub fn read_mesh_config(
-    source: &str,
-    text: &str,
-) -> Result<crate::istio::mesh::v1alpha1::MeshConfig, Vec<Problem>> {
+pub fn read_mesh_config(source: &str, text: &str) -> Result<MeshConfig, Vec<Problem>> {
     if yaml::parse(text, &Limits::default()).is_empty() {
-        return Ok(Default::default());
+        return Ok(MeshConfig::default());
     }
     let root = single_document(source, text)?;
-    read_node(
-        source,
-        &root,
-        &crate::istio::mesh::v1alpha1::MeshConfig::full_name(),
-        Options::ISTIO,
-    )
+    read_node(source, &root, &MeshConfig::full_name(), Options::ISTIO)
 }
 
 /// Reads Envoy's bootstrap from a file's text, from the text of `--config-yaml`, or from both.

@@ -96,6 +96,7 @@ impl Document {
 
     /// Which family of kinds this one belongs to. A misspelt kind or an unknown version of a
     /// known group is a problem; a group that is not known is not.
+    #[allow(clippy::result_large_err)] // asked once for a document, and `?` serves the caller
     pub fn recognise(&self) -> Result<Recognised, Problem> {
         match (self.group(), self.kind.as_str()) {
             (ISTIO_NETWORKING, kind) => {
@@ -432,7 +433,7 @@ fn identity(body: &Node) -> Option<ObjectRef> {
 pub fn decode_text<'a>(source_name: &str, bytes: &'a [u8]) -> Result<&'a str, Box<Problem>> {
     std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = before.split(|byte| *byte == b'\n').count();
         let column = before
             .iter()
             .rev()

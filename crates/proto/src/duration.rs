@@ -120,7 +120,7 @@ pub fn from_std(duration: std::time::Duration) -> Duration {
     match i64::try_from(duration.as_secs()) {
         Ok(seconds) if i128::from(seconds) < MAX_SECONDS => Duration {
             seconds,
-            nanos: duration.subsec_nanos() as i32,
+            nanos: duration.subsec_nanos().cast_signed(),
         },
         _ => Duration {
             seconds: MAX_SECONDS as i64,

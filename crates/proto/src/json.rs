@@ -199,8 +199,9 @@ fn well_known(full_name: &str, message: &DynamicMessage, depth: usize) -> Option
             i32::try_from(int(2)?).unwrap_or(0),
         )),
         "Timestamp" => Value::String(timestamp(int(1)?, int(2)?)),
-        "Struct" => field_value(&message.descriptor().get_field(1)?, get(1)?.as_ref(), depth),
-        "ListValue" => field_value(&message.descriptor().get_field(1)?, get(1)?.as_ref(), depth),
+        "Struct" | "ListValue" => {
+            field_value(&message.descriptor().get_field(1)?, get(1)?.as_ref(), depth)
+        }
         "Value" => match message.fields().next() {
             Some((field, value)) => field_value(&field, value, depth),
             None => Value::Null,

@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, Value as Field};
 use super::{Reader, Segment, scalar, suggest::closest};
 use crate::{
     duration, pool,
-    yaml::{Node, NumberValue, Value},
+    yaml::{Entry, Node, NumberValue, Value},
 };
 
 /// Which of them a message is.
@@ -83,29 +83,10 @@ impl Reader {
             self.fault_at(&entry.value, unknown_type(type_url));
             return None;
         };
-        let message = match Special::of(inner.full_name()) {
-            None => self.fields(entries, &inner, &["@type"])?,
-            Some(_) => {
-                for other in entries
-                    .iter()
-                    .filter(|e| !matches!(&*e.key, "@type" | "value"))
-                {
-                    let message = format!(
-                        "unknown field {:?}: a {} stands under \"value\"",
-                        other.key,
-                        inner.name()
-                    );
-                    self.fault(other.line, other.column, message);
-                }
-                let Some(value) = node.get("value") else {
-                    self.fault_at(node, format!("\"value\" is missing for {name}"));
-                    return None;
-                };
-                self.path.push(Segment::Field("value".into()));
-                let message = self.message(value, &inner);
-                self.path.pop();
-                message?
-            }
+        let message = if Special::of(inner.full_name()).is_some() {
+            self.any_value(node, entries, &inner)?
+        } else {
+            self.fields(entries, &inner, &["@type"])?
         };
         let type_url = if type_url.contains('/') {
             type_url.to_owned()
@@ -116,6 +97,37 @@ impl Reader {
         any.set_field_by_number(1, Field::String(type_url));
         any.set_field_by_number(2, Field::Bytes(message.encode_to_vec().into()));
         Some(any)
+    }
+
+    /// A message with a form of its own inside of an `Any`: it stands under `value`.
+    fn any_value(
+        &mut self,
+        node: &Node,
+        entries: &[Entry],
+        descriptor: &MessageDescriptor,
+    ) -> Option<DynamicMessage> {
+        let name = descriptor.name();
+        for other in entries
+            .iter()
+            .filter(|e| !matches!(&*e.key, "@type" | "value"))
+        {
+            let message = format!(
+                "unknown field {:?}: a {name} stands under \"value\"",
+                other.key
+            );
+            self.fault(other.line, other.column, message);
+        }
+        let Some(value) = node.get("value") else {
+            self.fault_at(
+                node,
+                format!("\"value\" is missing for {}", descriptor.full_name()),
+            );
+            return None;
+        };
+        self.path.push(Segment::Field("value".into()));
+        let message = self.message(value, descriptor);
+        self.path.pop();
+        message
     }
 
     /// JSON of any shape, as the three messages of struct.proto.

@@ -3,7 +3,9 @@
 //! message by name: what is not written in a descriptor is checked elsewhere.
 
 mod check;
+mod range;
 mod table;
+mod text;
 
 use std::{fmt, fmt::Write as _};
 
@@ -146,7 +148,7 @@ impl Walk {
                 let check = plan.check.as_ref().and_then(check::Check::items);
                 for (index, item) in items.iter().enumerate() {
                     self.at(format_args!("[{index}]"), |walk| {
-                        walk.single(item, check, plan.child)
+                        walk.single(item, check, plan.child);
                     });
                 }
             }

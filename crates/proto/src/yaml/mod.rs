@@ -3,13 +3,14 @@
 //! never know about messages or Kubernetes.
 
 mod json;
+mod merge;
 mod scalar;
 mod split;
 mod tree;
 
 use std::{fmt, sync::Arc};
 
-pub use tree::MERGE_KEY;
+pub use merge::MERGE_KEY;
 
 /// One value of a document and where it begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -217,7 +218,7 @@ pub fn parse(text: &str, limits: &Limits) -> Vec<Document> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
     for chunk in split::chunks(text) {
-        tree::parse_chunk(chunk, limits, &mut documents);
+        tree::parse_chunk(&chunk, limits, &mut documents);
     }
     documents
 }

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use saphyr_parser::{ScalarStyle, Tag};
+
 use super::{Number, NumberValue, Style, Value};
 
 /// The value of an unquoted scalar.
@@ -24,6 +26,32 @@ pub(super) fn resolve(text: &str) -> Value {
             value,
         }),
         None => Value::String(Arc::from(text), Style::Plain),
+    }
+}
+
+/// What a scalar is: only plain ones are looked at, unless a tag says otherwise.
+pub(super) fn tagged(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
+    let quoted = || Value::String(Arc::from(text), Style::Quoted);
+    let Some(tag) = tag else {
+        return Ok(match style {
+            ScalarStyle::Plain => resolve(text),
+            _ => quoted(),
+        });
+    };
+    if !tag.is_yaml_core_schema() {
+        if tag.handle == "!" && tag.suffix.is_empty() {
+            return Ok(quoted());
+        }
+        return Err(format!("the tag {tag} is not supported; leave it out"));
+    }
+    let resolved = resolve(text);
+    match (&*tag.suffix, &resolved) {
+        ("str" | "binary" | "timestamp", _) => Ok(quoted()),
+        ("null", Value::Null) | ("bool", Value::Bool(_)) | ("int" | "float", Value::Number(_)) => {
+            Ok(resolved)
+        }
+        ("null" | "bool" | "int" | "float", _) => Err(format!("{text:?} is no {}", tag.suffix)),
+        _ => Err(format!("the tag {tag} is not supported; leave it out")),
     }
 }
 

@@ -15,14 +15,12 @@ pub(super) fn chunks(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut lines_before) = (0, 0);
     let mut offset = 0;
-    let mut line_number = 0;
-    for line in text.split_inclusive('\n') {
+    for (line_number, line) in (0..).zip(text.split_inclusive('\n')) {
         if is_document_start(line) && offset > start {
             push(&mut chunks, text.get(start..offset), lines_before);
             (start, lines_before) = (offset, line_number);
         }
         offset += line.len();
-        line_number += 1;
     }
     push(&mut chunks, text.get(start..), lines_before);
     chunks

@@ -9,19 +9,18 @@ use std::{
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
-use super::{Document, Entry, Limits, Node, Style, Value, YamlError, json, scalar, split::Chunk};
-
-/// The key whose mapping is merged into the one that it stands in.
-pub const MERGE_KEY: &str = "<<";
+use super::{
+    Document, Entry, Limits, Node, Style, Value, YamlError, json, merge, scalar, split::Chunk,
+};
 
 /// Reads one part of a stream and adds its documents.
-pub(super) fn parse_chunk(chunk: Chunk<'_>, limits: &Limits, documents: &mut Vec<Document>) {
+pub(super) fn parse_chunk(chunk: &Chunk<'_>, limits: &Limits, documents: &mut Vec<Document>) {
     let before = documents.len();
     // The parser is foreign code that was written to assert its own state. Whatever it may
     // assert, a text must not end the process.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut found = Vec::new();
-        parse_events(&chunk, limits, &mut found);
+        parse_events(chunk, limits, &mut found);
         found
     }));
     match outcome {
@@ -225,7 +224,7 @@ impl<'a> Tree<'a> {
                     return self.set_key(&text, style, anchor, place);
                 }
                 let value =
-                    scalar_value(&text, style, tag.as_deref()).map_err(|m| place.error(m))?;
+                    scalar::tagged(&text, style, tag.as_deref()).map_err(|m| place.error(m))?;
                 let nodes = 1 + text.len() / 64;
                 self.add(
                     Weighed {
@@ -342,7 +341,7 @@ impl<'a> Tree<'a> {
                 },
             );
         }
-        let merge = style == ScalarStyle::Plain && &*text == MERGE_KEY;
+        let merge = style == ScalarStyle::Plain && &*text == merge::MERGE_KEY;
         match self.stack.last_mut() {
             Some(Frame {
                 open: Open::Map { key, .. },
@@ -394,7 +393,7 @@ impl<'a> Tree<'a> {
                 } else {
                     entries
                 };
-                Value::Map(Arc::new(with_merged(entries, merged)))
+                Value::Map(Arc::new(merge::with_merged(entries, merged)))
             }
         };
         Weighed {
@@ -433,13 +432,11 @@ impl<'a> Tree<'a> {
         if anchor != 0 {
             self.anchors.insert(anchor, value.clone());
         }
-        match self.stack.last_mut() {
-            Some(parent) => attach(parent, value),
-            None => {
-                self.root = Some(value.node);
-                Ok(())
-            }
+        if let Some(parent) = self.stack.last_mut() {
+            return attach(parent, value);
         }
+        self.root = Some(value.node);
+        Ok(())
     }
 }
 
@@ -458,7 +455,7 @@ fn attach(parent: &mut Frame, value: Weighed) -> Result<(), YamlError> {
                 return Ok(());
             };
             if merge {
-                return collect_merge(&value.node, merged).map_err(|message| place.error(message));
+                return merge::collect(&value.node, merged).map_err(|message| place.error(message));
             }
             entries.push(Entry {
                 key: text,
@@ -469,65 +466,4 @@ fn attach(parent: &mut Frame, value: Weighed) -> Result<(), YamlError> {
         }
     }
     Ok(())
-}
-
-/// The entries of `<<: *one` or `<<: [*one, *two]`; earlier ones win.
-fn collect_merge(node: &Node, merged: &mut Vec<Entry>) -> Result<(), String> {
-    let wrong = || {
-        format!(
-            "\"<<\" takes a mapping or a list of mappings, not {}",
-            node.describe()
-        )
-    };
-    match &node.value {
-        Value::Map(entries) => merged.extend(entries.iter().cloned()),
-        Value::Seq(items) => {
-            for item in items.iter() {
-                merged.extend(item.entries().ok_or_else(wrong)?.iter().cloned());
-            }
-        }
-        _ => return Err(wrong()),
-    }
-    Ok(())
-}
-
-/// Adds merged entries whose keys are not set yet.
-fn with_merged(mut entries: Vec<Entry>, merged: Vec<Entry>) -> Vec<Entry> {
-    if merged.is_empty() {
-        return entries;
-    }
-    let mut known: std::collections::HashSet<Arc<str>> =
-        entries.iter().map(|entry| Arc::clone(&entry.key)).collect();
-    for entry in merged {
-        if known.insert(Arc::clone(&entry.key)) {
-            entries.push(entry);
-        }
-    }
-    entries
-}
-
-/// What a scalar is: only plain ones are looked at, unless a tag says otherwise.
-fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
-    let quoted = || Value::String(Arc::from(text), Style::Quoted);
-    let Some(tag) = tag else {
-        return Ok(match style {
-            ScalarStyle::Plain => scalar::resolve(text),
-            _ => quoted(),
-        });
-    };
-    if !tag.is_yaml_core_schema() {
-        if tag.handle == "!" && tag.suffix.is_empty() {
-            return Ok(quoted());
-        }
-        return Err(format!("the tag {tag} is not supported; leave it out"));
-    }
-    let resolved = scalar::resolve(text);
-    match (&*tag.suffix, &resolved) {
-        ("str" | "binary" | "timestamp", _) => Ok(quoted()),
-        ("null", Value::Null) | ("bool", Value::Bool(_)) | ("int" | "float", Value::Number(_)) => {
-            Ok(resolved)
-        }
-        ("null" | "bool" | "int" | "float", _) => Err(format!("{text:?} is no {}", tag.suffix)),
-        _ => Err(format!("the tag {tag} is not supported; leave it out")),
-    }
 }

@@ -3,6 +3,7 @@
 use weft_proto::{
     Problem,
     bootstrap::{read_bootstrap, read_mesh_config, read_yaml_message},
+    istio::mesh::v1alpha1::MeshConfig,
     json,
     pb::envoy::config::bootstrap::v3::Bootstrap,
 };
@@ -162,7 +163,7 @@ trustDomain: cluster.local
     );
     assert_eq!(
         read_mesh_config("m", "").expect("empty"),
-        Default::default()
+        MeshConfig::default()
     );
     let found = read_mesh_config("mesh.yaml", "acessLogFile: x").expect_err("a fault");
     assert_eq!(

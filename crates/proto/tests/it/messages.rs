@@ -72,13 +72,13 @@ tcp: {}
         r#"11: http[0].route: expected a list, got a mapping; put "- " before its first key"#,
         r#"12: http[1].timeout: "5 minutes" is not a duration: unknown unit " minutes" (ns, us, ms, s, m or h), write e.g. "1.5s" or "15m""#,
         r#"14: http[1].route[0].destination: expected a mapping (Destination), got the string "reviews""#,
-        r#"15: http[1].route[0].weight: 99999999999 is out of range, it must be between -2147483648 and 2147483647"#,
-        r#"16: http[1].route[1].destination.port.number: -1 is out of range, it must be between 0 and 4294967295"#,
-        r#"17: http[1].route[1].weight: expected a whole number, got the number 1.5"#,
+        "15: http[1].route[0].weight: 99999999999 is out of range, it must be between -2147483648 and 2147483647",
+        "16: http[1].route[1].destination.port.number: -1 is out of range, it must be between 0 and 4294967295",
+        "17: http[1].route[1].weight: expected a whole number, got the number 1.5",
         r#"18: http[1].corsPolicy.allowCredentials: expected a boolean, got the string "true"; take the quotes away"#,
         r#"18: http[1].corsPolicy.unmatchedPreflights: unknown UnmatchedPreflights "FORWRAD", did you mean "FORWARD"?"#,
-        r#"19: http[1].headers.request.set.x: expected a string, got the number 1; put it in quotes"#,
-        r#"19: http[1].headers.request.remove[1]: an item is empty"#,
+        "19: http[1].headers.request.set.x: expected a string, got the number 1; put it in quotes",
+        "19: http[1].headers.request.remove[1]: an item is empty",
         r#"20: tcp: expected a list, got a mapping; put "- " before its first key"#,
     ];
     assert_eq!(istio(text), expected);
@@ -247,6 +247,7 @@ fn messages_nested_without_end_are_refused() {
 
 #[test]
 fn the_list_of_faults_has_an_end() {
-    let text: String = (0..1000).map(|i| format!("unknown_{i}: 1\n")).collect();
+    let lines: Vec<String> = (0..1000).map(|i| format!("unknown_{i}: 1")).collect();
+    let text = lines.join("\n");
     assert_eq!(cluster(&text).len(), 200);
 }
