@@ -27,12 +27,15 @@ const PUSHES: usize = 1024;
 /// Refusals by proxies that are remembered.
 const REFUSALS: usize = 1024;
 
+/// File, line (0 for named objects), object.
+type StatusKey = (Arc<str>, u32, String);
+
 /// The shared state.
 pub struct Core {
     writer: Mutex<Writer>,
     connections: Mutex<BTreeMap<ConnectionId, Connected>>,
     pushes: Mutex<VecDeque<Push>>,
-    statuses: Mutex<BTreeMap<(Arc<str>, u32, String), ObjectStatus>>,
+    statuses: Mutex<BTreeMap<StatusKey, ObjectStatus>>,
     refusals: Mutex<BTreeMap<(TypeUrl, Arc<str>), Refused>>,
     ready: AtomicBool,
     /// Batches that were applied.
@@ -123,7 +126,10 @@ pub struct Refused {
 
 impl Core {
     pub(crate) fn new(mesh: MeshSettings) -> Self {
-        let writer = Writer { world: World::new(mesh), published: HashMap::default() };
+        let writer = Writer {
+            world: World::new(mesh),
+            published: HashMap::default(),
+        };
         Self {
             writer: Mutex::new(writer),
             connections: Mutex::default(),
@@ -196,13 +202,20 @@ impl Core {
     /// Resources that proxies refuse, by type and name.
     pub fn refusals(&self) -> Vec<(TypeUrl, Arc<str>, Refused)> {
         let refusals = self.refusals.lock();
-        refusals.iter().map(|((t, n), r)| (t.clone(), Arc::clone(n), r.clone())).collect()
+        refusals
+            .iter()
+            .map(|((t, n), r)| (t.clone(), Arc::clone(n), r.clone()))
+            .collect()
     }
 
     /// What is held back because proxies would refuse it, over all published views.
     pub fn faults(&self) -> Vec<Fault> {
         let writer = self.writer.lock();
-        let views = writer.published.values().map(|p| Arc::clone(&p.view)).collect::<Vec<_>>();
+        let views = writer
+            .published
+            .values()
+            .map(|p| Arc::clone(&p.view))
+            .collect::<Vec<_>>();
         drop(writer);
         let mut faults: Vec<Fault> = Vec::new();
         for fault in views.iter().flat_map(|v| v.faults()) {
@@ -220,7 +233,12 @@ impl Core {
 
     /// The latest pushes with a number above this one, oldest first.
     pub fn pushes_after(&self, number: u64) -> Vec<Push> {
-        self.pushes.lock().iter().filter(|push| push.number > number).cloned().collect()
+        self.pushes
+            .lock()
+            .iter()
+            .filter(|push| push.number > number)
+            .cloned()
+            .collect()
     }
 
     /// Counters of the engine.
@@ -258,7 +276,7 @@ impl Core {
 
 impl Writer {
     fn pin(&mut self, facts: &Arc<ProxyFacts>) -> Arc<ProxyView> {
-        match self.world.engine.pin(Key::ProxyView(Arc::clone(facts))) {
+        match self.world.engine.pin(&Key::ProxyView(Arc::clone(facts))) {
             Value::ProxyView(view) => view,
             other => unreachable!("a proxy's key holds a view, not {other:?}"),
         }
@@ -266,7 +284,9 @@ impl Writer {
 
     fn publish(&mut self) {
         for (key, value) in self.world.engine.settle() {
-            let (Key::ProxyView(facts), Value::ProxyView(view)) = (key, value) else { continue };
+            let (Key::ProxyView(facts), Value::ProxyView(view)) = (key, value) else {
+                continue;
+            };
             if let Some(published) = self.published.get_mut(&facts) {
                 published.sender.send_replace(view.view.clone());
                 published.view = view;
@@ -288,7 +308,11 @@ impl ViewSource for Core {
             } else {
                 let view = writer.pin(&facts);
                 let (sender, receiver) = watch::channel(view.view.clone());
-                let published = Published { sender, view, connections: 1 };
+                let published = Published {
+                    sender,
+                    view,
+                    connections: 1,
+                };
                 writer.published.insert(Arc::clone(&facts), published);
                 receiver
             }
@@ -307,7 +331,9 @@ impl ViewSource for Core {
 
     fn event(&self, id: ConnectionId, event: &Event) {
         let mut connections = self.connections.lock();
-        let Some(connected) = connections.get_mut(&id) else { return };
+        let Some(connected) = connections.get_mut(&id) else {
+            return;
+        };
         match event {
             Event::Subscribed { type_url, .. } | Event::Resumed { type_url } => {
                 connected.types.entry(type_url.clone()).or_default();
@@ -323,30 +349,47 @@ impl ViewSource for Core {
             Event::InSync { type_url, version } => {
                 connected.types.entry(type_url.clone()).or_default().in_sync = Some(*version);
             }
-            Event::Nacked { type_url, names, error } => {
+            Event::Nacked {
+                type_url,
+                names,
+                error,
+            } => {
                 let state = connected.types.entry(type_url.clone()).or_default();
                 state.error = Some(error.clone());
                 let connected = connected.clone();
                 drop(connections);
                 self.refused(&connected, type_url, names, error);
             }
-            Event::Sent { type_url, resources, removed, bytes } => {
+            Event::Sent {
+                type_url,
+                resources,
+                removed,
+                bytes,
+            } => {
                 let node = Arc::clone(&connected.proxy);
                 drop(connections);
                 self.sent(node, type_url, *resources, *removed, *bytes);
             }
             Event::StaleNonce { .. } | Event::UnknownType { .. } => {}
             Event::AckOverdue { type_url } => {
-                tracing::warn!(node = connected.proxy.id, ?type_url, "no ACK for a long time");
+                tracing::warn!(
+                    node = connected.proxy.id,
+                    ?type_url,
+                    "no ACK for a long time"
+                );
             }
         }
     }
 
     fn closed(&self, id: ConnectionId) {
-        let Some(connected) = self.connections.lock().remove(&id) else { return };
+        let Some(connected) = self.connections.lock().remove(&id) else {
+            return;
+        };
         tracing::info!(node = connected.proxy.id, "proxy disconnected");
         let mut writer = self.writer.lock();
-        let Some(published) = writer.published.get_mut(&connected.facts) else { return };
+        let Some(published) = writer.published.get_mut(&connected.facts) else {
+            return;
+        };
         published.connections = published.connections.saturating_sub(1);
         if published.connections == 0 {
             writer.published.remove(&connected.facts);
@@ -392,7 +435,12 @@ impl Core {
         if refusals.is_empty() {
             return;
         }
-        let view = self.writer.lock().published.get(&connected.facts).map(|p| Arc::clone(&p.view));
+        let view = self
+            .writer
+            .lock()
+            .published
+            .get(&connected.facts)
+            .map(|p| Arc::clone(&p.view));
         refusals.retain(|(refused_type, name), refused| {
             let current = view.as_ref().and_then(|v| v.view.resource(type_url, name));
             refused_type != type_url
@@ -404,11 +452,24 @@ impl Core {
     /// Notes on the source objects what a proxy refused. The stream goes on without the resource,
     /// whose last accepted form stays in the proxy.
     fn refused(&self, connected: &Connected, type_url: &TypeUrl, names: &[Arc<str>], error: &str) {
-        self.by_type.lock().entry(type_url.clone()).or_default().rejects += 1;
-        tracing::warn!(node = connected.proxy.id, ?type_url, ?names, error, "refused by a proxy");
+        self.by_type
+            .lock()
+            .entry(type_url.clone())
+            .or_default()
+            .rejects += 1;
+        tracing::warn!(
+            node = connected.proxy.id,
+            ?type_url,
+            ?names,
+            error,
+            "refused by a proxy"
+        );
         let view = {
             let writer = self.writer.lock();
-            writer.published.get(&connected.facts).map(|p| Arc::clone(&p.view))
+            writer
+                .published
+                .get(&connected.facts)
+                .map(|p| Arc::clone(&p.view))
         };
         let mut refusals = self.refusals.lock();
         for name in names {
@@ -418,7 +479,11 @@ impl Core {
                 node: connected.proxy.id.clone(),
                 error: error.to_owned(),
                 version: resource.map(|r| r.version),
-                origins: origins.iter().flat_map(|o| o.iter()).map(ToString::to_string).collect(),
+                origins: origins
+                    .iter()
+                    .flat_map(|o| o.iter())
+                    .map(ToString::to_string)
+                    .collect(),
             };
             refusals.insert((type_url.clone(), Arc::clone(name)), refused);
             while refusals.len() > REFUSALS {

@@ -42,7 +42,11 @@ impl Eq for Emitted {}
 
 impl Emitted {
     pub(crate) fn new(resource: Resource, origins: Origins) -> Self {
-        Self { resource, origins, faults: Arc::default() }
+        Self {
+            resource,
+            origins,
+            faults: Arc::default(),
+        }
     }
 }
 
@@ -71,7 +75,11 @@ impl PartialEq for TypeView {
     fn eq(&self, other: &Self) -> bool {
         self.set == other.set
             && self.chunks.len() == other.chunks.len()
-            && self.chunks.iter().zip(other.chunks.iter()).all(|(a, b)| same_chunk(a, b))
+            && self
+                .chunks
+                .iter()
+                .zip(other.chunks.iter())
+                .all(|(a, b)| same_chunk(a, b))
     }
 }
 
@@ -98,7 +106,10 @@ impl TypeView {
                 (set.len() == count(&chunks)).then_some(set)
             })
             .unwrap_or_else(whole);
-        Self { chunks: chunks.into(), set }
+        Self {
+            chunks: chunks.into(),
+            set,
+        }
     }
 
     /// Which objects made the resource of this name.
@@ -117,8 +128,10 @@ fn changes(before: &[Chunk], after: &[Chunk]) -> Option<(Vec<Resource>, Vec<Arc<
         if Arc::ptr_eq(old, new) {
             continue;
         }
-        let mut known: ahash::HashMap<&str, &Resource> =
-            old.iter().map(|e| (&*e.resource.name, &e.resource)).collect();
+        let mut known: ahash::HashMap<&str, &Resource> = old
+            .iter()
+            .map(|e| (&*e.resource.name, &e.resource))
+            .collect();
         for emitted in new.iter() {
             let resource = &emitted.resource;
             if known.remove(&*resource.name) != Some(resource) {

@@ -22,9 +22,9 @@ mod monitoring;
 pub mod node;
 mod pb;
 mod plane;
-mod wire;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod world;
 
 pub use self::core::{Connected, Core, Push, Refused, TypeState};

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -20,8 +20,9 @@ use weft_core::drain::DrainSignal;
 use weft_model::ObjectKey;
 use weft_proto::json::any_to_json;
 use weft_sources::ObjectState;
+use weft_xds::TypeUrl;
 
-use crate::core::{Connected, Core};
+use crate::core::{Connected, Core, TypeCounts};
 use crate::node::ProxyKind;
 
 /// Connections at once; more wait in the listener's queue.
@@ -35,7 +36,9 @@ type Answer = Response<Full<Bytes>>;
 pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, drain: DrainSignal) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.wait() => return,
@@ -72,16 +75,25 @@ pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, drain: DrainSi
 
 fn answer(core: &Core, request: &Request<Incoming>) -> Answer {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n".to_owned());
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is served here\n".to_owned(),
+        );
     }
     let query = |name: &str| {
         let pairs = request.uri().query().unwrap_or_default().split('&');
-        pairs.filter_map(|p| p.split_once('=')).find(|(k, _)| *k == name).map(|(_, v)| v.to_owned())
+        pairs
+            .filter_map(|p| p.split_once('='))
+            .find(|(k, _)| *k == name)
+            .map(|(_, v)| v.to_owned())
     };
     match request.uri().path() {
         "/ready" if core.is_ready() => text(StatusCode::OK, "ready\n".to_owned()),
         "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
-        "/version" => text(StatusCode::OK, concat!(env!("CARGO_PKG_VERSION"), "\n").to_owned()),
+        "/version" => text(
+            StatusCode::OK,
+            concat!(env!("CARGO_PKG_VERSION"), "\n").to_owned(),
+        ),
         "/metrics" => text(StatusCode::OK, metrics(core)),
         "/debug/syncz" => json_answer(&syncz(core)),
         "/debug/status" => json_answer(&statuses(core)),
@@ -93,7 +105,8 @@ fn answer(core: &Core, request: &Request<Incoming>) -> Answer {
             Some(dump) => json_answer(&dump),
             None => text(
                 StatusCode::NOT_FOUND,
-                "no such proxy is connected; give ?proxyID=<node id or name.namespace>\n".to_owned(),
+                "no such proxy is connected; give ?proxyID=<node id or name.namespace>\n"
+                    .to_owned(),
             ),
         },
         _ => text(
@@ -121,7 +134,9 @@ fn json_answer(value: &Value) -> Answer {
 }
 
 fn millis(at: SystemTime) -> u64 {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -193,7 +208,11 @@ fn statuses(core: &Core) -> Value {
             .collect();
         let held: Vec<&str> = faults
             .iter()
-            .filter(|f| f.origins.iter().any(|o| object.as_ref() == Some(&o.to_string())))
+            .filter(|f| {
+                f.origins
+                    .iter()
+                    .any(|o| object.as_ref() == Some(&o.to_string()))
+            })
             .map(|f| &*f.message)
             .collect();
         json!({
@@ -242,8 +261,11 @@ fn config_dump(core: &Core, wanted: Option<&str>) -> Option<Value> {
                 value: resource.body.to_vec(),
             };
             let origins = view.origins(&type_url, &resource.name);
-            let origins: Vec<String> =
-                origins.iter().flat_map(|o| o.iter()).map(ToString::to_string).collect();
+            let origins: Vec<String> = origins
+                .iter()
+                .flat_map(|o| o.iter())
+                .map(ToString::to_string)
+                .collect();
             json!({
                 "type": type_url.short(), "name": &*resource.name,
                 "version": resource.version.to_string(),
@@ -256,48 +278,156 @@ fn config_dump(core: &Core, wanted: Option<&str>) -> Option<Value> {
 
 /// Metrics in Prometheus' text form, under istiod's names where it has one.
 fn metrics(core: &Core) -> String {
-    let mut out = String::new();
-    let mut put = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(out, "{name}{labels} {value}");
-        }
-    };
-    let one = |value: u64| vec![(String::new(), value)];
-    let count = |kind: fn(&ObjectKey) -> bool| one(core.count(kind) as u64);
-    let ads = |counter: &std::sync::atomic::AtomicU64| one(counter.load(Ordering::Relaxed));
+    let mut out = Metrics(String::new());
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let version = format!("{{version=\"weft-{}\"}}", env!("CARGO_PKG_VERSION"));
-    let connected = ads(&core.ads.streams_active)[0].1;
-    put("pilot_xds", "gauge", "Connected proxies.", &[(version, connected)]);
+    let active = load(&core.ads.streams_active);
+    out.put(
+        "pilot_xds",
+        "gauge",
+        "Connected proxies.",
+        &[(version, active)],
+    );
     let by_type = core.by_type.lock().clone();
-    let typed = |of: fn(&crate::core::TypeCounts) -> u64| -> Vec<(String, u64)> {
-        let samples = by_type.iter();
-        samples
-            .map(|(t, counts)| (format!("{{type=\"{}\"}}", t.short().to_lowercase()), of(counts)))
+    let typed = |of: fn(&TypeCounts) -> u64| -> Vec<(String, u64)> {
+        let label = |t: &TypeUrl| format!("{{type=\"{}\"}}", t.short().to_lowercase());
+        by_type
+            .iter()
+            .map(|(t, counts)| (label(t), of(counts)))
             .collect()
     };
-    put("pilot_xds_pushes", "counter", "Answers sent, by type.", &typed(|c| c.pushes));
-    put("weft_xds_push_bytes", "counter", "Bytes of resources sent, by type.", &typed(|c| c.bytes));
-    put("weft_xds_rejects", "counter", "Answers refused, by type.", &typed(|c| c.rejects));
-    let rejects = by_type.values().map(|c| c.rejects).sum();
-    put("pilot_total_xds_rejects", "counter", "Answers refused by proxies.", &one(rejects));
-    let services = count(|k| matches!(k, ObjectKey::Service(_)));
-    put("pilot_services", "gauge", "Known services.", &services);
-    let rules = count(|k| matches!(k, ObjectKey::VirtualService(_)));
-    put("pilot_virt_services", "gauge", "Known VirtualServices.", &rules);
-    let rules = count(|k| matches!(k, ObjectKey::DestinationRule(_)));
-    put("weft_destination_rules", "gauge", "Known DestinationRules.", &rules);
-    let bad = core.statuses().iter().filter(|s| !s.problems.is_empty()).count() as u64;
-    put("weft_objects_with_problems", "gauge", "Objects with problems.", &one(bad));
-    put("weft_xds_acks", "counter", "Answers accepted.", &ads(&core.ads.acks));
-    put("weft_xds_resumed", "counter", "Types resumed without sending.", &ads(&core.ads.resumed));
-    put("weft_config_batches", "counter", "Batches applied.", &ads(&core.batches));
+    out.put(
+        "pilot_xds_pushes",
+        "counter",
+        "Answers sent, by type.",
+        &typed(|c| c.pushes),
+    );
+    out.put(
+        "weft_xds_push_bytes",
+        "counter",
+        "Bytes of resources sent.",
+        &typed(|c| c.bytes),
+    );
+    out.put(
+        "weft_xds_rejects",
+        "counter",
+        "Answers refused, by type.",
+        &typed(|c| c.rejects),
+    );
     let engine = core.engine_counters();
-    put("weft_engine_edits", "counter", "Source values that changed.", &one(engine.edits));
-    put("weft_engine_no_op_edits", "counter", "Writes without change.", &one(engine.no_op_edits));
-    put("weft_engine_computed", "counter", "Nodes computed.", &one(engine.computed));
-    put("weft_engine_cut_off", "counter", "Computations without change.", &one(engine.cut_off));
-    put("weft_engine_nodes", "gauge", "Nodes alive.", &one(core.engine_size() as u64));
-    out
+    let count = |kind: fn(&ObjectKey) -> bool| core.count(kind) as u64;
+    let rejects = by_type.values().map(|c| c.rejects).sum();
+    let bad = core
+        .statuses()
+        .iter()
+        .filter(|s| !s.problems.is_empty())
+        .count() as u64;
+    let single: [(&str, &str, &str, u64); 15] = [
+        (
+            "pilot_total_xds_rejects",
+            "counter",
+            "Answers refused by proxies.",
+            rejects,
+        ),
+        (
+            "pilot_services",
+            "gauge",
+            "Known services.",
+            count(|k| matches!(k, ObjectKey::Service(_))),
+        ),
+        (
+            "pilot_virt_services",
+            "gauge",
+            "Known VirtualServices.",
+            count(|k| matches!(k, ObjectKey::VirtualService(_))),
+        ),
+        (
+            "weft_destination_rules",
+            "gauge",
+            "Known DestinationRules.",
+            count(|k| matches!(k, ObjectKey::DestinationRule(_))),
+        ),
+        (
+            "weft_objects_with_problems",
+            "gauge",
+            "Objects with problems.",
+            bad,
+        ),
+        (
+            "weft_resources_held_back",
+            "gauge",
+            "Invalid pieces held back.",
+            core.faults().len() as u64,
+        ),
+        (
+            "weft_xds_acks",
+            "counter",
+            "Answers accepted.",
+            load(&core.ads.acks),
+        ),
+        (
+            "weft_xds_resumed",
+            "counter",
+            "Types resumed without sending.",
+            load(&core.ads.resumed),
+        ),
+        (
+            "weft_config_batches",
+            "counter",
+            "Batches applied.",
+            load(&core.batches),
+        ),
+        (
+            "weft_engine_edits",
+            "counter",
+            "Source values that changed.",
+            engine.edits,
+        ),
+        (
+            "weft_engine_no_op_edits",
+            "counter",
+            "Writes without change.",
+            engine.no_op_edits,
+        ),
+        (
+            "weft_engine_computed",
+            "counter",
+            "Nodes computed.",
+            engine.computed,
+        ),
+        (
+            "weft_engine_cut_off",
+            "counter",
+            "Computations without change.",
+            engine.cut_off,
+        ),
+        (
+            "weft_engine_released",
+            "counter",
+            "Nodes dropped.",
+            engine.released,
+        ),
+        (
+            "weft_engine_nodes",
+            "gauge",
+            "Nodes alive.",
+            core.engine_size() as u64,
+        ),
+    ];
+    for (name, kind, help, value) in single {
+        out.put(name, kind, help, &[(String::new(), value)]);
+    }
+    out.0
+}
+
+struct Metrics(String);
+
+impl Metrics {
+    fn put(&mut self, name: &str, kind: &str, help: &str, samples: &[(String, u64)]) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(self.0, "{name}{labels} {value}");
+        }
+    }
 }

@@ -101,7 +101,9 @@ impl Proxy {
         let empty = Struct::default();
         let metadata = Metadata(node.metadata.as_ref().unwrap_or(&empty));
         let id = NodeId::parse(&node.id)?;
-        let grpc = metadata.text("GENERATOR").is_some_and(|g| g.starts_with("grpc"))
+        let grpc = metadata
+            .text("GENERATOR")
+            .is_some_and(|g| g.starts_with("grpc"))
             || (node.user_agent_name.starts_with("gRPC") && id.kind == ProxyKind::Sidecar);
         let kind = if grpc { ProxyKind::Grpc } else { id.kind };
         let mut ips: Vec<IpAddr> = metadata
@@ -113,7 +115,10 @@ impl Proxy {
             ips.extend(id.ip);
         }
         let locality = node.locality.as_ref().map_or_else(String::new, |l| {
-            [l.region.as_str(), &l.zone, &l.sub_zone].join("/").trim_end_matches('/').to_owned()
+            [l.region.as_str(), &l.zone, &l.sub_zone]
+                .join("/")
+                .trim_end_matches('/')
+                .to_owned()
         });
         Ok(Self {
             id: node.id.clone(),
@@ -200,7 +205,11 @@ impl Metadata<'_> {
                 .unwrap_or_else(|_| s.split(',').map(str::to_owned).collect()),
             _ => Vec::new(),
         };
-        parts.into_iter().map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect()
+        parts
+            .into_iter()
+            .map(|p| p.trim().to_owned())
+            .filter(|p| !p.is_empty())
+            .collect()
     }
 
     fn flag(&self, key: &'static str, default: bool) -> Result<bool, NodeError> {
@@ -216,7 +225,9 @@ impl Metadata<'_> {
     }
 
     fn port(&self, key: &'static str) -> Result<Option<u16>, NodeError> {
-        self.text(key).map(|text| parse_port(key, &text)).transpose()
+        self.text(key)
+            .map(|text| parse_port(key, &text))
+            .transpose()
     }
 
     fn interception(&self) -> Result<Interception, NodeError> {
@@ -240,12 +251,17 @@ impl Metadata<'_> {
             _ => String::new(),
         };
         match self.kind(key) {
-            Some(Kind::StructValue(map)) => {
-                Ok(map.fields.iter().map(|(k, v)| (k.clone(), text_of(v))).collect())
-            }
+            Some(Kind::StructValue(map)) => Ok(map
+                .fields
+                .iter()
+                .map(|(k, v)| (k.clone(), text_of(v)))
+                .collect()),
             Some(Kind::StringValue(json)) if !json.is_empty() => {
-                let map: BTreeMap<String, serde_json::Value> = serde_json::from_str(json)
-                    .map_err(|e| NodeError::Metadata { key, problem: e.to_string() })?;
+                let map: BTreeMap<String, serde_json::Value> =
+                    serde_json::from_str(json).map_err(|e| NodeError::Metadata {
+                        key,
+                        problem: e.to_string(),
+                    })?;
                 let text = |v: serde_json::Value| match v {
                     serde_json::Value::String(s) => s,
                     other => other.to_string(),
@@ -272,7 +288,10 @@ impl Metadata<'_> {
 fn parse_port(key: &'static str, text: &str) -> Result<u16, NodeError> {
     match text.parse() {
         Ok(port) if port != 0 => Ok(port),
-        _ => Err(NodeError::Metadata { key, problem: format!("{text:?} is not a port (1-65535)") }),
+        _ => Err(NodeError::Metadata {
+            key,
+            problem: format!("{text:?} is not a port (1-65535)"),
+        }),
     }
 }
 
@@ -281,21 +300,39 @@ mod tests {
     use super::*;
 
     fn text(value: &str) -> Value {
-        Value { kind: Some(Kind::StringValue(value.to_owned())) }
+        Value {
+            kind: Some(Kind::StringValue(value.to_owned())),
+        }
     }
 
     fn node(id: &str, metadata: &[(&str, Value)]) -> Node {
-        let fields = metadata.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
-        Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Node::default() }
+        let fields = metadata
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), v.clone()))
+            .collect();
+        Node {
+            id: id.to_owned(),
+            metadata: Some(Struct { fields }),
+            ..Node::default()
+        }
     }
 
     #[test]
     fn a_node_id_gives_type_address_name_and_namespace() {
-        let proxy = Proxy::parse(&node("router~10.1.2.3~gw-7.x.infra~infra.svc.cluster.local", &[]))
-            .expect("a valid id");
+        let proxy = Proxy::parse(&node(
+            "router~10.1.2.3~gw-7.x.infra~infra.svc.cluster.local",
+            &[],
+        ))
+        .expect("a valid id");
         assert_eq!(proxy.kind, ProxyKind::Gateway);
-        assert_eq!(proxy.ips, ["10.1.2.3".parse::<IpAddr>().expect("an address")]);
-        assert_eq!((proxy.name.as_str(), proxy.namespace.as_str()), ("gw-7.x", "infra"));
+        assert_eq!(
+            proxy.ips,
+            ["10.1.2.3".parse::<IpAddr>().expect("an address")]
+        );
+        assert_eq!(
+            (proxy.name.as_str(), proxy.namespace.as_str()),
+            ("gw-7.x", "infra")
+        );
         assert_eq!(proxy.dns_domain, "infra.svc.cluster.local");
     }
 
@@ -307,7 +344,12 @@ mod tests {
                 ("INSTANCE_IPS", text("10.0.0.9,fd00::1")),
                 ("NAMESPACE", text("c")),
                 ("LABELS", text(r#"{"app":"a","version":"v1"}"#)),
-                ("HTTP_PROXY_PORT", Value { kind: Some(Kind::NumberValue(15007.0)) }),
+                (
+                    "HTTP_PROXY_PORT",
+                    Value {
+                        kind: Some(Kind::NumberValue(15007.0)),
+                    },
+                ),
                 ("WEFT_INBOUND", text(r#"{"9080": 19080}"#)),
                 ("WEFT_OUTBOUND_LISTENERS", text("false")),
                 ("INTERCEPTION_MODE", text("NONE")),
@@ -325,17 +367,32 @@ mod tests {
 
     #[test]
     fn a_grpc_client_is_known_by_its_generator() {
-        let proxy = Proxy::parse(&node("sidecar~10.0.0.1~a.b~b.svc", &[("GENERATOR", text("grpc"))]))
-            .expect("valid");
+        let proxy = Proxy::parse(&node(
+            "sidecar~10.0.0.1~a.b~b.svc",
+            &[("GENERATOR", text("grpc"))],
+        ))
+        .expect("valid");
         assert_eq!(proxy.kind, ProxyKind::Grpc);
     }
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        assert!(matches!(Proxy::parse(&node("envoy-1", &[])), Err(NodeError::Id(_))));
-        assert!(matches!(Proxy::parse(&node("ztunnel~1~a.b~c", &[])), Err(NodeError::Type(_))));
-        let bad = node("sidecar~10.0.0.1~a.b~c", &[("HTTP_PROXY_PORT", text("99999"))]);
+        assert!(matches!(
+            Proxy::parse(&node("envoy-1", &[])),
+            Err(NodeError::Id(_))
+        ));
+        assert!(matches!(
+            Proxy::parse(&node("ztunnel~1~a.b~c", &[])),
+            Err(NodeError::Type(_))
+        ));
+        let bad = node(
+            "sidecar~10.0.0.1~a.b~c",
+            &[("HTTP_PROXY_PORT", text("99999"))],
+        );
         let error = Proxy::parse(&bad).expect_err("not a port").to_string();
-        assert!(error.contains("HTTP_PROXY_PORT") && error.contains("99999"), "{error}");
+        assert!(
+            error.contains("HTTP_PROXY_PORT") && error.contains("99999"),
+            "{error}"
+        );
     }
 }

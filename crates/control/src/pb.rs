@@ -1,10 +1,13 @@
 //! The protobuf messages that the generators write, under short names, and their small builders.
 //! Must never know the mesh.
+#![allow(clippy::unnecessary_wraps)] // optional message fields want their values wrapped
 
 use std::net::IpAddr;
 use std::time::Duration as StdDuration;
 
-pub(crate) use weft_proto::pb::envoy::config::{accesslog, cluster, core, endpoint, listener, route};
+pub(crate) use weft_proto::pb::envoy::config::{
+    accesslog, cluster, core, endpoint, listener, route,
+};
 pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::file::v3 as file_log;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::fault::v3 as fault;
@@ -27,14 +30,17 @@ use protobuf::{Any, BoolValue, Duration, UInt32Value};
 
 /// Wraps a message for an extension's `typed_config`.
 pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+    Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
 }
 
 pub(crate) fn duration(duration: StdDuration) -> Duration {
     // Durations of the model come from text of at most 64-bit seconds; nanoseconds are below 1e9.
     Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: duration.subsec_nanos() as i32,
+        nanos: duration.subsec_nanos().cast_signed(),
     }
 }
 
@@ -53,11 +59,15 @@ pub(crate) fn bool_value(value: bool) -> Option<BoolValue> {
 /// A TCP address; `host` is an IP address (or a name where Envoy resolves one).
 pub(crate) fn address(host: &str, port: u16) -> core::v3::Address {
     core::v3::Address {
-        address: Some(core::v3::address::Address::SocketAddress(core::v3::SocketAddress {
-            address: host.to_owned(),
-            port_specifier: Some(core::v3::socket_address::PortSpecifier::PortValue(port.into())),
-            ..Default::default()
-        })),
+        address: Some(core::v3::address::Address::SocketAddress(
+            core::v3::SocketAddress {
+                address: host.to_owned(),
+                port_specifier: Some(core::v3::socket_address::PortSpecifier::PortValue(
+                    port.into(),
+                )),
+                ..Default::default()
+            },
+        )),
     }
 }
 
@@ -86,7 +96,9 @@ pub(crate) fn file(path: &str) -> Option<core::v3::DataSource> {
 
 pub(crate) fn inline_text(text: &str) -> core::v3::DataSource {
     core::v3::DataSource {
-        specifier: Some(core::v3::data_source::Specifier::InlineString(text.to_owned())),
+        specifier: Some(core::v3::data_source::Specifier::InlineString(
+            text.to_owned(),
+        )),
         ..Default::default()
     }
 }
@@ -106,20 +118,27 @@ pub(crate) fn ads() -> core::v3::ConfigSource {
 
 pub(crate) fn exact(text: &str) -> matcher::StringMatcher {
     matcher::StringMatcher {
-        match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(text.to_owned())),
+        match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(
+            text.to_owned(),
+        )),
         ..Default::default()
     }
 }
 
 pub(crate) fn regex(text: &str) -> matcher::RegexMatcher {
-    matcher::RegexMatcher { regex: text.to_owned(), ..Default::default() }
+    matcher::RegexMatcher {
+        regex: text.to_owned(),
+        ..Default::default()
+    }
 }
 
 pub(crate) fn transport_socket<M: Message + Name>(context: &M) -> core::v3::TransportSocket {
     core::v3::TransportSocket {
         // grpc clients insist on this very name.
         name: "envoy.transport_sockets.tls".to_owned(),
-        config_type: Some(core::v3::transport_socket::ConfigType::TypedConfig(any(context))),
+        config_type: Some(core::v3::transport_socket::ConfigType::TypedConfig(any(
+            context,
+        ))),
     }
 }
 
@@ -137,7 +156,9 @@ pub(crate) fn listener_filter<M: Message + Name>(
 ) -> listener::v3::ListenerFilter {
     listener::v3::ListenerFilter {
         name: name.to_owned(),
-        config_type: Some(listener::v3::listener_filter::ConfigType::TypedConfig(any(config))),
+        config_type: Some(listener::v3::listener_filter::ConfigType::TypedConfig(any(
+            config,
+        ))),
         ..Default::default()
     }
 }

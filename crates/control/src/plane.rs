@@ -64,7 +64,11 @@ pub enum ControlError {
 }
 
 fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A control plane that runs until its drain signal comes.
@@ -92,17 +96,30 @@ impl ControlPlane {
         let monitoring_addr = local(&web, config.monitoring_addr);
 
         let core = Arc::new(Core::new(mesh.clone()));
-        let mut tasks = vec![tokio::spawn(monitoring::serve(web, Arc::clone(&core), drain.clone()))];
+        let mut tasks = vec![tokio::spawn(monitoring::serve(
+            web,
+            Arc::clone(&core),
+            drain.clone(),
+        ))];
         let mut source = FileSource::start(&config.config_dir, mesh, WatchOptions::default())?;
         // Before the first batch a proxy that comes back would lose all that it has.
         if let Some(first) = source.next().await {
             core.apply(vec![first]);
         }
         core.set_ready();
-        tasks.push(tokio::spawn(write(source, Arc::clone(&core), drain.clone())));
+        tasks.push(tokio::spawn(write(
+            source,
+            Arc::clone(&core),
+            drain.clone(),
+        )));
         tasks.push(tokio::spawn(serve_ads(grpc, Arc::clone(&core), drain)));
         tracing::info!(%grpc_addr, %monitoring_addr, "control plane serves");
-        Ok(Self { grpc_addr, monitoring_addr, core, tasks })
+        Ok(Self {
+            grpc_addr,
+            monitoring_addr,
+            core,
+            tasks,
+        })
     }
 
     /// What happens inside, for tests and tools in the same process.
@@ -129,15 +146,21 @@ impl ControlPlane {
 }
 
 fn read_mesh(path: Option<&PathBuf>) -> Result<MeshSettings, ControlError> {
-    let Some(path) = path else { return Ok(MeshSettings::default()) };
+    let Some(path) = path else {
+        return Ok(MeshSettings::default());
+    };
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ControlError::MeshConfigFile { path: name.clone(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ControlError::MeshConfigFile {
+        path: name.clone(),
+        source,
+    })?;
     weft_sources::mesh_config::parse(&name, &text).map_err(ControlError::MeshConfig)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
-    TcpListener::bind(address).await.map_err(|source| ControlError::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ControlError::Listen { address, source })
 }
 
 /// Applies batches as they come. There is no fixed wait: what has queued up while the last batch

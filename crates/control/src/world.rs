@@ -63,26 +63,26 @@ impl World {
                 None => self.objects.remove(&change.key),
             };
             if old != change.object {
-                self.exchange(old, change.object.clone());
+                self.exchange(old.as_ref(), change.object.as_ref());
             }
         }
     }
 
-    fn exchange(&mut self, old: Option<Object>, new: Option<Object>) {
-        match (&old, &new) {
+    fn exchange(&mut self, old: Option<&Object>, new: Option<&Object>) {
+        match (old, new) {
             (Some(Object::Service(_)) | None, Some(Object::Service(_)))
             | (Some(Object::Service(_)), None) => {
-                self.service(as_service(old.as_ref()), as_service(new.as_ref()));
+                self.service(as_service(old), as_service(new));
             }
             (Some(Object::Endpoints(_)) | None, Some(Object::Endpoints(_)))
             | (Some(Object::Endpoints(_)), None) => {
-                self.endpoints(as_endpoints(old.as_ref()), as_endpoints(new.as_ref()));
+                self.endpoints(as_endpoints(old), as_endpoints(new));
             }
             _ => {
-                if let Some(old) = &old {
+                if let Some(old) = old {
                     self.rule(old, false);
                 }
-                if let Some(new) = &new {
+                if let Some(new) = new {
                     self.rule(new, true);
                 }
             }
@@ -90,31 +90,36 @@ impl World {
     }
 
     fn service(&mut self, old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) {
-        let Some(key) = new.or(old).map(|s| s.key()) else { return };
+        let Some(key) = new.or(old).map(|s| s.key()) else {
+            return;
+        };
         let shard = Shard::of(key.hostname.as_str());
         let facts = |s: &Arc<Service>| ServiceFacts {
             export_to: s.export_to.clone(),
             created: s.created,
         };
         let index = self.services.entry(shard).or_default();
-        match new {
-            Some(service) => {
-                index.insert(key.clone(), facts(service));
-                let value = Value::Service(Arc::clone(service));
-                self.engine.set(Key::Service(key.clone()), value);
-            }
-            None => {
-                index.remove(&key);
-                self.engine.remove(&Key::Service(key.clone()));
-            }
+        if let Some(service) = new {
+            index.insert(key.clone(), facts(service));
+            let value = Value::Service(Arc::clone(service));
+            self.engine.set(Key::Service(key.clone()), value);
+        } else {
+            index.remove(&key);
+            self.engine.remove(&Key::Service(key.clone()));
         }
         if old.map(facts) != new.map(facts) {
             let value = Value::ServiceIndex(Arc::new(index.clone()));
             self.engine.set(Key::ServiceIndex(shard), value);
         }
         let ips = |s: Option<&Arc<Service>>| -> BTreeSet<IpAddr> {
-            s.map(|s| s.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip).collect())
-                .unwrap_or_default()
+            s.map(|s| {
+                s.addresses
+                    .iter()
+                    .filter(|a| a.is_host())
+                    .map(|a| a.ip)
+                    .collect()
+            })
+            .unwrap_or_default()
         };
         self.exchange_addresses(&ips(old), &ips(new), &key, Key::VipOwners);
     }
@@ -124,7 +129,9 @@ impl World {
         old: Option<&Arc<ServiceEndpoints>>,
         new: Option<&Arc<ServiceEndpoints>>,
     ) {
-        let Some(key) = new.or(old).map(|e| e.service.clone()) else { return };
+        let Some(key) = new.or(old).map(|e| e.service.clone()) else {
+            return;
+        };
         match new {
             Some(list) => {
                 let value = Value::Endpoints(Arc::clone(list));
@@ -171,10 +178,12 @@ impl World {
             Object::VirtualService(rule) => self.virtual_service(rule, comes),
             Object::DestinationRule(rule) => self.destination_rule(rule, comes),
             Object::Gateway(gateway) => {
-                self.gateways.retain(|g| g.meta.origin != gateway.meta.origin);
+                self.gateways
+                    .retain(|g| g.meta.origin != gateway.meta.origin);
                 if comes {
                     self.gateways.push(Arc::clone(gateway));
-                    self.gateways.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
+                    self.gateways
+                        .sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
                 }
                 let keys = gateway.selector.iter().map(|(key, _)| key);
                 count_labels(&mut self.labels, keys, comes);
@@ -194,7 +203,8 @@ impl World {
     fn virtual_service(&mut self, rule: &Arc<VirtualService>, comes: bool) {
         let key = Key::VirtualService(rule.meta.origin.clone());
         if comes {
-            self.engine.set(key, Value::VirtualService(Arc::clone(rule)));
+            self.engine
+                .set(key, Value::VirtualService(Arc::clone(rule)));
         } else {
             self.engine.remove(&key);
         }
@@ -217,7 +227,8 @@ impl World {
     fn destination_rule(&mut self, rule: &Arc<DestinationRule>, comes: bool) {
         let key = Key::DestinationRule(rule.meta.origin.clone());
         if comes {
-            self.engine.set(key, Value::DestinationRule(Arc::clone(rule)));
+            self.engine
+                .set(key, Value::DestinationRule(Arc::clone(rule)));
         } else {
             self.engine.remove(&key);
         }
@@ -273,14 +284,18 @@ impl World {
             let value = Value::Sidecars(list.clone().into());
             self.engine.set(key, value);
         }
-        let keys = sidecar.selector.iter().flat_map(|s| s.iter().map(|(key, _)| key));
+        let keys = sidecar
+            .selector
+            .iter()
+            .flat_map(|s| s.iter().map(|(key, _)| key));
         count_labels(&mut self.labels, keys, comes);
         self.publish_labels();
     }
 
     fn publish_labels(&mut self) {
         let keys: BTreeSet<Arc<str>> = self.labels.keys().cloned().collect();
-        self.engine.set(Key::MentionedLabels, Value::LabelKeys(Arc::new(keys)));
+        self.engine
+            .set(Key::MentionedLabels, Value::LabelKeys(Arc::new(keys)));
     }
 }
 

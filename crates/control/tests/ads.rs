@@ -51,7 +51,11 @@ async fn start(files: &[(&str, &str)]) -> Plane {
         monitoring_addr: local,
     };
     let plane = ControlPlane::start(config, signal).await.expect("starts");
-    Plane { plane, drain, directory }
+    Plane {
+        plane,
+        drain,
+        directory,
+    }
 }
 
 fn write(directory: &Path, name: &str, text: &str) {
@@ -61,7 +65,10 @@ fn write(directory: &Path, name: &str, text: &str) {
 }
 
 fn node(id: &str) -> Option<Node> {
-    Some(Node { id: id.to_owned(), ..Node::default() })
+    Some(Node {
+        id: id.to_owned(),
+        ..Node::default()
+    })
 }
 
 struct Sotw {
@@ -72,7 +79,9 @@ struct Sotw {
 impl Sotw {
     async fn connect(plane: &Plane, id: &str, types: &[TypeUrl]) -> Self {
         let address = format!("http://{}", plane.plane.grpc_addr);
-        let mut client = AggregatedDiscoveryServiceClient::connect(address).await.expect("connects");
+        let mut client = AggregatedDiscoveryServiceClient::connect(address)
+            .await
+            .expect("connects");
         let (requests, receiver) = mpsc::channel(16);
         for type_url in types {
             let request = DiscoveryRequest {
@@ -82,14 +91,23 @@ impl Sotw {
             };
             requests.send(request).await.expect("room");
         }
-        let responses = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await;
-        Self { requests, responses: responses.expect("a stream").into_inner() }
+        let responses = client
+            .stream_aggregated_resources(ReceiverStream::new(receiver))
+            .await;
+        Self {
+            requests,
+            responses: responses.expect("a stream").into_inner(),
+        }
     }
 
     /// The next answer within a time, acknowledged.
     async fn next(&mut self, within: Duration, error: Option<&str>) -> Option<DiscoveryResponse> {
-        let response = tokio::time::timeout(within, self.responses.message()).await.ok()?;
-        let response = response.expect("the stream goes on").expect("the stream goes on");
+        let response = tokio::time::timeout(within, self.responses.message())
+            .await
+            .ok()?;
+        let response = response
+            .expect("the stream goes on")
+            .expect("the stream goes on");
         let request = DiscoveryRequest {
             type_url: response.type_url.clone(),
             version_info: response.version_info.clone(),
@@ -107,8 +125,9 @@ impl Sotw {
 }
 
 async fn get(plane: &Plane, path: &str) -> String {
-    let mut stream =
-        tokio::net::TcpStream::connect(plane.plane.monitoring_addr).await.expect("connects");
+    let mut stream = tokio::net::TcpStream::connect(plane.plane.monitoring_addr)
+        .await
+        .expect("connects");
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("writes");
     let mut text = String::new();
@@ -123,23 +142,40 @@ async fn edits_reach_a_proxy_and_no_op_edits_do_not() {
     let plane = start(&[("mesh.yaml", SERVICE)]).await;
     let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
     let first = proxy.next(PATIENCE, None).await.expect("clusters");
-    assert_eq!(first.resources.len(), 4, "one service and three standing ones");
+    assert_eq!(
+        first.resources.len(),
+        4,
+        "one service and three standing ones"
+    );
 
     let annotated = SERVICE.replace("namespace: shop}", "namespace: shop, annotations: {a: b}}");
     write(plane.directory.path(), "mesh.yaml", &annotated);
-    assert!(proxy.next(QUIET, None).await.is_none(), "an annotation sends nothing");
+    assert!(
+        proxy.next(QUIET, None).await.is_none(),
+        "an annotation sends nothing"
+    );
 
     // A broken file harms nobody.
     write(plane.directory.path(), "broken.yaml", "kind: [");
     assert!(proxy.next(QUIET, None).await.is_none());
     let status = get(&plane, "/debug/status").await;
-    assert!(status.contains("broken.yaml") && status.contains("refused"), "{status}");
+    assert!(
+        status.contains("broken.yaml") && status.contains("refused"),
+        "{status}"
+    );
 
-    write(plane.directory.path(), "mesh.yaml", &SERVICE.replace("number: 80", "number: 81"));
+    write(
+        plane.directory.path(),
+        "mesh.yaml",
+        &SERVICE.replace("number: 80", "number: 81"),
+    );
     let second = proxy.next(PATIENCE, None).await.expect("an edit");
     assert_ne!(first.version_info, second.version_info);
     let pushes = get(&plane, "/debug/pushes").await;
-    assert!(pushes.contains(SIDECAR) && pushes.contains("CDS"), "{pushes}");
+    assert!(
+        pushes.contains(SIDECAR) && pushes.contains("CDS"),
+        "{pushes}"
+    );
     plane.drain.finish().await;
 }
 
@@ -157,7 +193,10 @@ async fn a_refused_resource_shows_on_its_objects() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(status.contains("no such thing") && status.contains(CLUSTER), "{status}");
+    assert!(
+        status.contains("no such thing") && status.contains(CLUSTER),
+        "{status}"
+    );
     let metrics = get(&plane, "/metrics").await;
     assert!(metrics.contains("pilot_total_xds_rejects 1"), "{metrics}");
     assert!(metrics.contains("pilot_services 1"), "{metrics}");
@@ -168,11 +207,20 @@ async fn a_refused_resource_shows_on_its_objects() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconnect_with_delta_resumes_without_resources() {
     let plane = start(&[("mesh.yaml", SERVICE)]).await;
-    let first = delta(&plane, std::collections::HashMap::new()).await.expect("clusters");
+    let first = delta(&plane, std::collections::HashMap::new())
+        .await
+        .expect("clusters");
     assert_eq!(first.resources.len(), 4);
-    let known = first.resources.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
+    let known = first
+        .resources
+        .iter()
+        .map(|r| (r.name.clone(), r.version.clone()))
+        .collect();
     let again = delta(&plane, known).await;
-    assert!(again.is_none_or(|r| r.resources.is_empty()), "nothing is sent twice");
+    assert!(
+        again.is_none_or(|r| r.resources.is_empty()),
+        "nothing is sent twice"
+    );
     plane.drain.finish().await;
 }
 
@@ -181,7 +229,9 @@ async fn delta(
     known: std::collections::HashMap<String, String>,
 ) -> Option<DeltaDiscoveryResponse> {
     let address = format!("http://{}", plane.plane.grpc_addr);
-    let mut client = AggregatedDiscoveryServiceClient::connect(address).await.expect("connects");
+    let mut client = AggregatedDiscoveryServiceClient::connect(address)
+        .await
+        .expect("connects");
     let (requests, receiver) = mpsc::channel(4);
     let request = DeltaDiscoveryRequest {
         node: node(SIDECAR),
@@ -195,7 +245,9 @@ async fn delta(
         .await
         .expect("a stream")
         .into_inner();
-    let response = tokio::time::timeout(QUIET, responses.message()).await.ok()?;
+    let response = tokio::time::timeout(QUIET, responses.message())
+        .await
+        .ok()?;
     response.expect("the stream goes on")
 }
 
@@ -204,7 +256,10 @@ async fn a_node_that_is_not_understood_is_told_why() {
     let plane = start(&[]).await;
     let mut proxy = Sotw::connect(&plane, "envoy-1", &[TypeUrl::CLUSTER]).await;
     let error = proxy.responses.message().await.expect_err("refused");
-    assert!(error.message().contains("type~ip~name.namespace~dnsDomain"), "{error}");
+    assert!(
+        error.message().contains("type~ip~name.namespace~dnsDomain"),
+        "{error}"
+    );
     plane.drain.finish().await;
 }
 
@@ -216,5 +271,11 @@ async fn a_drain_ends_streams_and_servers() {
     plane.drain.start();
     let ended = tokio::time::timeout(PATIENCE, plane.plane.finished()).await;
     assert!(ended.is_ok(), "the control plane ends");
-    assert!(proxy.responses.message().await.map_or(true, |m| m.is_none()));
+    assert!(
+        proxy
+            .responses
+            .message()
+            .await
+            .map_or(true, |m| m.is_none())
+    );
 }

@@ -111,14 +111,16 @@ impl<R: Recipe> Engine<R> {
 
     /// The value of a source as it was set last.
     pub fn source(&self, key: &R::Key) -> Option<&R::Value> {
-        self.slots.find(key).and_then(|id| self.slots.get(id).value.as_ref())
+        self.slots
+            .find(key)
+            .and_then(|id| self.slots.get(id).value.as_ref())
     }
 
     /// Keeps a derived node alive and computed, and returns its value. Pins are counted.
-    pub fn pin(&mut self, key: R::Key) -> R::Value {
-        debug_assert_ne!(R::rank(&key), 0, "{key:?} is a source and needs no pin");
+    pub fn pin(&mut self, key: &R::Key) -> R::Value {
+        debug_assert_ne!(R::rank(key), 0, "{key:?} is a source and needs no pin");
         self.settle_dirty();
-        let id = self.slots.intern(key.clone(), R::rank(&key));
+        let id = self.slots.intern(key.clone(), R::rank(key));
         let value = self.value_of(id);
         self.slots.get_mut(id).pins += 1;
         self.release_unread();
@@ -217,9 +219,14 @@ impl<R: Recipe> Engine<R> {
     fn recompute(&mut self, id: SlotId) {
         let key = self.slots.get(id).key.clone();
         let recipe = Arc::clone(&self.recipe);
-        let mut cx = Reads { engine: self, node: id, rank: R::rank(&key), reads: Vec::new() };
+        let mut cx = Reads {
+            engine: self,
+            node: id,
+            rank: R::rank(&key),
+            seen: Vec::new(),
+        };
         let value = recipe.compute(&key, &mut cx);
-        let mut reads = cx.reads;
+        let mut reads = cx.seen;
         reads.sort_unstable();
         reads.dedup();
         self.counters.computed += 1;
@@ -290,7 +297,11 @@ impl<R: Recipe> Engine<R> {
         }
         self.recompute(id);
         // `recompute` has just stored a value, or found the stored one to be the same.
-        self.slots.get(id).value.clone().expect("a computed node has a value")
+        self.slots
+            .get(id)
+            .value
+            .clone()
+            .expect("a computed node has a value")
     }
 }
 
@@ -299,7 +310,7 @@ pub struct Reads<'e, R: Recipe> {
     engine: &'e mut Engine<R>,
     node: SlotId,
     rank: u8,
-    reads: Vec<SlotId>,
+    seen: Vec<SlotId>,
 }
 
 impl<R: Recipe> Reads<'_, R> {
@@ -313,12 +324,16 @@ impl<R: Recipe> Reads<'_, R> {
     /// that miss is recorded too, so that setting it later wakes the reader.
     pub fn get(&mut self, key: &R::Key) -> Option<R::Value> {
         let rank = R::rank(key);
-        debug_assert!(rank < self.rank, "{key:?} has rank {rank}, its reader {}: a cycle", self.rank);
+        debug_assert!(
+            rank < self.rank,
+            "{key:?} has rank {rank}, its reader {}: a cycle",
+            self.rank
+        );
         let id = match self.engine.slots.find(key) {
             Some(id) => id,
             None => self.engine.slots.intern(key.clone(), rank),
         };
-        self.reads.push(id);
+        self.seen.push(id);
         if rank == 0 {
             return self.engine.slots.get(id).value.clone();
         }

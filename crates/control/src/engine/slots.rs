@@ -17,14 +17,18 @@ pub(super) struct Slot<K, V> {
 }
 
 pub(super) struct Slots<K, V> {
-    slots: Vec<Option<Slot<K, V>>>,
+    all: Vec<Option<Slot<K, V>>>,
     free: Vec<SlotId>,
     ids: HashMap<K, SlotId>,
 }
 
 impl<K: Clone + Eq + std::hash::Hash, V> Slots<K, V> {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), ids: HashMap::default() }
+        Self {
+            all: Vec::new(),
+            free: Vec::new(),
+            ids: HashMap::default(),
+        }
     }
 
     pub(super) fn find(&self, key: &K) -> Option<SlotId> {
@@ -46,12 +50,12 @@ impl<K: Clone + Eq + std::hash::Hash, V> Slots<K, V> {
             readers: HashSet::default(),
         };
         let id = if let Some(id) = self.free.pop() {
-            self.slots[id as usize] = Some(slot);
+            self.all[id as usize] = Some(slot);
             id
         } else {
             // Bounded by memory long before 2^32 slots.
-            let id = self.slots.len() as SlotId;
-            self.slots.push(Some(slot));
+            let id = self.all.len() as SlotId;
+            self.all.push(Some(slot));
             id
         };
         self.ids.insert(key, id);
@@ -59,7 +63,7 @@ impl<K: Clone + Eq + std::hash::Hash, V> Slots<K, V> {
     }
 
     pub(super) fn try_get(&self, id: SlotId) -> Option<&Slot<K, V>> {
-        self.slots.get(id as usize).and_then(Option::as_ref)
+        self.all.get(id as usize).and_then(Option::as_ref)
     }
 
     /// A slot that is known to be alive: an id that is held in `reads` or `readers` of a live
@@ -70,12 +74,14 @@ impl<K: Clone + Eq + std::hash::Hash, V> Slots<K, V> {
 
     pub(super) fn get_mut(&mut self, id: SlotId) -> &mut Slot<K, V> {
         // As in `get`.
-        self.slots[id as usize].as_mut().expect("a referenced slot is alive")
+        self.all[id as usize]
+            .as_mut()
+            .expect("a referenced slot is alive")
     }
 
     /// Frees a slot and returns what it had read.
     pub(super) fn release(&mut self, id: SlotId) -> Vec<SlotId> {
-        let Some(slot) = self.slots[id as usize].take() else {
+        let Some(slot) = self.all[id as usize].take() else {
             return Vec::new();
         };
         self.ids.remove(&slot.key);
@@ -88,6 +94,6 @@ impl<K: Clone + Eq + std::hash::Hash, V> Slots<K, V> {
     }
 
     pub(super) fn capacity(&self) -> usize {
-        self.slots.len()
+        self.all.len()
     }
 }

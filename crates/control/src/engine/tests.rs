@@ -34,7 +34,9 @@ impl Recipe for Sums {
     }
 
     fn compute(&self, key: &Key, cx: &mut Reads<'_, Self>) -> Value {
-        let Key::Node(rank, id) = *key else { unreachable!("only nodes are computed") };
+        let Key::Node(rank, id) = *key else {
+            unreachable!("only nodes are computed")
+        };
         let Some(Value::Wiring(keys)) = cx.get(&Key::Wiring(rank, id)) else {
             return Value::Number(0);
         };
@@ -92,7 +94,11 @@ fn wiring() -> impl Strategy<Value = (Key, Value)> {
         let read = prop_oneof![
             (0..6u8).prop_map(Key::Number),
             (1..=RANKS, 0..WIDTH).prop_map(move |(r, i)| {
-                if r < rank { Key::Node(r, i) } else { Key::Number(i) }
+                if r < rank {
+                    Key::Node(r, i)
+                } else {
+                    Key::Number(i)
+                }
             }),
         ];
         proptest::collection::vec(read, 0..5)
@@ -128,7 +134,7 @@ fn run(steps: Vec<Step>) {
             }
             Step::Pin(rank, id) => {
                 let key = Key::Node(rank, id);
-                let value = engine.pin(key);
+                let value = engine.pin(&key);
                 let entry = told.entry(key).or_insert((0, value.clone()));
                 *entry = (entry.0 + 1, value);
             }
@@ -144,7 +150,9 @@ fn run(steps: Vec<Step>) {
             }
             Step::Settle => {
                 for (key, value) in engine.settle() {
-                    told.get_mut(&key).expect("only pinned nodes are reported").1 = value;
+                    told.get_mut(&key)
+                        .expect("only pinned nodes are reported")
+                        .1 = value;
                 }
                 for (key, (_, value)) in &told {
                     assert_eq!(*value, Value::Number(from_scratch(&world, *key)), "{key:?}");
@@ -157,7 +165,11 @@ fn run(steps: Vec<Step>) {
             engine.unpin(&key);
         }
     }
-    assert_eq!(engine.len(), world.len(), "with nothing pinned only the sources are left");
+    assert_eq!(
+        engine.len(),
+        world.len(),
+        "with nothing pinned only the sources are left"
+    );
 }
 
 proptest! {
@@ -172,10 +184,14 @@ fn chain() -> Engine<Sums> {
     let mut engine = Engine::new(Sums);
     engine.set(Key::Number(0), Value::Number(8));
     for rank in 1..=4 {
-        let below = if rank == 1 { Key::Number(0) } else { Key::Node(rank - 1, 0) };
+        let below = if rank == 1 {
+            Key::Number(0)
+        } else {
+            Key::Node(rank - 1, 0)
+        };
         engine.set(Key::Wiring(rank, 0), Value::Wiring(vec![below]));
     }
-    engine.pin(Key::Node(4, 0));
+    engine.pin(&Key::Node(4, 0));
     engine.settle();
     engine
 }
@@ -204,7 +220,7 @@ fn an_equal_result_stops_the_change() {
 fn setting_what_was_missing_wakes_its_reader() {
     let mut engine = Engine::new(Sums);
     engine.set(Key::Wiring(1, 0), Value::Wiring(vec![Key::Number(5)]));
-    assert_eq!(engine.pin(Key::Node(1, 0)), Value::Number(1001));
+    assert_eq!(engine.pin(&Key::Node(1, 0)), Value::Number(1001));
     engine.set(Key::Number(5), Value::Number(4));
     assert_eq!(engine.settle(), vec![(Key::Node(1, 0), Value::Number(3))]);
 }
@@ -217,7 +233,10 @@ fn memory_is_flat_under_many_changes() {
         let id = (round % 200) as u8;
         let number = Key::Number(10 + (round % 97) as u8);
         engine.set(number, Value::Number(round));
-        engine.set(Key::Wiring(2, id), Value::Wiring(vec![number, Key::Node(1, 0)]));
+        engine.set(
+            Key::Wiring(2, id),
+            Value::Wiring(vec![number, Key::Node(1, 0)]),
+        );
         engine.set(Key::Wiring(4, 0), Value::Wiring(vec![Key::Node(2, id)]));
         engine.settle();
         engine.remove(&Key::Wiring(2, id));
@@ -227,6 +246,10 @@ fn memory_is_flat_under_many_changes() {
             peak_early = engine.capacity();
         }
     }
-    assert!(engine.capacity() <= peak_early, "{} > {peak_early}", engine.capacity());
+    assert!(
+        engine.capacity() <= peak_early,
+        "{} > {peak_early}",
+        engine.capacity()
+    );
     assert!(engine.counters().released > 90_000);
 }

@@ -1,5 +1,5 @@
 //! Outbound clusters of a service: one a port, one more a port and subset, in the shapes that
-//! istiod emits, with the policies of the DestinationRule that holds. Must never know routes,
+//! istiod emits, with the policies of the `DestinationRule` that holds. Must never know routes,
 //! listeners or proxies: the result is the same for everybody with the same rule.
 
 use std::collections::HashMap;
@@ -24,8 +24,9 @@ use crate::pb::cluster::v3::{
     },
 };
 use crate::pb::core::v3::{
-    BindConfig, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttp,
-    SocketAddress, TcpKeepalive, UpstreamHttpProtocolOptions, socket_address,
+    BindConfig, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions,
+    HttpProtocolOptions as CommonHttp, SocketAddress, TcpKeepalive, UpstreamHttpProtocolOptions,
+    socket_address,
 };
 use crate::pb::protobuf::Any;
 use crate::pb::types::Percent;
@@ -67,7 +68,9 @@ pub(crate) fn variants<'a>(
     ports.flat_map(move |port| {
         let subsets = rule.map_or(&[][..], |r| &r.subsets).iter().map(Some);
         std::iter::once(None).chain(subsets).map(move |subset| {
-            let settings = rule.map(|r| r.effective(subset, port.number)).unwrap_or_default();
+            let settings = rule
+                .map(|r| r.effective(subset, port.number))
+                .unwrap_or_default();
             (port, subset, settings)
         })
     })
@@ -178,7 +181,10 @@ fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
 }
 
 fn eds(name: &str) -> EdsClusterConfig {
-    EdsClusterConfig { eds_config: Some(pb::ads()), service_name: name.to_owned() }
+    EdsClusterConfig {
+        eds_config: Some(pb::ads()),
+        service_name: name.to_owned(),
+    }
 }
 
 /// Istio's default: no limit; Envoy's 1024 and 3 retries have hurt during rolling updates.
@@ -214,7 +220,9 @@ struct Http {
 }
 
 fn http2() -> UpstreamProtocolOptions {
-    explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()))
+    explicit(ProtocolConfig::Http2ProtocolOptions(
+        Http2ProtocolOptions::default(),
+    ))
 }
 
 fn explicit(config: ProtocolConfig) -> UpstreamProtocolOptions {
@@ -232,8 +240,9 @@ fn use_downstream() -> UpstreamProtocolOptions {
 }
 
 fn http_for(protocol: Protocol, pool: Option<&ConnectionPool>) -> Http {
-    let (upgrade, client) =
-        pool.map_or((H2Upgrade::Default, false), |p| (p.http.h2_upgrade, p.http.use_client_protocol));
+    let (upgrade, client) = pool.map_or((H2Upgrade::Default, false), |p| {
+        (p.http.h2_upgrade, p.http.use_client_protocol)
+    });
     let upstream = if client || (protocol.is_sniffed() && upgrade != H2Upgrade::Upgrade) {
         Some(use_downstream())
     } else if protocol.is_http2() || upgrade == H2Upgrade::Upgrade {
@@ -241,11 +250,16 @@ fn http_for(protocol: Protocol, pool: Option<&ConnectionPool>) -> Http {
     } else {
         None
     };
-    Http { upstream, ..Http::default() }
+    Http {
+        upstream,
+        ..Http::default()
+    }
 }
 
 fn apply_pool(cluster: &mut Cluster, http: &mut Http, pool: Option<&ConnectionPool>) {
-    let Some(ConnectionPool { tcp, http: limits }) = pool else { return };
+    let Some(ConnectionPool { tcp, http: limits }) = pool else {
+        return;
+    };
     let mut thresholds = unlimited();
     let set = |to: &mut Option<pb::protobuf::UInt32Value>, from: Option<u32>| {
         // Istio cannot tell zero from unset, and zero would mean "no traffic".
@@ -254,16 +268,22 @@ fn apply_pool(cluster: &mut Cluster, http: &mut Http, pool: Option<&ConnectionPo
         }
     };
     set(&mut thresholds.max_connections, tcp.max_connections);
-    set(&mut thresholds.max_pending_requests, limits.max_pending_requests);
+    set(
+        &mut thresholds.max_pending_requests,
+        limits.max_pending_requests,
+    );
     set(&mut thresholds.max_requests, limits.max_requests);
     set(&mut thresholds.max_retries, limits.max_retries);
-    cluster.circuit_breakers =
-        Some(CircuitBreakers { thresholds: vec![thresholds], ..CircuitBreakers::default() });
+    cluster.circuit_breakers = Some(CircuitBreakers {
+        thresholds: vec![thresholds],
+        ..CircuitBreakers::default()
+    });
     if let Some(timeout) = tcp.connect_timeout {
         cluster.connect_timeout = Some(duration(timeout));
     }
     if let Some(keepalive) = &tcp.keepalive {
-        let secs = |d: std::time::Duration| u32_value(u32::try_from(d.as_secs()).unwrap_or(u32::MAX));
+        let secs =
+            |d: std::time::Duration| u32_value(u32::try_from(d.as_secs()).unwrap_or(u32::MAX));
         cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
             tcp_keepalive: Some(TcpKeepalive {
                 keepalive_probes: keepalive.probes.and_then(u32_value),
@@ -297,8 +317,14 @@ fn apply_pool(cluster: &mut Cluster, http: &mut Http, pool: Option<&ConnectionPo
 
 fn apply_outlier(cluster: &mut Cluster, outlier: &OutlierDetection) {
     // A check that is set is enforced fully, and switched off by zero.
-    let enforce = |count: Option<u32>| count.map(|n| if n == 0 { 0 } else { 100 }).and_then(u32_value);
-    let local = outlier.consecutive_local_origin.filter(|n| outlier.split_local_origin && *n > 0);
+    let enforce = |count: Option<u32>| {
+        count
+            .map(|n| if n == 0 { 0 } else { 100 })
+            .and_then(u32_value)
+    };
+    let local = outlier
+        .consecutive_local_origin
+        .filter(|n| outlier.split_local_origin && *n > 0);
     cluster.outlier_detection = Some(PbOutlier {
         consecutive_5xx: outlier.consecutive_5xx.and_then(u32_value),
         enforcing_consecutive_5xx: enforce(outlier.consecutive_5xx),
@@ -306,7 +332,10 @@ fn apply_outlier(cluster: &mut Cluster, outlier: &OutlierDetection) {
         enforcing_consecutive_gateway_failure: enforce(outlier.consecutive_gateway),
         interval: outlier.interval.map(duration),
         base_ejection_time: outlier.base_ejection_time.map(duration),
-        max_ejection_percent: outlier.max_ejection_percent.filter(|p| *p > 0).and_then(u32_value),
+        max_ejection_percent: outlier
+            .max_ejection_percent
+            .filter(|p| *p > 0)
+            .and_then(u32_value),
         enforcing_success_rate: u32_value(0),
         split_external_local_origin_errors: outlier.split_local_origin,
         consecutive_local_origin_failure: local.and_then(u32_value),
@@ -319,7 +348,9 @@ fn apply_outlier(cluster: &mut Cluster, outlier: &OutlierDetection) {
     });
     if let Some(lb) = &mut cluster.common_lb_config {
         let percent = outlier.min_health_percent.unwrap_or(0);
-        lb.healthy_panic_threshold = Some(Percent { value: f64::from(percent) });
+        lb.healthy_panic_threshold = Some(Percent {
+            value: f64::from(percent),
+        });
     }
 }
 
@@ -333,16 +364,21 @@ fn apply_tls(
     let Some(client) = &settings.tls else { return };
     let h2 = matches!(
         &http.upstream,
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
-        }))
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
+            }
+        ))
     );
-    let Some(context) = tls::upstream(client, &service.subject_alt_names, h2) else { return };
+    let Some(context) = tls::upstream(client, &service.subject_alt_names, h2) else {
+        return;
+    };
     if context.sni.is_empty() && (protocol.is_http() || protocol.is_sniffed()) {
         // The name that the request asks for; for TCP there is none to take.
         http.auto = Some(UpstreamHttpProtocolOptions {
             auto_sni: true,
-            auto_san_validation: tls::verifies(client) && client.subject_alt_names.is_empty()
+            auto_san_validation: tls::verifies(client)
+                && client.subject_alt_names.is_empty()
                 && service.subject_alt_names.is_empty(),
             ..UpstreamHttpProtocolOptions::default()
         });
@@ -354,7 +390,11 @@ fn set_http(cluster: &mut Cluster, http: Http) {
     if http.upstream.is_none() && http.common.is_none() && http.auto.is_none() {
         return;
     }
-    let http1 = || explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()));
+    let http1 = || {
+        explicit(ProtocolConfig::HttpProtocolOptions(
+            Http1ProtocolOptions::default(),
+        ))
+    };
     let options = HttpProtocolOptions {
         common_http_protocol_options: http.common,
         upstream_http_protocol_options: http.auto,
@@ -389,14 +429,23 @@ pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
         });
         clusters.push(inbound);
     }
-    clusters.iter().map(|cluster| emit(cluster, None, &from)).collect()
+    clusters
+        .iter()
+        .map(|cluster| emit(cluster, None, &from))
+        .collect()
 }
 
 fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     let mut cluster = base(mesh, name, DiscoveryType::OriginalDst);
     cluster.alt_stat_name = String::new();
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
-    set_http(&mut cluster, Http { upstream: Some(use_downstream()), ..Http::default() });
+    set_http(
+        &mut cluster,
+        Http {
+            upstream: Some(use_downstream()),
+            ..Http::default()
+        },
+    );
     cluster
 }
 
@@ -456,7 +505,10 @@ pub(crate) fn for_grpc(service: &Service, rule: Option<&DestinationRule>) -> Vec
 
 /// gRPC clients know no timeout of the first fetch.
 pub(crate) fn grpc_ads() -> ConfigSource {
-    ConfigSource { initial_fetch_timeout: None, ..pb::ads() }
+    ConfigSource {
+        initial_fetch_timeout: None,
+        ..pb::ads()
+    }
 }
 
 /// The cluster that a destination means: its port, or that of a service with one port, or the
@@ -472,5 +524,9 @@ pub(crate) fn destination(
         [port] => Some(port.number),
         _ => None,
     });
-    names::outbound(port.or(only).unwrap_or(listener_port), subset.unwrap_or(""), host)
+    names::outbound(
+        port.or(only).unwrap_or(listener_port),
+        subset.unwrap_or(""),
+        host,
+    )
 }

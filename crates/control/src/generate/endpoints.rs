@@ -29,18 +29,27 @@ pub(crate) fn of_service(
 ) -> Vec<Emitted> {
     let all = endpoints.map_or(&[][..], |e| &e.endpoints);
     // Names are for the proxy to resolve, and EDS clusters do not.
-    let list: Vec<Endpoint> =
-        all.iter().filter(|e| !matches!(e.address, EndpointAddress::Dns(_))).cloned().collect();
+    let list: Vec<Endpoint> = all
+        .iter()
+        .filter(|e| !matches!(e.address, EndpointAddress::Dns(_)))
+        .cloned()
+        .collect();
     let objects = list.iter().map(|e| e.origin.clone()).take(MAX_ORIGINS);
     let from = origins(objects.chain(clusters::origins_of(service, rule).iter().cloned()));
     clusters::variants(service, rule)
         .filter(|(.., settings)| clusters::by_eds(service, settings))
         .map(|(port, subset, _)| {
-            let name =
-                names::outbound(port.number, subset.map_or("", |s| &*s.name), &service.hostname);
+            let name = names::outbound(
+                port.number,
+                subset.map_or("", |s| &*s.name),
+                &service.hostname,
+            );
             let assignment = assignment(&name, &list, port.number, subset);
-            let resource =
-                Resource::new(&TypeUrl::ENDPOINT, name.as_str(), assignment.encode_to_vec());
+            let resource = Resource::new(
+                &TypeUrl::ENDPOINT,
+                name.as_str(),
+                assignment.encode_to_vec(),
+            );
             Emitted::new(resource, from.clone())
         })
         .collect()
@@ -59,7 +68,9 @@ pub(crate) fn assignment(
     let mut localities: BTreeMap<&Locality, Vec<LbEndpoint>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for endpoint in endpoints {
-        let Some(target) = endpoint.ports.get(&port) else { continue };
+        let Some(target) = endpoint.ports.get(&port) else {
+            continue;
+        };
         let chosen = subset.is_none_or(|s| s.labels.selects(&endpoint.labels));
         let serves = endpoint.health == Health::Healthy && endpoint.weight.0 > 0;
         if chosen && serves && seen.insert((&endpoint.address, target)) {
@@ -112,7 +123,11 @@ fn lb_endpoint(endpoint: &Endpoint, port: PortNumber) -> LbEndpoint {
 
 /// How many endpoints there are.
 pub(crate) fn count(assignment: &ClusterLoadAssignment) -> usize {
-    assignment.endpoints.iter().map(|l| l.lb_endpoints.len()).sum()
+    assignment
+        .endpoints
+        .iter()
+        .map(|l| l.lb_endpoints.len())
+        .sum()
 }
 
 /// An assignment of one address.

@@ -60,8 +60,11 @@ pub(crate) fn merge(
                 continue;
             }
             if !is_plain {
-                let hosts: Vec<_> =
-                    server.hosts.iter().map(|h| (bound, key.1.clone(), h.host.to_string())).collect();
+                let hosts: Vec<_> = server
+                    .hosts
+                    .iter()
+                    .map(|h| (bound, key.1.clone(), h.host.to_string()))
+                    .collect();
                 if hosts.iter().any(|h| taken.contains(h)) {
                     continue;
                 }
@@ -72,8 +75,14 @@ pub(crate) fn merge(
                 bind: key.1.clone(),
                 routes: BTreeMap::new(),
             });
-            let bound_server = BoundServer { gateway: Arc::clone(gateway), index };
-            port.routes.entry(route_name(gateway, server, bound)).or_default().push(bound_server);
+            let bound_server = BoundServer {
+                gateway: Arc::clone(gateway),
+                index,
+            };
+            port.routes
+                .entry(route_name(gateway, server, bound))
+                .or_default()
+                .push(bound_server);
         }
     }
     ports
@@ -82,10 +91,18 @@ pub(crate) fn merge(
 /// `http.<port>`, or `https.<port>.<portName>.<gateway>.<ns>`.
 fn route_name(gateway: &Gateway, server: &GatewayServer, bound: u16) -> Arc<str> {
     let origin = &gateway.meta.origin;
-    let bind = server.bind.as_ref().map(|b| format!(".{b}")).unwrap_or_default();
+    let bind = server
+        .bind
+        .as_ref()
+        .map(|b| format!(".{b}"))
+        .unwrap_or_default();
     if server.tls.is_some() {
         let (port, port_name) = (server.port, &server.port_name);
-        format!("https.{port}.{port_name}.{}.{}{bind}", origin.name, origin.namespace).into()
+        format!(
+            "https.{port}.{port_name}.{}.{}{bind}",
+            origin.name, origin.namespace
+        )
+        .into()
     } else {
         format!("http.{bound}{bind}").into()
     }
@@ -99,8 +116,14 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
     let mut chains = Vec::new();
     let mut needs_tls = false;
     for (route, servers) in &port.routes {
-        let manager =
-            || http::manager(mesh, Side::Gateway, &stat_prefix, Routes::Rds(Arc::clone(route)));
+        let manager = || {
+            http::manager(
+                mesh,
+                Side::Gateway,
+                &stat_prefix,
+                Routes::Rds(Arc::clone(route)),
+            )
+        };
         match servers.first().map(BoundServer::server) {
             Some(GatewayServer { tls: Some(_), .. }) => {
                 for server in servers {
@@ -108,7 +131,10 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
                     chains.extend(tls_chain(server.server(), manager()));
                 }
             }
-            _ => chains.push(FilterChain { filters: vec![manager()], ..FilterChain::default() }),
+            _ => chains.push(FilterChain {
+                filters: vec![manager()],
+                ..FilterChain::default()
+            }),
         }
     }
     let inspector = needs_tls.then(|| {
@@ -125,7 +151,11 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };
-    let gateways = port.routes.values().flatten().map(|s| s.gateway.meta.origin.clone());
+    let gateways = port
+        .routes
+        .values()
+        .flatten()
+        .map(|s| s.gateway.meta.origin.clone());
     let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
         .with_links(port.routes.keys().cloned());
     Emitted::new(resource, origins(gateways))
@@ -133,14 +163,19 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
 
 fn tls_chain(server: &GatewayServer, manager: pb::listener::v3::Filter) -> Option<FilterChain> {
     let context = tls::downstream(server.tls.as_ref()?);
-    let hosts = server.hosts.iter().filter(|h| h.scope != HostScope::Nothing);
+    let hosts = server
+        .hosts
+        .iter()
+        .filter(|h| h.scope != HostScope::Nothing);
     let all = hosts.clone().any(|h| h.host.as_str() == "*");
     let mut names: Vec<String> = hosts.map(|h| h.host.to_string()).collect();
     names.sort();
     names.dedup();
     Some(FilterChain {
-        filter_chain_match: (!all)
-            .then(|| FilterChainMatch { server_names: names, ..FilterChainMatch::default() }),
+        filter_chain_match: (!all).then(|| FilterChainMatch {
+            server_names: names,
+            ..FilterChainMatch::default()
+        }),
         filters: vec![manager],
         transport_socket: Some(pb::transport_socket(&context)),
         transport_socket_connect_timeout: pb::seconds(15),

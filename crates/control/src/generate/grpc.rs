@@ -14,13 +14,24 @@ use crate::pb::listener::v3::{ApiListener, Listener};
 pub(crate) fn listeners(service: &Service, dns_domain: &str) -> Vec<Emitted> {
     let host = service.hostname.as_str();
     let mut hosts = vec![host.to_owned()];
-    hosts.extend(names::alternatives(host, dns_domain).into_iter().filter(|n| !n.ends_with('.')));
-    let served: Vec<&ServicePort> =
-        service.ports.iter().filter(|p| p.protocol.is_http() || p.protocol.is_sniffed() || p.protocol.is_tcp()).collect();
+    hosts.extend(
+        names::alternatives(host, dns_domain)
+            .into_iter()
+            .filter(|n| !n.ends_with('.')),
+    );
+    let served: Vec<&ServicePort> = service
+        .ports
+        .iter()
+        .filter(|p| p.protocol.is_http() || p.protocol.is_sniffed() || p.protocol.is_tcp())
+        .collect();
     let mut out = Vec::new();
     for port in &served {
         for host in &hosts {
-            out.push(listener(service, port, names::host_port(host, port.number.get())));
+            out.push(listener(
+                service,
+                port,
+                names::host_port(host, port.number.get()),
+            ));
             if served.len() == 1 {
                 out.push(listener(service, port, host.clone()));
             }
@@ -33,10 +44,12 @@ fn listener(service: &Service, port: &ServicePort, name: String) -> Emitted {
     let route = names::outbound(port.number, "", &service.hostname);
     let message = Listener {
         name: name.clone(),
-        api_listener: Some(ApiListener { api_listener: Some(http::grpc_manager(&route)) }),
+        api_listener: Some(ApiListener {
+            api_listener: Some(http::grpc_manager(&route)),
+        }),
         ..Listener::default()
     };
-    let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
-        .with_links([route.into()]);
+    let resource =
+        Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec()).with_links([route.into()]);
     Emitted::new(resource, origins([service.origin.clone()]))
 }

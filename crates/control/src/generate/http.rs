@@ -39,7 +39,7 @@ pub(crate) enum Routes {
     /// By name, from the control plane.
     Rds(Arc<str>),
     /// Here.
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
 }
 
 /// Which side of which proxy a connection manager serves.
@@ -53,7 +53,12 @@ pub(crate) enum Side {
 }
 
 /// The connection manager filter.
-pub(crate) fn manager(mesh: &MeshSettings, side: Side, stat_prefix: &str, routes: Routes) -> Filter {
+pub(crate) fn manager(
+    mesh: &MeshSettings,
+    side: Side,
+    stat_prefix: &str,
+    routes: Routes,
+) -> Filter {
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
         stat_prefix: format!("{stat_prefix};"),
@@ -62,7 +67,7 @@ pub(crate) fn manager(mesh: &MeshSettings, side: Side, stat_prefix: &str, routes
                 config_source: Some(pb::ads()),
                 route_config_name: name.to_string(),
             }),
-            Routes::Inline(routes) => RouteSpecifier::RouteConfig(routes),
+            Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
         http_filters: http_filters(),
         use_remote_address: bool_value(side == Side::Gateway),
@@ -126,7 +131,10 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
         })),
         ..HttpConnectionManager::default()
     };
-    Any { type_url: HttpConnectionManager::type_url(), value: prost::Message::encode_to_vec(&manager) }
+    Any {
+        type_url: HttpConnectionManager::type_url(),
+        value: prost::Message::encode_to_vec(&manager),
+    }
 }
 
 /// A filter that forwards bytes to one cluster.
@@ -146,14 +154,14 @@ pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, idle: Option<std::time::Du
 fn access_log(mesh: &MeshSettings) -> Option<AccessLog> {
     let path = mesh.access_log_file.as_deref()?;
     let format = match (mesh.access_log_encoding, mesh.access_log_format.as_deref()) {
-        (AccessLogEncoding::Text, format) => Some(text_format(format.unwrap_or(TEXT_FORMAT))),
+        (AccessLogEncoding::Text, format) => text_format(format.unwrap_or(TEXT_FORMAT)),
         (AccessLogEncoding::Json, format) => json_format(format),
     };
     Some(AccessLog {
         name: "envoy.access_loggers.file".to_owned(),
         config_type: Some(access_log::ConfigType::TypedConfig(any(&FileAccessLog {
             path: path.to_owned(),
-            access_log_format: format.map(AccessLogFormat::LogFormat),
+            access_log_format: Some(AccessLogFormat::LogFormat(format)),
         }))),
         ..AccessLog::default()
     })
@@ -168,10 +176,14 @@ fn text_format(format: &str) -> SubstitutionFormatString {
 
 /// A JSON line as a text with placeholders: a `Struct` has no order, and equal settings must give
 /// equal bytes.
-fn json_format(format: Option<&str>) -> Option<SubstitutionFormatString> {
+fn json_format(format: Option<&str>) -> SubstitutionFormatString {
     let text = format.map_or_else(default_json, str::to_owned);
-    let line = if text.ends_with('\n') { text } else { format!("{text}\n") };
-    Some(text_format(&line))
+    let line = if text.ends_with('\n') {
+        text
+    } else {
+        format!("{text}\n")
+    };
+    text_format(&line)
 }
 
 fn default_json() -> String {
@@ -194,6 +206,9 @@ fn default_json() -> String {
         ("upstream_host", "%UPSTREAM_HOST%"),
         ("user_agent", "%REQ(USER-AGENT)%"),
     ];
-    let body: Vec<String> = fields.iter().map(|(k, v)| format!("\"{k}\":\"{v}\"")).collect();
+    let body: Vec<String> = fields
+        .iter()
+        .map(|(k, v)| format!("\"{k}\":\"{v}\""))
+        .collect();
     format!("{{{}}}", body.join(","))
 }

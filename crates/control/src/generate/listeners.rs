@@ -27,7 +27,12 @@ pub(crate) enum Chain {
     /// Routes requests by this route configuration. `sniffed`: only if the first bytes are HTTP.
     Http { route: Arc<str>, sniffed: bool },
     /// Forwards bytes to a cluster, perhaps only for some addresses or server names.
-    Tcp { cluster: Arc<str>, range: Option<AddressRange>, sni: Option<Arc<str>>, idle: Option<Duration> },
+    Tcp {
+        cluster: Arc<str>,
+        range: Option<AddressRange>,
+        sni: Option<Arc<str>>,
+        idle: Option<Duration>,
+    },
 }
 
 /// An outbound listener before it is written.
@@ -61,13 +66,26 @@ pub(crate) fn outbound(
                 let filter = http::manager(mesh, Side::Outbound, &stat_prefix, rds);
                 (sniffed.then(plain_http), filter)
             }
-            Chain::Tcp { cluster, range, sni, idle } => {
+            Chain::Tcp {
+                cluster,
+                range,
+                sni,
+                idle,
+            } => {
                 sniff_tls |= sni.is_some();
-                (tcp_match(*range, sni.as_deref()), http::tcp(mesh, cluster, *idle))
+                (
+                    tcp_match(*range, sni.as_deref()),
+                    http::tcp(mesh, cluster, *idle),
+                )
             }
         };
         match condition {
-            None => default = Some(FilterChain { filters: vec![filter], ..Default::default() }),
+            None => {
+                default = Some(FilterChain {
+                    filters: vec![filter],
+                    ..Default::default()
+                });
+            }
             Some(condition) => chains.push(FilterChain {
                 filter_chain_match: Some(condition),
                 filters: vec![filter],
@@ -95,15 +113,22 @@ pub(crate) fn outbound(
         listener_filters_timeout: seconds(0),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Outbound as i32,
-        bind_to_port: if listener.bind_to_port { None } else { bool_value(false) },
+        bind_to_port: if listener.bind_to_port {
+            None
+        } else {
+            bool_value(false)
+        },
         ..Listener::default()
     };
     emit(&message, links, &listener.origins)
 }
 
 fn emit(message: &Listener, links: Vec<Arc<str>>, origins: &Origins) -> Emitted {
-    let resource =
-        Resource::new(&TypeUrl::LISTENER, message.name.as_str(), message.encode_to_vec());
+    let resource = Resource::new(
+        &TypeUrl::LISTENER,
+        message.name.as_str(),
+        message.encode_to_vec(),
+    );
     Emitted::new(resource.with_links(links), Origins::clone(origins))
 }
 
@@ -134,7 +159,10 @@ fn plain_http() -> FilterChainMatch {
 
 fn tcp_match(range: Option<AddressRange>, sni: Option<&str>) -> Option<FilterChainMatch> {
     (range.is_some() || sni.is_some()).then(|| FilterChainMatch {
-        prefix_ranges: range.map(|r| cidr(r.ip, r.prefix_len)).into_iter().collect(),
+        prefix_ranges: range
+            .map(|r| cidr(r.ip, r.prefix_len))
+            .into_iter()
+            .collect(),
         server_names: sni.map(str::to_owned).into_iter().collect(),
         ..FilterChainMatch::default()
     })
@@ -162,7 +190,9 @@ pub(crate) fn virtual_outbound(
         name: "virtualOutbound".to_owned(),
         address: Some(address(wildcard, port)),
         use_original_dst: bool_value(true),
-        transparent: (interception == Interception::Tproxy).then(|| bool_value(true)).flatten(),
+        transparent: (interception == Interception::Tproxy)
+            .then(|| bool_value(true))
+            .flatten(),
         filter_chains: vec![
             // A connection to this very port would loop.
             own_port_chain(mesh, "virtualOutbound-blackhole", port),
@@ -200,7 +230,10 @@ pub(crate) fn http_proxy(mesh: &MeshSettings, v6: bool, port: u16, origins: &Ori
     let message = Listener {
         name,
         address: Some(address(bind, port)),
-        filter_chains: vec![FilterChain { filters: vec![manager], ..FilterChain::default() }],
+        filter_chains: vec![FilterChain {
+            filters: vec![manager],
+            ..FilterChain::default()
+        }],
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };
@@ -223,9 +256,20 @@ fn inbound_chains(mesh: &MeshSettings, inbound: &InboundPort, by_port: bool) -> 
     let cluster = names::inbound(inbound.port);
     let prefix = format!("inbound_{}", names::listener("0.0.0.0", inbound.port));
     let condition = |sniffed: bool| {
-        let base = if sniffed { plain_http() } else { FilterChainMatch::default() };
-        let destination_port = if by_port { u32_value(inbound.port.into()) } else { None };
-        FilterChainMatch { destination_port, ..base }
+        let base = if sniffed {
+            plain_http()
+        } else {
+            FilterChainMatch::default()
+        };
+        let destination_port = if by_port {
+            u32_value(inbound.port.into())
+        } else {
+            None
+        };
+        FilterChainMatch {
+            destination_port,
+            ..base
+        }
     };
     let http = |sniffed: bool| FilterChain {
         filter_chain_match: Some(condition(sniffed)),
@@ -233,7 +277,7 @@ fn inbound_chains(mesh: &MeshSettings, inbound: &InboundPort, by_port: bool) -> 
             mesh,
             Side::Inbound,
             &prefix,
-            Routes::Inline(inbound_routes(&cluster, inbound)),
+            Routes::Inline(Box::new(inbound_routes(&cluster, inbound))),
         )],
         name: format!("{}_http", names::listener("0.0.0.0", inbound.port)),
         ..FilterChain::default()
@@ -292,7 +336,10 @@ pub(crate) fn virtual_inbound(
             mesh,
             Side::Inbound,
             names::INBOUND_PASSTHROUGH,
-            Routes::Inline(inbound_routes(names::INBOUND_PASSTHROUGH, &unknown)),
+            Routes::Inline(Box::new(inbound_routes(
+                names::INBOUND_PASSTHROUGH,
+                &unknown,
+            ))),
         )],
         ..FilterChain::default()
     });
@@ -315,7 +362,9 @@ pub(crate) fn virtual_inbound(
         listener_filters_timeout: seconds(0),
         continue_on_listener_filters_timeout: true,
         use_original_dst: bool_value(false),
-        transparent: (interception == Interception::Tproxy).then(|| bool_value(true)).flatten(),
+        transparent: (interception == Interception::Tproxy)
+            .then(|| bool_value(true))
+            .flatten(),
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()
     };
@@ -334,7 +383,10 @@ pub(crate) fn bound_inbound(
     let mut chains = inbound_chains(mesh, inbound, false);
     let mut default = None;
     if sniffed {
-        default = chains.pop().map(|c| FilterChain { filter_chain_match: None, ..c });
+        default = chains.pop().map(|c| FilterChain {
+            filter_chain_match: None,
+            ..c
+        });
     } else {
         for chain in &mut chains {
             chain.filter_chain_match = None;

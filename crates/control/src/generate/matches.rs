@@ -13,36 +13,54 @@ use crate::pb::{bool_value, regex};
 pub(crate) fn route(condition: Option<&HttpMatch>) -> RouteMatch {
     let everything = PathSpecifier::Prefix("/".to_owned());
     let Some(condition) = condition else {
-        return RouteMatch { path_specifier: Some(everything), ..RouteMatch::default() };
+        return RouteMatch {
+            path_specifier: Some(everything),
+            ..RouteMatch::default()
+        };
     };
-    let mut headers: Vec<HeaderMatcher> =
-        condition.headers.iter().map(|(name, m)| header(name, m)).collect();
-    headers.extend(condition.without_headers.iter().map(|(name, m)| HeaderMatcher {
-        invert_match: true,
-        // A header that is not there does not have the value.
-        treat_missing_header_as_empty: *m != StringMatch::Present,
-        ..header(name, m)
-    }));
+    let mut headers: Vec<HeaderMatcher> = condition
+        .headers
+        .iter()
+        .map(|(name, m)| header(name, m))
+        .collect();
+    headers.extend(
+        condition
+            .without_headers
+            .iter()
+            .map(|(name, m)| HeaderMatcher {
+                invert_match: true,
+                // A header that is not there does not have the value.
+                treat_missing_header_as_empty: *m != StringMatch::Present,
+                ..header(name, m)
+            }),
+    );
     headers.sort_by(|a, b| a.name.cmp(&b.name));
     let pseudo = [
         (":method", &condition.method),
         (":authority", &condition.authority),
         (":scheme", &condition.scheme),
     ];
-    headers.extend(pseudo.into_iter().filter_map(|(n, m)| Some(header(n, m.as_ref()?))));
+    headers.extend(
+        pseudo
+            .into_iter()
+            .filter_map(|(n, m)| Some(header(n, m.as_ref()?))),
+    );
     let path = match &condition.uri {
         Some(StringMatch::Exact(path)) => PathSpecifier::Path(path.to_string()),
         Some(StringMatch::Prefix(prefix)) => PathSpecifier::Prefix(prefix.to_string()),
         Some(StringMatch::Regex(pattern)) => PathSpecifier::SafeRegex(regex(pattern)),
         Some(StringMatch::Present) | None => everything,
     };
-    let query = condition.query_params.iter().map(|(name, m)| QueryParameterMatcher {
-        name: name.to_string(),
-        query_parameter_match_specifier: Some(match string(m) {
-            Some(matcher) => QueryParameterMatchSpecifier::StringMatch(matcher),
-            None => QueryParameterMatchSpecifier::PresentMatch(true),
-        }),
-    });
+    let query = condition
+        .query_params
+        .iter()
+        .map(|(name, m)| QueryParameterMatcher {
+            name: name.to_string(),
+            query_parameter_match_specifier: Some(match string(m) {
+                Some(matcher) => QueryParameterMatchSpecifier::StringMatch(matcher),
+                None => QueryParameterMatchSpecifier::PresentMatch(true),
+            }),
+        });
     RouteMatch {
         path_specifier: Some(path),
         case_sensitive: bool_value(!condition.ignore_uri_case),
@@ -70,7 +88,10 @@ fn string(condition: &StringMatch) -> Option<StringMatcher> {
         StringMatch::Regex(text) => MatchPattern::SafeRegex(regex(text)),
         StringMatch::Present => return None,
     };
-    Some(StringMatcher { match_pattern: Some(pattern), ..StringMatcher::default() })
+    Some(StringMatcher {
+        match_pattern: Some(pattern),
+        ..StringMatcher::default()
+    })
 }
 
 /// Whether nothing after this route can be reached.

@@ -47,12 +47,19 @@ enum Kind {
 
 impl Value {
     fn text(text: &str) -> Self {
-        Self { kind: Some(Kind::Text(text.to_owned())) }
+        Self {
+            kind: Some(Kind::Text(text.to_owned())),
+        }
     }
 }
 
 fn strings<const N: usize>(pairs: [(&str, &str); N]) -> Struct {
-    Struct { fields: pairs.into_iter().map(|(k, v)| (k.to_owned(), Value::text(v))).collect() }
+    Struct {
+        fields: pairs
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), Value::text(v)))
+            .collect(),
+    }
 }
 
 /// A service as the metadata of a cluster names it.
@@ -79,19 +86,31 @@ pub(crate) fn istio(
         let values = services
             .iter()
             .map(|s| {
-                let fields =
-                    strings([("host", s.host), ("name", s.name), ("namespace", s.namespace)]);
-                Value { kind: Some(Kind::Struct(fields)) }
+                let fields = strings([
+                    ("host", s.host),
+                    ("name", s.name),
+                    ("namespace", s.namespace),
+                ]);
+                Value {
+                    kind: Some(Kind::Struct(fields)),
+                }
             })
             .collect();
-        let list = Value { kind: Some(Kind::List(List { values })) };
+        let list = Value {
+            kind: Some(Kind::List(List { values })),
+        };
         fields.insert("services".to_owned(), list);
     }
     if fields.is_empty() {
         return None;
     }
     let entry = ("istio".to_owned(), Struct { fields });
-    Some(Metadata { filter_metadata: [entry].into() }.encode_to_vec())
+    Some(
+        Metadata {
+            filter_metadata: [entry].into(),
+        }
+        .encode_to_vec(),
+    )
 }
 
 #[cfg(test)]
@@ -102,14 +121,31 @@ mod tests {
 
     #[test]
     fn reads_as_envoys_metadata() {
-        let services = [ServiceName { host: "a.b", name: "a", namespace: "b" }];
+        let services = [ServiceName {
+            host: "a.b",
+            name: "a",
+            namespace: "b",
+        }];
         let bytes = istio(Some("/apis/x"), &services, Some("v1")).expect("not empty");
         let metadata = core::v3::Metadata::decode(&bytes[..]).expect("valid bytes");
         let istio = &metadata.filter_metadata["istio"].fields;
-        assert_eq!(istio["config"].kind, Some(PbKind::StringValue("/apis/x".to_owned())));
-        assert_eq!(istio["subset"].kind, Some(PbKind::StringValue("v1".to_owned())));
-        let Some(PbKind::ListValue(list)) = &istio["services"].kind else { panic!("a list") };
-        let Some(PbKind::StructValue(service)) = &list.values[0].kind else { panic!("a struct") };
-        assert_eq!(service.fields["host"].kind, Some(PbKind::StringValue("a.b".to_owned())));
+        assert_eq!(
+            istio["config"].kind,
+            Some(PbKind::StringValue("/apis/x".to_owned()))
+        );
+        assert_eq!(
+            istio["subset"].kind,
+            Some(PbKind::StringValue("v1".to_owned()))
+        );
+        let Some(PbKind::ListValue(list)) = &istio["services"].kind else {
+            panic!("a list")
+        };
+        let Some(PbKind::StructValue(service)) = &list.values[0].kind else {
+            panic!("a struct")
+        };
+        assert_eq!(
+            service.fields["host"].kind,
+            Some(PbKind::StringValue("a.b".to_owned()))
+        );
     }
 }

@@ -34,7 +34,11 @@ pub(crate) fn host_port(host: &str, port: u16) -> String {
 
 /// A domain of a virtual host: brackets around an IPv6 address.
 pub(crate) fn domain(host: &str) -> String {
-    if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() }
+    if host.parse::<std::net::Ipv6Addr>().is_ok() {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
 }
 
 /// `<ip>_<port>`.
@@ -85,18 +89,33 @@ mod tests {
         let host = "reviews.shop.svc.cluster.local";
         assert_eq!(
             alternatives(host, "shop.svc.cluster.local"),
-            ["reviews.shop.svc.cluster.local.", "reviews", "reviews.shop", "reviews.shop.svc"]
+            [
+                "reviews.shop.svc.cluster.local.",
+                "reviews",
+                "reviews.shop",
+                "reviews.shop.svc"
+            ]
         );
         assert_eq!(
             alternatives(host, "other.svc.cluster.local"),
-            ["reviews.shop.svc.cluster.local.", "reviews.shop", "reviews.shop.svc"]
+            [
+                "reviews.shop.svc.cluster.local.",
+                "reviews.shop",
+                "reviews.shop.svc"
+            ]
         );
-        assert_eq!(alternatives("example.com", "a.svc.cluster.local"), ["example.com."]);
+        assert_eq!(
+            alternatives("example.com", "a.svc.cluster.local"),
+            ["example.com."]
+        );
         assert_eq!(
             alternatives("foo.local.campus.net", "local.campus.net"),
             ["foo.local.campus.net.", "foo"]
         );
-        assert_eq!(alternatives("foo.campus.net", "local.campus.net"), ["foo.campus.net."]);
+        assert_eq!(
+            alternatives("foo.campus.net", "local.campus.net"),
+            ["foo.campus.net."]
+        );
         assert_eq!(alternatives("foo.com", ""), ["foo.com."]);
         assert!(alternatives("10.0.0.1", "a.svc.cluster.local").is_empty());
     }

@@ -1,4 +1,4 @@
-//! Routes of a VirtualService for one kind of reader, and the default route of a service without
+//! Routes of a `VirtualService` for one kind of reader, and the default route of a service without
 //! one. Must never know which virtual hosts they end up in.
 
 use std::sync::Arc;
@@ -22,12 +22,14 @@ use crate::pb::fault::{FaultAbort, HttpFault, fault_abort::ErrorType};
 use crate::pb::matcher::RegexMatchAndSubstitute;
 use crate::pb::previous_hosts::PreviousHostsPredicate;
 use crate::pb::route::v3::{
-    Decorator, DirectResponseAction, RedirectAction, RetryPolicy as PbRetry, Route, RouteAction,
-    WeightedCluster,
+    Decorator, DirectResponseAction, NonForwardingAction, RedirectAction, RetryPolicy as PbRetry,
+    Route, RouteAction, WeightedCluster,
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
     retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate},
     route::Action,
-    route_action::{ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy},
+    route_action::{
+        ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy,
+    },
     weighted_cluster::{ClusterWeight, cluster_weight},
 };
 use crate::pb::types::{FractionalPercent, fractional_percent::DenominatorType};
@@ -76,12 +78,17 @@ pub(crate) fn of_rule(
         let conditions: Vec<Option<&HttpMatch>> = if http.matches.is_empty() {
             vec![None]
         } else {
-            http.matches.iter().filter(|m| concerns(m, reader)).map(Some).collect()
+            http.matches
+                .iter()
+                .filter(|m| concerns(m, reader))
+                .map(Some)
+                .collect()
         };
         for condition in conditions {
             let route = route(rule, http, condition, reader, lookup);
             out.catch_all = route.r#match.as_ref().is_some_and(matches::is_catch_all);
-            out.routes.push(encode(&route, http.fault.as_ref(), metadata.as_deref()));
+            out.routes
+                .push(encode(&route, http.fault.as_ref(), metadata.as_deref()));
             if out.catch_all {
                 return out;
             }
@@ -99,7 +106,10 @@ fn concerns(condition: &HttpMatch, reader: &Reader<'_>) -> bool {
         return condition.gateways.contains(reader.gateway);
     }
     condition.source_labels.selects(reader.labels)
-        && condition.source_namespace.as_ref().is_none_or(|ns| ns == reader.namespace)
+        && condition
+            .source_namespace
+            .as_ref()
+            .is_none_or(|ns| ns == reader.namespace)
 }
 
 fn encode(route: &Route, fault: Option<&Fault>, metadata: Option<&[u8]>) -> Bytes {
@@ -108,7 +118,12 @@ fn encode(route: &Route, fault: Option<&Fault>, metadata: Option<&[u8]>) -> Byte
         put_field(&mut body, metadata::ROUTE_METADATA, metadata);
     }
     if let Some(fault) = fault.and_then(translate_fault) {
-        put_map_entry(&mut body, PER_FILTER, FAULT_FILTER, &any(&fault).encode_to_vec());
+        put_map_entry(
+            &mut body,
+            PER_FILTER,
+            FAULT_FILTER,
+            &any(&fault).encode_to_vec(),
+        );
     }
     body.into()
 }
@@ -135,16 +150,31 @@ fn route(
         ..Route::default()
     };
     let action = match &http.action {
+        // gRPC clients only forward; a form they know keeps them from refusing all other routes.
+        HttpAction::Redirect(_) | HttpAction::Respond(_) if reader.grpc => {
+            Action::NonForwardingAction(NonForwardingAction {})
+        }
         HttpAction::Redirect(redirect) => Action::Redirect(translate_redirect(redirect, reader)),
         HttpAction::Respond(respond) => Action::DirectResponse(translate_response(respond)),
         HttpAction::Forward(destinations) => {
-            let forward =
-                forward(http, destinations, headers.authority, reader, lookup, &mut route);
+            let forward = forward(
+                http,
+                destinations,
+                headers.authority,
+                reader,
+                lookup,
+                &mut route,
+            );
             Action::Route(forward)
         }
     };
     route.decorator = Some(Decorator {
-        operation: operation(&action, route.r#match.as_ref(), &rule.meta.origin.name, reader.port),
+        operation: operation(
+            &action,
+            route.r#match.as_ref(),
+            &rule.meta.origin.name,
+            reader.port,
+        ),
         ..Decorator::default()
     });
     route.action = Some(action);
@@ -188,7 +218,13 @@ fn forward(
 ) -> RouteAction {
     let mut cluster_of = |d: &Destination| {
         let service = lookup(&d.host);
-        clusters::destination(&d.host, d.subset.as_deref(), d.port, service.as_deref(), reader.port)
+        clusters::destination(
+            &d.host,
+            d.subset.as_deref(),
+            d.port,
+            service.as_deref(),
+            reader.port,
+        )
     };
     let mut action = RouteAction {
         retry_policy: retry(http.retries.as_ref()),
@@ -198,7 +234,11 @@ fn forward(
     let mut authority = authority;
     if let Some(rewrite) = &http.rewrite {
         apply_rewrite(&mut action, rewrite);
-        authority = rewrite.authority.as_ref().map(ToString::to_string).or(authority);
+        authority = rewrite
+            .authority
+            .as_ref()
+            .map(ToString::to_string)
+            .or(authority);
     }
     action.request_mirror_policies = http
         .mirrors
@@ -207,13 +247,16 @@ fn forward(
         .map(|m| mirror(m, cluster_of(&m.destination)))
         .collect();
     if let [only] = destinations {
-        action.cluster_specifier =
-            Some(ClusterSpecifier::Cluster(cluster_of(&only.destination)));
+        action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster_of(&only.destination)));
         let headers = Headers::of(&only.headers);
         route.request_headers_to_add.extend(headers.request_add);
-        route.request_headers_to_remove.extend(headers.request_remove);
+        route
+            .request_headers_to_remove
+            .extend(headers.request_remove);
         route.response_headers_to_add.extend(headers.response_add);
-        route.response_headers_to_remove.extend(headers.response_remove);
+        route
+            .response_headers_to_remove
+            .extend(headers.response_remove);
         authority = authority.or(headers.authority);
     } else {
         let clusters = destinations
@@ -295,7 +338,8 @@ fn fraction(percent: Percent) -> FractionalPercent {
     }
 }
 
-const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+const RETRY_ON: &str =
+    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
 
 /// The retry policy of a route: what the rule says over Istio's default of two attempts. `None`
 /// when the rule forbids retries.
@@ -313,15 +357,21 @@ pub(crate) fn retry(policy: Option<&RetryPolicy>) -> Option<PbRetry> {
         retry_host_predicate: vec![previous_hosts()],
         ..PbRetry::default()
     };
-    let Some(policy) = policy else { return Some(out) };
+    let Some(policy) = policy else {
+        return Some(out);
+    };
     if policy.attempts == 0 {
         return None;
     }
     out.num_retries = u32_value(policy.attempts);
     out.per_try_timeout = policy.per_try_timeout.map(duration);
     if let Some(conditions) = &policy.retry_on {
-        let parts = conditions.split(',').map(str::trim).filter(|p| !p.is_empty());
-        let (codes, mut names): (Vec<&str>, Vec<&str>) = parts.partition(|p| p.parse::<u32>().is_ok());
+        let parts = conditions
+            .split(',')
+            .map(str::trim)
+            .filter(|p| !p.is_empty());
+        let (codes, mut names): (Vec<&str>, Vec<&str>) =
+            parts.partition(|p| p.parse::<u32>().is_ok());
         out.retriable_status_codes = codes.iter().filter_map(|c| c.parse().ok()).collect();
         if !codes.is_empty() && !names.contains(&"retriable-status-codes") {
             names.push("retriable-status-codes");
@@ -394,7 +444,11 @@ fn translate_response(response: &DirectResponse) -> DirectResponseAction {
             ..DataSource::default()
         }),
     };
-    DirectResponseAction { status: response.status.into(), body, ..Default::default() }
+    DirectResponseAction {
+        status: response.status.into(),
+        body,
+        ..Default::default()
+    }
 }
 
 fn translate_fault(fault: &Fault) -> Option<HttpFault> {
@@ -402,16 +456,22 @@ fn translate_fault(fault: &Fault) -> Option<HttpFault> {
         percentage: Some(fraction(delay.percent)),
         fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay.duration))),
     });
-    let abort = fault.abort.as_ref().map(|Abort { percent, kind }| FaultAbort {
-        percentage: Some(fraction(*percent)),
-        error_type: Some(match kind {
-            AbortKind::Http(status) => ErrorType::HttpStatus((*status).into()),
-            AbortKind::Grpc(status) => ErrorType::GrpcStatus(*status),
-        }),
-        ..FaultAbort::default()
-    });
-    (delay.is_some() || abort.is_some())
-        .then(|| HttpFault { delay, abort, ..HttpFault::default() })
+    let abort = fault
+        .abort
+        .as_ref()
+        .map(|Abort { percent, kind }| FaultAbort {
+            percentage: Some(fraction(*percent)),
+            error_type: Some(match kind {
+                AbortKind::Http(status) => ErrorType::HttpStatus((*status).into()),
+                AbortKind::Grpc(status) => ErrorType::GrpcStatus(*status),
+            }),
+            ..FaultAbort::default()
+        });
+    (delay.is_some() || abort.is_some()).then(|| HttpFault {
+        delay,
+        abort,
+        ..HttpFault::default()
+    })
 }
 
 /// Header changes in Envoy's four lists. `host` and `:authority` are no headers to Envoy; their
@@ -450,8 +510,14 @@ fn is_internal(name: &str) -> bool {
 }
 
 fn additions(ops: &HeaderOps) -> Vec<HeaderValueOption> {
-    let set = ops.set.iter().map(|pair| (pair, HeaderAppendAction::OverwriteIfExistsOrAdd));
-    let add = ops.add.iter().map(|pair| (pair, HeaderAppendAction::AppendIfExistsOrAdd));
+    let set = ops
+        .set
+        .iter()
+        .map(|pair| (pair, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = ops
+        .add
+        .iter()
+        .map(|pair| (pair, HeaderAppendAction::AppendIfExistsOrAdd));
     set.chain(add)
         .filter(|((name, _), _)| !is_internal(name))
         .map(|((name, value), action)| HeaderValueOption {
@@ -467,7 +533,11 @@ fn additions(ops: &HeaderOps) -> Vec<HeaderValueOption> {
 }
 
 fn removals(ops: &HeaderOps) -> Vec<String> {
-    ops.remove.iter().filter(|name| !is_internal(name)).map(ToString::to_string).collect()
+    ops.remove
+        .iter()
+        .filter(|name| !is_internal(name))
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// The route of a service without a rule: everything to its cluster.
@@ -496,7 +566,10 @@ pub(crate) fn inbound(cluster: &str, operation: String) -> Route {
     Route {
         name: "default".to_owned(),
         r#match: Some(matches::route(None)),
-        decorator: Some(Decorator { operation, ..Decorator::default() }),
+        decorator: Some(Decorator {
+            operation,
+            ..Decorator::default()
+        }),
         action: Some(Action::Route(RouteAction {
             cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
             timeout: seconds(0),
@@ -516,13 +589,18 @@ pub(crate) fn catch_all(allow: bool) -> (&'static str, Route) {
     let name = if allow { "allow_any" } else { "block_all" };
     let action = if allow {
         let mut action = RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(super::names::PASSTHROUGH.to_owned())),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(
+                super::names::PASSTHROUGH.to_owned(),
+            )),
             ..RouteAction::default()
         };
         set_timeout(&mut action, None, false);
         Action::Route(action)
     } else {
-        Action::DirectResponse(DirectResponseAction { status: 502, ..Default::default() })
+        Action::DirectResponse(DirectResponseAction {
+            status: 502,
+            ..Default::default()
+        })
     };
     let route = Route {
         name: name.to_owned(),

@@ -7,9 +7,8 @@ use weft_model::{ClientTls, ClientTlsMode, KeyPairFiles, ServerTls, TlsVersion};
 
 use crate::pb::tls::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher,
-    TlsCertificate, TlsParameters, UpstreamTlsContext,
-    common_tls_context::ValidationContextType, subject_alt_name_matcher::SanType,
-    tls_parameters::TlsProtocol,
+    TlsCertificate, TlsParameters, UpstreamTlsContext, common_tls_context::ValidationContextType,
+    subject_alt_name_matcher::SanType, tls_parameters::TlsProtocol,
 };
 use crate::pb::{bool_value, exact, file};
 
@@ -41,7 +40,11 @@ pub(crate) fn upstream(
     Some(UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_certificates: certificates,
-            alpn_protocols: if h2 { vec!["h2".to_owned()] } else { Vec::new() },
+            alpn_protocols: if h2 {
+                vec!["h2".to_owned()]
+            } else {
+                Vec::new()
+            },
             validation_context_type: validation.map(ValidationContextType::ValidationContext),
             ..CommonTlsContext::default()
         }),
@@ -88,7 +91,11 @@ fn certificate(pair: &KeyPairFiles) -> TlsCertificate {
 fn validation(ca: &str, names: &[Arc<str>]) -> CertificateValidationContext {
     // A name may stand in the certificate as DNS name or as URI (SPIFFE identities).
     let matchers = names.iter().map(|name| SubjectAltNameMatcher {
-        san_type: if name.contains("://") { SanType::Uri } else { SanType::Dns } as i32,
+        san_type: if name.contains("://") {
+            SanType::Uri
+        } else {
+            SanType::Dns
+        } as i32,
         matcher: Some(exact(name)),
         ..SubjectAltNameMatcher::default()
     });

@@ -7,9 +7,7 @@ use prost::Message;
 use weft_xds::{Resource, TypeUrl};
 
 use super::{names, routes};
-use crate::pb::route::v3::{
-    RouteConfiguration, VirtualHost, virtual_host::TlsRequirementType,
-};
+use crate::pb::route::v3::{RouteConfiguration, VirtualHost, virtual_host::TlsRequirementType};
 use crate::pb::{bool_value, u32_value};
 use crate::wire::{as_field, put_field};
 
@@ -29,7 +27,11 @@ pub(crate) fn field(host: &VirtualHost, routes: &[Bytes]) -> Bytes {
 
 /// A virtual host without its routes.
 pub(crate) fn shell(name: String, domains: Vec<String>, require_tls: bool) -> VirtualHost {
-    let requirement = if require_tls { TlsRequirementType::All } else { TlsRequirementType::None };
+    let requirement = if require_tls {
+        TlsRequirementType::All
+    } else {
+        TlsRequirementType::None
+    };
     VirtualHost {
         name,
         domains,
@@ -49,7 +51,11 @@ pub(crate) fn catch_all(allow: bool) -> Bytes {
 /// A gateway's only virtual host when no rule is bound: 404 for everything.
 pub(crate) fn gateway_black_hole(port: u16) -> Bytes {
     let name = names::host_port("blackhole", port);
-    let host = VirtualHost { name, domains: vec!["*".to_owned()], ..VirtualHost::default() };
+    let host = VirtualHost {
+        name,
+        domains: vec!["*".to_owned()],
+        ..VirtualHost::default()
+    };
     field(&host, &[])
 }
 
@@ -71,7 +77,10 @@ pub(crate) fn configuration<'a>(
     hosts: impl Iterator<Item = &'a Bytes> + Clone,
 ) -> Resource {
     let head = match style {
-        Style::Grpc => RouteConfiguration { name: name.to_owned(), ..Default::default() },
+        Style::Grpc => RouteConfiguration {
+            name: name.to_owned(),
+            ..Default::default()
+        },
         Style::IgnorePorts | Style::WithPorts => RouteConfiguration {
             name: name.to_owned(),
             // Clusters may come later than routes, and other routes must not suffer from one.

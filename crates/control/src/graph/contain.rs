@@ -6,8 +6,8 @@
 use weft_proto::{Any, rules};
 use weft_xds::TypeUrl;
 
-use super::value::{HostField, Value};
 use super::Cx;
+use super::value::{HostField, Value};
 use crate::emit::{Emitted, Fault};
 
 /// Checks the resources of a node whose value is a chunk.
@@ -22,35 +22,52 @@ pub(super) fn chunk(cx: &Cx<'_, '_>, type_url: &TypeUrl, resources: Vec<Emitted>
         };
         tracing::error!(fault = &*fault.message, "a resource is held back");
         let good = match cx.previous() {
-            Some(Value::Chunk(before)) => {
-                before.iter().find(|e| e.resource.name == emitted.resource.name).cloned()
-            }
+            Some(Value::Chunk(before)) => before
+                .iter()
+                .find(|e| e.resource.name == emitted.resource.name)
+                .cloned(),
             _ => None,
         };
-        Some(Emitted { faults: vec![fault].into(), ..good? })
+        Some(Emitted {
+            faults: vec![fault].into(),
+            ..good?
+        })
     });
     Value::Chunk(checked.collect())
 }
 
 /// Checks a virtual host, which is a route configuration of one.
 pub(super) fn host(cx: &Cx<'_, '_>, made: Option<HostField>) -> Value {
-    let Some(field) = made else { return Value::Host(None) };
+    let Some(field) = made else {
+        return Value::Host(None);
+    };
     let Some(message) = fault(&TypeUrl::ROUTE, field.bytes.to_vec()) else {
         return Value::Host(Some(field));
     };
-    let fault = Fault { message: message.into(), origins: field.origins.clone() };
+    let fault = Fault {
+        message: message.into(),
+        origins: field.origins.clone(),
+    };
     tracing::error!(fault = &*fault.message, origins = ?fault.origins, "a virtual host is held back");
     let good = match cx.previous() {
         Some(Value::Host(before)) => before,
         _ => None,
     };
-    Value::Host(good.map(|good| HostField { faults: vec![fault].into(), ..good }))
+    Value::Host(good.map(|good| HostField {
+        faults: vec![fault].into(),
+        ..good
+    }))
 }
 
 fn fault(type_url: &TypeUrl, value: Vec<u8>) -> Option<String> {
-    let any = Any { type_url: type_url.as_str().to_owned(), value };
+    let any = Any {
+        type_url: type_url.as_str().to_owned(),
+        value,
+    };
     let violations = rules::validate_any(&any).err()?;
-    let lines: Vec<String> =
-        violations.iter().map(|v| format!("{}: {}", v.path, v.message)).collect();
+    let lines: Vec<String> = violations
+        .iter()
+        .map(|v| format!("{}: {}", v.path, v.message))
+        .collect();
     Some(lines.join("; "))
 }

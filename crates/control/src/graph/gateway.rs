@@ -1,6 +1,6 @@
 //! Listeners and routes of gateway classes. Must never know sidecars.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_model::{Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
@@ -18,8 +18,11 @@ use crate::generate::{names, routes};
 /// The servers that select a gateway class, grouped by port.
 pub(super) fn ports(cx: &mut Cx<'_, '_>, class: &GatewayClass) -> Value {
     let all = cx.gateways();
-    let mut mine: Vec<Arc<Gateway>> =
-        all.iter().filter(|g| g.selector.selects(&class.reader.labels)).cloned().collect();
+    let mut mine: Vec<Arc<Gateway>> = all
+        .iter()
+        .filter(|g| g.selector.selects(&class.reader.labels))
+        .cloned()
+        .collect();
     mine.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
     Value::GatewayPorts(Arc::new(gateways::merge(&mine, &class.target_ports)))
 }
@@ -29,13 +32,21 @@ fn read_ports(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Arc<super::valu
 }
 
 /// The servers behind a route configuration, and the port they are bound to.
-fn servers<'a>(ports: &'a super::value::GatewayPorts, route: &str) -> Option<(&'a GatewayPort, &'a [BoundServer])> {
-    ports.values().find_map(|port| Some((port, port.routes.get(route)?.as_slice())))
+fn servers<'a>(
+    ports: &'a super::value::GatewayPorts,
+    route: &str,
+) -> Option<(&'a GatewayPort, &'a [BoundServer])> {
+    ports
+        .values()
+        .find_map(|port| Some((port, port.routes.get(route)?.as_slice())))
 }
 
 fn reference(gateway: &Gateway) -> GatewayRef {
     let origin = &gateway.meta.origin;
-    GatewayRef::Named { namespace: origin.namespace.clone(), name: Arc::clone(&origin.name) }
+    GatewayRef::Named {
+        namespace: origin.namespace.clone(),
+        name: Arc::clone(&origin.name),
+    }
 }
 
 /// What a server host and a rule host both mean, if the rule may speak for the server.
@@ -45,7 +56,9 @@ fn shared_host(server: &ScopedHost, rule_host: &Hostname, rule: &ObjectRef) -> O
         HostScope::Nothing => false,
         HostScope::Namespace(namespace) => *namespace == rule.namespace,
     };
-    within.then(|| server.host.intersection(rule_host)).flatten()
+    within
+        .then(|| server.host.intersection(rule_host))
+        .flatten()
 }
 
 /// The hosts of a shard that a route configuration serves, each with its rules.
@@ -69,14 +82,20 @@ pub(super) fn hosts(
         let mut collect = |index: &RuleIndex| {
             for (host, rules) in index {
                 for facts in rules.iter().filter(|f| f.export_to.allows(namespace)) {
-                    let both = server.hosts.iter().filter_map(|s| shared_host(s, host, &facts.origin));
+                    let both = server
+                        .hosts
+                        .iter()
+                        .filter_map(|s| shared_host(s, host, &facts.origin));
                     found.extend(both.map(|h| (h, facts.origin.clone())));
                 }
             }
         };
         collect(&exact);
         collect(&wildcards);
-        for (host, rule) in found.into_iter().filter(|(h, _)| Shard::of(h.as_str()) == shard) {
+        for (host, rule) in found
+            .into_iter()
+            .filter(|(h, _)| Shard::of(h.as_str()) == shard)
+        {
             let entry = out.entry(host).or_default();
             let pair = (bound.gateway.meta.origin.clone(), rule);
             if !entry.1.contains(&pair) {
@@ -85,7 +104,10 @@ pub(super) fn hosts(
             entry.0 |= server.https_redirect;
         }
         if server.https_redirect {
-            let here = server.hosts.iter().filter(|h| h.scope != HostScope::Nothing);
+            let here = server
+                .hosts
+                .iter()
+                .filter(|h| h.scope != HostScope::Nothing);
             for host in here.filter(|h| Shard::of(h.host.as_str()) == shard) {
                 out.entry(host.host.clone()).or_default().0 = true;
             }
@@ -102,7 +124,9 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
     let mut from = Vec::new();
     for (gateway, rule) in &key.rules {
         from.push(gateway.clone());
-        let Some(rule) = cx.virtual_service(rule) else { continue };
+        let Some(rule) = cx.virtual_service(rule) else {
+            continue;
+        };
         from.push(rule.meta.origin.clone());
         let bound = GatewayRef::Named {
             namespace: gateway.namespace.clone(),
@@ -161,7 +185,7 @@ pub(super) fn host_chunk(
                 rules: rules.clone(),
             }));
             if let Some(Some(field)) = read!(cx, key, Host) {
-                chunk.push(field);
+                chunk.push(&field);
             }
         }
     }
@@ -171,7 +195,9 @@ pub(super) fn host_chunk(
 /// A route configuration of a gateway.
 pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<str>) -> Value {
     let ports = read_ports(cx, class);
-    let Some((port, _)) = servers(&ports, route) else { return Value::Chunk(Arc::new([])) };
+    let Some((port, _)) = servers(&ports, route) else {
+        return Value::Chunk(Arc::new([]));
+    };
     let chunks: Vec<Arc<HostChunk>> = Shard::all()
         .filter_map(|shard| {
             let key = Key::GatewayHostChunk(Arc::clone(class), Arc::clone(route), shard);
@@ -180,7 +206,10 @@ pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<
         .collect();
     let black_hole = virtual_hosts::gateway_black_hole(port.bound);
     let empty = chunks.iter().all(|c| c.bytes.is_empty());
-    let pieces = chunks.iter().map(|c| &c.bytes).chain(empty.then_some(&black_hole));
+    let pieces = chunks
+        .iter()
+        .map(|c| &c.bytes)
+        .chain(empty.then_some(&black_hole));
     let resource = virtual_hosts::configuration(route, Style::IgnorePorts, pieces);
     Value::Chunk(Arc::new([merged(resource, &chunks)]))
 }
@@ -203,7 +232,11 @@ pub(super) fn listener(
 pub(super) fn listener_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
     let ports = read_ports(cx, class);
     let chunks = ports.keys().map(|key| {
-        cx.chunk(&Key::GatewayListener(Arc::clone(class), key.0, key.1.clone()))
+        cx.chunk(&Key::GatewayListener(
+            Arc::clone(class),
+            key.0,
+            key.1.clone(),
+        ))
     });
     let chunks = chunks.collect();
     type_view(cx, &TypeUrl::LISTENER, chunks)
@@ -211,10 +244,9 @@ pub(super) fn listener_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> V
 
 pub(super) fn route_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
     let ports = read_ports(cx, class);
-    let names: BTreeMap<&Arc<str>, ()> =
-        ports.values().flat_map(|p| p.routes.keys()).map(|name| (name, ())).collect();
+    let names: BTreeSet<&Arc<str>> = ports.values().flat_map(|p| p.routes.keys()).collect();
     let chunks = names
-        .keys()
+        .iter()
         .map(|name| cx.chunk(&Key::GatewayRoute(Arc::clone(class), Arc::clone(name))))
         .collect();
     type_view(cx, &TypeUrl::ROUTE, chunks)
@@ -229,5 +261,9 @@ pub(super) fn type_view(
         Some(Value::TypeView(previous)) => Some(previous),
         _ => None,
     };
-    Value::TypeView(Arc::new(TypeView::build(type_url, chunks, previous.as_deref())))
+    Value::TypeView(Arc::new(TypeView::build(
+        type_url,
+        chunks,
+        previous.as_deref(),
+    )))
 }

@@ -17,7 +17,12 @@ use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{clusters, names, routes};
 
 fn host_rules(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard) -> Arc<HostRules> {
-    read!(cx, Key::HostRules(Arc::clone(&reader.scope), shard), HostRules).unwrap_or_default()
+    read!(
+        cx,
+        Key::HostRules(Arc::clone(&reader.scope), shard),
+        HostRules
+    )
+    .unwrap_or_default()
 }
 
 /// One virtual host. Nothing if the service is gone or no route of the rule concerns the reader.
@@ -50,13 +55,18 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
             tls: false,
             grpc,
         };
-        routes::of_rule(rule, &to, &mut |name| cx.visible_service(&reader.scope, name)).routes
+        routes::of_rule(rule, &to, &mut |name| {
+            cx.visible_service(&reader.scope, name)
+        })
+        .routes
     });
     // A rule of which nothing concerns the caller leaves the service as it is.
     if encoded.as_ref().is_none_or(Vec::is_empty) {
         service.as_ref()?;
         let cluster = clusters::destination(hostname, None, Some(host.port), None, host.port);
-        encoded = Some(vec![routes::default_for(cluster, host.port, hostname, grpc)]);
+        encoded = Some(vec![routes::default_for(
+            cluster, host.port, hostname, grpc,
+        )]);
     }
     let domains = domains(cx, host, hostname, service.as_deref());
     if domains.is_empty() {
@@ -87,10 +97,18 @@ fn domains(
     let mut bare = vec![names::domain(hostname.as_str())];
     if let (Some(service), HostTarget::Service(key)) = (service, &host.target) {
         let short = names::alternatives(hostname.as_str(), &host.reader.dns_domain);
-        bare.extend(short.into_iter().filter(|name| !is_taken(cx, &host.reader, hostname, name)));
+        bare.extend(
+            short
+                .into_iter()
+                .filter(|name| !is_taken(cx, &host.reader, hostname, name)),
+        );
         if host.form != HostForm::Grpc {
-            let own: Vec<IpAddr> =
-                service.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip).collect();
+            let own: Vec<IpAddr> = service
+                .addresses
+                .iter()
+                .filter(|a| a.is_host())
+                .map(|a| a.ip)
+                .collect();
             for ip in own {
                 let free = !is_taken(cx, &host.reader, hostname, &ip.to_string());
                 if free && outbound::owns_address(cx, &host.reader.scope, ip, host.port, key) {
@@ -107,9 +125,16 @@ fn domains(
         HostForm::Shared | HostForm::Only => bare,
         // Wildcards with a port are no domains to Envoy.
         HostForm::HttpProxy if port == 80 || hostname.is_wildcard() => {
-            let ported: Vec<String> =
-                bare.iter().filter(|d| !d.starts_with('*')).map(with_port).collect();
-            if port == 80 { bare.into_iter().chain(ported).collect() } else { ported }
+            let ported: Vec<String> = bare
+                .iter()
+                .filter(|d| !d.starts_with('*'))
+                .map(with_port)
+                .collect();
+            if port == 80 {
+                bare.into_iter().chain(ported).collect()
+            } else {
+                ported
+            }
         }
         HostForm::HttpProxy => bare.iter().map(with_port).collect(),
         HostForm::Grpc => {
@@ -121,7 +146,9 @@ fn domains(
 
 /// Whether a name that was made up for a host is the full name of another one.
 fn is_taken(cx: &mut Cx<'_, '_>, reader: &Reader, own: &Hostname, name: &str) -> bool {
-    let Ok(name) = Hostname::parse(name) else { return false };
+    let Ok(name) = Hostname::parse(name) else {
+        return false;
+    };
     if name == *own {
         return false;
     }
@@ -143,9 +170,15 @@ pub(super) fn host_chunk(
         RouteName::HttpProxy => HostForm::HttpProxy,
     };
     let mut add = |cx: &mut Cx<'_, '_>, target, port, rule| {
-        let host = OutboundHost { reader: Arc::clone(reader), target, port, rule, form };
+        let host = OutboundHost {
+            reader: Arc::clone(reader),
+            target,
+            port,
+            rule,
+            form,
+        };
         if let Some(Some(field)) = read!(cx, Key::OutboundHost(Arc::new(host)), Host) {
-            chunk.push(field);
+            chunk.push(&field);
         }
     };
     for (key, rule) in &rules.services {
@@ -174,7 +207,9 @@ fn serves_free_hosts(name: RouteName) -> bool {
 }
 
 fn service_ports(cx: &mut Cx<'_, '_>, key: &ServiceKey, name: RouteName) -> Vec<PortNumber> {
-    let Some(service) = cx.service(key) else { return Vec::new() };
+    let Some(service) = cx.service(key) else {
+        return Vec::new();
+    };
     let routed = service.ports.iter().filter(|p| match name {
         RouteName::Port(port) => p.number == port && outbound::has_shared_route(&service, p),
         RouteName::HttpProxy => p.protocol.is_http() || p.protocol.is_sniffed(),
@@ -191,9 +226,15 @@ pub(super) fn outbound_route(
 ) -> Value {
     let shards: Vec<Shard> = match name {
         RouteName::Port(port) if !serves_free_hosts(name) => {
-            let ports = read!(cx, Key::WildcardPorts(Arc::clone(&reader.scope)), WildcardPorts);
+            let ports = read!(
+                cx,
+                Key::WildcardPorts(Arc::clone(&reader.scope)),
+                WildcardPorts
+            );
             let entry = ports.as_ref().and_then(|p| p.get(&port));
-            entry.map(|e| e.http.iter().copied().collect()).unwrap_or_default()
+            entry
+                .map(|e| e.http.iter().copied().collect())
+                .unwrap_or_default()
         }
         _ => Shard::all().collect(),
     };
@@ -215,7 +256,11 @@ pub(super) fn outbound_route(
 pub(super) fn merged(resource: Resource, chunks: &[Arc<HostChunk>]) -> Emitted {
     let all = chunks.iter().flat_map(|c| c.origins.iter());
     let faults = chunks.iter().flat_map(|c| c.faults.iter().cloned());
-    Emitted { resource, origins: origins(all.cloned()), faults: faults.collect() }
+    Emitted {
+        resource,
+        origins: origins(all.cloned()),
+        faults: faults.collect(),
+    }
 }
 
 /// Virtual hosts while they are being joined to a chunk.
@@ -227,7 +272,7 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    pub(super) fn push(&mut self, field: HostField) {
+    pub(super) fn push(&mut self, field: &HostField) {
         self.bytes.extend_from_slice(&field.bytes);
         self.origins.extend(field.origins.iter().cloned());
         self.faults.extend(field.faults.iter().cloned());
@@ -252,19 +297,31 @@ fn single(
     let field = read!(cx, Key::OutboundHost(Arc::new(host)), Host).flatten()?;
     let pieces = std::iter::once(&field.bytes).chain(last);
     let resource: Resource = virtual_hosts::configuration(route, style, pieces);
-    Some(Emitted { resource, origins: field.origins, faults: field.faults })
+    Some(Emitted {
+        resource,
+        origins: field.origins,
+        faults: field.faults,
+    })
 }
 
 fn each_port(
     cx: &mut Cx<'_, '_>,
     reader: &Arc<Reader>,
     shard: Shard,
-    mut make: impl FnMut(&mut Cx<'_, '_>, &Service, &ServiceKey, PortNumber, Option<&ObjectRef>) -> Option<Emitted>,
+    mut make: impl FnMut(
+        &mut Cx<'_, '_>,
+        &Service,
+        &ServiceKey,
+        PortNumber,
+        Option<&ObjectRef>,
+    ) -> Option<Emitted>,
 ) -> Value {
     let rules = host_rules(cx, reader, shard);
     let mut out = Vec::new();
     for (key, rule) in &rules.services {
-        let Some(service) = cx.service(key) else { continue };
+        let Some(service) = cx.service(key) else {
+            continue;
+        };
         for port in &service.ports {
             out.extend(make(cx, &service, key, port.number, rule.as_ref()));
         }
@@ -285,7 +342,13 @@ pub(super) fn sniffed_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, shard: S
             rule: rule.cloned(),
             form: HostForm::Only,
         };
-        single(cx, &outbound::sniffed_route(service, port), Style::IgnorePorts, host, None)
+        single(
+            cx,
+            &outbound::sniffed_route(service, port),
+            Style::IgnorePorts,
+            host,
+            None,
+        )
     })
 }
 

@@ -130,9 +130,17 @@ impl ProxyFacts {
             kind: proxy.kind,
             namespace: Namespace::new(proxy.namespace.as_str()),
             dns_domain: proxy.dns_domain.as_str().into(),
-            labels: proxy.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
+            labels: proxy
+                .labels
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .collect(),
             // A gRPC client's address decides nothing, so that clients share one view.
-            ips: if proxy.kind == ProxyKind::Grpc { Vec::new() } else { proxy.ips.clone() },
+            ips: if proxy.kind == ProxyKind::Grpc {
+                Vec::new()
+            } else {
+                proxy.ips.clone()
+            },
             binding: Binding {
                 interception: proxy.interception,
                 v6: proxy.ips.first().is_some_and(IpAddr::is_ipv6),

@@ -158,7 +158,10 @@ impl Cx<'_, '_> {
 
     fn sidecar(&mut self, origin: Option<&ObjectRef>) -> Option<Arc<Sidecar>> {
         let origin = origin?;
-        self.sidecars(&origin.namespace).iter().find(|s| s.meta.origin == *origin).cloned()
+        self.sidecars(&origin.namespace)
+            .iter()
+            .find(|s| s.meta.origin == *origin)
+            .cloned()
     }
 
     fn services_at(&mut self, ip: IpAddr) -> Arc<BTreeSet<ServiceKey>> {
@@ -171,7 +174,10 @@ impl Cx<'_, '_> {
 
     /// The visible service of a host.
     fn visible_service(&mut self, scope: &Arc<Scope>, host: &Hostname) -> Option<Arc<Service>> {
-        let key = self.visible(scope, Shard::of(host.as_str())).get(host).cloned()?;
+        let key = self
+            .visible(scope, Shard::of(host.as_str()))
+            .get(host)
+            .cloned()?;
         self.service(&key)
     }
 

@@ -24,10 +24,15 @@ pub(super) fn service_clusters(
     key: &ServiceKey,
     rule: Option<&ObjectRef>,
 ) -> Value {
-    let Some(service) = cx.service(key) else { return nothing() };
+    let Some(service) = cx.service(key) else {
+        return nothing();
+    };
     let mesh = cx.mesh();
     let rule = cx.destination_rule(rule);
-    let by_name = matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+    let by_name = matches!(
+        service.resolution,
+        Resolution::Dns | Resolution::DnsRoundRobin
+    );
     // An endpoint change must not touch clusters whose endpoints travel apart.
     let endpoints = if by_name { cx.endpoints(key) } else { None };
     let made = clusters::of_service(&mesh, &service, endpoints.as_deref(), rule.as_deref());
@@ -39,7 +44,9 @@ pub(super) fn service_endpoints(
     key: &ServiceKey,
     rule: Option<&ObjectRef>,
 ) -> Value {
-    let Some(service) = cx.service(key) else { return nothing() };
+    let Some(service) = cx.service(key) else {
+        return nothing();
+    };
     let rule = cx.destination_rule(rule);
     let endpoints = cx.endpoints(key);
     let made = endpoints::of_service(&service, endpoints.as_deref(), rule.as_deref());
@@ -51,13 +58,21 @@ pub(super) fn grpc_clusters(
     key: &ServiceKey,
     rule: Option<&ObjectRef>,
 ) -> Value {
-    let Some(service) = cx.service(key) else { return nothing() };
+    let Some(service) = cx.service(key) else {
+        return nothing();
+    };
     let rule = cx.destination_rule(rule);
-    contain::chunk(cx, &TypeUrl::CLUSTER, clusters::for_grpc(&service, rule.as_deref()))
+    contain::chunk(
+        cx,
+        &TypeUrl::CLUSTER,
+        clusters::for_grpc(&service, rule.as_deref()),
+    )
 }
 
 pub(super) fn grpc_listeners(cx: &mut Cx<'_, '_>, key: &ServiceKey, domain: &str) -> Value {
-    let Some(service) = cx.service(key) else { return nothing() };
+    let Some(service) = cx.service(key) else {
+        return nothing();
+    };
     contain::chunk(cx, &TypeUrl::LISTENER, grpc::listeners(&service, domain))
 }
 
@@ -66,10 +81,18 @@ pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
         return nothing();
     }
     let mesh = cx.mesh();
-    contain::chunk(cx, &TypeUrl::CLUSTER, clusters::standing(&mesh, kind == ProxyKind::Sidecar))
+    contain::chunk(
+        cx,
+        &TypeUrl::CLUSTER,
+        clusters::standing(&mesh, kind == ProxyKind::Sidecar),
+    )
 }
 
-fn chosen(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Arc<[(ServiceKey, Option<ObjectRef>)]> {
+fn chosen(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    shard: Shard,
+) -> Arc<[(ServiceKey, Option<ObjectRef>)]> {
     read!(cx, Key::Destinations(Arc::clone(scope), shard), Chosen).unwrap_or_default()
 }
 
@@ -96,9 +119,11 @@ pub(super) fn cluster_chunk(
 
 pub(super) fn endpoint_chunk(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
     let chosen = chosen(cx, scope, shard);
-    concatenate(chosen.iter().map(|(service, rule)| {
-        cx.chunk(&Key::ServiceEndpoints(service.clone(), rule.clone()))
-    }))
+    concatenate(
+        chosen
+            .iter()
+            .map(|(service, rule)| cx.chunk(&Key::ServiceEndpoints(service.clone(), rule.clone()))),
+    )
 }
 
 pub(super) fn grpc_listener_chunk(
@@ -109,7 +134,9 @@ pub(super) fn grpc_listener_chunk(
 ) -> Value {
     let visible = cx.visible(scope, shard);
     concatenate(
-        visible.values().map(|key| cx.chunk(&Key::GrpcListeners(key.clone(), Arc::clone(domain)))),
+        visible
+            .values()
+            .map(|key| cx.chunk(&Key::GrpcListeners(key.clone(), Arc::clone(domain)))),
     )
 }
 
@@ -133,7 +160,9 @@ fn place(service: &Service, port: &ServicePort) -> Place {
         Place::Wildcard
     } else if !service.addresses.is_empty() {
         Place::Addresses
-    } else if service.headless || (service.resolution == Resolution::Passthrough && service.selector.is_some()) {
+    } else if service.headless
+        || (service.resolution == Resolution::Passthrough && service.selector.is_some())
+    {
         Place::Endpoints
     } else {
         Place::Wildcard
@@ -143,7 +172,9 @@ fn place(service: &Service, port: &ServicePort) -> Place {
 pub(super) fn port_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
     let mut out = PortShard::default();
     for key in cx.visible(scope, shard).values() {
-        let Some(service) = cx.service(key) else { continue };
+        let Some(service) = cx.service(key) else {
+            continue;
+        };
         for port in &service.ports {
             let shared = |range| SharedPort {
                 created: service.created,
@@ -186,7 +217,10 @@ pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
             out.entry(*port).or_default().http.insert(shard);
         }
         for (port, list) in &ports.shared {
-            out.entry(*port).or_default().shared.extend(list.iter().cloned());
+            out.entry(*port)
+                .or_default()
+                .shared
+                .extend(list.iter().cloned());
         }
     }
     for port in out.values_mut() {
@@ -211,7 +245,12 @@ fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort) -> Chain 
         .then(|| service.hostname.as_str().into());
     let wildcard_sni = shared.protocol.is_tls() && service.hostname.as_str().starts_with("*.");
     let sni = sni.or_else(|| wildcard_sni.then(|| service.hostname.as_str().into()));
-    Chain::Tcp { cluster: cluster(service, port), range: shared.range, sni, idle: None }
+    Chain::Tcp {
+        cluster: cluster(service, port),
+        range: shared.range,
+        sni,
+        idle: None,
+    }
 }
 
 /// The listener of a port on the wildcard address. HTTP beside TCP is told apart by the first
@@ -223,7 +262,9 @@ pub(super) fn wildcard_listener(
     port: PortNumber,
 ) -> Value {
     let ports = read!(cx, Key::WildcardPorts(Arc::clone(scope)), WildcardPorts).unwrap_or_default();
-    let Some(entry) = ports.get(&port) else { return nothing() };
+    let Some(entry) = ports.get(&port) else {
+        return nothing();
+    };
     let none_mode = binding.interception == Interception::None;
     let bind = match (none_mode, binding.v6) {
         (true, true) => "::1",
@@ -235,7 +276,9 @@ pub(super) fn wildcard_listener(
     let mut from = Vec::new();
     let has_http = !entry.http.is_empty();
     for shared in &entry.shared {
-        let Some(service) = cx.service(&shared.service) else { continue };
+        let Some(service) = cx.service(&shared.service) else {
+            continue;
+        };
         if has_http && server_first(shared.protocol) {
             continue;
         }
@@ -248,24 +291,37 @@ pub(super) fn wildcard_listener(
     if has_http {
         // On the wildcard address unknown hosts of any protocol may pass: sniff.
         let sniffed = !none_mode || !chains.is_empty();
-        chains.push(Chain::Http { route: port.to_string().into(), sniffed });
+        chains.push(Chain::Http {
+            route: port.to_string().into(),
+            sniffed,
+        });
     }
     let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
     let reserved = [mesh.proxy_listen_port, mesh.proxy_inbound_listen_port];
     if chains.is_empty() || reserved.contains(&port) {
         return nothing();
     }
-    let listener =
-        Outbound { bind, port, bind_to_port: none_mode, chains: &chains, origins: origins(from) };
+    let listener = Outbound {
+        bind,
+        port,
+        bind_to_port: none_mode,
+        chains: &chains,
+        origins: origins(from),
+    };
     let made = vec![listeners::outbound(&mesh, policy, &listener)];
     contain::chunk(cx, &TypeUrl::LISTENER, made)
 }
 
 fn same_match(a: &Chain, b: &Chain) -> bool {
     match (a, b) {
-        (Chain::Tcp { range, sni, .. }, Chain::Tcp { range: other, sni: name, .. }) => {
-            range == other && sni == name
-        }
+        (
+            Chain::Tcp { range, sni, .. },
+            Chain::Tcp {
+                range: other,
+                sni: name,
+                ..
+            },
+        ) => range == other && sni == name,
         _ => false,
     }
 }
@@ -289,7 +345,9 @@ pub(super) fn owns_address(
         if visible.get(&owner.hostname) != Some(owner) {
             continue;
         }
-        let Some(service) = cx.service(owner) else { continue };
+        let Some(service) = cx.service(owner) else {
+            continue;
+        };
         if service.port(port).is_none() {
             continue;
         }
@@ -315,13 +373,21 @@ pub(super) fn vip_listeners(
     let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
     let mut out = Vec::new();
     for key in cx.visible(scope, shard).values() {
-        let Some(service) = cx.service(key) else { continue };
+        let Some(service) = cx.service(key) else {
+            continue;
+        };
         for port in &service.ports {
             let addresses: Vec<IpAddr> = match place(&service, port) {
                 Place::Nowhere | Place::Wildcard => continue,
                 Place::Addresses => {
-                    let hosts = service.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip);
-                    hosts.filter(|ip| owns_address(cx, scope, *ip, port.number, key)).collect()
+                    let hosts = service
+                        .addresses
+                        .iter()
+                        .filter(|a| a.is_host())
+                        .map(|a| a.ip);
+                    hosts
+                        .filter(|ip| owns_address(cx, scope, *ip, port.number, key))
+                        .collect()
                 }
                 Place::Endpoints => endpoint_addresses(cx, key, port.number),
             };
@@ -333,7 +399,10 @@ pub(super) fn vip_listeners(
             }];
             if port.protocol.is_sniffed() {
                 let route = sniffed_route(&service, port.number);
-                chains.push(Chain::Http { route, sniffed: true });
+                chains.push(Chain::Http {
+                    route,
+                    sniffed: true,
+                });
             }
             for ip in addresses {
                 let bind = ip.to_string();
@@ -353,8 +422,13 @@ pub(super) fn vip_listeners(
 }
 
 fn endpoint_addresses(cx: &mut Cx<'_, '_>, key: &ServiceKey, port: PortNumber) -> Vec<IpAddr> {
-    let Some(endpoints) = cx.endpoints(key) else { return Vec::new() };
-    let serving = endpoints.endpoints.iter().filter(|e| e.ports.contains_key(&port));
+    let Some(endpoints) = cx.endpoints(key) else {
+        return Vec::new();
+    };
+    let serving = endpoints
+        .endpoints
+        .iter()
+        .filter(|e| e.ports.contains_key(&port));
     let mut addresses: Vec<IpAddr> = serving.filter_map(|e| e.address.ip()).collect();
     addresses.dedup();
     addresses

@@ -40,7 +40,9 @@ pub(super) fn listener_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, binding: Bi
     if binding.interception != Interception::None {
         let wildcard = if binding.v6 { "::" } else { "0.0.0.0" };
         let mode = binding.interception;
-        standing.push(listeners::virtual_outbound(&mesh, policy, wildcard, mode, &from));
+        standing.push(listeners::virtual_outbound(
+            &mesh, policy, wildcard, mode, &from,
+        ));
     }
     if let Some(port) = proxy_port(&mesh, binding) {
         standing.push(listeners::http_proxy(&mesh, binding.v6, port, &from));
@@ -61,7 +63,9 @@ pub(super) fn listener_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, binding: Bi
 }
 
 fn proxy_port(mesh: &MeshSettings, binding: Binding) -> Option<u16> {
-    binding.http_proxy_port.or(mesh.proxy_http_port.map(weft_model::PortNumber::get))
+    binding
+        .http_proxy_port
+        .or(mesh.proxy_http_port.map(weft_model::PortNumber::get))
 }
 
 fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Vec<weft_model::PortNumber> {
@@ -83,14 +87,19 @@ pub(super) fn route_view(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, binding: Bin
         chunks.push(cx.chunk(&key));
     }
     if binding.by_port {
-        let ports = read!(cx, Key::WildcardPorts(Arc::clone(&reader.scope)), WildcardPorts)
-            .unwrap_or_default();
+        let ports = read!(
+            cx,
+            Key::WildcardPorts(Arc::clone(&reader.scope)),
+            WildcardPorts
+        )
+        .unwrap_or_default();
         let shared: Vec<Emitted> = ports
             .iter()
             .filter(|(_, entry)| !entry.http.is_empty())
             .flat_map(|(port, _)| {
                 let name = RouteName::Port(*port);
-                cx.chunk(&Key::OutboundRoute(Arc::clone(reader), name, allow)).to_vec()
+                cx.chunk(&Key::OutboundRoute(Arc::clone(reader), name, allow))
+                    .to_vec()
             })
             .collect();
         chunks.push(shared.into());
@@ -109,7 +118,13 @@ pub(super) fn grpc_listener_view(
     domain: &Arc<str>,
 ) -> Value {
     let chunks = Shard::all()
-        .map(|s| cx.chunk(&Key::GrpcListenerChunk(Arc::clone(scope), Arc::clone(domain), s)))
+        .map(|s| {
+            cx.chunk(&Key::GrpcListenerChunk(
+                Arc::clone(scope),
+                Arc::clone(domain),
+                s,
+            ))
+        })
         .collect();
     type_view(cx, &TypeUrl::LISTENER, chunks)
 }
@@ -156,8 +171,11 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
             )
         }
     };
-    let parts: Vec<TypeView> =
-        [clusters, endpoints, listeners, routes].iter().flatten().map(|v| (**v).clone()).collect();
+    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes]
+        .iter()
+        .flatten()
+        .map(|v| (**v).clone())
+        .collect();
     let sets = parts.iter().map(|part| own.onto(&part.set));
     Value::ProxyView(Arc::new(ProxyView {
         view: View::new(sets),
@@ -168,14 +186,25 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
 
 fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
     let mentioned = read!(cx, Key::MentionedLabels, LabelKeys).unwrap_or_default();
-    let labels: Labels = facts.labels.iter().filter(|(key, _)| mentioned.contains(*key)).collect();
+    let labels: Labels = facts
+        .labels
+        .iter()
+        .filter(|(key, _)| mentioned.contains(*key))
+        .collect();
     // Gateways see what is exported to them; Sidecars are for sidecars and gRPC clients.
     let sidecar = match facts.kind {
         ProxyKind::Gateway => None,
         _ => scope::sidecar_for(cx, &facts.namespace, &labels),
     };
-    let scope = Arc::new(Scope { namespace: facts.namespace.clone(), sidecar });
-    Arc::new(Reader { scope, dns_domain: Arc::clone(&facts.dns_domain), labels })
+    let scope = Arc::new(Scope {
+        namespace: facts.namespace.clone(),
+        sidecar,
+    });
+    Arc::new(Reader {
+        scope,
+        dns_domain: Arc::clone(&facts.dns_domain),
+        labels,
+    })
 }
 
 /// A proxy's own resources, laid over those of its class.
@@ -218,7 +247,9 @@ fn own_ports(
             });
             for endpoint in mine {
                 for (port, target) in &endpoint.ports {
-                    let Some(service_port) = service.port(*port) else { continue };
+                    let Some(service_port) = service.port(*port) else {
+                        continue;
+                    };
                     let operation = names::host_port(service.hostname.as_str(), port.get());
                     let inbound = InboundPort {
                         port: target.get(),
@@ -236,7 +267,11 @@ fn own_ports(
 
 fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
     let (ports, _) = own_ports(cx, facts);
-    ports.into_iter().map(|(port, (target, _))| (port, target)).filter(|(p, t)| p != t).collect()
+    ports
+        .into_iter()
+        .map(|(port, (target, _))| (port, target))
+        .filter(|(p, t)| p != t)
+        .collect()
 }
 
 fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
@@ -264,7 +299,11 @@ fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
 /// An outbound listener at the workload's own address would catch what is meant for it.
 fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
     ips.iter()
-        .flat_map(|ip| ports.iter().map(move |port| names::listener(&ip.to_string(), *port)))
+        .flat_map(|ip| {
+            ports
+                .iter()
+                .map(move |port| names::listener(&ip.to_string(), *port))
+        })
         .collect()
 }
 
@@ -276,13 +315,21 @@ fn captured_inbound(
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();
     let clusters = list.iter().map(|inbound| {
-        clusters::inbound(mesh, &names::inbound(inbound.port), inbound.port, inbound.protocol, from)
+        clusters::inbound(
+            mesh,
+            &names::inbound(inbound.port),
+            inbound.port,
+            inbound.protocol,
+            from,
+        )
     });
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
     let mode = facts.binding.interception;
     Own {
         clusters: clusters.collect(),
-        listeners: Arc::new([listeners::virtual_inbound(mesh, wildcard, mode, &list, from)]),
+        listeners: Arc::new([listeners::virtual_inbound(
+            mesh, wildcard, mode, &list, from,
+        )]),
         dropped: Vec::new(),
     }
 }
@@ -294,7 +341,9 @@ fn bound_inbound(
     ports: &BTreeMap<u16, InboundPort>,
     from: &Origins,
 ) -> Own {
-    let Some(ip) = facts.ips.first() else { return Own::default() };
+    let Some(ip) = facts.ips.first() else {
+        return Own::default();
+    };
     let mut clusters = Vec::new();
     let mut bound = Vec::new();
     for (port, app) in &facts.inbound {
@@ -308,5 +357,9 @@ fn bound_inbound(
         clusters.push(clusters::inbound(mesh, &name, *app, inbound.protocol, from));
         bound.push(listeners::bound_inbound(mesh, *ip, &inbound, from));
     }
-    Own { clusters: clusters.into(), listeners: bound.into(), dropped: Vec::new() }
+    Own {
+        clusters: clusters.into(),
+        listeners: bound.into(),
+        dropped: Vec::new(),
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use weft_model::{GatewayRef, HostScope, Hostname, Namespace, ObjectRef, ScopedHost, ServiceKey, Sidecar};
+use weft_model::{
+    GatewayRef, HostScope, Hostname, Namespace, ObjectRef, ScopedHost, ServiceKey, Sidecar,
+};
 
 use super::value::{HostRules, RuleFacts, RuleIndex, Value, Visible};
 use super::{Cx, Key, Scope, Shard, read};
@@ -17,7 +19,11 @@ pub(super) fn visible(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> 
         if !facts.export_to.allows(&scope.namespace) || !imports(sidecar.as_deref(), key) {
             continue;
         }
-        let rank = (key.namespace != scope.namespace, facts.created, &key.namespace);
+        let rank = (
+            key.namespace != scope.namespace,
+            facts.created,
+            &key.namespace,
+        );
         match best.last_mut() {
             // The index is sorted by host first.
             Some((other, taken)) if other.hostname == key.hostname => {
@@ -29,14 +35,20 @@ pub(super) fn visible(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> 
             _ => best.push((key, rank)),
         }
     }
-    let visible: Visible =
-        best.into_iter().map(|(key, _)| (key.hostname.clone(), key.clone())).collect();
+    let visible: Visible = best
+        .into_iter()
+        .map(|(key, _)| (key.hostname.clone(), key.clone()))
+        .collect();
     Value::Visible(Arc::new(visible))
 }
 
 fn imports(sidecar: Option<&Sidecar>, key: &ServiceKey) -> bool {
     let hosts = sidecar.and_then(|s| s.egress_hosts.as_deref());
-    hosts.is_none_or(|hosts| hosts.iter().any(|h| h.includes(&key.namespace, &key.hostname)))
+    hosts.is_none_or(|hosts| {
+        hosts
+            .iter()
+            .any(|h| h.includes(&key.namespace, &key.hostname))
+    })
 }
 
 /// Whether a rule for a host reaches the proxies of a scope.
@@ -54,7 +66,7 @@ fn imports_rule(sidecar: Option<&Sidecar>, namespace: &Namespace, host: &Hostnam
         .is_none_or(|hosts| hosts.iter().any(covers))
 }
 
-/// The DestinationRule that holds for each visible service of a shard, looked for in the client's
+/// The `DestinationRule` that holds for each visible service of a shard, looked for in the client's
 /// namespace (unless it is the root), the service's, and the root namespace.
 pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
     let root = cx.mesh().root_namespace.clone();
@@ -97,7 +109,9 @@ fn most_specific<'a>(
     host: &Hostname,
     allowed: impl Fn(&&RuleFacts) -> bool,
 ) -> Option<&'a RuleFacts> {
-    let covering = wildcards.iter().filter(|(wildcard, _)| wildcard.covers(host));
+    let covering = wildcards
+        .iter()
+        .filter(|(wildcard, _)| wildcard.covers(host));
     let mut candidates: Vec<_> = covering
         .filter_map(|(wildcard, rules)| Some((wildcard, rules.iter().find(&allowed)?)))
         .collect();
@@ -105,7 +119,7 @@ fn most_specific<'a>(
     candidates.first().map(|(_, facts)| *facts)
 }
 
-/// Which VirtualService speaks for each visible service of a shard, and which hosts of the shard
+/// Which `VirtualService` speaks for each visible service of a shard, and which hosts of the shard
 /// only rules know. An exact host beats a wildcard, the older rule the younger.
 pub(super) fn host_rules(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
     let sidecar = cx.sidecar(scope.sidecar.as_ref());
@@ -122,25 +136,39 @@ pub(super) fn host_rules(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) 
             .map(|f| f.origin.clone())
     };
     let for_host = |host: &Hostname| {
-        exact.get(host).or_else(|| wildcards.get(host)).and_then(|r| pick(r, host)).or_else(|| {
-            let allowed = |f: &&RuleFacts| pick(std::slice::from_ref(*f), host).is_some();
-            most_specific(&wildcards, host, allowed).map(|f| f.origin.clone())
-        })
+        exact
+            .get(host)
+            .or_else(|| wildcards.get(host))
+            .and_then(|r| pick(r, host))
+            .or_else(|| {
+                let allowed = |f: &&RuleFacts| pick(std::slice::from_ref(*f), host).is_some();
+                most_specific(&wildcards, host, allowed).map(|f| f.origin.clone())
+            })
     };
     let mut out = HostRules::default();
     for (host, key) in visible.iter() {
         out.services.push((key.clone(), for_host(host)));
     }
-    for (host, rules) in exact.iter().filter(|(host, _)| !visible.contains_key(*host)) {
-        out.free.extend(pick(rules, host).map(|origin| (host.clone(), origin)));
+    for (host, rules) in exact
+        .iter()
+        .filter(|(host, _)| !visible.contains_key(*host))
+    {
+        out.free
+            .extend(pick(rules, host).map(|origin| (host.clone(), origin)));
     }
-    let here = wildcards.iter().filter(|(host, _)| Shard::of(host.as_str()) == shard);
+    let here = wildcards
+        .iter()
+        .filter(|(host, _)| Shard::of(host.as_str()) == shard);
     for (host, rules) in here.filter(|(host, _)| !visible.contains_key(*host)) {
         // A wildcard that stands for visible services does not speak for unknown hosts.
-        let matched = Shard::all()
-            .any(|other| cx.visible(scope, other).keys().any(|service| host.covers(service)));
+        let matched = Shard::all().any(|other| {
+            cx.visible(scope, other)
+                .keys()
+                .any(|service| host.covers(service))
+        });
         if !matched {
-            out.free.extend(pick(rules, host).map(|origin| (host.clone(), origin)));
+            out.free
+                .extend(pick(rules, host).map(|origin| (host.clone(), origin)));
         }
     }
     Value::HostRules(Arc::new(out))
@@ -154,7 +182,9 @@ pub(super) fn sidecar_for(
     labels: &weft_model::Labels,
 ) -> Option<ObjectRef> {
     let own = cx.sidecars(namespace);
-    let selected = own.iter().find(|s| s.selector.as_ref().is_some_and(|s| s.selects(labels)));
+    let selected = own
+        .iter()
+        .find(|s| s.selector.as_ref().is_some_and(|s| s.selects(labels)));
     if let Some(sidecar) = selected.or_else(|| own.iter().find(|s| s.selector.is_none())) {
         return Some(sidecar.meta.origin.clone());
     }
@@ -163,5 +193,8 @@ pub(super) fn sidecar_for(
         return None;
     }
     let defaults = cx.sidecars(&root);
-    defaults.iter().find(|s| s.selector.is_none()).map(|s| s.meta.origin.clone())
+    defaults
+        .iter()
+        .find(|s| s.selector.is_none())
+        .map(|s| s.meta.origin.clone())
 }

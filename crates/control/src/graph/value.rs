@@ -27,7 +27,11 @@ pub(crate) struct RuleFacts {
 impl RuleFacts {
     /// The winner sorts first; see `RuleMeta::precedence`.
     pub(crate) fn precedence(&self) -> (Option<Timestamp>, &str, &str) {
-        (self.created, &self.origin.name, self.origin.namespace.as_str())
+        (
+            self.created,
+            &self.origin.name,
+            self.origin.namespace.as_str(),
+        )
     }
 }
 
@@ -124,7 +128,11 @@ impl PartialEq for ProxyView {
 impl ProxyView {
     /// What is held back because proxies would refuse it.
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
-        let chunks = self.parts.iter().flat_map(|p| p.chunks.iter()).chain(self.own.iter());
+        let chunks = self
+            .parts
+            .iter()
+            .flat_map(|p| p.chunks.iter())
+            .chain(self.own.iter());
         chunks.flat_map(|c| c.iter()).flat_map(|e| e.faults.iter())
     }
 

@@ -32,8 +32,10 @@ impl Mesh {
     }
 
     pub(crate) fn with(settings: MeshSettings, yaml: &str) -> Self {
-        let mut mesh =
-            Self { store: FileStore::new(settings.clone()), world: World::new(settings) };
+        let mut mesh = Self {
+            store: FileStore::new(settings.clone()),
+            world: World::new(settings),
+        };
         mesh.edit("mesh.yaml", yaml);
         mesh
     }
@@ -50,7 +52,7 @@ impl Mesh {
 
     pub(crate) fn view(&mut self, proxy: &Proxy) -> Arc<ProxyView> {
         let key = Key::ProxyView(Arc::new(ProxyFacts::of(proxy)));
-        match self.world.engine.pin(key) {
+        match self.world.engine.pin(&key) {
             Value::ProxyView(view) => view,
             other => panic!("{other:?}"),
         }
@@ -98,16 +100,24 @@ impl Config {
 
     pub(crate) fn host(&self, route: &str, host: &str) -> route::v3::VirtualHost {
         let configuration = self.route(route);
-        let names: Vec<_> = configuration.virtual_hosts.iter().map(|h| h.name.clone()).collect();
+        let names: Vec<_> = configuration
+            .virtual_hosts
+            .iter()
+            .map(|h| h.name.clone())
+            .collect();
         let mut hosts = configuration.virtual_hosts.into_iter();
-        hosts.find(|h| h.name == host).unwrap_or_else(|| panic!("no {host} among {names:?}"))
+        hosts
+            .find(|h| h.name == host)
+            .unwrap_or_else(|| panic!("no {host} among {names:?}"))
     }
 }
 
 /// Cluster → weight of a route.
 pub(crate) fn split(route: &route::v3::Route) -> BTreeMap<String, u32> {
     use route::v3::{route::Action, route_action::ClusterSpecifier};
-    let Some(Action::Route(action)) = &route.action else { panic!("{route:?} does not forward") };
+    let Some(Action::Route(action)) = &route.action else {
+        panic!("{route:?} does not forward")
+    };
     match &action.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => BTreeMap::from([(name.clone(), 100)]),
         Some(ClusterSpecifier::WeightedClusters(all)) => all
@@ -125,13 +135,22 @@ pub(crate) fn manager(chain: &listener::v3::FilterChain) -> hcm::HttpConnectionM
     let Some(listener::v3::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
         panic!("no configuration in {}", filter.name)
     };
-    assert!(any.type_url.ends_with("HttpConnectionManager"), "{}", any.type_url);
+    assert!(
+        any.type_url.ends_with("HttpConnectionManager"),
+        "{}",
+        any.type_url
+    );
     hcm::HttpConnectionManager::decode(&any.value[..]).expect("a valid message")
 }
 
 pub(crate) fn proxy(id: &str, metadata: &[(&str, &str)]) -> Proxy {
-    let text = |v: &str| PbValue { kind: Some(Kind::StringValue(v.to_owned())) };
-    let fields = metadata.iter().map(|(k, v)| ((*k).to_owned(), text(v))).collect();
+    let text = |v: &str| PbValue {
+        kind: Some(Kind::StringValue(v.to_owned())),
+    };
+    let fields = metadata
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), text(v)))
+        .collect();
     let node = Node {
         id: id.to_owned(),
         metadata: Some(Struct { fields }),
@@ -141,7 +160,10 @@ pub(crate) fn proxy(id: &str, metadata: &[(&str, &str)]) -> Proxy {
 }
 
 pub(crate) fn sidecar(ip: &str, namespace: &str) -> Proxy {
-    proxy(&format!("sidecar~{ip}~app.{namespace}~{namespace}.svc.cluster.local"), &[])
+    proxy(
+        &format!("sidecar~{ip}~app.{namespace}~{namespace}.svc.cluster.local"),
+        &[],
+    )
 }
 
 pub(crate) fn gateway() -> Proxy {

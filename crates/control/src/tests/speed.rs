@@ -27,14 +27,21 @@ fn cost_of_edits_at_ten_thousand_services() {
     let mut mesh = Mesh::new("");
     let mut all = String::new();
     for i in 0..10_000 {
-        let _ = write!(all, "---\n{}", entry(i, &format!("10.{}.{}.1", i / 250, i % 250)));
+        let _ = write!(
+            all,
+            "---\n{}",
+            entry(i, &format!("10.{}.{}.1", i / 250, i % 250))
+        );
     }
     mesh.edit("mesh.yaml", &all);
     let start = Instant::now();
     mesh.view(&sidecar("10.200.0.1", "n1"));
     println!("first view: {:?}", start.elapsed());
     mesh.edit("rule.yaml", &rule(77, 50));
-    for (what, text) in [("endpoint", entry(10_000, "10.99.0.1")), ("rule", rule(77, 50))] {
+    for (what, text) in [
+        ("endpoint", entry(10_000, "10.99.0.1")),
+        ("rule", rule(77, 50)),
+    ] {
         let file = format!("{what}.yaml");
         mesh.edit(&file, &text);
         let mut best = std::time::Duration::MAX;

@@ -70,7 +70,7 @@ spec:
 "#;
 
 /// Kinds of ports: TCP and sniffed with an address, TCP without, DNS, headless, TLS.
-pub(crate) const PORTS: &str = r#"
+pub(crate) const PORTS: &str = r"
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: db, namespace: data}
@@ -105,4 +105,4 @@ spec:
   resolution: NONE
   ports:
   - {number: 80, name: tcp, protocol: TCP}
-"#;
+";
