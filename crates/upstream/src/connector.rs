@@ -1,0 +1,266 @@
+//! How connections of a cluster are made: addresses, deadlines, TLS. One is shared by all
+//! hosts and workers for as long as nothing about it changes.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use weft_config::cluster::UpstreamHttp;
+use weft_config::{Cluster, Transport, UpstreamProtocol};
+use weft_net::tls::{ClientSpec, SanKind, SanMatcher};
+use weft_net::{ConnectError, ConnectOptions, Keepalive, Stream};
+
+use crate::failure::{FailureKind, SendFailure};
+use crate::host::HostShared;
+use crate::tls_context::{Secrets, client_spec};
+
+/// An HTTP version to speak with an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+}
+
+/// How connections are made.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    options: ConnectOptions,
+    tls: Option<Tls>,
+    pub(crate) http: Arc<UpstreamHttp>,
+    pub(crate) buffer_limit: u32,
+    pub(crate) per_host_max_connections: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Tls {
+    /// An error is a secret that is missing or unusable; connections fail with its text.
+    spec: Result<ClientSpec, String>,
+    sni: Arc<str>,
+    sni_from_host: bool,
+    san_of_sni: bool,
+    /// Finished configurations that do not depend on the host: HTTP/1, HTTP/2, plain TCP.
+    /// Shared, so that sessions are resumed and certificates parsed once.
+    finished: [OnceLock<TlsConfig>; 3],
+}
+
+/// A finished TLS configuration of one pool.
+pub(crate) type TlsConfig = Result<Arc<rustls::ClientConfig>, String>;
+
+impl Connector {
+    fn new(config: &Cluster, transport: &Transport, secrets: &Secrets) -> Self {
+        let keepalive = config.tcp_keepalive.map(|k| Keepalive {
+            probes: k.probes,
+            time: k.idle_seconds.map(|s| Duration::from_secs(s.into())),
+            interval: k.interval_seconds.map(|s| Duration::from_secs(s.into())),
+        });
+        let tls = match transport {
+            Transport::Raw => None,
+            Transport::Tls(tls) => Some(Tls {
+                spec: client_spec(tls, secrets).map_err(|e| e.to_string()),
+                sni: Arc::clone(&tls.sni),
+                sni_from_host: tls.auto_host_sni,
+                san_of_sni: tls.auto_sni_san_validation || config.http.auto_san_validation,
+                finished: [const { OnceLock::new() }; 3],
+            }),
+        };
+        Self {
+            options: ConnectOptions {
+                bind: config.bind_address,
+                keepalive,
+                timeout: config.connect_timeout,
+            },
+            tls,
+            http: Arc::clone(&config.http),
+            buffer_limit: config.per_connection_buffer_limit,
+            per_host_max_connections: config.breakers.per_host_max_connections,
+        }
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The server name for a host, unless the request gives another.
+    fn server_name<'a>(&'a self, host: &'a HostShared, asked: Option<&'a str>) -> Option<&'a str> {
+        let tls = self.tls.as_ref()?;
+        let name = asked.unwrap_or_else(|| {
+            if tls.sni_from_host && !host.hostname().is_empty() {
+                host.hostname()
+            } else {
+                &tls.sni
+            }
+        });
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// The TLS configuration of a pool; `None` for plain TCP.
+    pub(crate) fn tls_config(
+        &self,
+        host: &HostShared,
+        asked: Option<&str>,
+        protocol: Option<Protocol>,
+    ) -> Option<TlsConfig> {
+        let tls = self.tls.as_ref()?;
+        if tls.san_of_sni {
+            return Some(self.finish(tls, host, asked, protocol));
+        }
+        let slot = match protocol {
+            Some(Protocol::Http1) => &tls.finished[0],
+            Some(Protocol::Http2) => &tls.finished[1],
+            None => &tls.finished[2],
+        };
+        let finished = slot.get_or_init(|| self.finish(tls, host, asked, protocol));
+        Some(finished.clone())
+    }
+
+    fn finish(
+        &self,
+        tls: &Tls,
+        host: &HostShared,
+        asked: Option<&str>,
+        protocol: Option<Protocol>,
+    ) -> TlsConfig {
+        let mut spec = tls.spec.clone()?;
+        if spec.alpn.is_empty() {
+            match protocol {
+                Some(Protocol::Http1) => spec.alpn.push(b"http/1.1".to_vec()),
+                Some(Protocol::Http2) => spec.alpn.push(b"h2".to_vec()),
+                None => {}
+            }
+        }
+        if tls.san_of_sni
+            && let Some(name) = self.server_name(host, asked)
+        {
+            spec.validation.sans = vec![SanMatcher::exact(SanKind::Dns, name)];
+        }
+        weft_net::tls::client_config(&spec).map_err(|e| e.to_string())
+    }
+
+    /// Connects within the cluster's timeout, which covers TCP and TLS as in Envoy.
+    pub(crate) async fn connect(
+        &self,
+        host: &HostShared,
+        tls: Option<&TlsConfig>,
+        asked: Option<&str>,
+    ) -> Result<Stream, SendFailure> {
+        let start = Instant::now();
+        let tcp = weft_net::connect(host.address(), &self.options)
+            .await
+            .map_err(of_connect)?;
+        let Some(tls) = tls else {
+            return Ok(tcp.into());
+        };
+        let config = match tls {
+            Ok(config) => Arc::clone(config),
+            Err(text) => {
+                return Err(SendFailure::new(
+                    FailureKind::LocalConnectFailure,
+                    format!("TLS_error: {text}"),
+                ));
+            }
+        };
+        let left = self.options.timeout.saturating_sub(start.elapsed());
+        let name = self.server_name(host, asked);
+        weft_net::tls::connect(tcp, config, name, Some(left))
+            .await
+            .map_err(|error| match error {
+                weft_net::tls::HandshakeError::Timeout => {
+                    SendFailure::new(FailureKind::ConnectTimeout, "")
+                }
+                weft_net::tls::HandshakeError::Failed(error) => SendFailure::new(
+                    FailureKind::RemoteConnectFailure,
+                    format!("TLS_error: {error}"),
+                ),
+            })
+    }
+
+    /// Which protocol a request goes up with.
+    pub(crate) fn protocol(&self, downstream: Protocol) -> Protocol {
+        match self.http.protocol {
+            UpstreamProtocol::Http1 => Protocol::Http1,
+            UpstreamProtocol::Http2 => Protocol::Http2,
+            UpstreamProtocol::UseDownstream => downstream,
+        }
+    }
+}
+
+fn of_connect(error: ConnectError) -> SendFailure {
+    match error {
+        ConnectError::Timeout => SendFailure::new(FailureKind::ConnectTimeout, ""),
+        ConnectError::Bind(..) => {
+            SendFailure::new(FailureKind::LocalConnectFailure, error.to_string())
+        }
+        ConnectError::Io(error) => {
+            let remote = matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::TimedOut
+            );
+            let kind = if remote {
+                FailureKind::RemoteConnectFailure
+            } else {
+                FailureKind::LocalConnectFailure
+            };
+            // Envoy's words for a refusal that comes after `connect` returned.
+            SendFailure::new(kind, format!("delayed connect error: {}", plain(&error)))
+        }
+    }
+}
+
+/// The operating system's text without Rust's `(os error N)`.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+/// The connectors of a cluster: one for its transport and one for each transport match.
+#[derive(Debug, Clone)]
+pub(crate) struct Connectors {
+    default: Arc<Connector>,
+    matches: Arc<[Arc<Connector>]>,
+}
+
+impl Connectors {
+    pub(crate) fn new(config: &Cluster, secrets: &Secrets) -> Self {
+        let new = |transport| Arc::new(Connector::new(config, transport, secrets));
+        let matches = config.transport_matches.iter();
+        Self {
+            default: new(&config.transport),
+            matches: matches.map(|m| new(&m.transport)).collect(),
+        }
+    }
+
+    /// The connector for an endpoint.
+    pub(crate) fn of(
+        &self,
+        config: &Cluster,
+        endpoint: Option<&weft_config::Endpoint>,
+    ) -> &Arc<Connector> {
+        let metadata = endpoint.and_then(|e| e.metadata.as_deref());
+        let transport = config.transport_for(metadata);
+        let mut matches = config.transport_matches.iter();
+        let position = matches.position(|m| std::ptr::eq(&raw const m.transport, transport));
+        let found = position.and_then(|at| self.matches.get(at));
+        found.unwrap_or(&self.default)
+    }
+
+    /// Whether connections made for `old` serve `new` as well.
+    pub(crate) fn fit(old: &Cluster, new: &Cluster) -> bool {
+        old.transport == new.transport
+            && old.transport_matches == new.transport_matches
+            && old.http == new.http
+            && old.connect_timeout == new.connect_timeout
+            && old.bind_address == new.bind_address
+            && old.tcp_keepalive == new.tcp_keepalive
+            && old.per_connection_buffer_limit == new.per_connection_buffer_limit
+            && old.breakers.per_host_max_connections == new.breakers.per_host_max_connections
+    }
+}

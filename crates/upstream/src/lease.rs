@@ -1,0 +1,107 @@
+//! What a request holds while it is under way: its place in the circuit breaker, its counts,
+//! and its connection or stream. Giving it back in the right way is the end of the request.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::breaker::Priority;
+use crate::cluster::Cluster;
+use crate::host::Host;
+use crate::pool::http1::Connection;
+use crate::pool::http2::MuxLease;
+use crate::pool::Pool;
+
+/// A request that counts as active.
+pub(crate) struct Active {
+    cluster: Rc<Cluster>,
+    host: Rc<Host>,
+    priority: Priority,
+}
+
+impl Active {
+    /// Counts a request that has its connection; `None` if the breaker is open.
+    pub(crate) fn begin(
+        cluster: &Rc<Cluster>,
+        host: &Rc<Host>,
+        priority: Priority,
+    ) -> Option<Self> {
+        let stats = &cluster.stats;
+        if !cluster.breaker(priority).requests.try_acquire() {
+            stats.upstream_rq_pending_overflow.inc();
+            return None;
+        }
+        stats.upstream_rq_total.inc();
+        stats.upstream_rq_active.inc();
+        let counts = host.counts();
+        counts.rq_total.fetch_add(1, Relaxed);
+        counts.rq_active.fetch_add(1, Relaxed);
+        Some(Self {
+            cluster: Rc::clone(cluster),
+            host: Rc::clone(host),
+            priority,
+        })
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.cluster.stats.upstream_rq_active.dec();
+        self.host.counts().rq_active.fetch_sub(1, Relaxed);
+        self.cluster.breaker(self.priority).requests.release();
+    }
+}
+
+/// The connection or stream of a request.
+pub(crate) enum Carrier {
+    Http1(Connection, Rc<Pool>),
+    Http2(MuxLease),
+}
+
+/// An active request with what carries it.
+pub(crate) struct Lease {
+    active: Active,
+    /// Taken when the lease ends in order; what is left is closed by dropping it.
+    carrier: Option<Carrier>,
+}
+
+impl Lease {
+    pub(crate) fn new(active: Active, carrier: Carrier) -> Self {
+        Self {
+            active,
+            carrier: Some(carrier),
+        }
+    }
+
+    /// The response is complete: the connection can be used again.
+    pub(crate) fn finish(mut self) {
+        match self.carrier.take() {
+            Some(Carrier::Http1(connection, pool)) => pool.give_back(connection),
+            Some(Carrier::Http2(stream)) => drop(stream),
+            None => {}
+        }
+    }
+
+    /// The connection failed before a response; what that counts as is the sender's affair.
+    /// `dead` if it takes no more requests.
+    pub(crate) fn abandon(mut self, dead: bool) {
+        match self.carrier.take() {
+            Some(Carrier::Http2(stream)) if dead => stream.retire_connection(),
+            other => drop(other),
+        }
+    }
+
+    /// The upstream broke the response off.
+    pub(crate) fn fail(mut self) {
+        self.active.cluster.stats.upstream_rq_rx_reset.inc();
+        drop(self.carrier.take());
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.carrier.is_some() {
+            // Given up on this side, before the response was complete.
+            self.active.cluster.stats.upstream_rq_tx_reset.inc();
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What all workers share of a cluster: a snapshot that is replaced with every change, and a
+//! state that outlives changes (breakers, outlier detection, statistics of the main thread).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use weft_config::Cluster as Config;
+use weft_core::metrics::{Registry, Scope};
+
+use crate::balance::View;
+use crate::breaker::Breakers;
+use crate::connector::Connectors;
+use crate::host::HostShared;
+use crate::host_set::HostSet;
+use crate::outlier::{Detector, Outcome};
+use crate::random::Random;
+use crate::stats::ClusterStats;
+
+/// A cluster at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) config: Arc<Config>,
+    pub(crate) connectors: Connectors,
+    pub(crate) hosts: Arc<HostSet>,
+    pub(crate) state: Arc<State>,
+    pub(crate) added_via_api: bool,
+}
+
+/// What outlives changes of a cluster.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The main thread's share of the statistics.
+    pub(crate) stats: Arc<ClusterStats>,
+    pub(crate) breakers: Arc<Breakers>,
+    pub(crate) detector: Detector,
+    /// Grows whenever a host is ejected or let back.
+    epoch: AtomicU64,
+    view: Mutex<Option<(u64, Arc<Config>, Arc<View>)>>,
+}
+
+impl State {
+    pub(crate) fn new(config: &Config, registry: &Registry) -> Self {
+        let breakers = &config.breakers;
+        let state = Self {
+            stats: Arc::default(),
+            breakers: Arc::new(Breakers::new(&breakers.default, &breakers.high)),
+            detector: Detector::default(),
+            epoch: AtomicU64::new(0),
+            view: Mutex::new(None),
+        };
+        let scope = stat_scope(config);
+        registry.register(scope.clone(), &state.stats);
+        registry.register(scope.clone(), &state.breakers);
+        if config.outlier.is_some() {
+            registry.register(scope, &state.detector.stats);
+        }
+        state
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The usable hosts of a snapshot; built by the first worker that needs them.
+    pub(crate) fn view(&self, hosts: &Arc<HostSet>, config: &Arc<Config>) -> (u64, Arc<View>) {
+        let epoch = self.epoch();
+        let mut slot = self.view.lock();
+        if let Some((built_at, built_for, view)) = &*slot
+            && *built_at == epoch
+            && Arc::ptr_eq(built_for, config)
+            && Arc::ptr_eq(&view.set, hosts)
+        {
+            return (epoch, Arc::clone(view));
+        }
+        let view = Arc::new(View::new(Arc::clone(hosts), config));
+        *slot = Some((epoch, Arc::clone(config), Arc::clone(&view)));
+        self.count_members(hosts);
+        (epoch, view)
+    }
+
+    /// Sets the membership gauges.
+    pub(crate) fn count_members(&self, hosts: &HostSet) {
+        let membership = hosts.membership();
+        let set = |gauge: &weft_core::metrics::Gauge, n: usize| {
+            gauge.set(i64::try_from(n).unwrap_or(i64::MAX));
+        };
+        set(&self.stats.membership_total, membership.total);
+        set(&self.stats.membership_healthy, membership.healthy);
+        set(&self.stats.membership_degraded, membership.degraded);
+        self.stats.max_host_weight.set(membership.max_weight.into());
+    }
+
+    /// Tells outlier detection how an attempt ended.
+    pub(crate) fn report(
+        &self,
+        snapshot: &Snapshot,
+        host: &HostShared,
+        outcome: Outcome,
+        random: &Random,
+    ) {
+        let Some(config) = &snapshot.config.outlier else {
+            return;
+        };
+        let hosts = snapshot.hosts.hosts().len();
+        // The time is only needed for an ejection, but it is cheap beside a request.
+        let at = (Instant::now(), random);
+        if self.detector.report(config, host, outcome, hosts, at) {
+            self.ejections_changed(&snapshot.hosts);
+        }
+    }
+
+    /// Makes every worker look at the hosts again.
+    pub(crate) fn ejections_changed(&self, hosts: &HostSet) {
+        self.epoch.fetch_add(1, Ordering::Release);
+        self.count_members(hosts);
+    }
+}
+
+/// Where the statistics of a cluster are shown.
+pub(crate) fn stat_scope(config: &Config) -> Scope {
+    let name = config.alt_stat_name.as_ref().unwrap_or(&config.name);
+    Scope::cluster(Arc::clone(name))
+}

@@ -1,0 +1,505 @@
+//! The clusters of the process, on the main thread's side: takes configuration, builds what
+//! all workers share once, and publishes it to them. Also runs DNS and outlier intervals.
+
+mod feed;
+mod schedule;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ahash::{AHashMap, AHashSet};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use weft_config::cluster::{DnsLookupFamily, DnsSettings};
+use weft_config::{Cluster as Config, Discovery, LoadAssignment, Secret};
+use weft_core::metrics::Registry;
+
+use crate::connector::Connectors;
+use crate::dns::{Resolve, SystemResolver, of_family};
+use crate::host_set::HostSet;
+use crate::outlier::SuccessRates;
+use crate::state::{Snapshot, State};
+use crate::tls_context::Secrets;
+pub(crate) use feed::Feed;
+use schedule::{Job, Schedule};
+
+/// All clusters. Methods may be called from any thread; they do not wait for workers.
+pub struct ClusterStore {
+    inner: Mutex<Inner>,
+    registry: Arc<Registry>,
+    workers: usize,
+    feeds: Vec<Arc<Feed>>,
+    resolver: Arc<dyn Resolve>,
+    /// The schedule has something new.
+    wake: Notify,
+    /// Grows with every change, for those who wait for readiness.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Inner {
+    clusters: AHashMap<Arc<str>, Entry>,
+    /// EDS resources by name, kept while a cluster uses them.
+    assignments: AHashMap<Arc<str>, Arc<LoadAssignment>>,
+    secrets: Secrets,
+    schedule: Schedule,
+}
+
+struct Entry {
+    snapshot: Arc<Snapshot>,
+    /// Endpoints are known: no DNS, EDS answered, names looked up once.
+    ready: bool,
+    /// Of DNS clusters: the last addresses of each name.
+    addresses: AHashMap<Arc<str>, Vec<IpAddr>>,
+    failures: u32,
+    /// Tells an answer for this state of the cluster from a late one.
+    generation: u64,
+}
+
+/// One cluster for the admin endpoints.
+#[derive(Debug, Clone)]
+pub struct ClusterStatus {
+    /// As configured.
+    pub config: Arc<Config>,
+    /// The hosts now; each has [`crate::HostShared::stats`].
+    pub hosts: Arc<HostSet>,
+    /// From CDS, not from the bootstrap.
+    pub added_via_api: bool,
+    /// Of outlier detection, if it is configured.
+    pub success_rates: Option<SuccessRates>,
+    /// Whether its endpoints are known.
+    pub ready: bool,
+}
+
+impl std::fmt::Debug for ClusterStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let clusters = self.inner.lock().clusters.len();
+        write!(f, "ClusterStore({clusters} clusters)")
+    }
+}
+
+impl ClusterStore {
+    /// A store for `workers` workers, whose statistics show up in `registry`.
+    pub fn new(registry: Arc<Registry>, workers: usize) -> Arc<Self> {
+        Self::with_resolver(registry, workers, Arc::new(SystemResolver::default()))
+    }
+
+    /// The same with another way to resolve names.
+    pub fn with_resolver(
+        registry: Arc<Registry>,
+        workers: usize,
+        resolver: Arc<dyn Resolve>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::default(),
+            registry,
+            workers,
+            feeds: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            resolver,
+            wake: Notify::new(),
+            changes: watch::Sender::new(0),
+        })
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    pub(crate) fn feed(&self, worker: usize) -> Arc<Feed> {
+        // `new` made at least one; a worker too many shares, which tests would notice.
+        debug_assert!(worker < self.feeds.len(), "more workers than announced");
+        Arc::clone(&self.feeds[worker.min(self.feeds.len() - 1)])
+    }
+
+    /// Adds a cluster or changes one. What the change does not touch stays: hosts with their
+    /// statistics and ejections, breakers, and connections unless their own settings changed.
+    pub fn apply_cluster(&self, config: Arc<Config>, added_via_api: bool) {
+        let mut inner = self.inner.lock();
+        let name = Arc::clone(&config.name);
+        let same = inner.clusters.get(&name).is_some_and(|old| {
+            old.snapshot.config == config && old.snapshot.added_via_api == added_via_api
+        });
+        if same {
+            return;
+        }
+        let old = inner.clusters.remove(&name);
+        let entry = self.build_entry(&mut inner, config, added_via_api, old);
+        self.publish(&name, Some(&entry.snapshot));
+        inner.clusters.insert(Arc::clone(&name), entry);
+        inner.forget_unused_assignments();
+        self.schedule(&mut inner, &name);
+    }
+
+    fn build_entry(
+        &self,
+        inner: &mut Inner,
+        config: Arc<Config>,
+        added_via_api: bool,
+        old: Option<Entry>,
+    ) -> Entry {
+        let old = old.filter(|old| {
+            // Another name for the statistics is another set of them.
+            old.snapshot.config.alt_stat_name == config.alt_stat_name
+                && old.snapshot.config.outlier.is_some() == config.outlier.is_some()
+        });
+        let state = match &old {
+            Some(old) => Arc::clone(&old.snapshot.state),
+            None => Arc::new(State::new(&config, &self.registry)),
+        };
+        let breakers = &config.breakers;
+        state.breakers.set(&breakers.default, &breakers.high);
+        let connectors = match &old {
+            Some(old) if Connectors::fit(&old.snapshot.config, &config) => {
+                old.snapshot.connectors.clone()
+            }
+            _ => Connectors::new(&config, &inner.secrets),
+        };
+        let (assignment, known) = match &config.discovery {
+            Discovery::Eds { service_name } => match inner.assignments.get(service_name) {
+                Some(assignment) => (Some(Arc::clone(assignment)), true),
+                // Until the new resource arrives the old hosts serve on.
+                None => (None, false),
+            },
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {
+                let resolved = old.as_ref().is_some_and(|old| {
+                    let mut names = names_of(&config.endpoints);
+                    names.all(|name| old.addresses.contains_key(&name))
+                });
+                let none = names_of(&config.endpoints).next().is_none();
+                (Some(Arc::clone(&config.endpoints)), resolved || none)
+            }
+            Discovery::Static | Discovery::OriginalDst { .. } => {
+                (Some(Arc::clone(&config.endpoints)), true)
+            }
+        };
+        let none = Arc::new(HostSet::default());
+        let old_hosts = old.as_ref().map_or(&none, |old| &old.snapshot.hosts);
+        let addresses = old.as_ref().map(|old| old.addresses.clone());
+        let addresses = addresses.unwrap_or_default();
+        let hosts = match assignment {
+            Some(assignment) => self.build_hosts(&config, &assignment, old_hosts, &addresses),
+            None => Arc::clone(old_hosts),
+        };
+        account_for(&state, old_hosts, &hosts);
+        Entry {
+            ready: known || old.as_ref().is_some_and(|old| old.ready),
+            generation: old.as_ref().map_or(0, |old| old.generation + 1),
+            failures: 0,
+            addresses,
+            snapshot: Arc::new(Snapshot {
+                config,
+                connectors,
+                hosts,
+                state,
+                added_via_api,
+            }),
+        }
+    }
+
+    fn build_hosts(
+        &self,
+        config: &Config,
+        assignment: &Arc<LoadAssignment>,
+        old: &Arc<HostSet>,
+        addresses: &AHashMap<Arc<str>, Vec<IpAddr>>,
+    ) -> Arc<HostSet> {
+        let named = names_of(assignment).next().is_some();
+        if !named && old.assignment().is_some_and(|a| a == assignment) {
+            return Arc::clone(old);
+        }
+        let resolve = |name: &str| -> Vec<IpAddr> {
+            let found = addresses.get(name).map(Vec::as_slice).unwrap_or_default();
+            match &config.discovery {
+                Discovery::LogicalDns(_) => found.first().copied().into_iter().collect(),
+                _ => found.to_vec(),
+            }
+        };
+        Arc::new(HostSet::build(assignment, old, self.workers, &resolve))
+    }
+
+    /// Removes a cluster; requests under way finish. Gives whether it was there.
+    pub fn remove_cluster(&self, name: &str) -> bool {
+        let mut inner = self.inner.lock();
+        let Some((name, _)) = inner.clusters.remove_entry(name) else {
+            return false;
+        };
+        inner.forget_unused_assignments();
+        self.publish(&name, None);
+        true
+    }
+
+    /// Takes the endpoints of an EDS resource, for every cluster that uses it. Gives whether
+    /// any does; one that no cluster uses is not kept.
+    pub fn apply_assignment(&self, assignment: Arc<LoadAssignment>) -> bool {
+        let mut inner = self.inner.lock();
+        let service = Arc::clone(&assignment.cluster_name);
+        let users: Vec<Arc<str>> = inner.users_of(&service).cloned().collect();
+        if users.is_empty() {
+            return false;
+        }
+        inner
+            .assignments
+            .insert(service, Arc::clone(&assignment));
+        for name in users {
+            let Some(entry) = inner.clusters.get_mut(&name) else {
+                continue;
+            };
+            let snapshot = &entry.snapshot;
+            let stats = &snapshot.state.stats;
+            stats.update_attempt.inc();
+            stats.update_success.inc();
+            let was_ready = std::mem::replace(&mut entry.ready, true);
+            let same = snapshot.hosts.assignment() == Some(&assignment);
+            if same {
+                stats.update_no_rebuild.inc();
+            } else {
+                if assignment.endpoints().next().is_none() {
+                    stats.update_empty.inc();
+                }
+                let config = Arc::clone(&snapshot.config);
+                let none = AHashMap::new();
+                let hosts = self.build_hosts(&config, &assignment, &snapshot.hosts, &none);
+                self.replace_hosts(&name, entry, hosts);
+            }
+            if !was_ready {
+                self.changed();
+            }
+        }
+        true
+    }
+
+    fn replace_hosts(&self, name: &Arc<str>, entry: &mut Entry, hosts: Arc<HostSet>) {
+        let old = &entry.snapshot;
+        account_for(&old.state, &old.hosts, &hosts);
+        entry.snapshot = Arc::new(Snapshot {
+            config: Arc::clone(&old.config),
+            connectors: old.connectors.clone(),
+            hosts,
+            state: Arc::clone(&old.state),
+            added_via_api: old.added_via_api,
+        });
+        self.publish(name, Some(&entry.snapshot));
+    }
+
+    /// Adds or replaces a secret. Clusters whose TLS uses it make new connections with it.
+    pub fn apply_secret(&self, secret: Arc<Secret>) {
+        let name = Arc::clone(&secret.name);
+        self.inner.lock().secrets.insert(secret);
+        self.reconnect_users_of(&name);
+    }
+
+    /// Forgets a secret. Connections that were made with it stay.
+    pub fn remove_secret(&self, name: &str) {
+        self.inner.lock().secrets.remove(name);
+    }
+
+    /// The secrets that are known now, for the TLS contexts of listeners.
+    pub fn secrets(&self) -> Secrets {
+        self.inner.lock().secrets.clone()
+    }
+
+    /// Reads the files of `cluster`'s TLS contexts again, for certificates that were renewed.
+    pub fn reload_tls(&self, cluster: &str) {
+        let mut inner = self.inner.lock();
+        let Inner {
+            clusters, secrets, ..
+        } = &mut *inner;
+        if let Some(entry) = clusters.get_mut(cluster) {
+            let name = Arc::clone(&entry.snapshot.config.name);
+            self.reconnect(&name, entry, secrets);
+        }
+    }
+
+    fn reconnect_users_of(&self, secret: &Arc<str>) {
+        let mut inner = self.inner.lock();
+        let Inner {
+            clusters, secrets, ..
+        } = &mut *inner;
+        for (name, entry) in clusters.iter_mut() {
+            let config = Arc::clone(&entry.snapshot.config);
+            let mut contexts = config.tls_contexts();
+            if contexts.any(|tls| tls.context.secret_names().any(|n| n == secret)) {
+                self.reconnect(name, entry, secrets);
+            }
+        }
+    }
+
+    fn reconnect(&self, name: &Arc<str>, entry: &mut Entry, secrets: &Secrets) {
+        let old = &entry.snapshot;
+        entry.snapshot = Arc::new(Snapshot {
+            config: Arc::clone(&old.config),
+            connectors: Connectors::new(&old.config, secrets),
+            hosts: Arc::clone(&old.hosts),
+            state: Arc::clone(&old.state),
+            added_via_api: old.added_via_api,
+        });
+        self.publish(name, Some(&entry.snapshot));
+    }
+
+    fn publish(&self, name: &Arc<str>, snapshot: Option<&Arc<Snapshot>>) {
+        for feed in &self.feeds {
+            feed.publish(name, snapshot.cloned());
+        }
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Names of all clusters, sorted.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.inner.lock().clusters.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether there is a cluster of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.inner.lock().clusters.contains_key(name)
+    }
+
+    /// The clusters whose endpoints are not known yet.
+    pub fn unready(&self) -> Vec<Arc<str>> {
+        let inner = self.inner.lock();
+        let unready = inner.clusters.iter().filter(|(_, entry)| !entry.ready);
+        unready.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// Waits until the endpoints of every cluster are known. Envoy waits 15 s for EDS
+    /// (`initial_fetch_timeout`); the caller sets its own deadline.
+    pub async fn wait_ready(&self) {
+        let mut changes = self.changes.subscribe();
+        while !self.unready().is_empty() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// All clusters for the admin endpoints, by name.
+    pub fn statuses(&self) -> Vec<ClusterStatus> {
+        let inner = self.inner.lock();
+        let status = |entry: &Entry| {
+            let snapshot = &entry.snapshot;
+            let outlier = snapshot.config.outlier.is_some();
+            ClusterStatus {
+                config: Arc::clone(&snapshot.config),
+                hosts: Arc::clone(&snapshot.hosts),
+                added_via_api: snapshot.added_via_api,
+                success_rates: outlier.then(|| snapshot.state.detector.rates()),
+                ready: entry.ready,
+            }
+        };
+        let mut all: Vec<_> = inner.clusters.values().map(status).collect();
+        drop(inner);
+        all.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        all
+    }
+
+    /// Resolves names and ends outlier intervals, as they come due. Runs until it is dropped;
+    /// spawn it once, on the main thread's runtime.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let next = self.inner.lock().schedule.next();
+            match next {
+                None => self.wake.notified().await,
+                Some(at) => tokio::select! {
+                    () = tokio::time::sleep_until(at.into()) => {}
+                    () = self.wake.notified() => {}
+                },
+            }
+            let due = self.inner.lock().schedule.due(Instant::now());
+            for job in due {
+                self.start(job);
+            }
+        }
+    }
+
+    /// Puts a cluster's first jobs on the schedule.
+    fn schedule(&self, inner: &mut Inner, name: &Arc<str>) {
+        let Some(entry) = inner.clusters.get(name) else {
+            return;
+        };
+        let now = Instant::now();
+        let job = |kind| Job {
+            cluster: Arc::clone(name),
+            generation: entry.generation,
+            kind,
+        };
+        if dns_of(&entry.snapshot.config).is_some() {
+            inner.schedule.add(now, job(schedule::Kind::Resolve));
+        }
+        if let Some(outlier) = &entry.snapshot.config.outlier {
+            inner.schedule.add(now + outlier.interval, job(schedule::Kind::Outliers));
+        }
+        self.wake.notify_one();
+    }
+}
+
+impl Inner {
+    fn users_of(&self, service: &Arc<str>) -> impl Iterator<Item = &Arc<str>> {
+        let users = self.clusters.iter().filter(move |(_, entry)| {
+            matches!(&entry.snapshot.config.discovery,
+                Discovery::Eds { service_name } if service_name == service)
+        });
+        users.map(|(name, _)| name)
+    }
+
+    fn forget_unused_assignments(&mut self) {
+        if self.assignments.is_empty() {
+            return;
+        }
+        let used: AHashSet<Arc<str>> = self
+            .clusters
+            .values()
+            .filter_map(|entry| match &entry.snapshot.config.discovery {
+                Discovery::Eds { service_name } => Some(Arc::clone(service_name)),
+                _ => None,
+            })
+            .collect();
+        self.assignments.retain(|service, _| used.contains(service));
+    }
+}
+
+/// Statistics and ejections when one set of hosts follows another.
+fn account_for(state: &State, old: &Arc<HostSet>, new: &Arc<HostSet>) {
+    if Arc::ptr_eq(old, new) {
+        return;
+    }
+    if !old.same_members(new) {
+        state.stats.membership_change.inc();
+        let kept: AHashSet<_> = new.hosts().iter().map(|h| Arc::as_ptr(&h.shared)).collect();
+        for host in old.hosts() {
+            if !kept.contains(&Arc::as_ptr(&host.shared)) {
+                state.detector.forget(&host.shared);
+            }
+        }
+    }
+    state.count_members(new);
+}
+
+fn dns_of(config: &Config) -> Option<&DnsSettings> {
+    match &config.discovery {
+        Discovery::StrictDns(settings) | Discovery::LogicalDns(settings) => Some(settings),
+        _ => None,
+    }
+}
+
+/// The host names among the addresses of an assignment.
+fn names_of(assignment: &LoadAssignment) -> impl Iterator<Item = Arc<str>> {
+    assignment
+        .endpoints()
+        .filter_map(|endpoint| match &endpoint.address {
+            weft_config::Address::Host { host, .. } => Some(Arc::clone(host)),
+            weft_config::Address::Ip(_) => None,
+        })
+}
+
+fn usable(addresses: &[IpAddr], family: DnsLookupFamily) -> Vec<IpAddr> {
+    let mut found = of_family(addresses, family);
+    let mut seen = AHashSet::new();
+    found.retain(|address| seen.insert(*address));
+    found
+}

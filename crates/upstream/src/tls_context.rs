@@ -1,0 +1,202 @@
+//! TLS contexts of the configuration → specifications for `net`: reads the files, looks up
+//! the secrets. Main thread only; workers get the finished result.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weft_config::secret::SecretKind;
+use weft_config::tls::{
+    CertificateSource, SanKind as ConfigSan, TlsCertificate, TlsContext, TlsValidation, TlsVersion,
+    ValidationSource,
+};
+use weft_config::{DataSource, DownstreamTls, Secret, UpstreamTls};
+use weft_net::tls::{
+    ClientSpec, Identity, Pem, SanKind, SanMatcher, ServerSpec, TlsError, Validation, Version,
+};
+
+/// The files in which systems keep the roots they trust.
+const SYSTEM_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The secrets that are known now, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets(HashMap<Arc<str>, Arc<Secret>>);
+
+impl Secrets {
+    /// Adds or replaces a secret.
+    pub fn insert(&mut self, secret: Arc<Secret>) {
+        self.0.insert(Arc::clone(&secret.name), secret);
+    }
+
+    /// Forgets a secret.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    /// Whether every secret that `context` names is known.
+    pub fn has_all(&self, context: &TlsContext) -> bool {
+        let mut names = context.secret_names();
+        names.all(|name| self.0.contains_key(name))
+    }
+
+    fn certificate(&self, name: &str) -> Result<&TlsCertificate, TlsError> {
+        match self.0.get(name).map(|secret| &secret.kind) {
+            Some(SecretKind::Certificate(certificate)) => Ok(certificate),
+            Some(SecretKind::Validation(_)) => Err(TlsError::Setup(format!(
+                "secret {name} is a validation context, not a certificate"
+            ))),
+            None => Err(missing(name)),
+        }
+    }
+
+    fn validation(&self, name: &str) -> Result<&TlsValidation, TlsError> {
+        match self.0.get(name).map(|secret| &secret.kind) {
+            Some(SecretKind::Validation(validation)) => Ok(validation),
+            Some(SecretKind::Certificate(_)) => Err(TlsError::Setup(format!(
+                "secret {name} is a certificate, not a validation context"
+            ))),
+            None => Err(missing(name)),
+        }
+    }
+}
+
+fn missing(name: &str) -> TlsError {
+    TlsError::Setup(format!("Secret is not supplied by SDS: {name}"))
+}
+
+/// What the client side of a cluster's TLS is made of.
+///
+/// # Errors
+/// A file that cannot be read, or a secret that is not there (yet).
+pub fn client_spec(tls: &UpstreamTls, secrets: &Secrets) -> Result<ClientSpec, TlsError> {
+    let context = &tls.context;
+    Ok(ClientSpec {
+        identity: identities(context, secrets)?.into_iter().next(),
+        validation: validation(context, secrets)?.unwrap_or_default(),
+        alpn: alpn(context),
+        versions: versions(context),
+    })
+}
+
+/// What a listener's TLS is made of; see [`weft_net::tls::server_config`].
+///
+/// # Errors
+/// A file that cannot be read, or a secret that is not there (yet).
+pub fn server_spec(tls: &DownstreamTls, secrets: &Secrets) -> Result<ServerSpec, TlsError> {
+    let context = &tls.context;
+    Ok(ServerSpec {
+        identities: identities(context, secrets)?,
+        validation: validation(context, secrets)?,
+        require_client_certificate: tls.require_client_certificate,
+        alpn: alpn(context),
+        versions: versions(context),
+    })
+}
+
+fn alpn(context: &TlsContext) -> Vec<Vec<u8>> {
+    context.alpn.iter().map(|p| p.as_bytes().to_vec()).collect()
+}
+
+fn versions(context: &TlsContext) -> (Version, Version) {
+    let version = |v| match v {
+        TlsVersion::V12 => Version::V12,
+        TlsVersion::V13 => Version::V13,
+    };
+    (version(context.min_version), version(context.max_version))
+}
+
+fn identities(context: &TlsContext, secrets: &Secrets) -> Result<Vec<Identity>, TlsError> {
+    let identity = |source: &CertificateSource| {
+        let certificate = match source {
+            CertificateSource::Inline(certificate) => certificate,
+            CertificateSource::Sds(name) => secrets.certificate(name)?,
+        };
+        Ok(Identity {
+            chain: read(&certificate.chain)?,
+            key: read(&certificate.key)?,
+        })
+    };
+    context.certificates.iter().map(identity).collect()
+}
+
+fn validation(context: &TlsContext, secrets: &Secrets) -> Result<Option<Validation>, TlsError> {
+    let (own, defaults) = match &context.validation {
+        None => return Ok(None),
+        Some(ValidationSource::Inline(own)) => (&**own, None),
+        Some(ValidationSource::Sds { name, defaults }) => {
+            (secrets.validation(name)?, Some(&**defaults))
+        }
+    };
+    // A combined context merges the secret over its default: lists are appended.
+    let trusted_ca = own.trusted_ca.as_ref();
+    let trusted_ca = trusted_ca.or(defaults.and_then(|d| d.trusted_ca.as_ref()));
+    let system_roots = own.system_roots || defaults.is_some_and(|d| d.system_roots);
+    let accept_untrusted = own.accept_untrusted || defaults.is_some_and(|d| d.accept_untrusted);
+    let sans = defaults.into_iter().chain([own]);
+    Ok(Some(Validation {
+        trusted_ca: match trusted_ca {
+            _ if accept_untrusted => None,
+            Some(source) => Some(read(source)?),
+            None if system_roots => Some(read_system_roots()?),
+            None => None,
+        },
+        sans: if accept_untrusted {
+            Vec::new()
+        } else {
+            sans.flat_map(|v| &v.san_matchers).map(san).collect()
+        },
+    }))
+}
+
+fn san(matcher: &weft_config::tls::SanMatcher) -> SanMatcher {
+    let kind = match matcher.kind {
+        ConfigSan::Dns => SanKind::Dns,
+        ConfigSan::Uri => SanKind::Uri,
+        ConfigSan::IpAddress => SanKind::Ip,
+        ConfigSan::Any => SanKind::Any,
+        // Certificates of a mesh carry none; such a matcher never matches.
+        ConfigSan::Email => return SanMatcher::matching(SanKind::Dns, |_| false),
+    };
+    if let weft_config::matching::StringMatch::Exact(value, false) = &matcher.matcher {
+        return SanMatcher::exact(kind, &**value);
+    }
+    let matcher = matcher.matcher.clone();
+    SanMatcher::matching(kind, move |name| matcher.matches(name.as_bytes()))
+}
+
+/// The bytes of a data source.
+///
+/// # Errors
+/// Names the file or variable.
+pub fn read(source: &DataSource) -> Result<Pem, TlsError> {
+    let failed = |origin: &str, what: String| TlsError::Pem {
+        origin: origin.to_owned(),
+        what,
+    };
+    match source {
+        DataSource::File { path, .. } => match std::fs::read(&**path) {
+            Ok(bytes) => Ok(Pem::new(&**path, bytes)),
+            Err(error) => Err(failed(path, format!("cannot be read: {error}"))),
+        },
+        DataSource::Inline(bytes) => Ok(Pem::new("inline", &**bytes)),
+        DataSource::Environment(name) => match std::env::var(&**name) {
+            Ok(text) => Ok(Pem::new(format!("environment variable {name}"), text)),
+            Err(error) => Err(failed(name, error.to_string())),
+        },
+    }
+}
+
+fn read_system_roots() -> Result<Pem, TlsError> {
+    let mut found = SYSTEM_ROOTS.iter().filter_map(|path| {
+        let bytes = std::fs::read(path).ok()?;
+        Some(Pem::new(*path, bytes))
+    });
+    found.next().ok_or_else(|| {
+        let text = "system_root_certs: this system keeps no file of trusted roots; looked for";
+        TlsError::Setup(format!("{text} {}", SYSTEM_ROOTS.join(", ")))
+    })
+}
