@@ -1,0 +1,19 @@
+"""Writes each proxy's configuration for a topology, and the upstream's.
+
+All of them: no access log, no tracing, upstream connections kept, one worker, loopback only.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a proxy runs: its folder and ports, and the files of its certificate."""
+
+    directory: Path
+    port: int
+    admin_port: int
+    upstream_port: int
+    certificate: Path
+    key: Path

@@ -1,0 +1,126 @@
+"""The client: h2load on its core, for HTTP/1.1 as for HTTP/2, and what it reports."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import CaseFailed
+from .processes import pin_to
+from .suites import Load, Topology
+
+# Connections of the fixed-rate run start so far apart, so that their clocks, which tick every
+# 10 ms, tick at different times: 7 and 10 share no factor.
+_STAGGER_MS = 7
+_H2LOAD_MARGIN_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What h2load reports of one run."""
+
+    requests: int
+    ok: int
+    not_found: int
+    rps: float
+    seconds: float
+
+
+class Client:
+    """Sends a case's load to one port."""
+
+    def __init__(self, h2load: str, core: int, directory: Path, topology: Topology, load: Load):
+        self._h2load = h2load
+        self._core = core
+        self._log_file = directory / "latencies.tsv"
+        self._paths_file = directory / "paths.txt"
+        self._load = load
+        scheme = "https" if topology.tls else "http"
+        self._base = f"{scheme}://127.0.0.1:{{port}}"
+        self._protocol = [] if topology.downstream_http2 else ["--h1"]
+        self._body: list[str] = []
+        if load.body_bytes:
+            body = directory / "body.bin"
+            body.write_bytes(b"x" * load.body_bytes)
+            self._body = ["-d", str(body)]
+
+    def answers(self, port: int, path: str, status: str) -> bool:
+        """Whether a single request is answered, with `status` "ok" or "not_found"."""
+        try:
+            seen = self._run(["-n", "1", "-c", "1", f"{self._base.format(port=port)}{path}"], 5)
+        except CaseFailed:
+            return False
+        return getattr(seen, status) == 1
+
+    def saturate(self, port: int, seconds: float) -> Answers:
+        """As fast as answers come, for so many seconds; fails on any answer but 200."""
+        load = self._load
+        shape = ["-c", str(load.connections), "-m", str(load.streams), "-D", f"{round(seconds * 1000)}ms"]
+        return _all_ok(self._run(shape + self._body + self._targets(port), seconds))
+
+    def at_fixed_rate(self, port: int, seconds: float) -> tuple[Answers, list[int]]:
+        """The fixed rate for about so many seconds, and the sorted latencies in microseconds.
+
+        A latency runs from the sending of a request to the end of its answer.
+        """
+        load = self._load
+        shape = [
+            *("-n", str(round(load.rate * seconds)), "-c", str(load.rate_connections)),
+            *("-m", str(max(load.streams, 1)), "--rps", str(load.rate_per_connection)),
+            *("-r", "1", f"--rate-period={_STAGGER_MS}ms", f"--log-file={self._log_file}"),
+        ]
+        answers = _all_ok(self._run(shape + self._body + self._targets(port), seconds * 4))
+        rows = self._log_file.read_text().splitlines()
+        return answers, sorted(int(row.split("\t")[2]) for row in rows)
+
+    def wanted_seconds(self, seconds: float) -> float:
+        """How long the fixed-rate run takes when the rate is held."""
+        return seconds + self._load.rate_connections * _STAGGER_MS / 1000
+
+    def _targets(self, port: int) -> list[str]:
+        base = self._base.format(port=port)
+        if len(self._load.paths) == 1:
+            return [f"{base}{self._load.paths[0]}"]
+        self._paths_file.write_text("".join(f"{base}{path}\n" for path in self._load.paths))
+        return ["-i", str(self._paths_file)]
+
+    def _run(self, arguments: list[str], seconds: float) -> Answers:
+        command = [self._h2load, "-t", "1", *self._protocol, *arguments]
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds + _H2LOAD_MARGIN_SECONDS,
+                preexec_fn=pin_to(self._core),
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise CaseFailed(f"h2load got no end within {late.timeout:.0f} s") from late
+        return _parse(done.stdout, done.stderr)
+
+
+def _parse(text: str, errors: str) -> Answers:
+    finished = re.search(r"finished in ([\d.]+)(us|ms|s|m), ([\d.]+) req/s", text)
+    requests = re.search(r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed", text)
+    statuses = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text)
+    if not (finished and requests and statuses):
+        raise CaseFailed(f"h2load's answer cannot be read: {(errors or text).strip()[-500:]}")
+    unit = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[finished[2]]
+    return Answers(
+        requests=int(requests[1]) + int(requests[3]),
+        ok=int(statuses[1]),
+        not_found=int(statuses[3]),
+        rps=float(finished[3]),
+        seconds=float(finished[1]) * unit,
+    )
+
+
+def _all_ok(answers: Answers) -> Answers:
+    if answers.requests == 0:
+        raise CaseFailed("no request was answered")
+    if answers.ok != answers.requests:
+        failed = answers.requests - answers.ok
+        raise CaseFailed(f"{failed} of {answers.requests} requests were not answered with 200")
+    return answers
