@@ -1,1 +1,34 @@
-//! See ARCHITECTURE.md.
+//! What tests with real peers need: real programs (Envoy, gRPC clients, this project's own
+//! binary), a mesh to configure them with, an upstream that says who it is, and a load that
+//! remembers every answer. A dev-dependency only; everything here panics with a full account
+//! where a test cannot go on. Must never know how the control plane or the proxy work inside.
+
+mod control;
+mod dataplane;
+mod folder;
+mod http_client;
+mod load;
+mod mesh;
+mod peers;
+mod ports;
+mod process;
+mod scene;
+mod script;
+mod static_bootstrap;
+mod upstream;
+mod wait;
+
+pub use control::Control;
+pub use dataplane::{AdsMode, Dataplane, Node, Program, Stats};
+pub use folder::ConfigFolder;
+pub use http_client::{Answer, Connection, get};
+pub use load::{Call, Load};
+pub use mesh::{Mesh, Version};
+pub use peers::Peers;
+pub use ports::free_port;
+pub use process::Process;
+pub use scene::{Scene, Way};
+pub use script::Script;
+pub use static_bootstrap::static_bootstrap;
+pub use upstream::Upstream;
+pub use wait::{Turn, eventually, one_at_a_time};

@@ -1,0 +1,103 @@
+//! An HTTP/1.1 client that shows what pools hide: which connection a call went over, and that it
+//! was closed. Must never retry.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// The longest that a call may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Header fields.
+    pub headers: HeaderMap,
+    /// Body, as far as it is text.
+    pub body: String,
+}
+
+/// One connection, kept alive.
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The connection is refused or takes too long.
+    pub async fn open(address: SocketAddr) -> Result<Self, String> {
+        let connecting = async {
+            let stream = TcpStream::connect(address)
+                .await
+                .map_err(|error| error.to_string())?;
+            stream
+                .set_nodelay(true)
+                .map_err(|error| error.to_string())?;
+            http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| error.to_string())
+        };
+        let (sender, connection) = within(connecting).await?;
+        // Ends with the connection; its error reaches the caller through the call.
+        tokio::spawn(connection);
+        Ok(Self { sender })
+    }
+
+    /// GET. `uri` is a path, or a whole URI for an explicit proxy.
+    ///
+    /// # Errors
+    /// The connection was closed or reset, the answer broke off, or it took too long.
+    pub async fn get(&mut self, host: &str, uri: &str) -> Result<Answer, String> {
+        let request = Request::get(uri).header(HOST, host).body(Empty::new());
+        let request = request.map_err(|error| error.to_string())?;
+        within(async {
+            self.sender
+                .ready()
+                .await
+                .map_err(|error| format!("closed: {error}"))?;
+            let response = self.sender.send_request(request).await;
+            let (head, body) = response.map_err(|error| error.to_string())?.into_parts();
+            let body = body
+                .collect()
+                .await
+                .map_err(|error| format!("in the body: {error}"))?;
+            let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+            Ok(Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body,
+            })
+        })
+        .await
+    }
+}
+
+/// GET over a connection of its own.
+///
+/// # Errors
+/// As [`Connection::open`] and [`Connection::get`].
+pub async fn get(address: SocketAddr, path: &str) -> Result<Answer, String> {
+    Connection::open(address)
+        .await?
+        .get(&address.to_string(), path)
+        .await
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let late = |_| Err(format!("nothing within {TIMEOUT:?}"));
+    tokio::time::timeout(TIMEOUT, work)
+        .await
+        .unwrap_or_else(late)
+}

