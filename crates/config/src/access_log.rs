@@ -116,8 +116,12 @@ fn number(source: &dyn FormatSource, field: Field) -> Option<u64> {
 }
 
 fn passes_flags(wanted: &[Arc<str>], value: &Value<'_>) -> bool {
-    let Some(text) = value.as_text() else { return false };
-    let mut flags = text.split(',').filter(|flag| !flag.is_empty() && *flag != "-");
+    let Some(text) = value.as_text() else {
+        return false;
+    };
+    let mut flags = text
+        .split(',')
+        .filter(|flag| !flag.is_empty() && *flag != "-");
     if wanted.is_empty() {
         return flags.next().is_some();
     }

@@ -51,7 +51,10 @@ impl CidrRange {
     /// Makes a range, clearing the bits below the prefix; a longer prefix than the family allows is cut.
     pub fn new(address: IpAddr, prefix_len: u8) -> Self {
         let prefix_len = prefix_len.min(if address.is_ipv4() { 32 } else { 128 });
-        Self { base: mask(address, prefix_len), prefix_len }
+        Self {
+            base: mask(address, prefix_len),
+            prefix_len,
+        }
     }
 
     /// Whether the address lies in the range. Families never match each other.
@@ -64,11 +67,15 @@ impl CidrRange {
 pub(crate) fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
-            let bits = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
+            let bits = u32::MAX
+                .checked_shl(32 - u32::from(prefix_len.min(32)))
+                .unwrap_or(0);
             IpAddr::V4((u32::from(v4) & bits).into())
         }
         IpAddr::V6(v6) => {
-            let bits = u128::MAX.checked_shl(128 - u32::from(prefix_len.min(128))).unwrap_or(0);
+            let bits = u128::MAX
+                .checked_shl(128 - u32::from(prefix_len.min(128)))
+                .unwrap_or(0);
             IpAddr::V6((u128::from(v6) & bits).into())
         }
     }
@@ -89,7 +96,9 @@ pub struct TcpKeepalive {
 pub(crate) fn address(p: &mut Pass<'_>, message: &pb::core::Address) -> Option<Address> {
     use pb::core::address::Address as Pb;
     match &message.address {
-        Some(Pb::SocketAddress(socket)) => p.at("socket_address", |p| socket_address(p, socket, false)),
+        Some(Pb::SocketAddress(socket)) => {
+            p.at("socket_address", |p| socket_address(p, socket, false))
+        }
         Some(Pb::Pipe(_)) => {
             p.unsupported("pipe", true);
             None
@@ -179,9 +188,15 @@ fn socket_address(
 
 /// Reads a range.
 pub(crate) fn cidr_range(p: &mut Pass<'_>, message: &pb::core::CidrRange) -> Option<CidrRange> {
-    let pb::core::CidrRange { address_prefix, prefix_len } = message;
+    let pb::core::CidrRange {
+        address_prefix,
+        prefix_len,
+    } = message;
     let Ok(ip) = address_prefix.parse::<IpAddr>() else {
-        p.refuse_field("address_prefix", format!("{address_prefix:?} is no IP address"));
+        p.refuse_field(
+            "address_prefix",
+            format!("{address_prefix:?} is no IP address"),
+        );
         return None;
     };
     let len = prefix_len.map_or(0, |wrapped| wrapped.value);
@@ -194,8 +209,15 @@ pub(crate) fn cidr_range(p: &mut Pass<'_>, message: &pb::core::CidrRange) -> Opt
 }
 
 /// Reads TCP keep-alive.
-pub(crate) fn tcp_keepalive(_: &mut Pass<'_>, message: &pb::core::TcpKeepalive) -> Option<TcpKeepalive> {
-    let pb::core::TcpKeepalive { keepalive_probes, keepalive_time, keepalive_interval } = message;
+pub(crate) fn tcp_keepalive(
+    _: &mut Pass<'_>,
+    message: &pb::core::TcpKeepalive,
+) -> Option<TcpKeepalive> {
+    let pb::core::TcpKeepalive {
+        keepalive_probes,
+        keepalive_time,
+        keepalive_interval,
+    } = message;
     Some(TcpKeepalive {
         probes: keepalive_probes.map(|v| v.value),
         idle_seconds: keepalive_time.map(|v| v.value),
@@ -204,7 +226,10 @@ pub(crate) fn tcp_keepalive(_: &mut Pass<'_>, message: &pb::core::TcpKeepalive) 
 }
 
 /// Reads the source address of upstream connections; unset if it is a wildcard.
-pub(crate) fn bind_config(p: &mut Pass<'_>, message: &pb::core::BindConfig) -> Option<Option<SocketAddr>> {
+pub(crate) fn bind_config(
+    p: &mut Pass<'_>,
+    message: &pb::core::BindConfig,
+) -> Option<Option<SocketAddr>> {
     let pb::core::BindConfig {
         source_address,
         freebind,
@@ -218,6 +243,10 @@ pub(crate) fn bind_config(p: &mut Pass<'_>, message: &pb::core::BindConfig) -> O
     // Istio gives the other family's address here (::6 beside 127.0.0.6); the first is used.
     ignore!(p, "core.BindConfig"; extra_source_addresses, additional_source_addresses);
     unsupported!(p; local_address_selector, validate_network_namespaces);
-    let address = p.opt("source_address", source_address.as_ref(), bind_socket_address);
+    let address = p.opt(
+        "source_address",
+        source_address.as_ref(),
+        bind_socket_address,
+    );
     Some(address.filter(|address| !address.ip().is_unspecified() || address.port() != 0))
 }

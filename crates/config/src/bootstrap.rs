@@ -95,6 +95,8 @@ impl Bootstrap {
         message: &pb::config::bootstrap::v3::Bootstrap,
         context: &Context,
     ) -> Result<Loaded<Self>, ConfigError> {
-        Pass::run(context, "bootstrap".to_owned(), |p| convert::bootstrap(p, message))
+        Pass::run(context, "bootstrap".to_owned(), |p| {
+            convert::bootstrap(p, message)
+        })
     }
 }

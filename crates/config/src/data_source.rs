@@ -24,21 +24,29 @@ pub enum DataSource {
 /// Reads a data source; exactly one specifier must be there.
 pub(crate) fn data_source(p: &mut Pass<'_>, message: &pb::core::DataSource) -> Option<DataSource> {
     use pb::core::data_source::Specifier;
-    let pb::core::DataSource { watched_directory, specifier } = message;
-    let watched_directory = p.opt("watched_directory", watched_directory.as_ref(), |p, directory| {
-        let pb::core::WatchedDirectory { path, watch_modify } = directory;
-        ignore!(p, "core.WatchedDirectory"; watch_modify);
-        p.name("path", path)
-    });
+    let pb::core::DataSource {
+        watched_directory,
+        specifier,
+    } = message;
+    let watched_directory = p.opt(
+        "watched_directory",
+        watched_directory.as_ref(),
+        |p, directory| {
+            let pb::core::WatchedDirectory { path, watch_modify } = directory;
+            ignore!(p, "core.WatchedDirectory"; watch_modify);
+            p.name("path", path)
+        },
+    );
     match specifier {
-        Some(Specifier::Filename(path)) => {
-            Some(DataSource::File { path: p.name("filename", path)?, watched_directory })
-        }
+        Some(Specifier::Filename(path)) => Some(DataSource::File {
+            path: p.name("filename", path)?,
+            watched_directory,
+        }),
         Some(Specifier::InlineBytes(bytes)) => Some(DataSource::Inline(bytes.clone().into())),
         Some(Specifier::InlineString(text)) => Some(DataSource::Inline(text.clone().into())),
-        Some(Specifier::EnvironmentVariable(name)) => {
-            Some(DataSource::Environment(p.name("environment_variable", name)?))
-        }
+        Some(Specifier::EnvironmentVariable(name)) => Some(DataSource::Environment(
+            p.name("environment_variable", name)?,
+        )),
         None => {
             p.refuse("needs one of filename, inline_bytes, inline_string, environment_variable");
             None

@@ -103,7 +103,9 @@ impl LoadAssignment {
     #[must_use]
     pub fn share_with(mut self, old: &Self) -> Self {
         for (priority, localities) in self.priorities.iter_mut().enumerate() {
-            let Some(before) = old.priorities.get(priority) else { continue };
+            let Some(before) = old.priorities.get(priority) else {
+                continue;
+            };
             for locality in localities {
                 if let Some(same) = before.iter().find(|other| ***other == **locality) {
                     *locality = Arc::clone(same);
@@ -115,7 +117,10 @@ impl LoadAssignment {
 
     /// All endpoints of all priorities.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.priorities.iter().flatten().flat_map(|locality| locality.endpoints.iter())
+        self.priorities
+            .iter()
+            .flatten()
+            .flat_map(|locality| locality.endpoints.iter())
     }
 }
 
@@ -125,8 +130,10 @@ impl LoadAssignment {
         message: &pb::config::endpoint::v3::ClusterLoadAssignment,
         context: &Context,
     ) -> Result<Loaded<Self>, ConfigError> {
-        Pass::run(context, format!("load assignment {}", message.cluster_name), |p| {
-            convert::load_assignment(p, message, &message.cluster_name)
-        })
+        Pass::run(
+            context,
+            format!("load assignment {}", message.cluster_name),
+            |p| convert::load_assignment(p, message, &message.cluster_name),
+        )
     }
 }

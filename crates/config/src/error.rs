@@ -37,10 +37,17 @@ impl ConfigError {
     pub const MAX_PROBLEMS: usize = 64;
 
     /// An error with one problem.
-    pub fn one(resource: impl Into<String>, path: impl Into<String>, text: impl Into<String>) -> Self {
+    pub fn one(
+        resource: impl Into<String>,
+        path: impl Into<String>,
+        text: impl Into<String>,
+    ) -> Self {
         Self {
             resource: resource.into(),
-            problems: vec![Problem { path: path.into(), text: text.into() }],
+            problems: vec![Problem {
+                path: path.into(),
+                text: text.into(),
+            }],
         }
     }
 }

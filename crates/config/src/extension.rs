@@ -90,7 +90,10 @@ const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBu
 
 /// Transport sockets of filter chains.
 pub(crate) const DOWNSTREAM_TRANSPORTS: &[Extension<Option<crate::tls::DownstreamTls>>] = &[
-    Extension { name: RAW_BUFFER, read: raw_buffer },
+    Extension {
+        name: RAW_BUFFER,
+        read: raw_buffer,
+    },
     Extension {
         name: "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         read: |p, bytes| {
@@ -102,7 +105,10 @@ pub(crate) const DOWNSTREAM_TRANSPORTS: &[Extension<Option<crate::tls::Downstrea
 
 /// Transport sockets of clusters.
 pub(crate) const UPSTREAM_TRANSPORTS: &[Extension<Option<crate::tls::UpstreamTls>>] = &[
-    Extension { name: RAW_BUFFER, read: raw_buffer },
+    Extension {
+        name: RAW_BUFFER,
+        read: raw_buffer,
+    },
     Extension {
         name: "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         read: |p, bytes| {
@@ -123,7 +129,10 @@ pub(crate) fn formatter(p: &mut Pass<'_>, message: &pb::core::TypedExtensionConf
         "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery",
         "envoy.extensions.formatter.metadata.v3.Metadata",
     ];
-    let pb::core::TypedExtensionConfig { name: _, typed_config } = message;
+    let pb::core::TypedExtensionConfig {
+        name: _,
+        typed_config,
+    } = message;
     match typed_config {
         Some(any) if KNOWN.contains(&type_name(any)) => {}
         _ => p.refuse_field("typed_config", "is no formatter that Weft has"),
@@ -144,8 +153,12 @@ pub(crate) fn ads_source(p: &mut Pass<'_>, message: &pb::core::ConfigSource) -> 
     api_version(p, "resource_api_version", *resource_api_version);
     match config_source_specifier {
         Some(Source::Ads(pb::core::AggregatedConfigSource {})) => Some(()),
-        Some(Source::Self_(pb::core::SelfConfigSource { transport_api_version })) => {
-            p.at("self", |p| api_version(p, "transport_api_version", *transport_api_version));
+        Some(Source::Self_(pb::core::SelfConfigSource {
+            transport_api_version,
+        })) => {
+            p.at("self", |p| {
+                api_version(p, "transport_api_version", *transport_api_version)
+            });
             Some(())
         }
         _ => {

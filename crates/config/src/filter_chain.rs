@@ -118,7 +118,11 @@ struct Ranges<T> {
 
 impl<T> Default for Ranges<T> {
     fn default() -> Self {
-        Self { lengths: Vec::new(), values: AHashMap::new(), all: None }
+        Self {
+            lengths: Vec::new(),
+            values: AHashMap::new(),
+            all: None,
+        }
     }
 }
 
@@ -127,10 +131,15 @@ impl<T: Default> Ranges<T> {
         let Some(range) = range.filter(|range| range.prefix_len > 0) else {
             return self.all.get_or_insert_default();
         };
-        if let Err(place) = self.lengths.binary_search_by(|len| range.prefix_len.cmp(len)) {
+        if let Err(place) = self
+            .lengths
+            .binary_search_by(|len| range.prefix_len.cmp(len))
+        {
             self.lengths.insert(place, range.prefix_len);
         }
-        self.values.entry((range.base, range.prefix_len)).or_default()
+        self.values
+            .entry((range.base, range.prefix_len))
+            .or_default()
     }
 
     fn is_empty(&self) -> bool {
@@ -149,7 +158,11 @@ impl<T: Default> Ranges<T> {
 
 /// Each element, or `None` once if there is none.
 fn or_none<T: Clone>(items: &[T]) -> Vec<Option<T>> {
-    if items.is_empty() { vec![None] } else { items.iter().cloned().map(Some).collect() }
+    if items.is_empty() {
+        vec![None]
+    } else {
+        items.iter().cloned().map(Some).collect()
+    }
 }
 
 /// Combinations of one chain beyond which it is refused.
@@ -157,25 +170,46 @@ const MAX_COMBINATIONS: usize = 1 << 20;
 
 impl FilterChains {
     /// Adds a chain; the error says with which other chain it shares a match.
-    pub(crate) fn add(&mut self, matcher: &ChainMatch, chain: Arc<FilterChain>) -> Result<(), String> {
+    pub(crate) fn add(
+        &mut self,
+        matcher: &ChainMatch,
+        chain: Arc<FilterChain>,
+    ) -> Result<(), String> {
         let number = self.chains.len();
         let names: Vec<Box<str>> = if matcher.server_names.is_empty() {
             vec!["".into()]
         } else {
             // `*.example.com` is kept as `.example.com`.
-            matcher.server_names.iter().map(|name| name.trim_start_matches('*').into()).collect()
+            matcher
+                .server_names
+                .iter()
+                .map(|name| name.trim_start_matches('*').into())
+                .collect()
         };
         let applications: Vec<Box<str>> = if matcher.application_protocols.is_empty() {
             vec!["".into()]
         } else {
-            matcher.application_protocols.iter().map(|name| name.as_str().into()).collect()
+            matcher
+                .application_protocols
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect()
         };
         let destinations = or_none(&matcher.destinations);
         let direct = or_none(&matcher.direct_sources);
         let sources = or_none(&matcher.sources);
         let ports = or_none(&matcher.source_ports);
-        let lists = [destinations.len(), names.len(), applications.len(), direct.len(), sources.len(), ports.len()];
-        let combinations = lists.iter().try_fold(1_usize, |product, len| product.checked_mul(*len));
+        let lists = [
+            destinations.len(),
+            names.len(),
+            applications.len(),
+            direct.len(),
+            sources.len(),
+            ports.len(),
+        ];
+        let combinations = lists
+            .iter()
+            .try_fold(1_usize, |product, len| product.checked_mul(*len));
         if combinations.is_none_or(|count| count > MAX_COMBINATIONS) {
             return Err("combines too many alternatives; split the filter chain".to_owned());
         }
@@ -210,7 +244,9 @@ impl FilterChains {
         }
         self.chains.push(chain);
         match clash {
-            Some(other) => Err(format!("matches the same connections as filter_chains[{other}]")),
+            Some(other) => Err(format!(
+                "matches the same connections as filter_chains[{other}]"
+            )),
             None => Ok(()),
         }
     }
@@ -250,7 +286,10 @@ impl FilterChains {
             &types.any
         };
         let ports = sources.get(connection.source.ip().to_canonical())?;
-        ports.get(&Some(connection.source.port())).or_else(|| ports.get(&None)).copied()
+        ports
+            .get(&Some(connection.source.port()))
+            .or_else(|| ports.get(&None))
+            .copied()
     }
 }
 

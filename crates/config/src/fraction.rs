@@ -11,7 +11,10 @@ pub struct Fraction {
 
 impl Fraction {
     /// Always.
-    pub const ALL: Self = Self { numerator: 100, denominator: 100 };
+    pub const ALL: Self = Self {
+        numerator: 100,
+        denominator: 100,
+    };
 
     /// Whether a uniformly random number falls into the share (Envoy: `random % denominator < numerator`).
     pub fn holds(self, random: u64) -> bool {

@@ -68,7 +68,9 @@ impl HeaderOps {
                 HeaderTemplate::Made(format) => {
                     let mut bytes = Vec::new();
                     format.write_present(&mut bytes, source);
-                    let Ok(value) = HeaderValue::from_bytes(&bytes) else { continue };
+                    let Ok(value) = HeaderValue::from_bytes(&bytes) else {
+                        continue;
+                    };
                     value
                 }
             };
@@ -114,9 +116,17 @@ fn modifiable(p: &mut Pass<'_>, name: &str) -> Option<HeaderName> {
 }
 
 /// Reads one header to add.
-pub(crate) fn header_add(p: &mut Pass<'_>, message: &pb::core::HeaderValueOption) -> Option<HeaderAdd> {
+pub(crate) fn header_add(
+    p: &mut Pass<'_>,
+    message: &pb::core::HeaderValueOption,
+) -> Option<HeaderAdd> {
     use pb::core::header_value_option::HeaderAppendAction as Pb;
-    let pb::core::HeaderValueOption { header, append, append_action, keep_empty_value } = message;
+    let pb::core::HeaderValueOption {
+        header,
+        append,
+        append_action,
+        keep_empty_value,
+    } = message;
     let action = match p.enumeration("append_action", *append_action)? {
         Pb::AppendIfExistsOrAdd => AppendAction::AppendOrAdd,
         Pb::AddIfAbsent => AppendAction::AddIfAbsent,
@@ -127,13 +137,26 @@ pub(crate) fn header_add(p: &mut Pass<'_>, message: &pb::core::HeaderValueOption
         p.refuse_field("append", "and append_action exclude each other");
         return None;
     }
-    let action = if flag(append.as_ref(), true) { action } else { AppendAction::OverwriteOrAdd };
+    let action = if flag(append.as_ref(), true) {
+        action
+    } else {
+        AppendAction::OverwriteOrAdd
+    };
     let (name, value) = p.required("header", header.as_ref(), |p, header| {
-        let pb::core::HeaderValue { key, value, raw_value } = header;
+        let pb::core::HeaderValue {
+            key,
+            value,
+            raw_value,
+        } = header;
         let name = p.at("key", |p| modifiable(p, key))?;
         Some((name, header_template(p, value, raw_value)?))
     })?;
-    Some(HeaderAdd { name, value, action, keep_empty: *keep_empty_value })
+    Some(HeaderAdd {
+        name,
+        value,
+        action,
+        keep_empty: *keep_empty_value,
+    })
 }
 
 fn header_template(p: &mut Pass<'_>, value: &str, raw: &[u8]) -> Option<HeaderTemplate> {

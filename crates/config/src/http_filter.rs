@@ -107,7 +107,10 @@ pub enum FilterOverride {
 impl FilterOverrides {
     /// The override for a filter's configured name.
     pub fn get(&self, filter: &str) -> Option<&FilterOverride> {
-        self.0.iter().find(|(name, _)| &**name == filter).map(|(_, found)| found)
+        self.0
+            .iter()
+            .find(|(name, _)| &**name == filter)
+            .map(|(_, found)| found)
     }
 }
 

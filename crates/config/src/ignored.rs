@@ -26,7 +26,11 @@ pub struct IgnoredEntry {
 }
 
 const fn line(message: &'static str, field: &'static str, reason: &'static str) -> IgnoredEntry {
-    IgnoredEntry { message, field, reason }
+    IgnoredEntry {
+        message,
+        field,
+        reason,
+    }
 }
 
 const RUNTIME: &str = "Weft has no runtime: the default value counts";
@@ -39,6 +43,7 @@ const NO_VALUE: &str = "Weft keeps no such value: the operator shows `-`";
 const ADS_ONLY: &str = "resources come over the one ADS stream";
 
 /// All of them.
+#[rustfmt::skip] // one line a field
 pub const IGNORED: &[IgnoredEntry] = &[
     // Anywhere.
     line("core.RuntimeFractionalPercent", "runtime_key", RUNTIME),
@@ -263,7 +268,9 @@ pub const IGNORED: &[IgnoredEntry] = &[
 
 /// The line of a field, if there is one.
 pub(crate) fn find(message: &str, field: &str) -> Option<&'static IgnoredEntry> {
-    IGNORED.iter().find(|entry| entry.message == message && entry.field == field)
+    IGNORED
+        .iter()
+        .find(|entry| entry.message == message && entry.field == field)
 }
 
 /// The static name of an operator in the table.
@@ -279,7 +286,12 @@ mod tests {
     fn no_field_is_listed_twice() {
         let mut seen = std::collections::HashSet::new();
         for entry in IGNORED {
-            assert!(seen.insert((entry.message, entry.field)), "{} {}", entry.message, entry.field);
+            assert!(
+                seen.insert((entry.message, entry.field)),
+                "{} {}",
+                entry.message,
+                entry.field
+            );
             assert!(!entry.reason.is_empty());
         }
     }

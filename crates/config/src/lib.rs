@@ -4,7 +4,18 @@
 //! noted against the table in [`ignored`]. This crate never does I/O: files, environment and
 //! clocks belong to its callers, which hand in a [`Context`] and read [`DataSource`]s themselves.
 
-#![allow(deprecated, reason = "exhaustive destructuring names deprecated fields too, and Istio still emits some")]
+#![allow(
+    deprecated,
+    reason = "exhaustive destructuring names deprecated fields too, and Istio still emits some"
+)]
+#![allow(
+    clippy::unnecessary_wraps,
+    clippy::option_option,
+    clippy::trivially_copy_pass_by_ref,
+    clippy::single_match_else,
+    clippy::manual_let_else,
+    reason = "converters share one shape, `fn(&mut Pass, &Message) -> Option<T>`, where the outer None means refused"
+)]
 
 #[macro_use]
 mod pass;
@@ -32,6 +43,11 @@ pub mod secret;
 pub mod tcp_proxy;
 pub mod tls;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use access_log::{AccessLog, LogFilter, LogSink};
 pub use address::{Address, CidrRange};
 pub use bootstrap::{Admin, AdsConfig, AdsTransport, Bootstrap, Node};
@@ -57,9 +73,9 @@ pub use tls::{DownstreamTls, UpstreamTls};
 
 /// Envoy's messages as this crate sees them.
 pub(crate) mod pb {
-    pub(crate) use envoy_types::pb::envoy::config::core::v3 as core;
-    pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-    pub(crate) use envoy_types::pb::envoy::r#type::v3 as typ;
-    pub(crate) use envoy_types::pb::envoy::{config, extensions};
-    pub(crate) use envoy_types::pb::google::protobuf as google;
+    pub(crate) use weft_proto::pb::envoy::config::core::v3 as core;
+    pub(crate) use weft_proto::pb::envoy::r#type::matcher::v3 as matcher;
+    pub(crate) use weft_proto::pb::envoy::r#type::v3 as typ;
+    pub(crate) use weft_proto::pb::envoy::{config, extensions};
+    pub(crate) use weft_proto::pb::google::protobuf as google;
 }

@@ -127,6 +127,8 @@ impl Listener {
         message: &pb::config::listener::v3::Listener,
         context: &Context,
     ) -> Result<Loaded<Self>, ConfigError> {
-        Pass::run(context, format!("listener {}", message.name), |p| convert::listener(p, message))
+        Pass::run(context, format!("listener {}", message.name), |p| {
+            convert::listener(p, message)
+        })
     }
 }

@@ -43,7 +43,12 @@ const MAX_DEPTH: usize = 100;
 
 impl<'c> Pass<'c> {
     pub(crate) fn new(context: &'c Context) -> Self {
-        Self { context, path: Vec::new(), problems: Vec::new(), ignored: Vec::new() }
+        Self {
+            context,
+            path: Vec::new(),
+            problems: Vec::new(),
+            ignored: Vec::new(),
+        }
     }
 
     /// Runs a whole conversion of one resource.
@@ -55,12 +60,18 @@ impl<'c> Pass<'c> {
         let mut pass = Self::new(context);
         let value = convert(&mut pass);
         match value {
-            Some(value) if pass.problems.is_empty() => Ok(Loaded { value, ignored: pass.ignored }),
+            Some(value) if pass.problems.is_empty() => Ok(Loaded {
+                value,
+                ignored: pass.ignored,
+            }),
             _ => {
                 if pass.problems.is_empty() {
                     pass.refuse("is not understood");
                 }
-                Err(ConfigError { resource, problems: pass.problems })
+                Err(ConfigError {
+                    resource,
+                    problems: pass.problems,
+                })
             }
         }
     }
@@ -165,7 +176,10 @@ impl<'c> Pass<'c> {
     pub(crate) fn refuse(&mut self, text: impl Into<String>) {
         if self.problems.len() < ConfigError::MAX_PROBLEMS {
             let path = self.path_text();
-            self.problems.push(Problem { path, text: text.into() });
+            self.problems.push(Problem {
+                path,
+                text: text.into(),
+            });
         }
     }
 
@@ -189,7 +203,12 @@ impl<'c> Pass<'c> {
         match ignored::find(message, field) {
             Some(entry) => self.at(field, |p| {
                 let path = p.path_text();
-                p.ignored.push(IgnoredField { path, message, field, reason: entry.reason });
+                p.ignored.push(IgnoredField {
+                    path,
+                    message,
+                    field,
+                    reason: entry.reason,
+                });
             }),
             None => self.refuse_field(field, "is not supported by Weft; remove it"),
         }
@@ -211,8 +230,12 @@ impl<'c> Pass<'c> {
         value: Option<&pb::google::Duration>,
     ) -> Option<Duration> {
         let value = value?;
-        let seconds = u64::try_from(value.seconds).ok().filter(|s| *s <= 315_576_000_000);
-        let nanos = u32::try_from(value.nanos).ok().filter(|n| *n < 1_000_000_000);
+        let seconds = u64::try_from(value.seconds)
+            .ok()
+            .filter(|s| *s <= 315_576_000_000);
+        let nanos = u32::try_from(value.nanos)
+            .ok()
+            .filter(|n| *n < 1_000_000_000);
         match (seconds, nanos) {
             (Some(seconds), Some(nanos)) => Some(Duration::new(seconds, nanos)),
             _ => {
@@ -245,12 +268,18 @@ impl<'c> Pass<'c> {
     ) -> Option<Duration> {
         match value {
             None => default,
-            Some(_) => self.duration(field, value).filter(|duration| !duration.is_zero()),
+            Some(_) => self
+                .duration(field, value)
+                .filter(|duration| !duration.is_zero()),
         }
     }
 
     /// An enum's number; unknown numbers are refused.
-    pub(crate) fn enumeration<E: TryFrom<i32>>(&mut self, field: &'static str, value: i32) -> Option<E> {
+    pub(crate) fn enumeration<E: TryFrom<i32>>(
+        &mut self,
+        field: &'static str,
+        value: i32,
+    ) -> Option<E> {
         if let Ok(found) = E::try_from(value) {
             return Some(found);
         }
@@ -268,7 +297,12 @@ impl<'c> Pass<'c> {
     }
 
     /// A whole percentage from 0 to 100.
-    pub(crate) fn percent_u32(&mut self, field: &'static str, value: Option<u32>, default: u32) -> u32 {
+    pub(crate) fn percent_u32(
+        &mut self,
+        field: &'static str,
+        value: Option<u32>,
+        default: u32,
+    ) -> u32 {
         let value = value.unwrap_or(default);
         if value > 100 {
             self.refuse_field(field, "must be at most 100");
@@ -277,7 +311,11 @@ impl<'c> Pass<'c> {
     }
 
     /// A percentage from 0 to 100.
-    pub(crate) fn percent(&mut self, field: &'static str, value: Option<&pb::typ::Percent>) -> Option<f64> {
+    pub(crate) fn percent(
+        &mut self,
+        field: &'static str,
+        value: Option<&pb::typ::Percent>,
+    ) -> Option<f64> {
         let pb::typ::Percent { value } = value?;
         if (0.0..=100.0).contains(value) {
             Some(*value)
@@ -290,13 +328,19 @@ impl<'c> Pass<'c> {
     /// A fraction.
     pub(crate) fn fraction(&mut self, value: &pb::typ::FractionalPercent) -> Option<Fraction> {
         use pb::typ::fractional_percent::DenominatorType;
-        let pb::typ::FractionalPercent { numerator, denominator } = value;
+        let pb::typ::FractionalPercent {
+            numerator,
+            denominator,
+        } = value;
         let denominator = match self.enumeration("denominator", *denominator)? {
             DenominatorType::Hundred => 100,
             DenominatorType::TenThousand => 10_000,
             DenominatorType::Million => 1_000_000,
         };
-        Some(Fraction { numerator: *numerator, denominator })
+        Some(Fraction {
+            numerator: *numerator,
+            denominator,
+        })
     }
 
     /// A fraction whose runtime key is not looked up.
@@ -304,8 +348,15 @@ impl<'c> Pass<'c> {
         &mut self,
         value: &pb::core::RuntimeFractionalPercent,
     ) -> Option<Fraction> {
-        let pb::core::RuntimeFractionalPercent { default_value, runtime_key } = value;
-        self.ignore("core.RuntimeFractionalPercent", "runtime_key", runtime_key.is_set());
+        let pb::core::RuntimeFractionalPercent {
+            default_value,
+            runtime_key,
+        } = value;
+        self.ignore(
+            "core.RuntimeFractionalPercent",
+            "runtime_key",
+            runtime_key.is_set(),
+        );
         self.required("default_value", default_value.as_ref(), Self::fraction)
     }
 

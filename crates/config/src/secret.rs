@@ -28,8 +28,13 @@ pub enum SecretKind {
 
 impl Secret {
     /// Compiles Envoy's message.
-    pub fn from_proto(message: &messages::Secret, context: &Context) -> Result<Loaded<Self>, ConfigError> {
-        Pass::run(context, format!("secret {}", message.name), |p| secret(p, message))
+    pub fn from_proto(
+        message: &messages::Secret,
+        context: &Context,
+    ) -> Result<Loaded<Self>, ConfigError> {
+        Pass::run(context, format!("secret {}", message.name), |p| {
+            secret(p, message)
+        })
     }
 }
 

@@ -47,7 +47,10 @@ impl TcpClusters {
             Self::Single(name) => Some(name),
             Self::Weighted { clusters, total } => {
                 let value = random.checked_rem(*total)?;
-                clusters.iter().find(|(_, upto)| value < *upto).map(|(name, _)| name)
+                clusters
+                    .iter()
+                    .find(|(_, upto)| value < *upto)
+                    .map(|(name, _)| name)
             }
         }
     }

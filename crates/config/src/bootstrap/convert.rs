@@ -8,6 +8,7 @@ use super::{Admin, AdsConfig, AdsTransport, Bootstrap, Node};
 use crate::access_log::convert::access_log;
 use crate::access_log::{AccessLog, LogSink};
 use crate::address::{bind_address, bind_config};
+use crate::cluster::Cluster;
 use crate::endpoint::convert::locality;
 use crate::error::{ConfigError, Loaded, Problem};
 use crate::extension::api_version;
@@ -16,7 +17,6 @@ use crate::listener::Listener;
 use crate::pass::{IsSet as _, Pass};
 use crate::pb;
 use crate::secret::Secret;
-use crate::cluster::Cluster;
 use pb::config::bootstrap::v3 as bootstrap;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -82,11 +82,21 @@ pub(super) fn bootstrap(p: &mut Pass<'_>, message: &bootstrap::Bootstrap) -> Opt
         header_prefix: Arc::from("x-envoy"),
         ..Bootstrap::default()
     };
-    p.opt("static_resources", static_resources.as_ref(), |p, resources| {
-        static_part(p, resources, &mut out);
-        Some(())
-    });
-    out.ads = p.opt("dynamic_resources", dynamic_resources.as_ref(), dynamic_part).flatten();
+    p.opt(
+        "static_resources",
+        static_resources.as_ref(),
+        |p, resources| {
+            static_part(p, resources, &mut out);
+            Some(())
+        },
+    );
+    out.ads = p
+        .opt(
+            "dynamic_resources",
+            dynamic_resources.as_ref(),
+            dynamic_part,
+        )
+        .flatten();
     p.opt("cluster_manager", cluster_manager.as_ref(), |p, manager| {
         let bootstrap::ClusterManager {
             local_cluster_name,
@@ -109,7 +119,11 @@ pub(super) fn bootstrap(p: &mut Pass<'_>, message: &bootstrap::Bootstrap) -> Opt
 fn read_node(p: &mut Pass<'_>, message: Option<&pb::core::Node>) -> Node {
     let message = message.cloned().unwrap_or_default();
     let or = |given: &Arc<str>, own: &str| {
-        if given.is_empty() { Arc::from(own) } else { Arc::clone(given) }
+        if given.is_empty() {
+            Arc::from(own)
+        } else {
+            Arc::clone(given)
+        }
     };
     let mut node = Node {
         id: or(&p.context.node_id, &message.id),
@@ -148,7 +162,10 @@ fn read_admin(p: &mut Pass<'_>, message: &bootstrap::Admin) -> Option<Option<Adm
         None => return Some(None),
         Some(address) => p.at("address", |p| bind_address(p, address))?,
     };
-    Some(Some(Admin { address, access_logs }))
+    Some(Some(Admin {
+        address,
+        access_logs,
+    }))
 }
 
 /// Takes over the result of a resource's own conversion, its problems under our path.
@@ -168,12 +185,26 @@ fn adopt<T>(p: &mut Pass<'_>, result: Result<Loaded<T>, ConfigError>) -> Option<
     }
 }
 
-fn static_part(p: &mut Pass<'_>, message: &bootstrap::bootstrap::StaticResources, out: &mut Bootstrap) {
-    let bootstrap::bootstrap::StaticResources { listeners, clusters, secrets } = message;
+fn static_part(
+    p: &mut Pass<'_>,
+    message: &bootstrap::bootstrap::StaticResources,
+    out: &mut Bootstrap,
+) {
+    let bootstrap::bootstrap::StaticResources {
+        listeners,
+        clusters,
+        secrets,
+    } = message;
     let context = p.context;
-    out.listeners = p.each("listeners", listeners, |p, one| adopt(p, Listener::from_proto(one, context)));
-    out.clusters = p.each("clusters", clusters, |p, one| adopt(p, Cluster::from_proto(one, context)));
-    out.secrets = p.each("secrets", secrets, |p, one| adopt(p, Secret::from_proto(one, context)));
+    out.listeners = p.each("listeners", listeners, |p, one| {
+        adopt(p, Listener::from_proto(one, context))
+    });
+    out.clusters = p.each("clusters", clusters, |p, one| {
+        adopt(p, Cluster::from_proto(one, context))
+    });
+    out.secrets = p.each("secrets", secrets, |p, one| {
+        adopt(p, Secret::from_proto(one, context))
+    });
     unique(p, "listeners", out.listeners.iter().map(|one| &one.name));
     unique(p, "clusters", out.clusters.iter().map(|one| &one.name));
     unique(p, "secrets", out.secrets.iter().map(|one| &one.name));
@@ -246,7 +277,11 @@ fn source(p: &mut Pass<'_>, message: &pb::core::ConfigSource) -> Option<Option<D
         p.refuse("must be `ads: {}`: Weft takes resources from the one ADS stream only");
         return None;
     }
-    Some(p.timeout("initial_fetch_timeout", initial_fetch_timeout.as_ref(), Some(FETCH_TIMEOUT)))
+    Some(p.timeout(
+        "initial_fetch_timeout",
+        initial_fetch_timeout.as_ref(),
+        Some(FETCH_TIMEOUT),
+    ))
 }
 
 fn read_ads(p: &mut Pass<'_>, message: &pb::core::ApiConfigSource) -> Option<AdsConfig> {
@@ -283,30 +318,46 @@ fn read_ads(p: &mut Pass<'_>, message: &pb::core::ApiConfigSource) -> Option<Ads
         clusters_by_cds: false,
         initial_fetch_timeout: Some(FETCH_TIMEOUT),
     };
-    p.each("grpc_services", grpc_services, |p, one| grpc_service(p, one, &mut ads));
+    p.each("grpc_services", grpc_services, |p, one| {
+        grpc_service(p, one, &mut ads)
+    });
     if grpc_services.is_empty() {
         p.refuse_field("grpc_services", "is required");
     }
     Some(ads)
 }
 
-fn grpc_service(p: &mut Pass<'_>, message: &pb::core::GrpcService, ads: &mut AdsConfig) -> Option<()> {
+fn grpc_service(
+    p: &mut Pass<'_>,
+    message: &pb::core::GrpcService,
+    ads: &mut AdsConfig,
+) -> Option<()> {
     use pb::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
-    let pb::core::GrpcService { timeout, initial_metadata, retry_policy, target_specifier } = message;
+    let pb::core::GrpcService {
+        timeout,
+        initial_metadata,
+        retry_policy,
+        target_specifier,
+    } = message;
     unsupported!(p; retry_policy);
     ignore!(p, "core.GrpcService"; timeout);
-    ads.initial_metadata.extend(p.each("initial_metadata", initial_metadata, |p, header| {
-        let pb::core::HeaderValue { key, value, raw_value } = header;
-        unsupported!(p; raw_value);
-        let name = http::HeaderName::from_bytes(key.as_bytes());
-        match (name, http::HeaderValue::from_str(value)) {
-            (Ok(name), Ok(value)) => Some((name, value)),
-            _ => {
-                p.refuse("is no header");
-                None
+    ads.initial_metadata
+        .extend(p.each("initial_metadata", initial_metadata, |p, header| {
+            let pb::core::HeaderValue {
+                key,
+                value,
+                raw_value,
+            } = header;
+            unsupported!(p; raw_value);
+            let name = http::HeaderName::from_bytes(key.as_bytes());
+            match (name, http::HeaderValue::from_str(value)) {
+                (Ok(name), Ok(value)) => Some((name, value)),
+                _ => {
+                    p.refuse("is no header");
+                    None
+                }
             }
-        }
-    }));
+        }));
     match target_specifier {
         Some(TargetSpecifier::EnvoyGrpc(target)) => p.at("envoy_grpc", |p| {
             let EnvoyGrpc {

@@ -51,8 +51,14 @@ pub struct CircuitBreakers {
     pub per_host_max_connections: Option<u32>,
 }
 
-pub(super) fn circuit_breakers(p: &mut Pass<'_>, message: &cluster::CircuitBreakers) -> Option<CircuitBreakers> {
-    let cluster::CircuitBreakers { thresholds, per_host_thresholds } = message;
+pub(super) fn circuit_breakers(
+    p: &mut Pass<'_>,
+    message: &cluster::CircuitBreakers,
+) -> Option<CircuitBreakers> {
+    let cluster::CircuitBreakers {
+        thresholds,
+        per_host_thresholds,
+    } = message;
     let mut out = CircuitBreakers::default();
     // Of several entries for a priority Envoy takes the first.
     let mut seen = [false; 2];
@@ -60,7 +66,11 @@ pub(super) fn circuit_breakers(p: &mut Pass<'_>, message: &cluster::CircuitBreak
         let (high, converted) = threshold(p, one)?;
         let seen = seen.get_mut(usize::from(high))?;
         if !std::mem::replace(seen, true) {
-            if high { out.high = converted } else { out.default = converted }
+            if high {
+                out.high = converted;
+            } else {
+                out.default = converted;
+            }
         }
         Some(())
     });
@@ -85,7 +95,10 @@ pub(super) fn circuit_breakers(p: &mut Pass<'_>, message: &cluster::CircuitBreak
     Some(out)
 }
 
-fn threshold(p: &mut Pass<'_>, message: &cluster::circuit_breakers::Thresholds) -> Option<(bool, Thresholds)> {
+fn threshold(
+    p: &mut Pass<'_>,
+    message: &cluster::circuit_breakers::Thresholds,
+) -> Option<(bool, Thresholds)> {
     let cluster::circuit_breakers::Thresholds {
         priority,
         max_connections,
@@ -108,7 +121,9 @@ fn threshold(p: &mut Pass<'_>, message: &cluster::circuit_breakers::Thresholds) 
         } = budget;
         unsupported!(p; budget_interval);
         Some(RetryBudget {
-            percent: p.percent("budget_percent", budget_percent.as_ref()).unwrap_or(20.0),
+            percent: p
+                .percent("budget_percent", budget_percent.as_ref())
+                .unwrap_or(20.0),
             min_concurrency: or(min_retry_concurrency, 3),
         })
     });

@@ -21,10 +21,19 @@ const POLICIES: &[Extension<Typed>] = &[
     Extension {
         name: "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
         read: |p, bytes| {
-            let policies::round_robin::v3::RoundRobin { slow_start_config, locality_lb_config } =
-                decode(p, bytes)?;
-            let slow_start = p.opt("slow_start_config", slow_start_config.as_ref(), typed_slow_start);
-            Some((LbPolicy::RoundRobin { slow_start }, typed_locality(p, locality_lb_config.as_ref())))
+            let policies::round_robin::v3::RoundRobin {
+                slow_start_config,
+                locality_lb_config,
+            } = decode(p, bytes)?;
+            let slow_start = p.opt(
+                "slow_start_config",
+                slow_start_config.as_ref(),
+                typed_slow_start,
+            );
+            Some((
+                LbPolicy::RoundRobin { slow_start },
+                typed_locality(p, locality_lb_config.as_ref()),
+            ))
         },
     },
     Extension {
@@ -42,7 +51,11 @@ const POLICIES: &[Extension<Typed>] = &[
             let method = p.enumeration::<SelectionMethod>("selection_method", selection_method)?;
             let full_scan =
                 flag(enable_full_scan.as_ref(), false) || method == SelectionMethod::FullScan;
-            let slow_start = p.opt("slow_start_config", slow_start_config.as_ref(), typed_slow_start);
+            let slow_start = p.opt(
+                "slow_start_config",
+                slow_start_config.as_ref(),
+                typed_slow_start,
+            );
             let policy = least_request(
                 p,
                 choice_count.as_ref(),
@@ -57,7 +70,10 @@ const POLICIES: &[Extension<Typed>] = &[
         name: "envoy.extensions.load_balancing_policies.random.v3.Random",
         read: |p, bytes| {
             let policies::random::v3::Random { locality_lb_config } = decode(p, bytes)?;
-            Some((LbPolicy::Random, typed_locality(p, locality_lb_config.as_ref())))
+            Some((
+                LbPolicy::Random,
+                typed_locality(p, locality_lb_config.as_ref()),
+            ))
         },
     },
     Extension {
@@ -91,9 +107,14 @@ const POLICIES: &[Extension<Typed>] = &[
     Extension {
         name: "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
         read: |p, bytes| {
-            let policies::wrr_locality::v3::WrrLocality { endpoint_picking_policy } = decode(p, bytes)?;
-            let (policy, mut out) =
-                p.required("endpoint_picking_policy", endpoint_picking_policy.as_ref(), typed_policy)?;
+            let policies::wrr_locality::v3::WrrLocality {
+                endpoint_picking_policy,
+            } = decode(p, bytes)?;
+            let (policy, mut out) = p.required(
+                "endpoint_picking_policy",
+                endpoint_picking_policy.as_ref(),
+                typed_policy,
+            )?;
             out.locality = LocalityBalancing::Weighted;
             Some((policy, out))
         },
@@ -101,14 +122,21 @@ const POLICIES: &[Extension<Typed>] = &[
 ];
 
 /// Reads `load_balancing_policy`: the first policy that Weft has, as Envoy chooses.
-pub(super) fn typed_policy(p: &mut Pass<'_>, message: &cluster::LoadBalancingPolicy) -> Option<Typed> {
+pub(super) fn typed_policy(
+    p: &mut Pass<'_>,
+    message: &cluster::LoadBalancingPolicy,
+) -> Option<Typed> {
     if p.too_deep() {
         return None;
     }
     let cluster::LoadBalancingPolicy { policies } = message;
     for (index, policy) in policies.iter().enumerate() {
-        let cluster::load_balancing_policy::Policy { typed_extension_config } = policy;
-        let any = typed_extension_config.as_ref().and_then(|config| config.typed_config.as_ref());
+        let cluster::load_balancing_policy::Policy {
+            typed_extension_config,
+        } = policy;
+        let any = typed_extension_config
+            .as_ref()
+            .and_then(|config| config.typed_config.as_ref());
         let Some(any) = any else { continue };
         if let Some(found) = POLICIES.iter().find(|one| one.name == type_name(any)) {
             return p.at("policies", |p| {
@@ -135,7 +163,11 @@ pub(super) fn old_policy(
         (Pb::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config))) => {
             let cluster::cluster::RoundRobinLbConfig { slow_start_config } = config;
             let slow_start = p.at("round_robin_lb_config", |p| {
-                p.opt("slow_start_config", slow_start_config.as_ref(), old_slow_start)
+                p.opt(
+                    "slow_start_config",
+                    slow_start_config.as_ref(),
+                    old_slow_start,
+                )
             });
             LbPolicy::RoundRobin { slow_start }
         }
@@ -147,8 +179,18 @@ pub(super) fn old_policy(
                 slow_start_config,
             } = config;
             p.at("least_request_lb_config", |p| {
-                let slow = p.opt("slow_start_config", slow_start_config.as_ref(), old_slow_start);
-                least_request(p, choice_count.as_ref(), active_request_bias.as_ref(), slow, false)
+                let slow = p.opt(
+                    "slow_start_config",
+                    slow_start_config.as_ref(),
+                    old_slow_start,
+                );
+                least_request(
+                    p,
+                    choice_count.as_ref(),
+                    active_request_bias.as_ref(),
+                    slow,
+                    false,
+                )
             })?
         }
         (Pb::LeastRequest, _) => least_request(p, None, None, None, false)?,
@@ -168,7 +210,10 @@ pub(super) fn old_policy(
         (Pb::Maglev, _) => maglev(p, None)?,
         (Pb::ClusterProvided, _) => LbPolicy::ClusterProvided,
         (Pb::LoadBalancingPolicyConfig, _) => {
-            p.refuse_field("load_balancing_policy", "is required by lb_policy: LOAD_BALANCING_POLICY_CONFIG");
+            p.refuse_field(
+                "load_balancing_policy",
+                "is required by lb_policy: LOAD_BALANCING_POLICY_CONFIG",
+            );
             return None;
         }
     };
@@ -186,15 +231,25 @@ fn least_request(
     if choice_count < 2 {
         p.refuse_field("choice_count", "must be at least 2");
     }
-    let active_request_bias = p.opt("active_request_bias", bias, runtime_double).unwrap_or(1.0);
+    let active_request_bias = p
+        .opt("active_request_bias", bias, runtime_double)
+        .unwrap_or(1.0);
     if active_request_bias.is_nan() || active_request_bias < 0.0 {
         p.refuse_field("active_request_bias", "must be at least 0");
     }
-    Some(LbPolicy::LeastRequest { choice_count, active_request_bias, full_scan, slow_start })
+    Some(LbPolicy::LeastRequest {
+        choice_count,
+        active_request_bias,
+        full_scan,
+        slow_start,
+    })
 }
 
 fn runtime_double(p: &mut Pass<'_>, message: &pb::core::RuntimeDouble) -> Option<f64> {
-    let pb::core::RuntimeDouble { default_value, runtime_key } = message;
+    let pb::core::RuntimeDouble {
+        default_value,
+        runtime_key,
+    } = message;
     ignore!(p, "core.RuntimeDouble"; runtime_key);
     Some(*default_value)
 }
@@ -205,26 +260,60 @@ fn slow_start(
     aggression: Option<&pb::core::RuntimeDouble>,
     min_weight_percent: Option<&pb::typ::Percent>,
 ) -> Option<SlowStart> {
-    let aggression = p.opt("aggression", aggression, runtime_double).unwrap_or(1.0);
+    let aggression = p
+        .opt("aggression", aggression, runtime_double)
+        .unwrap_or(1.0);
     if aggression.is_nan() || aggression <= 0.0 {
         p.refuse_field("aggression", "must be more than 0");
     }
-    let min_weight_percent = p.percent("min_weight_percent", min_weight_percent).unwrap_or(10.0);
+    let min_weight_percent = p
+        .percent("min_weight_percent", min_weight_percent)
+        .unwrap_or(10.0);
     let window: Duration = p.positive_duration("slow_start_window", window)?;
-    Some(SlowStart { window, aggression, min_weight_percent })
+    Some(SlowStart {
+        window,
+        aggression,
+        min_weight_percent,
+    })
 }
 
 fn typed_slow_start(p: &mut Pass<'_>, message: &common::SlowStartConfig) -> Option<SlowStart> {
-    let common::SlowStartConfig { slow_start_window, aggression, min_weight_percent } = message;
-    slow_start(p, slow_start_window.as_ref(), aggression.as_ref(), min_weight_percent.as_ref())
+    let common::SlowStartConfig {
+        slow_start_window,
+        aggression,
+        min_weight_percent,
+    } = message;
+    slow_start(
+        p,
+        slow_start_window.as_ref(),
+        aggression.as_ref(),
+        min_weight_percent.as_ref(),
+    )
 }
 
-fn old_slow_start(p: &mut Pass<'_>, message: &cluster::cluster::SlowStartConfig) -> Option<SlowStart> {
-    let cluster::cluster::SlowStartConfig { slow_start_window, aggression, min_weight_percent } = message;
-    slow_start(p, slow_start_window.as_ref(), aggression.as_ref(), min_weight_percent.as_ref())
+fn old_slow_start(
+    p: &mut Pass<'_>,
+    message: &cluster::cluster::SlowStartConfig,
+) -> Option<SlowStart> {
+    let cluster::cluster::SlowStartConfig {
+        slow_start_window,
+        aggression,
+        min_weight_percent,
+    } = message;
+    slow_start(
+        p,
+        slow_start_window.as_ref(),
+        aggression.as_ref(),
+        min_weight_percent.as_ref(),
+    )
 }
 
-fn ring(p: &mut Pass<'_>, min: Option<u64>, max: Option<u64>, function: HashFunction) -> Option<LbPolicy> {
+fn ring(
+    p: &mut Pass<'_>,
+    min: Option<u64>,
+    max: Option<u64>,
+    function: HashFunction,
+) -> Option<LbPolicy> {
     let (min_size, max_size) = (min.unwrap_or(1024), max.unwrap_or(MAX_RING));
     if max_size > MAX_RING {
         p.refuse_field("maximum_ring_size", format!("must be at most {MAX_RING}"));
@@ -232,17 +321,33 @@ fn ring(p: &mut Pass<'_>, min: Option<u64>, max: Option<u64>, function: HashFunc
     if min_size > max_size {
         p.refuse_field("minimum_ring_size", "must be at most maximum_ring_size");
     }
-    Some(LbPolicy::RingHash { min_size, max_size, function })
+    Some(LbPolicy::RingHash {
+        min_size,
+        max_size,
+        function,
+    })
 }
 
-fn old_ring_hash(p: &mut Pass<'_>, message: &cluster::cluster::RingHashLbConfig) -> Option<LbPolicy> {
+fn old_ring_hash(
+    p: &mut Pass<'_>,
+    message: &cluster::cluster::RingHashLbConfig,
+) -> Option<LbPolicy> {
     use cluster::cluster::ring_hash_lb_config::HashFunction as Pb;
-    let cluster::cluster::RingHashLbConfig { minimum_ring_size, hash_function, maximum_ring_size } = message;
+    let cluster::cluster::RingHashLbConfig {
+        minimum_ring_size,
+        hash_function,
+        maximum_ring_size,
+    } = message;
     let function = match p.enumeration("hash_function", *hash_function)? {
         Pb::XxHash => HashFunction::XxHash,
         Pb::MurmurHash2 => HashFunction::Murmur2,
     };
-    ring(p, minimum_ring_size.map(|v| v.value), maximum_ring_size.map(|v| v.value), function)
+    ring(
+        p,
+        minimum_ring_size.map(|v| v.value),
+        maximum_ring_size.map(|v| v.value),
+        function,
+    )
 }
 
 fn typed_ring_hash(p: &mut Pass<'_>, bytes: &[u8]) -> Option<Typed> {
@@ -260,9 +365,16 @@ fn typed_ring_hash(p: &mut Pass<'_>, bytes: &[u8]) -> Option<Typed> {
         Pb::DefaultHash | Pb::XxHash => HashFunction::XxHash,
         Pb::MurmurHash2 => HashFunction::Murmur2,
     };
-    let policy =
-        ring(p, minimum_ring_size.map(|v| v.value), maximum_ring_size.map(|v| v.value), function)?;
-    let mut out = LbCommon { use_hostname_for_hashing, ..LbCommon::default() };
+    let policy = ring(
+        p,
+        minimum_ring_size.map(|v| v.value),
+        maximum_ring_size.map(|v| v.value),
+        function,
+    )?;
+    let mut out = LbCommon {
+        use_hostname_for_hashing,
+        ..LbCommon::default()
+    };
     balance_factor(p, hash_balance_factor.as_ref(), &mut out);
     consistent(p, consistent_hashing_lb_config.as_ref(), &mut out);
     if locality_weighted_lb_config.is_some() {
@@ -274,20 +386,33 @@ fn typed_ring_hash(p: &mut Pass<'_>, bytes: &[u8]) -> Option<Typed> {
 fn maglev(p: &mut Pass<'_>, size: Option<&pb::google::UInt64Value>) -> Option<LbPolicy> {
     let table_size = size.map_or(DEFAULT_TABLE, |size| size.value);
     if table_size > MAX_TABLE || !is_prime(table_size) {
-        p.refuse_field("table_size", format!("must be a prime of at most {MAX_TABLE}"));
+        p.refuse_field(
+            "table_size",
+            format!("must be a prime of at most {MAX_TABLE}"),
+        );
         return None;
     }
     Some(LbPolicy::Maglev { table_size })
 }
 
 fn is_prime(number: u64) -> bool {
-    number >= 2 && (2..).take_while(|d| d * d <= number).all(|d| number % d != 0)
+    number >= 2
+        && (2..)
+            .take_while(|d| d * d <= number)
+            .all(|d| number % d != 0)
 }
 
-fn consistent(p: &mut Pass<'_>, message: Option<&common::ConsistentHashingLbConfig>, out: &mut LbCommon) {
+fn consistent(
+    p: &mut Pass<'_>,
+    message: Option<&common::ConsistentHashingLbConfig>,
+    out: &mut LbCommon,
+) {
     p.opt("consistent_hashing_lb_config", message, |p, config| {
-        let common::ConsistentHashingLbConfig { use_hostname_for_hashing, hash_balance_factor, hash_policy } =
-            config;
+        let common::ConsistentHashingLbConfig {
+            use_hostname_for_hashing,
+            hash_balance_factor,
+            hash_policy,
+        } = config;
         unsupported!(p; hash_policy);
         out.use_hostname_for_hashing |= use_hostname_for_hashing;
         balance_factor(p, hash_balance_factor.as_ref(), out);
@@ -357,22 +482,36 @@ pub(super) fn common_lb(
     } = message;
     ignore!(p, "cluster.CommonLbConfig"; update_merge_window, ignore_new_hosts_until_first_hc);
     unsupported!(p; override_host_status);
-    if let Some(threshold) = p.percent("healthy_panic_threshold", healthy_panic_threshold.as_ref()) {
+    if let Some(threshold) = p.percent("healthy_panic_threshold", healthy_panic_threshold.as_ref())
+    {
         out.healthy_panic_threshold = threshold;
     }
     out.close_connections_on_host_set_change = *close_connections_on_host_set_change;
-    p.opt("consistent_hashing_lb_config", consistent_hashing_lb_config.as_ref(), |p, config| {
-        let ConsistentHashingLbConfig { use_hostname_for_hashing, hash_balance_factor } = config;
-        out.use_hostname_for_hashing |= use_hostname_for_hashing;
-        balance_factor(p, hash_balance_factor.as_ref(), out);
-        Some(())
-    });
+    p.opt(
+        "consistent_hashing_lb_config",
+        consistent_hashing_lb_config.as_ref(),
+        |p, config| {
+            let ConsistentHashingLbConfig {
+                use_hostname_for_hashing,
+                hash_balance_factor,
+            } = config;
+            out.use_hostname_for_hashing |= use_hostname_for_hashing;
+            balance_factor(p, hash_balance_factor.as_ref(), out);
+            Some(())
+        },
+    );
     match locality_config_specifier {
         Some(Spec::LocalityWeightedLbConfig(_)) => out.locality = LocalityBalancing::Weighted,
         Some(Spec::ZoneAwareLbConfig(zone)) => {
-            let ZoneAwareLbConfig { routing_enabled, min_cluster_size, fail_traffic_on_panic } = zone;
+            let ZoneAwareLbConfig {
+                routing_enabled,
+                min_cluster_size,
+                fail_traffic_on_panic,
+            } = zone;
             out.locality = LocalityBalancing::ZoneAware {
-                routing_enabled: p.percent("routing_enabled", routing_enabled.as_ref()).unwrap_or(100.0),
+                routing_enabled: p
+                    .percent("routing_enabled", routing_enabled.as_ref())
+                    .unwrap_or(100.0),
                 min_cluster_size: min_cluster_size.map_or(6, |v| v.value),
                 fail_traffic_on_panic: *fail_traffic_on_panic,
             };

@@ -2,6 +2,8 @@
 
 mod breaker;
 mod convert;
+mod convert_http;
+mod discovery;
 mod dns;
 mod http;
 mod lb;
@@ -119,7 +121,9 @@ impl Cluster {
         message: &pb::config::cluster::v3::Cluster,
         context: &Context,
     ) -> Result<Loaded<Self>, ConfigError> {
-        Pass::run(context, format!("cluster {}", message.name), |p| convert::cluster(p, message))
+        Pass::run(context, format!("cluster {}", message.name), |p| {
+            convert::cluster(p, message)
+        })
     }
 
     /// The transport for an endpoint, by its metadata.
@@ -134,7 +138,9 @@ impl Cluster {
             .iter()
             .find(|one| {
                 one.criteria.iter().all(|(key, value)| {
-                    fields.and_then(|fields| fields.get(key)).is_some_and(|has| has == value)
+                    fields
+                        .and_then(|fields| fields.get(key))
+                        .is_some_and(|has| has == value)
                 })
             })
             .map_or(&self.transport, |one| &one.transport)

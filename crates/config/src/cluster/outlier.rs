@@ -57,7 +57,10 @@ pub struct OutlierDetection {
     pub failure_percentage_request_volume: u32,
 }
 
-pub(super) fn outlier(p: &mut Pass<'_>, message: &cluster::OutlierDetection) -> Option<OutlierDetection> {
+pub(super) fn outlier(
+    p: &mut Pass<'_>,
+    message: &cluster::OutlierDetection,
+) -> Option<OutlierDetection> {
     let cluster::OutlierDetection {
         consecutive_5xx,
         interval,
@@ -88,7 +91,10 @@ pub(super) fn outlier(p: &mut Pass<'_>, message: &cluster::OutlierDetection) -> 
     } = message;
     unsupported!(p; monitors);
     ignore!(p, "cluster.OutlierDetection"; successful_active_health_check_uneject_host);
-    p.unsupported("detect_degraded_hosts", flag(detect_degraded_hosts.as_ref(), false));
+    p.unsupported(
+        "detect_degraded_hosts",
+        flag(detect_degraded_hosts.as_ref(), false),
+    );
     let or = |value: &Option<pb::google::UInt32Value>, default| value.map_or(default, |v| v.value);
     let percent = |p: &mut Pass<'_>, field, value: &Option<pb::google::UInt32Value>, default| {
         p.percent_u32(field, value.map(|v| v.value), default)
@@ -98,11 +104,19 @@ pub(super) fn outlier(p: &mut Pass<'_>, message: &cluster::OutlierDetection) -> 
         .unwrap_or(Duration::from_secs(30));
     let max = p.positive_duration("max_ejection_time", max_ejection_time.as_ref());
     if max.is_some_and(|max| max < base) {
-        p.refuse_field("max_ejection_time", "must not be shorter than base_ejection_time");
+        p.refuse_field(
+            "max_ejection_time",
+            "must not be shorter than base_ejection_time",
+        );
     }
     Some(OutlierDetection {
         consecutive_5xx: or(consecutive_5xx, 5),
-        enforcing_consecutive_5xx: percent(p, "enforcing_consecutive_5xx", enforcing_consecutive_5xx, 100),
+        enforcing_consecutive_5xx: percent(
+            p,
+            "enforcing_consecutive_5xx",
+            enforcing_consecutive_5xx,
+            100,
+        ),
         consecutive_gateway_failure: or(consecutive_gateway_failure, 5),
         enforcing_consecutive_gateway_failure: percent(
             p,
@@ -118,11 +132,16 @@ pub(super) fn outlier(p: &mut Pass<'_>, message: &cluster::OutlierDetection) -> 
             enforcing_consecutive_local_origin_failure,
             100,
         ),
-        interval: p.positive_duration("interval", interval.as_ref()).unwrap_or(Duration::from_secs(10)),
+        interval: p
+            .positive_duration("interval", interval.as_ref())
+            .unwrap_or(Duration::from_secs(10)),
         base_ejection_time: base,
         max_ejection_time: max.unwrap_or(base.max(Duration::from_secs(300))),
         max_ejection_time_jitter: p
-            .duration("max_ejection_time_jitter", max_ejection_time_jitter.as_ref())
+            .duration(
+                "max_ejection_time_jitter",
+                max_ejection_time_jitter.as_ref(),
+            )
             .unwrap_or_default(),
         max_ejection_percent: percent(p, "max_ejection_percent", max_ejection_percent, 10),
         always_eject_one_host: flag(always_eject_one_host.as_ref(), false),
@@ -136,8 +155,18 @@ pub(super) fn outlier(p: &mut Pass<'_>, message: &cluster::OutlierDetection) -> 
         success_rate_minimum_hosts: or(success_rate_minimum_hosts, 5),
         success_rate_request_volume: or(success_rate_request_volume, 100),
         success_rate_stdev_factor: or(success_rate_stdev_factor, 1900),
-        failure_percentage_threshold: percent(p, "failure_percentage_threshold", failure_percentage_threshold, 85),
-        enforcing_failure_percentage: percent(p, "enforcing_failure_percentage", enforcing_failure_percentage, 0),
+        failure_percentage_threshold: percent(
+            p,
+            "failure_percentage_threshold",
+            failure_percentage_threshold,
+            85,
+        ),
+        enforcing_failure_percentage: percent(
+            p,
+            "enforcing_failure_percentage",
+            enforcing_failure_percentage,
+            0,
+        ),
         enforcing_failure_percentage_local_origin: percent(
             p,
             "enforcing_failure_percentage_local_origin",

@@ -17,9 +17,18 @@ pub(crate) fn load_assignment(
     message: &endpoint::ClusterLoadAssignment,
     name: &str,
 ) -> Option<LoadAssignment> {
-    let endpoint::ClusterLoadAssignment { cluster_name, endpoints, named_endpoints, policy } = message;
+    let endpoint::ClusterLoadAssignment {
+        cluster_name,
+        endpoints,
+        named_endpoints,
+        policy,
+    } = message;
     unsupported!(p; named_endpoints);
-    let cluster_name = if cluster_name.is_empty() { name } else { cluster_name };
+    let cluster_name = if cluster_name.is_empty() {
+        name
+    } else {
+        cluster_name
+    };
     let mut out = LoadAssignment::empty(Arc::from(cluster_name));
     let localities = p.each("endpoints", endpoints, locality_endpoints);
     for (priority, locality) in localities {
@@ -55,9 +64,15 @@ fn drop_overload(
     p: &mut Pass<'_>,
     message: &endpoint::cluster_load_assignment::policy::DropOverload,
 ) -> Option<DropOverload> {
-    let endpoint::cluster_load_assignment::policy::DropOverload { category, drop_percentage } = message;
+    let endpoint::cluster_load_assignment::policy::DropOverload {
+        category,
+        drop_percentage,
+    } = message;
     let share = p.required("drop_percentage", drop_percentage.as_ref(), Pass::fraction)?;
-    Some(DropOverload { category: p.name("category", category)?, share })
+    Some(DropOverload {
+        category: p.name("category", category)?,
+        share,
+    })
 }
 
 fn locality_endpoints(
@@ -82,10 +97,21 @@ fn locality_endpoints(
     let weight = positive(p, "load_balancing_weight", load_balancing_weight.as_ref());
     let endpoints = p.each("lb_endpoints", lb_endpoints, lb_endpoint);
     let locality = place.as_ref().map(locality).unwrap_or_default();
-    Some((*priority as usize, LocalityEndpoints { locality, weight, endpoints }))
+    Some((
+        *priority as usize,
+        LocalityEndpoints {
+            locality,
+            weight,
+            endpoints,
+        },
+    ))
 }
 
-fn positive(p: &mut Pass<'_>, field: &'static str, value: Option<&pb::google::UInt32Value>) -> Option<u32> {
+fn positive(
+    p: &mut Pass<'_>,
+    field: &'static str,
+    value: Option<&pb::google::UInt32Value>,
+) -> Option<u32> {
     let weight = value?.value;
     if weight == 0 {
         p.refuse_field(field, "must be at least 1");
@@ -95,7 +121,11 @@ fn positive(p: &mut Pass<'_>, field: &'static str, value: Option<&pb::google::UI
 
 /// Reads a locality.
 pub(crate) fn locality(message: &pb::core::Locality) -> Locality {
-    let pb::core::Locality { region, zone, sub_zone } = message;
+    let pb::core::Locality {
+        region,
+        zone,
+        sub_zone,
+    } = message;
     Locality {
         region: Arc::from(region.as_str()),
         zone: Arc::from(zone.as_str()),
@@ -106,7 +136,12 @@ pub(crate) fn locality(message: &pb::core::Locality) -> Locality {
 fn lb_endpoint(p: &mut Pass<'_>, message: &endpoint::LbEndpoint) -> Option<Endpoint> {
     use endpoint::lb_endpoint::HostIdentifier;
     use pb::core::HealthStatus as Pb;
-    let endpoint::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = message;
+    let endpoint::LbEndpoint {
+        health_status,
+        metadata,
+        load_balancing_weight,
+        host_identifier,
+    } = message;
     let health = match p.enumeration("health_status", *health_status)? {
         Pb::Unknown | Pb::Healthy => Health::Healthy,
         Pb::Unhealthy | Pb::Timeout => Health::Unhealthy,
@@ -137,5 +172,11 @@ fn lb_endpoint(p: &mut Pass<'_>, message: &endpoint::LbEndpoint) -> Option<Endpo
         let place = p.required("address", place.as_ref(), address)?;
         Some((place, Arc::from(hostname.as_str())))
     })?;
-    Some(Endpoint { address, hostname, weight, health, metadata: metadata.clone().map(Arc::new) })
+    Some(Endpoint {
+        address,
+        hostname,
+        weight,
+        health,
+        metadata: metadata.clone().map(Arc::new),
+    })
 }

@@ -47,8 +47,14 @@ impl LogFormat {
     /// Appends one line.
     pub fn write(&self, out: &mut Vec<u8>, source: &dyn FormatSource) {
         match self {
-            Self::Text { format, omit_empty: false } => format.write(out, source),
-            Self::Text { format, omit_empty: true } => format.write_present(out, source),
+            Self::Text {
+                format,
+                omit_empty: false,
+            } => format.write(out, source),
+            Self::Text {
+                format,
+                omit_empty: true,
+            } => format.write_present(out, source),
             Self::Json { format, omit_empty } => {
                 format.write(out, source, *omit_empty);
                 out.push(b'\n');
@@ -110,7 +116,13 @@ impl JsonFormat {
 }
 
 fn write_text(format: &Format, out: &mut Vec<u8>, source: &dyn FormatSource, omit_empty: bool) {
-    if let [Segment::Operator { operator, max_len: None }] = format.segments.as_slice() {
+    if let [
+        Segment::Operator {
+            operator,
+            max_len: None,
+        },
+    ] = format.segments.as_slice()
+    {
         match evaluate(operator, source) {
             Shown::Absent => out.extend_from_slice(b"null"),
             Shown::Number(number) => drop(write!(out, "{number}")),
@@ -159,11 +171,17 @@ pub(crate) fn default_log_format(p: &mut Pass<'_>) -> Option<LogFormat> {
 
 pub(crate) fn plain_log_format(p: &mut Pass<'_>, text: &str) -> Option<LogFormat> {
     let text = if text.is_empty() { DEFAULT } else { text };
-    Some(LogFormat::Text { format: Format::compile(p, text)?, omit_empty: false })
+    Some(LogFormat::Text {
+        format: Format::compile(p, text)?,
+        omit_empty: false,
+    })
 }
 
 /// `SubstitutionFormatString`.
-pub(crate) fn log_format(p: &mut Pass<'_>, message: &pb::core::SubstitutionFormatString) -> Option<LogFormat> {
+pub(crate) fn log_format(
+    p: &mut Pass<'_>,
+    message: &pb::core::SubstitutionFormatString,
+) -> Option<LogFormat> {
     use pb::core::substitution_format_string::Format as Pb;
     let pb::core::SubstitutionFormatString {
         omit_empty_values,
@@ -185,7 +203,10 @@ pub(crate) fn log_format(p: &mut Pass<'_>, message: &pb::core::SubstitutionForma
         }
         Some(Pb::TextFormatSource(source)) => p.at("text_format_source", |p| {
             let text = inline_text(p, source)?;
-            Some(LogFormat::Text { format: Format::compile(p, &text)?, omit_empty })
+            Some(LogFormat::Text {
+                format: Format::compile(p, &text)?,
+                omit_empty,
+            })
         }),
         Some(Pb::JsonFormat(message)) => {
             let format = p.at("json_format", |p| json_format(p, message))?;
@@ -217,7 +238,10 @@ pub(crate) fn inline_text(p: &mut Pass<'_>, message: &pb::core::DataSource) -> O
             value
         }
         DataSource::File { .. } => {
-            p.refuse_field("filename", "is not supported here; write the text into the configuration");
+            p.refuse_field(
+                "filename",
+                "is not supported here; write the text into the configuration",
+            );
             None
         }
     }

@@ -78,7 +78,10 @@ pub struct Format {
 #[derive(Debug, Clone, PartialEq)]
 enum Segment {
     Literal(Vec<u8>),
-    Operator { operator: Operator, max_len: Option<usize> },
+    Operator {
+        operator: Operator,
+        max_len: Option<usize>,
+    },
 }
 
 /// What an operator gave.
@@ -139,7 +142,10 @@ fn evaluate<'a>(operator: &Operator, source: &'a dyn FormatSource) -> Shown<'a> 
             let look = |key: &HeaderKey| header(key, source.request_headers(), source);
             let found = look(first).or_else(|| second.as_ref().and_then(look));
             shown(found.map(|value| {
-                let end = value.iter().position(|byte| *byte == b'?').unwrap_or(value.len());
+                let end = value
+                    .iter()
+                    .position(|byte| *byte == b'?')
+                    .unwrap_or(value.len());
                 Cow::Owned(value.get(..end).unwrap_or_default().to_vec())
             }))
         }
@@ -181,7 +187,9 @@ fn header<'a>(
     source: &'a dyn FormatSource,
 ) -> Option<Cow<'a, [u8]>> {
     match key {
-        HeaderKey::Pseudo(pseudo) => source.pseudo(*pseudo).map(|text| Cow::Borrowed(text.as_bytes())),
+        HeaderKey::Pseudo(pseudo) => source
+            .pseudo(*pseudo)
+            .map(|text| Cow::Borrowed(text.as_bytes())),
         HeaderKey::Name(name) => joined(headers?, name),
     }
 }

@@ -32,13 +32,19 @@ impl Pseudo {
             (":protocol", Pseudo::Protocol),
             (":status", Pseudo::Status),
         ];
-        NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, pseudo)| *pseudo)
+        NAMES
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, pseudo)| *pseudo)
     }
 }
 
 /// A value that is neither a header nor the start time. Durations are whole milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each is the operator of the same name in Envoy's access-log reference")]
+#[allow(
+    missing_docs,
+    reason = "each is the operator of the same name in Envoy's access-log reference"
+)]
 pub enum Field {
     Protocol,
     UpstreamProtocol,
@@ -116,10 +122,22 @@ pub enum AddressPart {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Operator {
-    RequestHeader { first: HeaderKey, second: Option<HeaderKey> },
-    RequestWithoutQuery { first: HeaderKey, second: Option<HeaderKey> },
-    ResponseHeader { first: HeaderKey, second: Option<HeaderKey> },
-    ResponseTrailer { first: HeaderKey, second: Option<HeaderKey> },
+    RequestHeader {
+        first: HeaderKey,
+        second: Option<HeaderKey>,
+    },
+    RequestWithoutQuery {
+        first: HeaderKey,
+        second: Option<HeaderKey>,
+    },
+    ResponseHeader {
+        first: HeaderKey,
+        second: Option<HeaderKey>,
+    },
+    ResponseTrailer {
+        first: HeaderKey,
+        second: Option<HeaderKey>,
+    },
     StartTime(TimeFormat),
     Field(Field, AddressPart),
     /// An operator of the table of ignored fields: always absent.

@@ -37,7 +37,10 @@ impl Format {
                     if !literal.is_empty() {
                         segments.push(Segment::Literal(std::mem::take(&mut literal)));
                     }
-                    segments.push(Segment::Operator { operator, max_len: command.max_len });
+                    segments.push(Segment::Operator {
+                        operator,
+                        max_len: command.max_len,
+                    });
                 }
             }
         }
@@ -86,7 +89,12 @@ impl<'a> Command<'a> {
             rest = after;
         }
         let rest = rest.strip_prefix('%')?;
-        Some(Self { name, arguments, max_len, rest })
+        Some(Self {
+            name,
+            arguments,
+            max_len,
+            rest,
+        })
     }
 }
 
@@ -136,17 +144,30 @@ fn operator(p: &mut Pass<'_>, command: &Command<'_>) -> Option<Compiled> {
         ),
         "HOSTNAME" => return Some(Compiled::Literal(known(&p.context.hostname))),
         "ENVIRONMENT" => {
-            let value = p.context.environment.get(arguments).map_or("", String::as_str);
+            let value = p
+                .context
+                .environment
+                .get(arguments)
+                .map_or("", String::as_str);
             return Some(Compiled::Literal(known(value)));
         }
-        name @ ("DYNAMIC_METADATA" | "CLUSTER_METADATA" | "UPSTREAM_METADATA" | "METADATA"
-        | "FILTER_STATE" | "UPSTREAM_FILTER_STATE" | "TRACE_ID" | "SPAN_ID" | "VIRTUAL_CLUSTER_NAME") => {
+        name @ ("DYNAMIC_METADATA"
+        | "CLUSTER_METADATA"
+        | "UPSTREAM_METADATA"
+        | "METADATA"
+        | "FILTER_STATE"
+        | "UPSTREAM_FILTER_STATE"
+        | "TRACE_ID"
+        | "SPAN_ID"
+        | "VIRTUAL_CLUSTER_NAME") => {
             p.ignore("format string", static_name(name), true);
             Operator::Absent
         }
         name => {
             let Some((field, part)) = plain(name).filter(|_| command.arguments.is_none()) else {
-                p.refuse(format!("`%{name}%` is no operator that Weft has, or not in this form"));
+                p.refuse(format!(
+                    "`%{name}%` is no operator that Weft has, or not in this form"
+                ));
                 return None;
             };
             Operator::Field(field, part)
@@ -156,7 +177,11 @@ fn operator(p: &mut Pass<'_>, command: &Command<'_>) -> Option<Compiled> {
 }
 
 fn known(value: &str) -> String {
-    if value.is_empty() { "-".to_owned() } else { value.to_owned() }
+    if value.is_empty() {
+        "-".to_owned()
+    } else {
+        value.to_owned()
+    }
 }
 
 fn static_name(name: &str) -> &'static str {

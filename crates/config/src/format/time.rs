@@ -31,16 +31,37 @@ enum Piece {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
-const WEEKDAYS: [&str; 7] =
-    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const WEEKDAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 
 impl TimeFormat {
     /// Compiles; an empty format is Envoy's default, RFC 3339 with milliseconds.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let text = if text.is_empty() { "%Y-%m-%dT%H:%M:%E3SZ" } else { text };
+        let text = if text.is_empty() {
+            "%Y-%m-%dT%H:%M:%E3SZ"
+        } else {
+            text
+        };
         let mut pieces = Vec::new();
         let mut chars = text.chars().peekable();
         let mut literal = String::new();
@@ -59,7 +80,10 @@ impl TimeFormat {
             }
             match code {
                 'E' => {
-                    let digit = chars.next().and_then(|c| c.to_digit(10)).ok_or("%E needs a digit")?;
+                    let digit = chars
+                        .next()
+                        .and_then(|c| c.to_digit(10))
+                        .ok_or("%E needs a digit")?;
                     if chars.next() != Some('S') {
                         return Err("only %E#S is known".to_owned());
                     }
@@ -114,18 +138,26 @@ impl TimeFormat {
                 Piece::MonthName => out.write_all(month(&date).as_bytes()),
                 Piece::MonthShort => out.write_all(month(&date).get(..3).unwrap_or("").as_bytes()),
                 Piece::WeekdayName => out.write_all(weekday(&date).as_bytes()),
-                Piece::WeekdayShort => out.write_all(weekday(&date).get(..3).unwrap_or("").as_bytes()),
+                Piece::WeekdayShort => {
+                    out.write_all(weekday(&date).get(..3).unwrap_or("").as_bytes())
+                }
             };
         }
     }
 }
 
 fn month(date: &Date) -> &'static str {
-    MONTHS.get((date.month as usize).saturating_sub(1)).copied().unwrap_or_default()
+    MONTHS
+        .get((date.month as usize).saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
 }
 
 fn weekday(date: &Date) -> &'static str {
-    WEEKDAYS.get(date.weekday as usize).copied().unwrap_or_default()
+    WEEKDAYS
+        .get(date.weekday as usize)
+        .copied()
+        .unwrap_or_default()
 }
 
 fn simple(code: char, pieces: &mut Vec<Piece>) -> Result<(), String> {
@@ -153,11 +185,23 @@ fn simple(code: char, pieces: &mut Vec<Piece>) -> Result<(), String> {
         'n' => literal("\n"),
         't' => literal("\t"),
         'F' => {
-            pieces.extend([Piece::Year, literal("-"), Piece::Month, literal("-"), Piece::Day]);
+            pieces.extend([
+                Piece::Year,
+                literal("-"),
+                Piece::Month,
+                literal("-"),
+                Piece::Day,
+            ]);
             return Ok(());
         }
         'T' => {
-            pieces.extend([Piece::Hour, literal(":"), Piece::Minute, literal(":"), Piece::Second]);
+            pieces.extend([
+                Piece::Hour,
+                literal(":"),
+                Piece::Minute,
+                literal(":"),
+                Piece::Second,
+            ]);
             return Ok(());
         }
         _ => return Err(format!("%{code} is not supported in a time format")),
@@ -186,10 +230,24 @@ impl Date {
         let in_year = in_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let march_month = (5 * in_year + 2) / 153;
         let day = in_year - (153 * march_month + 2) / 5 + 1;
-        let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+        let month = if march_month < 10 {
+            march_month + 3
+        } else {
+            march_month - 9
+        };
         let year = year_of_era + era * 400 + u64::from(month <= 2);
         let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-        let day_of_year = if month > 2 { in_year + 60 + u64::from(leap) } else { in_year - 305 };
-        Self { year, month, day, day_of_year, weekday }
+        let day_of_year = if month > 2 {
+            in_year + 60 + u64::from(leap)
+        } else {
+            in_year - 305
+        };
+        Self {
+            year,
+            month,
+            day,
+            day_of_year,
+            weekday,
+        }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{
-    AbortKind, CorsPolicy, Fault, FaultAbort, FaultDelay, FilterOverride, FilterOverrides, HttpFilter,
-    HttpFilterConfig, Router,
+    AbortKind, CorsPolicy, Fault, FaultAbort, FaultDelay, FilterOverride, FilterOverrides,
+    HttpFilter, HttpFilterConfig, Router,
 };
 use crate::extension::{Extension, decode, type_name, typed};
 use crate::fraction::Fraction;
@@ -69,7 +69,11 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
     Extension {
         name: "envoy.config.route.v3.FilterConfig",
         read: |p, bytes| {
-            let pb::config::route::v3::FilterConfig { config, is_optional: _, disabled } = decode(p, bytes)?;
+            let pb::config::route::v3::FilterConfig {
+                config,
+                is_optional: _,
+                disabled,
+            } = decode(p, bytes)?;
             match config {
                 _ if disabled => Some(FilterOverride::Disabled),
                 Some(any) if type_name(&any) != "envoy.config.route.v3.FilterConfig" => {
@@ -82,9 +86,17 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
 ];
 
 /// Reads one filter of an HTTP manager; `Some(None)` if it is accepted and left out.
-pub(crate) fn http_filter(p: &mut Pass<'_>, message: &hcm::HttpFilter) -> Option<Option<HttpFilter>> {
+pub(crate) fn http_filter(
+    p: &mut Pass<'_>,
+    message: &hcm::HttpFilter,
+) -> Option<Option<HttpFilter>> {
     use hcm::http_filter::ConfigType;
-    let hcm::HttpFilter { name, is_optional, disabled, config_type } = message;
+    let hcm::HttpFilter {
+        name,
+        is_optional,
+        disabled,
+        config_type,
+    } = message;
     let name = p.name("name", name)?;
     let any = match config_type {
         Some(ConfigType::TypedConfig(any)) => any,
@@ -103,7 +115,11 @@ pub(crate) fn http_filter(p: &mut Pass<'_>, message: &hcm::HttpFilter) -> Option
         return Some(None);
     }
     let config = typed(p, "typed_config", Some(any), HTTP_FILTERS)?;
-    Some(config.map(|config| HttpFilter { name, disabled: *disabled, config }))
+    Some(config.map(|config| HttpFilter {
+        name,
+        disabled: *disabled,
+        config,
+    }))
 }
 
 /// Reads `typed_per_filter_config`.
@@ -113,7 +129,9 @@ pub(crate) fn overrides(p: &mut Pass<'_>, message: &HashMap<String, Any>) -> Fil
     let mut out = Vec::with_capacity(names.len());
     p.at("typed_per_filter_config", |p| {
         for name in names {
-            let Some(any) = message.get(name) else { continue };
+            let Some(any) = message.get(name) else {
+                continue;
+            };
             p.at_key(name, |p| {
                 if let Some(found) = override_of(p, any) {
                     out.push((Arc::from(name.as_str()), found));
@@ -187,20 +205,32 @@ fn read_fault(p: &mut Pass<'_>, message: &fault::HttpFault) -> Option<Fault> {
     Some(Fault {
         delay: p.opt("delay", delay.as_ref(), fault_delay),
         abort: p.opt("abort", abort.as_ref(), fault_abort),
-        upstream_cluster: (!upstream_cluster.is_empty()).then(|| Arc::from(upstream_cluster.as_str())),
+        upstream_cluster: (!upstream_cluster.is_empty())
+            .then(|| Arc::from(upstream_cluster.as_str())),
         headers: p.each("headers", headers, header_matcher),
-        downstream_nodes: downstream_nodes.iter().map(|node| Arc::from(node.as_str())).collect(),
+        downstream_nodes: downstream_nodes
+            .iter()
+            .map(|node| Arc::from(node.as_str()))
+            .collect(),
         max_active_faults: max_active_faults.map(|wrapped| wrapped.value),
     })
 }
 
 /// A fault without a percentage never happens in Envoy.
-const NEVER: Fraction = Fraction { numerator: 0, denominator: 100 };
+const NEVER: Fraction = Fraction {
+    numerator: 0,
+    denominator: 100,
+};
 
 fn fault_delay(p: &mut Pass<'_>, message: &common_fault::FaultDelay) -> Option<FaultDelay> {
     use common_fault::fault_delay::FaultDelaySecifier as Kind;
-    let common_fault::FaultDelay { percentage, fault_delay_secifier } = message;
-    let share = p.opt("percentage", percentage.as_ref(), Pass::fraction).unwrap_or(NEVER);
+    let common_fault::FaultDelay {
+        percentage,
+        fault_delay_secifier,
+    } = message;
+    let share = p
+        .opt("percentage", percentage.as_ref(), Pass::fraction)
+        .unwrap_or(NEVER);
     let fixed = match fault_delay_secifier {
         Some(Kind::FixedDelay(delay)) => Some(p.positive_duration("fixed_delay", Some(delay))?),
         Some(Kind::HeaderDelay(common_fault::fault_delay::HeaderDelay {})) => None,
@@ -214,8 +244,14 @@ fn fault_delay(p: &mut Pass<'_>, message: &common_fault::FaultDelay) -> Option<F
 
 fn fault_abort(p: &mut Pass<'_>, message: &fault::FaultAbort) -> Option<FaultAbort> {
     use fault::fault_abort::ErrorType;
-    let fault::FaultAbort { percentage, response_body, error_type } = message;
-    let share = p.opt("percentage", percentage.as_ref(), Pass::fraction).unwrap_or(NEVER);
+    let fault::FaultAbort {
+        percentage,
+        response_body,
+        error_type,
+    } = message;
+    let share = p
+        .opt("percentage", percentage.as_ref(), Pass::fraction)
+        .unwrap_or(NEVER);
     let kind = match error_type {
         Some(ErrorType::HttpStatus(status @ 200..=599)) => AbortKind::Http(*status as u16),
         Some(ErrorType::HttpStatus(_)) => {
@@ -229,7 +265,11 @@ fn fault_abort(p: &mut Pass<'_>, message: &fault::FaultAbort) -> Option<FaultAbo
             return None;
         }
     };
-    Some(FaultAbort { share, kind, body: Arc::from(response_body.as_str()) })
+    Some(FaultAbort {
+        share,
+        kind,
+        body: Arc::from(response_body.as_str()),
+    })
 }
 
 fn read_cors(p: &mut Pass<'_>, message: &cors::CorsPolicy) -> Option<CorsPolicy> {
@@ -247,10 +287,18 @@ fn read_cors(p: &mut Pass<'_>, message: &cors::CorsPolicy) -> Option<CorsPolicy>
     } = message;
     ignore!(p, "cors.CorsPolicy"; shadow_enabled);
     let enabled = p
-        .opt("filter_enabled", filter_enabled.as_ref(), Pass::runtime_fraction)
+        .opt(
+            "filter_enabled",
+            filter_enabled.as_ref(),
+            Pass::runtime_fraction,
+        )
         .unwrap_or(Fraction::ALL);
     Some(CorsPolicy {
-        allow_origins: p.each("allow_origin_string_match", allow_origin_string_match, string_matcher),
+        allow_origins: p.each(
+            "allow_origin_string_match",
+            allow_origin_string_match,
+            string_matcher,
+        ),
         allow_methods: Arc::from(allow_methods.as_str()),
         allow_headers: Arc::from(allow_headers.as_str()),
         expose_headers: Arc::from(expose_headers.as_str()),

@@ -22,8 +22,14 @@ const STREAM_IDLE: Duration = Duration::from_secs(300);
 const DRAIN: Duration = Duration::from_secs(5);
 const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
-#[allow(clippy::too_many_lines, reason = "one destructuring of a message with 56 fields")]
-pub(crate) fn http_manager(p: &mut Pass<'_>, message: &hcm::HttpConnectionManager) -> Option<HttpManager> {
+#[allow(
+    clippy::too_many_lines,
+    reason = "one destructuring of a message with 56 fields"
+)]
+pub(crate) fn http_manager(
+    p: &mut Pass<'_>,
+    message: &hcm::HttpConnectionManager,
+) -> Option<HttpManager> {
     let hcm::HttpConnectionManager {
         codec_type,
         stat_prefix,
@@ -92,12 +98,19 @@ pub(crate) fn http_manager(p: &mut Pass<'_>, message: &hcm::HttpConnectionManage
     unsupported!(p; original_ip_detection_extensions, early_header_mutation_extensions,
         forward_client_cert_matcher, path_normalization_options, proxy_status_config,
         forward_proto_config);
-    p.opt("local_reply_config", local_reply_config.as_ref(), |p, config| {
-        // Istio sends an empty one.
-        let hcm::LocalReplyConfig { mappers, body_format } = config;
-        unsupported!(p; mappers, body_format);
-        Some(())
-    });
+    p.opt(
+        "local_reply_config",
+        local_reply_config.as_ref(),
+        |p, config| {
+            // Istio sends an empty one.
+            let hcm::LocalReplyConfig {
+                mappers,
+                body_format,
+            } = config;
+            unsupported!(p; mappers, body_format);
+            Some(())
+        },
+    );
     let stat_prefix = p.name("stat_prefix", stat_prefix);
     let routes = route_source(p, route_specifier.as_ref());
     let filters = filters(p, http_filters);
@@ -106,7 +119,11 @@ pub(crate) fn http_manager(p: &mut Pass<'_>, message: &hcm::HttpConnectionManage
         p.refuse_field("max_request_headers_kb", "must be from 1 to 8192");
     }
     let mut common = p
-        .opt("common_http_protocol_options", common_http_protocol_options.as_ref(), common)
+        .opt(
+            "common_http_protocol_options",
+            common_http_protocol_options.as_ref(),
+            common,
+        )
         .unwrap_or_default();
     // Downstream the field bounds connections only through the drain below.
     common.max_requests_per_connection = common.max_requests_per_connection.filter(|max| *max > 0);
@@ -116,18 +133,48 @@ pub(crate) fn http_manager(p: &mut Pass<'_>, message: &hcm::HttpConnectionManage
         routes: routes?,
         filters: filters?,
         common,
-        http1: p.opt("http_protocol_options", http_protocol_options.as_ref(), http1).unwrap_or_default(),
-        http2: p.opt("http2_protocol_options", http2_protocol_options.as_ref(), http2).unwrap_or_default(),
-        server_name: Arc::from(if server_name.is_empty() { "envoy" } else { server_name }),
+        http1: p
+            .opt(
+                "http_protocol_options",
+                http_protocol_options.as_ref(),
+                http1,
+            )
+            .unwrap_or_default(),
+        http2: p
+            .opt(
+                "http2_protocol_options",
+                http2_protocol_options.as_ref(),
+                http2,
+            )
+            .unwrap_or_default(),
+        server_name: Arc::from(if server_name.is_empty() {
+            "envoy"
+        } else {
+            server_name
+        }),
         server_header: server_header(p, *server_header_transformation)?,
         scheme_overwrite: p
-            .opt("scheme_header_transformation", scheme_header_transformation.as_ref(), scheme)
+            .opt(
+                "scheme_header_transformation",
+                scheme_header_transformation.as_ref(),
+                scheme,
+            )
             .flatten(),
         max_request_headers_kb,
-        stream_idle_timeout: p.timeout("stream_idle_timeout", stream_idle_timeout.as_ref(), Some(STREAM_IDLE)),
+        stream_idle_timeout: p.timeout(
+            "stream_idle_timeout",
+            stream_idle_timeout.as_ref(),
+            Some(STREAM_IDLE),
+        ),
         request_timeout: p.timeout("request_timeout", request_timeout.as_ref(), None),
-        request_headers_timeout: p.timeout("request_headers_timeout", request_headers_timeout.as_ref(), None),
-        drain_timeout: p.duration("drain_timeout", drain_timeout.as_ref()).unwrap_or(DRAIN),
+        request_headers_timeout: p.timeout(
+            "request_headers_timeout",
+            request_headers_timeout.as_ref(),
+            None,
+        ),
+        drain_timeout: p
+            .duration("drain_timeout", drain_timeout.as_ref())
+            .unwrap_or(DRAIN),
         delayed_close_timeout: p.timeout(
             "delayed_close_timeout",
             delayed_close_timeout.as_ref(),
@@ -138,7 +185,11 @@ pub(crate) fn http_manager(p: &mut Pass<'_>, message: &hcm::HttpConnectionManage
         xff_num_trusted_hops: *xff_num_trusted_hops,
         skip_xff_append: *skip_xff_append,
         internal_addresses: p
-            .opt("internal_address_config", internal_address_config.as_ref(), internal)
+            .opt(
+                "internal_address_config",
+                internal_address_config.as_ref(),
+                internal,
+            )
             .unwrap_or_default(),
         via: (!via.is_empty()).then(|| Arc::from(via.as_str())),
         generate_request_id: flag(generate_request_id.as_ref(), true),
@@ -146,7 +197,11 @@ pub(crate) fn http_manager(p: &mut Pass<'_>, message: &hcm::HttpConnectionManage
         always_set_request_id_in_response: *always_set_request_id_in_response,
         forward_client_cert: client_cert(p, *forward_client_cert_details)?,
         client_cert_details: p
-            .opt("set_current_client_cert_details", set_current_client_cert_details.as_ref(), cert_details)
+            .opt(
+                "set_current_client_cert_details",
+                set_current_client_cert_details.as_ref(),
+                cert_details,
+            )
             .unwrap_or_default(),
         proxy_100_continue: *proxy_100_continue,
         upgrades: p.each("upgrade_configs", upgrade_configs, upgrade),
@@ -155,7 +210,10 @@ pub(crate) fn http_manager(p: &mut Pass<'_>, message: &hcm::HttpConnectionManage
         escaped_slashes: escaped_slashes(p, *path_with_escaped_slashes_action)?,
         strip_port: strip_port(p, *strip_matching_host_port, strip_port_mode.as_ref())?,
         strip_trailing_host_dot: *strip_trailing_host_dot,
-        stream_error_on_invalid_http_message: flag(stream_error_on_invalid_http_message.as_ref(), false),
+        stream_error_on_invalid_http_message: flag(
+            stream_error_on_invalid_http_message.as_ref(),
+            false,
+        ),
         append_x_forwarded_port: *append_x_forwarded_port,
         add_user_agent: flag(add_user_agent.as_ref(), false),
     })
@@ -176,21 +234,25 @@ fn codec(p: &mut Pass<'_>, value: i32) -> Option<CodecType> {
 
 fn server_header(p: &mut Pass<'_>, value: i32) -> Option<ServerHeader> {
     use hcm::http_connection_manager::ServerHeaderTransformation as Pb;
-    Some(match p.enumeration("server_header_transformation", value)? {
-        Pb::Overwrite => ServerHeader::Overwrite,
-        Pb::AppendIfAbsent => ServerHeader::AppendIfAbsent,
-        Pb::PassThrough => ServerHeader::PassThrough,
-    })
+    Some(
+        match p.enumeration("server_header_transformation", value)? {
+            Pb::Overwrite => ServerHeader::Overwrite,
+            Pb::AppendIfAbsent => ServerHeader::AppendIfAbsent,
+            Pb::PassThrough => ServerHeader::PassThrough,
+        },
+    )
 }
 
 fn escaped_slashes(p: &mut Pass<'_>, value: i32) -> Option<EscapedSlashes> {
     use hcm::http_connection_manager::PathWithEscapedSlashesAction as Pb;
-    Some(match p.enumeration("path_with_escaped_slashes_action", value)? {
-        Pb::ImplementationSpecificDefault | Pb::KeepUnchanged => EscapedSlashes::Keep,
-        Pb::RejectRequest => EscapedSlashes::Reject,
-        Pb::UnescapeAndRedirect => EscapedSlashes::UnescapeAndRedirect,
-        Pb::UnescapeAndForward => EscapedSlashes::UnescapeAndForward,
-    })
+    Some(
+        match p.enumeration("path_with_escaped_slashes_action", value)? {
+            Pb::ImplementationSpecificDefault | Pb::KeepUnchanged => EscapedSlashes::Keep,
+            Pb::RejectRequest => EscapedSlashes::Reject,
+            Pb::UnescapeAndRedirect => EscapedSlashes::UnescapeAndRedirect,
+            Pb::UnescapeAndForward => EscapedSlashes::UnescapeAndForward,
+        },
+    )
 }
 
 fn client_cert(p: &mut Pass<'_>, value: i32) -> Option<ForwardClientCert> {
@@ -227,13 +289,21 @@ fn cert_details(
     })
 }
 
-fn scheme(p: &mut Pass<'_>, message: &pb::core::SchemeHeaderTransformation) -> Option<Option<Arc<str>>> {
+fn scheme(
+    p: &mut Pass<'_>,
+    message: &pb::core::SchemeHeaderTransformation,
+) -> Option<Option<Arc<str>>> {
     use pb::core::scheme_header_transformation::Transformation;
-    let pb::core::SchemeHeaderTransformation { match_upstream, transformation } = message;
+    let pb::core::SchemeHeaderTransformation {
+        match_upstream,
+        transformation,
+    } = message;
     unsupported!(p; match_upstream);
     Some(match transformation {
         None => None,
-        Some(Transformation::SchemeToOverwrite(scheme)) if scheme == "http" || scheme == "https" => {
+        Some(Transformation::SchemeToOverwrite(scheme))
+            if scheme == "http" || scheme == "https" =>
+        {
             Some(Arc::from(scheme.as_str()))
         }
         Some(Transformation::SchemeToOverwrite(_)) => {
@@ -247,7 +317,10 @@ fn internal(
     p: &mut Pass<'_>,
     message: &hcm::http_connection_manager::InternalAddressConfig,
 ) -> Option<Vec<CidrRange>> {
-    let hcm::http_connection_manager::InternalAddressConfig { unix_sockets, cidr_ranges } = message;
+    let hcm::http_connection_manager::InternalAddressConfig {
+        unix_sockets,
+        cidr_ranges,
+    } = message;
     ignore!(p, "hcm.InternalAddressConfig"; unix_sockets);
     Some(p.each("cidr_ranges", cidr_ranges, cidr_range))
 }
@@ -260,7 +333,10 @@ fn strip_port(
     use hcm::http_connection_manager::StripPortMode::StripAnyHostPort;
     match (matching, mode) {
         (true, Some(StripAnyHostPort(true))) => {
-            p.refuse_field("strip_matching_host_port", "and strip_any_host_port exclude each other");
+            p.refuse_field(
+                "strip_matching_host_port",
+                "and strip_any_host_port exclude each other",
+            );
             None
         }
         (true, _) => Some(StripPort::Matching),
@@ -269,11 +345,21 @@ fn strip_port(
     }
 }
 
-fn upgrade(p: &mut Pass<'_>, message: &hcm::http_connection_manager::UpgradeConfig) -> Option<Upgrade> {
-    let hcm::http_connection_manager::UpgradeConfig { upgrade_type, filters, enabled } = message;
+fn upgrade(
+    p: &mut Pass<'_>,
+    message: &hcm::http_connection_manager::UpgradeConfig,
+) -> Option<Upgrade> {
+    let hcm::http_connection_manager::UpgradeConfig {
+        upgrade_type,
+        filters,
+        enabled,
+    } = message;
     unsupported!(p; filters);
     let kind = upgrade_kind(p, upgrade_type)?;
-    Some(Upgrade { kind, enabled: flag(enabled.as_ref(), true) })
+    Some(Upgrade {
+        kind,
+        enabled: flag(enabled.as_ref(), true),
+    })
 }
 
 /// The name of an upgrade in lower case; CONNECT is not one that Weft has.
@@ -296,9 +382,14 @@ fn route_source(
             let routes = p.at("route_config", |p| route_config(p, message))?;
             Some(RouteSource::Inline(Arc::new(routes)))
         }
-        Some(RouteSpecifier::Rds(hcm::Rds { config_source, route_config_name })) => p.at("rds", |p| {
+        Some(RouteSpecifier::Rds(hcm::Rds {
+            config_source,
+            route_config_name,
+        })) => p.at("rds", |p| {
             p.required("config_source", config_source.as_ref(), ads_source)?;
-            Some(RouteSource::Rds(p.name("route_config_name", route_config_name)?))
+            Some(RouteSource::Rds(
+                p.name("route_config_name", route_config_name)?,
+            ))
         }),
         Some(RouteSpecifier::ScopedRoutes(_)) => {
             p.unsupported("scoped_routes", true);
@@ -314,15 +405,21 @@ fn route_source(
 /// The router must be there, once, at the end.
 fn filters(p: &mut Pass<'_>, message: &[hcm::HttpFilter]) -> Option<Vec<HttpFilter>> {
     let before = p.problem_count();
-    let filters: Vec<HttpFilter> =
-        p.each("http_filters", message, http_filter).into_iter().flatten().collect();
+    let filters: Vec<HttpFilter> = p
+        .each("http_filters", message, http_filter)
+        .into_iter()
+        .flatten()
+        .collect();
     if p.problem_count() > before {
         return None;
     }
     let is_router = |filter: &HttpFilter| matches!(filter.config, HttpFilterConfig::Router(_));
     let routers = filters.iter().filter(|filter| is_router(filter)).count();
     if routers != 1 || !filters.last().is_some_and(is_router) {
-        p.refuse_field("http_filters", "must end with the router filter, and have only one");
+        p.refuse_field(
+            "http_filters",
+            "must end with the router filter, and have only one",
+        );
         return None;
     }
     if filters.last().is_some_and(|filter| filter.disabled) {

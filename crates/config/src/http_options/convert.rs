@@ -9,7 +9,10 @@ use crate::pb;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-pub(crate) fn common(p: &mut Pass<'_>, message: &pb::core::HttpProtocolOptions) -> Option<CommonHttpOptions> {
+pub(crate) fn common(
+    p: &mut Pass<'_>,
+    message: &pb::core::HttpProtocolOptions,
+) -> Option<CommonHttpOptions> {
     use pb::core::http_protocol_options::HeadersWithUnderscoresAction as Pb;
     let pb::core::HttpProtocolOptions {
         idle_timeout,
@@ -22,18 +25,24 @@ pub(crate) fn common(p: &mut Pass<'_>, message: &pb::core::HttpProtocolOptions) 
         max_requests_per_connection,
     } = message;
     ignore!(p, "core.HttpProtocolOptions"; max_connection_duration_jitter, max_response_headers_kb);
-    let underscores =
-        match p.enumeration("headers_with_underscores_action", *headers_with_underscores_action)? {
-            Pb::Allow => UnderscoreAction::Allow,
-            Pb::RejectRequest => UnderscoreAction::Reject,
-            Pb::DropHeader => UnderscoreAction::Drop,
-        };
+    let underscores = match p.enumeration(
+        "headers_with_underscores_action",
+        *headers_with_underscores_action,
+    )? {
+        Pb::Allow => UnderscoreAction::Allow,
+        Pb::RejectRequest => UnderscoreAction::Reject,
+        Pb::DropHeader => UnderscoreAction::Drop,
+    };
     if max_headers_count.is_some_and(|count| count.value == 0) {
         p.refuse_field("max_headers_count", "must be at least 1");
     }
     Some(CommonHttpOptions {
         idle_timeout: p.timeout("idle_timeout", idle_timeout.as_ref(), Some(HOUR)),
-        max_connection_duration: p.timeout("max_connection_duration", max_connection_duration.as_ref(), None),
+        max_connection_duration: p.timeout(
+            "max_connection_duration",
+            max_connection_duration.as_ref(),
+            None,
+        ),
         max_headers_count: max_headers_count.map_or(100, |count| count.value),
         max_stream_duration: p.timeout("max_stream_duration", max_stream_duration.as_ref(), None),
         underscores,
@@ -43,7 +52,10 @@ pub(crate) fn common(p: &mut Pass<'_>, message: &pb::core::HttpProtocolOptions) 
     })
 }
 
-pub(crate) fn http1(p: &mut Pass<'_>, message: &pb::core::Http1ProtocolOptions) -> Option<Http1Options> {
+pub(crate) fn http1(
+    p: &mut Pass<'_>,
+    message: &pb::core::Http1ProtocolOptions,
+) -> Option<Http1Options> {
     let pb::core::Http1ProtocolOptions {
         allow_absolute_url,
         accept_http_10,
@@ -58,7 +70,10 @@ pub(crate) fn http1(p: &mut Pass<'_>, message: &pb::core::Http1ProtocolOptions) 
         ignore_http_11_upgrade,
     } = message;
     if !flag(allow_absolute_url.as_ref(), true) {
-        p.refuse_field("allow_absolute_url", "cannot be turned off in Weft; remove it");
+        p.refuse_field(
+            "allow_absolute_url",
+            "cannot be turned off in Weft; remove it",
+        );
     }
     unsupported!(p; header_key_format, allow_chunked_length, send_fully_qualified_url, ignore_http_11_upgrade);
     ignore!(p, "core.Http1ProtocolOptions"; override_stream_error_on_invalid_http_message,
@@ -71,7 +86,10 @@ pub(crate) fn http1(p: &mut Pass<'_>, message: &pb::core::Http1ProtocolOptions) 
     })
 }
 
-pub(crate) fn http2(p: &mut Pass<'_>, message: &pb::core::Http2ProtocolOptions) -> Option<Http2Options> {
+pub(crate) fn http2(
+    p: &mut Pass<'_>,
+    message: &pb::core::Http2ProtocolOptions,
+) -> Option<Http2Options> {
     let pb::core::Http2ProtocolOptions {
         hpack_table_size,
         max_concurrent_streams,
@@ -117,19 +135,37 @@ pub(crate) fn http2(p: &mut Pass<'_>, message: &pb::core::Http2ProtocolOptions) 
     }
     Some(Http2Options {
         max_concurrent_streams: streams,
-        initial_stream_window_size: window(p, "initial_stream_window_size", initial_stream_window_size),
+        initial_stream_window_size: window(
+            p,
+            "initial_stream_window_size",
+            initial_stream_window_size,
+        ),
         initial_connection_window_size: window(
             p,
             "initial_connection_window_size",
             initial_connection_window_size,
         ),
         allow_connect: *allow_connect,
-        keepalive: p.opt("connection_keepalive", connection_keepalive.as_ref(), keepalive).flatten(),
+        keepalive: p
+            .opt(
+                "connection_keepalive",
+                connection_keepalive.as_ref(),
+                keepalive,
+            )
+            .flatten(),
     })
 }
 
-fn keepalive(p: &mut Pass<'_>, message: &pb::core::KeepaliveSettings) -> Option<Option<Http2Keepalive>> {
-    let pb::core::KeepaliveSettings { interval, timeout, interval_jitter, connection_idle_interval } = message;
+fn keepalive(
+    p: &mut Pass<'_>,
+    message: &pb::core::KeepaliveSettings,
+) -> Option<Option<Http2Keepalive>> {
+    let pb::core::KeepaliveSettings {
+        interval,
+        timeout,
+        interval_jitter,
+        connection_idle_interval,
+    } = message;
     ignore!(p, "core.KeepaliveSettings"; interval_jitter, connection_idle_interval);
     let Some(timeout) = timeout else {
         p.refuse_field("timeout", "is required");

@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::{DrainType, FilterDisabled, Listener, ListenerFilters, TrafficDirection};
 use crate::access_log::convert::access_log;
 use crate::address::{bind_address, cidr_range, tcp_keepalive};
-use crate::extension::{DOWNSTREAM_TRANSPORTS, NETWORK_FILTERS, decode, transport_socket, type_name, typed};
+use crate::extension::{
+    DOWNSTREAM_TRANSPORTS, NETWORK_FILTERS, decode, transport_socket, type_name, typed,
+};
 use crate::filter_chain::{ChainMatch, FilterChain, FilterChains, NetworkFilter, SourceType};
 use crate::pass::{Pass, flag};
 use crate::pb;
@@ -20,7 +22,10 @@ use pb::extensions::filters::listener::{
 const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 const BUFFER_LIMIT: u32 = 1 << 20;
 
-#[allow(clippy::too_many_lines, reason = "one destructuring of a message with 38 fields")]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one destructuring of a message with 38 fields"
+)]
 pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option<Listener> {
     let listener::Listener {
         name,
@@ -68,7 +73,11 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         ignore_global_conn_limit, bypass_overload_manager);
     let address = p.required("address", address.as_ref(), bind_address);
     let additional_addresses = p.each("additional_addresses", additional_addresses, |p, more| {
-        let listener::AdditionalAddress { address, socket_options, tcp_keepalive } = more;
+        let listener::AdditionalAddress {
+            address,
+            socket_options,
+            tcp_keepalive,
+        } = more;
         ignore!(p, "listener.AdditionalAddress"; socket_options);
         unsupported!(p; tcp_keepalive);
         p.required("address", address.as_ref(), bind_address)
@@ -86,10 +95,14 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
     filters.continue_on_timeout = *continue_on_listener_filters_timeout;
     let mut chains = chains(p, filter_chains);
     chains.default = p
-        .opt("default_filter_chain", default_filter_chain.as_ref(), |p, chain| {
-            // Its match is never looked at, as in Envoy.
-            filter_chain(p, chain).map(|(_, chain)| chain)
-        })
+        .opt(
+            "default_filter_chain",
+            default_filter_chain.as_ref(),
+            |p, chain| {
+                // Its match is never looked at, as in Envoy.
+                filter_chain(p, chain).map(|(_, chain)| chain)
+            },
+        )
         .map(Arc::new);
     if chains.chains.is_empty() && chains.default.is_none() && filter_chains.is_empty() {
         p.refuse_field("filter_chains", "is required");
@@ -105,7 +118,11 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         listener::listener::DrainType::ModifyOnly => DrainType::ModifyOnly,
     };
     Some(Listener {
-        name: if name.is_empty() { Arc::from(address.to_string()) } else { Arc::from(name.as_str()) },
+        name: if name.is_empty() {
+            Arc::from(address.to_string())
+        } else {
+            Arc::from(name.as_str())
+        },
         address,
         additional_addresses,
         bind_to_port: flag(bind_to_port.as_ref(), old_bind),
@@ -136,7 +153,11 @@ enum ListenerFilter {
 fn listener_filter_list(p: &mut Pass<'_>, message: &[listener::ListenerFilter]) -> ListenerFilters {
     let mut out = ListenerFilters::default();
     p.each("listener_filters", message, |p, one| {
-        let listener::ListenerFilter { name, filter_disabled: disabled, config_type } = one;
+        let listener::ListenerFilter {
+            name,
+            filter_disabled: disabled,
+            config_type,
+        } = one;
         let kind = listener_filter(p, name, config_type.as_ref())?;
         let disabled = match disabled {
             None => FilterDisabled::Never,
@@ -221,11 +242,13 @@ fn filter_disabled(
             None
         }
         Some(Rule::OrMatch(set)) => {
-            Some(FilterDisabled::Any(p.at("or_match", |p| p.each("rules", &set.rules, filter_disabled))))
+            Some(FilterDisabled::Any(p.at("or_match", |p| {
+                p.each("rules", &set.rules, filter_disabled)
+            })))
         }
-        Some(Rule::AndMatch(set)) => {
-            Some(FilterDisabled::All(p.at("and_match", |p| p.each("rules", &set.rules, filter_disabled))))
-        }
+        Some(Rule::AndMatch(set)) => Some(FilterDisabled::All(p.at("and_match", |p| {
+            p.each("rules", &set.rules, filter_disabled)
+        }))),
         Some(Rule::NotMatch(rule)) => {
             let rule = p.at("not_match", |p| filter_disabled(p, rule))?;
             Some(FilterDisabled::Not(Box::new(rule)))
@@ -233,7 +256,9 @@ fn filter_disabled(
         Some(Rule::DestinationPortRange(range)) => {
             let pb::typ::Int32Range { start, end } = range;
             match (u16::try_from(*start), u32::try_from(*end)) {
-                (Ok(start), Ok(end)) if u32::from(start) < end => Some(FilterDisabled::Ports(start, end)),
+                (Ok(start), Ok(end)) if u32::from(start) < end => {
+                    Some(FilterDisabled::Ports(start, end))
+                }
                 _ => {
                     p.refuse_field("destination_port_range", "must be a range of ports");
                     None
@@ -255,7 +280,10 @@ fn chains(p: &mut Pass<'_>, message: &[listener::FilterChain]) -> FilterChains {
     chains
 }
 
-fn filter_chain(p: &mut Pass<'_>, message: &listener::FilterChain) -> Option<(ChainMatch, FilterChain)> {
+fn filter_chain(
+    p: &mut Pass<'_>,
+    message: &listener::FilterChain,
+) -> Option<(ChainMatch, FilterChain)> {
     let listener::FilterChain {
         filter_chain_match,
         filters,
@@ -269,7 +297,11 @@ fn filter_chain(p: &mut Pass<'_>, message: &listener::FilterChain) -> Option<(Ch
     p.unsupported("use_proxy_proto", flag(use_proxy_proto.as_ref(), false));
     let before = p.problem_count();
     let matcher = p
-        .opt("filter_chain_match", filter_chain_match.as_ref(), chain_match)
+        .opt(
+            "filter_chain_match",
+            filter_chain_match.as_ref(),
+            chain_match,
+        )
         .unwrap_or_default();
     let tls = p
         .opt("transport_socket", socket.as_ref(), |p, socket| {
@@ -281,15 +313,22 @@ fn filter_chain(p: &mut Pass<'_>, message: &listener::FilterChain) -> Option<(Ch
     let filters = p.each("filters", filters, network_filter);
     if p.problem_count() == before && count > 1 {
         // Both filters that exist are terminal ones.
-        p.refuse_field("filters", "must have one filter: http_connection_manager or tcp_proxy ends the chain");
+        p.refuse_field(
+            "filters",
+            "must have one filter: http_connection_manager or tcp_proxy ends the chain",
+        );
     }
     let transport_socket_connect_timeout = p.timeout(
         "transport_socket_connect_timeout",
         transport_socket_connect_timeout.as_ref(),
         None,
     );
-    let chain =
-        FilterChain { name: Arc::from(name.as_str()), tls, filters, transport_socket_connect_timeout };
+    let chain = FilterChain {
+        name: Arc::from(name.as_str()),
+        tls,
+        filters,
+        transport_socket_connect_timeout,
+    };
     Some((matcher, chain))
 }
 
@@ -343,7 +382,11 @@ fn chain_match(p: &mut Pass<'_>, message: &listener::FilterChainMatch) -> Option
         server_names: p.each("server_names", server_names, |p, name| server_name(p, name)),
         transport_protocol: transport_protocol.clone(),
         application_protocols: application_protocols.clone(),
-        direct_sources: p.each("direct_source_prefix_ranges", direct_source_prefix_ranges, cidr_range),
+        direct_sources: p.each(
+            "direct_source_prefix_ranges",
+            direct_source_prefix_ranges,
+            cidr_range,
+        ),
         source_type,
         sources: p.each("source_prefix_ranges", source_prefix_ranges, cidr_range),
         source_ports: p.each("source_ports", source_ports, |p, port| {
@@ -359,7 +402,9 @@ fn chain_match(p: &mut Pass<'_>, message: &listener::FilterChainMatch) -> Option
 fn server_name(p: &mut Pass<'_>, name: &str) -> Option<String> {
     let rest = name.strip_prefix("*.").unwrap_or(name);
     if rest.is_empty() || rest.contains('*') {
-        p.refuse(format!("{name:?} must be a name, or `*.` and a name: partial wildcards do not exist"));
+        p.refuse(format!(
+            "{name:?} must be a name, or `*.` and a name: partial wildcards do not exist"
+        ));
         return None;
     }
     if rest.parse::<IpAddr>().is_ok() {

@@ -10,7 +10,10 @@ use crate::pass::{IsSet as _, Pass};
 use crate::pb;
 use pb::config::route::v3 as route;
 
-pub(crate) fn regex_matcher(p: &mut Pass<'_>, message: &pb::matcher::RegexMatcher) -> Option<RegexMatch> {
+pub(crate) fn regex_matcher(
+    p: &mut Pass<'_>,
+    message: &pb::matcher::RegexMatcher,
+) -> Option<RegexMatch> {
     let pb::matcher::RegexMatcher { regex, engine_type } = message;
     regex_engine(p, engine_type.as_ref());
     if regex.is_empty() {
@@ -30,7 +33,11 @@ fn regex_engine(p: &mut Pass<'_>, engine: Option<&pb::matcher::regex_matcher::En
     if let Some(pb::matcher::regex_matcher::EngineType::GoogleRe2(re2)) = engine {
         let pb::matcher::regex_matcher::GoogleRe2 { max_program_size } = re2;
         p.at("google_re2", |p| {
-            p.ignore("matcher.GoogleRE2", "max_program_size", max_program_size.is_set());
+            p.ignore(
+                "matcher.GoogleRE2",
+                "max_program_size",
+                max_program_size.is_set(),
+            );
         });
     }
 }
@@ -39,7 +46,10 @@ pub(crate) fn regex_substitution(
     p: &mut Pass<'_>,
     message: &pb::matcher::RegexMatchAndSubstitute,
 ) -> Option<RegexSubstitution> {
-    let pb::matcher::RegexMatchAndSubstitute { pattern, substitution } = message;
+    let pb::matcher::RegexMatchAndSubstitute {
+        pattern,
+        substitution,
+    } = message;
     let Some(pattern) = pattern else {
         p.refuse_field("pattern", "is required");
         return None;
@@ -55,21 +65,31 @@ pub(crate) fn regex_substitution(
     }
 }
 
-pub(crate) fn string_matcher(p: &mut Pass<'_>, message: &pb::matcher::StringMatcher) -> Option<StringMatch> {
+pub(crate) fn string_matcher(
+    p: &mut Pass<'_>,
+    message: &pb::matcher::StringMatcher,
+) -> Option<StringMatch> {
     use pb::matcher::string_matcher::MatchPattern;
-    let pb::matcher::StringMatcher { ignore_case, match_pattern } = message;
+    let pb::matcher::StringMatcher {
+        ignore_case,
+        match_pattern,
+    } = message;
     let fold = *ignore_case;
     let not_empty = |p: &mut Pass<'_>, field, text: &str| p.name(field, text);
     match match_pattern {
         Some(MatchPattern::Exact(text)) => Some(StringMatch::Exact(Arc::from(text.as_str()), fold)),
-        Some(MatchPattern::Prefix(text)) => Some(StringMatch::Prefix(not_empty(p, "prefix", text)?, fold)),
-        Some(MatchPattern::Suffix(text)) => Some(StringMatch::Suffix(not_empty(p, "suffix", text)?, fold)),
+        Some(MatchPattern::Prefix(text)) => {
+            Some(StringMatch::Prefix(not_empty(p, "prefix", text)?, fold))
+        }
+        Some(MatchPattern::Suffix(text)) => {
+            Some(StringMatch::Suffix(not_empty(p, "suffix", text)?, fold))
+        }
         Some(MatchPattern::Contains(text)) => {
             Some(StringMatch::Contains(not_empty(p, "contains", text)?, fold))
         }
-        Some(MatchPattern::SafeRegex(regex)) => {
-            p.at("safe_regex", |p| regex_matcher(p, regex)).map(StringMatch::Regex)
-        }
+        Some(MatchPattern::SafeRegex(regex)) => p
+            .at("safe_regex", |p| regex_matcher(p, regex))
+            .map(StringMatch::Regex),
         Some(MatchPattern::Custom(_)) => {
             p.unsupported("custom", true);
             None
@@ -91,21 +111,38 @@ fn header_key(p: &mut Pass<'_>, name: &str) -> Option<HeaderKey> {
     }
 }
 
-pub(crate) fn header_matcher(p: &mut Pass<'_>, message: &route::HeaderMatcher) -> Option<HeaderMatch> {
+pub(crate) fn header_matcher(
+    p: &mut Pass<'_>,
+    message: &route::HeaderMatcher,
+) -> Option<HeaderMatch> {
     use route::header_matcher::HeaderMatchSpecifier as Spec;
-    let route::HeaderMatcher { name, invert_match, treat_missing_header_as_empty, header_match_specifier } =
-        message;
+    let route::HeaderMatcher {
+        name,
+        invert_match,
+        treat_missing_header_as_empty,
+        header_match_specifier,
+    } = message;
     let key = header_key(p, name)?;
     let text = |text: &str| Arc::from(text);
     let condition = match header_match_specifier {
         None => HeaderCondition::Present(true),
         Some(Spec::PresentMatch(wanted)) => HeaderCondition::Present(*wanted),
         // The deprecated exact match of nothing is a presence match in Envoy.
-        Some(Spec::ExactMatch(exact)) if exact.is_empty() => HeaderCondition::Text(StringMatch::Prefix(text(""), false)),
-        Some(Spec::ExactMatch(exact)) => HeaderCondition::Text(StringMatch::Exact(text(exact), false)),
-        Some(Spec::PrefixMatch(prefix)) => HeaderCondition::Text(StringMatch::Prefix(text(prefix), false)),
-        Some(Spec::SuffixMatch(suffix)) => HeaderCondition::Text(StringMatch::Suffix(text(suffix), false)),
-        Some(Spec::ContainsMatch(part)) => HeaderCondition::Text(StringMatch::Contains(text(part), false)),
+        Some(Spec::ExactMatch(exact)) if exact.is_empty() => {
+            HeaderCondition::Text(StringMatch::Prefix(text(""), false))
+        }
+        Some(Spec::ExactMatch(exact)) => {
+            HeaderCondition::Text(StringMatch::Exact(text(exact), false))
+        }
+        Some(Spec::PrefixMatch(prefix)) => {
+            HeaderCondition::Text(StringMatch::Prefix(text(prefix), false))
+        }
+        Some(Spec::SuffixMatch(suffix)) => {
+            HeaderCondition::Text(StringMatch::Suffix(text(suffix), false))
+        }
+        Some(Spec::ContainsMatch(part)) => {
+            HeaderCondition::Text(StringMatch::Contains(text(part), false))
+        }
         Some(Spec::SafeRegexMatch(regex)) => {
             HeaderCondition::Regex(p.at("safe_regex_match", |p| regex_matcher(p, regex))?)
         }
@@ -125,9 +162,15 @@ pub(crate) fn header_matcher(p: &mut Pass<'_>, message: &route::HeaderMatcher) -
     })
 }
 
-pub(crate) fn query_matcher(p: &mut Pass<'_>, message: &route::QueryParameterMatcher) -> Option<QueryMatch> {
+pub(crate) fn query_matcher(
+    p: &mut Pass<'_>,
+    message: &route::QueryParameterMatcher,
+) -> Option<QueryMatch> {
     use route::query_parameter_matcher::QueryParameterMatchSpecifier as Spec;
-    let route::QueryParameterMatcher { name, query_parameter_match_specifier } = message;
+    let route::QueryParameterMatcher {
+        name,
+        query_parameter_match_specifier,
+    } = message;
     let name = p.name("name", name)?;
     let condition = match query_parameter_match_specifier {
         None => QueryCondition::Present(true),
@@ -139,9 +182,20 @@ pub(crate) fn query_matcher(p: &mut Pass<'_>, message: &route::QueryParameterMat
     Some(QueryMatch { name, condition })
 }
 
-pub(crate) fn cookie_matcher(p: &mut Pass<'_>, message: &route::CookieMatcher) -> Option<CookieMatch> {
-    let route::CookieMatcher { name, string_match, invert_match } = message;
+pub(crate) fn cookie_matcher(
+    p: &mut Pass<'_>,
+    message: &route::CookieMatcher,
+) -> Option<CookieMatch> {
+    let route::CookieMatcher {
+        name,
+        string_match,
+        invert_match,
+    } = message;
     let name = p.name("name", name)?;
     let text = p.required("string_match", string_match.as_ref(), string_matcher)?;
-    Some(CookieMatch { name, text, invert: *invert_match })
+    Some(CookieMatch {
+        name,
+        text,
+        invert: *invert_match,
+    })
 }

@@ -30,10 +30,20 @@ impl HeaderKey {
             .map_err(|_| format!("{name:?} is no header name"))
     }
 
+    /// The first value in a request.
+    pub fn first_in<'a>(&self, head: &RequestHead<'a>) -> Option<&'a [u8]> {
+        match self {
+            Self::Pseudo(pseudo) => head.pseudo(*pseudo).map(str::as_bytes),
+            Self::Name(name) => head.headers.get(name).map(http::HeaderValue::as_bytes),
+        }
+    }
+
     /// The value in a request; several headers of the name are joined by commas, as Envoy matches them.
     pub fn value_in<'a>(&self, head: &RequestHead<'a>) -> Option<Cow<'a, [u8]>> {
         match self {
-            Self::Pseudo(pseudo) => head.pseudo(*pseudo).map(|text| Cow::Borrowed(text.as_bytes())),
+            Self::Pseudo(pseudo) => head
+                .pseudo(*pseudo)
+                .map(|text| Cow::Borrowed(text.as_bytes())),
             Self::Name(name) => joined(head.headers, name),
         }
     }
@@ -43,7 +53,9 @@ impl HeaderKey {
 pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.as_bytes();
-    let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
+    let Some(second) = values.next() else {
+        return Some(Cow::Borrowed(first));
+    };
     let mut all = first.to_vec();
     for value in std::iter::once(second).chain(values) {
         all.push(b',');
@@ -89,7 +101,9 @@ impl HeaderMatch {
         match &self.key {
             HeaderKey::Pseudo(pseudo) => self.decide(source.pseudo(*pseudo).map(str::as_bytes)),
             HeaderKey::Name(name) => {
-                let value = source.request_headers().and_then(|headers| joined(headers, name));
+                let value = source
+                    .request_headers()
+                    .and_then(|headers| joined(headers, name));
                 self.decide(value.as_deref())
             }
         }
@@ -168,7 +182,8 @@ pub struct CookieMatch {
 impl CookieMatch {
     /// Whether a request's cookies match.
     pub fn matches(&self, headers: &HeaderMap) -> bool {
-        let matched = cookie(headers, &self.name).is_some_and(|value| self.text.matches(value.as_bytes()));
+        let matched =
+            cookie(headers, &self.name).is_some_and(|value| self.text.matches(value.as_bytes()));
         matched != self.invert
     }
 }
@@ -179,7 +194,9 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         line.to_str().ok()?.split(';').find_map(|pair| {
             let (key, value) = pair.split_once('=')?;
             let value = value.trim();
-            let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            let inner = value
+                .strip_prefix('"')
+                .and_then(|rest| rest.strip_suffix('"'));
             (key.trim() == name).then_some(inner.unwrap_or(value))
         })
     })

@@ -5,7 +5,13 @@ mod convert;
 mod header;
 mod text;
 
-pub(crate) use convert::{header_matcher, query_matcher, cookie_matcher, regex_matcher, regex_substitution, string_matcher};
-pub use header::{CookieMatch, HeaderCondition, HeaderKey, HeaderMatch, QueryCondition, QueryMatch, cookie, query_parameter};
+pub(crate) use convert::{
+    cookie_matcher, header_matcher, query_matcher, regex_matcher, regex_substitution,
+    string_matcher,
+};
 pub(crate) use header::joined;
+pub use header::{
+    CookieMatch, HeaderCondition, HeaderKey, HeaderMatch, QueryCondition, QueryMatch, cookie,
+    query_parameter,
+};
 pub use text::{RegexMatch, RegexSubstitution, StringMatch};

@@ -31,9 +31,9 @@ impl StringMatch {
         match self {
             Self::Exact(pattern, false) => value == pattern.as_bytes(),
             Self::Exact(pattern, true) => value.eq_ignore_ascii_case(pattern.as_bytes()),
-            Self::Prefix(pattern, fold) => {
-                value.get(..pattern.len()).is_some_and(|head| same(head, pattern, *fold))
-            }
+            Self::Prefix(pattern, fold) => value
+                .get(..pattern.len())
+                .is_some_and(|head| same(head, pattern, *fold)),
             Self::Suffix(pattern, fold) => value
                 .len()
                 .checked_sub(pattern.len())
@@ -41,7 +41,9 @@ impl StringMatch {
                 .is_some_and(|tail| same(tail, pattern, *fold)),
             Self::Contains(pattern, fold) => {
                 pattern.is_empty()
-                    || value.windows(pattern.len()).any(|window| same(window, pattern, *fold))
+                    || value
+                        .windows(pattern.len())
+                        .any(|window| same(window, pattern, *fold))
             }
             Self::Regex(regex) => regex.matches(value),
         }
@@ -78,14 +80,19 @@ const SIZE_LIMIT: usize = 4 << 20;
 /// The flag says whether it is.
 fn compile(expression: &str) -> Result<(Regex, bool), String> {
     let build = |unicode| {
-        RegexBuilder::new(expression).unicode(unicode).size_limit(SIZE_LIMIT).build()
+        RegexBuilder::new(expression)
+            .unicode(unicode)
+            .size_limit(SIZE_LIMIT)
+            .build()
     };
     if expression.is_ascii()
         && let Ok(compiled) = build(false)
     {
         return Ok((compiled, false));
     }
-    build(true).map(|compiled| (compiled, true)).map_err(|error| error.to_string())
+    build(true)
+        .map(|compiled| (compiled, true))
+        .map_err(|error| error.to_string())
 }
 
 impl RegexMatch {
@@ -94,7 +101,11 @@ impl RegexMatch {
         // Compiled alone first, so that an unbalanced `a)(b` does not become valid by our wrapping.
         compile(pattern)?;
         let (compiled, unicode) = compile(&Self::anchored(pattern))?;
-        Ok(Self { pattern: Arc::from(pattern), compiled, unicode })
+        Ok(Self {
+            pattern: Arc::from(pattern),
+            compiled,
+            unicode,
+        })
     }
 
     fn anchored(pattern: &str) -> String {
@@ -158,7 +169,9 @@ impl RegexSubstitution {
         let mut out = Vec::with_capacity(bytes.len());
         let mut end = 0;
         for captures in self.compiled.captures_iter(bytes) {
-            let Some(whole) = captures.get(0) else { continue };
+            let Some(whole) = captures.get(0) else {
+                continue;
+            };
             out.extend_from_slice(bytes.get(end..whole.start()).unwrap_or_default());
             for piece in &self.pieces {
                 match piece {
@@ -191,12 +204,18 @@ fn pieces(substitution: &str, groups: usize) -> Result<Vec<Piece>, String> {
             Some(digit @ b'0'..=b'9') => {
                 let index = usize::from(digit - b'0');
                 if index >= groups {
-                    return Err(format!("substitution names group \\{index}, which the pattern lacks"));
+                    return Err(format!(
+                        "substitution names group \\{index}, which the pattern lacks"
+                    ));
                 }
                 out.push(Piece::Literal(std::mem::take(&mut literal)));
                 out.push(Piece::Group(index));
             }
-            _ => return Err("substitution has a \\ that is neither \\\\ nor a group's digit".to_owned()),
+            _ => {
+                return Err(
+                    "substitution has a \\ that is neither \\\\ nor a group's digit".to_owned(),
+                );
+            }
         }
     }
     out.push(Piece::Literal(literal));

@@ -1,6 +1,5 @@
 //! What a route does with its requests.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,10 +167,10 @@ pub struct WeightedCluster {
 }
 
 /// A cluster that was chosen.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Picked<'a> {
     /// Its name.
-    pub name: Cow<'a, str>,
+    pub name: &'a str,
     /// Its entry, if it was one of several.
     pub weighted: Option<&'a WeightedCluster>,
 }
@@ -180,22 +179,32 @@ impl ClusterSpec {
     /// Chooses by a uniformly random number; `None` if the header that names it is missing.
     pub fn pick<'a>(&'a self, random: u64, head: &RequestHead<'a>) -> Option<Picked<'a>> {
         match self {
-            Self::Single(name) => Some(Picked { name: Cow::Borrowed(name), weighted: None }),
-            Self::Weighted { clusters, total, random_header } => {
+            Self::Single(name) => Some(Picked {
+                name,
+                weighted: None,
+            }),
+            Self::Weighted {
+                clusters,
+                total,
+                random_header,
+            } => {
                 let given = random_header
                     .as_ref()
                     .and_then(|key| key.value_in(head))
                     .and_then(|value| std::str::from_utf8(&value).ok()?.parse::<u64>().ok());
                 let value = given.unwrap_or(random).checked_rem(*total)?;
                 let found = clusters.iter().find(|cluster| value < cluster.cumulative)?;
-                Some(Picked { name: Cow::Borrowed(&found.name), weighted: Some(found) })
+                Some(Picked {
+                    name: &found.name,
+                    weighted: Some(found),
+                })
             }
             Self::Header(key) => {
-                let name = match key.value_in(head)? {
-                    Cow::Borrowed(bytes) => Cow::Borrowed(std::str::from_utf8(bytes).ok()?),
-                    Cow::Owned(bytes) => Cow::Owned(String::from_utf8(bytes).ok()?),
-                };
-                (!name.is_empty()).then_some(Picked { name, weighted: None })
+                let name = std::str::from_utf8(key.first_in(head)?).ok()?;
+                (!name.is_empty()).then_some(Picked {
+                    name,
+                    weighted: None,
+                })
             }
         }
     }
@@ -207,7 +216,9 @@ impl ClusterSpec {
             Self::Weighted { clusters, .. } => (None, clusters.iter()),
             Self::Header(_) => (None, [].iter()),
         };
-        single.into_iter().chain(weighted.map(|cluster| &cluster.name))
+        single
+            .into_iter()
+            .chain(weighted.map(|cluster| &cluster.name))
     }
 }
 
@@ -236,8 +247,8 @@ impl Forward {
             HostRewrite::Keep | HostRewrite::Auto => None,
             HostRewrite::Literal(host) => HeaderValue::from_str(host).ok(),
             HostRewrite::Header(key) => {
-                let value = key.value_in(head).filter(|value| !value.is_empty())?;
-                HeaderValue::from_bytes(&value).ok()
+                let value = key.first_in(head).filter(|value| !value.is_empty())?;
+                HeaderValue::from_bytes(value).ok()
             }
             HostRewrite::PathRegex(substitution) => {
                 HeaderValue::from_str(&substitution.replace_all(path_only(head.path))).ok()

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::convert_action::{direct_response, forward, mirrors, redirect, retry_policy};
+use super::convert_action::{direct_response, forward, mirrors, redirect};
+use super::convert_retry::retry_policy;
 use super::index::PathIndex;
 use super::matcher::{PathRule, RouteMatch};
 use super::virtual_host::Hosts;
-use super::{RequireTls, Route, RouteAction, RouteConfig, VirtualHost};
+use super::{Mirror, RequireTls, Route, RouteAction, RouteConfig, VirtualHost};
 use crate::header_ops::header_ops;
 use crate::http_filter::convert::overrides;
 use crate::matching::{cookie_matcher, header_matcher, query_matcher, regex_matcher};
@@ -14,10 +15,10 @@ use crate::pass::{IsSet as _, Pass, flag};
 use crate::pb;
 use pb::config::route::v3 as route;
 
-/// Virtual hosts of one configuration; routes of one virtual host. Far above anything real.
-const MAX_ITEMS: usize = 1 << 24;
-
-pub(crate) fn route_config(p: &mut Pass<'_>, message: &route::RouteConfiguration) -> Option<RouteConfig> {
+pub(crate) fn route_config(
+    p: &mut Pass<'_>,
+    message: &route::RouteConfiguration,
+) -> Option<RouteConfig> {
     let route::RouteConfiguration {
         name,
         virtual_hosts,
@@ -39,32 +40,36 @@ pub(crate) fn route_config(p: &mut Pass<'_>, message: &route::RouteConfiguration
         metadata,
         route_specifiers,
     } = message;
-    unsupported!(p; vhds, cluster_specifier_plugins, request_mirror_policies, vhost_header, route_specifiers);
+    unsupported!(p; vhds, cluster_specifier_plugins, vhost_header, route_specifiers);
     ignore!(p, "route.RouteConfiguration"; metadata);
-    p.ignore("route.RouteConfiguration", "validate_clusters", flag(validate_clusters.as_ref(), false));
+    p.ignore(
+        "route.RouteConfiguration",
+        "validate_clusters",
+        flag(validate_clusters.as_ref(), false),
+    );
     p.ignore(
         "route.RouteConfiguration",
         "max_direct_response_body_size_bytes",
         max_direct_response_body_size_bytes.is_set(),
     );
+    let default_mirrors = mirrors(p, request_mirror_policies);
     let mut hosts = Hosts::default();
     let mut number = 0;
     let virtual_hosts = p.each("virtual_hosts", virtual_hosts, |p, message| {
-        let vhost = virtual_host(p, message)?;
+        let vhost = virtual_host(p, message, &default_mirrors)?;
         p.each("domains", &message.domains, |p, domain| {
             if domain.is_empty() {
                 p.refuse("must not be empty");
             } else if !hosts.add(domain, number) {
-                p.refuse(format!("{domain:?} is a domain of this route configuration already"));
+                p.refuse(format!(
+                    "{domain:?} is a domain of this route configuration already"
+                ));
             }
             Some(())
         });
         number += 1;
         Some(Arc::new(vhost))
     });
-    if virtual_hosts.len() > MAX_ITEMS {
-        p.refuse_field("virtual_hosts", "are too many");
-    }
     let internal_only_headers = p.each("internal_only_headers", internal_only_headers, header_name);
     Some(RouteConfig {
         name: Arc::from(name.as_str()),
@@ -96,7 +101,11 @@ fn header_name(p: &mut Pass<'_>, name: &String) -> Option<http::HeaderName> {
     parsed
 }
 
-fn virtual_host(p: &mut Pass<'_>, message: &route::VirtualHost) -> Option<VirtualHost> {
+fn virtual_host(
+    p: &mut Pass<'_>,
+    message: &route::VirtualHost,
+    inherited_mirrors: &[Mirror],
+) -> Option<VirtualHost> {
     let route::VirtualHost {
         name,
         domains,
@@ -135,13 +144,22 @@ fn virtual_host(p: &mut Pass<'_>, message: &route::VirtualHost) -> Option<Virtua
         route::virtual_host::TlsRequirementType::ExternalOnly => RequireTls::External,
         route::virtual_host::TlsRequirementType::All => RequireTls::All,
     };
-    let default_mirrors = mirrors(p, request_mirror_policies);
-    let routes: Vec<Arc<Route>> =
-        p.each("routes", routes, |p, one| read_route(p, one, &default_mirrors).map(Arc::new));
+    let own_mirrors = mirrors(p, request_mirror_policies);
+    let default_mirrors = if own_mirrors.is_empty() {
+        inherited_mirrors
+    } else {
+        &own_mirrors
+    };
+    let routes: Vec<Arc<Route>> = p.each("routes", routes, |p, one| {
+        read_route(p, one, default_mirrors).map(Arc::new)
+    });
     let index = PathIndex::new(&routes);
     Some(VirtualHost {
         name,
-        domains: domains.iter().map(|domain| Arc::from(domain.as_str())).collect(),
+        domains: domains
+            .iter()
+            .map(|domain| Arc::from(domain.as_str()))
+            .collect(),
         routes,
         index,
         require_tls,
@@ -156,13 +174,19 @@ fn virtual_host(p: &mut Pass<'_>, message: &route::VirtualHost) -> Option<Virtua
             ("response_headers_to_remove", response_headers_to_remove),
         ),
         overrides: overrides(p, typed_per_filter_config),
-        retry: p.opt("retry_policy", retry.as_ref(), retry_policy).map(Arc::new),
+        retry: p
+            .opt("retry_policy", retry.as_ref(), retry_policy)
+            .map(Arc::new),
         include_request_attempt_count: *include_request_attempt_count,
         include_attempt_count_in_response: *include_attempt_count_in_response,
     })
 }
 
-fn read_route(p: &mut Pass<'_>, message: &route::Route, default_mirrors: &[super::Mirror]) -> Option<Route> {
+fn read_route(
+    p: &mut Pass<'_>,
+    message: &route::Route,
+    default_mirrors: &[Mirror],
+) -> Option<Route> {
     use route::route::Action;
     let route::Route {
         name,
@@ -185,12 +209,12 @@ fn read_route(p: &mut Pass<'_>, message: &route::Route, default_mirrors: &[super
     ignore!(p, "route.Route"; decorator, tracing, per_request_buffer_limit_bytes, request_body_buffer_limit);
     let matcher = p.required("match", r#match.as_ref(), route_match);
     let action = match action {
-        Some(Action::Route(message)) => {
-            p.at("route", |p| forward(p, message, default_mirrors)).map(|f| RouteAction::Forward(Arc::new(f)))
-        }
-        Some(Action::Redirect(message)) => {
-            p.at("redirect", |p| redirect(p, message)).map(RouteAction::Redirect)
-        }
+        Some(Action::Route(message)) => p
+            .at("route", |p| forward(p, message, default_mirrors))
+            .map(|f| RouteAction::Forward(Arc::new(f))),
+        Some(Action::Redirect(message)) => p
+            .at("redirect", |p| redirect(p, message))
+            .map(RouteAction::Redirect),
         Some(Action::DirectResponse(message)) => {
             p.at("direct_response", |p| direct_response(p, message))
         }
@@ -247,19 +271,26 @@ fn route_match(p: &mut Pass<'_>, message: &route::RouteMatch) -> Option<RouteMat
         headers: p.each("headers", headers, header_matcher),
         query: p.each("query_parameters", query_parameters, query_matcher),
         cookies: p.each("cookies", cookies, cookie_matcher),
-        fraction: p.opt("runtime_fraction", runtime_fraction.as_ref(), Pass::runtime_fraction),
+        fraction: p.opt(
+            "runtime_fraction",
+            runtime_fraction.as_ref(),
+            Pass::runtime_fraction,
+        ),
         grpc: grpc.is_some(),
     })
 }
 
-fn path_rule(p: &mut Pass<'_>, specifier: Option<&route::route_match::PathSpecifier>) -> Option<PathRule> {
+fn path_rule(
+    p: &mut Pass<'_>,
+    specifier: Option<&route::route_match::PathSpecifier>,
+) -> Option<PathRule> {
     use route::route_match::PathSpecifier;
     match specifier {
         Some(PathSpecifier::Prefix(prefix)) => Some(PathRule::Prefix(Arc::from(prefix.as_str()))),
         Some(PathSpecifier::Path(path)) => Some(PathRule::Exact(Arc::from(path.as_str()))),
-        Some(PathSpecifier::SafeRegex(regex)) => {
-            p.at("safe_regex", |p| regex_matcher(p, regex)).map(PathRule::Regex)
-        }
+        Some(PathSpecifier::SafeRegex(regex)) => p
+            .at("safe_regex", |p| regex_matcher(p, regex))
+            .map(PathRule::Regex),
         Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
             // Envoy's rule: ^[^?#]+[^?#/]$
             if prefix.len() < 2 || prefix.contains(['?', '#']) || prefix.ends_with('/') {

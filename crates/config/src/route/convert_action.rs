@@ -1,31 +1,33 @@
-//! Actions of routes: forward, redirect, answer, retry, mirror, hash.
+//! Actions of routes: forward, redirect, answer, mirror, hash.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{
-    ClusterSpec, Forward, HostRewrite, MaxStreamDuration, Mirror, Priority, RouteAction, TimeoutSetting,
-    WeightedCluster,
+    ClusterSpec, Forward, HostRewrite, MaxStreamDuration, Mirror, Priority, RouteAction,
+    TimeoutSetting, WeightedCluster,
 };
+use super::convert_retry::retry_policy;
 use super::hash::{HashPolicy, HashSource};
 use super::redirect::{Redirect, RedirectPath};
-use super::retry::{ResetHeader, RetryOn, RetryPolicy};
 use crate::data_source::data_source;
 use crate::fraction::Fraction;
 use crate::header_ops::header_ops;
 use crate::http_filter::convert::overrides;
 use crate::http_manager::Upgrade;
 use crate::http_manager::convert::upgrade_kind;
-use crate::matching::{HeaderKey, header_matcher, regex_substitution};
+use crate::matching::{HeaderKey, regex_substitution};
 use crate::pass::{IsSet as _, Pass, flag};
 use crate::pb;
 use pb::config::route::v3 as route;
 use route::route_action;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-const BACKOFF: Duration = Duration::from_millis(25);
 
-#[allow(clippy::too_many_lines, reason = "one destructuring of a message with 32 fields")]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one destructuring of a message with 32 fields"
+)]
 pub(super) fn forward(
     p: &mut Pass<'_>,
     message: &route::RouteAction,
@@ -66,14 +68,23 @@ pub(super) fn forward(
         cors, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy);
     ignore!(p, "route.RouteAction"; flush_timeout, early_data_policy, include_vh_rate_limits);
     let cluster = cluster_spec(p, cluster_specifier.as_ref());
-    let prefix_rewrite = prefix_rewrite.is_set().then(|| Arc::from(prefix_rewrite.as_str()));
+    let prefix_rewrite = prefix_rewrite
+        .is_set()
+        .then(|| Arc::from(prefix_rewrite.as_str()));
     let regex_rewrite = p.opt("regex_rewrite", regex_rewrite.as_ref(), regex_substitution);
     if prefix_rewrite.is_some() && regex_rewrite.is_some() {
         p.refuse_field("regex_rewrite", "and prefix_rewrite exclude each other");
     }
     let own_mirrors = mirrors(p, request_mirror_policies);
-    let mirrors = if own_mirrors.is_empty() { default_mirrors.to_vec() } else { own_mirrors };
-    let status = match p.enumeration("cluster_not_found_response_code", *cluster_not_found_response_code)? {
+    let mirrors = if own_mirrors.is_empty() {
+        default_mirrors.to_vec()
+    } else {
+        own_mirrors
+    };
+    let status = match p.enumeration(
+        "cluster_not_found_response_code",
+        *cluster_not_found_response_code,
+    )? {
         route_action::ClusterNotFoundResponseCode::ServiceUnavailable => 503,
         route_action::ClusterNotFoundResponseCode::NotFound => 404,
         route_action::ClusterNotFoundResponseCode::InternalServerError => 500,
@@ -96,23 +107,39 @@ pub(super) fn forward(
         append_x_forwarded_host: *append_x_forwarded_host,
         timeout: p.timeout("timeout", timeout.as_ref(), Some(TIMEOUT)),
         idle_timeout,
-        max_stream_duration: p.opt("max_stream_duration", max_stream_duration.as_ref(), stream_duration),
+        max_stream_duration: p.opt(
+            "max_stream_duration",
+            max_stream_duration.as_ref(),
+            stream_duration,
+        ),
         max_grpc_timeout: p.duration("max_grpc_timeout", max_grpc_timeout.as_ref()),
         grpc_timeout_offset: p.duration("grpc_timeout_offset", grpc_timeout_offset.as_ref()),
-        retry: p.opt("retry_policy", retry.as_ref(), retry_policy).map(Arc::new),
+        retry: p
+            .opt("retry_policy", retry.as_ref(), retry_policy)
+            .map(Arc::new),
         mirrors,
         hash_policies: p.each("hash_policy", hash_policy, hash),
         upgrades: p.each("upgrade_configs", upgrade_configs, |p, one| {
-            let route_action::UpgradeConfig { upgrade_type, enabled, connect_config } = one;
+            let route_action::UpgradeConfig {
+                upgrade_type,
+                enabled,
+                connect_config,
+            } = one;
             unsupported!(p; connect_config);
             let kind = upgrade_kind(p, upgrade_type)?;
-            Some(Upgrade { kind, enabled: flag(enabled.as_ref(), true) })
+            Some(Upgrade {
+                kind,
+                enabled: flag(enabled.as_ref(), true),
+            })
         }),
         priority,
     })
 }
 
-fn stream_duration(p: &mut Pass<'_>, message: &route_action::MaxStreamDuration) -> Option<MaxStreamDuration> {
+fn stream_duration(
+    p: &mut Pass<'_>,
+    message: &route_action::MaxStreamDuration,
+) -> Option<MaxStreamDuration> {
     let route_action::MaxStreamDuration {
         max_stream_duration,
         grpc_timeout_header_max,
@@ -120,9 +147,12 @@ fn stream_duration(p: &mut Pass<'_>, message: &route_action::MaxStreamDuration) 
     } = message;
     Some(MaxStreamDuration {
         max: p.duration("max_stream_duration", max_stream_duration.as_ref()),
-        grpc_timeout_header_max: p.duration("grpc_timeout_header_max", grpc_timeout_header_max.as_ref()),
-        grpc_timeout_header_offset: p
-            .duration("grpc_timeout_header_offset", grpc_timeout_header_offset.as_ref()),
+        grpc_timeout_header_max: p
+            .duration("grpc_timeout_header_max", grpc_timeout_header_max.as_ref()),
+        grpc_timeout_header_offset: p.duration(
+            "grpc_timeout_header_offset",
+            grpc_timeout_header_offset.as_ref(),
+        ),
     })
 }
 
@@ -136,7 +166,10 @@ fn header_key(p: &mut Pass<'_>, field: &'static str, name: &str) -> Option<Heade
     }
 }
 
-fn host_rewrite(p: &mut Pass<'_>, message: Option<&route_action::HostRewriteSpecifier>) -> Option<HostRewrite> {
+fn host_rewrite(
+    p: &mut Pass<'_>,
+    message: Option<&route_action::HostRewriteSpecifier>,
+) -> Option<HostRewrite> {
     use route_action::HostRewriteSpecifier as Spec;
     Some(match message {
         None => HostRewrite::Keep,
@@ -148,9 +181,9 @@ fn host_rewrite(p: &mut Pass<'_>, message: Option<&route_action::HostRewriteSpec
         Some(Spec::HostRewriteHeader(name)) => {
             HostRewrite::Header(header_key(p, "host_rewrite_header", name)?)
         }
-        Some(Spec::HostRewritePathRegex(regex)) => {
-            HostRewrite::PathRegex(p.at("host_rewrite_path_regex", |p| regex_substitution(p, regex))?)
-        }
+        Some(Spec::HostRewritePathRegex(regex)) => HostRewrite::PathRegex(
+            p.at("host_rewrite_path_regex", |p| regex_substitution(p, regex))?,
+        ),
         Some(Spec::HostRewrite(_)) => {
             p.unsupported("host_rewrite", true);
             return None;
@@ -168,7 +201,10 @@ fn header_value(p: &mut Pass<'_>, field: &'static str, value: &str) -> Option<Ar
     Some(value)
 }
 
-fn cluster_spec(p: &mut Pass<'_>, message: Option<&route_action::ClusterSpecifier>) -> Option<ClusterSpec> {
+fn cluster_spec(
+    p: &mut Pass<'_>,
+    message: Option<&route_action::ClusterSpecifier>,
+) -> Option<ClusterSpec> {
     use route_action::ClusterSpecifier as Spec;
     match message {
         Some(Spec::Cluster(name)) => p.name("cluster", name).map(ClusterSpec::Single),
@@ -195,7 +231,12 @@ fn cluster_spec(p: &mut Pass<'_>, message: Option<&route_action::ClusterSpecifie
 
 fn weighted_clusters(p: &mut Pass<'_>, message: &route::WeightedCluster) -> Option<ClusterSpec> {
     use route::weighted_cluster::RandomValueSpecifier;
-    let route::WeightedCluster { clusters, total_weight, runtime_key_prefix, random_value_specifier } = message;
+    let route::WeightedCluster {
+        clusters,
+        total_weight,
+        runtime_key_prefix,
+        random_value_specifier,
+    } = message;
     ignore!(p, "route.WeightedCluster"; runtime_key_prefix);
     let random_header = match random_value_specifier {
         Some(RandomValueSpecifier::HeaderName(name)) => Some(header_key(p, "header_name", name)?),
@@ -206,22 +247,34 @@ fn weighted_clusters(p: &mut Pass<'_>, message: &route::WeightedCluster) -> Opti
         _ => None,
     };
     let mut total = 0_u64;
-    let clusters = p.each("clusters", clusters, |p, one| weighted_cluster(p, one, &mut total));
+    let clusters = p.each("clusters", clusters, |p, one| {
+        weighted_cluster(p, one, &mut total)
+    });
     if total == 0 {
         p.refuse_field("clusters", "must have weights whose sum is more than 0");
         return None;
     }
     if total > u64::from(u32::MAX) {
-        p.refuse_field("clusters", "must have weights whose sum is at most 4294967295");
+        p.refuse_field(
+            "clusters",
+            "must have weights whose sum is at most 4294967295",
+        );
         return None;
     }
     if let Some(wanted) = total_weight
         && wanted.value != 0
         && u64::from(wanted.value) != total
     {
-        p.refuse_field("total_weight", format!("is {}, but the weights' sum is {total}", wanted.value));
+        p.refuse_field(
+            "total_weight",
+            format!("is {}, but the weights' sum is {total}", wanted.value),
+        );
     }
-    Some(ClusterSpec::Weighted { clusters, total, random_header })
+    Some(ClusterSpec::Weighted {
+        clusters,
+        total,
+        random_header,
+    })
 }
 
 fn weighted_cluster(
@@ -268,7 +321,10 @@ fn weighted_cluster(
     })
 }
 
-pub(super) fn mirrors(p: &mut Pass<'_>, message: &[route_action::RequestMirrorPolicy]) -> Vec<Mirror> {
+pub(super) fn mirrors(
+    p: &mut Pass<'_>,
+    message: &[route_action::RequestMirrorPolicy],
+) -> Vec<Mirror> {
     p.each("request_mirror_policies", message, |p, one| {
         let route_action::RequestMirrorPolicy {
             cluster,
@@ -282,10 +338,18 @@ pub(super) fn mirrors(p: &mut Pass<'_>, message: &[route_action::RequestMirrorPo
         unsupported!(p; cluster_header, request_headers_mutations);
         ignore!(p, "route.RequestMirrorPolicy"; trace_sampled);
         let share = p
-            .opt("runtime_fraction", runtime_fraction.as_ref(), Pass::runtime_fraction)
+            .opt(
+                "runtime_fraction",
+                runtime_fraction.as_ref(),
+                Pass::runtime_fraction,
+            )
             .unwrap_or(Fraction::ALL);
         let host_rewrite = match host_rewrite_literal.is_set() {
-            true => Some(header_value(p, "host_rewrite_literal", host_rewrite_literal)?),
+            true => Some(header_value(
+                p,
+                "host_rewrite_literal",
+                host_rewrite_literal,
+            )?),
             false => None,
         };
         Some(Mirror {
@@ -299,25 +363,37 @@ pub(super) fn mirrors(p: &mut Pass<'_>, message: &[route_action::RequestMirrorPo
 
 fn hash(p: &mut Pass<'_>, message: &route_action::HashPolicy) -> Option<HashPolicy> {
     use route_action::hash_policy::{self, PolicySpecifier};
-    let route_action::HashPolicy { terminal, policy_specifier } = message;
+    let route_action::HashPolicy {
+        terminal,
+        policy_specifier,
+    } = message;
     let source = match policy_specifier {
-        Some(PolicySpecifier::Header(hash_policy::Header { header_name, regex_rewrite })) => {
-            p.at("header", |p| {
-                let rewrite = p.opt("regex_rewrite", regex_rewrite.as_ref(), regex_substitution);
-                Some(HashSource::Header { key: header_key(p, "header_name", header_name)?, rewrite })
-            })?
-        }
-        Some(PolicySpecifier::Cookie(hash_policy::Cookie { name, ttl, path, attributes })) => {
-            p.at("cookie", |p| {
-                ignore!(p, "route.HashPolicy.Cookie"; attributes);
-                Some(HashSource::Cookie {
-                    name: p.name("name", name)?,
-                    ttl: p.duration("ttl", ttl.as_ref()),
-                    path: Arc::from(path.as_str()),
-                })
-            })?
-        }
-        Some(PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties { source_ip })) => {
+        Some(PolicySpecifier::Header(hash_policy::Header {
+            header_name,
+            regex_rewrite,
+        })) => p.at("header", |p| {
+            let rewrite = p.opt("regex_rewrite", regex_rewrite.as_ref(), regex_substitution);
+            Some(HashSource::Header {
+                key: header_key(p, "header_name", header_name)?,
+                rewrite,
+            })
+        })?,
+        Some(PolicySpecifier::Cookie(hash_policy::Cookie {
+            name,
+            ttl,
+            path,
+            attributes,
+        })) => p.at("cookie", |p| {
+            ignore!(p, "route.HashPolicy.Cookie"; attributes);
+            Some(HashSource::Cookie {
+                name: p.name("name", name)?,
+                ttl: p.duration("ttl", ttl.as_ref()),
+                path: Arc::from(path.as_str()),
+            })
+        })?,
+        Some(PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties {
+            source_ip,
+        })) => {
             if !*source_ip {
                 p.refuse_field("connection_properties", "needs source_ip: true");
                 return None;
@@ -336,11 +412,16 @@ fn hash(p: &mut Pass<'_>, message: &route_action::HashPolicy) -> Option<HashPoli
             return None;
         }
     };
-    Some(HashPolicy { source, terminal: *terminal })
+    Some(HashPolicy {
+        source,
+        terminal: *terminal,
+    })
 }
 
 pub(super) fn redirect(p: &mut Pass<'_>, message: &route::RedirectAction) -> Option<Redirect> {
-    use route::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
+    use route::redirect_action::{
+        PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+    };
     let route::RedirectAction {
         host_redirect,
         port_redirect,
@@ -370,13 +451,15 @@ pub(super) fn redirect(p: &mut Pass<'_>, message: &route::RedirectAction) -> Opt
     let path = match path_rewrite_specifier {
         None => RedirectPath::Keep,
         // Envoy treats empty rewrites as none.
-        Some(PathRewriteSpecifier::PathRedirect(path) | PathRewriteSpecifier::PrefixRewrite(path))
-            if path.is_empty() =>
-        {
-            RedirectPath::Keep
+        Some(
+            PathRewriteSpecifier::PathRedirect(path) | PathRewriteSpecifier::PrefixRewrite(path),
+        ) if path.is_empty() => RedirectPath::Keep,
+        Some(PathRewriteSpecifier::PathRedirect(path)) => {
+            RedirectPath::Replace(Arc::from(path.as_str()))
         }
-        Some(PathRewriteSpecifier::PathRedirect(path)) => RedirectPath::Replace(Arc::from(path.as_str())),
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => RedirectPath::Prefix(Arc::from(prefix.as_str())),
+        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+            RedirectPath::Prefix(Arc::from(prefix.as_str()))
+        }
         Some(PathRewriteSpecifier::RegexRewrite(regex)) => {
             RedirectPath::Regex(p.at("regex_rewrite", |p| regex_substitution(p, regex))?)
         }
@@ -388,17 +471,28 @@ pub(super) fn redirect(p: &mut Pass<'_>, message: &route::RedirectAction) -> Opt
     Some(Redirect {
         status,
         scheme,
-        host: host_redirect.is_set().then(|| Arc::from(host_redirect.as_str())),
+        host: host_redirect
+            .is_set()
+            .then(|| Arc::from(host_redirect.as_str())),
         port,
         path,
         strip_query: *strip_query,
     })
 }
 
-pub(super) fn direct_response(p: &mut Pass<'_>, message: &route::DirectResponseAction) -> Option<RouteAction> {
-    let route::DirectResponseAction { status, body, body_format } = message;
+pub(super) fn direct_response(
+    p: &mut Pass<'_>,
+    message: &route::DirectResponseAction,
+) -> Option<RouteAction> {
+    let route::DirectResponseAction {
+        status,
+        body,
+        body_format,
+    } = message;
     unsupported!(p; body_format);
-    let status = u16::try_from(*status).ok().filter(|status| (200..600).contains(status));
+    let status = u16::try_from(*status)
+        .ok()
+        .filter(|status| (200..600).contains(status));
     if status.is_none() {
         p.refuse_field("status", "must be from 200 to 599");
     }
@@ -406,117 +500,8 @@ pub(super) fn direct_response(p: &mut Pass<'_>, message: &route::DirectResponseA
         None => None,
         Some(body) => Some(p.at("body", |p| data_source(p, body))?),
     };
-    Some(RouteAction::Direct { status: status?, body })
-}
-
-pub(super) fn retry_policy(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Option<RetryPolicy> {
-    let route::RetryPolicy {
-        retry_on,
-        num_retries,
-        per_try_timeout,
-        per_try_idle_timeout,
-        retry_priority,
-        retry_host_predicate,
-        retry_options_predicates,
-        host_selection_retry_max_attempts,
-        retriable_status_codes,
-        retry_back_off,
-        rate_limited_retry_back_off,
-        retriable_headers,
-        retriable_request_headers,
-        refresh_cluster_on_retry,
-    } = message;
-    unsupported!(p; retry_priority, retry_options_predicates, refresh_cluster_on_retry);
-    let on = p.at("retry_on", |p| {
-        RetryOn::parse(retry_on, |word| p.refuse(format!("{word:?} is no condition that Weft knows")))
-    });
-    let predicates = p.each("retry_host_predicate", retry_host_predicate, host_predicate);
-    let (backoff_base, backoff_max) =
-        p.opt("retry_back_off", retry_back_off.as_ref(), backoff).unwrap_or((BACKOFF, BACKOFF * 10));
-    let attempts = *host_selection_retry_max_attempts;
-    if attempts < 0 {
-        p.refuse_field("host_selection_retry_max_attempts", "must not be negative");
-    }
-    Some(RetryPolicy {
-        on,
-        num_retries: num_retries.map_or(1, |count| count.value),
-        per_try_timeout: p.timeout("per_try_timeout", per_try_timeout.as_ref(), None),
-        per_try_idle_timeout: p.timeout("per_try_idle_timeout", per_try_idle_timeout.as_ref(), None),
-        backoff_base,
-        backoff_max,
-        retriable_status_codes: p.each("retriable_status_codes", retriable_status_codes, |p, status| {
-            let status = u16::try_from(*status).ok().filter(|status| (100..600).contains(status));
-            if status.is_none() {
-                p.refuse("is no HTTP status");
-            }
-            status
-        }),
-        retriable_headers: p.each("retriable_headers", retriable_headers, header_matcher),
-        retriable_request_headers: p.each("retriable_request_headers", retriable_request_headers, header_matcher),
-        avoid_previous_hosts: !predicates.is_empty(),
-        host_selection_attempts: u32::try_from(attempts).unwrap_or(u32::MAX).max(1),
-        rate_limited: p.opt("rate_limited_retry_back_off", rate_limited_retry_back_off.as_ref(), rate_limited),
+    Some(RouteAction::Direct {
+        status: status?,
+        body,
     })
-}
-
-fn host_predicate(p: &mut Pass<'_>, message: &route::retry_policy::RetryHostPredicate) -> Option<()> {
-    use crate::extension::{Extension, decode, typed};
-    use pb::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-    use route::retry_policy::retry_host_predicate::ConfigType;
-    const TABLE: &[Extension<()>] = &[Extension {
-        name: "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
-        read: |p, bytes| {
-            let PreviousHostsPredicate {} = decode(p, bytes)?;
-            Some(())
-        },
-    }];
-    let route::retry_policy::RetryHostPredicate { name, config_type } = message;
-    match config_type {
-        Some(ConfigType::TypedConfig(any)) => typed(p, "typed_config", Some(any), TABLE),
-        None if name == "envoy.retry_host_predicates.previous_hosts" => Some(()),
-        None => {
-            p.refuse_field("typed_config", "is required");
-            None
-        }
-    }
-}
-
-fn backoff(p: &mut Pass<'_>, message: &route::retry_policy::RetryBackOff) -> Option<(Duration, Duration)> {
-    let route::retry_policy::RetryBackOff { base_interval, max_interval } = message;
-    let Some(base) = base_interval else {
-        p.refuse_field("base_interval", "is required");
-        return None;
-    };
-    // Envoy rounds up to a millisecond.
-    let least = Duration::from_millis(1);
-    let base = p.positive_duration("base_interval", Some(base))?.max(least);
-    let max = p.positive_duration("max_interval", max_interval.as_ref()).map(|max| max.max(least));
-    if max.is_some_and(|max| max < base) {
-        p.refuse_field("max_interval", "must not be shorter than base_interval");
-    }
-    Some((base, max.unwrap_or(base.saturating_mul(10))))
-}
-
-fn rate_limited(
-    p: &mut Pass<'_>,
-    message: &route::retry_policy::RateLimitedRetryBackOff,
-) -> Option<(Vec<ResetHeader>, Duration)> {
-    use route::retry_policy::ResetHeaderFormat;
-    let route::retry_policy::RateLimitedRetryBackOff { reset_headers, max_interval } = message;
-    let headers = p.each("reset_headers", reset_headers, |p, one| {
-        let route::retry_policy::ResetHeader { name, format } = one;
-        let unix_timestamp = p.enumeration::<ResetHeaderFormat>("format", *format)? == ResetHeaderFormat::UnixTimestamp;
-        match http::HeaderName::from_bytes(name.as_bytes()) {
-            Ok(name) => Some(ResetHeader { name, unix_timestamp }),
-            Err(_) => {
-                p.refuse_field("name", format!("{name:?} is no header name"));
-                None
-            }
-        }
-    });
-    if reset_headers.is_empty() {
-        p.refuse_field("reset_headers", "is required");
-    }
-    let max = p.positive_duration("max_interval", max_interval.as_ref());
-    Some((headers, max.unwrap_or(Duration::from_secs(300))))
 }

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-
 use super::RequestHead;
 use crate::matching::{HeaderKey, RegexSubstitution, cookie, query_parameter};
 
@@ -49,9 +48,9 @@ impl HashPolicy {
             HashSource::Header { key, rewrite } => {
                 let value = key.value_in(head)?;
                 Some(match rewrite {
-                    Some(rewrite) => {
-                        rewrite.replace_all(&String::from_utf8_lossy(&value)).into_bytes()
-                    }
+                    Some(rewrite) => rewrite
+                        .replace_all(&String::from_utf8_lossy(&value))
+                        .into_bytes(),
                     None => value.into_owned(),
                 })
             }
@@ -85,4 +84,3 @@ impl HashPolicy {
         combined
     }
 }
-

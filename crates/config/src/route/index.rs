@@ -42,13 +42,25 @@ impl PathIndex {
     }
 
     fn add(&mut self, number: u32, rule: &PathRule, case_sensitive: bool) {
-        let rules = if case_sensitive { &mut self.plain } else { &mut self.folded };
+        let rules = if case_sensitive {
+            &mut self.plain
+        } else {
+            &mut self.folded
+        };
         let key = |text: &str| {
-            if case_sensitive { text.as_bytes().to_vec() } else { text.to_ascii_lowercase().into_bytes() }
+            if case_sensitive {
+                text.as_bytes().to_vec()
+            } else {
+                text.to_ascii_lowercase().into_bytes()
+            }
         };
         match rule {
             PathRule::Exact(path) => {
-                rules.exact.entry(key(path).into_boxed_slice()).or_default().push(number);
+                rules
+                    .exact
+                    .entry(key(path).into_boxed_slice())
+                    .or_default()
+                    .push(number);
             }
             PathRule::Prefix(prefix) => rules.prefixes.insert(&key(prefix), number, false),
             PathRule::SeparatedPrefix(prefix) => rules.prefixes.insert(&key(prefix), number, true),
@@ -70,7 +82,11 @@ impl PathIndex {
             .collect();
         // Without a set (modes are mixed, or it would be too large) they are tried one by one.
         self.expression_set = patterns.and_then(|patterns| {
-            RegexSetBuilder::new(patterns).unicode(false).size_limit(16 << 20).build().ok()
+            RegexSetBuilder::new(patterns)
+                .unicode(false)
+                .size_limit(16 << 20)
+                .build()
+                .ok()
         });
     }
 
@@ -84,11 +100,14 @@ impl PathIndex {
         let mut lists = Candidates::default();
         self.plain.collect(path.as_bytes(), &mut lists);
         if !self.folded.is_empty() {
-            self.folded.collect(path.to_ascii_lowercase().as_bytes(), &mut lists);
+            self.folded
+                .collect(path.to_ascii_lowercase().as_bytes(), &mut lists);
         }
         let matched_set: Option<Vec<u32>> = self.expression_set.as_ref().map(|set| {
             let hits = set.matches(path.as_bytes());
-            hits.iter().filter_map(|hit| self.expressions.get(hit).copied()).collect()
+            hits.iter()
+                .filter_map(|hit| self.expressions.get(hit).copied())
+                .collect()
         });
         let (expressions, proven) = match &matched_set {
             Some(hits) => (hits.as_slice(), true),
@@ -102,7 +121,9 @@ impl PathIndex {
                 (Some(listed), Some(next)) if listed < *next => lists.take(listed),
                 (Some(listed), None) => lists.take(listed),
                 (_, Some(_)) => {
-                    let Some(number) = expressions.next() else { continue };
+                    let Some(number) = expressions.next() else {
+                        continue;
+                    };
                     let holds = proven
                         || routes
                             .get(number as usize)
@@ -162,7 +183,11 @@ impl<'i> Candidates<'i> {
     }
 
     fn peek(&self) -> Option<u32> {
-        self.inline.iter().chain(&self.more).filter_map(|list| list.first().copied()).min()
+        self.inline
+            .iter()
+            .chain(&self.more)
+            .filter_map(|list| list.first().copied())
+            .min()
     }
 
     /// Takes `number`, the head of one list.
@@ -197,14 +222,19 @@ struct Node {
 
 impl Default for Trie {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
+        Self {
+            nodes: vec![Node::default()],
+        }
     }
 }
 
 impl Trie {
     fn is_empty(&self) -> bool {
         self.nodes.len() == 1
-            && self.nodes.first().is_none_or(|n| n.prefixes.is_empty() && n.separated.is_empty())
+            && self
+                .nodes
+                .first()
+                .is_none_or(|n| n.prefixes.is_empty() && n.separated.is_empty())
     }
 
     fn node(&mut self, at: u32) -> &mut Node {
@@ -221,9 +251,16 @@ impl Trie {
         let mut at = 0;
         let mut rest = key;
         while let Some(&byte) = rest.first() {
-            match self.node(at).children.binary_search_by_key(&byte, |child| child.0) {
+            match self
+                .node(at)
+                .children
+                .binary_search_by_key(&byte, |child| child.0)
+            {
                 Err(place) => {
-                    let leaf = self.add_node(Node { label: rest.into(), ..Node::default() });
+                    let leaf = self.add_node(Node {
+                        label: rest.into(),
+                        ..Node::default()
+                    });
                     self.node(at).children.insert(place, (byte, leaf));
                     at = leaf;
                     rest = &[];
@@ -241,7 +278,11 @@ impl Trie {
             }
         }
         let node = self.node(at);
-        if separated { node.separated.push(number) } else { node.prefixes.push(number) }
+        if separated {
+            node.separated.push(number)
+        } else {
+            node.prefixes.push(number)
+        }
     }
 
     /// Puts a node between a parent and its child, after `shared` bytes of the child's label.
@@ -273,13 +314,19 @@ impl Trie {
                 lists.push(&node.separated);
             }
             let Some(byte) = rest.first() else { return };
-            let Ok(place) = node.children.binary_search_by_key(byte, |child| child.0) else { return };
-            let Some(child) =
-                node.children.get(place).and_then(|(_, at)| self.nodes.get(*at as usize))
+            let Ok(place) = node.children.binary_search_by_key(byte, |child| child.0) else {
+                return;
+            };
+            let Some(child) = node
+                .children
+                .get(place)
+                .and_then(|(_, at)| self.nodes.get(*at as usize))
             else {
                 return;
             };
-            let Some(after) = rest.strip_prefix(&*child.label) else { return };
+            let Some(after) = rest.strip_prefix(&*child.label) else {
+                return;
+            };
             node = child;
             rest = after;
         }

@@ -62,24 +62,31 @@ impl RouteMatch {
             && (!self.grpc || is_grpc(head))
             && self.headers.iter().all(|header| header.matches(head))
             && self.query.iter().all(|query| query.matches(head.path))
-            && self.cookies.iter().all(|cookie| cookie.matches(head.headers))
+            && self
+                .cookies
+                .iter()
+                .all(|cookie| cookie.matches(head.headers))
     }
 
     /// The part of the path that a prefix rewrite replaces.
     pub fn matched_part<'p>(&self, path: &'p str) -> &'p str {
         let only = super::path_only(path);
         match &self.path {
-            PathRule::Prefix(prefix) | PathRule::SeparatedPrefix(prefix) => {
-                only.get(..prefix.len()).unwrap_or(only)
+            PathRule::Prefix(rule) | PathRule::SeparatedPrefix(rule) | PathRule::Exact(rule) => {
+                only.get(..rule.len()).unwrap_or(only)
             }
-            PathRule::Exact(_) | PathRule::Regex(_) => only,
+            PathRule::Regex(_) => only,
         }
     }
 }
 
 fn starts_with(path: &str, prefix: &str, fold: bool) -> bool {
     path.as_bytes().get(..prefix.len()).is_some_and(|head| {
-        if fold { head.eq_ignore_ascii_case(prefix.as_bytes()) } else { head == prefix.as_bytes() }
+        if fold {
+            head.eq_ignore_ascii_case(prefix.as_bytes())
+        } else {
+            head == prefix.as_bytes()
+        }
     })
 }
 

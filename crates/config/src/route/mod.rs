@@ -4,6 +4,7 @@
 mod action;
 mod convert;
 mod convert_action;
+mod convert_retry;
 mod hash;
 mod index;
 mod matcher;
@@ -70,7 +71,9 @@ impl<'a> RequestHead<'a> {
 
 /// A path without query and fragment.
 pub fn path_only(path: &str) -> &str {
-    path.find(['?', '#']).and_then(|end| path.get(..end)).unwrap_or(path)
+    path.find(['?', '#'])
+        .and_then(|end| path.get(..end))
+        .unwrap_or(path)
 }
 
 /// A route configuration.
@@ -140,19 +143,27 @@ impl RouteConfig {
         message: &pb::config::route::v3::RouteConfiguration,
         context: &Context,
     ) -> Result<Loaded<Self>, ConfigError> {
-        Pass::run(context, format!("route configuration {}", message.name), |p| route_config(p, message))
+        Pass::run(
+            context,
+            format!("route configuration {}", message.name),
+            |p| route_config(p, message),
+        )
     }
 
     /// The virtual host of a host header, by Envoy's order: exact, longest suffix wildcard,
     /// longest prefix wildcard, `*`.
     pub fn virtual_host(&self, authority: &str) -> Option<&Arc<VirtualHost>> {
-        let index = self.hosts.find(authority, self.ignore_port_in_host_matching)?;
+        let index = self
+            .hosts
+            .find(authority, self.ignore_port_in_host_matching)?;
         self.virtual_hosts.get(index)
     }
 
     /// The first route of the virtual host that matches. `random` decides runtime fractions.
     pub fn find(&self, head: &RequestHead<'_>, random: u64) -> RouteLookup<'_> {
-        let Some(vhost) = self.virtual_host(head.authority) else { return RouteLookup::None };
+        let Some(vhost) = self.virtual_host(head.authority) else {
+            return RouteLookup::None;
+        };
         if head.forwarded_proto != "https" && vhost.wants_tls(head) {
             return RouteLookup::RedirectToTls;
         }
@@ -217,9 +228,16 @@ impl RouteConfig {
             }
         };
         if self.most_specific_header_mutations_wins {
-            levels.into_iter().rev().flatten().for_each(|ops| apply(ops, headers));
+            levels
+                .into_iter()
+                .rev()
+                .flatten()
+                .for_each(|ops| apply(ops, headers));
         } else {
-            levels.into_iter().flatten().for_each(|ops| apply(ops, headers));
+            levels
+                .into_iter()
+                .flatten()
+                .for_each(|ops| apply(ops, headers));
         }
     }
 
@@ -240,15 +258,21 @@ impl RouteConfig {
 
     /// Every cluster that a route may name (not those taken from headers), with repetitions.
     pub fn cluster_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.virtual_hosts.iter().flat_map(|vhost| vhost.routes()).flat_map(|route| {
-            let forward = match &route.action {
-                RouteAction::Forward(forward) => Some(forward),
-                _ => None,
-            };
-            forward.into_iter().flat_map(|forward| {
-                forward.cluster.names().chain(forward.mirrors.iter().map(|mirror| &mirror.cluster))
+        self.virtual_hosts
+            .iter()
+            .flat_map(|vhost| vhost.routes())
+            .flat_map(|route| {
+                let forward = match &route.action {
+                    RouteAction::Forward(forward) => Some(forward),
+                    _ => None,
+                };
+                forward.into_iter().flat_map(|forward| {
+                    forward
+                        .cluster
+                        .names()
+                        .chain(forward.mirrors.iter().map(|mirror| &mirror.cluster))
+                })
             })
-        })
     }
 }
 

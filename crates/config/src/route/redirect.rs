@@ -83,25 +83,40 @@ impl Redirect {
         };
         let was = head.forwarded_proto;
         let was_default = (was == "https" && port == ":443") || (was == "http" && port == ":80");
-        if self.port.is_some() || (scheme != was && was_default) { name } else { host }
+        if self.port.is_some() || (scheme != was && was_default) {
+            name
+        } else {
+            host
+        }
     }
 
     /// The new path, and whether its query is its own.
-    fn path<'a>(&'a self, head: &RequestHead<'a>, matcher: Option<&RouteMatch>) -> (Cow<'a, str>, bool) {
+    fn path<'a>(
+        &'a self,
+        head: &RequestHead<'a>,
+        matcher: Option<&RouteMatch>,
+    ) -> (Cow<'a, str>, bool) {
         match &self.path {
             RedirectPath::Keep => (Cow::Borrowed(head.path), false),
             RedirectPath::Replace(path) if path.contains('?') => (Cow::Borrowed(path), true),
-            RedirectPath::Replace(path) => match head.path.find('?').and_then(|at| head.path.get(at..)) {
-                Some(query) => (Cow::Owned(format!("{path}{query}")), false),
-                None => (Cow::Borrowed(path), false),
-            },
+            RedirectPath::Replace(path) => {
+                match head.path.find('?').and_then(|at| head.path.get(at..)) {
+                    Some(query) => (Cow::Owned(format!("{path}{query}")), false),
+                    None => (Cow::Borrowed(path), false),
+                }
+            }
             RedirectPath::Prefix(prefix) => {
                 let matched = matcher.map_or("", |matcher| matcher.matched_part(head.path));
                 let rest = head.path.get(matched.len()..).unwrap_or_default();
                 (Cow::Owned(format!("{prefix}{rest}")), false)
             }
             RedirectPath::Regex(substitution) => {
-                (Cow::Owned(replace_in_path(substitution, head.path)), false)
+                let new = replace_in_path(substitution, head.path);
+                // A substitution that leaves no path is no rewrite, as in Envoy.
+                if path_only(&new).is_empty() {
+                    return (Cow::Borrowed(head.path), false);
+                }
+                (Cow::Owned(new), false)
             }
         }
     }

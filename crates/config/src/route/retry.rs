@@ -61,7 +61,10 @@ impl RetryOn {
         ("internal", Self::GRPC_INTERNAL),
         ("resource-exhausted", Self::GRPC_RESOURCE_EXHAUSTED),
         ("unavailable", Self::GRPC_UNAVAILABLE),
-        ("http3-post-connect-failure", Self::HTTP3_POST_CONNECT_FAILURE),
+        (
+            "http3-post-connect-failure",
+            Self::HTTP3_POST_CONNECT_FAILURE,
+        ),
     ];
 
     /// Whether any condition of `other` is in the set.
@@ -77,7 +80,11 @@ impl RetryOn {
     /// Reads a comma-separated list, as in `x-envoy-retry-on`; unknown words are given to `unknown`.
     pub fn parse(list: &str, mut unknown: impl FnMut(&str)) -> Self {
         let mut set = Self::default();
-        for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        for word in list
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+        {
             match Self::NAMES.iter().find(|(name, _)| *name == word) {
                 Some((_, condition)) => set |= *condition,
                 None => unknown(word),

@@ -63,16 +63,19 @@ impl VirtualHost {
         if ignore_path_parameters {
             path = path.split_once(';').map_or(path, |(before, _)| before);
         }
-        self.index.first(&self.routes, path, |route| route.matcher.conditions_match(head, random))
+        self.index.first(&self.routes, path, |route| {
+            route.matcher.conditions_match(head, random)
+        })
     }
 
     pub(super) fn wants_tls(&self, head: &RequestHead<'_>) -> bool {
         match self.require_tls {
             RequireTls::None => false,
             RequireTls::All => true,
-            RequireTls::External => {
-                head.headers.get("x-envoy-internal").is_none_or(|value| value.as_bytes() != b"true")
-            }
+            RequireTls::External => head
+                .headers
+                .get("x-envoy-internal")
+                .is_none_or(|value| value.as_bytes() != b"true"),
         }
     }
 }
@@ -111,7 +114,11 @@ impl Hosts {
         if authority.is_empty() {
             return None;
         }
-        let host = if ignore_port { without_port(authority) } else { authority };
+        let host = if ignore_port {
+            without_port(authority)
+        } else {
+            authority
+        };
         let lower;
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             lower = host.to_ascii_lowercase();

@@ -73,7 +73,9 @@ pub(crate) fn tcp_proxy(p: &mut Pass<'_>, message: &tcp::TcpProxy) -> Option<Tcp
         stat_prefix: stat_prefix?,
         clusters,
         idle_timeout: p.timeout("idle_timeout", idle_timeout.as_ref(), Some(HOUR)),
-        max_connect_attempts: max_connect_attempts.map_or(1, |attempts| attempts.value).max(1),
+        max_connect_attempts: max_connect_attempts
+            .map_or(1, |attempts| attempts.value)
+            .max(1),
         max_downstream_connection_duration: p.positive_duration(
             "max_downstream_connection_duration",
             max_downstream_connection_duration.as_ref(),
@@ -83,11 +85,18 @@ pub(crate) fn tcp_proxy(p: &mut Pass<'_>, message: &tcp::TcpProxy) -> Option<Tcp
     })
 }
 
-fn weighted_clusters(p: &mut Pass<'_>, message: &tcp::tcp_proxy::WeightedCluster) -> Option<TcpClusters> {
+fn weighted_clusters(
+    p: &mut Pass<'_>,
+    message: &tcp::tcp_proxy::WeightedCluster,
+) -> Option<TcpClusters> {
     let tcp::tcp_proxy::WeightedCluster { clusters } = message;
     let mut total = 0_u64;
     let clusters: Vec<(Arc<str>, u64)> = p.each("clusters", clusters, |p, one| {
-        let tcp::tcp_proxy::weighted_cluster::ClusterWeight { name, weight, metadata_match } = one;
+        let tcp::tcp_proxy::weighted_cluster::ClusterWeight {
+            name,
+            weight,
+            metadata_match,
+        } = one;
         unsupported!(p; metadata_match);
         if *weight == 0 {
             p.refuse_field("weight", "must be at least 1");

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    CertificateSource, DownstreamTls, SanKind, SanMatcher, TlsCertificate, TlsContext, TlsValidation,
-    TlsVersion, UpstreamTls, ValidationSource,
+    CertificateSource, DownstreamTls, SanKind, SanMatcher, TlsCertificate, TlsContext,
+    TlsValidation, TlsVersion, UpstreamTls, ValidationSource,
 };
 use crate::data_source::data_source;
 use crate::matching::string_matcher;
@@ -12,7 +12,10 @@ use crate::pass::{Pass, flag};
 use crate::pb;
 use pb::extensions::transport_sockets::tls::v3 as tls;
 
-pub(crate) fn certificate(p: &mut Pass<'_>, message: &tls::TlsCertificate) -> Option<TlsCertificate> {
+pub(crate) fn certificate(
+    p: &mut Pass<'_>,
+    message: &tls::TlsCertificate,
+) -> Option<TlsCertificate> {
     let tls::TlsCertificate {
         certificate_chain,
         private_key,
@@ -28,7 +31,10 @@ pub(crate) fn certificate(p: &mut Pass<'_>, message: &tls::TlsCertificate) -> Op
     ignore!(p, "tls.TlsCertificate"; watched_directory, ocsp_staple);
     let chain = p.required("certificate_chain", certificate_chain.as_ref(), data_source);
     let key = p.required("private_key", private_key.as_ref(), data_source);
-    Some(TlsCertificate { chain: chain?, key: key? })
+    Some(TlsCertificate {
+        chain: chain?,
+        key: key?,
+    })
 }
 
 pub(crate) fn validation(
@@ -61,13 +67,26 @@ pub(crate) fn validation(
         flag(require_signed_certificate_timestamp.as_ref(), false),
     );
     ignore!(p, "tls.CertificateValidationContext"; watched_directory, max_verify_depth, suppress_client_ca_list);
-    let mut san_matchers = p.each("match_typed_subject_alt_names", match_typed_subject_alt_names, san_matcher);
-    san_matchers.extend(p.each("match_subject_alt_names", match_subject_alt_names, |p, one| {
-        Some(SanMatcher { kind: SanKind::Any, matcher: string_matcher(p, one)? })
-    }));
+    let mut san_matchers = p.each(
+        "match_typed_subject_alt_names",
+        match_typed_subject_alt_names,
+        san_matcher,
+    );
+    san_matchers.extend(p.each(
+        "match_subject_alt_names",
+        match_subject_alt_names,
+        |p, one| {
+            Some(SanMatcher {
+                kind: SanKind::Any,
+                matcher: string_matcher(p, one)?,
+            })
+        },
+    ));
     let trusted_ca = p.opt("trusted_ca", trusted_ca.as_ref(), data_source);
-    let trust = p
-        .enumeration::<TrustChainVerification>("trust_chain_verification", *trust_chain_verification)?;
+    let trust = p.enumeration::<TrustChainVerification>(
+        "trust_chain_verification",
+        *trust_chain_verification,
+    )?;
     Some(TlsValidation {
         trusted_ca,
         system_roots: system_root_certs.is_some(),
@@ -78,7 +97,11 @@ pub(crate) fn validation(
 
 fn san_matcher(p: &mut Pass<'_>, message: &tls::SubjectAltNameMatcher) -> Option<SanMatcher> {
     use tls::subject_alt_name_matcher::SanType;
-    let tls::SubjectAltNameMatcher { san_type, matcher, oid } = message;
+    let tls::SubjectAltNameMatcher {
+        san_type,
+        matcher,
+        oid,
+    } = message;
     unsupported!(p; oid);
     let kind = match p.enumeration("san_type", *san_type)? {
         SanType::Dns => SanKind::Dns,
@@ -102,7 +125,11 @@ fn sds(p: &mut Pass<'_>, message: &tls::SdsSecretConfig) -> Option<Arc<str>> {
     let tls::SdsSecretConfig { name, sds_config } = message;
     let name = p.name("name", name)?;
     // Without a source the secret is one of the bootstrap's.
-    p.opt("sds_config", sds_config.as_ref(), crate::extension::ads_source);
+    p.opt(
+        "sds_config",
+        sds_config.as_ref(),
+        crate::extension::ads_source,
+    );
     Some(name)
 }
 
@@ -144,7 +171,13 @@ fn context(p: &mut Pass<'_>, message: &tls::CommonTlsContext) -> Option<TlsConte
         Some(kind) => Some(validation_source(p, kind)?),
         None => None,
     };
-    Some(TlsContext { min_version, max_version, certificates, validation, alpn })
+    Some(TlsContext {
+        min_version,
+        max_version,
+        certificates,
+        validation,
+        alpn,
+    })
 }
 
 fn versions(p: &mut Pass<'_>, message: &tls::TlsParameters) -> Option<(TlsVersion, TlsVersion)> {
@@ -160,11 +193,17 @@ fn versions(p: &mut Pass<'_>, message: &tls::TlsParameters) -> Option<(TlsVersio
     ignore!(p, "tls.TlsParameters"; cipher_suites, ecdh_curves, signature_algorithms);
     unsupported!(p; compliance_policies);
     // A minimum below 1.2 means that 1.2 is good enough: the library has nothing older.
-    let min = match p.enumeration("tls_minimum_protocol_version", *tls_minimum_protocol_version)? {
+    let min = match p.enumeration(
+        "tls_minimum_protocol_version",
+        *tls_minimum_protocol_version,
+    )? {
         TlsProtocol::TlSv13 => TlsVersion::V13,
         _ => TlsVersion::V12,
     };
-    let max = match p.enumeration("tls_maximum_protocol_version", *tls_maximum_protocol_version)? {
+    let max = match p.enumeration(
+        "tls_maximum_protocol_version",
+        *tls_maximum_protocol_version,
+    )? {
         TlsProtocol::TlsAuto | TlsProtocol::TlSv13 => TlsVersion::V13,
         TlsProtocol::TlSv12 => TlsVersion::V12,
         TlsProtocol::TlSv10 | TlsProtocol::TlSv11 => {
@@ -190,7 +229,10 @@ fn validation_source(
         }
         Kind::ValidationContextSdsSecretConfig(message) => {
             let name = p.at("validation_context_sds_secret_config", |p| sds(p, message))?;
-            Some(ValidationSource::Sds { name, defaults: Arc::default() })
+            Some(ValidationSource::Sds {
+                name,
+                defaults: Arc::default(),
+            })
         }
         Kind::CombinedValidationContext(message) => {
             p.at("combined_validation_context", |p| combined(p, message))
@@ -217,17 +259,26 @@ fn combined(
         validation_context_certificate_provider_instance,
     } = message;
     unsupported!(p; validation_context_certificate_provider, validation_context_certificate_provider_instance);
-    let defaults = p
-        .required("default_validation_context", default_validation_context.as_ref(), validation)?;
+    let defaults = p.required(
+        "default_validation_context",
+        default_validation_context.as_ref(),
+        validation,
+    )?;
     let name = p.required(
         "validation_context_sds_secret_config",
         validation_context_sds_secret_config.as_ref(),
         sds,
     )?;
-    Some(ValidationSource::Sds { name, defaults: Arc::new(defaults) })
+    Some(ValidationSource::Sds {
+        name,
+        defaults: Arc::new(defaults),
+    })
 }
 
-pub(crate) fn downstream(p: &mut Pass<'_>, message: &tls::DownstreamTlsContext) -> Option<DownstreamTls> {
+pub(crate) fn downstream(
+    p: &mut Pass<'_>,
+    message: &tls::DownstreamTlsContext,
+) -> Option<DownstreamTls> {
     use tls::downstream_tls_context::SessionTicketKeysType;
     let tls::DownstreamTlsContext {
         common_tls_context,
@@ -248,14 +299,19 @@ pub(crate) fn downstream(p: &mut Pass<'_>, message: &tls::DownstreamTlsContext) 
             let disable_stateless_session_resumption = *disabled;
             ignore!(p, "tls.DownstreamTlsContext"; disable_stateless_session_resumption);
         }
-        Some(SessionTicketKeysType::SessionTicketKeys(_)) => p.unsupported("session_ticket_keys", true),
+        Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
+            p.unsupported("session_ticket_keys", true)
+        }
         Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
             p.unsupported("session_ticket_keys_sds_secret_config", true);
         }
     }
     let context = p.required("common_tls_context", common_tls_context.as_ref(), context)?;
     if context.certificates.is_empty() {
-        p.refuse_field("common_tls_context", "needs a certificate: tls_certificates or an SDS secret");
+        p.refuse_field(
+            "common_tls_context",
+            "needs a certificate: tls_certificates or an SDS secret",
+        );
     }
     Some(DownstreamTls {
         context,
@@ -276,10 +332,14 @@ pub(crate) fn upstream(p: &mut Pass<'_>, message: &tls::UpstreamTlsContext) -> O
     } = message;
     ignore!(p, "tls.UpstreamTlsContext"; allow_renegotiation, max_session_keys, enforce_rsa_key_usage);
     let empty = tls::CommonTlsContext::default();
-    let context =
-        p.at("common_tls_context", |p| context(p, common_tls_context.as_ref().unwrap_or(&empty)))?;
+    let context = p.at("common_tls_context", |p| {
+        context(p, common_tls_context.as_ref().unwrap_or(&empty))
+    })?;
     if context.certificates.len() > 1 {
-        p.refuse_field("common_tls_context", "may have one certificate only, as in Envoy");
+        p.refuse_field(
+            "common_tls_context",
+            "may have one certificate only, as in Envoy",
+        );
     }
     Some(UpstreamTls {
         context,

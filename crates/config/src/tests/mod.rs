@@ -1,0 +1,5 @@
+//! Whole resources: what is accepted, what is refused and where, and that no bytes make it panic.
+
+mod istio;
+mod mutation;
+mod refusals;

@@ -1,0 +1,174 @@
+//! What Weft does not have is refused with the path of its field.
+
+use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapPb;
+use weft_proto::pb::envoy::config::cluster::v3::Cluster as ClusterPb;
+use weft_proto::pb::envoy::config::listener::v3::Listener as ListenerPb;
+
+use crate::testing::yaml;
+use crate::*;
+
+fn check(shown: &str, wanted: &str) {
+    assert!(shown.contains(wanted), "{shown}\nwanted {wanted}");
+}
+
+#[test]
+fn of_clusters() {
+    for (text, wanted) in [
+        (
+            "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]",
+            "cluster c: health_checks: is not supported by Weft; remove it",
+        ),
+        (
+            "lb_subset_config: {subset_selectors: [{keys: [a]}]}",
+            "cluster c: lb_subset_config: is not supported",
+        ),
+        ("type: EDS", "cluster c: eds_cluster_config: is required"),
+        (
+            "type: EDS, eds_cluster_config: {eds_config: {path: /x}}",
+            "cluster c: eds_cluster_config.eds_config: must be `ads: {}`",
+        ),
+        (
+            "type: ORIGINAL_DST",
+            "cluster c: lb_policy: must be CLUSTER_PROVIDED",
+        ),
+        (
+            "type: LOGICAL_DNS",
+            "cluster c: load_assignment: must have exactly one endpoint",
+        ),
+        (
+            "load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: a.com, port_value: 1}}}}]}]}",
+            "cluster c: load_assignment: has an endpoint with a host name",
+        ),
+        (
+            "load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: /x}}}}]}]}",
+            "cluster c: load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.pipe: is not supported",
+        ),
+        (
+            "connect_timeout: 0s",
+            "cluster c: connect_timeout: must be more than 0s",
+        ),
+        (
+            "lb_policy: MAGLEV, maglev_lb_config: {table_size: 100}",
+            "cluster c: maglev_lb_config.table_size: must be a prime",
+        ),
+        (
+            "transport_socket: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.alts.v3.Alts, handshaker_service: x}}",
+            "cluster c: transport_socket.typed_config: envoy.extensions.transport_sockets.alts.v3.Alts is not supported",
+        ),
+        (
+            "load_balancing_policy: {policies: [{typed_extension_config: {name: x, typed_config: {'@type': \
+            type.googleapis.com/envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst}}}]}",
+            "cluster c: load_balancing_policy.policies: has no policy that Weft has",
+        ),
+        (
+            "outlier_detection: {max_ejection_percent: 101}",
+            "cluster c: outlier_detection.max_ejection_percent: must be at most 100",
+        ),
+        (
+            "circuit_breakers: {thresholds: [{retry_budget: {budget_interval: 1s}}]}",
+            "cluster c: circuit_breakers.thresholds[0].retry_budget.budget_interval: is not supported",
+        ),
+    ] {
+        let message: ClusterPb = yaml(&format!("{{name: c, {text}}}"));
+        let error = Cluster::from_proto(&message, &Context::default()).expect_err(text);
+        check(&error.to_string(), wanted);
+    }
+}
+
+const ADDRESS: &str = "address: {socket_address: {address: 127.0.0.1, port_value: 80}}";
+const HCM: &str = "'@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
+    stat_prefix: s, route_config: {name: r}";
+const ROUTER: &str = "{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}";
+
+#[test]
+fn of_listeners() {
+    let chain = |inner: &str| {
+        format!("filter_chains: [{{filters: [{{name: f, typed_config: {{{inner}}}}}]}}]")
+    };
+    for (text, wanted) in [
+        ("filter_chains: []".to_owned(), "listener l: filter_chains: is required"),
+        (chain("'@type': type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy, stat_prefix: x, settings: {op_timeout: 1s}"),
+            "listener l: filter_chains[0].filters[0].typed_config: envoy.extensions.filters.network.redis_proxy.v3.RedisProxy is not supported"),
+        (chain(HCM), "filter_chains[0].filters[0].typed_config.http_filters: must end with the router filter"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}, {ROUTER}]")), "http_filters: must end with the router filter, and have only one"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}], upgrade_configs: [{{upgrade_type: CONNECT}}]")),
+            "typed_config.upgrade_configs[0].upgrade_type: CONNECT is not supported"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}], codec_type: HTTP3")), "typed_config.codec_type: HTTP3 is not supported"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}], local_reply_config: {{mappers: [{{filter: {{not_health_check_filter: {{}}}}}}]}}")),
+            "typed_config.local_reply_config.mappers: is not supported"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}], http_protocol_options: {{header_key_format: {{proper_case_words: {{}}}}}}")),
+            "typed_config.http_protocol_options.header_key_format: is not supported"),
+        ("filter_chains: [{filter_chain_match: {server_names: ['*a.com']}}]".to_owned(),
+            "listener l: filter_chains[0].filter_chain_match.server_names[0]: \"*a.com\" must be a name"),
+        ("filter_chains: [{name: a}, {name: b}]".to_owned(),
+            "listener l: filter_chains[1].filter_chain_match: matches the same connections as filter_chains[0]"),
+        ("filter_chains: [{transport_socket: {name: tls, typed_config: {'@type': \
+            type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {}}}}]".to_owned(),
+            "listener l: filter_chains[0].transport_socket.typed_config.common_tls_context: needs a certificate"),
+        ("filter_chains: [{}], udp_listener_config: {}".to_owned(), "listener l: udp_listener_config: is not supported"),
+    ] {
+        let message: ListenerPb = yaml(&format!("{{name: l, {ADDRESS}, {text}}}"));
+        let error = Listener::from_proto(&message, &Context::default()).expect_err(&text);
+        check(&error.to_string(), wanted);
+    }
+}
+
+#[test]
+fn all_problems_of_a_resource_are_told_not_only_the_first() {
+    let message: ClusterPb = yaml(
+        "{name: c, connect_timeout: 0s, filters: [{name: x}], outlier_detection: {interval: 0s}}",
+    );
+    let error = Cluster::from_proto(&message, &Context::default()).expect_err("a refusal");
+    let paths: Vec<_> = error
+        .problems
+        .iter()
+        .map(|problem| problem.path.as_str())
+        .collect();
+    assert_eq!(
+        paths,
+        ["filters", "connect_timeout", "outlier_detection.interval"]
+    );
+}
+
+#[test]
+fn of_bootstraps() {
+    for (text, wanted) in [
+        ("hds_config: {}", "bootstrap: hds_config: is not supported"),
+        (
+            "static_resources: {clusters: [{name: c, connect_timeout: 0s}]}",
+            "bootstrap: static_resources.clusters[0]: cluster c: connect_timeout: must be more than 0s",
+        ),
+        (
+            "static_resources: {clusters: [{name: c}, {name: c}]}",
+            "bootstrap: static_resources.clusters: has c twice",
+        ),
+        (
+            "dynamic_resources: {lds_config: {path_config_source: {path: /x}}}",
+            "bootstrap: dynamic_resources.lds_config: must be `ads: {}`",
+        ),
+        (
+            "dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",
+            "bootstrap: dynamic_resources.ads_config: names the cluster x, which static_resources.clusters lacks",
+        ),
+    ] {
+        let message: BootstrapPb = yaml(&format!("{{{text}}}"));
+        let error = Bootstrap::from_proto(&message, &Context::default()).expect_err(text);
+        check(&error.to_string(), wanted);
+    }
+}
+
+#[test]
+fn an_optional_filter_that_weft_lacks_is_left_out_and_told() {
+    let lua = "{name: lua, is_optional: true, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua}}";
+    let text = format!(
+        "{{name: l, {ADDRESS}, filter_chains: [{{filters: [{{name: f, typed_config: {{{HCM}, http_filters: [{lua}, {ROUTER}]}}}}]}}]}}"
+    );
+    let loaded =
+        Listener::from_proto(&yaml(&text), &Context::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert!(
+        loaded
+            .ignored
+            .iter()
+            .any(|field| field.path.ends_with("http_filters[0].is_optional"))
+    );
+}
