@@ -314,38 +314,43 @@ fn metrics(core: &Core) -> String {
         "Answers refused, by type.",
         &typed(|c| c.rejects),
     );
-    let engine = core.engine_counters();
-    let count = |kind: fn(&ObjectKey) -> bool| core.count(kind) as u64;
     let rejects = by_type.values().map(|c| c.rejects).sum();
-    let bad = core
-        .statuses()
-        .iter()
-        .filter(|s| !s.problems.is_empty())
-        .count() as u64;
-    let single: [(&str, &str, &str, u64); 15] = [
-        (
-            "pilot_total_xds_rejects",
-            "counter",
-            "Answers refused by proxies.",
-            rejects,
-        ),
-        (
-            "pilot_services",
-            "gauge",
-            "Known services.",
-            count(|k| matches!(k, ObjectKey::Service(_))),
-        ),
+    out.put(
+        "pilot_total_xds_rejects",
+        "counter",
+        "Answers refused by proxies.",
+        &[(String::new(), rejects)],
+    );
+    for (name, kind, help, value) in objects(core).into_iter().chain(work(core)) {
+        out.put(name, kind, help, &[(String::new(), value)]);
+    }
+    out.0
+}
+
+/// Name, kind, help and value.
+type Sample = (&'static str, &'static str, &'static str, u64);
+
+fn objects(core: &Core) -> [Sample; 5] {
+    let count = |kind: fn(&ObjectKey) -> bool| core.count(kind) as u64;
+    let services = count(|k| matches!(k, ObjectKey::Service(_)));
+    let virtuals = count(|k| matches!(k, ObjectKey::VirtualService(_)));
+    let destinations = count(|k| matches!(k, ObjectKey::DestinationRule(_)));
+    let statuses = core.statuses();
+    let bad = statuses.iter().filter(|s| !s.problems.is_empty()).count() as u64;
+    let held = core.faults().len() as u64;
+    [
+        ("pilot_services", "gauge", "Known services.", services),
         (
             "pilot_virt_services",
             "gauge",
             "Known VirtualServices.",
-            count(|k| matches!(k, ObjectKey::VirtualService(_))),
+            virtuals,
         ),
         (
             "weft_destination_rules",
             "gauge",
             "Known DestinationRules.",
-            count(|k| matches!(k, ObjectKey::DestinationRule(_))),
+            destinations,
         ),
         (
             "weft_objects_with_problems",
@@ -357,19 +362,23 @@ fn metrics(core: &Core) -> String {
             "weft_resources_held_back",
             "gauge",
             "Invalid pieces held back.",
-            core.faults().len() as u64,
+            held,
         ),
-        (
-            "weft_xds_acks",
-            "counter",
-            "Answers accepted.",
-            load(&core.ads.acks),
-        ),
+    ]
+}
+
+fn work(core: &Core) -> [Sample; 8] {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let engine = core.engine_counters();
+    let nodes = core.engine_size() as u64;
+    let (acks, resumed) = (load(&core.ads.acks), load(&core.ads.resumed));
+    [
+        ("weft_xds_acks", "counter", "Answers accepted.", acks),
         (
             "weft_xds_resumed",
             "counter",
             "Types resumed without sending.",
-            load(&core.ads.resumed),
+            resumed,
         ),
         (
             "weft_config_batches",
@@ -401,23 +410,8 @@ fn metrics(core: &Core) -> String {
             "Computations without change.",
             engine.cut_off,
         ),
-        (
-            "weft_engine_released",
-            "counter",
-            "Nodes dropped.",
-            engine.released,
-        ),
-        (
-            "weft_engine_nodes",
-            "gauge",
-            "Nodes alive.",
-            core.engine_size() as u64,
-        ),
-    ];
-    for (name, kind, help, value) in single {
-        out.put(name, kind, help, &[(String::new(), value)]);
-    }
-    out.0
+        ("weft_engine_nodes", "gauge", "Nodes alive.", nodes),
+    ]
 }
 
 struct Metrics(String);

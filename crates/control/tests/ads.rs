@@ -31,13 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for the file source to see an edit and for a push to arrive.
 const QUIET: Duration = Duration::from_millis(1500);
 
-struct Plane {
-    plane: ControlPlane,
+struct Running {
+    control: ControlPlane,
     drain: drain::Drain,
     directory: tempfile::TempDir,
 }
 
-async fn start(files: &[(&str, &str)]) -> Plane {
+async fn start(files: &[(&str, &str)]) -> Running {
     let directory = tempfile::tempdir().expect("a directory");
     for (name, text) in files {
         write(directory.path(), name, text);
@@ -50,9 +50,9 @@ async fn start(files: &[(&str, &str)]) -> Plane {
         grpc_addr: local,
         monitoring_addr: local,
     };
-    let plane = ControlPlane::start(config, signal).await.expect("starts");
-    Plane {
-        plane,
+    let control = ControlPlane::start(config, signal).await.expect("starts");
+    Running {
+        control,
         drain,
         directory,
     }
@@ -64,11 +64,11 @@ fn write(directory: &Path, name: &str, text: &str) {
     std::fs::rename(&temporary, directory.join(name)).expect("renames");
 }
 
-fn node(id: &str) -> Option<Node> {
-    Some(Node {
+fn node(id: &str) -> Node {
+    Node {
         id: id.to_owned(),
         ..Node::default()
-    })
+    }
 }
 
 struct Sotw {
@@ -77,15 +77,15 @@ struct Sotw {
 }
 
 impl Sotw {
-    async fn connect(plane: &Plane, id: &str, types: &[TypeUrl]) -> Self {
-        let address = format!("http://{}", plane.plane.grpc_addr);
+    async fn connect(plane: &Running, id: &str, types: &[TypeUrl]) -> Self {
+        let address = format!("http://{}", plane.control.grpc_addr);
         let mut client = AggregatedDiscoveryServiceClient::connect(address)
             .await
             .expect("connects");
         let (requests, receiver) = mpsc::channel(16);
         for type_url in types {
             let request = DiscoveryRequest {
-                node: node(id),
+                node: Some(node(id)),
                 type_url: type_url.as_str().to_owned(),
                 ..DiscoveryRequest::default()
             };
@@ -124,8 +124,8 @@ impl Sotw {
     }
 }
 
-async fn get(plane: &Plane, path: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(plane.plane.monitoring_addr)
+async fn get(plane: &Running, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(plane.control.monitoring_addr)
         .await
         .expect("connects");
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -225,16 +225,16 @@ async fn a_reconnect_with_delta_resumes_without_resources() {
 }
 
 async fn delta(
-    plane: &Plane,
+    plane: &Running,
     known: std::collections::HashMap<String, String>,
 ) -> Option<DeltaDiscoveryResponse> {
-    let address = format!("http://{}", plane.plane.grpc_addr);
+    let address = format!("http://{}", plane.control.grpc_addr);
     let mut client = AggregatedDiscoveryServiceClient::connect(address)
         .await
         .expect("connects");
     let (requests, receiver) = mpsc::channel(4);
     let request = DeltaDiscoveryRequest {
-        node: node(SIDECAR),
+        node: Some(node(SIDECAR)),
         type_url: TypeUrl::CLUSTER.as_str().to_owned(),
         initial_resource_versions: known,
         ..DeltaDiscoveryRequest::default()
@@ -269,7 +269,7 @@ async fn a_drain_ends_streams_and_servers() {
     let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
     proxy.next(PATIENCE, None).await.expect("clusters");
     plane.drain.start();
-    let ended = tokio::time::timeout(PATIENCE, plane.plane.finished()).await;
+    let ended = tokio::time::timeout(PATIENCE, plane.control.finished()).await;
     assert!(ended.is_ok(), "the control plane ends");
     assert!(
         proxy

@@ -2,6 +2,7 @@
 //! (see `shared` conventions in ARCHITECTURE.md). Equal input gives equal bytes. Must never know
 //! the engine that calls them, nor proxies beyond what they are told.
 
+mod actions;
 pub(crate) mod clusters;
 pub(crate) mod endpoints;
 pub(crate) mod gateways;
@@ -11,6 +12,7 @@ pub(crate) mod listeners;
 pub(crate) mod matches;
 pub(crate) mod metadata;
 pub(crate) mod names;
+mod policies;
 pub(crate) mod routes;
 pub(crate) mod tls;
 pub(crate) mod virtual_hosts;

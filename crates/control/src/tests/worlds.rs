@@ -1,6 +1,6 @@
 //! YAML of meshes that several tests use.
 
-/// A service of two versions, with a DestinationRule, a split and a gateway.
+/// A service of two versions, with a `DestinationRule`, a split and a gateway.
 pub(crate) const SHOP: &str = r#"
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry

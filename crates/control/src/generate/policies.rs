@@ -1,0 +1,253 @@
+//! The settings of a `DestinationRule` (or the defaults) on a cluster: load balancer, limits,
+//! outlier detection, HTTP versions, TLS. Must never know which cluster it is.
+
+use std::collections::HashMap;
+
+use weft_model::{
+    ConnectionPool, H2Upgrade, LoadBalancer, OutlierDetection, PolicySettings, Protocol, Service,
+};
+
+use super::tls;
+use crate::pb::cluster::v3::{
+    CircuitBreakers, Cluster, OutlierDetection as PbOutlier, UpstreamConnectionOptions,
+    circuit_breakers::Thresholds,
+    cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy},
+};
+use crate::pb::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttp, TcpKeepalive,
+    UpstreamHttpProtocolOptions,
+};
+use crate::pb::protobuf::Any;
+use crate::pb::types::Percent;
+use crate::pb::upstream_http::{
+    HttpProtocolOptions,
+    http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+        explicit_http_config::ProtocolConfig,
+    },
+};
+use crate::pb::{self, any, duration, u32_value};
+
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// Istio's default: no limit; Envoy's 1024 and 3 retries have hurt during rolling updates.
+pub(super) fn unlimited() -> Thresholds {
+    Thresholds {
+        max_connections: u32_value(u32::MAX),
+        max_pending_requests: u32_value(u32::MAX),
+        max_requests: u32_value(u32::MAX),
+        max_retries: u32_value(u32::MAX),
+        track_remaining: true,
+        ..Thresholds::default()
+    }
+}
+
+pub(super) fn apply_load_balancer(cluster: &mut Cluster, balancer: Option<LoadBalancer>) {
+    let original_dst = ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32);
+    let policy = match balancer {
+        _ if cluster.cluster_discovery_type == Some(original_dst) => LbPolicy::ClusterProvided,
+        Some(LoadBalancer::Passthrough) => LbPolicy::ClusterProvided,
+        Some(LoadBalancer::RoundRobin) => LbPolicy::RoundRobin,
+        Some(LoadBalancer::Random) => LbPolicy::Random,
+        Some(LoadBalancer::LeastRequest) | None => LbPolicy::LeastRequest,
+    };
+    cluster.lb_policy = policy as i32;
+}
+
+/// HTTP settings of a cluster while they are being put together.
+#[derive(Default)]
+pub(super) struct Http {
+    pub(super) upstream: Option<UpstreamProtocolOptions>,
+    pub(super) common: Option<CommonHttp>,
+    pub(super) auto: Option<UpstreamHttpProtocolOptions>,
+}
+
+pub(super) fn http2() -> UpstreamProtocolOptions {
+    explicit(ProtocolConfig::Http2ProtocolOptions(
+        Http2ProtocolOptions::default(),
+    ))
+}
+
+fn explicit(config: ProtocolConfig) -> UpstreamProtocolOptions {
+    UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+        protocol_config: Some(config),
+    })
+}
+
+pub(super) fn use_downstream() -> UpstreamProtocolOptions {
+    UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+        http_protocol_options: Some(Http1ProtocolOptions::default()),
+        http2_protocol_options: Some(Http2ProtocolOptions::default()),
+        ..UseDownstreamHttpConfig::default()
+    })
+}
+
+pub(super) fn http_for(protocol: Protocol, pool: Option<&ConnectionPool>) -> Http {
+    let (upgrade, client) = pool.map_or((H2Upgrade::Default, false), |p| {
+        (p.http.h2_upgrade, p.http.use_client_protocol)
+    });
+    let upstream = if client || (protocol.is_sniffed() && upgrade != H2Upgrade::Upgrade) {
+        Some(use_downstream())
+    } else if protocol.is_http2() || upgrade == H2Upgrade::Upgrade {
+        Some(http2())
+    } else {
+        None
+    };
+    Http {
+        upstream,
+        ..Http::default()
+    }
+}
+
+pub(super) fn apply_pool(cluster: &mut Cluster, http: &mut Http, pool: Option<&ConnectionPool>) {
+    let Some(ConnectionPool { tcp, http: limits }) = pool else {
+        return;
+    };
+    let mut thresholds = unlimited();
+    let set = |to: &mut Option<pb::protobuf::UInt32Value>, from: Option<u32>| {
+        // Istio cannot tell zero from unset, and zero would mean "no traffic".
+        if let Some(value) = from.filter(|v| *v > 0) {
+            *to = u32_value(value);
+        }
+    };
+    set(&mut thresholds.max_connections, tcp.max_connections);
+    set(
+        &mut thresholds.max_pending_requests,
+        limits.max_pending_requests,
+    );
+    set(&mut thresholds.max_requests, limits.max_requests);
+    set(&mut thresholds.max_retries, limits.max_retries);
+    cluster.circuit_breakers = Some(CircuitBreakers {
+        thresholds: vec![thresholds],
+        ..CircuitBreakers::default()
+    });
+    if let Some(timeout) = tcp.connect_timeout {
+        cluster.connect_timeout = Some(duration(timeout));
+    }
+    if let Some(keepalive) = &tcp.keepalive {
+        let secs =
+            |d: std::time::Duration| u32_value(u32::try_from(d.as_secs()).unwrap_or(u32::MAX));
+        cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
+            tcp_keepalive: Some(TcpKeepalive {
+                keepalive_probes: keepalive.probes.and_then(u32_value),
+                keepalive_time: keepalive.time.and_then(secs),
+                keepalive_interval: keepalive.interval.and_then(secs),
+            }),
+            ..UpstreamConnectionOptions::default()
+        });
+    }
+    let idle = limits.idle_timeout.or(tcp.idle_timeout);
+    let per_connection = limits.max_requests_per_connection.filter(|n| *n > 0);
+    if idle.is_some() || per_connection.is_some() || tcp.max_connection_duration.is_some() {
+        http.common = Some(CommonHttp {
+            idle_timeout: idle.map(duration),
+            max_requests_per_connection: per_connection.and_then(u32_value),
+            max_connection_duration: tcp.max_connection_duration.map(duration),
+            ..CommonHttp::default()
+        });
+    }
+    let streams = limits.max_concurrent_streams.filter(|n| *n > 0);
+    if let (
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(options)),
+        })),
+        Some(streams),
+    ) = (&mut http.upstream, streams)
+    {
+        options.max_concurrent_streams = u32_value(streams);
+    }
+}
+
+pub(super) fn apply_outlier(cluster: &mut Cluster, outlier: &OutlierDetection) {
+    // A check that is set is enforced fully, and switched off by zero.
+    let enforce = |count: Option<u32>| {
+        count
+            .map(|n| if n == 0 { 0 } else { 100 })
+            .and_then(u32_value)
+    };
+    let local = outlier
+        .consecutive_local_origin
+        .filter(|n| outlier.split_local_origin && *n > 0);
+    cluster.outlier_detection = Some(PbOutlier {
+        consecutive_5xx: outlier.consecutive_5xx.and_then(u32_value),
+        enforcing_consecutive_5xx: enforce(outlier.consecutive_5xx),
+        consecutive_gateway_failure: outlier.consecutive_gateway.and_then(u32_value),
+        enforcing_consecutive_gateway_failure: enforce(outlier.consecutive_gateway),
+        interval: outlier.interval.map(duration),
+        base_ejection_time: outlier.base_ejection_time.map(duration),
+        max_ejection_percent: outlier
+            .max_ejection_percent
+            .filter(|p| *p > 0)
+            .and_then(u32_value),
+        enforcing_success_rate: u32_value(0),
+        split_external_local_origin_errors: outlier.split_local_origin,
+        consecutive_local_origin_failure: local.and_then(u32_value),
+        enforcing_consecutive_local_origin_failure: enforce(local),
+        enforcing_local_origin_success_rate: outlier
+            .split_local_origin
+            .then(|| u32_value(0))
+            .flatten(),
+        ..PbOutlier::default()
+    });
+    if let Some(lb) = &mut cluster.common_lb_config {
+        let percent = outlier.min_health_percent.unwrap_or(0);
+        lb.healthy_panic_threshold = Some(Percent {
+            value: f64::from(percent),
+        });
+    }
+}
+
+pub(super) fn apply_tls(
+    cluster: &mut Cluster,
+    http: &mut Http,
+    service: &Service,
+    protocol: Protocol,
+    settings: &PolicySettings,
+) {
+    let Some(client) = &settings.tls else { return };
+    let h2 = matches!(
+        &http.upstream,
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
+            }
+        ))
+    );
+    let Some(context) = tls::upstream(client, &service.subject_alt_names, h2) else {
+        return;
+    };
+    if context.sni.is_empty() && (protocol.is_http() || protocol.is_sniffed()) {
+        // The name that the request asks for; for TCP there is none to take.
+        http.auto = Some(UpstreamHttpProtocolOptions {
+            auto_sni: true,
+            auto_san_validation: tls::verifies(client)
+                && client.subject_alt_names.is_empty()
+                && service.subject_alt_names.is_empty(),
+            ..UpstreamHttpProtocolOptions::default()
+        });
+    }
+    cluster.transport_socket = Some(pb::transport_socket(&context));
+}
+
+pub(super) fn set_http(cluster: &mut Cluster, http: Http) {
+    if http.upstream.is_none() && http.common.is_none() && http.auto.is_none() {
+        return;
+    }
+    let http1 = || {
+        explicit(ProtocolConfig::HttpProtocolOptions(
+            Http1ProtocolOptions::default(),
+        ))
+    };
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: http.common,
+        upstream_http_protocol_options: http.auto,
+        upstream_protocol_options: Some(http.upstream.unwrap_or_else(http1)),
+        ..HttpProtocolOptions::default()
+    };
+    cluster.typed_extension_protocol_options = http_options(&options);
+}
+
+/// A map of one entry, so that its order cannot vary.
+fn http_options(options: &HttpProtocolOptions) -> HashMap<String, Any> {
+    HashMap::from([(HTTP_OPTIONS.to_owned(), any(options))])
+}
