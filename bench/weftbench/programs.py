@@ -1,5 +1,6 @@
 """Finds, installs or builds what is run. Installs nothing that is there already."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -151,11 +152,16 @@ def _weft(given: str | None) -> str:
     if shutil.which("cargo") is None:
         raise BenchError("cargo is not in PATH: install Rust, or name a weft program with --weft PATH")
     _say("building weft (cargo build --release -p weft)")
-    built = subprocess.run(["cargo", "build", "--release", "-p", "weft"], cwd=REPOSITORY, check=False)
+    command = ["cargo", "build", "--release", "-p", "weft", "--message-format", "json-render-diagnostics"]
+    built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
     if built.returncode:
-        raise BenchError("weft does not build; or name a weft program with --weft PATH")
-    folder = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target")
-    return str(folder / "release" / "weft")
+        raise BenchError("weft does not build; mend that, or name a weft program with --weft PATH")
+    # Cargo says where it puts the program, whatever sets the build folder.
+    for line in built.stdout.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["target"]["name"] == "weft":
+            return message["executable"]
+    raise BenchError("cargo built the package weft but no program weft")
 
 
 def _say(text: str) -> None:

@@ -111,7 +111,7 @@ def goal_lines(found: list[Goal]) -> str:
 def _cell(result: CaseResult, peer: str, name: str, digits: int) -> str:
     value = result.median(peer, name)
     if value is None:
-        return "-"
+        return "-" if result.rate_held(peer) else "-!"
     late = "!" if name in ("p50_us", "p99_us") and not result.rate_held(peer) else ""
     return f"{value:,.{digits}f}{late}"
 

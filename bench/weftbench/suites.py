@@ -120,8 +120,10 @@ def _tcp() -> list[Case]:
 
 
 def _routes() -> list[Case]:
-    mix = Load(paths=spread_paths(ROUTE_MIX, MANY_ROUTES))
-    last = Load(paths=(f"{prefix(MANY_ROUTES - 1)}item",))
+    # Low enough for a proxy that looks at one route after the other.
+    slow = {"rate_connections": 16, "rate_per_connection": 20}
+    mix = Load(paths=spread_paths(ROUTE_MIX, MANY_ROUTES), **slow)
+    last = Load(paths=(f"{prefix(MANY_ROUTES - 1)}item",), **slow)
     many = Topology(routes=MANY_ROUTES)
     return [
         Case("routes_1", f"1 prefix route, {ROUTE_MIX:,} paths", load=mix),
