@@ -10,6 +10,7 @@ use weft_config::http_manager::CodecType;
 use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect};
 use weft_net::{Peeked, Stream};
 
+use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
 use crate::http::{Downstream, Manager, serve, version};
 use crate::routes::RouteSlot;
@@ -29,6 +30,8 @@ pub(crate) struct ChainSpec {
     pub(crate) tls: Option<TlsSlot>,
     /// Where the routes of an HTTP chain are.
     pub(crate) routes: Option<RouteSlot>,
+    /// The opened files of the network filter's access logs, in their order.
+    pub(crate) logs: Vec<AccessLogFile>,
 }
 
 /// A connection whose filter chain has been chosen.
@@ -54,17 +57,23 @@ pub(crate) struct Chain {
 enum Network {
     Http(Rc<Manager>),
     Tcp(Rc<TcpManager>),
+    /// A chain without filters closes its connections.
+    Nothing,
 }
 
 impl Chain {
     pub(crate) fn new(spec: Arc<ChainSpec>, worker: Rc<Worker>) -> Rc<Self> {
-        let network = match &spec.config.network {
-            NetworkFilter::Http(config) => {
-                Network::Http(Manager::new(Arc::clone(config), spec.routes.clone(), worker))
+        let network = match spec.config.filters.last() {
+            Some(NetworkFilter::Http(config)) => Network::Http(Manager::new(
+                Arc::clone(config),
+                spec.routes.clone(),
+                &spec.logs,
+                worker,
+            )),
+            Some(NetworkFilter::TcpProxy(config)) => {
+                Network::Tcp(TcpManager::new(Arc::clone(config), &spec.logs, worker))
             }
-            NetworkFilter::TcpProxy(config) => {
-                Network::Tcp(TcpManager::new(Arc::clone(config), worker))
-            }
+            None => Network::Nothing,
         };
         Rc::new(Self { spec, network })
     }
@@ -85,11 +94,14 @@ impl Chain {
                 let handle = registered.handle();
                 handle.bind(self.spec.id, common.idle_timeout, common.max_connection_duration);
             }
-            Network::Tcp(_) => registered.handle().bind(self.spec.id, None, None),
+            Network::Tcp(_) | Network::Nothing => {
+                registered.handle().bind(self.spec.id, None, None);
+            }
         }
         match (&self.network, &self.spec.tls) {
+            (Network::Nothing, _) => {}
             (Network::Tcp(manager), None) => {
-                manager.serve(Stream::plain(io), peer, local, &registered).await;
+                manager.serve(Stream::plain(io), (peer, local), &registered).await;
             }
             (Network::Http(manager), None) => {
                 let Some((io, sniffed)) = sniff(manager, io, inspected, &registered).await else {
@@ -100,9 +112,9 @@ impl Chain {
             (network, Some(slot)) => {
                 let stream = self.handshake(io, slot, &listener_stats, &registered).await;
                 match (network, stream) {
-                    (_, None) => {}
+                    (_, None) | (Network::Nothing, _) => {}
                     (Network::Tcp(manager), Some(stream)) => {
-                        manager.serve(stream, peer, local, &registered).await;
+                        manager.serve(stream, (peer, local), &registered).await;
                     }
                     (Network::Http(manager), Some(stream)) => {
                         http(manager, stream, None, (peer, local), registered).await;

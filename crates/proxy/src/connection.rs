@@ -191,15 +191,11 @@ impl Connections {
         }
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.open.borrow().len()
-    }
-
-    /// Whether a connection of one of `chains` is left.
-    pub(crate) fn any_of(&self, chains: &[u64]) -> bool {
+    /// How many there are, of all or of some filter chains.
+    pub(crate) fn count(&self, chains: Option<&[u64]>) -> usize {
         let open = self.open.borrow();
-        open.values().any(|handle| chains.contains(&handle.chain.get()))
+        let wanted = |handle: &&Rc<Handle>| chains.is_none_or(|ids| ids.contains(&handle.chain.get()));
+        open.values().filter(wanted).count()
     }
 
     /// Moves all connections on that `which` (their filter chain) picks.
@@ -251,9 +247,9 @@ mod tests {
         connections.advance(Phase::Draining, Reason::Drain, |chain| chain == 1);
         assert_eq!(one.handle().phase(), Phase::Draining);
         assert_eq!(two.handle().phase(), Phase::Serving);
-        assert!(connections.any_of(&[2]));
+        assert_eq!(connections.count(Some(&[2])), 1);
         drop(two);
-        assert!(!connections.any_of(&[2]));
-        assert_eq!(connections.len(), 1);
+        assert_eq!(connections.count(Some(&[2])), 0);
+        assert_eq!(connections.count(None), 1);
     }
 }

@@ -1,4 +1,22 @@
-//! See ARCHITECTURE.md.
+//! The data plane as a process: listeners, filter chains, the HTTP connection manager with its
+//! router, the TCP proxy, statistics, access logs and the admin endpoint.
+//!
+//! A connection read forward: [`listener`] → [`chain`] → [`http`] or [`tcp`] →
+//! `weft_upstream`. Configuration read forward: [`server`] → [`worker`]. It must never know
+//! the control plane.
+
+mod chain;
+mod connection;
+mod http;
+mod listener;
+mod routes;
+mod server;
+mod stats;
+mod tcp;
+mod worker;
+
 
 pub mod access_log;
 pub mod admin;
+
+pub use server::{ProxyError, ProxyOptions, context, run, validate};

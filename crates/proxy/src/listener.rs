@@ -175,8 +175,7 @@ impl Listener {
         let Some((io, inspected)) = self.listener_filters(tcp, local, &spec, &registered).await else {
             return;
         };
-        let info = connection_info(peer, local, &inspected);
-        let Some(chain) = spec.config.chains.find(&info) else {
+        let Some(chain) = find_chain(&spec, peer, local, &inspected) else {
             self.stats.no_filter_chain_match.inc();
             return;
         };
@@ -252,23 +251,26 @@ fn keepalive(configured: weft_config::address::TcpKeepalive) -> Keepalive {
     }
 }
 
-fn connection_info<'a>(
+fn find_chain<'s>(
+    spec: &'s ListenerSpec,
     peer: SocketAddr,
     local: SocketAddr,
-    inspected: &'a Inspected,
-) -> ConnectionInfo<'a> {
+    inspected: &Inspected,
+) -> Option<&'s Arc<FilterChain>> {
     let hello = inspected.hello.as_ref();
     let sniffed = inspected.http.map(|version| version.application_protocol());
-    ConnectionInfo {
+    let protocols: Vec<&str> = match hello {
+        Some(hello) => hello.alpn.iter().filter_map(|p| std::str::from_utf8(p).ok()).collect(),
+        None => sniffed.into_iter().collect(),
+    };
+    spec.config.chains.find(&ConnectionInfo {
         destination: local,
         source: peer,
-        server_name: hello.and_then(|hello| hello.server_name.as_deref()),
+        direct_source: peer.ip(),
+        server_name: hello.and_then(|hello| hello.server_name.as_deref()).unwrap_or_default(),
         transport_protocol: if hello.is_some() { "tls" } else { "raw_buffer" },
-        application_protocols: match hello {
-            Some(hello) => hello.alpn.iter().map(|p| &p[..]).collect(),
-            None => sniffed.into_iter().collect(),
-        },
-    }
+        application_protocols: &protocols,
+    })
 }
 
 impl Worker {

@@ -60,6 +60,10 @@ flags! {
 }
 
 impl ResponseFlags {
+    /// The flag of a short name.
+    pub(crate) fn of_short(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, short, _)| *short == name).map(|(flag, ..)| *flag)
+    }
     /// Adds the flags of `other`.
     pub(crate) fn add(&mut self, other: Self) {
         self.0 |= other.0;

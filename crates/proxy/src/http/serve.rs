@@ -67,7 +67,7 @@ pub(crate) async fn serve(
     let manager = Rc::clone(downstream.manager());
     let service = service_fn(move |request| {
         let downstream = Rc::clone(&downstream);
-        async move { super::exchange::handle(downstream, request).await }
+        async move { super::request::handle(downstream, request).await }
     });
     if version == http::Version::HTTP_2 {
         let connection = http2_builder(&manager).serve_connection(stream, service);

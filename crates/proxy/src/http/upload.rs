@@ -9,11 +9,13 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use weft_upstream::BoxError;
 
 /// A mirror that falls behind by more than this many bytes is cut off.
 const MIRROR_LIMIT: usize = 1024 * 1024;
@@ -30,6 +32,7 @@ struct Shared {
     lost: bool,
     trailers: Option<HeaderMap>,
     ended: bool,
+    ended_at: Option<Instant>,
     mirrors: Vec<Rc<MirrorQueue>>,
 }
 
@@ -100,6 +103,7 @@ impl Upload {
                 lost: false,
                 trailers: None,
                 ended: false,
+                ended_at: None,
                 mirrors: Vec::new(),
             })),
             received,
@@ -114,6 +118,11 @@ impl Upload {
     /// Whether the client has sent all of it.
     pub(crate) fn complete(&self) -> bool {
         self.shared.borrow().ended
+    }
+
+    /// When the client had sent all of it.
+    pub(crate) fn completed_at(&self) -> Option<Instant> {
+        self.shared.borrow().ended_at
     }
 
     /// A reader from the beginning.
@@ -152,6 +161,7 @@ impl Shared {
 
     fn finish(&mut self) {
         self.ended = true;
+        self.ended_at.get_or_insert_with(Instant::now);
         for mirror in &self.mirrors {
             mirror.end();
         }
@@ -168,12 +178,12 @@ pub(crate) struct Reader {
 
 impl Body for Reader {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let mut shared = this.upload.shared.borrow_mut();
         if let Some(kept) = shared.kept.get(this.next) {
@@ -190,7 +200,7 @@ impl Body for Reader {
                 shared.finish();
                 return Poll::Ready(None);
             }
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
             Some(Ok(frame)) => frame,
         };
         match frame.into_data() {
@@ -262,15 +272,15 @@ impl std::error::Error for MirrorCutOff {}
 
 impl Body for MirrorBody {
     type Data = Bytes;
-    type Error = MirrorCutOff;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, MirrorCutOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let queue = &self.queue;
         if queue.cut_off.get() {
-            return Poll::Ready(Some(Err(MirrorCutOff)));
+            return Poll::Ready(Some(Err(MirrorCutOff.into())));
         }
         if let Some(data) = queue.frames.borrow_mut().pop_front() {
             queue.bytes.set(queue.bytes.get().saturating_sub(data.len()));

@@ -1,0 +1,177 @@
+//! The response's body on its way down: counted, timed, and the owner of the exchange until it
+//! ends.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
+use weft_upstream::ResponseBody as UpstreamBody;
+
+use super::exchange::Exchange;
+use super::flags::ResponseFlags;
+use super::serve::Aborted;
+
+/// What is sent to the client.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    source: Source,
+    /// Dropped when the client's connection has taken everything, or has given up.
+    exchange: Box<Exchange>,
+    limits: Limits,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Local(Bytes),
+    Upstream(UpstreamBody),
+}
+
+/// How long the body may take.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    /// The whole response must be there.
+    pub(crate) deadline: Option<Instant>,
+    /// Longest silence.
+    pub(crate) idle: Option<Duration>,
+}
+
+impl ResponseBody {
+    /// A body that is there already; may be empty.
+    pub(crate) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
+        Self {
+            source: Source::Local(body),
+            exchange,
+            limits: Limits::default(),
+            timer: None,
+        }
+    }
+
+    /// A body that streams from an upstream.
+    pub(crate) fn upstream(body: UpstreamBody, exchange: Box<Exchange>, limits: Limits) -> Self {
+        Self {
+            source: Source::Upstream(body),
+            exchange,
+            limits,
+            timer: None,
+        }
+    }
+
+    /// The time at which the wait for the next frame is over.
+    fn next_limit(&self) -> Option<Instant> {
+        let idle = self.limits.idle.map(|idle| Instant::now() + idle);
+        match (self.limits.deadline, idle) {
+            (Some(deadline), Some(idle)) => Some(deadline.min(idle)),
+            (deadline, idle) => deadline.or(idle),
+        }
+    }
+
+    /// Armed only when the upstream keeps us waiting: most bodies never need a timer.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.is_none() {
+            let Some(limit) = self.next_limit() else {
+                return Poll::Pending;
+            };
+            self.timer = Some(Box::pin(tokio::time::sleep_until(limit.into())));
+        }
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn timed_out(&mut self) {
+        let late = self.limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let stats = &self.exchange.downstream.manager().stats;
+        if late {
+            self.exchange.flags.add(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+            self.exchange.details = "response_timeout";
+        } else {
+            stats.downstream_rq_idle_timeout.inc();
+            self.exchange.flags.add(ResponseFlags::STREAM_IDLE_TIMEOUT);
+            self.exchange.details = "stream_idle_timeout";
+        }
+        stats.rq_reset_after_downstream_response_started.inc();
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let this = &mut *self;
+        let upstream = match &mut this.source {
+            Source::Local(body) => {
+                this.exchange.complete();
+                let body = std::mem::take(body);
+                this.exchange.sent += body.len() as u64;
+                return Poll::Ready((!body.is_empty()).then(|| Ok(Frame::data(body))));
+            }
+            Source::Upstream(upstream) => upstream,
+        };
+        let frame = match Pin::new(upstream).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(this.poll_timer(cx));
+                this.timed_out();
+                return Poll::Ready(Some(Err(Aborted)));
+            }
+        };
+        this.timer = None;
+        match frame {
+            None => {
+                this.exchange.complete();
+                Poll::Ready(None)
+            }
+            Some(Err(_)) => {
+                this.exchange.flags.add(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
+                this.exchange.details = "upstream_reset_after_response_started";
+                let stats = &this.exchange.downstream.manager().stats;
+                stats.rq_reset_after_downstream_response_started.inc();
+                Poll::Ready(Some(Err(Aborted)))
+            }
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.exchange.sent += data.len() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    this.exchange.trailers(trailers);
+                }
+                if this.is_end_stream() {
+                    this.exchange.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Local(body) => body.is_empty(),
+            Source::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Local(body) => SizeHint::with_exact(body.len() as u64),
+            Source::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // A body without frames is not polled, and an upgraded connection has none.
+        if self.is_end_stream() {
+            self.exchange.complete();
+        }
+    }
+}

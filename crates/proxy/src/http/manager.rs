@@ -1,0 +1,116 @@
+//! A connection manager in one worker: its configuration made ready to run.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use arc_swap::cache::Cache;
+use http::HeaderValue;
+use weft_config::http_filter::{HttpFilterConfig, Router};
+use weft_config::{AccessLog, FormatSource, HttpManager, RouteConfig, RouteSource};
+use weft_core::metrics::Scope;
+use weft_filters::Filter;
+
+use super::headers::Forwarding;
+use crate::access_log::{AccessLogFile, AccessLogSink};
+use crate::routes::RouteSlot;
+use crate::stats::HttpStats;
+use crate::worker::Worker;
+
+type RouteCache = Cache<Arc<ArcSwapOption<RouteConfig>>, Option<Arc<RouteConfig>>>;
+
+/// See the module.
+pub(crate) struct Manager {
+    pub(crate) config: Arc<HttpManager>,
+    pub(crate) stats: Arc<HttpStats>,
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) forwarding: Forwarding,
+    pub(crate) server: HeaderValue,
+    pub(crate) logs: Vec<Log>,
+    routes: Option<RefCell<RouteCache>>,
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manager").field("stat_prefix", &self.config.stat_prefix).finish_non_exhaustive()
+    }
+}
+
+/// An access log and this worker's end of its file.
+#[derive(Debug)]
+pub(crate) struct Log {
+    config: AccessLog,
+    sink: AccessLogSink,
+}
+
+impl Log {
+    /// Pairs configured logs with their opened files.
+    pub(crate) fn all(configured: &[AccessLog], files: &[AccessLogFile]) -> Vec<Self> {
+        let pairs = configured.iter().zip(files);
+        pairs
+            .map(|(config, file)| Self {
+                config: config.clone(),
+                sink: file.sink(),
+            })
+            .collect()
+    }
+
+    /// Writes what `source` describes, if the log's filter lets it pass. `line` is scratch.
+    pub(crate) fn write(&self, source: &dyn FormatSource, worker: &Worker, line: &mut Vec<u8>) {
+        let random = worker.random();
+        if self.config.filter.as_ref().is_none_or(|filter| filter.passes(source, random)) {
+            line.clear();
+            self.config.format.write(line, source);
+            self.sink.write(line);
+        }
+    }
+}
+
+impl Manager {
+    /// A manager for one worker; `slot` is where its routes are.
+    pub(crate) fn new(
+        config: Arc<HttpManager>,
+        slot: Option<RouteSlot>,
+        files: &[AccessLogFile],
+        worker: Rc<Worker>,
+    ) -> Rc<Self> {
+        let stats = Arc::new(HttpStats::default());
+        let scope = Scope::http(Arc::clone(&config.stat_prefix));
+        worker.registry.register(scope, &stats);
+        let router = config.filters.iter().find_map(|filter| match &filter.config {
+            HttpFilterConfig::Router(router) => Some(Arc::clone(router)),
+            _ => None,
+        });
+        let forwarding = Forwarding {
+            use_remote_address: config.use_remote_address,
+            skip_xff_append: config.skip_xff_append,
+            xff_num_trusted_hops: config.xff_num_trusted_hops,
+            generate_request_id: config.generate_request_id,
+            preserve_external_request_id: config.preserve_external_request_id,
+        };
+        Rc::new(Self {
+            stats,
+            filters: config.filters.iter().filter_map(Filter::build).collect(),
+            router: router.unwrap_or_default(),
+            forwarding,
+            server: HeaderValue::from_str(&config.server_name)
+                .unwrap_or_else(|_| HeaderValue::from_static("envoy")),
+            logs: Log::all(&config.access_logs, files),
+            routes: slot.map(|slot| RefCell::new(Cache::new(slot))),
+            worker,
+            config,
+        })
+    }
+
+    /// The routes as they are now; `None` until they arrive.
+    pub(crate) fn routes(&self) -> Option<Arc<RouteConfig>> {
+        match (&self.config.routes, &self.routes) {
+            (RouteSource::Inline(routes), _) => Some(Arc::clone(routes)),
+            (RouteSource::Rds(_), Some(cache)) => cache.borrow_mut().load().clone(),
+            (RouteSource::Rds(_), None) => None,
+        }
+    }
+}

@@ -1,0 +1,720 @@
+//! The router: from a route to an upstream's response, with timeouts, retries and mirrors.
+//!
+//! Source of the rules: Envoy, "Router" filter.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use weft_config::route::{ClusterSpec, HashPolicy, HostRewrite, Picked, TimeoutSetting, WeightedCluster};
+use weft_config::{Forward, RouteAction};
+use weft_filters::{CorsAnswer, LocalReply};
+use weft_upstream::{
+    Cluster, FailureKind, Host, Outcome as Seen, PickContext, Protocol, RequestBody,
+    ResponseBody as UpstreamBody, SendFailure, SendOptions,
+};
+
+use super::body::{Limits, ResponseBody};
+use super::exchange::{Exchange, UpstreamInfo};
+use super::flags::ResponseFlags;
+use super::headers::{
+    self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_PATH,
+    X_ENVOY_OVERLOADED, X_ENVOY_PER_TRY_TIMEOUT, X_ENVOY_SERVICE_TIME, X_ENVOY_TIMEOUT,
+    X_FORWARDED_HOST,
+};
+use super::request::{Found, Head};
+use super::retry::{Decision, Retries};
+use super::serve::Answer;
+use super::upload::Upload;
+use super::{mirror, respond, retry, upgrade};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// A request body of which no more than this is kept for a retry (Envoy: the connection's
+/// buffer limit, 1 MiB).
+const RETRY_BUFFER: usize = 1024 * 1024;
+
+/// The cluster that the route chose.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    name: Box<str>,
+    weighted: Option<usize>,
+}
+
+impl Choice {
+    /// Remembers a choice without borrowing the route.
+    pub(crate) fn new(picked: &Picked<'_>, forward: &Forward) -> Self {
+        let weighted = match (&forward.cluster, picked.weighted) {
+            (ClusterSpec::Weighted { clusters, .. }, Some(entry)) => {
+                clusters.iter().position(|one| std::ptr::eq(one, entry))
+            }
+            _ => None,
+        };
+        Self {
+            name: Box::from(&*picked.name),
+            weighted,
+        }
+    }
+
+    fn entry<'f>(&self, forward: &'f Forward) -> Option<&'f WeightedCluster> {
+        match (&forward.cluster, self.weighted) {
+            (ClusterSpec::Weighted { clusters, .. }, Some(index)) => clusters.get(index),
+            _ => None,
+        }
+    }
+}
+
+/// Where a request goes, and what its answer gets.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) found: Found,
+    /// `None` when the header that names the cluster is missing.
+    pub(crate) choice: Option<Choice>,
+    pub(crate) cors: Option<CorsAnswer>,
+}
+
+/// Everything about one request that its attempts share.
+struct Routing {
+    target: Target,
+    forward: Arc<Forward>,
+    cluster: Rc<Cluster>,
+    head: Head,
+    body: Outgoing,
+    retries: Option<Retries>,
+    timeouts: Timeouts,
+    hash: Option<u64>,
+    tried: Vec<Rc<Host>>,
+}
+
+/// The request's body, if it has one.
+enum Outgoing {
+    None,
+    Upload(Upload),
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    /// From the end of the request to the end of the response.
+    route: Option<Duration>,
+    per_try: Option<Duration>,
+    idle: Option<Duration>,
+    /// Life of the whole stream.
+    max_stream: Option<Duration>,
+}
+
+/// What became of one attempt.
+enum Outcome {
+    Response(Response<UpstreamBody>),
+    Failed(SendFailure),
+    PerTryTimeout,
+    RouteTimeout,
+    IdleTimeout,
+    MaxStreamDuration,
+}
+
+/// Sends the request to the route's cluster and gives the response.
+pub(crate) async fn forward(
+    exchange: Box<Exchange>,
+    head: Head,
+    body: Incoming,
+    on_upgrade: Option<OnUpgrade>,
+    target: Target,
+) -> Answer {
+    let RouteAction::Forward(forward) = &target.found.route.action else {
+        let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR");
+        return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+    };
+    let forward = Arc::clone(forward);
+    let manager = Rc::clone(exchange.manager());
+    manager.stats.rq_total.inc();
+    let name = target.choice.as_ref().map(|choice| &*choice.name);
+    let Some(cluster) = name.and_then(|name| manager.worker.clusters.get(name)) else {
+        manager.stats.no_cluster.inc();
+        let status = StatusCode::from_u16(forward.cluster_not_found_status);
+        let status = status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let reply = LocalReply::new(status, "cluster_not_found").flag("NC");
+        return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+    };
+    let mut exchange = exchange;
+    let mut routing = Routing::prepare(&mut exchange, head, body, target, forward, cluster);
+    routing.mirror(&exchange);
+    let result = routing.run(&mut exchange).await;
+    match result {
+        Ok((host, sent, response)) => {
+            routing.respond(exchange, &host, sent, response, on_upgrade)
+        }
+        Err(reply) => {
+            let (grpc, method) = (routing.head.grpc, &routing.head.method);
+            Ok(respond::local(exchange, &reply, grpc, method))
+        }
+    }
+}
+
+impl Routing {
+    fn prepare(
+        exchange: &mut Exchange,
+        mut head: Head,
+        body: Incoming,
+        target: Target,
+        forward: Arc<Forward>,
+        cluster: Rc<Cluster>,
+    ) -> Self {
+        let timeouts = Timeouts::new(exchange, &mut head, &forward, &target);
+        let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
+        let retries = retry::policy(configured, &mut head.headers);
+        let retries = retries.filter(|retries| retries.applies_to(&head.view()));
+        let remote = exchange.downstream.remote.ip();
+        let hash = (!forward.hash_policies.is_empty())
+            .then(|| HashPolicy::combine(&forward.hash_policies, &head.view(), remote, xxhash_rust::xxh3::xxh3_64))
+            .flatten();
+        rewrite(exchange, &mut head, &forward, &target);
+        let body = if body.is_end_stream() {
+            Outgoing::None
+        } else {
+            let limit = if retries.is_some() { RETRY_BUFFER } else { 0 };
+            Outgoing::Upload(Upload::new(body, limit, exchange.received_counter()))
+        };
+        if exchange.logged() || needs_source(&target) {
+            head.record(exchange);
+        }
+        Self {
+            target,
+            forward,
+            cluster,
+            head,
+            body,
+            retries,
+            timeouts,
+            hash,
+            tried: Vec::new(),
+        }
+    }
+
+    fn mirror(&self, exchange: &Exchange) {
+        for configured in &self.forward.mirrors {
+            let worker = &exchange.manager().worker;
+            if configured.share.holds(worker.random())
+                && let Some(cluster) = worker.clusters.get(&configured.cluster)
+            {
+                let body = match &self.body {
+                    Outgoing::None => None,
+                    Outgoing::Upload(upload) => Some(upload.mirror()),
+                };
+                mirror::send(&self.head, body, configured, cluster, self.timeouts.route);
+            }
+        }
+    }
+
+    /// Attempts until one gives a response that may be passed on. The error is the answer.
+    async fn run(
+        &mut self,
+        exchange: &mut Exchange,
+    ) -> Result<(Rc<Host>, Instant, Response<UpstreamBody>), LocalReply> {
+        loop {
+            exchange.attempts += 1;
+            let Some(host) = self.pick(exchange) else {
+                self.note_upstream(exchange, None);
+                return Err(self.no_host(exchange));
+            };
+            self.note_upstream(exchange, Some(&host));
+            let sent = Instant::now();
+            let outcome = self.attempt(exchange, &host).await;
+            let decision = self.decide(&outcome);
+            if decision == Decision::Yes && self.can_replay() && self.cluster.try_retry(self.forward.priority) {
+                self.pause(exchange, host).await;
+                continue;
+            }
+            if decision == Decision::Exhausted {
+                exchange.flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                self.cluster.stats.upstream_rq_retry_limit_exceeded.inc();
+            }
+            return match outcome {
+                Outcome::Response(response) => {
+                    if exchange.attempts > 1 && response.status().as_u16() < 500 {
+                        self.cluster.stats.upstream_rq_retry_success.inc();
+                    }
+                    Ok((host, sent, response))
+                }
+                failed => {
+                    let reply = self.failure(exchange, &failed);
+                    self.cluster.charge_local_response(Some(&host), reply.status.as_u16());
+                    Err(reply)
+                }
+            };
+        }
+    }
+
+    fn pick(&self, exchange: &Exchange) -> Option<Rc<Host>> {
+        let tried = |host: &Host| self.tried.iter().any(|one| one.same(host));
+        let header = self.cluster.original_dst_header();
+        let named = header.and_then(|name| self.head.headers.get(name));
+        let named = named.and_then(|value| value.to_str().ok()?.parse().ok());
+        self.cluster.pick(&PickContext {
+            hash: self.hash,
+            original_dst: if header.is_some() { named } else { Some(exchange.downstream.local) },
+            avoid: if self.tried.is_empty() { None } else { Some(&tried) },
+            attempts: self.retries.as_ref().map_or(1, |r| r.policy().host_selection_attempts),
+        })
+    }
+
+    async fn pause(&mut self, exchange: &Exchange, host: Rc<Host>) {
+        let random = exchange.manager().worker.random();
+        let wait = self.retries.as_mut().map(|retries| retries.begin(random));
+        if self.retries.as_ref().is_some_and(|r| r.policy().avoid_previous_hosts) {
+            self.tried.push(host);
+        }
+        tokio::time::sleep(wait.unwrap_or_default()).await;
+        self.cluster.end_retry(self.forward.priority);
+    }
+
+    fn can_replay(&self) -> bool {
+        match &self.body {
+            Outgoing::None => true,
+            Outgoing::Upload(upload) => upload.replayable(),
+        }
+    }
+
+    fn decide(&self, outcome: &Outcome) -> Decision {
+        let Some(retries) = &self.retries else {
+            return Decision::No;
+        };
+        match outcome {
+            Outcome::Response(response) => {
+                retries.after_response(response.status(), response.headers())
+            }
+            Outcome::Failed(failure) => retries.after_failure(Some(failure.kind)),
+            Outcome::PerTryTimeout => retries.after_failure(None),
+            Outcome::RouteTimeout | Outcome::IdleTimeout | Outcome::MaxStreamDuration => {
+                Decision::No
+            }
+        }
+    }
+
+    async fn attempt(&mut self, exchange: &Exchange, host: &Rc<Host>) -> Outcome {
+        let request = self.request(exchange, host);
+        let options = SendOptions {
+            priority: self.forward.priority,
+            downstream: protocol(exchange.downstream.version),
+            downstream_id: exchange.downstream.id(),
+        };
+        let limits = self.attempt_limits(exchange);
+        let mut send = std::pin::pin!(self.cluster.send(host, request, &options));
+        loop {
+            let Some((at, outcome)) = limits.next(&self.body) else {
+                return sent(send.await);
+            };
+            tokio::select! {
+                biased;
+                result = &mut send => return sent(result),
+                () = tokio::time::sleep_until(at.into()) => {}
+            }
+            // The client may still be sending: the route's time has then not begun.
+            if limits.next(&self.body).is_none_or(|(later, _)| later <= Instant::now()) {
+                self.count_timeout(host, &outcome);
+                return outcome;
+            }
+        }
+    }
+
+    fn count_timeout(&self, host: &Host, outcome: &Outcome) {
+        match outcome {
+            Outcome::PerTryTimeout => self.cluster.stats.upstream_rq_per_try_timeout.inc(),
+            _ => self.cluster.stats.upstream_rq_timeout.inc(),
+        }
+        self.cluster.report(host, Seen::LocalOriginFailure);
+    }
+
+    fn attempt_limits(&self, exchange: &Exchange) -> AttemptLimits {
+        let now = Instant::now();
+        AttemptLimits {
+            started: exchange.started(),
+            now,
+            timeouts: self.timeouts,
+        }
+    }
+
+    /// The request of one attempt.
+    fn request(&mut self, exchange: &Exchange, host: &Rc<Host>) -> Request<RequestBody> {
+        let again = self.retries.is_some();
+        let mut headers = if again {
+            self.head.headers.clone()
+        } else {
+            std::mem::take(&mut self.head.headers)
+        };
+        if self.target.found.vhost.include_request_attempt_count {
+            let count = headers::number(u64::from(exchange.attempts));
+            headers.insert(X_ENVOY_ATTEMPT_COUNT, count);
+        }
+        if self.forward.host_rewrite == HostRewrite::Auto
+            && !host.hostname().is_empty()
+            && let Ok(value) = HeaderValue::from_str(host.hostname())
+        {
+            if self.forward.append_x_forwarded_host
+                && let Some(before) = headers.get(HOST).cloned()
+            {
+                headers.append(X_FORWARDED_HOST, before);
+            }
+            headers.insert(HOST, value);
+        }
+        let body = match &self.body {
+            Outgoing::None => RequestBody::Empty,
+            Outgoing::Upload(upload) => RequestBody::boxed(upload.reader()),
+        };
+        upstream_request(&self.head, headers, body)
+    }
+
+    fn note_upstream(&self, exchange: &mut Exchange, host: Option<&Rc<Host>>) {
+        let config = &self.cluster.config;
+        exchange.upstream = Some(UpstreamInfo {
+            cluster: Arc::clone(&config.name),
+            stat_name: Arc::clone(config.alt_stat_name.as_ref().unwrap_or(&config.name)),
+            host: host.map(|host| host.address()),
+            hostname: host.map(|host| Arc::clone(host.hostname())).filter(|name| !name.is_empty()),
+        });
+    }
+
+    fn no_host(&self, exchange: &mut Exchange) -> LocalReply {
+        if exchange.attempts > 1 {
+            exchange.flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        }
+        LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
+            .body("no healthy upstream")
+            .flag("UH")
+    }
+
+    /// The answer to a request whose last attempt gave no response.
+    fn failure(&self, exchange: &mut Exchange, outcome: &Outcome) -> LocalReply {
+        let timeout = |details, flag| {
+            LocalReply::new(StatusCode::GATEWAY_TIMEOUT, details)
+                .body("upstream request timeout")
+                .flag(flag)
+        };
+        match outcome {
+            Outcome::RouteTimeout => timeout("response_timeout", "UT"),
+            Outcome::PerTryTimeout => timeout("upstream_per_try_timeout", "UT"),
+            Outcome::MaxStreamDuration => {
+                let mut reply = timeout("upstream_max_stream_duration_reached", "UMSDR");
+                reply.body = "upstream max stream duration reached".into();
+                reply
+            }
+            Outcome::IdleTimeout => {
+                let mut reply = timeout("stream_idle_timeout", "SI");
+                reply.body = "stream timeout".into();
+                reply
+            }
+            Outcome::Failed(failure) => failed(exchange, failure),
+            // A response is no failure; the caller passes it on.
+            Outcome::Response(_) => LocalReply::new(StatusCode::BAD_GATEWAY, ""),
+        }
+    }
+
+    /// Passes the upstream's response on.
+    fn respond(
+        self,
+        mut exchange: Box<Exchange>,
+        host: &Rc<Host>,
+        sent: Instant,
+        response: Response<UpstreamBody>,
+        on_upgrade: Option<OnUpgrade>,
+    ) -> Answer {
+        let (mut parts, body) = response.into_parts();
+        let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
+        parts.extensions.clear();
+        let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS && self.head.upgrade.is_some();
+        headers::remove_hop_by_hop(&mut parts.headers, switching);
+        let _ = host;
+        if !exchange.manager().router.suppress_envoy_headers {
+            let millis = sent.elapsed().as_millis() as u64;
+            parts.headers.insert(X_ENVOY_SERVICE_TIME, headers::number(millis));
+        }
+        let found = &self.target.found;
+        if found.vhost.include_attempt_count_in_response {
+            let count = headers::number(u64::from(exchange.attempts));
+            parts.headers.insert(X_ENVOY_ATTEMPT_COUNT, count);
+        }
+        if needs_source(&self.target) {
+            let copy = parts.headers.clone();
+            if let Some(record) = &mut exchange.record {
+                record.response = copy;
+                parts.status.as_str().clone_into(&mut record.status);
+            }
+            let entry = self.target.choice.as_ref().and_then(|c| c.entry(&self.forward));
+            let source = exchange.source();
+            found.routes.apply_response_headers(
+                &found.vhost,
+                &found.route,
+                entry,
+                &mut parts.headers,
+                &source,
+            );
+        }
+        if let Some(cors) = &self.target.cors {
+            cors.apply(&mut parts.headers);
+        }
+        respond::finish_headers(&exchange, &mut parts.headers);
+        // The version is the downstream's own affair.
+        parts.version = Version::HTTP_11;
+        exchange.details = "via_upstream";
+        exchange.respond(parts.status, &parts.headers);
+        if switching && let (Some(down), Some(up)) = (on_upgrade, upstream_upgrade) {
+            let body = upgrade::tunnel(exchange, down, up, self.timeouts.idle);
+            return Ok(Response::from_parts(parts, body));
+        }
+        let limits = Limits {
+            deadline: self.body_deadline(&exchange),
+            idle: self.timeouts.idle,
+        };
+        Ok(Response::from_parts(parts, ResponseBody::upstream(body, exchange, limits)))
+    }
+
+    fn body_deadline(&self, exchange: &Exchange) -> Option<Instant> {
+        let of = |limit: Option<Duration>| limit.map(|limit| exchange.started() + limit);
+        let route = match &self.body {
+            Outgoing::Upload(upload) if !upload.complete() => None,
+            _ => of(self.timeouts.route),
+        };
+        match (route, of(self.timeouts.max_stream)) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+fn sent(result: Result<Response<UpstreamBody>, SendFailure>) -> Outcome {
+    match result {
+        Ok(response) => Outcome::Response(response),
+        Err(failure) => Outcome::Failed(failure),
+    }
+}
+
+fn failed(exchange: &mut Exchange, failure: &SendFailure) -> LocalReply {
+    let flag = match failure.kind {
+        FailureKind::Overflow => "UO",
+        FailureKind::LocalConnectFailure
+        | FailureKind::RemoteConnectFailure
+        | FailureKind::ConnectTimeout => "UF",
+        FailureKind::ConnectionTermination => "UC",
+        FailureKind::RemoteReset | FailureKind::RemoteRefusedStream => "UR",
+        FailureKind::ProtocolError => "UPE",
+        FailureKind::LocalReset => "LR",
+    };
+    failure.transport.clone_into(&mut exchange.transport_failure);
+    let status = match failure.kind {
+        FailureKind::ProtocolError => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let again = if exchange.attempts > 1 { "retried and the latest " } else { "" };
+    let body = format!(
+        "upstream connect error or disconnect/reset before headers. {again}reset reason: {}",
+        failure.kind.reset_reason()
+    );
+    let mut reply = LocalReply::new(status, "upstream_reset_before_response_started")
+        .body(body)
+        .flag(flag);
+    if failure.kind == FailureKind::Overflow {
+        let overloaded = HeaderValue::from_static("true");
+        reply.headers.push((X_ENVOY_OVERLOADED, overloaded));
+    }
+    reply
+}
+
+/// The limits of one attempt.
+#[derive(Debug, Clone, Copy)]
+struct AttemptLimits {
+    started: Instant,
+    now: Instant,
+    timeouts: Timeouts,
+}
+
+impl AttemptLimits {
+    /// The limit that comes first, and what it means when it passes.
+    fn next(&self, body: &Outgoing) -> Option<(Instant, Outcome)> {
+        let (since_request, since_try) = match body {
+            Outgoing::Upload(upload) => match upload.completed_at() {
+                Some(at) => (at, at.max(self.now)),
+                // Still being sent: looked at again when the limit would have passed.
+                None => (Instant::now(), Instant::now()),
+            },
+            Outgoing::None => (self.started, self.now),
+        };
+        let Timeouts {
+            route,
+            per_try,
+            idle,
+            max_stream,
+        } = self.timeouts;
+        let limits = [
+            per_try.map(|limit| (since_try + limit, Outcome::PerTryTimeout)),
+            route.map(|limit| (since_request + limit, Outcome::RouteTimeout)),
+            idle.map(|limit| (since_try + limit, Outcome::IdleTimeout)),
+            max_stream.map(|limit| (self.started + limit, Outcome::MaxStreamDuration)),
+        ];
+        limits.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+}
+
+impl Timeouts {
+    fn new(exchange: &Exchange, head: &mut Head, forward: &Forward, target: &Target) -> Self {
+        let manager = exchange.manager();
+        let headers = &mut head.headers;
+        let asked = take_millis(headers, X_ENVOY_TIMEOUT);
+        let per_try_asked = take_millis(headers, X_ENVOY_PER_TRY_TIMEOUT);
+        let expected = manager.router.respect_expected_rq_timeout
+            .then(|| take_millis(headers, X_ENVOY_EXPECTED_TIMEOUT))
+            .flatten();
+        let mut route = asked.or(expected).map_or(forward.timeout, |t| (!t.is_zero()).then_some(t));
+        let mut max_stream = manager.config.common.max_stream_duration;
+        if let Some(limit) = grpc_limit(forward, headers) {
+            route = limit.filter(|limit| !limit.is_zero());
+        } else if let Some(configured) = &forward.max_stream_duration {
+            max_stream = configured.max.map_or(max_stream, |max| (!max.is_zero()).then_some(max));
+        }
+        let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
+        let per_try = per_try_asked.or(configured.and_then(|policy| policy.per_try_timeout));
+        let per_try = per_try.filter(|per_try| route.is_none_or(|route| *per_try < route));
+        if !manager.router.suppress_envoy_headers
+            && let Some(limit) = per_try.or(route)
+        {
+            let millis = headers::number(limit.as_millis() as u64);
+            headers.insert(X_ENVOY_EXPECTED_TIMEOUT, millis);
+        }
+        let idle = match forward.idle_timeout {
+            TimeoutSetting::Inherit => manager.config.stream_idle_timeout,
+            TimeoutSetting::Off => None,
+            TimeoutSetting::After(idle) => Some(idle),
+        };
+        if head.upgrade.is_some() {
+            // An upgraded connection lives as long as bytes move.
+            return Self { route: None, per_try, idle, max_stream };
+        }
+        Self { route, per_try, idle, max_stream }
+    }
+}
+
+/// The limit that `grpc-timeout` and the route set together; the outer `None` when the route
+/// does not look at the header.
+fn grpc_limit(forward: &Forward, headers: &HeaderMap) -> Option<Option<Duration>> {
+    let newer = forward.max_stream_duration.as_ref();
+    let newer = newer.and_then(|m| Some((m.grpc_timeout_header_max?, m.grpc_timeout_header_offset)));
+    let older = forward.max_grpc_timeout.map(|max| (max, forward.grpc_timeout_offset));
+    let (max, offset) = newer.or(older)?;
+    let asked = headers.get(GRPC_TIMEOUT).and_then(parse_grpc_timeout);
+    let Some(asked) = asked else {
+        return Some((!max.is_zero()).then_some(max));
+    };
+    let asked = match offset {
+        Some(offset) if offset < asked => asked - offset,
+        _ => asked,
+    };
+    Some(Some(if max.is_zero() { asked } else { asked.min(max) }))
+}
+
+/// Source: gRPC over HTTP/2, `Timeout`.
+fn parse_grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+fn take_millis(headers: &mut HeaderMap, name: HeaderName) -> Option<Duration> {
+    let value = headers.remove(name)?;
+    value.to_str().ok()?.parse().ok().map(Duration::from_millis)
+}
+
+/// Whether header templates have to be evaluated for this route.
+fn needs_source(target: &Target) -> bool {
+    let Found {
+        routes,
+        vhost,
+        route,
+    } = &target.found;
+    let levels = [
+        (&routes.request_headers, &routes.response_headers),
+        (&vhost.request_headers, &vhost.response_headers),
+        (&route.request_headers, &route.response_headers),
+    ];
+    target.choice.as_ref().is_some_and(|choice| choice.weighted.is_some())
+        || levels.iter().any(|(request, response)| !request.is_empty() || !response.is_empty())
+}
+
+/// Header operations, host and path of the route.
+fn rewrite(exchange: &mut Exchange, head: &mut Head, forward: &Forward, target: &Target) {
+    let found = &target.found;
+    let entry = target.choice.as_ref().and_then(|choice| choice.entry(forward));
+    if needs_source(target) {
+        head.record(exchange);
+        let source = exchange.source();
+        let headers = &mut head.headers;
+        found.routes.apply_request_headers(&found.vhost, &found.route, entry, headers, &source);
+    }
+    if let Some(host) = forward.rewrite_host(&head.view(), entry) {
+        let before = head.headers.insert(HOST, host);
+        if forward.append_x_forwarded_host
+            && let Some(before) = before
+        {
+            head.headers.append(X_FORWARDED_HOST, before);
+        }
+    }
+    if let Some(path) = forward.rewrite_path(&found.route.matcher, head.path.as_str())
+        && let Ok(path) = PathAndQuery::try_from(path)
+    {
+        if !exchange.manager().router.suppress_envoy_headers
+            && let Ok(before) = HeaderValue::from_str(head.path.as_str())
+        {
+            head.headers.insert(X_ENVOY_ORIGINAL_PATH, before);
+        }
+        head.path = path;
+    }
+}
+
+/// Puts a request together; `upstream` gives it the form of the upstream's protocol.
+pub(crate) fn upstream_request(
+    head: &Head,
+    headers: HeaderMap,
+    body: RequestBody,
+) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = Uri::from(head.path.clone());
+    *request.headers_mut() = headers;
+    request
+}
+
+/// What the client speaks, for clusters that follow it.
+pub(crate) fn protocol(version: Version) -> Protocol {
+    if version == Version::HTTP_2 {
+        Protocol::Http2
+    } else {
+        Protocol::Http1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read_as_the_specification_says() {
+        let read = |text: &'static str| parse_grpc_timeout(&HeaderValue::from_static(text));
+        assert_eq!(read("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(read("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
+        for wrong in ["", "S", "1", "1x", "123456789S", "-1S"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Upgraded connections (WebSocket): after the 101 both sides speak something that the proxy
+//! only copies.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+
+use super::body::ResponseBody;
+use super::exchange::Exchange;
+
+/// Bytes copied at once in one direction.
+const BUFFER: usize = 16 * 1024;
+
+
+
+/// Copies between the two connections once both have switched, until both directions closed or
+/// nothing moved for `idle`. Gives the empty body of the 101.
+pub(crate) fn tunnel(
+    mut exchange: Box<Exchange>,
+    downstream: OnUpgrade,
+    upstream: OnUpgrade,
+    idle: Option<Duration>,
+) -> ResponseBody {
+    let logged = exchange.hand_over();
+    tokio::task::spawn_local(async move {
+        let mut exchange = logged;
+        let stats = std::sync::Arc::clone(&exchange.manager().stats);
+        let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else {
+            return;
+        };
+        stats.downstream_cx_upgrades_total.inc();
+        stats.downstream_cx_upgrades_active.inc();
+        let (up, down) = copy(downstream, upstream, idle).await;
+        stats.downstream_cx_upgrades_active.dec();
+        let received = exchange.received_counter();
+        received.set(received.get() + up);
+        exchange.sent += down;
+        exchange.complete();
+    });
+    exchange.complete();
+    ResponseBody::local(Bytes::new(), exchange)
+}
+
+async fn copy(downstream: Upgraded, upstream: Upgraded, idle: Option<Duration>) -> (u64, u64) {
+    let (down_read, down_write) = tokio::io::split(TokioIo::new(downstream));
+    let (up_read, up_write) = tokio::io::split(TokioIo::new(upstream));
+    let moved = std::cell::Cell::new(tokio::time::Instant::now());
+    let (up, down) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let both = async {
+        tokio::join!(
+            one_way(down_read, up_write, &moved, &up),
+            one_way(up_read, down_write, &moved, &down),
+        );
+    };
+    tokio::select! {
+        () = both => {}
+        () = silence(&moved, idle) => {}
+    }
+    (up.get(), down.get())
+}
+
+async fn one_way<T>(
+    mut from: ReadHalf<T>,
+    mut to: WriteHalf<T>,
+    moved: &std::cell::Cell<tokio::time::Instant>,
+    count: &std::cell::Cell<u64>,
+) where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite,
+{
+    let mut buffer = vec![0; BUFFER];
+    while let Ok(read) = from.read(&mut buffer).await {
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
+        moved.set(tokio::time::Instant::now());
+        count.set(count.get() + read as u64);
+        if to.write_all(bytes).await.is_err() || to.flush().await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+/// Ends when nothing has moved for `idle`.
+async fn silence(moved: &std::cell::Cell<tokio::time::Instant>, idle: Option<Duration>) {
+    let Some(idle) = idle else {
+        return std::future::pending().await;
+    };
+    loop {
+        let limit = moved.get() + idle;
+        if tokio::time::Instant::now() >= limit {
+            return;
+        }
+        tokio::time::sleep_until(limit).await;
+    }
+}

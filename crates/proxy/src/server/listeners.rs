@@ -1,0 +1,497 @@
+//! The listeners of the process: built from configuration, warmed until their routes and
+//! secrets are there, bound, handed to every worker, and drained when they go.
+//!
+//! Runs on the main thread. It must never look into a request.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_config::access_log::LogSink;
+use weft_config::filter_chain::{FilterChain, NetworkFilter};
+use weft_config::{AccessLog, RouteSource};
+use weft_net::BindOptions;
+use weft_proto::pb::envoy::config::listener::v3 as pb;
+use weft_upstream::{Secrets, server_spec};
+
+use super::workers::WorkerPool;
+use crate::access_log::{AccessLogFile, AccessLogs, Target};
+use crate::admin::{AdminState, Kind};
+use crate::chain::{ChainSpec, TlsSlot};
+use crate::listener::{ListenerSpec, chain_key};
+use crate::routes::RouteTable;
+use crate::stats::ListenerManagerStats;
+use crate::worker::Command;
+
+/// A listener as it was configured.
+#[derive(Debug)]
+struct Entry {
+    message: pb::Listener,
+    spec: Arc<ListenerSpec>,
+    version: String,
+    dynamic: bool,
+    /// Bound addresses; empty while it warms or when it binds no port.
+    bound: Vec<SocketAddr>,
+}
+
+/// See the module.
+pub(crate) struct Listeners {
+    active: BTreeMap<Arc<str>, Entry>,
+    warming: BTreeMap<Arc<str>, Entry>,
+    routes: Arc<RouteTable>,
+    logs: AccessLogs,
+    admin: Arc<AdminState>,
+    stats: Arc<ListenerManagerStats>,
+    workers: WorkerPool,
+    drain_time: Duration,
+    next_chain: u64,
+    /// Routes that the server says it does not have: nobody waits for them.
+    missing_routes: BTreeSet<String>,
+    stopped: bool,
+}
+
+/// What a listener needs before it may accept connections.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub(crate) routes: BTreeSet<String>,
+    pub(crate) secrets: BTreeSet<String>,
+}
+
+impl Listeners {
+    pub(crate) fn new(
+        routes: Arc<RouteTable>,
+        logs: AccessLogs,
+        admin: Arc<AdminState>,
+        stats: Arc<ListenerManagerStats>,
+        workers: WorkerPool,
+        drain_time: Duration,
+    ) -> Self {
+        Self {
+            active: BTreeMap::new(),
+            warming: BTreeMap::new(),
+            routes,
+            logs,
+            admin,
+            stats,
+            workers,
+            drain_time,
+            next_chain: 1,
+            missing_routes: BTreeSet::new(),
+            stopped: false,
+        }
+    }
+
+    /// Adds or changes a listener; it goes live when it has what it needs.
+    ///
+    /// # Errors
+    /// The text for the operator; the listener's last good form stays.
+    pub(crate) async fn set(
+        &mut self,
+        message: pb::Listener,
+        config: weft_config::Listener,
+        secrets: &Secrets,
+        origin: Origin<'_>,
+    ) -> Result<(), String> {
+        let name = Arc::clone(&config.name);
+        self.check_addresses(&config)?;
+        let previous = self.warming.get(&name).or_else(|| self.active.get(&name));
+        if previous.is_some_and(|entry| entry.message == message) {
+            return Ok(());
+        }
+        let spec = self.build(&message, config, secrets)?;
+        let entry = Entry {
+            message,
+            spec: Arc::new(spec),
+            version: origin.version.to_owned(),
+            dynamic: origin.dynamic,
+            bound: Vec::new(),
+        };
+        if self.active.contains_key(&name) {
+            self.stats.listener_modified.inc();
+        } else {
+            self.stats.listener_added.inc();
+        }
+        if self.ready(&entry.spec) {
+            self.activate(entry).await
+        } else {
+            self.warming.insert(name, entry);
+            self.count();
+            Ok(())
+        }
+    }
+
+    /// Two listeners on one address would share its connections by chance.
+    fn check_addresses(&self, config: &weft_config::Listener) -> Result<(), String> {
+        if !config.bind_to_port {
+            return Ok(());
+        }
+        let wanted = addresses(config);
+        for (name, entry) in self.active.iter().chain(&self.warming) {
+            let other = &entry.spec.config;
+            if *name == config.name || !other.bind_to_port {
+                continue;
+            }
+            let taken = addresses(other);
+            if let Some(address) = wanted.iter().find(|a| a.port() != 0 && taken.contains(a)) {
+                return Err(format!(
+                    "listener {}: address: {address} is already the address of listener {name}",
+                    config.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn build(
+        &mut self,
+        message: &pb::Listener,
+        config: weft_config::Listener,
+        secrets: &Secrets,
+    ) -> Result<ListenerSpec, String> {
+        let old = self.active.get(&config.name);
+        let old_chains = old.map(|entry| {
+            let messages = chain_messages(&entry.message);
+            messages.into_iter().zip(chains(&entry.spec.config)).collect::<Vec<_>>()
+        });
+        let mut specs = HashMap::new();
+        let mut next = self.next_chain;
+        for (index, (wanted, chain)) in
+            chain_messages(message).into_iter().zip(chains(&config)).enumerate()
+        {
+            let same = old_chains.iter().flatten().find(|(before, _)| *before == wanted);
+            let kept = same.and_then(|(_, before)| old?.spec.chains.get(&chain_key(before)));
+            let spec = match kept {
+                Some(kept) => Arc::clone(kept),
+                None => {
+                    next += 1;
+                    let spec = self.chain(next, chain, secrets);
+                    let place = format!("listener {}: filter_chains[{index}]", config.name);
+                    Arc::new(spec.map_err(|text| format!("{place}: {text}"))?)
+                }
+            };
+            specs.insert(chain_key(chain), spec);
+        }
+        self.next_chain = next;
+        Ok(ListenerSpec {
+            config,
+            chains: specs,
+        })
+    }
+
+    fn chain(
+        &self,
+        id: u64,
+        chain: &Arc<FilterChain>,
+        secrets: &Secrets,
+    ) -> Result<ChainSpec, String> {
+        let tls = match &chain.tls {
+            None => None,
+            Some(tls) => {
+                let slot = TlsSlot::default();
+                if secrets.has_all(&tls.context) {
+                    let spec = server_spec(tls, secrets);
+                    let config = spec.and_then(|spec| weft_net::tls::server_config(&spec));
+                    slot.store(Some(config.map_err(|e| format!("transport_socket: {e}"))?));
+                }
+                Some(slot)
+            }
+        };
+        let (routes, logs) = match chain.filters.last() {
+            Some(NetworkFilter::Http(http)) => {
+                let routes = match &http.routes {
+                    RouteSource::Rds(name) => Some(self.routes.slot(name)),
+                    RouteSource::Inline(_) => None,
+                };
+                (routes, self.open_logs(&http.access_logs)?)
+            }
+            Some(NetworkFilter::TcpProxy(tcp)) => (None, self.open_logs(&tcp.access_logs)?),
+            None => (None, Vec::new()),
+        };
+        Ok(ChainSpec {
+            id,
+            config: Arc::clone(chain),
+            tls,
+            routes,
+            logs,
+        })
+    }
+
+    fn open_logs(&self, configured: &[AccessLog]) -> Result<Vec<AccessLogFile>, String> {
+        let open = |log: &AccessLog| {
+            let target = match &log.sink {
+                LogSink::File(path) => Target::from_path(path),
+                LogSink::Stdout => Target::Stdout,
+                LogSink::Stderr => Target::Stderr,
+            };
+            self.logs.open(&target).map_err(|error| format!("access_log: {error}"))
+        };
+        configured.iter().map(open).collect()
+    }
+
+    fn ready(&self, spec: &ListenerSpec) -> bool {
+        let needs = needs(&spec.config);
+        let routes = needs.routes.iter();
+        let routed = routes.clone().all(|name| {
+            self.missing_routes.contains(name) || self.routes.ready(name)
+        });
+        let secure = spec.chains.values().all(|chain| {
+            chain.tls.as_ref().is_none_or(|slot| slot.load().is_some())
+        });
+        routed && secure
+    }
+
+    /// Binds and hands a listener to the workers.
+    async fn activate(&mut self, mut entry: Entry) -> Result<(), String> {
+        let name = Arc::clone(&entry.spec.config.name);
+        self.warming.remove(&name);
+        if self.stopped {
+            return Ok(());
+        }
+        let old = self.active.get(&name);
+        let in_place = old.is_some_and(|old| same_sockets(&old.spec.config, &entry.spec.config));
+        let mut sockets: Vec<Vec<std::net::TcpListener>> = Vec::new();
+        if in_place {
+            entry.bound = old.map(|old| old.bound.clone()).unwrap_or_default();
+            self.stats.listener_in_place_updated.inc();
+        } else if entry.spec.config.bind_to_port {
+            match bind(&entry.spec.config, self.workers.count()) {
+                Ok((bound, per_worker)) => {
+                    entry.bound = bound;
+                    sockets = per_worker;
+                }
+                Err(error) => {
+                    self.stats.listener_create_failure.inc();
+                    self.count();
+                    return Err(format!("listener {name}: address: {error}"));
+                }
+            }
+        }
+        let gone: Vec<u64> = old.map(|old| replaced(&old.spec, &entry.spec)).unwrap_or_default();
+        let spec = Arc::clone(&entry.spec);
+        self.workers
+            .send_each(|worker| Command::Listener {
+                spec: Arc::clone(&spec),
+                sockets: sockets.get_mut(worker).map(std::mem::take).unwrap_or_default(),
+            })
+            .await;
+        self.stats.listener_create_success.inc();
+        self.admin.listeners.set(&name, entry.bound.clone());
+        if entry.dynamic {
+            let body = prost::Message::encode_to_vec(&entry.message);
+            self.admin.dump.set_dynamic(Kind::Listener, &name, &entry.version, body);
+        }
+        self.active.insert(name, entry);
+        self.count();
+        self.finish_drain(gone, None);
+        Ok(())
+    }
+
+    /// Removes a listener; its connections drain.
+    pub(crate) async fn remove(&mut self, name: &str) {
+        self.warming.remove(name);
+        if let Some(entry) = self.active.remove(name) {
+            self.stats.listener_removed.inc();
+            let name: Arc<str> = Arc::from(name);
+            self.workers.send_each(|_| Command::RemoveListener(Arc::clone(&name))).await;
+            self.admin.listeners.remove(&name);
+            self.admin.dump.set_draining(Kind::Listener, &name);
+            let chains = entry.spec.chains.values().map(|chain| chain.id).collect();
+            self.finish_drain(chains, Some(name));
+        }
+        self.count();
+    }
+
+    /// Connections of chains that are gone end when the drain time is over.
+    fn finish_drain(&self, chains: Vec<u64>, removed: Option<Arc<str>>) {
+        if chains.is_empty() && removed.is_none() {
+            return;
+        }
+        let (workers, time) = (self.workers.clone(), self.drain_time);
+        let (stats, admin) = (Arc::clone(&self.stats), Arc::clone(&self.admin));
+        let number = chains.len() as i64;
+        stats.total_filter_chains_draining.add(number);
+        tokio::spawn(async move {
+            let deadline = tokio::time::Instant::now() + time;
+            while tokio::time::Instant::now() < deadline {
+                if workers.connections(Some(chains.clone())).await == 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            let close = |_| Command::Close {
+                chains: Some(chains.clone()),
+                now: false,
+            };
+            workers.send_each(close).await;
+            stats.total_filter_chains_draining.add(-number);
+            if let Some(name) = removed {
+                admin.dump.drained(Kind::Listener, &name);
+            }
+        });
+    }
+
+    /// Activates what has become ready. The errors are of listeners that cannot bind.
+    pub(crate) async fn warm(&mut self) -> Vec<(String, String)> {
+        let ready: Vec<Arc<str>> = self
+            .warming
+            .iter()
+            .filter(|(_, entry)| self.ready(&entry.spec))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        let mut failures = Vec::new();
+        for name in ready {
+            let Some(entry) = self.warming.remove(&name) else {
+                continue;
+            };
+            if let Err(error) = self.activate(entry).await {
+                tracing::error!("{error}");
+                failures.push((name.to_string(), error));
+            }
+        }
+        failures
+    }
+
+    /// The server does not have these routes: their listeners go on without.
+    pub(crate) fn route_missing(&mut self, name: &str) {
+        self.missing_routes.insert(name.to_owned());
+    }
+
+    /// Certificates changed: every listener that uses `secrets` gets them, without a new
+    /// connection being closed. The errors name the listener.
+    pub(crate) fn renew_secrets(&mut self, secrets: &Secrets, changed: &str) -> Result<(), String> {
+        for (name, entry) in self.active.iter().chain(&self.warming) {
+            for chain in entry.spec.chains.values() {
+                let (Some(tls), Some(slot)) = (&chain.config.tls, &chain.tls) else {
+                    continue;
+                };
+                let uses = tls.context.secret_names().any(|secret| &**secret == changed);
+                if !uses || !secrets.has_all(&tls.context) {
+                    continue;
+                }
+                let spec = server_spec(tls, secrets);
+                let config = spec.and_then(|spec| weft_net::tls::server_config(&spec));
+                slot.store(Some(config.map_err(|e| format!("listener {name}: {e}"))?));
+            }
+        }
+        Ok(())
+    }
+
+    /// What all listeners need together.
+    pub(crate) fn needs(&self) -> Needs {
+        let mut all = Needs::default();
+        for entry in self.active.values().chain(self.warming.values()) {
+            let needs = needs(&entry.spec.config);
+            all.routes.extend(needs.routes);
+            all.secrets.extend(needs.secrets);
+        }
+        all
+    }
+
+    /// Names of the listeners that came over xDS, warming ones included.
+    pub(crate) fn is_warming(&self) -> bool {
+        !self.warming.is_empty()
+    }
+
+    /// Accepts no more on any listener (or only on inbound ones); connections drain.
+    pub(crate) async fn stop(&mut self, inbound_only: bool) {
+        let stopping = |entry: &&Entry| {
+            let inbound = weft_config::listener::TrafficDirection::Inbound;
+            !inbound_only || entry.spec.config.traffic_direction == inbound
+        };
+        let names: Vec<Arc<str>> = self
+            .active
+            .values()
+            .filter(stopping)
+            .map(|entry| Arc::clone(&entry.spec.config.name))
+            .collect();
+        self.stats.listener_stopped.add(names.len() as u64);
+        self.workers.send_each(|_| Command::Drain(names.clone())).await;
+        self.stopped |= !inbound_only;
+    }
+
+    fn count(&self) {
+        self.stats.total_listeners_active.set(self.active.len() as i64);
+        self.stats.total_listeners_warming.set(self.warming.len() as i64);
+    }
+}
+
+/// Where a resource came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub(crate) version: &'a str,
+    pub(crate) dynamic: bool,
+}
+
+fn addresses(config: &weft_config::Listener) -> Vec<SocketAddr> {
+    let more = config.additional_addresses.iter().copied();
+    std::iter::once(config.address).chain(more).collect()
+}
+
+fn chains(config: &weft_config::Listener) -> impl Iterator<Item = &Arc<FilterChain>> {
+    config.chains.chains.iter().chain(&config.chains.default)
+}
+
+fn chain_messages(message: &pb::Listener) -> Vec<&pb::FilterChain> {
+    message.filter_chains.iter().chain(&message.default_filter_chain).collect()
+}
+
+fn needs(config: &weft_config::Listener) -> Needs {
+    let mut needs = Needs::default();
+    for chain in chains(config) {
+        if let Some(tls) = &chain.tls {
+            needs.secrets.extend(tls.context.secret_names().map(|name| name.to_string()));
+        }
+        for filter in &chain.filters {
+            if let NetworkFilter::Http(http) = filter
+                && let RouteSource::Rds(name) = &http.routes
+            {
+                needs.routes.insert(name.to_string());
+            }
+        }
+    }
+    needs
+}
+
+/// Whether a change can keep the sockets.
+fn same_sockets(old: &weft_config::Listener, new: &weft_config::Listener) -> bool {
+    addresses(old) == addresses(new)
+        && old.bind_to_port == new.bind_to_port
+        && old.reuse_port == new.reuse_port
+        && old.transparent == new.transparent
+        && old.freebind == new.freebind
+        && old.backlog == new.backlog
+        && old.tcp_keepalive == new.tcp_keepalive
+}
+
+fn replaced(old: &ListenerSpec, new: &ListenerSpec) -> Vec<u64> {
+    let kept: BTreeSet<u64> = new.chains.values().map(|chain| chain.id).collect();
+    let before = old.chains.values().map(|chain| chain.id);
+    before.filter(|id| !kept.contains(id)).collect()
+}
+
+type Bound = (Vec<SocketAddr>, Vec<Vec<std::net::TcpListener>>);
+
+/// One socket an address and worker.
+fn bind(config: &weft_config::Listener, workers: usize) -> std::io::Result<Bound> {
+    let defaults = BindOptions::default();
+    let options = BindOptions {
+        reuse_port: config.reuse_port,
+        backlog: config.backlog.unwrap_or(defaults.backlog),
+        transparent: config.transparent,
+        freebind: config.freebind,
+    };
+    let mut bound = Vec::new();
+    let mut per_worker: Vec<Vec<std::net::TcpListener>> = Vec::new();
+    per_worker.resize_with(workers, Vec::new);
+    for address in addresses(config) {
+        let sockets = weft_net::bind(address, workers, &options)?;
+        if let Some(first) = sockets.first() {
+            bound.push(first.local_addr()?);
+        }
+        for (mine, socket) in per_worker.iter_mut().zip(sockets) {
+            mine.push(socket);
+        }
+    }
+    Ok((bound, per_worker))
+}

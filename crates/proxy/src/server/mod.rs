@@ -1,0 +1,351 @@
+//! The proxy as a process: workers, configuration, control plane, admin and drain, put
+//! together on the main thread.
+//!
+//! Nothing here sees a request; the workers do that.
+
+mod clusters;
+mod drain;
+mod listeners;
+mod local_address;
+mod resources;
+mod workers;
+mod xds;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prost::Message as _;
+use tokio::sync::mpsc;
+use weft_config::{Bootstrap, Context};
+use weft_core::drain::DrainSignal;
+use weft_core::metrics::{Registry, Scope};
+use weft_upstream::ClusterStore;
+use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
+
+use crate::access_log::AccessLogs;
+use crate::admin::{
+    AdminCommand, AdminParts, AdminServer, AdminState, Kind, LogControl, ServerOptions, ServerState,
+};
+use crate::routes::RouteTable;
+use crate::stats::{ClusterManagerStats, ListenerManagerStats, XdsStats};
+use crate::worker::{self, Common};
+use listeners::Listeners;
+use resources::Resources;
+use workers::WorkerPool;
+
+/// What a proxy is started with.
+pub struct ProxyOptions {
+    /// Envoy's bootstrap.
+    pub bootstrap: BootstrapMessage,
+    /// Workers; `None`: one a processor.
+    pub concurrency: Option<usize>,
+    /// How long connections of a changed or removed listener may go on (Envoy: 600 s).
+    pub drain_time: Duration,
+    /// How long connections may go on when the process ends.
+    pub shutdown_time: Duration,
+    /// For `/server_info`.
+    pub server: ServerOptions,
+    /// For `/logging`.
+    pub logging: Box<dyn LogControl>,
+    /// Told once: the addresses of the admin endpoint (if any), when the proxy is ready.
+    pub on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
+}
+
+impl std::fmt::Debug for ProxyOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProxyOptions").field("concurrency", &self.concurrency).finish_non_exhaustive()
+    }
+}
+
+/// Why a proxy does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The bootstrap is refused; each line names a field.
+    #[error("{0}")]
+    Bootstrap(String),
+    /// An address cannot be bound, or a thread not started.
+    #[error("{0}")]
+    Start(String),
+    /// A worker panicked: a fault of Weft.
+    #[error("{0} worker(s) ended by a panic; please report it with the log")]
+    Worker(usize),
+}
+
+/// What this process knows of itself.
+pub fn context(bootstrap: &BootstrapMessage) -> Context {
+    let node = bootstrap.node.clone().unwrap_or_default();
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Context {
+        hostname: hostname.trim().into(),
+        environment: environment.collect(),
+        node_id: node.id.into(),
+        node_cluster: node.cluster.into(),
+    }
+}
+
+/// Checks a bootstrap as [`run`] would, certificates included, without opening a socket.
+/// Gives what is ignored, as `path: reason`.
+///
+/// # Errors
+/// All that is wrong, a line each.
+pub fn validate(bootstrap: &BootstrapMessage) -> Result<Vec<String>, ProxyError> {
+    let loaded = load(bootstrap, &context(bootstrap))?;
+    let mut secrets = weft_upstream::Secrets::default();
+    loaded.value.secrets.iter().for_each(|secret| secrets.insert(Arc::clone(secret)));
+    let mut problems = Vec::new();
+    for listener in &loaded.value.listeners {
+        let chains = listener.chains.chains.iter().chain(&listener.chains.default);
+        for tls in chains.filter_map(|chain| chain.tls.as_ref()) {
+            if secrets.has_all(&tls.context) {
+                let spec = weft_upstream::server_spec(tls, &secrets);
+                if let Err(error) = spec.and_then(|spec| weft_net::tls::server_config(&spec)) {
+                    problems.push(format!("listener {}: {error}", listener.name));
+                }
+            }
+        }
+    }
+    for cluster in &loaded.value.clusters {
+        for tls in cluster.tls_contexts().filter(|tls| secrets.has_all(&tls.context)) {
+            let spec = weft_upstream::client_spec(tls, &secrets);
+            if let Err(error) = spec.and_then(|spec| weft_net::tls::client_config(&spec)) {
+                problems.push(format!("cluster {}: {error}", cluster.name));
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(ignored_lines(&loaded.ignored))
+    } else {
+        Err(ProxyError::Bootstrap(problems.join("\n")))
+    }
+}
+
+fn ignored_lines(ignored: &[weft_config::IgnoredField]) -> Vec<String> {
+    ignored.iter().map(|field| format!("{}: ignored: {}", field.path, field.reason)).collect()
+}
+
+fn load(
+    bootstrap: &BootstrapMessage,
+    context: &Context,
+) -> Result<weft_config::Loaded<Bootstrap>, ProxyError> {
+    Bootstrap::from_proto(bootstrap, context).map_err(|error| {
+        ProxyError::Bootstrap(error.to_string().replace("; bootstrap: ", "\nbootstrap: "))
+    })
+}
+
+/// Runs the proxy until `drain` starts and its connections have ended, or until the admin
+/// endpoint is told to quit. Needs a tokio runtime with time and I/O; a current-thread one
+/// will do.
+///
+/// # Errors
+/// It could not start. What goes wrong later is logged, counted and survived.
+pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyError> {
+    let context = context(&options.bootstrap);
+    let loaded = load(&options.bootstrap, &context)?;
+    let registry = Arc::new(Registry::default());
+    let count = options.concurrency.unwrap_or_else(weft_net::worker::default_concurrency).max(1);
+    let (pool, receivers) = WorkerPool::new(count);
+    let clusters = ClusterStore::new(Arc::clone(&registry), count);
+    let logs = AccessLogs::new(Arc::clone(&registry));
+    let (admin, commands) = AdminState::new(AdminParts {
+        registry: Arc::clone(&registry),
+        options: options.server,
+        clusters: Box::new(clusters::Directory(Arc::clone(&clusters))),
+        logging: options.logging,
+        access_logs: logs.clone(),
+    });
+    let common = Common {
+        registry: Arc::clone(&registry),
+        clusters: Arc::clone(&clusters),
+        files: Arc::default(),
+        local_address: local_address::local_address(),
+        node_cluster: Arc::clone(&context.node_cluster),
+    };
+    let workers = spawn_workers(&common, receivers)?;
+    let stats = register_stats(&registry);
+    stats.listeners.workers_started.set(count as i64);
+    for field in &loaded.ignored {
+        stats.xds.ignored_fields.inc();
+        tracing::info!(path = %field.path, reason = field.reason, "a field has no effect");
+    }
+    let routes = Arc::new(RouteTable::default());
+    let listeners = Listeners::new(
+        Arc::clone(&routes),
+        logs.clone(),
+        Arc::clone(&admin),
+        Arc::clone(&stats.listeners),
+        pool.clone(),
+        options.drain_time,
+    );
+    let mut resources = Resources {
+        context,
+        listeners,
+        clusters,
+        routes,
+        files: common.files,
+        admin: Arc::clone(&admin),
+        xds: Arc::clone(&stats.xds),
+        clusters_stats: Arc::clone(&stats.clusters),
+    };
+    admin.dump.set_bootstrap(options.bootstrap.encode_to_vec());
+    let background = AbortOnDrop(tokio::spawn(Arc::clone(&resources.clusters).run()));
+    let admin_server = start_admin(&loaded.value, &admin).await?;
+    let admin_address = admin_server.as_ref().and_then(|(address, _)| *address);
+    resources.start(&options.bootstrap, &loaded.value).await.map_err(ProxyError::Start)?;
+    let mut life = Life {
+        resources,
+        commands,
+        drain,
+        shutdown_time: options.shutdown_time,
+        workers: pool.clone(),
+        admin: Arc::clone(&admin),
+        on_ready: options.on_ready,
+        admin_address,
+    };
+    life.run(loaded.value.ads.as_ref(), &loaded.value.node).await;
+    pool.send_each(|_| worker::Command::Stop).await;
+    drop(life);
+    let panicked = tokio::task::spawn_blocking(move || workers.join()).await.unwrap_or(0);
+    logs.finish(Duration::from_secs(2));
+    drop((admin_server, background));
+    if panicked > 0 {
+        return Err(ProxyError::Worker(panicked));
+    }
+    Ok(())
+}
+
+fn spawn_workers(
+    common: &Common,
+    receivers: Vec<mpsc::Receiver<worker::Command>>,
+) -> Result<weft_net::Workers, ProxyError> {
+    let count = receivers.len();
+    let receivers: Vec<_> = receivers.into_iter().map(Some).collect();
+    let receivers = Arc::new(Mutex::new(receivers));
+    let common = common.clone();
+    weft_net::Workers::spawn(count, false, move |id| {
+        let taken = receivers.lock().ok().and_then(|mut all| all.get_mut(id)?.take());
+        let common = common.clone();
+        async move {
+            if let Some(commands) = taken {
+                worker::run(common, id, commands).await;
+            }
+        }
+    })
+    .map_err(|error| ProxyError::Start(format!("a worker thread cannot be started: {error}")))
+}
+
+/// The stat sets of the main thread.
+struct MainStats {
+    listeners: Arc<ListenerManagerStats>,
+    clusters: Arc<ClusterManagerStats>,
+    xds: Arc<XdsStats>,
+}
+
+fn register_stats(registry: &Registry) -> MainStats {
+    let stats = MainStats {
+        listeners: Arc::default(),
+        clusters: Arc::default(),
+        xds: Arc::default(),
+    };
+    registry.register(Scope::root("listener_manager"), &stats.listeners);
+    registry.register(Scope::root("cluster_manager"), &stats.clusters);
+    registry.register(Scope::root("control_plane"), &stats.xds);
+    stats
+}
+
+type RunningAdmin = (Option<SocketAddr>, AbortOnDrop);
+
+/// Ends a task when it is dropped.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn start_admin(
+    bootstrap: &Bootstrap,
+    admin: &Arc<AdminState>,
+) -> Result<Option<RunningAdmin>, ProxyError> {
+    let Some(configured) = &bootstrap.admin else {
+        return Ok(None);
+    };
+    let address = configured.address;
+    let server = AdminServer::bind(address).await.map_err(|error| {
+        ProxyError::Start(format!(
+            "admin: cannot listen on {address}: {error}; choose another address or stop what uses it"
+        ))
+    })?;
+    let bound = server.local_addr().ok();
+    let serve = server.serve(Arc::clone(admin));
+    let task = tokio::spawn(async move {
+        serve.await;
+    });
+    Ok(Some((bound, AbortOnDrop(task))))
+}
+
+/// The proxy's life after its start: whatever comes first of control plane, admin and drain.
+struct Life {
+    resources: Resources,
+    commands: mpsc::Receiver<AdminCommand>,
+    drain: DrainSignal,
+    shutdown_time: Duration,
+    workers: WorkerPool,
+    admin: Arc<AdminState>,
+    on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
+    admin_address: Option<SocketAddr>,
+}
+
+impl Life {
+    async fn run(&mut self, ads: Option<&weft_config::AdsConfig>, node: &weft_config::Node) {
+        let mut control = ads.and_then(|ads| xds::Control::connect(ads, node, &self.resources));
+        if let Some(control) = &mut control {
+            self.admin.readiness.set(ServerState::Initializing);
+            control.ask(&self.resources).await;
+        }
+        self.check_ready(control.as_ref());
+        let drain = self.drain.clone();
+        loop {
+            tokio::select! {
+                event = xds::next(&mut control) => {
+                    if let Some(control) = &mut control {
+                        control.handle(event, &mut self.resources).await;
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(AdminCommand::Quit) | None => return,
+                    Some(AdminCommand::DrainListeners(request)) => {
+                        self.admin.readiness.set(ServerState::Draining);
+                        self.resources.listeners.stop(request.inbound_only).await;
+                    }
+                },
+                () = drain.wait() => {
+                    self.admin.readiness.set(ServerState::Draining);
+                    self.resources.listeners.stop(false).await;
+                    drain::finish(&self.workers, self.shutdown_time, &mut self.commands).await;
+                    return;
+                }
+            }
+            self.check_ready(control.as_ref());
+        }
+    }
+
+    /// Live when the first answers of the control plane have been used.
+    fn check_ready(&mut self, control: Option<&xds::Control>) {
+        let waiting = control.is_some_and(xds::Control::is_initializing);
+        if !waiting && let Some(tell) = self.on_ready.take() {
+            self.admin.readiness.set(ServerState::Live);
+            tell(self.admin_address);
+        }
+    }
+}
+
+/// The dump's kind of a type, if it keeps that type.
+fn dump_kind(type_url: &weft_xds::TypeUrl) -> Option<Kind> {
+    [Kind::Listener, Kind::Cluster, Kind::Route, Kind::Secret]
+        .into_iter()
+        .find(|kind| kind.type_url() == type_url.as_str())
+}

@@ -1,0 +1,277 @@
+//! The resources that are in force: how a listener, cluster, endpoint, route or secret of the
+//! bootstrap or of the control plane takes effect, or why it does not.
+//!
+//! A refused resource changes nothing: its last good form stays.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use prost::Message;
+use weft_config::{
+    Bootstrap, Cluster, ConfigError, Context, DataSource, Discovery, IgnoredField, Listener,
+    Loaded, LoadAssignment, RouteAction, RouteConfig, Secret,
+};
+use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
+use weft_proto::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
+use weft_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use weft_proto::pb::envoy::config::listener::v3::Listener as ListenerMessage;
+use weft_proto::pb::envoy::config::route::v3::RouteConfiguration;
+use weft_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage;
+use weft_upstream::{ClusterStore, Secrets};
+use weft_xds::TypeUrl;
+
+use super::listeners::{Listeners, Origin};
+use crate::admin::{AdminState, Kind};
+use crate::http::request::FileBodies;
+use crate::routes::RouteTable;
+use crate::stats::{ClusterManagerStats, XdsStats};
+
+/// See the module.
+pub(super) struct Resources {
+    pub(super) context: Context,
+    pub(super) listeners: Listeners,
+    pub(super) clusters: Arc<ClusterStore>,
+    pub(super) routes: Arc<RouteTable>,
+    pub(super) files: Arc<FileBodies>,
+    pub(super) admin: Arc<AdminState>,
+    pub(super) xds: Arc<XdsStats>,
+    pub(super) clusters_stats: Arc<ClusterManagerStats>,
+}
+
+/// Names of what other resources refer to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct References {
+    pub(super) endpoints: BTreeSet<String>,
+    pub(super) routes: BTreeSet<String>,
+    pub(super) secrets: BTreeSet<String>,
+}
+
+impl Resources {
+    /// Puts the static resources of the bootstrap in force.
+    ///
+    /// # Errors
+    /// What is wrong, for the operator: a process that cannot have its static listeners does
+    /// not start.
+    pub(super) async fn start(
+        &mut self,
+        message: &BootstrapMessage,
+        bootstrap: &Bootstrap,
+    ) -> Result<(), String> {
+        for secret in &bootstrap.secrets {
+            self.clusters.apply_secret(Arc::clone(secret));
+        }
+        let resources = message.static_resources.clone().unwrap_or_default();
+        for (cluster, message) in bootstrap.clusters.iter().zip(&resources.clusters) {
+            self.clusters.apply_cluster(Arc::clone(cluster), false);
+            self.admin.dump.set_static(Kind::Cluster, &cluster.name, message.encode_to_vec());
+        }
+        let secrets = self.clusters.secrets();
+        for (listener, message) in bootstrap.listeners.iter().zip(resources.listeners) {
+            let body = message.encode_to_vec();
+            self.read_files_of_listener(listener)?;
+            let origin = Origin {
+                version: "",
+                dynamic: false,
+            };
+            let config = Listener::clone(listener);
+            self.listeners.set(message, config, &secrets, origin).await?;
+            self.admin.dump.set_static(Kind::Listener, &listener.name, body);
+        }
+        self.count_clusters();
+        Ok(())
+    }
+
+    fn count_clusters(&self) {
+        let count = self.clusters.names().len();
+        self.clusters_stats.active_clusters.set(count as i64);
+        self.clusters_stats.warming_clusters.set(self.clusters.unready().len() as i64);
+    }
+
+    /// Puts one resource in force.
+    ///
+    /// # Errors
+    /// Why it is refused, with the place.
+    pub(super) async fn add(
+        &mut self,
+        kind: &TypeUrl,
+        name: &str,
+        version: &str,
+        body: &[u8],
+    ) -> Result<(), String> {
+        if *kind == TypeUrl::LISTENER {
+            self.add_listener(name, version, body).await
+        } else if *kind == TypeUrl::CLUSTER {
+            self.add_cluster(name, version, body)
+        } else if *kind == TypeUrl::ENDPOINT {
+            self.add_endpoints(name, body)
+        } else if *kind == TypeUrl::ROUTE {
+            self.add_routes(name, version, body)
+        } else if *kind == TypeUrl::SECRET {
+            self.add_secret(name, version, body)
+        } else {
+            Err(format!("{name}: this proxy does not use resources of type {kind}"))
+        }
+    }
+
+    async fn add_listener(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
+        let message: ListenerMessage = decode("listener", name, body)?;
+        let loaded = Listener::from_proto(&message, &self.context);
+        let config = self.accepted(loaded)?;
+        self.read_files_of_listener(&config)?;
+        let secrets = self.clusters.secrets();
+        let origin = Origin {
+            version,
+            dynamic: true,
+        };
+        self.listeners.set(message, config, &secrets, origin).await
+    }
+
+    fn add_cluster(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
+        let message: ClusterMessage = decode("cluster", name, body)?;
+        let loaded = Cluster::from_proto(&message, &self.context);
+        let cluster = self.accepted(loaded)?;
+        self.check_client_tls(&cluster)?;
+        if self.clusters.contains(&cluster.name) {
+            self.clusters_stats.cluster_modified.inc();
+        } else {
+            self.clusters_stats.cluster_added.inc();
+        }
+        self.clusters.apply_cluster(Arc::new(cluster), true);
+        self.admin.dump.set_dynamic(Kind::Cluster, name, version, body.to_vec());
+        Ok(())
+    }
+
+    /// A cluster whose certificates cannot be read would refuse every request later.
+    fn check_client_tls(&self, cluster: &Cluster) -> Result<(), String> {
+        let secrets = self.clusters.secrets();
+        for tls in cluster.tls_contexts().filter(|tls| secrets.has_all(&tls.context)) {
+            let spec = weft_upstream::client_spec(tls, &secrets);
+            spec.and_then(|spec| weft_net::tls::client_config(&spec))
+                .map_err(|error| format!("cluster {}: transport_socket: {error}", cluster.name))?;
+        }
+        Ok(())
+    }
+
+    fn add_endpoints(&mut self, name: &str, body: &[u8]) -> Result<(), String> {
+        let message: ClusterLoadAssignment = decode("load assignment", name, body)?;
+        let loaded = LoadAssignment::from_proto(&message, &self.context);
+        let assignment = self.accepted(loaded)?;
+        self.clusters.apply_assignment(Arc::new(assignment));
+        Ok(())
+    }
+
+    fn add_routes(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
+        let message: RouteConfiguration = decode("route configuration", name, body)?;
+        let loaded = RouteConfig::from_proto(&message, &self.context);
+        let routes = self.accepted(loaded)?;
+        self.read_files(&routes)?;
+        let name = Arc::from(name);
+        self.routes.set(&name, Some(Arc::new(routes)));
+        self.admin.dump.set_dynamic(Kind::Route, &name, version, body.to_vec());
+        Ok(())
+    }
+
+    fn add_secret(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
+        let message: SecretMessage = decode("secret", name, body)?;
+        let loaded = Secret::from_proto(&message, &self.context);
+        let secret = Arc::new(self.accepted(loaded)?);
+        let mut secrets: Secrets = self.clusters.secrets();
+        secrets.insert(Arc::clone(&secret));
+        self.listeners.renew_secrets(&secrets, name)?;
+        self.clusters.apply_secret(secret);
+        self.admin.dump.set_dynamic(Kind::Secret, name, version, body.to_vec());
+        Ok(())
+    }
+
+    /// Takes one resource out of force.
+    pub(super) async fn remove(&mut self, kind: &TypeUrl, name: &str) {
+        if *kind == TypeUrl::LISTENER {
+            self.listeners.remove(name).await;
+        } else if *kind == TypeUrl::CLUSTER {
+            if self.clusters.remove_cluster(name) {
+                self.clusters_stats.cluster_removed.inc();
+            }
+            self.admin.dump.remove(Kind::Cluster, name);
+        } else if *kind == TypeUrl::ROUTE {
+            self.routes.set(&Arc::from(name), None);
+            self.admin.dump.remove(Kind::Route, name);
+        } else if *kind == TypeUrl::SECRET {
+            self.clusters.remove_secret(name);
+            self.admin.dump.remove(Kind::Secret, name);
+        }
+        // Endpoints go with their cluster; an empty assignment is sent, not removed.
+    }
+
+    /// What follows a whole update: listeners that can go live now do.
+    pub(super) async fn settle(&mut self) -> Vec<(String, String)> {
+        self.count_clusters();
+        let failures = self.listeners.warm().await;
+        let needs = self.listeners.needs();
+        self.routes.retain(|name| needs.routes.contains(name));
+        failures
+    }
+
+    /// What the resources in force refer to.
+    pub(super) fn references(&self) -> References {
+        let needs = self.listeners.needs();
+        let mut references = References {
+            routes: needs.routes,
+            secrets: needs.secrets,
+            ..References::default()
+        };
+        for cluster in self.clusters.statuses() {
+            if let Discovery::Eds { service_name } = &cluster.config.discovery {
+                references.endpoints.insert(service_name.to_string());
+            }
+            for tls in cluster.config.tls_contexts() {
+                let names = tls.context.secret_names().map(ToString::to_string);
+                references.secrets.extend(names);
+            }
+        }
+        references
+    }
+
+    fn accepted<T>(&self, loaded: Result<Loaded<T>, ConfigError>) -> Result<T, String> {
+        let Loaded { value, ignored } = loaded.map_err(|error| error.to_string())?;
+        self.xds.ignored_fields.add(ignored.len() as u64);
+        for IgnoredField { path, reason, .. } in &ignored {
+            tracing::debug!(%path, reason, "a field has no effect");
+        }
+        Ok(value)
+    }
+
+    fn read_files_of_listener(&self, listener: &Listener) -> Result<(), String> {
+        use weft_config::{NetworkFilter, RouteSource};
+        let chains = listener.chains.chains.iter().chain(&listener.chains.default);
+        for filter in chains.flat_map(|chain| &chain.filters) {
+            if let NetworkFilter::Http(http) = filter
+                && let RouteSource::Inline(routes) = &http.routes
+            {
+                self.read_files(routes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Direct responses may have a file for their body.
+    fn read_files(&self, routes: &RouteConfig) -> Result<(), String> {
+        for route in routes.virtual_hosts.iter().flat_map(|vhost| vhost.routes()) {
+            if let RouteAction::Direct {
+                body: Some(DataSource::File { path, .. }),
+                ..
+            } = &route.action
+            {
+                let bytes = std::fs::read(&**path).map_err(|error| {
+                    let place = format!("route configuration {}", routes.name);
+                    format!("{place}: direct_response.body.filename: {path}: {error}")
+                })?;
+                self.files.set(path, bytes.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode<M: Message + Default>(what: &str, name: &str, body: &[u8]) -> Result<M, String> {
+    M::decode(body).map_err(|error| format!("{what} {name}: not a readable message: {error}"))
+}

@@ -1,0 +1,202 @@
+//! The proxy as an xDS client: what it asks for, and what it answers to each update.
+//!
+//! The protocol is `weft_xds`; what a resource means is [`Resources`]'s.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use weft_config::bootstrap::AdsTransport;
+use weft_config::{Address, AdsConfig, Cluster, Node};
+use weft_xds::client::grpc::{Commands, DriverConfig, Handle, connect_to, spawn};
+use weft_xds::client::{ClientEvent, ClientOptions, Interest, Refused, Update};
+use weft_xds::{Mode, TypeUrl};
+
+use super::dump_kind;
+use super::resources::{References, Resources};
+use crate::stats::XdsStats;
+
+/// One ADS stream and what has been asked for on it.
+pub(super) struct Control {
+    events: mpsc::Receiver<ClientEvent>,
+    commands: Commands,
+    listeners: bool,
+    clusters: bool,
+    asked: References,
+    /// Types whose first answer is still to come.
+    initial: Vec<TypeUrl>,
+    stats: Arc<XdsStats>,
+}
+
+/// The next event; for ever pending without a control plane.
+pub(super) async fn next(control: &mut Option<Control>) -> Option<ClientEvent> {
+    match control {
+        Some(control) => control.events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Control {
+    /// Starts the client of the bootstrap's ADS configuration. `None` when no cluster that it
+    /// names has an address, which is logged.
+    pub(super) fn connect(ads: &AdsConfig, node: &Node, resources: &Resources) -> Option<Self> {
+        let status = resources.clusters.statuses();
+        let configs = ads.clusters.iter().filter_map(|name| {
+            status.iter().find(|cluster| cluster.config.name == *name)
+        });
+        let servers: Vec<String> =
+            configs.flat_map(|cluster| addresses(&cluster.config)).collect();
+        if servers.is_empty() {
+            tracing::error!(clusters = ?ads.clusters, "no cluster of the ADS configuration has an address");
+            return None;
+        }
+        let mode = match ads.transport {
+            AdsTransport::Grpc => Mode::Sotw,
+            AdsTransport::DeltaGrpc => Mode::Delta,
+        };
+        let mut options = ClientOptions::new(node.message.clone());
+        if let Some(timeout) = ads.initial_fetch_timeout {
+            options.not_found_after = timeout;
+        }
+        let count = servers.len();
+        let config = DriverConfig::new(mode, count, connect_to(servers), options, rand::random());
+        let Handle { events, commands } = spawn(config);
+        let mut initial = Vec::new();
+        if ads.clusters_by_cds {
+            initial.push(TypeUrl::CLUSTER);
+        }
+        if ads.listeners {
+            initial.push(TypeUrl::LISTENER);
+        }
+        Some(Self {
+            events,
+            commands,
+            listeners: ads.listeners,
+            clusters: ads.clusters_by_cds,
+            asked: References::default(),
+            initial,
+            stats: Arc::clone(&resources.xds),
+        })
+    }
+
+    /// Whether the first answers are still to come.
+    pub(super) fn is_initializing(&self) -> bool {
+        !self.initial.is_empty()
+    }
+
+    /// Asks for everything of the bootstrap.
+    pub(super) async fn ask(&mut self, resources: &Resources) {
+        if self.clusters {
+            self.commands.set_interest(TypeUrl::CLUSTER, Interest::All).await;
+        }
+        if self.listeners {
+            self.commands.set_interest(TypeUrl::LISTENER, Interest::All).await;
+        }
+        self.ask_for_references(resources).await;
+    }
+
+    async fn ask_for_references(&mut self, resources: &Resources) {
+        let wanted = resources.references();
+        let types = [
+            (TypeUrl::ENDPOINT, &wanted.endpoints, &self.asked.endpoints),
+            (TypeUrl::ROUTE, &wanted.routes, &self.asked.routes),
+            (TypeUrl::SECRET, &wanted.secrets, &self.asked.secrets),
+        ];
+        for (kind, names, asked) in types {
+            if names != asked {
+                let interest = Interest::names(names.iter().cloned());
+                self.commands.set_interest(kind, interest).await;
+            }
+        }
+        self.asked = wanted;
+    }
+
+    /// Uses one event.
+    pub(super) async fn handle(&mut self, event: Option<ClientEvent>, resources: &mut Resources) {
+        match event {
+            None => {
+                // The driver ends only with its handle.
+                tracing::error!("the xDS client has ended");
+                self.initial.clear();
+            }
+            Some(ClientEvent::Connected { server }) => {
+                self.stats.connected_state.set(1);
+                tracing::info!(server, "connected to the control plane");
+            }
+            Some(ClientEvent::Disconnected { error, retry_in }) => {
+                self.stats.connected_state.set(0);
+                tracing::warn!(%error, ?retry_in, "not connected to the control plane; what is in force stays");
+            }
+            Some(ClientEvent::Update(update)) => self.update(update, resources).await,
+            Some(ClientEvent::NotFound { type_url, name }) => {
+                self.not_found(&type_url, name.as_deref(), resources).await;
+            }
+        }
+    }
+
+    async fn not_found(&mut self, kind: &TypeUrl, name: Option<&str>, resources: &mut Resources) {
+        tracing::warn!(%kind, name, "the control plane does not have what was asked for");
+        self.initial.retain(|waiting| waiting != kind);
+        if let (true, Some(name)) = (*kind == TypeUrl::ROUTE, name) {
+            resources.listeners.route_missing(name);
+            resources.settle().await;
+        }
+    }
+
+    async fn update(&mut self, update: Update, resources: &mut Resources) {
+        let Update {
+            id,
+            type_url,
+            version,
+            added,
+            removed,
+            ..
+        } = update;
+        let mut refused = Vec::new();
+        let kind = dump_kind(&type_url);
+        for resource in added {
+            let result = resources.add(&type_url, &resource.name, &resource.version, &resource.body);
+            if let Err(error) = result.await {
+                if let Some(kind) = kind {
+                    let dump = &resources.admin.dump;
+                    let body = Some(resource.body.clone());
+                    dump.set_failed(kind, &resource.name, &resource.version, body, &error);
+                }
+                refused.push(Refused {
+                    name: resource.name,
+                    error,
+                });
+            }
+        }
+        for name in removed {
+            resources.remove(&type_url, &name).await;
+        }
+        for (name, error) in resources.settle().await {
+            if type_url == TypeUrl::LISTENER {
+                refused.push(Refused { name, error });
+            }
+        }
+        if let Some(kind) = kind {
+            resources.admin.dump.set_version(kind, &version);
+        }
+        if refused.is_empty() {
+            self.stats.update_success.inc();
+        } else {
+            self.stats.update_rejected.inc();
+            for one in &refused {
+                tracing::warn!(name = %one.name, error = %one.error, "a resource of the control plane is refused; its last good form stays");
+            }
+        }
+        // References first: a server that hears the verdict may wait for them.
+        self.ask_for_references(resources).await;
+        self.commands.verdict(id, refused).await;
+        self.initial.retain(|waiting| *waiting != type_url);
+    }
+}
+
+/// Where the endpoints of a static cluster listen.
+fn addresses(cluster: &Cluster) -> impl Iterator<Item = String> {
+    cluster.endpoints.endpoints().map(|endpoint| match &endpoint.address {
+        Address::Ip(address) => format!("http://{address}"),
+        Address::Host { host, port } => format!("http://{host}:{port}"),
+    })
+}

@@ -1,0 +1,221 @@
+//! The TCP proxy: bytes between a client and a host of a cluster.
+//!
+//! Source of the rules: Envoy, "TCP proxy".
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::HeaderMap;
+use weft_config::TcpProxy;
+use weft_config::format::{Field, FormatSource, Pseudo, Value};
+use weft_core::metrics::Scope;
+use weft_net::copy::{Copied, CopyEnd, CopyOptions};
+use weft_net::{Stream, copy_bidirectional};
+use weft_config::route::Priority;
+use weft_upstream::{Cluster, FailureKind, PickContext};
+
+use crate::access_log::AccessLogFile;
+use crate::connection::Registered;
+use crate::http::flags::ResponseFlags;
+use crate::http::manager::Log;
+use crate::stats::TcpStats;
+use crate::worker::Worker;
+
+/// A TCP proxy in one worker.
+#[derive(Debug)]
+pub(crate) struct TcpManager {
+    config: Arc<TcpProxy>,
+    stats: Arc<TcpStats>,
+    worker: Rc<Worker>,
+    logs: Vec<Log>,
+}
+
+/// What an access log may say about a connection.
+struct Session {
+    opened: Instant,
+    peer: SocketAddr,
+    local: SocketAddr,
+    id: u64,
+    server_name: Option<String>,
+    cluster: Option<Arc<str>>,
+    host: Option<SocketAddr>,
+    flags: ResponseFlags,
+    failure: String,
+    copied: Copied,
+}
+
+impl TcpManager {
+    pub(crate) fn new(
+        config: Arc<TcpProxy>,
+        files: &[AccessLogFile],
+        worker: Rc<Worker>,
+    ) -> Rc<Self> {
+        let stats = Arc::new(TcpStats::default());
+        let scope = Scope::tcp(Arc::clone(&config.stat_prefix));
+        worker.registry.register(scope, &stats);
+        Rc::new(Self {
+            stats,
+            logs: Log::all(&config.access_logs, files),
+            worker,
+            config,
+        })
+    }
+
+    /// Carries one connection to its end.
+    pub(crate) async fn serve(
+        &self,
+        mut downstream: Stream,
+        (peer, local): (SocketAddr, SocketAddr),
+        registered: &Registered,
+    ) {
+        self.stats.downstream_cx_total.inc();
+        self.stats.downstream_cx_active.inc();
+        let mut session = Session {
+            opened: Instant::now(),
+            peer,
+            local,
+            id: registered.id(),
+            server_name: downstream.server_name().map(str::to_owned),
+            cluster: None,
+            host: None,
+            flags: ResponseFlags::default(),
+            failure: String::new(),
+            copied: Copied::default(),
+        };
+        if let Some(mut upstream) = self.connect(&mut session).await {
+            let options = CopyOptions {
+                idle_timeout: self.config.idle_timeout,
+                max_duration: self.config.max_downstream_connection_duration,
+            };
+            let copy =
+                copy_bidirectional(&mut downstream, &mut upstream, &options, &session.copied);
+            let end = tokio::select! {
+                end = copy => Some(end),
+                () = registered.handle().closing() => None,
+            };
+            self.count_end(end.as_ref(), &mut session.flags);
+        }
+        self.stats.downstream_cx_rx_bytes_total.add(session.copied.a_to_b.get());
+        self.stats.downstream_cx_tx_bytes_total.add(session.copied.b_to_a.get());
+        self.stats.downstream_cx_active.dec();
+        self.log(&session);
+    }
+
+    fn count_end(&self, end: Option<&CopyEnd>, flags: &mut ResponseFlags) {
+        match end {
+            Some(CopyEnd::IdleTimeout) => {
+                self.stats.idle_timeout.inc();
+                flags.add(ResponseFlags::STREAM_IDLE_TIMEOUT);
+            }
+            Some(CopyEnd::MaxDuration) => self.stats.max_downstream_connection_duration.inc(),
+            Some(CopyEnd::FailedB(_)) => flags.add(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
+            Some(CopyEnd::Closed | CopyEnd::FailedA(_)) | None => {}
+        }
+    }
+
+    async fn connect(&self, session: &mut Session) -> Option<Stream> {
+        let name = self.config.clusters.pick(self.worker.random());
+        let cluster: Option<Rc<Cluster>> = name.and_then(|name| self.worker.clusters.get(name));
+        session.cluster = name.map(Arc::clone);
+        let Some(cluster) = cluster else {
+            self.stats.downstream_cx_no_route.inc();
+            session.flags.add(ResponseFlags::NO_CLUSTER_FOUND);
+            return None;
+        };
+        let hash = self.config.hash_source_ip;
+        let hash = hash.then(|| xxhash_rust::xxh3::xxh3_64(session.peer.ip().to_string().as_bytes()));
+        for attempt in 1..=self.config.max_connect_attempts.max(1) {
+            let pick = PickContext {
+                hash,
+                original_dst: Some(session.local),
+                ..PickContext::default()
+            };
+            let Some(host) = cluster.pick(&pick) else {
+                session.flags.add(ResponseFlags::NO_HEALTHY_UPSTREAM);
+                return None;
+            };
+            session.host = Some(host.address());
+            match cluster.connect_tcp(&host, Priority::Default).await {
+                Ok(connection) => return Some(connection),
+                Err(failure) => {
+                    failure.transport.clone_into(&mut session.failure);
+                    let last = attempt >= self.config.max_connect_attempts;
+                    if failure.kind == FailureKind::Overflow {
+                        session.flags.add(ResponseFlags::UPSTREAM_OVERFLOW);
+                        return None;
+                    }
+                    if last {
+                        session.flags.add(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn log(&self, session: &Session) {
+        if self.logs.is_empty() {
+            return;
+        }
+        let view = SessionView {
+            session,
+            duration: session.opened.elapsed(),
+            flags: session.flags.to_string(),
+        };
+        let mut line = Vec::with_capacity(256);
+        for log in &self.logs {
+            log.write(&view, &self.worker, &mut line);
+        }
+    }
+}
+
+struct SessionView<'a> {
+    session: &'a Session,
+    duration: Duration,
+    flags: String,
+}
+
+impl FormatSource for SessionView<'_> {
+    fn pseudo(&self, _which: Pseudo) -> Option<&str> {
+        None
+    }
+
+    fn request_headers(&self) -> Option<&HeaderMap> {
+        None
+    }
+
+    fn start_time(&self) -> SystemTime {
+        SystemTime::now() - self.duration
+    }
+
+    fn value(&self, field: Field) -> Value<'_> {
+        let session = self.session;
+        match field {
+            Field::ResponseCode => Value::Number(0),
+            Field::ResponseFlags => Value::text((self.flags != "-").then_some(&*self.flags)),
+            Field::ResponseFlagsLong => Value::Text(session.flags.long().into()),
+            Field::BytesReceived => Value::Number(session.copied.a_to_b.get()),
+            Field::BytesSent => Value::Number(session.copied.b_to_a.get()),
+            Field::Duration => Value::Number(self.duration.as_millis() as u64),
+            Field::UpstreamHost | Field::UpstreamRemoteAddress => {
+                session.host.map_or(Value::Absent, Value::Address)
+            }
+            Field::UpstreamCluster | Field::UpstreamClusterRaw => {
+                Value::text(session.cluster.as_deref())
+            }
+            Field::UpstreamTransportFailureReason => {
+                Value::text((!session.failure.is_empty()).then_some(&*session.failure))
+            }
+            Field::DownstreamRemoteAddress | Field::DownstreamDirectRemoteAddress => {
+                Value::Address(session.peer)
+            }
+            Field::DownstreamLocalAddress => Value::Address(session.local),
+            Field::RequestedServerName => Value::text(session.server_name.as_deref()),
+            Field::ConnectionId => Value::Number(session.id),
+            Field::AccessLogType => Value::text(Some("TcpConnectionEnd")),
+            _ => Value::Absent,
+        }
+    }
+}
