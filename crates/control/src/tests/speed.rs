@@ -39,7 +39,7 @@ fn cost_of_edits_at_ten_thousand_services() {
     println!("first view: {:?}", start.elapsed());
     mesh.edit("rule.yaml", &rule(77, 50));
     for (what, text) in [
-        ("endpoint", entry(10_000, "10.99.0.1")),
+        ("endpoint", entry(10_000, "10.99.0.200")),
         ("rule", rule(77, 50)),
     ] {
         let file = format!("{what}.yaml");
