@@ -1,0 +1,32 @@
+//! `weft control`: the control plane as a process. Must never know how it works inside.
+
+use std::process::ExitCode;
+
+use weft_control::{ControlConfig, ControlPlane};
+
+use crate::Failure;
+use crate::cli::ControlArgs;
+use crate::{logging, stop};
+
+pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
+    logging::start(&args.log.log_level, None)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("weft-control")
+        .build()
+        .map_err(|error| format!("starting the runtime: {error}"))?;
+    runtime.block_on(async {
+        let drain = stop::drain_on_request(args.lifetime.until_stdin_closes)
+            .map_err(|error| format!("listening for signals: {error}"))?;
+        let config = ControlConfig {
+            config_dir: args.config_dir.clone(),
+            mesh_config: args.mesh_config.clone(),
+            grpc_addr: args.grpc_addr,
+            monitoring_addr: args.monitoring_addr,
+        };
+        ControlPlane::run(config, drain)
+            .await
+            .map_err(|error| format!("control: {error}"))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

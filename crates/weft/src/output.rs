@@ -1,0 +1,9 @@
+//! Lines on standard output. Must never fail: a reader that has left wants no more of them.
+
+use std::io::Write;
+
+/// Writes a line.
+pub(crate) fn line(text: &str) {
+    // `println!` would panic for a closed pipe, as `weft validate | head` makes one.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,147 @@
+//! `weft proxy`: the data plane as a process that stands in for `envoy`: reads the bootstrap,
+//! lets the flags have their say, then serves or only checks. Must never know what is served.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use weft_proto::bootstrap::{INLINE_SOURCE, read_bootstrap};
+use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
+use weft_proto::pb::envoy::config::core::v3::{Locality, Node};
+use weft_proxy::ProxyOptions;
+use weft_proxy::admin::ServerOptions;
+
+use crate::Failure;
+use crate::cli::{ProxyArgs, ProxyMode};
+use crate::logging::{self, Log};
+use crate::{output, stop};
+
+pub(crate) fn run(args: &ProxyArgs) -> Result<ExitCode, Failure> {
+    let log = logging::start(&args.log.log_level, args.log_path.as_deref())?;
+    let without_effect = args.envoy.given();
+    if !without_effect.is_empty() {
+        tracing::info!(flags = %without_effect.join(" "), "accepted without effect");
+    }
+    let bootstrap = bootstrap(args)?;
+    match args.mode {
+        ProxyMode::Validate => validate(args, &bootstrap),
+        ProxyMode::Serve => serve(args, bootstrap, log),
+    }
+}
+
+/// The bootstrap of the file and of `--config-yaml`, with what the flags replace in it.
+fn bootstrap(args: &ProxyArgs) -> Result<BootstrapMessage, Failure> {
+    let file = args.config_path.as_ref().map(read).transpose()?;
+    if file.is_none() && args.config_yaml.is_none() {
+        return Err("no bootstrap: give a file with -c, or its text with --config-yaml".to_owned());
+    }
+    let file = file
+        .as_ref()
+        .map(|(name, text)| (name.as_str(), text.as_str()));
+    let mut bootstrap = read_bootstrap(file, args.config_yaml.as_deref()).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        format!("the bootstrap is refused:\n{}", lines.join("\n"))
+    })?;
+    override_node(bootstrap.node.get_or_insert_default(), args);
+    Ok(bootstrap)
+}
+
+fn read(path: &PathBuf) -> Result<(String, String), Failure> {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => Err(format!(
+            "-c {name}: {error}; give a readable file of Envoy v3 YAML"
+        )),
+    }
+}
+
+/// As in Envoy, what the command line says of the node counts more than the bootstrap.
+fn override_node(node: &mut Node, args: &ProxyArgs) {
+    if let Some(id) = &args.service_node {
+        node.id.clone_from(id);
+    }
+    if let Some(cluster) = &args.service_cluster {
+        node.cluster.clone_from(cluster);
+    }
+    if let Some(zone) = &args.service_zone {
+        node.locality
+            .get_or_insert_with(Locality::default)
+            .zone
+            .clone_from(zone);
+    }
+}
+
+/// What Envoy's `--mode validate` does: everything is converted and loaded, no socket opened.
+fn validate(args: &ProxyArgs, message: &BootstrapMessage) -> Result<ExitCode, Failure> {
+    let name = args.config_path.as_ref().map_or_else(
+        || INLINE_SOURCE.to_owned(),
+        |path| path.display().to_string(),
+    );
+    let ignored =
+        weft_proxy::validate(message).map_err(|error| format!("{name} is refused:\n{error}"))?;
+    for line in ignored {
+        eprintln!("{name}: {line}");
+    }
+    output::line(&format!("configuration '{name}' OK"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(args: &ProxyArgs, bootstrap: BootstrapMessage, log: Log) -> Result<ExitCode, Failure> {
+    let node = bootstrap.node.clone().unwrap_or_default();
+    let concurrency = args
+        .concurrency
+        .unwrap_or_else(weft_net::worker::default_concurrency)
+        .max(1);
+    let drain_time = Duration::from_secs(args.drain_time_s);
+    let options = ProxyOptions {
+        bootstrap,
+        concurrency: Some(concurrency),
+        drain_time,
+        shutdown_time: Duration::from_secs(args.shutdown_time_s),
+        server: ServerOptions {
+            concurrency: u32::try_from(concurrency).unwrap_or(u32::MAX),
+            config_path: args
+                .config_path
+                .as_ref()
+                .map(|p| p.display().to_string())
+                .unwrap_or_default(),
+            config_yaml: args.config_yaml.clone().unwrap_or_default(),
+            log_level: log.level(),
+            service_cluster: node.cluster,
+            service_node: node.id,
+            service_zone: node
+                .locality
+                .map(|locality| locality.zone)
+                .unwrap_or_default(),
+            drain_time,
+            ..ServerOptions::default()
+        },
+        logging: Box::new(log),
+        on_ready: args.admin_address_path.clone().map(announce_admin),
+    };
+    // The main thread only: requests are served by the workers' own runtimes.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("starting the runtime: {error}"))?;
+    runtime.block_on(async {
+        let drain = stop::drain_on_request(args.lifetime.until_stdin_closes)
+            .map_err(|error| format!("listening for signals: {error}"))?;
+        weft_proxy::run(options, drain)
+            .await
+            .map_err(|error| format!("proxy: {error}"))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes where the admin server listens, as Envoy does for `--admin-address-path`.
+fn announce_admin(path: PathBuf) -> Box<dyn FnOnce(Option<SocketAddr>) + Send> {
+    Box::new(move |address| {
+        let Some(address) = address else { return };
+        if let Err(error) = std::fs::write(&path, address.to_string()) {
+            tracing::error!(path = %path.display(), %error, "--admin-address-path is not written");
+        }
+    })
+}

@@ -1,0 +1,181 @@
+//! The commands as people call them: the built binary, its output and its exit codes.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+fn weft(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weft"))
+        .args(args)
+        .env_remove("WEFT_LOG")
+        .output()
+        .expect("the binary is built with the test")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A file of this test alone, in the folder that cargo gives for such.
+fn file(name: &str, content: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cli");
+    std::fs::create_dir_all(&folder).expect("cargo's folder can be written");
+    let path = folder.join(name);
+    std::fs::write(&path, content).expect("cargo's folder can be written");
+    path
+}
+
+fn validate(path: &std::path::Path) -> Output {
+    weft(&["validate", &path.display().to_string()])
+}
+
+const VIRTUAL_SERVICE: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: reviews
+  namespace: default
+spec:
+  hosts: [reviews]
+  http:
+  - route:
+    - destination:
+        host: reviews
+    timeout: 2s
+";
+
+#[test]
+fn version_is_the_packages() {
+    let output = weft(&["--version"]);
+    assert!(output.status.success());
+    assert_eq!(
+        text(&output.stdout),
+        format!("weft {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn validate_accepts_and_counts_what_is_right() {
+    let output = validate(&file("good.yaml", VIRTUAL_SERVICE));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "valid: 1 object (1 VirtualService)\n");
+}
+
+#[test]
+fn validate_names_every_error_with_its_place_and_fails() {
+    let bad = VIRTUAL_SERVICE.replace("timeout: 2s", "timeuot: 2s");
+    let bad = format!("{bad}---\n{}", bad.replace("name: reviews", "name: other"));
+    let output = validate(&file("bad.yaml", &bad));
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    for place in [
+        "bad.yaml:12:",
+        "bad.yaml:25:",
+        "VirtualService/default/other",
+        "timeuot",
+    ] {
+        assert!(errors.contains(place), "{place} is missing in: {errors}");
+    }
+}
+
+#[test]
+fn validate_fails_for_a_path_that_is_not_there() {
+    let output = weft(&["validate", "/nonexistent/weft.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/nonexistent/weft.yaml"));
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = weft(&["completions", shell]);
+        assert!(output.status.success());
+        let script = text(&output.stdout);
+        assert!(
+            script.contains("validate") && script.contains("config-dir"),
+            "{shell}"
+        );
+    }
+}
+
+const BOOTSTRAP: &str = "static_resources:
+  listeners:
+  - name: main
+    address: {socket_address: {address: 127.0.0.1, port_value: 10000}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: main
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: [\"*\"]
+              routes:
+              - match: {prefix: /}
+                direct_response: {status: 200, body: {inline_string: hello}}
+          http_filters:
+          - name: router
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+";
+
+#[test]
+fn proxy_validates_a_bootstrap_without_serving() {
+    let path = file("bootstrap.yaml", BOOTSTRAP).display().to_string();
+    let output = weft(&["proxy", "-c", &path, "--mode", "validate"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains(&format!("configuration '{path}' OK")));
+}
+
+#[test]
+fn proxy_validation_names_the_field() {
+    let bad = BOOTSTRAP.replace("stat_prefix", "stat_prefx");
+    let path = file("bad-bootstrap.yaml", &bad).display().to_string();
+    let output = weft(&["proxy", "-c", &path, "--mode", "validate"]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("bad-bootstrap.yaml:10:"), "{errors}");
+    assert!(errors.contains("stat_prefx"), "{errors}");
+}
+
+#[test]
+fn proxy_validation_refuses_what_the_data_plane_cannot_do() {
+    let bad = BOOTSTRAP.replace("status: 200", "status: 99");
+    let path = file("bad-status.yaml", &bad).display().to_string();
+    let output = weft(&["proxy", "-c", &path, "--mode", "validate"]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("direct_response") && errors.contains("status"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn config_yaml_is_merged_over_the_file() {
+    let path = file("merged.yaml", BOOTSTRAP).display().to_string();
+    let yaml = "static_resources: {listeners: [{name: second}]}";
+    let output = weft(&[
+        "proxy",
+        "-c",
+        &path,
+        "--config-yaml",
+        yaml,
+        "--mode",
+        "validate",
+    ]);
+    // The second listener is there, and it has no address.
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("listeners[1]"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn a_proxy_without_a_bootstrap_says_what_to_give() {
+    let output = weft(&["proxy"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("--config-yaml"));
+}

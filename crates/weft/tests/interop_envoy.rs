@@ -1,0 +1,309 @@
+//! A real Envoy 1.40 as a proxy of our control plane: as gateway and as sidecar, over delta and
+//! over state-of-the-world ADS.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use weft_testkit::{
+    AdsMode, ConfigFolder, Connection, Control, Dataplane, Load, Mesh, Node, Peers, Program, Scene,
+    Way, eventually, free_port, get, one_at_a_time, static_bootstrap,
+};
+
+const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+const CALLS: usize = 10_000;
+/// Points by which an observed share may differ from the wanted one.
+const TOLERANCE: f64 = 2.0;
+/// Time within which an edit reaches traffic: the median of several edits, because a busy test
+/// machine may take any single one's time.
+const EDIT_REACHES_TRAFFIC: Duration = Duration::from_secs(1);
+
+fn envoy() -> Program {
+    Program::Envoy(Peers::new().envoy())
+}
+
+/// The share of v2 in percent over so many calls on four connections; every call must succeed.
+async fn share_of_v2(way: Way, calls: usize) -> f64 {
+    let clients = (0..4).map(|_| {
+        tokio::spawn(async move {
+            let mut connection = Connection::open(way.address).await?;
+            let mut v2 = 0_u32;
+            for _ in 0..calls / 4 {
+                let answer = connection.get(way.host, way.uri).await?;
+                match (answer.status, &*answer.body) {
+                    (200, "v1") => {}
+                    (200, "v2") => v2 += 1,
+                    _ => return Err(format!("{answer:?}")),
+                }
+            }
+            Ok(v2)
+        })
+    });
+    let mut v2 = 0;
+    for client in clients.collect::<Vec<_>>() {
+        let counted = client.await.expect("no client panics");
+        v2 += counted.unwrap_or_else(|error| panic!("a call over {way:?} failed: {error}"));
+    }
+    100.0 * f64::from(v2) / calls as f64
+}
+
+fn assert_share(seen: f64, wanted: f64) {
+    println!("share of v2: wanted {wanted}, seen {seen:.2}");
+    assert!(
+        (seen - wanted).abs() <= TOLERANCE,
+        "wanted {wanted} % of v2, saw {seen} %"
+    );
+}
+
+/// Edits the split so that all calls go to `to`, and measures from the edit to the moment after
+/// which no call was sent to the other version.
+async fn time_of_edit(scene: &Scene, load: &Load, to: &str) -> Duration {
+    let before = load.count();
+    let edited = Instant::now();
+    if to == "v1" {
+        scene.split(100, 0)
+    } else {
+        scene.split(0, 100)
+    }
+    eventually(
+        "the edit reaches traffic",
+        Duration::from_secs(15),
+        async || {
+            let calls = load.since(before);
+            let settled =
+                calls.len() > 100 && calls.iter().rev().take(60).all(|call| call.is_from(to));
+            settled
+                .then_some(())
+                .ok_or_else(|| format!("{:?}", calls.last()))
+        },
+    )
+    .await;
+    let calls = load.since(before);
+    let last_other = calls
+        .iter()
+        .filter(|call| !call.is_from(to))
+        .map(|call| call.sent)
+        .max();
+    last_other.map_or(Duration::ZERO, |sent| {
+        sent.saturating_duration_since(edited)
+    })
+}
+
+/// The row of the table: split, edits within the time, no connection closed, nothing refused.
+async fn the_row_holds(scene: &Scene, proxy: &Dataplane, way: Way) {
+    scene.wait_for(&way, &["v1", "v2"]).await;
+    assert_share(share_of_v2(way, CALLS).await, 10.0);
+    let (closed, updates) = (
+        || scene.v1.closed() + scene.v2.closed(),
+        proxy.stats().await,
+    );
+    let closed_before = closed();
+
+    let load = Load::start(way.address, way.host, way.uri, 4, Duration::from_millis(3));
+    let mut times = Vec::new();
+    for to in ["v2", "v1", "v2", "v1", "v2"] {
+        times.push(time_of_edit(scene, &load, to).await);
+    }
+    let calls = load.stop().await;
+    let failed: Vec<_> = calls.iter().filter(|call| !call.succeeded()).collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} calls failed: {failed:?}",
+        failed.len(),
+        calls.len()
+    );
+    assert_eq!(
+        closed(),
+        closed_before,
+        "a weight edit closed connections to the upstreams"
+    );
+    println!("an edit of the weights reached traffic after {times:?}");
+    times.sort();
+    assert!(
+        times[2] <= EDIT_REACHES_TRAFFIC,
+        "edits reached traffic only after {times:?}"
+    );
+
+    let stats = proxy.stats().await;
+    for name in [
+        "cluster_manager.cluster_modified",
+        "listener_manager.listener_modified",
+        "listener_manager.lds.update_success",
+        "cluster_manager.cds.update_success",
+    ] {
+        assert_eq!(
+            stats.get(name),
+            updates.get(name),
+            "a weight edit touched {name}"
+        );
+    }
+    proxy.assert_nothing_refused().await;
+}
+
+/// Every resource that the control plane has for this proxy is at work in it.
+async fn assert_complete(scene: &Scene, proxy: &Dataplane) {
+    let resources = scene.control.resources(&proxy.id).await;
+    let of = |kind: &str| resources.iter().filter(|r| r["type"] == kind).count() as u64;
+    eventually(
+        "Envoy has every resource",
+        Duration::from_secs(20),
+        async || {
+            let stats = proxy.stats().await;
+            // One cluster is the bootstrap's own.
+            let has = (
+                stats.get("cluster_manager.active_clusters") - 1,
+                stats.get("listener_manager.total_listeners_active"),
+                stats.ending(".rds.config_reload").len(),
+            );
+            let _ = has.2;
+            let wanted = (of("CDS"), of("LDS"));
+            let warming = stats.get("cluster_manager.warming_clusters")
+                + stats.get("listener_manager.total_listeners_warming");
+            let complete = (has.0, has.1) == wanted && warming == 0;
+            complete
+                .then_some(())
+                .ok_or_else(|| format!("has {has:?}, wanted {wanted:?}, {warming} warm"))
+        },
+    )
+    .await;
+    let state = scene
+        .control
+        .proxy(&proxy.id)
+        .await
+        .expect("it is connected");
+    for (name, state) in state["types"].as_object().expect("types") {
+        assert!(
+            state["error"].is_null() && state["acked"].is_string(),
+            "{name}: {state}"
+        );
+    }
+    proxy.assert_nothing_refused().await;
+}
+
+async fn gateway(mode: AdsMode) {
+    let _turn = one_at_a_time();
+    let scene = Scene::start(WEFT).await;
+    let proxy = scene.proxy(&envoy(), &Node::gateway("gateway"), mode).await;
+    assert_complete(&scene, &proxy).await;
+    the_row_holds(&scene, &proxy, Way::gateway(scene.mesh.gateway_ports[0])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_is_a_gateway_over_delta() {
+    gateway(AdsMode::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_is_a_gateway_over_sotw() {
+    gateway(AdsMode::Sotw).await;
+}
+
+/// Without redirection: calls go to the sidecar's HTTP proxy port, and what it takes in is bound
+/// on an address of its own.
+async fn sidecar(mode: AdsMode) {
+    let _turn = one_at_a_time();
+    let scene = Scene::start(WEFT).await;
+    let (ip, http_proxy) = (Ipv4Addr::new(127, 0, 0, 9), free_port());
+    let node = Node::sidecar(
+        "client",
+        ip,
+        http_proxy,
+        &[(Mesh::PORT, scene.v1.address().port())],
+    );
+    let proxy = scene.proxy(&envoy(), &node, mode).await;
+    assert_complete(&scene, &proxy).await;
+    the_row_holds(&scene, &proxy, Way::http_proxy(http_proxy)).await;
+
+    let inbound = get((ip, Mesh::PORT).into(), "/")
+        .await
+        .expect("the inbound port answers");
+    assert_eq!((inbound.status, &*inbound.body), (200, "v1"), "{inbound:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_is_a_sidecar_over_delta() {
+    sidecar(AdsMode::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_is_a_sidecar_over_sotw() {
+    sidecar(AdsMode::Sotw).await;
+}
+
+/// Mesh settings that move the ports of captured traffic to free ones.
+fn free_capture_ports(folder: &ConfigFolder) -> std::path::PathBuf {
+    let text = format!(
+        "proxyListenPort: {}\nproxyInboundListenPort: {}\n",
+        free_port(),
+        free_port()
+    );
+    folder.write_beside("mesh.yaml", &text)
+}
+
+/// The documents that the source's own tests read as good: every kind, most fields.
+fn wide_mesh(folder: &ConfigFolder) {
+    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/../sources/tests/data/good");
+    for entry in std::fs::read_dir(good).expect("the good documents are there") {
+        let path = entry.expect("readable").path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("a plain name");
+        folder.write(name, &std::fs::read_to_string(&path).expect("readable"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_accepts_all_listeners_of_a_captured_sidecar() {
+    let _turn = one_at_a_time();
+    for mode in [AdsMode::Delta, AdsMode::Sotw] {
+        let folder = ConfigFolder::new();
+        wide_mesh(&folder);
+        let settings = free_capture_ports(&folder);
+        let control = Control::start(WEFT, &folder, Some(&settings)).await;
+        let node = Node::captured_sidecar("any", Ipv4Addr::new(127, 0, 0, 9));
+        let proxy = Dataplane::start(&envoy(), &node, mode, control.grpc(), &folder).await;
+        control
+            .wait_in_step(&proxy.id, &["CDS", "EDS", "LDS", "RDS"])
+            .await;
+        proxy.assert_nothing_refused().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_validates_all_that_is_emitted() {
+    let _turn = one_at_a_time();
+    let folder = ConfigFolder::new();
+    wide_mesh(&folder);
+    let mesh = Mesh {
+        protocol: "HTTP",
+        gateway_ports: vec![free_port()],
+        versions: Vec::new(),
+    };
+    folder.write(Mesh::GATEWAY_FILE, &mesh.gateway());
+    folder.write(Mesh::SPLIT_FILE, &Mesh::split(50, 50));
+    let control = Control::start(WEFT, &folder, None).await;
+    let peer = envoy();
+    let ip = Ipv4Addr::new(127, 0, 0, 9);
+    let nodes = [
+        Node::gateway("gateway"),
+        Node::sidecar("client", ip, free_port(), &[(Mesh::PORT, 1)]),
+        Node::captured_sidecar("captured", ip),
+    ];
+    for (number, node) in nodes.iter().enumerate() {
+        let proxy = Dataplane::start(&peer, node, AdsMode::Delta, control.grpc(), &folder).await;
+        let resources = control.resources(&proxy.id).await;
+        let kinds = ["CDS", "EDS", "LDS", "RDS"];
+        for kind in kinds {
+            assert!(
+                resources.iter().any(|r| r["type"] == kind),
+                "{}: no {kind}",
+                node.id
+            );
+        }
+        let text = format!("{:#}", static_bootstrap(&resources));
+        let file = folder.write_beside(&format!("static-{number}.json"), &text);
+        if let Err(said) = peer.validate(&file) {
+            panic!("Envoy refuses what {} would get: {said}\n{text}", node.id);
+        }
+    }
+}
