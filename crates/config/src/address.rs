@@ -168,13 +168,12 @@ fn socket_address(
     unsupported!(p; network_namespace_filepath);
     let host = p.name("address", address)?;
     let port = match port_specifier {
-        Some(PortSpecifier::PortValue(0)) if allow_zero => 0,
+        Some(PortSpecifier::PortValue(0)) | None if allow_zero => 0,
         Some(PortSpecifier::PortValue(port)) => p.port("port_value", *port)?,
         Some(PortSpecifier::NamedPort(_)) => {
             p.unsupported("named_port", true);
             return None;
         }
-        None if allow_zero => 0,
         None => {
             p.refuse_field("port_value", "is required");
             return None;

@@ -157,7 +157,7 @@ pub(crate) fn ads_source(p: &mut Pass<'_>, message: &pb::core::ConfigSource) -> 
             transport_api_version,
         })) => {
             p.at("self", |p| {
-                api_version(p, "transport_api_version", *transport_api_version)
+                api_version(p, "transport_api_version", *transport_api_version);
             });
             Some(())
         }

@@ -56,39 +56,65 @@ impl HeaderOps {
         self.remove.is_empty() && self.add.is_empty()
     }
 
-    /// Removes and adds. Values that come out empty are left out unless kept; values that are no
-    /// header values (control characters from a request) are left out.
+    /// Removes and adds as Envoy does: all values are made and all conditions looked at before the
+    /// first header changes; what overwrites goes first. Values that come out empty are left out
+    /// unless kept; those that are no header values (control characters from a request) are too.
     pub fn apply(&self, headers: &mut HeaderMap, source: &dyn FormatSource) {
         for name in &self.remove {
             headers.remove(name);
         }
-        for add in &self.add {
-            let value = match &add.value {
-                HeaderTemplate::Fixed(value) => value.clone(),
-                HeaderTemplate::Made(format) => {
-                    let mut bytes = Vec::new();
-                    format.write_present(&mut bytes, source);
-                    let Ok(value) = HeaderValue::from_bytes(&bytes) else {
-                        continue;
-                    };
-                    value
-                }
-            };
-            if value.is_empty() && !add.keep_empty {
-                continue;
+        if let [only] = self.add.as_slice() {
+            if let Some((overwrite, value)) = only.decide(headers, source) {
+                put(headers, &only.name, value, overwrite);
             }
-            put(headers, &add.name, value, add.action);
+            return;
+        }
+        let decided: Vec<_> = self
+            .add
+            .iter()
+            .filter_map(|add| Some((&add.name, add.decide(headers, source)?)))
+            .collect();
+        for (name, (_, value)) in decided.iter().filter(|(_, (overwrite, _))| *overwrite) {
+            put(headers, name, value.clone(), true);
+        }
+        for (name, (_, value)) in decided.into_iter().filter(|(_, (overwrite, _))| !overwrite) {
+            put(headers, name, value, false);
         }
     }
 }
 
-fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue, action: AppendAction) {
-    let exists = headers.contains_key(name);
-    match action {
-        AppendAction::AppendOrAdd => drop(headers.try_append(name, value)),
-        AppendAction::AddIfAbsent if exists => {}
-        AppendAction::OverwriteIfExists if !exists => {}
-        _ => drop(headers.try_insert(name, value)),
+impl HeaderAdd {
+    /// Whether it overwrites, and the value; `None` if nothing is to be done.
+    fn decide(
+        &self,
+        headers: &HeaderMap,
+        source: &dyn FormatSource,
+    ) -> Option<(bool, HeaderValue)> {
+        let overwrite = match self.action {
+            AppendAction::AppendOrAdd => false,
+            AppendAction::AddIfAbsent if headers.contains_key(&self.name) => return None,
+            AppendAction::AddIfAbsent => false,
+            AppendAction::OverwriteIfExists if !headers.contains_key(&self.name) => return None,
+            AppendAction::OverwriteIfExists | AppendAction::OverwriteOrAdd => true,
+        };
+        let value = match &self.value {
+            HeaderTemplate::Fixed(value) => value.clone(),
+            HeaderTemplate::Made(format) => {
+                let mut bytes = Vec::new();
+                format.write_present(&mut bytes, source);
+                HeaderValue::from_bytes(&bytes).ok()?
+            }
+        };
+        (!value.is_empty() || self.keep_empty).then_some((overwrite, value))
+    }
+}
+
+/// A full map refuses more headers, which loses this one and nothing else.
+fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue, overwrite: bool) {
+    if overwrite {
+        drop(headers.try_insert(name, value));
+    } else {
+        drop(headers.try_append(name, value));
     }
 }
 

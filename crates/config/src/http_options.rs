@@ -37,7 +37,7 @@ pub struct CommonHttpOptions {
 impl Default for CommonHttpOptions {
     fn default() -> Self {
         Self {
-            idle_timeout: Some(Duration::from_secs(3600)),
+            idle_timeout: Some(Duration::from_hours(1)),
             max_connection_duration: None,
             max_headers_count: 100,
             max_stream_duration: None,

@@ -36,7 +36,7 @@ pub enum TrafficDirection {
 /// Which listener filters run, and where not.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ListenerFilters {
-    /// Take the destination from before the redirect (SO_ORIGINAL_DST).
+    /// Take the destination from before the redirect (`SO_ORIGINAL_DST`).
     pub original_dst: Option<FilterDisabled>,
     /// Read server name and ALPN from a TLS hello.
     pub tls_inspector: Option<FilterDisabled>,
@@ -97,9 +97,9 @@ pub struct Listener {
     pub backlog: Option<u32>,
     /// Hand connections to the listener of their original destination, if there is one.
     pub use_original_dst: bool,
-    /// Accept connections for addresses that are not ours (IP_TRANSPARENT).
+    /// Accept connections for addresses that are not ours (`IP_TRANSPARENT`).
     pub transparent: bool,
-    /// Bind to addresses that are not ours yet (IP_FREEBIND).
+    /// Bind to addresses that are not ours yet (`IP_FREEBIND`).
     pub freebind: bool,
     /// Listener filters.
     pub filters: ListenerFilters,

@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::{CircuitBreakers, circuit_breakers};
+use super::breaker::circuit_breakers;
 use super::convert_http::{OldHttp, http};
 use super::discovery::{DnsFields, Sources};
 use super::lb_convert::{common_lb, old_policy, typed_policy};
 use super::outlier::outlier;
-use super::{
-    Cluster, Discovery, DnsLookupFamily, DnsSettings, LbCommon, LbPolicy, Transport, TransportMatch,
-};
+use super::{Cluster, Discovery, LbCommon, LbPolicy, Transport, TransportMatch};
 use crate::address::{Address, TcpKeepalive, bind_config, tcp_keepalive};
 use crate::endpoint::LoadAssignment;
 use crate::endpoint::convert::load_assignment;
-use crate::extension::{UPSTREAM_TRANSPORTS, ads_source, decode, transport_socket, type_name};
+use crate::extension::{UPSTREAM_TRANSPORTS, transport_socket};
 use crate::pass::Pass;
 use crate::pb;
 use pb::config::cluster::v3 as cluster;

@@ -48,11 +48,11 @@ pub(super) fn http(
             p.at_key(HTTP_OPTIONS, |p| typed_http(p, &options, out))
         });
     }
-    old.upstream.map(|options| {
+    if let Some(options) = old.upstream {
         p.at("upstream_http_protocol_options", |_| {
-            upstream(&mut out, options)
-        })
-    });
+            upstream(&mut out, options);
+        });
+    }
     if let Some(found) = p.opt("common_http_protocol_options", old.common, common) {
         out.common = found;
     }

@@ -37,7 +37,7 @@ pub enum LbPolicy {
         /// A prime; default 65,537.
         table_size: u64,
     },
-    /// By the discovery: ORIGINAL_DST.
+    /// By the discovery: `ORIGINAL_DST`.
     ClusterProvided,
 }
 
@@ -46,7 +46,7 @@ pub enum LbPolicy {
 pub enum HashFunction {
     /// xxHash 64 (default).
     XxHash,
-    /// MurmurHash 2, compatible with libstdc++.
+    /// `MurmurHash` 2, compatible with libstdc++.
     Murmur2,
 }
 

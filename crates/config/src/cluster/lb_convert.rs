@@ -396,10 +396,7 @@ fn maglev(p: &mut Pass<'_>, size: Option<&pb::google::UInt64Value>) -> Option<Lb
 }
 
 fn is_prime(number: u64) -> bool {
-    number >= 2
-        && (2..)
-            .take_while(|d| d * d <= number)
-            .all(|d| number % d != 0)
+    number >= 2 && (2..=number.isqrt()).all(|d| !number.is_multiple_of(d))
 }
 
 fn consistent(

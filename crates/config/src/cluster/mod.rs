@@ -81,7 +81,7 @@ pub struct Cluster {
     pub alt_stat_name: Option<Arc<str>>,
     /// Where endpoints come from.
     pub discovery: Discovery,
-    /// Inline endpoints; empty for EDS and ORIGINAL_DST.
+    /// Inline endpoints; empty for EDS and `ORIGINAL_DST`.
     pub endpoints: Arc<LoadAssignment>,
     /// Balancer.
     pub lb: LbPolicy,

@@ -57,6 +57,10 @@ pub struct OutlierDetection {
     pub failure_percentage_request_volume: u32,
 }
 
+#[allow(
+    clippy::too_many_lines,
+    reason = "one destructuring of a message with 26 fields"
+)]
 pub(super) fn outlier(
     p: &mut Pass<'_>,
     message: &cluster::OutlierDetection,
@@ -136,7 +140,7 @@ pub(super) fn outlier(
             .positive_duration("interval", interval.as_ref())
             .unwrap_or(Duration::from_secs(10)),
         base_ejection_time: base,
-        max_ejection_time: max.unwrap_or(base.max(Duration::from_secs(300))),
+        max_ejection_time: max.unwrap_or(base.max(Duration::from_mins(5))),
         max_ejection_time_jitter: p
             .duration(
                 "max_ejection_time_jitter",

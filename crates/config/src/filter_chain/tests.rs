@@ -187,9 +187,9 @@ fn the_nested_maps_choose_like_envoys_documented_order() {
                 "seed {seed}: {connection:?} in {matches:#?}"
             );
             if found.is_some() {
-                chosen += 1
+                chosen += 1;
             } else {
-                unmatched += 1
+                unmatched += 1;
             }
         }
     }

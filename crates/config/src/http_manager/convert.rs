@@ -18,7 +18,7 @@ use crate::pb;
 use crate::route::route_config;
 use pb::extensions::filters::network::http_connection_manager::v3 as hcm;
 
-const STREAM_IDLE: Duration = Duration::from_secs(300);
+const STREAM_IDLE: Duration = Duration::from_mins(5);
 const DRAIN: Duration = Duration::from_secs(5);
 const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,7 @@ use super::{CommonHttpOptions, Http1Options, Http2Keepalive, Http2Options, Under
 use crate::pass::{Pass, flag};
 use crate::pb;
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 pub(crate) fn common(
     p: &mut Pass<'_>,

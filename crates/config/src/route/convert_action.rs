@@ -172,12 +172,11 @@ fn host_rewrite(
 ) -> Option<HostRewrite> {
     use route_action::HostRewriteSpecifier as Spec;
     Some(match message {
-        None => HostRewrite::Keep,
         Some(Spec::HostRewriteLiteral(host)) => {
             HostRewrite::Literal(header_value(p, "host_rewrite_literal", host)?)
         }
         Some(Spec::AutoHostRewrite(on)) if on.value => HostRewrite::Auto,
-        Some(Spec::AutoHostRewrite(_)) => HostRewrite::Keep,
+        None | Some(Spec::AutoHostRewrite(_)) => HostRewrite::Keep,
         Some(Spec::HostRewriteHeader(name)) => {
             HostRewrite::Header(header_key(p, "host_rewrite_header", name)?)
         }
@@ -344,13 +343,14 @@ pub(super) fn mirrors(
                 Pass::runtime_fraction,
             )
             .unwrap_or(Fraction::ALL);
-        let host_rewrite = match host_rewrite_literal.is_set() {
-            true => Some(header_value(
+        let host_rewrite = if host_rewrite_literal.is_set() {
+            Some(header_value(
                 p,
                 "host_rewrite_literal",
                 host_rewrite_literal,
-            )?),
-            false => None,
+            )?)
+        } else {
+            None
         };
         Some(Mirror {
             cluster: p.name("cluster", cluster)?,

@@ -30,7 +30,7 @@ pub(super) fn retry_policy(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Op
     unsupported!(p; retry_priority, retry_options_predicates, refresh_cluster_on_retry);
     let on = p.at("retry_on", |p| {
         RetryOn::parse(retry_on, |word| {
-            p.refuse(format!("{word:?} is no condition that Weft knows"))
+            p.refuse(format!("{word:?} is no condition that Weft knows"));
         })
     });
     let predicates = p.each("retry_host_predicate", retry_host_predicate, host_predicate);
@@ -158,5 +158,5 @@ fn rate_limited(
         p.refuse_field("reset_headers", "is required");
     }
     let max = p.positive_duration("max_interval", max_interval.as_ref());
-    Some((headers, max.unwrap_or(Duration::from_secs(300))))
+    Some((headers, max.unwrap_or(Duration::from_mins(5))))
 }

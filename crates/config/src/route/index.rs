@@ -279,9 +279,9 @@ impl Trie {
         }
         let node = self.node(at);
         if separated {
-            node.separated.push(number)
+            node.separated.push(number);
         } else {
-            node.prefixes.push(number)
+            node.prefixes.push(number);
         }
     }
 

@@ -24,7 +24,7 @@ impl RetryOn {
     pub const ENVOY_RATELIMITED: Self = Self(1 << 4);
     /// 409.
     pub const RETRIABLE_4XX: Self = Self(1 << 5);
-    /// REFUSED_STREAM.
+    /// `REFUSED_STREAM`.
     pub const REFUSED_STREAM: Self = Self(1 << 6);
     /// A status of the policy's list or of `x-envoy-retriable-status-codes`.
     pub const RETRIABLE_STATUS_CODES: Self = Self(1 << 7);

@@ -9,7 +9,7 @@ use crate::pass::{IsSet as _, Pass};
 use crate::pb;
 use pb::extensions::filters::network::tcp_proxy::v3 as tcp;
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 pub(crate) fn tcp_proxy(p: &mut Pass<'_>, message: &tcp::TcpProxy) -> Option<TcpProxy> {
     let tcp::TcpProxy {

@@ -269,7 +269,7 @@ fn the_listener_of_incoming_traffic_is_accepted_and_tells_mutual_tls_apart() {
         panic!("no HTTP manager")
     };
     assert_eq!(manager.stream_idle_timeout, None);
-    assert_eq!(manager.common.idle_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(manager.common.idle_timeout, Some(Duration::from_hours(1)));
     let kinds: Vec<_> = manager.filters.iter().map(|filter| &*filter.name).collect();
     assert_eq!(
         kinds,

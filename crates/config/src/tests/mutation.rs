@@ -55,16 +55,16 @@ fn survive<M: Message + Default>(
 fn damaged_messages_never_panic() {
     let context = Context::default();
     survive(1, &yaml::<ListenerPb>(VIRTUAL_INBOUND), 3000, |m| {
-        drop(Listener::from_proto(m, &context))
+        drop(Listener::from_proto(m, &context));
     });
     survive(2, &yaml::<ListenerPb>(VIRTUAL_OUTBOUND), 2000, |m| {
-        drop(Listener::from_proto(m, &context))
+        drop(Listener::from_proto(m, &context));
     });
     survive(3, &yaml::<ClusterPb>(CLUSTER), 4000, |m| {
-        drop(Cluster::from_proto(m, &context))
+        drop(Cluster::from_proto(m, &context));
     });
     survive(4, &yaml::<BootstrapPb>(BOOTSTRAP), 2000, |m| {
-        drop(Bootstrap::from_proto(m, &context))
+        drop(Bootstrap::from_proto(m, &context));
     });
     let request = Request::get("reviews:9080", "/v1/\u{fc}?x=y;z").header("end-user", "jason");
     survive(5, &yaml::<RouteConfiguration>(ROUTES), 4000, |m| {

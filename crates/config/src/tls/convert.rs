@@ -300,7 +300,7 @@ pub(crate) fn downstream(
             ignore!(p, "tls.DownstreamTlsContext"; disable_stateless_session_resumption);
         }
         Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
-            p.unsupported("session_ticket_keys", true)
+            p.unsupported("session_ticket_keys", true);
         }
         Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
             p.unsupported("session_ticket_keys_sds_secret_config", true);

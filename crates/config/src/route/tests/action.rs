@@ -23,6 +23,7 @@ fn redirected(action: &str, matcher: &str, request: &Request) -> String {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn locations_are_envoys() {
     let http = |host, path| Request::get(host, path);
     let https = |host, path| Request {
@@ -377,6 +378,9 @@ virtual_hosts:
     - {header: {key: both, value: never}, append_action: ADD_IF_ABSENT}
     - {header: {key: only-if, value: never}, append_action: OVERWRITE_IF_EXISTS}
     - {header: {key: old, value: set}, append: false}
+    - {header: {key: order, value: appended}}
+    - {header: {key: order, value: first}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}
+    - {header: {key: order, value: too}, append_action: ADD_IF_ABSENT}
     - {header: {key: empty, value: '%REQ(nothing)%'}}
     - {header: {key: kept, value: ''}, keep_empty_value: true}
     - {header: {key: made, value: '%REQ(:path)%-%PROTOCOL%-100%%'}}
@@ -412,6 +416,9 @@ virtual_hosts:
         "level=config",
         "made=/p-HTTP/1.1-100%",
         "old=set",
+        "order=appended",
+        "order=first",
+        "order=too",
     ];
     assert_eq!(
         shown,
