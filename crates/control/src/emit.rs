@@ -6,8 +6,32 @@ use std::sync::Arc;
 use weft_model::ObjectRef;
 use weft_xds::{Resource, ResourceSet, TypeUrl};
 
-/// The objects that made a resource, sorted and without repeats.
-pub type Origins = Arc<[ObjectRef]>;
+/// The objects that made a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// These, sorted and without repeats.
+    Own(Arc<[ObjectRef]>),
+    /// Those of its parts: a route configuration of ten thousand hosts shares the lists of its
+    /// chunks instead of merging them at every edit.
+    Parts(Arc<[Origins]>),
+}
+
+impl Default for Origins {
+    fn default() -> Self {
+        Self::Own(Arc::default())
+    }
+}
+
+impl Origins {
+    /// All objects; one that made several parts may come several times.
+    #[allow(clippy::iter_without_into_iter)] // read in two places, by name
+    pub fn iter(&self) -> Box<dyn Iterator<Item = &ObjectRef> + '_> {
+        match self {
+            Self::Own(objects) => Box::new(objects.iter()),
+            Self::Parts(parts) => Box::new(parts.iter().flat_map(Self::iter)),
+        }
+    }
+}
 
 /// A resource and where it comes from.
 #[derive(Clone, Debug)]
@@ -55,7 +79,7 @@ pub(crate) fn origins(objects: impl IntoIterator<Item = ObjectRef>) -> Origins {
     let mut objects: Vec<ObjectRef> = objects.into_iter().collect();
     objects.sort_unstable();
     objects.dedup();
-    objects.into()
+    Origins::Own(objects.into())
 }
 
 /// Some resources of one type; compared by pointer first.

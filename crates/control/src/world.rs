@@ -26,6 +26,8 @@ pub(crate) struct World {
     gateways: Vec<Arc<Gateway>>,
     /// Label keys that objects mention, with how many do.
     labels: BTreeMap<Arc<str>, usize>,
+    /// Indexes that the present change has touched.
+    touched: Vec<Key>,
 }
 
 impl World {
@@ -41,6 +43,7 @@ impl World {
             sidecars: HashMap::default(),
             gateways: Vec::new(),
             labels: BTreeMap::new(),
+            touched: Vec::new(),
         }
     }
 
@@ -84,6 +87,10 @@ impl World {
                 }
                 if let Some(new) = new {
                     self.rule(new, true);
+                }
+                self.publish(new.or(old));
+                if let (Some(old), None) = (old, new) {
+                    self.forget(old);
                 }
             }
         }
@@ -187,9 +194,6 @@ impl World {
                 }
                 let keys = gateway.selector.iter().map(|(key, _)| key);
                 count_labels(&mut self.labels, keys, comes);
-                let value = Value::Gateways(self.gateways.clone().into());
-                self.engine.set(Key::Gateways, value);
-                self.publish_labels();
             }
             Object::Sidecar(sidecar) => self.sidecar(sidecar, comes),
             // Endpoints already carry what workloads say; nobody reads namespaces yet.
@@ -201,12 +205,10 @@ impl World {
     }
 
     fn virtual_service(&mut self, rule: &Arc<VirtualService>, comes: bool) {
-        let key = Key::VirtualService(rule.meta.origin.clone());
         if comes {
+            let key = Key::VirtualService(rule.meta.origin.clone());
             self.engine
                 .set(key, Value::VirtualService(Arc::clone(rule)));
-        } else {
-            self.engine.remove(&key);
         }
         let facts = RuleFacts {
             origin: rule.meta.origin.clone(),
@@ -221,16 +223,13 @@ impl World {
         let matches = rule.http.iter().flat_map(|http| &http.matches);
         let keys = matches.flat_map(|m| m.source_labels.iter().map(|(key, _)| key));
         count_labels(&mut self.labels, keys, comes);
-        self.publish_labels();
     }
 
     fn destination_rule(&mut self, rule: &Arc<DestinationRule>, comes: bool) {
-        let key = Key::DestinationRule(rule.meta.origin.clone());
         if comes {
+            let key = Key::DestinationRule(rule.meta.origin.clone());
             self.engine
                 .set(key, Value::DestinationRule(Arc::clone(rule)));
-        } else {
-            self.engine.remove(&key);
         }
         let facts = RuleFacts {
             origin: rule.meta.origin.clone(),
@@ -246,8 +245,9 @@ impl World {
         self.index(index, &rule.host, &facts, comes);
     }
 
-    /// Adds a rule to an index or takes it out. Both happen before the engine settles, so an edit
-    /// that leaves the facts as they were changes no index value.
+    /// Adds a rule to an index or takes it out. The engine hears of it in [`Self::publish`], when
+    /// the old form is out and the new one in, so that an edit which leaves the facts as they
+    /// were wakes nobody.
     fn index(&mut self, key: Key, host: &Hostname, facts: &RuleFacts, comes: bool) {
         let index = self.rules.entry(key.clone()).or_default();
         let list = index.entry(host.clone()).or_default();
@@ -259,12 +259,8 @@ impl World {
         if list.is_empty() {
             index.remove(host);
         }
-        if index.is_empty() {
-            self.rules.remove(&key);
-            self.engine.remove(&key);
-        } else {
-            let value = Value::Rules(Arc::new(index.clone()));
-            self.engine.set(key, value);
+        if !self.touched.contains(&key) {
+            self.touched.push(key);
         }
     }
 
@@ -276,26 +272,62 @@ impl World {
             list.push(Arc::clone(sidecar));
             list.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
         }
-        let key = Key::Sidecars(namespace.clone());
-        if list.is_empty() {
-            self.sidecars.remove(&namespace);
-            self.engine.remove(&key);
-        } else {
-            let value = Value::Sidecars(list.clone().into());
-            self.engine.set(key, value);
-        }
         let keys = sidecar
             .selector
             .iter()
             .flat_map(|s| s.iter().map(|(key, _)| key));
         count_labels(&mut self.labels, keys, comes);
-        self.publish_labels();
     }
 
-    fn publish_labels(&mut self) {
+    /// Tells the engine about the indexes that a change of a rule has touched.
+    fn publish(&mut self, object: Option<&Object>) {
+        for key in std::mem::take(&mut self.touched) {
+            let empty = self.rules.get(&key).is_none_or(BTreeMap::is_empty);
+            if empty {
+                self.rules.remove(&key);
+                self.engine.remove(&key);
+            } else if let Some(index) = self.rules.get(&key) {
+                let value = Value::Rules(Arc::new(index.clone()));
+                self.engine.set(key, value);
+            }
+        }
+        match object {
+            Some(Object::Gateway(_)) => {
+                let value = Value::Gateways(self.gateways.clone().into());
+                self.engine.set(Key::Gateways, value);
+            }
+            Some(Object::Sidecar(sidecar)) => {
+                let namespace = &sidecar.meta.origin.namespace;
+                let key = Key::Sidecars(namespace.clone());
+                let list = self.sidecars.get(namespace).filter(|list| !list.is_empty());
+                if let Some(list) = list {
+                    let value = Value::Sidecars(list.clone().into());
+                    self.engine.set(key, value);
+                } else {
+                    self.sidecars.remove(namespace);
+                    self.engine.remove(&key);
+                }
+            }
+            _ => {}
+        }
         let keys: BTreeSet<Arc<str>> = self.labels.keys().cloned().collect();
-        self.engine
-            .set(Key::MentionedLabels, Value::LabelKeys(Arc::new(keys)));
+        let value = Value::LabelKeys(Arc::new(keys));
+        self.engine.set(Key::MentionedLabels, value);
+    }
+
+    /// Takes a rule that is gone out of the engine.
+    fn forget(&mut self, object: &Object) {
+        match object {
+            Object::VirtualService(rule) => {
+                self.engine
+                    .remove(&Key::VirtualService(rule.meta.origin.clone()));
+            }
+            Object::DestinationRule(rule) => {
+                self.engine
+                    .remove(&Key::DestinationRule(rule.meta.origin.clone()));
+            }
+            _ => {}
+        }
     }
 }
 

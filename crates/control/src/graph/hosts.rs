@@ -12,7 +12,7 @@ use weft_xds::Resource;
 use super::key::{HostForm, HostTarget, OutboundHost, Reader, RouteName};
 use super::value::{HostChunk, HostField, HostRules, Value};
 use super::{Cx, Key, Shard, contain, outbound, read};
-use crate::emit::{Emitted, Fault, origins};
+use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{clusters, names, routes};
 
@@ -254,11 +254,14 @@ pub(super) fn outbound_route(
 
 /// A route configuration with the origins of all its virtual hosts.
 pub(super) fn merged(resource: Resource, chunks: &[Arc<HostChunk>]) -> Emitted {
-    let all = chunks.iter().flat_map(|c| c.origins.iter());
     let faults = chunks.iter().flat_map(|c| c.faults.iter().cloned());
+    let parts = chunks
+        .iter()
+        .filter(|c| !c.bytes.is_empty())
+        .map(|c| c.origins.clone());
     Emitted {
         resource,
-        origins: origins(all.cloned()),
+        origins: Origins::Parts(parts.collect()),
         faults: faults.collect(),
     }
 }
