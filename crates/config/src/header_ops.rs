@@ -91,9 +91,8 @@ impl HeaderAdd {
         source: &dyn FormatSource,
     ) -> Option<(bool, HeaderValue)> {
         let overwrite = match self.action {
-            AppendAction::AppendOrAdd => false,
             AppendAction::AddIfAbsent if headers.contains_key(&self.name) => return None,
-            AppendAction::AddIfAbsent => false,
+            AppendAction::AppendOrAdd | AppendAction::AddIfAbsent => false,
             AppendAction::OverwriteIfExists if !headers.contains_key(&self.name) => return None,
             AppendAction::OverwriteIfExists | AppendAction::OverwriteOrAdd => true,
         };

@@ -52,9 +52,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("core.WatchedDirectory", "watch_modify", "files are read again on any change"),
     line("core.SubstitutionFormatString", "content_type", "access logs have no content type"),
     line("core.SubstitutionFormatString", "json_format_options", "keys are always sorted"),
-    line("core.SubstitutionFormatString", "formatters", "the operator is built in, or shows `-`"),
     line("matcher.GoogleRE2", "max_program_size", "compiled expressions have a size limit of their own"),
-    line("core.Metadata", "typed_filter_metadata", TELEMETRY),
     line("core.SocketAddress", "resolver_name", "names are resolved by the cluster's type"),
     line("core.SocketAddress", "ipv4_compat", "IPv6 sockets follow the system's setting"),
     line("format string", "DYNAMIC_METADATA", NO_VALUE),
@@ -67,13 +65,10 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("format string", "SPAN_ID", NO_VALUE),
     line("format string", "VIRTUAL_CLUSTER_NAME", NO_VALUE),
     // Configuration sources.
-    line("core.ConfigSource", "resource_api_version", "only version 3 exists"),
     line("core.ConfigSource", "initial_fetch_timeout", "the bootstrap's counts"),
-    line("core.ApiConfigSource", "transport_api_version", "only version 3 exists"),
     line("core.ApiConfigSource", "refresh_delay", ADS_ONLY),
     line("core.ApiConfigSource", "request_timeout", ADS_ONLY),
     line("core.ApiConfigSource", "rate_limit_settings", "requests follow responses, which bounds them"),
-    line("core.ApiConfigSource", "grpc_services", ADS_ONLY),
     line("core.GrpcService", "timeout", "the stream has no end"),
     line("core.GrpcService.EnvoyGrpc", "retry_policy", "the stream reconnects with its own back-off"),
     line("core.GrpcService.EnvoyGrpc", "max_receive_message_length", TUNING),
@@ -147,7 +142,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("hcm.HttpConnectionManager", "represent_ipv4_remote_address_as_ipv4_mapped_ipv6", "addresses are shown as they are"),
     line("hcm.HttpConnectionManager", "add_proxy_protocol_connection_state", "there is no proxy protocol filter"),
     line("hcm.InternalAddressConfig", "unix_sockets", "Weft does not listen on Unix sockets"),
-    line("hcm.Rds", "config_source", ADS_ONLY),
     line("hcm.HttpFilter", "is_optional", "an optional filter that Weft does not have is left out"),
     line("core.HttpProtocolOptions", "max_connection_duration_jitter", TUNING),
     line("core.HttpProtocolOptions", "max_response_headers_kb", "the HTTP library has a bound of its own"),
@@ -227,7 +221,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("cluster.Cluster", "track_timeout_budgets", STATS),
     line("cluster.Cluster", "track_cluster_stats", STATS),
     line("cluster.Cluster", "preconnect_policy", TUNING),
-    line("cluster.EdsClusterConfig", "eds_config", ADS_ONLY),
     line("cluster.CircuitBreakers.Thresholds", "track_remaining", STATS),
     line("cluster.CircuitBreakers.Thresholds", "max_connection_pools", "pools are bounded by hosts and workers"),
     line("cluster.OutlierDetection", "successful_active_health_check_uneject_host", "there is no active health check"),
@@ -263,7 +256,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("tls.CertificateValidationContext", "suppress_client_ca_list", "clients choose by other means"),
     line("tls.CertificateValidationContext", "watched_directory", "files are read again on any change"),
     line("tls.TlsCertificate", "watched_directory", "files are read again on any change"),
-    line("tls.SdsSecretConfig", "sds_config", "secrets come over the one ADS stream or from the bootstrap"),
 ];
 
 /// The line of a field, if there is one.
