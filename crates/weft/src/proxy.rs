@@ -119,7 +119,7 @@ fn serve(args: &ProxyArgs, bootstrap: BootstrapMessage, log: Log) -> Result<Exit
             ..ServerOptions::default()
         },
         logging: Box::new(log),
-        on_ready: args.admin_address_path.clone().map(announce_admin),
+        on_ready: Some(announce(args.admin_address_path.clone())),
     };
     // The main thread only: requests are served by the workers' own runtimes.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -136,10 +136,14 @@ fn serve(args: &ProxyArgs, bootstrap: BootstrapMessage, log: Log) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes where the admin server listens, as Envoy does for `--admin-address-path`.
-fn announce_admin(path: PathBuf) -> Box<dyn FnOnce(Option<SocketAddr>) + Send> {
+/// Says that the proxy is ready and writes where the admin server listens, as Envoy does for
+/// `--admin-address-path`.
+fn announce(path: Option<PathBuf>) -> Box<dyn FnOnce(Option<SocketAddr>) + Send> {
     Box::new(move |address| {
-        let Some(address) = address else { return };
+        tracing::info!(admin = ?address, "ready");
+        let (Some(path), Some(address)) = (path, address) else {
+            return;
+        };
         if let Err(error) = std::fs::write(&path, address.to_string()) {
             tracing::error!(path = %path.display(), %error, "--admin-address-path is not written");
         }

@@ -17,6 +17,10 @@ const FAULT_TOLERANCE: f64 = 5.0;
 /// maximum, at which 2 points are more than four standard deviations of an even split.
 const CONVINCING: f64 = 1.0;
 const MAX_SAMPLES: u64 = 12_000;
+/// Shortest sampling: on a fast machine it gives more requests than the minimum.
+const MIN_TIME: Duration = Duration::from_millis(1500);
+/// No step ends with fewer requests, even when its time is over.
+const FLOOR: u64 = 200;
 
 /// One step: the rules that it writes and what shall be seen.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +47,7 @@ pub(crate) const WALK: [Step; 6] = [
         split: Split(&[("v1", 100), ("v2", 0)]),
         fault_percent: None,
         retries: None,
-        min_samples: 500,
+        min_samples: 300,
     },
     Step {
         name: "canary-90-10",
@@ -51,7 +55,7 @@ pub(crate) const WALK: [Step; 6] = [
         split: Split(&[("v1", 90), ("v2", 10)]),
         fault_percent: None,
         retries: None,
-        min_samples: 2_500,
+        min_samples: 1_500,
     },
     Step {
         name: "canary-50-50",
@@ -59,7 +63,7 @@ pub(crate) const WALK: [Step; 6] = [
         split: Split(&[("v1", 50), ("v2", 50)]),
         fault_percent: None,
         retries: None,
-        min_samples: 2_500,
+        min_samples: 1_500,
     },
     Step {
         name: "canary-0-100",
@@ -67,7 +71,7 @@ pub(crate) const WALK: [Step; 6] = [
         split: Split(&[("v1", 0), ("v2", 100)]),
         fault_percent: None,
         retries: None,
-        min_samples: 500,
+        min_samples: 300,
     },
     Step {
         name: "fault",
@@ -75,7 +79,7 @@ pub(crate) const WALK: [Step; 6] = [
         split: Split(&[("v1", 0), ("v2", 100)]),
         fault_percent: Some(20),
         retries: None,
-        min_samples: 1_000,
+        min_samples: 600,
     },
     Step {
         name: "retry",
@@ -83,7 +87,7 @@ pub(crate) const WALK: [Step; 6] = [
         split: Split(&[("v1", 0), ("v2", 100)]),
         fault_percent: Some(20),
         retries: Some(Retries(10)),
-        min_samples: 600,
+        min_samples: 400,
     },
 ];
 
@@ -118,10 +122,12 @@ impl Step {
         unwanted.chain(missing).fold(0.0, f64::max)
     }
 
-    /// Whether the step has seen enough.
-    pub(crate) fn enough(&self, seen: &Tally) -> bool {
-        seen.requests >= MAX_SAMPLES
-            || (seen.requests >= self.min_samples && self.deviation(&seen.shares()) <= CONVINCING)
+    /// Whether the step has seen enough after watching for `watched`. `late`: its time is over.
+    pub(crate) fn enough(&self, seen: &Tally, watched: Duration, late: bool) -> bool {
+        let convincing = seen.requests >= self.min_samples
+            && watched >= MIN_TIME
+            && self.deviation(&seen.shares()) <= CONVINCING;
+        convincing || seen.requests >= MAX_SAMPLES || (late && seen.requests >= FLOOR)
     }
 
     /// What was seen, judged. `live_after`: from the edit to the first answer that followed it.
@@ -348,9 +354,20 @@ mod tests {
     #[test]
     fn an_unclear_split_asks_for_more_up_to_a_bound() {
         let half = step("canary-50-50");
-        assert!(half.enough(&seen(4000, 0, &[("v1", 2010), ("v2", 1990)])));
-        assert!(!half.enough(&seen(4000, 0, &[("v1", 2060), ("v2", 1940)])));
-        assert!(half.enough(&seen(12_000, 0, &[("v1", 9000), ("v2", 3000)])));
+        let clear = seen(4000, 0, &[("v1", 2010), ("v2", 1990)]);
+        let unclear = seen(4000, 0, &[("v1", 2060), ("v2", 1940)]);
+        assert!(half.enough(&clear, MIN_TIME, false));
+        assert!(!half.enough(&clear, MIN_TIME / 2, false));
+        assert!(!half.enough(&unclear, MIN_TIME, false));
+        assert!(half.enough(&unclear, MIN_TIME, true));
+        let wrong = seen(MAX_SAMPLES, 0, &[("v1", 9000), ("v2", 3000)]);
+        assert!(half.enough(&wrong, MIN_TIME, false));
+    }
+
+    #[test]
+    fn no_step_ends_on_a_handful_of_requests() {
+        let few = seen(FLOOR - 1, 0, &[("v1", FLOOR - 1)]);
+        assert!(!step("canary-100-0").enough(&few, MIN_TIME, true));
     }
 
     #[test]

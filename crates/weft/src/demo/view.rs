@@ -118,7 +118,12 @@ impl View {
                 if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
                     *last = Some(Instant::now());
                     let at = self.began.elapsed().as_secs_f64();
-                    write_line(&format!("{at:6.1}s {}", numbers(frame)), *to_stderr);
+                    let text = if frame.requests == 0 {
+                        frame.title.clone()
+                    } else {
+                        numbers(frame)
+                    };
+                    write_line(&format!("{at:6.1}s {text}"), *to_stderr);
                 }
             }
         }

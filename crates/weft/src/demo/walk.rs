@@ -59,7 +59,8 @@ pub(crate) async fn take(
         let over = match watch {
             Watch::For(time) => began.elapsed() >= time,
             Watch::Convincing { until } => {
-                step.enough(&load.record.borrow().step) || Instant::now() >= until
+                let late = Instant::now() >= until;
+                step.enough(&load.record.borrow().step, began.elapsed(), late)
             }
         };
         if over {
