@@ -13,6 +13,8 @@ from .suites import Load, Topology
 # 10 ms, tick at different times: 7 and 10 share no factor.
 _STAGGER_MS = 7
 _H2LOAD_MARGIN_SECONDS = 15
+# A run has at least so many times the requests that are in flight at once.
+_FEWEST_IN_FLIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,23 @@ class Client:
             return False
         return getattr(seen, status) == 1
 
-    def saturate(self, port: int, seconds: float) -> Answers:
-        """As fast as answers come, for so many seconds; fails on any answer but 200."""
-        load = self._load
-        shape = ["-c", str(load.connections), "-m", str(load.streams), "-D", f"{round(seconds * 1000)}ms"]
-        return _all_ok(self._run(shape + self._body + self._targets(port), seconds))
+    def warm_up(self, port: int, seconds: float) -> float:
+        """As fast as answers come, for so many seconds; returns the requests a second.
+
+        A slow proxy may have answered nothing yet when the time is over.
+        """
+        length = ["-D", f"{round(seconds * 1000)}ms"]
+        return _none_bad(self._run(self._at_once() + length + self._targets(port), seconds)).rps
+
+    def saturate(self, port: int, seconds: float, expected_rps: float) -> Answers:
+        """As fast as answers come, for about so many seconds; fails on any answer but 200.
+
+        A number of requests ends the run, not a clock: a clock would leave requests half done,
+        whose CPU time would be charged to those that are answered.
+        """
+        requests = max(round(expected_rps * seconds), _FEWEST_IN_FLIGHT * self._load.in_flight)
+        answers = self._run([*self._at_once(), "-n", str(requests), *self._targets(port)], seconds * 4)
+        return _all_ok(answers, requests)
 
     def at_fixed_rate(self, port: int, seconds: float, saturated_rps: float) -> tuple[Answers, list[int]]:
         """The fixed rate for about so many seconds, and the sorted latencies in microseconds.
@@ -69,13 +83,14 @@ class Client:
         """
         load = self._load
         requests = round(load.rate * seconds)
-        shape = [
+        arguments = [
+            *self._body,
             *("-n", str(requests), "-c", str(load.rate_connections)),
             *("-m", str(max(load.streams, 1)), "--rps", str(load.rate_per_connection)),
             *("-r", "1", f"--rate-period={_STAGGER_MS}ms", f"--log-file={self._log_file}"),
         ]
         longest = max(seconds, requests / saturated_rps) * 2
-        answers = _all_ok(self._run(shape + self._body + self._targets(port), longest))
+        answers = _all_ok(self._run(arguments + self._targets(port), longest), requests)
         rows = self._log_file.read_text().splitlines()
         return answers, sorted(int(row.split("\t")[2]) for row in rows)
 
@@ -87,6 +102,9 @@ class Client:
     def wanted_seconds(self, seconds: float) -> float:
         """How long the fixed-rate run takes when the rate is held."""
         return seconds + self._load.rate_connections * _STAGGER_MS / 1000
+
+    def _at_once(self) -> list[str]:
+        return ["-c", str(self._load.connections), "-m", str(self._load.streams), *self._body]
 
     def _targets(self, port: int) -> list[str]:
         base = self._base.format(port=port)
@@ -129,9 +147,13 @@ def _parse(text: str, errors: str) -> Answers:
     )
 
 
-def _all_ok(answers: Answers) -> Answers:
-    if answers.done == 0:
-        raise CaseFailed("no request was answered")
+def _all_ok(answers: Answers, requests: int) -> Answers:
+    if answers.done < requests:
+        raise CaseFailed(f"{requests - answers.done} of {requests} requests got no answer")
+    return _none_bad(answers)
+
+
+def _none_bad(answers: Answers) -> Answers:
     if answers.bad:
         raise CaseFailed(f"{answers.bad} of {answers.done + answers.bad} requests failed or were not answered with 200")
     return answers

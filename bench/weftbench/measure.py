@@ -18,6 +18,7 @@ from .suites import Case, Load
 _START_SECONDS = 30
 # After this, a proxy that has just answered has also finished what it does at its start.
 _SETTLE_SECONDS = 0.5
+_WARM_UP_SECONDS = 0.5
 # A fixed-rate run that takes so many times what it should has not held the rate.
 _RATE_SLACK = 1.2
 # A proxy whose best is less than this part of the fixed rate is spared the fixed-rate run: it
@@ -137,9 +138,9 @@ class Bench:
 
     def _measure(self, client: Client, proxy: Program, port: int) -> Sample:
         seconds = self._plan.seconds
-        client.saturate(port, min(0.5, seconds / 3))
+        expected_rps = client.warm_up(port, min(_WARM_UP_SECONDS, seconds))
         before, started = proxy.cpu_time(), time.monotonic()
-        full = client.saturate(port, seconds)
+        full = client.saturate(port, seconds, expected_rps)
         used, wall = proxy.cpu_time() - before, time.monotonic() - started
         sample = Sample(
             rss_mb=proxy.rss_mb(),

@@ -51,6 +51,11 @@ class Load:
     rate_per_connection: int = 100
 
     @property
+    def in_flight(self) -> int:
+        """Requests that wait for an answer at once, at saturation."""
+        return self.connections * self.streams
+
+    @property
     def rate(self) -> int:
         """Requests a second of the fixed-rate run."""
         return self.rate_connections * self.rate_per_connection
