@@ -129,7 +129,7 @@ fn serve(args: &ProxyArgs, bootstrap: BootstrapMessage, log: Log) -> Result<Exit
     runtime.block_on(async {
         let drain = stop::drain_on_request(args.lifetime.until_stdin_closes)
             .map_err(|error| format!("listening for signals: {error}"))?;
-        weft_proxy::run(options, drain)
+        Box::pin(weft_proxy::run(options, drain))
             .await
             .map_err(|error| format!("proxy: {error}"))
     })?;

@@ -161,7 +161,9 @@ impl<'a> Session<'a> {
                     outcome.steps.push(report);
                 }
                 Err(_) if !self.args.once && self.folder.edited_by_hand().is_some() => break,
-                Err(error) => return Err(error),
+                Err(error) if self.args.once => return Err(error),
+                // Somebody has killed something, perhaps: that is what the demo is for.
+                Err(error) => self.view.event(&error),
             }
         }
         if self.args.once {
