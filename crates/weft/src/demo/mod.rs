@@ -7,6 +7,7 @@ mod child;
 pub(crate) mod client;
 mod folder;
 mod load;
+mod outcome;
 mod page;
 mod plan;
 mod pushes;
@@ -24,7 +25,8 @@ use tokio::task::LocalSet;
 
 use self::child::Family;
 use self::folder::Root;
-use self::session::{Outcome, Session};
+use self::outcome::Outcome;
+use self::session::Session;
 use crate::Failure;
 use crate::cli::DemoArgs;
 use crate::output;

@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use super::bootstrap;
 use super::child::Family;
 use super::client::{self, Client};
 use super::load::{self, Load};
+use super::outcome::Outcome;
 use super::plan::{Instance, Plan};
 use super::pushes::Pushes;
 use super::rules::RulesFolder;
@@ -31,18 +30,6 @@ const ONCE_WITHIN: Duration = Duration::from_secs(58);
 const SPAN: Duration = Duration::from_secs(3);
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// What a run has come to.
-pub(crate) struct Outcome {
-    steps: Vec<StepReport>,
-    requests: u64,
-    errors: u64,
-    errors_outside_fault: u64,
-    seconds: f64,
-    gateway: SocketAddr,
-    /// Why the run is a failure; empty if it is none.
-    pub(crate) problems: Vec<String>,
-}
 
 /// See the module.
 pub(crate) struct Session<'a> {
@@ -493,30 +480,4 @@ async fn ready(admin: SocketAddr) -> Result<(), String> {
         "http://{admin}/ready answers {}: {text}",
         answer.status().as_u16()
     ))
-}
-
-impl Outcome {
-    /// For `--json`: one object.
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "passed": self.problems.is_empty(),
-            "requests": self.requests,
-            "errors": self.errors,
-            "errors_outside_fault": self.errors_outside_fault,
-            "seconds": (self.seconds * 1000.0).round() / 1000.0,
-            "gateway": format!("http://{}", self.gateway),
-            "steps": self.steps.iter().map(StepReport::json).collect::<Vec<_>>(),
-            "problems": self.problems,
-        })
-    }
-
-    /// For people.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.steps.iter().map(StepReport::line).collect();
-        lines.push(format!(
-            "{} requests, {} failed outside the fault step, {:.1} s",
-            self.requests, self.errors_outside_fault, self.seconds
-        ));
-        lines
-    }
 }
