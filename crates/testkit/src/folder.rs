@@ -51,6 +51,18 @@ impl ConfigFolder {
         path
     }
 
+    /// Makes `ca.pem`, `cert.pem` and `key.pem` for a server of this name, which nobody watches,
+    /// and returns their folder.
+    pub fn write_certificate(&self, name: &str) -> PathBuf {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]);
+        let made = made.unwrap_or_else(|error| panic!("a certificate of {name}: {error}"));
+        for file in ["ca.pem", "cert.pem"] {
+            self.write_beside(file, &made.cert.pem());
+        }
+        self.write_beside("key.pem", &made.signing_key.serialize_pem());
+        self.root.path().to_owned()
+    }
+
     /// Replaces a watched file as a whole: written elsewhere, then moved.
     pub fn write(&self, name: &str, text: &str) {
         let staged = self.root.path().join("staging").join(name);
