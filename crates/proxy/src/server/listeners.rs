@@ -388,11 +388,6 @@ impl Listeners {
         all
     }
 
-    /// Names of the listeners that came over xDS, warming ones included.
-    pub(crate) fn is_warming(&self) -> bool {
-        !self.warming.is_empty()
-    }
-
     /// Accepts no more on any listener (or only on inbound ones); connections drain.
     pub(crate) async fn stop(&mut self, inbound_only: bool) {
         let stopping = |entry: &&Entry| {

@@ -203,6 +203,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         admin: Arc::clone(&admin),
         on_ready: options.on_ready,
         admin_address,
+        live: false,
     };
     life.run(loaded.value.ads.as_ref(), &loaded.value.node).await;
     pool.send_each(|_| worker::Command::Stop).await;
@@ -297,6 +298,7 @@ struct Life {
     admin: Arc<AdminState>,
     on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
     admin_address: Option<SocketAddr>,
+    live: bool,
 }
 
 impl Life {
@@ -335,9 +337,12 @@ impl Life {
 
     /// Live when the first answers of the control plane have been used.
     fn check_ready(&mut self, control: Option<&xds::Control>) {
-        let waiting = control.is_some_and(xds::Control::is_initializing);
-        if !waiting && let Some(tell) = self.on_ready.take() {
-            self.admin.readiness.set(ServerState::Live);
+        if self.live || control.is_some_and(xds::Control::is_initializing) {
+            return;
+        }
+        self.live = true;
+        self.admin.readiness.set(ServerState::Live);
+        if let Some(tell) = self.on_ready.take() {
             tell(self.admin_address);
         }
     }
