@@ -113,7 +113,10 @@ impl Cluster {
             && new.config.lb_common.close_connections_on_host_set_change
             && !old.hosts.same_members(&new.hosts);
         let mut known: AHashMap<*const HostShared, Rc<Host>> = AHashMap::new();
-        for host in std::mem::take(&mut *self.hosts.borrow_mut()).into_iter().flatten() {
+        for host in std::mem::take(&mut *self.hosts.borrow_mut())
+            .into_iter()
+            .flatten()
+        {
             known.insert(Arc::as_ptr(host.shared()), host);
         }
         let mut hosts = Vec::new();
@@ -243,7 +246,9 @@ impl Cluster {
         let active = |index: u32| {
             let host = placed.get(index as usize);
             let counts = host.map(|host| host.shared.counts(self.worker.id));
-            let active = counts.map_or(0, |c| c.rq_active.load(std::sync::atomic::Ordering::Relaxed));
+            let active = counts.map_or(0, |c| {
+                c.rq_active.load(std::sync::atomic::Ordering::Relaxed)
+            });
             u32::try_from(active).unwrap_or(0)
         };
         let mut last = None;
@@ -271,7 +276,8 @@ impl Cluster {
         let (epoch, view) = state.view(&self.snapshot.hosts, &self.config);
         if self.config.close_connections_on_host_health_failure {
             for slot in self.hosts.borrow_mut().iter_mut() {
-                let unhealthy = |h: &Rc<Host>| h.placed().is_some_and(|p| p.health() == Health::Unhealthy);
+                let unhealthy =
+                    |h: &Rc<Host>| h.placed().is_some_and(|p| p.health() == Health::Unhealthy);
                 if let Some(host) = slot.take_if(|host| unhealthy(host)) {
                     host.pools.retire();
                 }
@@ -325,7 +331,13 @@ impl Cluster {
         let first = original.is_empty();
         let shared = Arc::new(HostShared::new(address, "".into(), self.worker.id + 1));
         let connector = self.snapshot.connectors.of(&self.config, None);
-        let host = Rc::new(Host::new(shared, None, connector, &self.accounts, self.worker.id));
+        let host = Rc::new(Host::new(
+            shared,
+            None,
+            connector,
+            &self.accounts,
+            self.worker.id,
+        ));
         let known = OriginalHost {
             host: Rc::clone(&host),
             used: Cell::new(true),

@@ -49,7 +49,11 @@ pub(crate) fn of_family(addresses: &[IpAddr], family: DnsLookupFamily) -> Vec<Ip
     };
     let first_of = |v4: bool| {
         let preferred = only(v4);
-        if preferred.is_empty() { only(!v4) } else { preferred }
+        if preferred.is_empty() {
+            only(!v4)
+        } else {
+            preferred
+        }
     };
     match family {
         DnsLookupFamily::Auto => first_of(false),
@@ -82,7 +86,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_system_knows_localhost() {
-        let found = SystemResolver::default().resolve("localhost").await.unwrap();
+        let found = SystemResolver::default()
+            .resolve("localhost")
+            .await
+            .unwrap();
         assert!(found.iter().any(IpAddr::is_loopback));
     }
 }

@@ -67,9 +67,9 @@ impl HostSet {
                         if !seen.insert(key.clone()) {
                             continue;
                         }
-                        let shared = known.remove(&key).unwrap_or_else(|| {
-                            Arc::new(HostShared::new(address, key.1, workers))
-                        });
+                        let shared = known
+                            .remove(&key)
+                            .unwrap_or_else(|| Arc::new(HostShared::new(address, key.1, workers)));
                         set.hosts.push(Placed {
                             shared,
                             locality: Arc::clone(locality),

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::breaker::Priority;
 use crate::cluster::Cluster;
 use crate::host::Host;
+use crate::pool::Pool;
 use crate::pool::http1::Connection;
 use crate::pool::http2::MuxLease;
-use crate::pool::Pool;
 
 /// A request that counts as active.
 pub(crate) struct Active {

@@ -91,7 +91,10 @@ impl ClusterManager {
                 continue;
             };
             if let Some(slot) = slots.get_mut(&name) {
-                slot.live = slot.live.take().map(|old| old.succeed(Arc::clone(&snapshot)));
+                slot.live = slot
+                    .live
+                    .take()
+                    .map(|old| old.succeed(Arc::clone(&snapshot)));
                 slot.snapshot = snapshot;
             } else {
                 let live = None;

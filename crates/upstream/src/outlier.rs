@@ -157,13 +157,23 @@ pub(crate) struct OutlierStats {
 
 impl StatSet for OutlierStats {
     fn visit(&self, visitor: &mut dyn StatVisitor) {
-        let mut give = |name: &str, value| visitor.value(&format!("outlier_detection.{name}"), value);
+        let mut give =
+            |name: &str, value| visitor.value(&format!("outlier_detection.{name}"), value);
         give("ejections_active", Value::Gauge(self.active.get()));
         give("ejections_overflow", Value::Counter(self.overflow.get()));
-        give("ejections_enforced_total", Value::Counter(self.enforced_total.get()));
+        give(
+            "ejections_enforced_total",
+            Value::Counter(self.enforced_total.get()),
+        );
         for ((cause, detected), enforced) in CAUSES.iter().zip(&self.detected).zip(&self.enforced) {
-            give(&format!("ejections_detected_{cause}"), Value::Counter(detected.get()));
-            give(&format!("ejections_enforced_{cause}"), Value::Counter(enforced.get()));
+            give(
+                &format!("ejections_detected_{cause}"),
+                Value::Counter(detected.get()),
+            );
+            give(
+                &format!("ejections_enforced_{cause}"),
+                Value::Counter(enforced.get()),
+            );
         }
     }
 }
@@ -216,9 +226,7 @@ impl Detector {
                 false
             }
             // Without the split such failures count as a gateway's 503.
-            Outcome::LocalOriginFailure => {
-                self.status(config, host, 503, hosts, (now, random))
-            }
+            Outcome::LocalOriginFailure => self.status(config, host, 503, hosts, (now, random)),
             Outcome::Status(status) => {
                 if split {
                     record.local.count(true);
@@ -327,7 +335,8 @@ impl Detector {
         }
         let mut rates = SuccessRates::default();
         for local in [false, true] {
-            let (average, threshold, ejected) = self.judge(config, hosts.clone(), local, (now, random));
+            let (average, threshold, ejected) =
+                self.judge(config, hosts.clone(), local, (now, random));
             changed |= ejected;
             if local {
                 (rates.local_average, rates.local_threshold) = (average, threshold);
@@ -385,7 +394,11 @@ impl Detector {
         let (mut for_rate, mut for_percentage) = (Vec::new(), Vec::new());
         for host in hosts {
             count += 1;
-            let window = if local { &host.outlier.local } else { &host.outlier.external };
+            let window = if local {
+                &host.outlier.local
+            } else {
+                &host.outlier.external
+            };
             let (success, total) = window.take();
             let rate = 100.0 * success as f64 / total.max(1) as f64;
             let enough = |volume: u32| total >= u64::from(volume.max(1));
@@ -410,19 +423,34 @@ impl Detector {
         if !for_rate.is_empty() && for_rate.len() >= config.success_rate_minimum_hosts as usize {
             let n = for_rate.len() as f64;
             let mean = for_rate.iter().map(|(_, rate)| rate).sum::<f64>() / n;
-            let variance = for_rate.iter().map(|(_, r)| (r - mean).powi(2)).sum::<f64>() / n;
+            let variance = for_rate
+                .iter()
+                .map(|(_, r)| (r - mean).powi(2))
+                .sum::<f64>()
+                / n;
             let limit =
                 mean - variance.sqrt() * f64::from(config.success_rate_stdev_factor) / 1000.0;
             (average, threshold) = (Some(mean), Some(limit));
-            let cause = if local { Cause::LocalSuccessRate } else { Cause::SuccessRate };
+            let cause = if local {
+                Cause::LocalSuccessRate
+            } else {
+                Cause::SuccessRate
+            };
             for (host, _) in for_rate.iter().filter(|(_, rate)| *rate < limit) {
                 changed |= self.eject(config, host, cause, count, at);
             }
         }
         if for_percentage.len() >= config.failure_percentage_minimum_hosts as usize {
             let limit = f64::from(config.failure_percentage_threshold);
-            let cause = if local { Cause::LocalFailurePercentage } else { Cause::FailurePercentage };
-            for (host, _) in for_percentage.iter().filter(|(_, rate)| 100.0 - rate >= limit) {
+            let cause = if local {
+                Cause::LocalFailurePercentage
+            } else {
+                Cause::FailurePercentage
+            };
+            for (host, _) in for_percentage
+                .iter()
+                .filter(|(_, rate)| 100.0 - rate >= limit)
+            {
                 changed |= self.eject(config, host, cause, count, at);
             }
         }

@@ -61,7 +61,9 @@ impl World {
     }
 
     fn statuses(&self, host: usize, status: u16, times: usize) -> bool {
-        (0..times).fold(false, |any, _| any | self.report(host, Outcome::Status(status)))
+        (0..times).fold(false, |any, _| {
+            any | self.report(host, Outcome::Status(status))
+        })
     }
 
     fn sweep_after(&mut self, seconds: u64) -> bool {
@@ -132,7 +134,10 @@ fn gateway_failures_eject_only_when_enforced() {
     enforced.consecutive_5xx = 100;
     let world = World::new(2, enforced.clone());
     assert!(!world.statuses(0, 502, 5));
-    assert_eq!(world.detector.stats.detected[Cause::ConsecutiveGateway as usize].get(), 1);
+    assert_eq!(
+        world.detector.stats.detected[Cause::ConsecutiveGateway as usize].get(),
+        1
+    );
     enforced.enforcing_consecutive_gateway_failure = 100;
     let world = World::new(2, enforced);
     assert!(!world.statuses(0, 500, 5));

@@ -70,8 +70,14 @@ impl Cluster {
             Err(failure) => return Err(failure.with_request(request)),
         };
         let result = match self.protocol(host, options.downstream) {
-            Protocol::Http1 => self.send_http1(host, &pool, request, options.priority).await,
-            Protocol::Http2 => self.send_http2(host, &pool, request, options.priority).await,
+            Protocol::Http1 => {
+                self.send_http1(host, &pool, request, options.priority)
+                    .await
+            }
+            Protocol::Http2 => {
+                self.send_http2(host, &pool, request, options.priority)
+                    .await
+            }
         };
         match &result {
             Ok(response) => self.count_response(host, response),
@@ -227,8 +233,7 @@ fn with_lease(
     connect: bool,
 ) -> Response<ResponseBody> {
     let status = response.status();
-    let upgraded =
-        status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
+    let upgraded = status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
     response.map(|incoming| {
         if upgraded {
             ResponseBody::of_upgrade(incoming, lease)
@@ -352,7 +357,9 @@ mod tests {
             assert_eq!(found.as_deref(), name, "{host}");
         }
         let mut with_header = request("/", Some("a.test"));
-        with_header.headers_mut().insert("x-sni", HeaderValue::from_static("b.test"));
+        with_header
+            .headers_mut()
+            .insert("x-sni", HeaderValue::from_static("b.test"));
         let found = server_name_of(&with_header, Some("x-sni"));
         assert_eq!(found.as_deref(), Some("b.test"));
     }

@@ -137,7 +137,12 @@ mod tests {
             (5, 65, 8, 92, true, false),
         ] {
             let levels = Levels::new(&of_100(&[(p0, 0), (p1, 0)]), 140, 50.0);
-            let got = (levels.healthy[0], levels.healthy[1], levels.panic[0], levels.panic[1]);
+            let got = (
+                levels.healthy[0],
+                levels.healthy[1],
+                levels.panic[0],
+                levels.panic[1],
+            );
             assert_eq!(got, (share0, share1, panic0, panic1), "{p0} {p1}");
         }
         let three = Levels::new(&of_100(&[(20, 0), (20, 0), (100, 0)]), 140, 50.0);
@@ -147,7 +152,10 @@ mod tests {
     #[test]
     fn degraded_hosts_get_what_healthy_ones_leave() {
         let levels = Levels::new(&of_100(&[(25, 75), (0, 100)]), 140, 50.0);
-        assert_eq!((levels.healthy, levels.degraded), (vec![35, 0], vec![65, 0]));
+        assert_eq!(
+            (levels.healthy, levels.degraded),
+            (vec![35, 0], vec![65, 0])
+        );
         let levels = Levels::new(&of_100(&[(0, 100)]), 140, 50.0);
         assert_eq!(levels.choose(99), Some((0, true)));
     }
@@ -168,7 +176,10 @@ mod tests {
         assert_eq!(levels.healthy, [75, 25]);
         assert_eq!(levels.panic, [true, true]);
         let never = Levels::new(&counts, 140, 0.0);
-        assert_eq!((never.healthy, never.panic), (vec![100, 0], vec![false, false]));
+        assert_eq!(
+            (never.healthy, never.panic),
+            (vec![100, 0], vec![false, false])
+        );
         assert_eq!(Levels::new(&[], 140, 50.0).choose(3), None);
         assert_eq!(Levels::new(&[Counts::default()], 140, 50.0).choose(3), None);
     }
@@ -192,7 +203,11 @@ mod tests {
             let levels = Levels::new(&counts, 140, 50.0);
             let sum: u64 = levels.healthy.iter().chain(&levels.degraded).sum();
             let hosts: u64 = counts.iter().map(|c| c.total).sum();
-            assert_eq!(sum, if hosts == 0 { 0 } else { 100 }, "{counts:?} {levels:?}");
+            assert_eq!(
+                sum,
+                if hosts == 0 { 0 } else { 100 },
+                "{counts:?} {levels:?}"
+            );
         }
     }
 }

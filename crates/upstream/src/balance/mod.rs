@@ -14,8 +14,8 @@ use weft_config::{Cluster, LbPolicy};
 
 use crate::random::Random;
 use scheduler::Scheduler;
-pub(crate) use view::{Source, View};
 use view::{Group, Subset};
+pub(crate) use view::{Source, View};
 
 /// A worker's place in its rotations.
 pub(crate) struct Balancer {
@@ -133,7 +133,9 @@ impl Balancer {
         let (count, active) = hosts.fold((0_u64, 1_u64), |(count, active), host| {
             (count + 1, active + u64::from((request.active)(*host)))
         });
-        let limit = (active * u64::from(factor)).div_ceil(100 * count.max(1)).max(1);
+        let limit = (active * u64::from(factor))
+            .div_ceil(100 * count.max(1))
+            .max(1);
         let mut candidates = (0..64).filter_map(|step| at(request.attempt + step));
         candidates
             .find(|host| u64::from((request.active)(*host)) < limit)
@@ -174,7 +176,11 @@ impl SubsetState {
         match self {
             Self::Turn(next) => {
                 let host = hosts.get(*next).or(hosts.first()).copied();
-                *next = if *next + 1 < hosts.len() { *next + 1 } else { 0 };
+                *next = if *next + 1 < hosts.len() {
+                    *next + 1
+                } else {
+                    0
+                };
                 host
             }
             Self::Weighted(scheduler) => {

@@ -146,7 +146,11 @@ fn count(set: &HostSet, priority: usize, by_weight: bool) -> Counts {
     let mut counts = Counts::default();
     let localities = set.priorities().get(priority).into_iter().flatten();
     for host in localities.flat_map(|l| set.hosts().get(l.hosts.clone()).unwrap_or_default()) {
-        let one = if by_weight { u64::from(host.weight()) } else { 1 };
+        let one = if by_weight {
+            u64::from(host.weight())
+        } else {
+            1
+        };
         counts.total += one;
         match host.health() {
             Health::Healthy => counts.healthy += one,
@@ -198,7 +202,11 @@ fn group(
 
 impl Subset {
     fn new(hosts: Vec<u32>, set: &HostSet) -> Self {
-        let weight = |h: &u32| set.hosts().get(*h as usize).map(crate::host::Placed::weight);
+        let weight = |h: &u32| {
+            set.hosts()
+                .get(*h as usize)
+                .map(crate::host::Placed::weight)
+        };
         let first = hosts.first().and_then(weight);
         let uniform = hosts.iter().all(|host| weight(host) == first);
         Self { hosts, uniform }

@@ -73,12 +73,16 @@ impl Guard {
 
     /// The other side closed; the first word counts.
     pub(crate) fn closed_by_peer(&self) {
-        let _ = self.end.compare_exchange(OPEN, CLOSED_BY_PEER, Relaxed, Relaxed);
+        let _ = self
+            .end
+            .compare_exchange(OPEN, CLOSED_BY_PEER, Relaxed, Relaxed);
     }
 
     /// This side is closing.
     pub(crate) fn closed_here(&self) {
-        let _ = self.end.compare_exchange(OPEN, CLOSED_HERE, Relaxed, Relaxed);
+        let _ = self
+            .end
+            .compare_exchange(OPEN, CLOSED_HERE, Relaxed, Relaxed);
     }
 
     pub(crate) fn connected(&self) {

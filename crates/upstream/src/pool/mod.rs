@@ -143,9 +143,10 @@ impl Pool {
     /// one already: the first one is always allowed, so that no request waits for ever.
     fn may_connect(&self, priority: Priority, any: bool) -> bool {
         let breaker = self.accounts.breakers.of(priority);
-        let crowded = self.connector.per_host_max_connections.is_some_and(|max| {
-            self.host.stats().cx_active >= u64::from(max)
-        });
+        let crowded = self
+            .connector
+            .per_host_max_connections
+            .is_some_and(|max| self.host.stats().cx_active >= u64::from(max));
         if !crowded && breaker.connections.try_acquire() {
             return true;
         }
@@ -174,7 +175,11 @@ impl Pool {
             None => &self.tls[2],
         };
         let tls = slot.get_or_init(|| self.connector.tls_config(&self.host, asked, protocol));
-        match self.connector.connect(&self.host, tls.as_ref(), asked).await {
+        match self
+            .connector
+            .connect(&self.host, tls.as_ref(), asked)
+            .await
+        {
             Ok(stream) => {
                 guard.connected();
                 Ok(stream.with_meter(Arc::clone(guard) as Arc<dyn weft_net::Meter>))

@@ -238,9 +238,7 @@ impl ClusterStore {
         if users.is_empty() {
             return false;
         }
-        inner
-            .assignments
-            .insert(service, Arc::clone(&assignment));
+        inner.assignments.insert(service, Arc::clone(&assignment));
         for name in users {
             let Some(entry) = inner.clusters.get_mut(&name) else {
                 continue;
@@ -432,7 +430,9 @@ impl ClusterStore {
             inner.schedule.add(now, job(schedule::Kind::Resolve));
         }
         if let Some(outlier) = &entry.snapshot.config.outlier {
-            inner.schedule.add(now + outlier.interval, job(schedule::Kind::Outliers));
+            inner
+                .schedule
+                .add(now + outlier.interval, job(schedule::Kind::Outliers));
         }
         self.wake.notify_one();
     }

@@ -1,0 +1,94 @@
+//! HTTP/2 pools.
+
+use super::*;
+
+fn world(address: SocketAddr) -> World {
+    let world = World::new();
+    let mut config = config("c", flat("c", &[address]));
+    config.http = http2();
+    world.store.apply_cluster(Arc::new(config), false);
+    world
+}
+
+#[test]
+fn one_connection_carries_requests_at_once() {
+    on_worker(async {
+        let server = server("b", true).await;
+        let world = world(server.address);
+        for _ in 0..3 {
+            let all = (0..SERVER_STREAMS).map(|_| world.text("/slow"));
+            let texts = futures_util::future::join_all(all).await;
+            assert!(texts.iter().all(|t| t == "b"));
+        }
+        assert_eq!(server.accepted.get(), 1);
+        assert_eq!(world.stat("upstream_cx_http2_total"), 1);
+        assert_eq!(world.stat("upstream_rq_total"), 12);
+        assert_eq!(world.stat("upstream_rq_active"), 0);
+    });
+}
+
+#[test]
+fn a_full_connection_gets_a_second_one_beside_it() {
+    on_worker(async {
+        let server = server("b", true).await;
+        let world = world(server.address);
+        // Learns what the server allows.
+        world.text("/").await;
+        world.text("/").await;
+        let all = (0..2 * SERVER_STREAMS).map(|_| world.text("/slow"));
+        let texts = futures_util::future::join_all(all).await;
+        assert!(texts.iter().all(|t| t == "b"));
+        assert_eq!(server.accepted.get(), 2);
+    });
+}
+
+#[test]
+fn goaway_moves_requests_to_another_connection() {
+    on_worker(async {
+        let server = server("b", true).await;
+        let world = world(server.address);
+        let slow = async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            server.closing.send_replace(true);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            server.closing.send_replace(false);
+            world.text("/").await
+        };
+        let (first, second) = futures_util::future::join(world.text("/slow"), slow).await;
+        assert_eq!((first.as_str(), second.as_str()), ("b", "b"));
+        assert_eq!(server.accepted.get(), 2);
+        world.until("upstream_cx_active", 1).await;
+    });
+}
+
+#[test]
+fn giving_up_resets_the_stream_and_keeps_the_connection() {
+    on_worker(async {
+        let server = server("b", true).await;
+        let world = world(server.address);
+        world.text("/").await;
+        let given_up = tokio::time::timeout(Duration::from_millis(30), world.send("/slow")).await;
+        assert!(given_up.is_err());
+        assert_eq!(world.text("/").await, "b");
+        assert_eq!(server.accepted.get(), 1);
+        assert_eq!(world.stat("upstream_rq_tx_reset"), 1);
+        assert_eq!(world.stat("upstream_rq_active"), 0);
+    });
+}
+
+#[test]
+fn a_failed_connection_fails_all_who_wait_for_it() {
+    on_worker(async {
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let world = world(address);
+        let all = futures_util::future::join_all((0..5).map(|_| world.send("/"))).await;
+        let refused = |r: &Result<_, SendFailure>| {
+            r.as_ref()
+                .is_err_and(|f| f.kind == FailureKind::RemoteConnectFailure)
+        };
+        assert!(all.iter().all(refused));
+        assert_eq!(world.stat("upstream_cx_connect_fail"), 1);
+    });
+}
