@@ -30,7 +30,7 @@ const MAX_ORIGINAL_HOSTS: usize = 16_384;
 pub struct PickContext<'a> {
     /// The route's hash of the request, for ring hash and Maglev.
     pub hash: Option<u64>,
-    /// The address for an ORIGINAL_DST cluster: of the connection, or from the header that
+    /// The address for an `ORIGINAL_DST` cluster: of the connection, or from the header that
     /// [`Cluster::original_dst_header`] names.
     pub original_dst: Option<SocketAddr>,
     /// Hosts that should rather not be chosen: those of earlier attempts.
@@ -199,7 +199,7 @@ impl Cluster {
         self.breaker(priority).retries.release();
     }
 
-    /// The request header (lower case) that names the destination of an ORIGINAL_DST cluster.
+    /// The request header (lower case) that names the destination of an `ORIGINAL_DST` cluster.
     pub fn original_dst_header(&self) -> Option<&str> {
         match &self.config.discovery {
             Discovery::OriginalDst { http_header, .. } => http_header.as_deref(),
@@ -375,7 +375,9 @@ impl Cluster {
                 });
                 let empty = original.is_empty();
                 drop(original);
-                gone.iter().for_each(|host| host.pools.retire());
+                for host in gone {
+                    host.pools.retire();
+                }
                 if empty {
                     return;
                 }

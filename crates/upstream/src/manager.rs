@@ -101,7 +101,9 @@ impl ClusterManager {
                 slots.insert(name, Slot { snapshot, live });
             }
         }
-        gone.iter().for_each(|cluster| cluster.retire());
+        for cluster in gone {
+            cluster.retire();
+        }
     }
 
     /// Takes changes over as they come, so that a worker without requests also closes what is

@@ -326,7 +326,7 @@ impl Detector {
     pub(crate) fn sweep<'a>(
         &self,
         config: &OutlierDetection,
-        hosts: impl Iterator<Item = &'a HostShared> + Clone,
+        hosts: &(impl Iterator<Item = &'a HostShared> + Clone),
         (now, random): (Instant, &Random),
     ) -> bool {
         let mut changed = false;

@@ -13,7 +13,7 @@ fn config() -> OutlierDetection {
         enforcing_consecutive_local_origin_failure: 100,
         interval: Duration::from_secs(10),
         base_ejection_time: Duration::from_secs(30),
-        max_ejection_time: Duration::from_secs(300),
+        max_ejection_time: Duration::from_mins(5),
         max_ejection_time_jitter: Duration::ZERO,
         max_ejection_percent: 50,
         always_eject_one_host: false,
@@ -69,7 +69,7 @@ impl World {
     fn sweep_after(&mut self, seconds: u64) -> bool {
         self.now += Duration::from_secs(seconds);
         let at = (self.now, &self.random);
-        self.detector.sweep(&self.config, self.hosts.iter(), at)
+        self.detector.sweep(&self.config, &self.hosts.iter(), at)
     }
 
     fn ejected(&self) -> Vec<usize> {
@@ -147,7 +147,9 @@ fn gateway_failures_eject_only_when_enforced() {
 #[test]
 fn failures_without_a_response_count_apart_when_split() {
     let world = World::new(2, config());
-    (0..5).for_each(|_| drop(world.report(0, Outcome::LocalOriginFailure)));
+    for _ in 0..5 {
+        world.report(0, Outcome::LocalOriginFailure);
+    }
     assert_eq!(world.ejected(), [0]);
     let mut split = config();
     split.split_external_local_origin_errors = true;

@@ -2,7 +2,7 @@
 //! state that outlives changes (breakers, outlier detection, statistics of the main thread).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -35,10 +35,14 @@ pub(crate) struct State {
     pub(crate) stats: Arc<ClusterStats>,
     pub(crate) breakers: Arc<Breakers>,
     pub(crate) detector: Detector,
+    outliers_shown: AtomicBool,
     /// Grows whenever a host is ejected or let back.
     epoch: AtomicU64,
-    view: Mutex<Option<(u64, Arc<Config>, Arc<View>)>>,
+    view: Mutex<Option<Built>>,
 }
+
+/// A view with what it was built from: the epoch and the configuration.
+type Built = (u64, Arc<Config>, Arc<View>);
 
 impl State {
     pub(crate) fn new(config: &Config, registry: &Registry) -> Self {
@@ -47,16 +51,29 @@ impl State {
             stats: Arc::default(),
             breakers: Arc::new(Breakers::new(&breakers.default, &breakers.high)),
             detector: Detector::default(),
+            outliers_shown: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             view: Mutex::new(None),
         };
         let scope = stat_scope(config);
         registry.register(scope.clone(), &state.stats);
-        registry.register(scope.clone(), &state.breakers);
-        if config.outlier.is_some() {
-            registry.register(scope, &state.detector.stats);
-        }
+        registry.register(scope, &state.breakers);
         state
+    }
+
+    /// Outlier detection is configured: its statistics are shown from now on.
+    pub(crate) fn show_outliers(&self, config: &Config, registry: &Registry) {
+        if !self.outliers_shown.swap(true, Ordering::Relaxed) {
+            registry.register(stat_scope(config), &self.detector.stats);
+        }
+    }
+
+    /// Outlier detection is not configured any more: nobody stays ejected.
+    pub(crate) fn release_all(&self, hosts: &HostSet) {
+        for host in hosts.hosts() {
+            self.detector.release(&host.shared);
+        }
+        self.epoch.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn epoch(&self) -> u64 {

@@ -9,7 +9,7 @@ const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_ALPN: u16 = 16;
 /// RFC 8446 §5.1: the longest plaintext record.
 const MAX_RECORD: usize = 1 << 14;
-/// Longer hellos are refused, as BoringSSL and rustls do.
+/// Longer hellos are refused, as `BoringSSL` and rustls do.
 const MAX_HELLO: usize = 0xffff;
 
 /// What a `ClientHello` says that a filter chain can match on.

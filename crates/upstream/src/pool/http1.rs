@@ -127,7 +127,7 @@ impl Http1 {
         let (over, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(expired);
         *self.idle.borrow_mut() = kept;
         for idle in &over {
-            pool.count_expired(idle.connection.guard.opened, now);
+            pool.count_expired(idle.connection.guard.opened);
         }
         drop(over);
     }
@@ -202,7 +202,7 @@ impl Pool {
             return;
         }
         let now = Instant::now();
-        if connection.served > 0 && self.is_too_old(connection.guard.opened, now) {
+        if connection.served > 0 && self.is_too_old(connection.guard.opened) {
             stats.upstream_cx_max_duration_reached.inc();
             return;
         }
@@ -210,12 +210,11 @@ impl Pool {
         loop {
             let next = self.http1.waiting.borrow_mut().pop_front();
             let Some(waiter) = next else { break };
-            match waiter.send(Ok(connection)) {
-                Ok(()) => return,
-                Err(Ok(back)) => connection = back,
-                // What comes back is what was sent.
-                Err(Err(_)) => return,
-            }
+            // What comes back, if nobody waits any more, is what was sent.
+            let Err(Ok(back)) = waiter.send(Ok(connection)) else {
+                return;
+            };
+            connection = back;
         }
         self.http1.idle.borrow_mut().push(Idle {
             connection,

@@ -166,7 +166,7 @@ impl Http2 {
         let now = Instant::now();
         for mux in self.connections.borrow().iter() {
             // An old connection that is in use closes with its last request.
-            if pool.is_too_old(mux.guard.opened, now) {
+            if pool.is_too_old(mux.guard.opened) {
                 mux.retiring.set(true);
             }
         }
@@ -175,7 +175,7 @@ impl Http2 {
             mux.active.get() == 0 && at.is_some_and(|at| at <= now)
         });
         for mux in &over {
-            pool.count_expired(mux.guard.opened, now);
+            pool.count_expired(mux.guard.opened);
         }
     }
 
@@ -194,7 +194,7 @@ impl Pool {
         priority: Priority,
     ) -> Result<MuxLease, SendFailure> {
         if let Some(mux) = self.http2.with_room() {
-            if self.is_too_old(mux.guard.opened, Instant::now()) {
+            if self.is_too_old(mux.guard.opened) {
                 mux.retiring.set(true);
             }
             return Ok(MuxLease::new(&mux, self));

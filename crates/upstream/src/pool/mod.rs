@@ -210,10 +210,7 @@ impl Pool {
         self.sweeping.set(true);
         let me = self.me.clone();
         tokio::task::spawn_local(async move {
-            loop {
-                let Some(at) = me.upgrade().and_then(|pool| pool.next_expiry()) else {
-                    break;
-                };
+            while let Some(at) = me.upgrade().and_then(|pool| pool.next_expiry()) {
                 tokio::time::sleep_until(at.into()).await;
                 let Some(pool) = me.upgrade() else { break };
                 pool.http1.close_expired(&pool);
@@ -239,15 +236,15 @@ impl Pool {
         idle.into_iter().chain(old).min()
     }
 
-    fn is_too_old(&self, opened: Instant, now: Instant) -> bool {
+    fn is_too_old(&self, opened: Instant) -> bool {
         let max = self.connector.http.common.max_connection_duration;
-        max.is_some_and(|max| now >= opened + max)
+        max.is_some_and(|max| opened.elapsed() >= max)
     }
 
     /// Counts a connection that expired.
-    fn count_expired(&self, opened: Instant, now: Instant) {
+    fn count_expired(&self, opened: Instant) {
         let stats = &self.accounts.stats;
-        if self.is_too_old(opened, now) {
+        if self.is_too_old(opened) {
             stats.upstream_cx_max_duration_reached.inc();
         } else {
             stats.upstream_cx_idle_timeout.inc();

@@ -3,6 +3,7 @@
 
 mod feed;
 mod schedule;
+mod secrets;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use weft_config::cluster::{DnsLookupFamily, DnsSettings};
-use weft_config::{Cluster as Config, Discovery, LoadAssignment, Secret};
+use weft_config::{Cluster as Config, Discovery, LoadAssignment};
 use weft_core::metrics::Registry;
 
 use crate::connector::Connectors;
@@ -41,9 +42,16 @@ pub struct ClusterStore {
 struct Inner {
     clusters: AHashMap<Arc<str>, Entry>,
     /// EDS resources by name, kept while a cluster uses them.
-    assignments: AHashMap<Arc<str>, Arc<LoadAssignment>>,
+    services: AHashMap<Arc<str>, Service>,
     secrets: Secrets,
     schedule: Schedule,
+}
+
+/// An EDS resource and the clusters that use it.
+#[derive(Default)]
+struct Service {
+    assignment: Option<Arc<LoadAssignment>>,
+    users: Vec<Arc<str>>,
 }
 
 struct Entry {
@@ -124,10 +132,21 @@ impl ClusterStore {
             return;
         }
         let old = inner.clusters.remove(&name);
+        let old_service = old
+            .as_ref()
+            .and_then(|old| service_of(&old.snapshot.config));
+        if old_service != service_of(&config) {
+            if let Some(service) = old_service {
+                inner.unlink(&Arc::clone(service), &name);
+            }
+            if let Some(service) = service_of(&config) {
+                let service = inner.services.entry(Arc::clone(service)).or_default();
+                service.users.push(Arc::clone(&name));
+            }
+        }
         let entry = self.build_entry(&mut inner, config, added_via_api, old);
         self.publish(&name, Some(&entry.snapshot));
         inner.clusters.insert(Arc::clone(&name), entry);
-        inner.forget_unused_assignments();
         self.schedule(&mut inner, &name);
     }
 
@@ -141,12 +160,16 @@ impl ClusterStore {
         let old = old.filter(|old| {
             // Another name for the statistics is another set of them.
             old.snapshot.config.alt_stat_name == config.alt_stat_name
-                && old.snapshot.config.outlier.is_some() == config.outlier.is_some()
         });
         let state = match &old {
             Some(old) => Arc::clone(&old.snapshot.state),
             None => Arc::new(State::new(&config, &self.registry)),
         };
+        if config.outlier.is_some() {
+            state.show_outliers(&config, &self.registry);
+        } else if let Some(old) = &old {
+            state.release_all(&old.snapshot.hosts);
+        }
         let breakers = &config.breakers;
         state.breakers.set(&breakers.default, &breakers.high);
         let connectors = match &old {
@@ -156,11 +179,13 @@ impl ClusterStore {
             _ => Connectors::new(&config, &inner.secrets),
         };
         let (assignment, known) = match &config.discovery {
-            Discovery::Eds { service_name } => match inner.assignments.get(service_name) {
-                Some(assignment) => (Some(Arc::clone(assignment)), true),
+            Discovery::Eds { service_name } => {
+                let service = inner.services.get(service_name);
+                let assignment = service.and_then(|s| s.assignment.clone());
                 // Until the new resource arrives the old hosts serve on.
-                None => (None, false),
-            },
+                let known = assignment.is_some();
+                (assignment, known)
+            }
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {
                 let resolved = old.as_ref().is_some_and(|old| {
                     let mut names = names_of(&config.endpoints);
@@ -221,10 +246,12 @@ impl ClusterStore {
     /// Removes a cluster; requests under way finish. Gives whether it was there.
     pub fn remove_cluster(&self, name: &str) -> bool {
         let mut inner = self.inner.lock();
-        let Some((name, _)) = inner.clusters.remove_entry(name) else {
+        let Some((name, entry)) = inner.clusters.remove_entry(name) else {
             return false;
         };
-        inner.forget_unused_assignments();
+        if let Some(service) = service_of(&entry.snapshot.config) {
+            inner.unlink(service, &name);
+        }
         self.publish(&name, None);
         true
     }
@@ -234,11 +261,13 @@ impl ClusterStore {
     pub fn apply_assignment(&self, assignment: Arc<LoadAssignment>) -> bool {
         let mut inner = self.inner.lock();
         let service = Arc::clone(&assignment.cluster_name);
-        let users: Vec<Arc<str>> = inner.users_of(&service).cloned().collect();
-        if users.is_empty() {
+        let Some(service) = inner.services.get_mut(&service) else {
             return false;
-        }
-        inner.assignments.insert(service, Arc::clone(&assignment));
+        };
+        let users = service.users.clone();
+        let kept = Arc::clone(&assignment);
+        service.assignment = Some(assignment);
+        let assignment = kept;
         for name in users {
             let Some(entry) = inner.clusters.get_mut(&name) else {
                 continue;
@@ -274,61 +303,6 @@ impl ClusterStore {
             config: Arc::clone(&old.config),
             connectors: old.connectors.clone(),
             hosts,
-            state: Arc::clone(&old.state),
-            added_via_api: old.added_via_api,
-        });
-        self.publish(name, Some(&entry.snapshot));
-    }
-
-    /// Adds or replaces a secret. Clusters whose TLS uses it make new connections with it.
-    pub fn apply_secret(&self, secret: Arc<Secret>) {
-        let name = Arc::clone(&secret.name);
-        self.inner.lock().secrets.insert(secret);
-        self.reconnect_users_of(&name);
-    }
-
-    /// Forgets a secret. Connections that were made with it stay.
-    pub fn remove_secret(&self, name: &str) {
-        self.inner.lock().secrets.remove(name);
-    }
-
-    /// The secrets that are known now, for the TLS contexts of listeners.
-    pub fn secrets(&self) -> Secrets {
-        self.inner.lock().secrets.clone()
-    }
-
-    /// Reads the files of `cluster`'s TLS contexts again, for certificates that were renewed.
-    pub fn reload_tls(&self, cluster: &str) {
-        let mut inner = self.inner.lock();
-        let Inner {
-            clusters, secrets, ..
-        } = &mut *inner;
-        if let Some(entry) = clusters.get_mut(cluster) {
-            let name = Arc::clone(&entry.snapshot.config.name);
-            self.reconnect(&name, entry, secrets);
-        }
-    }
-
-    fn reconnect_users_of(&self, secret: &Arc<str>) {
-        let mut inner = self.inner.lock();
-        let Inner {
-            clusters, secrets, ..
-        } = &mut *inner;
-        for (name, entry) in clusters.iter_mut() {
-            let config = Arc::clone(&entry.snapshot.config);
-            let mut contexts = config.tls_contexts();
-            if contexts.any(|tls| tls.context.secret_names().any(|n| n == secret)) {
-                self.reconnect(name, entry, secrets);
-            }
-        }
-    }
-
-    fn reconnect(&self, name: &Arc<str>, entry: &mut Entry, secrets: &Secrets) {
-        let old = &entry.snapshot;
-        entry.snapshot = Arc::new(Snapshot {
-            config: Arc::clone(&old.config),
-            connectors: Connectors::new(&old.config, secrets),
-            hosts: Arc::clone(&old.hosts),
             state: Arc::clone(&old.state),
             added_via_api: old.added_via_api,
         });
@@ -439,27 +413,15 @@ impl ClusterStore {
 }
 
 impl Inner {
-    fn users_of(&self, service: &Arc<str>) -> impl Iterator<Item = &Arc<str>> {
-        let users = self.clusters.iter().filter(move |(_, entry)| {
-            matches!(&entry.snapshot.config.discovery,
-                Discovery::Eds { service_name } if service_name == service)
-        });
-        users.map(|(name, _)| name)
-    }
-
-    fn forget_unused_assignments(&mut self) {
-        if self.assignments.is_empty() {
+    /// `cluster` does not use `service` any more; endpoints that nobody uses are forgotten.
+    fn unlink(&mut self, service: &Arc<str>, cluster: &Arc<str>) {
+        let Some(linked) = self.services.get_mut(service) else {
             return;
+        };
+        linked.users.retain(|user| user != cluster);
+        if linked.users.is_empty() {
+            self.services.remove(service);
         }
-        let used: AHashSet<Arc<str>> = self
-            .clusters
-            .values()
-            .filter_map(|entry| match &entry.snapshot.config.discovery {
-                Discovery::Eds { service_name } => Some(Arc::clone(service_name)),
-                _ => None,
-            })
-            .collect();
-        self.assignments.retain(|service, _| used.contains(service));
     }
 }
 
@@ -478,6 +440,13 @@ fn account_for(state: &State, old: &Arc<HostSet>, new: &Arc<HostSet>) {
         }
     }
     state.count_members(new);
+}
+
+fn service_of(config: &Config) -> Option<&Arc<str>> {
+    match &config.discovery {
+        Discovery::Eds { service_name } => Some(service_name),
+        _ => None,
+    }
 }
 
 fn dns_of(config: &Config) -> Option<&DnsSettings> {

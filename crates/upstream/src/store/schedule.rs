@@ -95,7 +95,11 @@ impl ClusterStore {
         let hosts = snapshot.hosts.hosts().iter();
         let hosts = hosts.map(|host| -> &HostShared { &host.shared });
         let random = Random::from_os();
-        if snapshot.state.detector.sweep(config, hosts, (now, &random)) {
+        if snapshot
+            .state
+            .detector
+            .sweep(config, &hosts, (now, &random))
+        {
             snapshot.state.ejections_changed(&snapshot.hosts);
         }
     }

@@ -25,7 +25,7 @@ fn outlier() -> OutlierDetection {
         enforcing_consecutive_local_origin_failure: 100,
         interval: Duration::from_millis(50),
         base_ejection_time: Duration::from_millis(200),
-        max_ejection_time: Duration::from_secs(300),
+        max_ejection_time: Duration::from_mins(5),
         max_ejection_time_jitter: Duration::ZERO,
         max_ejection_percent: 50,
         always_eject_one_host: false,
@@ -202,6 +202,32 @@ fn a_failing_host_is_ejected_for_its_time_and_again_used() {
         assert_eq!(world.stat("membership_healthy"), 2);
         let back = (0..2).any(|_| cluster.pick(&PickContext::default()).unwrap().same(&first));
         assert!(back);
+    });
+}
+
+#[test]
+fn switching_outlier_detection_off_lets_everybody_back_and_closes_nothing() {
+    on_worker(async {
+        let world = World::new();
+        let (a, b) = (server("a", false).await, server("b", false).await);
+        let mut config = config("c", flat("c", &[a.address, b.address]));
+        config.outlier = Some(Arc::new(outlier()));
+        world.store.apply_cluster(Arc::new(config.clone()), true);
+        for _ in 0..6 {
+            let response = world.send("/status/500").await.unwrap();
+            text(response).await;
+        }
+        assert_eq!(world.stat("outlier_detection.ejections_active"), 1);
+        config.outlier = None;
+        world.store.apply_cluster(Arc::new(config), true);
+        let mut served: Vec<String> = Vec::new();
+        for _ in 0..4 {
+            served.push(world.text("/").await);
+        }
+        served.sort();
+        assert_eq!(served, ["a", "a", "b", "b"]);
+        assert_eq!((a.accepted.get(), b.accepted.get()), (1, 1));
+        assert_eq!(world.stat("membership_healthy"), 2);
     });
 }
 

@@ -3,6 +3,7 @@
 mod clusters;
 mod http1;
 mod http2;
+mod tls;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -32,9 +33,8 @@ pub(crate) fn on_worker<F: Future<Output = ()>>(test: F) {
         .unwrap();
     let limit = Duration::from_secs(30);
     runtime.block_on(async {
-        tokio::time::timeout(limit, test)
-            .await
-            .expect("test timeout")
+        let ended = tokio::time::timeout(limit, test).await;
+        ended.expect("test timeout");
     });
 }
 

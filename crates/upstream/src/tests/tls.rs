@@ -1,0 +1,136 @@
+//! TLS towards upstreams.
+
+use super::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_config::secret::SecretKind;
+use weft_config::tls::{
+    SanKind, SanMatcher, TlsContext, TlsValidation, TlsVersion, ValidationSource,
+};
+use weft_config::{DataSource, Secret, UpstreamTls};
+use weft_net::tls::{Identity, Pem, ServerSpec, Version};
+
+/// A self-signed certificate and its key, as PEM.
+fn certificate(name: &str) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// Answers one request a connection with the server name it was asked for and its ALPN.
+async fn tls_server(pem: &(String, String)) -> SocketAddr {
+    let spec = ServerSpec {
+        identities: vec![Identity {
+            chain: Pem::new("cert", pem.0.as_bytes()),
+            key: Pem::new("key", pem.1.as_bytes()),
+        }],
+        validation: None,
+        require_client_certificate: false,
+        alpn: vec![b"http/1.1".to_vec()],
+        versions: (Version::V12, Version::V13),
+    };
+    let config = weft_net::tls::server_config(&spec).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let accepted = weft_net::tls::accept(tcp.into(), Arc::clone(&config), None).await;
+            let Ok(mut stream) = accepted else { continue };
+            let mut buffer = [0; 1024];
+            let _ = stream.read(&mut buffer).await;
+            let name = stream.server_name().unwrap_or("-").to_owned();
+            let alpn = String::from_utf8_lossy(stream.alpn().unwrap_or(b"-")).into_owned();
+            let body = format!("{name} {alpn}");
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+            let _ = stream.write_all(head.as_bytes()).await;
+            let _ = stream.flush().await;
+        }
+    });
+    address
+}
+
+fn validation(ca: &str, san: Option<&str>) -> TlsValidation {
+    TlsValidation {
+        trusted_ca: Some(DataSource::Inline(ca.to_owned().into())),
+        san_matchers: san
+            .map(|name| SanMatcher {
+                kind: SanKind::Dns,
+                matcher: weft_config::matching::StringMatch::exact(name),
+            })
+            .into_iter()
+            .collect(),
+        ..TlsValidation::default()
+    }
+}
+
+fn tls(validation: ValidationSource) -> Transport {
+    Transport::Tls(Arc::new(UpstreamTls {
+        context: TlsContext {
+            min_version: TlsVersion::V12,
+            max_version: TlsVersion::V13,
+            certificates: Vec::new(),
+            validation: Some(validation),
+            alpn: Vec::new(),
+        },
+        sni: "up.test".into(),
+        auto_host_sni: false,
+        auto_sni_san_validation: false,
+    }))
+}
+
+#[test]
+fn upstreams_are_verified_by_authority_and_name() {
+    on_worker(async {
+        let (own, other) = (certificate("up.test"), certificate("up.test"));
+        let address = tls_server(&own).await;
+        for (ca, san, fine) in [
+            (&own.0, None, true),
+            (&own.0, Some("up.test"), true),
+            (&own.0, Some("else.test"), false),
+            (&other.0, None, false),
+        ] {
+            let world = World::new();
+            let mut config = config("c", flat("c", &[address]));
+            let inline = ValidationSource::Inline(Arc::new(validation(ca, san)));
+            config.transport = tls(inline);
+            world.store.apply_cluster(Arc::new(config), false);
+            match world.send("/").await {
+                Ok(response) => {
+                    assert!(fine, "{san:?}");
+                    assert_eq!(text(response).await, "up.test http/1.1");
+                }
+                Err(failure) => {
+                    assert!(!fine, "{san:?} {failure}");
+                    assert_eq!(failure.kind, FailureKind::RemoteConnectFailure);
+                    assert!(failure.transport.starts_with("TLS_error"), "{failure}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_secret_that_arrives_late_lets_the_cluster_connect() {
+    on_worker(async {
+        let own = certificate("up.test");
+        let address = tls_server(&own).await;
+        let world = World::new();
+        let mut config = config("c", flat("c", &[address]));
+        config.transport = tls(ValidationSource::Sds {
+            name: "roots".into(),
+            defaults: Arc::new(TlsValidation::default()),
+        });
+        world.store.apply_cluster(Arc::new(config), false);
+        let failure = world.send("/").await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::LocalConnectFailure);
+        assert!(
+            failure.transport.contains("not supplied by SDS: roots"),
+            "{failure}"
+        );
+        world.store.apply_secret(Arc::new(Secret {
+            name: "roots".into(),
+            kind: SecretKind::Validation(Arc::new(validation(&own.0, None))),
+        }));
+        assert_eq!(world.text("/").await, "up.test http/1.1");
+    });
+}
