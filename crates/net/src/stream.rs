@@ -45,6 +45,11 @@ impl Peeked {
         &self.tcp
     }
 
+    /// The socket, and what was peeked and not yet read again.
+    pub fn into_parts(self) -> (TcpStream, Bytes) {
+        (self.tcp, self.prefix)
+    }
+
     /// What was peeked and not yet read again.
     pub fn prefix(&self) -> &[u8] {
         &self.prefix
