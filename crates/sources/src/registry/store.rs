@@ -249,15 +249,11 @@ impl FileStore {
                 }
                 self.statuses.insert(key, status);
             }
-            changed.extend(
-                old.into_values()
-                    .filter(|status| status.object.is_some())
-                    .map(|old| ObjectStatus {
-                        state: ObjectState::Removed,
-                        problems: Vec::new(),
-                        ..old
-                    }),
-            );
+            changed.extend(old.into_values().map(|old| ObjectStatus {
+                state: ObjectState::Removed,
+                problems: Vec::new(),
+                ..old
+            }));
         }
         changed
     }
