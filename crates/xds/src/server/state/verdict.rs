@@ -42,6 +42,9 @@ impl TypeState {
     }
 
     fn refuse(&mut self, mode: Mode, in_flight: InFlight, error: &str, events: &mut Vec<Event>) {
+        // To be in step again is news even if nothing has to be sent for it: the view may return
+        // to what the client has.
+        self.reported = None;
         let whole = mode == Mode::Sotw && !self.type_url.is_partial();
         let offered = || in_flight.offered.iter().map(|(name, _)| name);
         let mut blamed = blame::named(error, offered());
