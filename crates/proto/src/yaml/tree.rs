@@ -63,7 +63,10 @@ fn parse_events(chunk: &Chunk<'_>, limits: &Limits, documents: &mut Vec<Document
         let (event, span) = match next {
             Ok(next) => next,
             Err(error) => {
-                let place = tree.marked(error.marker());
+                // What is missing at the end is missing in the last line, not in one after it.
+                let last = chunk.text.lines().count().max(1);
+                let marker = error.marker();
+                let place = tree.place(marker.line().clamp(1, last), marker.col() + 1);
                 tree.errors.push(place.error(error.info().to_owned()));
                 documents.push(tree.break_off());
                 return;
