@@ -1,7 +1,7 @@
 //! The state that the writer and the connections share: the engine, the published views, who is
 //! connected and what was pushed to whom. Must never know sockets.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -86,9 +86,9 @@ pub struct Connected {
 pub struct TypeState {
     /// Content that was accepted last.
     pub acked: Option<Version>,
-    /// Content of the view with which it is in step.
+    /// Content of the view with which it is in step; none while it refuses a part of it.
     pub in_sync: Option<Version>,
-    /// The last refusal since the last acceptance.
+    /// The last refusal since it was in step.
     pub error: Option<String>,
 }
 
@@ -341,13 +341,17 @@ impl ViewSource for Core {
             Event::Acked { type_url, version } => {
                 let state = connected.types.entry(type_url.clone()).or_default();
                 state.acked = Some(*version);
-                state.error = None;
                 let connected = connected.clone();
                 drop(connections);
                 self.forget_repaired(&connected, type_url);
             }
             Event::InSync { type_url, version } => {
-                connected.types.entry(type_url.clone()).or_default().in_sync = Some(*version);
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.in_sync = Some(*version);
+                state.error = None;
+                let connected = connected.clone();
+                drop(connections);
+                self.forget_repaired(&connected, type_url);
             }
             Event::Nacked {
                 type_url,
@@ -355,6 +359,7 @@ impl ViewSource for Core {
                 error,
             } => {
                 let state = connected.types.entry(type_url.clone()).or_default();
+                state.in_sync = None;
                 state.error = Some(error.clone());
                 let connected = connected.clone();
                 drop(connections);
@@ -386,6 +391,8 @@ impl ViewSource for Core {
             return;
         };
         tracing::info!(node = connected.proxy.id, "proxy disconnected");
+        // If it still refuses something, it says so again when it comes back.
+        self.refusals.lock().retain(|_, refused| refused.node != connected.proxy.id);
         let mut writer = self.writer.lock();
         let Some(published) = writer.published.get_mut(&connected.facts) else {
             return;
@@ -457,13 +464,6 @@ impl Core {
             .entry(type_url.clone())
             .or_default()
             .rejects += 1;
-        tracing::warn!(
-            node = connected.proxy.id,
-            ?type_url,
-            ?names,
-            error,
-            "refused by a proxy"
-        );
         let view = {
             let writer = self.writer.lock();
             writer
@@ -471,6 +471,7 @@ impl Core {
                 .get(&connected.facts)
                 .map(|p| Arc::clone(&p.view))
         };
+        let mut from = BTreeSet::new();
         let mut refusals = self.refusals.lock();
         for name in names {
             let origins = view.as_ref().and_then(|v| v.origins(type_url, name));
@@ -485,10 +486,26 @@ impl Core {
                     .map(ToString::to_string)
                     .collect(),
             };
+            from.extend(refused.origins.iter().cloned());
             refusals.insert((type_url.clone(), Arc::clone(name)), refused);
             while refusals.len() > REFUSALS {
                 refusals.pop_first();
             }
         }
+        drop(refusals);
+        let objects = self.places(&from);
+        let node = &connected.proxy.id;
+        tracing::warn!(node, ?type_url, ?names, error, ?objects, "refused by a proxy");
+    }
+
+    /// Where these objects are written: `file:line: Kind/namespace/name`.
+    fn places(&self, objects: &BTreeSet<String>) -> Vec<String> {
+        let statuses = self.statuses.lock();
+        let place = |status: &ObjectStatus| {
+            let object = status.object.as_ref()?.to_string();
+            let place = format!("{}:{}: {object}", status.source, status.line);
+            objects.contains(&object).then_some(place)
+        };
+        statuses.values().filter_map(place).collect()
     }
 }
