@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -126,19 +126,34 @@ impl Dataplane {
         xds: SocketAddr,
         folder: &ConfigFolder,
     ) -> Self {
+        let mut proxy = Self::launch(program, node, mode, xds, folder, &[]);
+        proxy.wait_ready().await;
+        proxy
+    }
+
+    /// Starts a proxy and does not wait. `more` goes to its command line.
+    pub fn launch(
+        program: &Program,
+        node: &Node,
+        mode: AdsMode,
+        xds: SocketAddr,
+        folder: &ConfigFolder,
+        more: &[&str],
+    ) -> Self {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let file = format!("bootstrap-{}.json", admin.port());
         let text = bootstrap(node, mode, xds, admin).to_string();
         let file = folder.write_beside(&file, &text);
         let log = folder.log(&format!("proxy-{}.log", admin.port()));
         let name = format!("the proxy {}", node.id);
-        let mut process = match program {
+        let process = match program {
             Program::Envoy(path) => {
                 let mut command = envoy(path);
                 command
                     .arg("-c")
                     .arg(&file)
-                    .args(["--concurrency", "2", "-l", "info"]);
+                    .args(["--concurrency", "2", "-l", "warning"])
+                    .args(more);
                 Process::start_bound(&name, &command, &log)
             }
             Program::Weft(path) => {
@@ -146,24 +161,47 @@ impl Dataplane {
                 command.args(["proxy", "--until-stdin-closes", "--concurrency", "2", "-c"]);
                 command
                     .arg(&file)
+                    .args(more)
                     .env_remove("WEFT_LOG")
                     .env_remove("RUST_LOG");
                 Process::start(&name, command, &log)
             }
         };
-        eventually(&format!("{name} is ready"), READY, async || {
-            if let Some(status) = process.ended() {
-                panic!("{name} ended: {status}");
-            }
-            let answer = get(admin, "/ready").await?;
-            (answer.status == 200).then_some(()).ok_or(answer.body)
-        })
-        .await;
         Self {
             id: node.id.clone(),
             admin,
             process,
         }
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn wait_ready(&mut self) {
+        let what = format!("the proxy {} is ready", self.id);
+        eventually(&what, READY, async || {
+            self.assert_running();
+            let answer = get(self.admin, "/ready").await?;
+            (answer.status == 200).then_some(()).ok_or(answer.body)
+        })
+        .await;
+    }
+
+    /// Whether it says that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        get(self.admin, "/ready")
+            .await
+            .is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Asserts that its process lives.
+    pub fn assert_running(&mut self) {
+        if let Some(status) = self.process.ended() {
+            panic!("the proxy {} ended: {status}", self.id);
+        }
+    }
+
+    /// Asks its process to end (SIGTERM) and waits; see [`Process::terminate`].
+    pub fn terminate(&mut self, timeout: Duration) -> ExitStatus {
+        self.process.terminate(timeout)
     }
 
     /// A page of its admin server.

@@ -1,7 +1,6 @@
 //! A constant load over kept-alive connections that remembers every call. Must never open a
 //! connection again: a closed one is what it is here to find.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::http_client::Connection;
+use crate::scene::Way;
+use crate::wait::eventually;
+
+/// Calls that tell what goes on.
+const ENOUGH: usize = 60;
+/// The longest that an edit may take on a busy machine.
+const SETTLED: Duration = Duration::from_secs(20);
 
 /// A call that was made.
 #[derive(Clone, Debug)]
@@ -40,15 +46,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// GETs `uri` of `host` over so many connections, with a pause after each answer. A
+    /// GETs over so many connections, with a pause after each answer. A
     /// connection whose call failed without an answer makes no more calls.
-    pub fn start(
-        address: SocketAddr,
-        host: &'static str,
-        uri: &'static str,
-        connections: usize,
-        pause: Duration,
-    ) -> Self {
+    pub fn start(way: Way, connections: usize, pause: Duration) -> Self {
         let calls = Arc::<Mutex<Vec<Call>>>::default();
         let stop = Arc::<AtomicBool>::default();
         let clients = (0..connections).map(|_| {
@@ -57,10 +57,10 @@ impl Load {
                 calls
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .push(call)
+                    .push(call);
             };
             tokio::spawn(async move {
-                let mut connection = match Connection::open(address).await {
+                let mut connection = match Connection::open(way.address).await {
                     Ok(connection) => connection,
                     Err(error) => {
                         return note(Call {
@@ -71,7 +71,7 @@ impl Load {
                 };
                 while !stop.load(Ordering::Relaxed) {
                     let sent = Instant::now();
-                    let answer = connection.get(host, uri).await;
+                    let answer = connection.get(way.host, way.uri).await;
                     let broken = answer.is_err();
                     note(Call {
                         sent,
@@ -103,6 +103,35 @@ impl Load {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len()
+    }
+
+    /// Waits until the latest calls all went to this version.
+    pub async fn wait_until_all_from(&self, version: &str) {
+        let before = self.count();
+        eventually(&format!("all calls go to {version}"), SETTLED, async || {
+            let calls = self.since(before);
+            let latest = calls.iter().rev().take(ENOUGH);
+            let all = calls.len() > ENOUGH && latest.into_iter().all(|call| call.is_from(version));
+            all.then_some(())
+                .ok_or_else(|| format!("{:?}", calls.last()))
+        })
+        .await;
+    }
+
+    /// Ends the load and asserts that calls were made and none of them failed.
+    pub async fn assert_no_failure(self) {
+        let calls = self.stop().await;
+        let failed: Vec<_> = calls.iter().filter(|call| !call.succeeded()).collect();
+        assert!(calls.len() > ENOUGH, "only {} calls were made", calls.len());
+        let some = failed.iter().take(5).collect::<Vec<_>>();
+        let count = (failed.len(), calls.len());
+        assert!(
+            failed.is_empty(),
+            "{} of {} calls failed: {some:?}",
+            count.0,
+            count.1
+        );
+        println!("{} calls, none failed", calls.len());
     }
 
     /// Ends the load and returns all calls.

@@ -12,6 +12,8 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// Lines of a log that a failure shows.
 const LAST_LINES: usize = 40;
+/// Characters of a line that a failure shows.
+const LINE_LENGTH: usize = 300;
 
 /// A running program; killed with its process group when dropped.
 #[derive(Debug)]
@@ -136,12 +138,10 @@ impl Drop for Process {
         if std::thread::panicking() {
             let output = self.output();
             let lines: Vec<&str> = output.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(LAST_LINES)..];
-            eprintln!(
-                "--- the end of the output of {}:\n{}\n---",
-                self.name,
-                tail.join("\n")
-            );
+            eprintln!("--- the end of the output of {}:", self.name);
+            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+                eprintln!("{}", line.chars().take(LINE_LENGTH).collect::<String>());
+            }
         }
     }
 }

@@ -60,9 +60,9 @@ async fn time_of_edit(scene: &Scene, load: &Load, to: &str) -> Duration {
     let before = load.count();
     let edited = Instant::now();
     if to == "v1" {
-        scene.split(100, 0)
+        scene.split(100, 0);
     } else {
-        scene.split(0, 100)
+        scene.split(0, 100);
     }
     eventually(
         "the edit reaches traffic",
@@ -98,19 +98,12 @@ async fn the_row_holds(scene: &Scene, proxy: &Dataplane, way: Way) {
     );
     let closed_before = closed();
 
-    let load = Load::start(way.address, way.host, way.uri, 4, Duration::from_millis(3));
+    let load = Load::start(way, 4, Duration::from_millis(3));
     let mut times = Vec::new();
     for to in ["v2", "v1", "v2", "v1", "v2"] {
         times.push(time_of_edit(scene, &load, to).await);
     }
-    let calls = load.stop().await;
-    let failed: Vec<_> = calls.iter().filter(|call| !call.succeeded()).collect();
-    assert!(
-        failed.is_empty(),
-        "{} of {} calls failed: {failed:?}",
-        failed.len(),
-        calls.len()
-    );
+    load.assert_no_failure().await;
     assert_eq!(
         closed(),
         closed_before,
