@@ -13,7 +13,7 @@ pub mod worker;
 
 pub use connect::{ConnectError, ConnectOptions, connect};
 pub use copy::{Copied, CopyEnd, CopyOptions, copy_bidirectional};
-pub use listener::{Acceptor, BindOptions, Keepalive, bind};
+pub use listener::{Acceptor, BindOptions, Keepalive, bind, listen};
 pub use original_dst::original_dst;
 pub use stream::{Meter, Peeked, Stream};
 pub use worker::Workers;

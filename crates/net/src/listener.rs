@@ -60,8 +60,9 @@ impl Default for BindOptions {
     }
 }
 
-/// Binds `address` and gives `workers` listening sockets, so that all of them exist before any
-/// worker accepts. A port of 0 is chosen once for all.
+/// Binds `address` and gives `workers` sockets, so that all of them exist before any worker
+/// accepts. They hold the address, but clients are refused until [`listen`]. A port of 0 is
+/// chosen once for all.
 ///
 /// # Errors
 /// The first failure, with the address in its text.
@@ -116,8 +117,20 @@ fn bind_one(address: SocketAddr, options: &BindOptions) -> io::Result<StdListene
         }
     }
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
+}
+
+/// From now on the kernel takes connections for a socket of [`bind`].
+///
+/// # Errors
+/// Somebody else listens on the address since it was bound; the text names the address.
+pub fn listen(socket: &StdListener, options: &BindOptions) -> io::Result<()> {
+    let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
+    SockRef::from(socket).listen(backlog).map_err(|error| {
+        let address = socket.local_addr().map(|address| address.to_string());
+        let address = address.unwrap_or_else(|_| "a bound address".to_owned());
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
 }
 
 /// One worker's side of a listening address.
@@ -218,8 +231,14 @@ mod tests {
 
     #[tokio::test]
     async fn every_worker_socket_gets_connections_of_one_port() {
-        let sockets = bind("127.0.0.1:0".parse().unwrap(), 2, &BindOptions::default()).unwrap();
+        let options = BindOptions::default();
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 2, &options).unwrap();
         let address = sockets[0].local_addr().unwrap();
+        let early = TcpStream::connect(address).await;
+        assert!(early.is_err(), "a socket that does not listen took a connection");
+        for socket in &sockets {
+            listen(socket, &options).unwrap();
+        }
         assert_eq!(address, sockets[1].local_addr().unwrap());
         let acceptors: Vec<Acceptor> = sockets
             .into_iter()
@@ -239,7 +258,9 @@ mod tests {
 
     #[tokio::test]
     async fn closing_hands_over_the_queue() {
-        let sockets = bind("[::1]:0".parse().unwrap(), 1, &BindOptions::default()).unwrap();
+        let options = BindOptions::default();
+        let sockets = bind("[::1]:0".parse().unwrap(), 1, &options).unwrap();
+        listen(&sockets[0], &options).unwrap();
         let acceptor = Acceptor::new(sockets.into_iter().next().unwrap(), None).unwrap();
         let address = acceptor.local_addr().unwrap();
         let _first = TcpStream::connect(address).await.unwrap();
@@ -255,6 +276,7 @@ mod tests {
             ..BindOptions::default()
         };
         let held = bind("127.0.0.1:0".parse().unwrap(), 2, &options).unwrap();
+        listen(&held[0], &options).unwrap();
         let address = held[0].local_addr().unwrap();
         let error = bind(address, 1, &options).unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");

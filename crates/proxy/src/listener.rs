@@ -175,6 +175,12 @@ impl Listener {
         let Some((io, inspected)) = self.listener_filters(tcp, local, &spec, &registered).await else {
             return;
         };
+        // What counts is the configuration of now: a chain that went while the client was being
+        // inspected has drained already, and nobody would tell this connection to go.
+        let spec = self.spec();
+        if self.stopped.get() {
+            registered.handle().advance(Phase::Draining, Reason::Drain);
+        }
         let Some(chain) = find_chain(&spec, peer, local, &inspected) else {
             self.stats.no_filter_chain_match.inc();
             return;

@@ -24,10 +24,11 @@ const SWEEP: Duration = Duration::from_millis(250);
 /// An order of the main thread.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A new listener, or new filter chains of one that is there. The sockets are this
-    /// worker's; none for an update in place and for a listener that binds no port.
+    /// A new listener, or (`in_place`) new filter chains of one that keeps its sockets. The
+    /// sockets are this worker's; none for a listener that binds no port.
     Listener {
         spec: Arc<ListenerSpec>,
+        in_place: bool,
         sockets: Vec<std::net::TcpListener>,
     },
     /// Stop accepting; the listener's connections drain.
@@ -119,12 +120,13 @@ impl Worker {
     fn set_listener(
         self: &Rc<Self>,
         spec: Arc<ListenerSpec>,
+        in_place: bool,
         sockets: Vec<std::net::TcpListener>,
     ) {
         let name = Arc::clone(&spec.config.name);
         let present = self.listeners.borrow().get(&name).map(Rc::clone);
         if let Some(listener) = &present
-            && sockets.is_empty()
+            && in_place
         {
             listener.update(spec, self);
             return;
@@ -166,7 +168,9 @@ impl Worker {
     /// Carries one order out; `false` ends the worker.
     fn obey(self: &Rc<Self>, command: Command) -> bool {
         match command {
-            Command::Listener { spec, sockets } => self.set_listener(spec, sockets),
+            Command::Listener { spec, in_place, sockets } => {
+                self.set_listener(spec, in_place, sockets);
+            }
             Command::RemoveListener(name) => {
                 let removed = self.listeners.borrow_mut().remove(&name);
                 if let Some(listener) = removed {

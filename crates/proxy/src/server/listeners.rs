@@ -31,8 +31,11 @@ struct Entry {
     spec: Arc<ListenerSpec>,
     version: String,
     dynamic: bool,
-    /// Bound addresses; empty while it warms or when it binds no port.
+    /// Bound addresses; empty when it binds no port.
     bound: Vec<SocketAddr>,
+    /// While it warms: a socket an address for every worker, bound so that a taken address is
+    /// known at once, but not listening. Empty when it binds no port or keeps its sockets.
+    sockets: Vec<Vec<std::net::TcpListener>>,
 }
 
 /// See the module.
@@ -48,6 +51,8 @@ pub(crate) struct Listeners {
     next_chain: u64,
     /// Routes that the server says it does not have: nobody waits for them.
     missing_routes: BTreeSet<String>,
+    /// Whether listeners of the control plane wait for its clusters, at the start.
+    held: bool,
     stopped: bool,
 }
 
@@ -78,6 +83,7 @@ impl Listeners {
             drain_time,
             next_chain: 1,
             missing_routes: BTreeSet::new(),
+            held: false,
             stopped: false,
         }
     }
@@ -100,25 +106,46 @@ impl Listeners {
             return Ok(());
         }
         let spec = self.build(&message, config, secrets)?;
+        let (bound, sockets) = self.sockets_for(&spec.config)?;
         let entry = Entry {
             message,
             spec: Arc::new(spec),
             version: origin.version.to_owned(),
             dynamic: origin.dynamic,
-            bound: Vec::new(),
+            bound,
+            sockets,
         };
         if self.active.contains_key(&name) {
             self.stats.listener_modified.inc();
         } else {
             self.stats.listener_added.inc();
         }
-        if self.ready(&entry.spec) {
+        if self.ready(&entry) {
             self.activate(entry).await
         } else {
             self.warming.insert(name, entry);
             self.count();
             Ok(())
         }
+    }
+
+    /// The bound sockets of a listener; none if it binds no port or its active form has them.
+    fn sockets_for(&mut self, config: &weft_config::Listener) -> Result<Bound, String> {
+        if !config.bind_to_port {
+            return Ok(Bound::default());
+        }
+        let active = self.active.get(&config.name);
+        if let Some(active) = active.filter(|old| same_sockets(&old.spec.config, config)) {
+            return Ok((active.bound.clone(), Vec::new()));
+        }
+        let warming = self.warming.get_mut(&config.name);
+        if let Some(warming) = warming.filter(|old| same_sockets(&old.spec.config, config)) {
+            return Ok((warming.bound.clone(), std::mem::take(&mut warming.sockets)));
+        }
+        bind(config, self.workers.count()).map_err(|error| {
+            self.stats.listener_create_failure.inc();
+            format!("listener {}: address: {error}", config.name)
+        })
     }
 
     /// Two listeners on one address would share its connections by chance.
@@ -229,7 +256,11 @@ impl Listeners {
         configured.iter().map(open).collect()
     }
 
-    fn ready(&self, spec: &ListenerSpec) -> bool {
+    fn ready(&self, entry: &Entry) -> bool {
+        if self.held && entry.dynamic {
+            return false;
+        }
+        let spec = &entry.spec;
         let needs = needs(&spec.config);
         let routes = needs.routes.iter();
         let routed = routes.clone().all(|name| {
@@ -241,7 +272,7 @@ impl Listeners {
         routed && secure
     }
 
-    /// Binds and hands a listener to the workers.
+    /// Listens and hands a listener to the workers.
     async fn activate(&mut self, mut entry: Entry) -> Result<(), String> {
         let name = Arc::clone(&entry.spec.config.name);
         self.warming.remove(&name);
@@ -250,21 +281,16 @@ impl Listeners {
         }
         let old = self.active.get(&name);
         let in_place = old.is_some_and(|old| same_sockets(&old.spec.config, &entry.spec.config));
-        let mut sockets: Vec<Vec<std::net::TcpListener>> = Vec::new();
+        let mut sockets = std::mem::take(&mut entry.sockets);
         if in_place {
-            entry.bound = old.map(|old| old.bound.clone()).unwrap_or_default();
             self.stats.listener_in_place_updated.inc();
-        } else if entry.spec.config.bind_to_port {
-            match bind(&entry.spec.config, self.workers.count()) {
-                Ok((bound, per_worker)) => {
-                    entry.bound = bound;
-                    sockets = per_worker;
-                }
-                Err(error) => {
-                    self.stats.listener_create_failure.inc();
-                    self.count();
-                    return Err(format!("listener {name}: address: {error}"));
-                }
+        }
+        let options = bind_options(&entry.spec.config);
+        for socket in sockets.iter().flatten() {
+            if let Err(error) = weft_net::listen(socket, &options) {
+                self.stats.listener_create_failure.inc();
+                self.count();
+                return Err(format!("listener {name}: address: {error}"));
             }
         }
         let gone: Vec<u64> = old.map(|old| replaced(&old.spec, &entry.spec)).unwrap_or_default();
@@ -272,6 +298,7 @@ impl Listeners {
         self.workers
             .send_each(|worker| Command::Listener {
                 spec: Arc::clone(&spec),
+                in_place,
                 sockets: sockets.get_mut(worker).map(std::mem::take).unwrap_or_default(),
             })
             .await;
@@ -336,7 +363,7 @@ impl Listeners {
         let ready: Vec<Arc<str>> = self
             .warming
             .iter()
-            .filter(|(_, entry)| self.ready(&entry.spec))
+            .filter(|(_, entry)| self.ready(entry))
             .map(|(name, _)| Arc::clone(name))
             .collect();
         let mut failures = Vec::new();
@@ -350,6 +377,22 @@ impl Listeners {
             }
         }
         failures
+    }
+
+    /// Until [`Listeners::release`], what the control plane adds only warms: a listener whose
+    /// clusters are not there yet would answer its first requests with 503.
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// See [`Listeners::hold`]. What is ready goes live with the next [`Listeners::warm`].
+    pub(crate) fn release(&mut self) {
+        self.held = false;
+    }
+
+    /// Whether any listener waits for something.
+    pub(crate) fn is_warming(&self) -> bool {
+        !self.warming.is_empty()
     }
 
     /// The server does not have these routes: their listeners go on without.
@@ -469,13 +512,7 @@ type Bound = (Vec<SocketAddr>, Vec<Vec<std::net::TcpListener>>);
 
 /// One socket an address and worker.
 fn bind(config: &weft_config::Listener, workers: usize) -> std::io::Result<Bound> {
-    let defaults = BindOptions::default();
-    let options = BindOptions {
-        reuse_port: config.reuse_port,
-        backlog: config.backlog.unwrap_or(defaults.backlog),
-        transparent: config.transparent,
-        freebind: config.freebind,
-    };
+    let options = bind_options(config);
     let mut bound = Vec::new();
     let mut per_worker: Vec<Vec<std::net::TcpListener>> = Vec::new();
     per_worker.resize_with(workers, Vec::new);
@@ -489,4 +526,13 @@ fn bind(config: &weft_config::Listener, workers: usize) -> std::io::Result<Bound
         }
     }
     Ok((bound, per_worker))
+}
+
+fn bind_options(config: &weft_config::Listener) -> BindOptions {
+    BindOptions {
+        reuse_port: config.reuse_port,
+        backlog: config.backlog.unwrap_or(BindOptions::default().backlog),
+        transparent: config.transparent,
+        freebind: config.freebind,
+    }
 }

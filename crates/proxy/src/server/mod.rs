@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use weft_config::{Bootstrap, Context};
 use weft_core::drain::DrainSignal;
 use weft_core::metrics::{Registry, Scope};
@@ -142,18 +143,27 @@ fn load(
 /// # Errors
 /// It could not start. What goes wrong later is logged, counted and survived.
 pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyError> {
-    let context = context(&options.bootstrap);
-    let loaded = load(&options.bootstrap, &context)?;
+    let ProxyOptions {
+        bootstrap: message,
+        concurrency,
+        drain_time,
+        shutdown_time,
+        server,
+        logging,
+        on_ready,
+    } = options;
+    let context = context(&message);
+    let loaded = load(&message, &context)?;
     let registry = Arc::new(Registry::default());
-    let count = options.concurrency.unwrap_or_else(weft_net::worker::default_concurrency).max(1);
+    let count = concurrency.unwrap_or_else(weft_net::worker::default_concurrency).max(1);
     let (pool, receivers) = WorkerPool::new(count);
     let clusters = ClusterStore::new(Arc::clone(&registry), count);
     let logs = AccessLogs::new(Arc::clone(&registry));
     let (admin, commands) = AdminState::new(AdminParts {
         registry: Arc::clone(&registry),
-        options: options.server,
+        options: server,
         clusters: Box::new(clusters::Directory(Arc::clone(&clusters))),
-        logging: options.logging,
+        logging,
         access_logs: logs.clone(),
     });
     let common = Common {
@@ -177,7 +187,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         Arc::clone(&admin),
         Arc::clone(&stats.listeners),
         pool.clone(),
-        options.drain_time,
+        drain_time,
     );
     let mut resources = Resources {
         context,
@@ -189,23 +199,27 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         xds: Arc::clone(&stats.xds),
         clusters_stats: Arc::clone(&stats.clusters),
     };
-    admin.dump.set_bootstrap(options.bootstrap.encode_to_vec());
+    admin.dump.set_bootstrap(message.encode_to_vec());
     let background = AbortOnDrop(tokio::spawn(Arc::clone(&resources.clusters).run()));
-    let admin_server = start_admin(&loaded.value, &admin).await?;
+    let admin_server = start_admin(loaded.value.admin.as_ref(), &admin).await?;
     let admin_address = admin_server.as_ref().and_then(|(address, _)| *address);
-    resources.start(&options.bootstrap, &loaded.value).await.map_err(ProxyError::Start)?;
+    let (ads, node) = (loaded.value.ads.clone(), loaded.value.node.clone());
+    // The message and its compiled form are large, and from here on in the resources.
+    resources.start(message, loaded.value).await.map_err(ProxyError::Start)?;
+    // From here on only a dump needs the descriptors.
+    weft_proto::pool::release();
     let mut life = Life {
         resources,
         commands,
         drain,
-        shutdown_time: options.shutdown_time,
+        shutdown_time,
         workers: pool.clone(),
         admin: Arc::clone(&admin),
-        on_ready: options.on_ready,
+        on_ready,
         admin_address,
-        live: false,
+        start: Start::Answers,
     };
-    life.run(loaded.value.ads.as_ref(), &loaded.value.node).await;
+    life.run(ads.as_ref(), &node).await;
     pool.send_each(|_| worker::Command::Stop).await;
     drop(life);
     let panicked = tokio::task::spawn_blocking(move || workers.join()).await.unwrap_or(0);
@@ -268,10 +282,10 @@ impl Drop for AbortOnDrop {
 }
 
 async fn start_admin(
-    bootstrap: &Bootstrap,
+    configured: Option<&weft_config::Admin>,
     admin: &Arc<AdminState>,
 ) -> Result<Option<RunningAdmin>, ProxyError> {
-    let Some(configured) = &bootstrap.admin else {
+    let Some(configured) = configured else {
         return Ok(None);
     };
     let address = configured.address;
@@ -298,7 +312,42 @@ struct Life {
     admin: Arc<AdminState>,
     on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
     admin_address: Option<SocketAddr>,
-    live: bool,
+    start: Start,
+}
+
+/// The longest that the start waits for endpoints, and then for routes and secrets: Envoy's
+/// `initial_fetch_timeout`.
+const FETCH: Duration = Duration::from_secs(15);
+
+/// How far the start has come. Listeners of the control plane open when the clusters have their
+/// endpoints, and the proxy is live when those listeners are open: Envoy's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// The control plane's first answers are awaited.
+    Answers,
+    /// Clusters wait for endpoints.
+    Clusters(Instant),
+    /// Listeners wait for routes and secrets.
+    Listeners(Instant),
+    Live,
+}
+
+impl Start {
+    /// Ends when there may be a next step that no event of the control plane announces.
+    async fn next(self, clusters: &ClusterStore) {
+        match self {
+            Self::Answers | Self::Live => std::future::pending().await,
+            Self::Clusters(deadline) => {
+                // Late or not, it goes on.
+                let _ = tokio::time::timeout_at(deadline, clusters.wait_ready()).await;
+            }
+            Self::Listeners(deadline) if Instant::now() < deadline => {
+                tokio::time::sleep_until(deadline).await;
+            }
+            // Only the control plane's answer is missing, which is an event.
+            Self::Listeners(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Life {
@@ -306,10 +355,12 @@ impl Life {
         let mut control = ads.and_then(|ads| xds::Control::connect(ads, node, &self.resources));
         if let Some(control) = &mut control {
             self.admin.readiness.set(ServerState::Initializing);
+            self.resources.listeners.hold();
             control.ask(&self.resources).await;
         }
-        self.check_ready(control.as_ref());
+        self.check_ready(control.as_ref()).await;
         let drain = self.drain.clone();
+        let clusters = Arc::clone(&self.resources.clusters);
         loop {
             tokio::select! {
                 event = xds::next(&mut control) => {
@@ -324,6 +375,7 @@ impl Life {
                         self.resources.listeners.stop(request.inbound_only).await;
                     }
                 },
+                () = self.start.next(&clusters) => {}
                 () = drain.wait() => {
                     self.admin.readiness.set(ServerState::Draining);
                     self.resources.listeners.stop(false).await;
@@ -331,16 +383,32 @@ impl Life {
                     return;
                 }
             }
-            self.check_ready(control.as_ref());
+            self.check_ready(control.as_ref()).await;
         }
     }
 
-    /// Live when the first answers of the control plane have been used.
-    fn check_ready(&mut self, control: Option<&xds::Control>) {
-        if self.live || control.is_some_and(xds::Control::is_initializing) {
+    /// Takes the steps of the start that have become possible.
+    async fn check_ready(&mut self, control: Option<&xds::Control>) {
+        let now = Instant::now();
+        if self.start == Start::Answers && !control.is_some_and(xds::Control::awaits_clusters) {
+            self.start = Start::Clusters(now + FETCH);
+        }
+        if let Start::Clusters(deadline) = self.start
+            && (control.is_none() || now >= deadline || self.resources.clusters.unready().is_empty())
+        {
+            self.start = Start::Listeners(now + FETCH);
+            self.resources.listeners.release();
+            // What fails is logged.
+            self.resources.settle().await;
+        }
+        let Start::Listeners(deadline) = self.start else {
+            return;
+        };
+        let answered = !control.is_some_and(xds::Control::is_initializing);
+        if !answered || (self.resources.listeners.is_warming() && now < deadline) {
             return;
         }
-        self.live = true;
+        self.start = Start::Live;
         self.admin.readiness.set(ServerState::Live);
         if let Some(tell) = self.on_ready.take() {
             tell(self.admin_address);

@@ -54,14 +54,14 @@ impl Resources {
     /// not start.
     pub(super) async fn start(
         &mut self,
-        message: &BootstrapMessage,
-        bootstrap: &Bootstrap,
+        message: BootstrapMessage,
+        bootstrap: Bootstrap,
     ) -> Result<(), String> {
         for secret in &bootstrap.secrets {
             self.clusters.apply_secret(Arc::clone(secret));
         }
-        let resources = message.static_resources.clone().unwrap_or_default();
-        for (cluster, message) in bootstrap.clusters.iter().zip(&resources.clusters) {
+        let resources = message.static_resources.unwrap_or_default();
+        for (cluster, message) in bootstrap.clusters.iter().zip(resources.clusters) {
             self.clusters.apply_cluster(Arc::clone(cluster), false);
             self.admin.dump.set_static(Kind::Cluster, &cluster.name, message.encode_to_vec());
         }

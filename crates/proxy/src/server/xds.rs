@@ -83,6 +83,11 @@ impl Control {
         !self.initial.is_empty()
     }
 
+    /// Whether the first answer about clusters is still to come.
+    pub(super) fn awaits_clusters(&self) -> bool {
+        self.initial.contains(&TypeUrl::CLUSTER)
+    }
+
     /// Asks for everything of the bootstrap.
     pub(super) async fn ask(&mut self, resources: &Resources) {
         if self.clusters {
@@ -153,6 +158,12 @@ impl Control {
         } = update;
         let mut refused = Vec::new();
         let kind = dump_kind(&type_url);
+        // A listener that goes may leave its address to one that comes.
+        let (first, last) =
+            if type_url == TypeUrl::LISTENER { (removed, Vec::new()) } else { (Vec::new(), removed) };
+        for name in first {
+            resources.remove(&type_url, &name).await;
+        }
         for resource in added {
             let result = resources.add(&type_url, &resource.name, &resource.version, &resource.body);
             if let Err(error) = result.await {
@@ -167,7 +178,7 @@ impl Control {
                 });
             }
         }
-        for name in removed {
+        for name in last {
             resources.remove(&type_url, &name).await;
         }
         for (name, error) in resources.settle().await {
