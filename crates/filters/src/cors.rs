@@ -49,14 +49,14 @@ pub(crate) fn request(policy: &Arc<CorsPolicy>, context: &mut RequestContext<'_>
     if !policy.enabled.holds(context.random[0]) {
         return Verdict::Continue;
     }
-    let Some(origin) = context.headers.get(ORIGIN).cloned() else {
+    let Some(origin) = context.head.headers.get(ORIGIN).cloned() else {
         return Verdict::Continue;
     };
     let allowed = origin
         .to_str()
-        .is_ok_and(|origin| policy.allow_origins.iter().any(|one| one.matches(origin)));
-    let preflight = *context.method == Method::OPTIONS
-        && context.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        .is_ok_and(|origin| policy.allow_origins.iter().any(|one| one.matches(origin.as_bytes())));
+    let preflight = *context.head.method == Method::OPTIONS
+        && context.head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     if !allowed {
         if preflight && !policy.forward_not_matching_preflights {
             return Verdict::Reply(LocalReply::new(StatusCode::OK, "cors_response"));
@@ -71,7 +71,7 @@ pub(crate) fn request(policy: &Arc<CorsPolicy>, context: &mut RequestContext<'_>
         context.cors = Some(answer);
         return Verdict::Continue;
     }
-    Verdict::Reply(preflight_reply(&answer, context.headers))
+    Verdict::Reply(preflight_reply(&answer, context.head.headers))
 }
 
 fn preflight_reply(answer: &CorsAnswer, request: &HeaderMap) -> LocalReply {

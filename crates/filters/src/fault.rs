@@ -66,13 +66,13 @@ impl FaultFilter {
         if self.active.get() >= limit {
             return Verdict::Continue;
         }
-        if let Some(wait) = delay(fault, context.headers, context.random[0]) {
+        if let Some(wait) = delay(fault, context.head.headers, context.random[0]) {
             self.active.set(self.active.get() + 1);
             let _active = Active(Rc::clone(&self.active));
             context.delayed = true;
             tokio::time::sleep(wait).await;
         }
-        match abort(fault, context.headers, context.random[1]) {
+        match abort(fault, context.head.headers, context.random[1]) {
             Some(reply) => Verdict::Reply(reply),
             None => Verdict::Continue,
         }
@@ -86,13 +86,13 @@ fn applies(fault: &Fault, context: &RequestContext<'_>) -> bool {
         return false;
     }
     if !fault.downstream_nodes.is_empty() {
-        let node = context.headers.get(DOWNSTREAM_NODE);
+        let node = context.head.headers.get(DOWNSTREAM_NODE);
         let node = node.and_then(|node| node.to_str().ok());
         if !fault.downstream_nodes.iter().any(|one| Some(&**one) == node) {
             return false;
         }
     }
-    fault.headers.iter().all(|matcher| matcher.matches(context.headers))
+    fault.headers.iter().all(|matcher| matcher.matches(&context.head))
 }
 
 fn delay(fault: &Fault, headers: &HeaderMap, random: u64) -> Option<Duration> {

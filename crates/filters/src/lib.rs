@@ -7,7 +7,7 @@ pub mod local_reply;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use weft_config::RequestHead;
 use weft_config::http_filter::{FilterOverride, FilterOverrides, HttpFilterConfig};
 
 pub use cors::CorsAnswer;
@@ -17,15 +17,13 @@ pub use local_reply::LocalReply;
 /// What a filter may look at and change while the request is on its way up.
 #[derive(Debug)]
 pub struct RequestContext<'a> {
-    /// Request headers; filters may change them.
-    pub headers: &'a mut HeaderMap,
-    /// Request method.
-    pub method: &'a Method,
+    /// The request as routing sees it.
+    pub head: RequestHead<'a>,
     /// The cluster that the route points to, if it points to one by name.
     pub cluster: Option<&'a str>,
-    /// Overrides of the route, of its virtual host and of the route configuration, the most
-    /// specific first.
-    pub overrides: [Option<&'a FilterOverrides>; 3],
+    /// Overrides of the weighted cluster, the route, its virtual host and the route
+    /// configuration: the most specific first.
+    pub overrides: [Option<&'a FilterOverrides>; 4],
     /// Uniformly random numbers for shares.
     pub random: [u64; 2],
     /// A delay was injected (response flag `DI`).
