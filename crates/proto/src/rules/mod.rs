@@ -15,6 +15,11 @@ use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value as Field};
 use crate::{Any, pool};
 use table::{Child, FieldPlan, Table};
 
+/// See [`crate::pool::release`].
+pub(crate) fn release() {
+    Table::release();
+}
+
 /// A field that breaks a rule of its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -116,7 +121,8 @@ impl Walk {
     }
 
     fn message(&mut self, message: &DynamicMessage, plan: usize) {
-        let Some(plan) = Table::get().plan(plan) else {
+        let table = Table::get();
+        let Some(plan) = table.plan(plan) else {
             return;
         };
         if self.depth > MAX_DEPTH {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::LazyLock,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use prost_reflect::{
@@ -43,11 +43,20 @@ pub(super) enum Child {
     Any,
 }
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| Table::build().0);
+static TABLE: RwLock<Option<Arc<Table>>> = RwLock::new(None);
 
 impl Table {
-    pub(super) fn get() -> &'static Self {
-        &TABLE
+    pub(super) fn get() -> Arc<Self> {
+        if let Some(table) = &*TABLE.read().unwrap_or_else(PoisonError::into_inner) {
+            return Arc::clone(table);
+        }
+        let mut slot = TABLE.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slot.get_or_insert_with(|| Arc::new(Self::build().0)))
+    }
+
+    /// Forgets the table; the next use builds it anew.
+    pub(super) fn release() {
+        *TABLE.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The plan of a message; `None` if there is nothing to check in it.

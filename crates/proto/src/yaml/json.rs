@@ -30,7 +30,7 @@ pub(super) fn scan(text: &str, receiver: &mut Receiver<'_>) -> Result<(), Stop> 
         text,
         at: 0,
         line: 1,
-        line_start: 0,
+        counted: (0, 1),
         receiver,
     };
     scanner.value()?;
@@ -47,7 +47,9 @@ struct Scanner<'a, 'r> {
     /// A byte offset, always at the start of a character.
     at: usize,
     line: usize,
-    line_start: usize,
+    /// An offset in this line and its column: the next column is counted from here, so that a
+    /// long line is counted once.
+    counted: (usize, usize),
     receiver: &'r mut Receiver<'r>,
 }
 
@@ -65,7 +67,7 @@ impl<'a> Scanner<'a, '_> {
             self.at += 1;
             if byte == b'\n' {
                 self.line += 1;
-                self.line_start = self.at;
+                self.counted = (self.at, 1);
             }
         }
     }
@@ -77,15 +79,26 @@ impl<'a> Scanner<'a, '_> {
         found
     }
 
-    fn emit(&mut self, event: Event<'_>, start: usize) -> Result<(), Stop> {
-        let before = self.text.get(self.line_start..start).unwrap_or("");
-        let column = before.chars().count() + 1;
-        (self.receiver)(event, self.line, column).map_err(Stop::Refused)
+    /// The column of the byte that comes next.
+    fn column(&mut self) -> usize {
+        let (from, column) = self.counted;
+        let more = self.text.get(from..self.at).unwrap_or("");
+        self.counted = (self.at, column + more.chars().count());
+        self.counted.1
+    }
+
+    fn emit(&mut self, event: Event<'_>, place: (usize, usize)) -> Result<(), Stop> {
+        (self.receiver)(event, place.0, place.1).map_err(Stop::Refused)
+    }
+
+    /// Line and column of the byte that comes next.
+    fn place(&mut self) -> (usize, usize) {
+        (self.line, self.column())
     }
 
     fn value(&mut self) -> Result<(), Stop> {
         self.space();
-        let start = self.at;
+        let start = self.place();
         match self.peek() {
             Some(b'{') => {
                 self.at += 1;
@@ -145,7 +158,7 @@ impl<'a> Scanner<'a, '_> {
     }
 
     fn string(&mut self) -> Result<(), Stop> {
-        let start = self.at;
+        let start = self.place();
         if !self.take(b'"') {
             return Err(Stop::NotJson);
         }
@@ -214,7 +227,7 @@ impl<'a> Scanner<'a, '_> {
 
     /// A number, `true`, `false` or `null`.
     fn bare(&mut self) -> Result<(), Stop> {
-        let start = self.at;
+        let start = self.place();
         let rest = self.rest();
         let end = rest
             .find([',', ']', '}', ' ', '\t', '\r', '\n'])
