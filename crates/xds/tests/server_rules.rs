@@ -317,6 +317,25 @@ fn routes_wait_until_new_clusters_are_accepted() {
 }
 
 #[test]
+fn routes_wait_until_the_endpoints_of_new_clusters_are_sent() {
+    let sets = |clusters, endpoints, route: &'static str| {
+        view(&[(CDS, clusters), (EDS, endpoints), (RDS, &[route])])
+    };
+    let mut server = Server::<Delta>::new(sets(&["a=1"], &["a=1"], "r=a"));
+    for (type_url, names) in [(CDS, &[][..]), (EDS, &["a"]), (RDS, &["r"])] {
+        let sent = server.take(delta(&type_url, names));
+        server.take(delta_ack(&sent[0]));
+    }
+    // Endpoints of another cluster are under way when those of the new one are asked for.
+    let sent = server.publish(sets(&["a=1", "b=1"], &["a=2", "b=1"], "r=b"));
+    assert_eq!(deltas(&sent), ["CDS[b=1]", "EDS[a=2]"]);
+    assert!(server.take(delta(&EDS, &["b"])).is_empty());
+    assert!(server.take(delta_ack(&sent[0])).is_empty(), "routes overtake endpoints");
+    let rest = server.take(delta_ack(&sent[1]));
+    assert_eq!(deltas(&rest), ["EDS[b=1]", "RDS[r=b]"]);
+}
+
+#[test]
 fn a_cluster_goes_only_after_the_routes_to_it_have_gone() {
     let mut server = Server::<Delta>::new(view(&[
         (CDS, &["a=1", "b=1"]),

@@ -139,7 +139,7 @@ impl<P: Protocol> ServerStream<P> {
             let clusters = state
                 .in_flight
                 .as_ref()
-                .filter(|_| state.type_url == TypeUrl::CLUSTER)
+                .filter(|_| [TypeUrl::CLUSTER, TypeUrl::ENDPOINT].contains(&state.type_url))
                 .map(|in_flight| in_flight.sent + self.limits.cluster_wait);
             let held = state.held.as_ref().filter(|_| state.in_flight.is_none());
             let held = held.map(|held| {
@@ -251,20 +251,26 @@ impl<P: Protocol> ServerStream<P> {
             .max()
     }
 
-    /// Make before break: nothing that refers to clusters goes out while new ones are on their way.
+    /// Make before break: nothing that refers to clusters goes out while new ones, or the
+    /// endpoints that the client has asked for, are on their way.
     fn waits_for_clusters(&self, type_url: &TypeUrl, now: Instant) -> bool {
         if !type_url.refers_to_clusters() {
             return false;
         }
-        let Some(clusters) = self.active(&TypeUrl::CLUSTER) else {
-            return false;
+        let is_waiting = |state: &&TypeState| {
+            let in_flight = state.in_flight.as_ref();
+            in_flight.is_some_and(|in_flight| now < in_flight.sent + self.limits.cluster_wait)
         };
-        let until = clusters
-            .in_flight
-            .as_ref()
-            .map(|in_flight| in_flight.sent + self.limits.cluster_wait);
-        until.is_some_and(|until| now < until)
-            && clusters.is_adding(&self.target(&TypeUrl::CLUSTER))
+        let clusters = self.active(&TypeUrl::CLUSTER).filter(is_waiting);
+        if clusters.is_some_and(|state| state.is_adding(&self.target(&TypeUrl::CLUSTER))) {
+            return true;
+        }
+        // The endpoints of new clusters may be asked for while others are on their way.
+        let endpoints = self.active(&TypeUrl::ENDPOINT).filter(is_waiting);
+        endpoints.is_some_and(|state| {
+            let target = self.target(&TypeUrl::ENDPOINT);
+            state.pending.iter().any(|name| target.get(name).is_some())
+        })
     }
 
     fn find(&self, type_url: &TypeUrl) -> Result<usize, usize> {
