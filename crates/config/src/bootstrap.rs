@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access_log::AccessLog;
 use crate::cluster::Cluster;
 use crate::endpoint::Locality;
 use crate::error::{ConfigError, Loaded};
@@ -33,8 +32,6 @@ pub struct Node {
 pub struct Admin {
     /// Where it listens.
     pub address: SocketAddr,
-    /// Access logs of admin requests.
-    pub access_logs: Vec<AccessLog>,
 }
 
 /// Which form of ADS is spoken.
@@ -53,12 +50,6 @@ pub struct AdsConfig {
     pub transport: AdsTransport,
     /// Static clusters to reach the control plane through, in order of preference.
     pub clusters: Vec<Arc<str>>,
-    /// `:authority` of the stream, if not the cluster's name.
-    pub authority: Option<Arc<str>>,
-    /// Metadata of the stream.
-    pub initial_metadata: Vec<(http::HeaderName, http::HeaderValue)>,
-    /// Send the node in the first message of a stream only.
-    pub node_on_first_message_only: bool,
     /// Listeners come over it.
     pub listeners: bool,
     /// Clusters come over it.
@@ -82,8 +73,6 @@ pub struct Bootstrap {
     pub secrets: Vec<Arc<Secret>>,
     /// The control plane, if any.
     pub ads: Option<AdsConfig>,
-    /// Source address of upstream connections, for clusters without their own.
-    pub upstream_bind_address: Option<SocketAddr>,
     /// Prefix of Envoy's own headers; `x-envoy` unless changed (refused for now).
     pub header_prefix: Arc<str>,
 }

@@ -126,20 +126,12 @@ pub struct HttpManager {
     pub server_name: Arc<str>,
     /// What happens to it.
     pub server_header: ServerHeader,
-    /// Forced `:scheme`, if any.
-    pub scheme_overwrite: Option<Arc<str>>,
     /// Size of all request headers; Envoy's default is 60.
     pub max_request_headers_kb: u32,
     /// A stream without activity; Envoy's default is 5 min.
     pub stream_idle_timeout: Option<Duration>,
-    /// The whole request must have arrived.
-    pub request_timeout: Option<Duration>,
     /// The request's headers must have arrived.
     pub request_headers_timeout: Option<Duration>,
-    /// Between the first GOAWAY and the last; Envoy's default is 5 s.
-    pub drain_timeout: Duration,
-    /// How long a connection lingers after the last response so that the client reads it; default 1 s.
-    pub delayed_close_timeout: Option<Duration>,
     /// Access logs, written when the request ends.
     pub access_logs: Vec<AccessLog>,
     /// Trust the peer's address rather than `x-forwarded-for` (an edge).
@@ -156,8 +148,6 @@ pub struct HttpManager {
     pub generate_request_id: bool,
     /// Keep the `x-request-id` of external callers.
     pub preserve_external_request_id: bool,
-    /// Send `x-request-id` in every response.
-    pub always_set_request_id_in_response: bool,
     /// Client certificate header.
     pub forward_client_cert: ForwardClientCert,
     /// Its parts.
@@ -176,8 +166,6 @@ pub struct HttpManager {
     pub strip_port: StripPort,
     /// `example.com.` → `example.com`.
     pub strip_trailing_host_dot: bool,
-    /// Answer an invalid HTTP message on its stream and keep the connection.
-    pub stream_error_on_invalid_http_message: bool,
     /// Add `x-forwarded-port`.
     pub append_x_forwarded_port: bool,
     /// Set `user-agent` and `x-envoy-downstream-service-cluster` from the node.

@@ -67,8 +67,6 @@ pub struct Http2Options {
     pub initial_stream_window_size: Option<u32>,
     /// Flow-control window of a connection in bytes.
     pub initial_connection_window_size: Option<u32>,
-    /// Accept extended CONNECT (RFC 8441), which carries WebSocket.
-    pub allow_connect: bool,
     /// Ping to see whether the peer lives.
     pub keepalive: Option<Http2Keepalive>,
 }

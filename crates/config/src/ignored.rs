@@ -40,6 +40,8 @@ const TUNING: &str = "tunes Envoy's implementation; Weft's has other bounds";
 const TELEMETRY: &str = "kept in the configuration dump; nothing on the data path reads it";
 const FLOODS: &str = "the HTTP/2 library has flood limits of its own";
 const NO_VALUE: &str = "Weft keeps no such value: the operator shows `-`";
+const FILES: &str = "a file is read when its resource is loaded; a renewed one counts when the resource changes, or after a restart";
+const BODIES: &str = "requests are streamed; a retry keeps at most 1 MiB of the body";
 const ADS_ONLY: &str = "resources come over the one ADS stream";
 
 /// All of them.
@@ -49,7 +51,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("core.RuntimeFractionalPercent", "runtime_key", RUNTIME),
     line("core.RuntimeUInt32", "runtime_key", RUNTIME),
     line("core.RuntimeDouble", "runtime_key", RUNTIME),
-    line("core.WatchedDirectory", "watch_modify", "files are read again on any change"),
+    line("core.WatchedDirectory", "watch_modify", FILES),
     line("core.SubstitutionFormatString", "content_type", "access logs have no content type"),
     line("core.SubstitutionFormatString", "json_format_options", "keys are always sorted"),
     line("matcher.GoogleRE2", "max_program_size", "compiled expressions have a size limit of their own"),
@@ -68,6 +70,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("core.ConfigSource", "initial_fetch_timeout", "the bootstrap's counts"),
     line("core.ApiConfigSource", "refresh_delay", ADS_ONLY),
     line("core.ApiConfigSource", "request_timeout", ADS_ONLY),
+    line("core.ApiConfigSource", "set_node_on_first_message_only", "the node is always in the first message only, which the protocol allows"),
     line("core.ApiConfigSource", "rate_limit_settings", "requests follow responses, which bounds them"),
     line("core.GrpcService", "timeout", "the stream has no end"),
     line("core.GrpcService.EnvoyGrpc", "retry_policy", "the stream reconnects with its own back-off"),
@@ -105,6 +108,8 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("bootstrap.Bootstrap", "default_socket_interface", TUNING),
     line("bootstrap.Bootstrap", "enable_worker_cpu_affinity", TUNING),
     line("bootstrap.Admin", "profile_path", TUNING),
+    line("bootstrap.Admin", "access_log", "admin requests are not logged"),
+    line("bootstrap.Admin", "access_log_path", "admin requests are not logged"),
     line("bootstrap.Admin", "ignore_global_conn_limit", "there is no global connection limit"),
     line("bootstrap.Admin", "socket_options", TUNING),
     line("bootstrap.ClusterManager", "local_cluster_name", "zone-aware balancing is not done"),
@@ -121,6 +126,10 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("listener.Listener", "bypass_overload_manager", "there is no overload manager"),
     line("listener.Listener", "socket_options", TUNING),
     line("listener.Listener", "per_connection_buffer_high_watermark_timeout", TUNING),
+    line("listener.Listener", "access_log", "connections that no filter chain takes are counted (no_filter_chain_match), not logged"),
+    line("listener.Listener", "per_connection_buffer_limit_bytes", "windows of the HTTP library bound what is buffered; a retry keeps at most 1 MiB"),
+    line("listener.Listener", "max_connections_to_accept_per_socket_event", TUNING),
+    line("listener.Listener", "drain_type", "failing health checks by the admin endpoint drains no listener, of whatever type"),
     line("listener.AdditionalAddress", "socket_options", TUNING),
     line("listener.FilterChain", "metadata", TELEMETRY),
     line("tls_inspector.TlsInspector", "enable_ja3_fingerprinting", NO_VALUE),
@@ -133,6 +142,9 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("hcm.HttpConnectionManager", "http1_safe_max_connection_duration", "connections always end between requests"),
     line("hcm.HttpConnectionManager", "stream_flush_timeout", "the stream's idle timeout covers it"),
     line("hcm.HttpConnectionManager", "drain_timeout_jitter", TUNING),
+    line("hcm.HttpConnectionManager", "drain_timeout", "an HTTP/2 connection that drains finishes its streams; --drain-time-s bounds it"),
+    line("hcm.HttpConnectionManager", "delayed_close_timeout", "the HTTP library ends a connection after the last answer's bytes"),
+    line("hcm.HttpConnectionManager", "stream_error_on_invalid_http_message", "the HTTP library closes the connection, or resets the stream"),
     line("hcm.HttpConnectionManager", "access_log_flush_interval", "lines are written when requests end"),
     line("hcm.HttpConnectionManager", "flush_access_log_on_new_request", "lines are written when requests end"),
     line("hcm.HttpConnectionManager", "access_log_options", "lines are written when requests end"),
@@ -196,18 +208,20 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("route.VirtualHost", "metadata", TELEMETRY),
     line("route.VirtualHost", "virtual_clusters", STATS),
     line("route.VirtualHost", "include_is_timeout_retry_header", "the header is not sent"),
-    line("route.VirtualHost", "per_request_buffer_limit_bytes", "requests are streamed; retries keep at most 64 KiB"),
-    line("route.VirtualHost", "request_body_buffer_limit", "requests are streamed; retries keep at most 64 KiB"),
+    line("route.VirtualHost", "per_request_buffer_limit_bytes", BODIES),
+    line("route.VirtualHost", "request_body_buffer_limit", BODIES),
     line("route.Route", "decorator", TRACING),
+    line("route.Route", "stat_prefix", STATS),
     line("route.Route", "tracing", TRACING),
-    line("route.Route", "per_request_buffer_limit_bytes", "requests are streamed; retries keep at most 64 KiB"),
-    line("route.Route", "request_body_buffer_limit", "requests are streamed; retries keep at most 64 KiB"),
+    line("route.Route", "per_request_buffer_limit_bytes", BODIES),
+    line("route.Route", "request_body_buffer_limit", BODIES),
     line("route.WeightedCluster", "runtime_key_prefix", RUNTIME),
     line("route.RouteAction", "flush_timeout", "the idle timeout covers it"),
     line("route.RouteAction", "early_data_policy", "there is no early data"),
     line("route.RouteAction", "include_vh_rate_limits", "there are no rate limits to include"),
     line("route.RequestMirrorPolicy", "trace_sampled", TRACING),
-    line("route.HashPolicy.Cookie", "attributes", "made-up cookies carry path and time to live"),
+    line("route.HashPolicy.Cookie", "attributes", "no cookie is made: one with a `ttl` is refused"),
+    line("route.HashPolicy.Cookie", "path", "no cookie is made: one with a `ttl` is refused"),
     // Clusters and endpoints.
     line("cluster.Cluster", "stats_matcher", STATS),
     line("cluster.Cluster", "per_connection_buffer_high_watermark_timeout", TUNING),
@@ -215,6 +229,9 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("cluster.Cluster", "use_tcp_for_dns_lookups", "names are resolved by the system"),
     line("cluster.Cluster", "dns_resolution_config", "names are resolved by the system"),
     line("cluster.Cluster", "typed_dns_resolver_config", "names are resolved by the system"),
+    line("cluster.Cluster", "respect_dns_ttl", "the system's resolver tells no time to live; the refresh rate counts"),
+    line("cluster.Cluster", "ignore_health_on_host_removal", "there is no active health check"),
+    line("cluster.Http1ProtocolOptions", "enable_trailers", "the HTTP library sends trailers over HTTP/1 when the request's `trailer` header names them"),
     line("cluster.Cluster", "wait_for_warm_on_init", "listeners do not wait for health"),
     line("cluster.Cluster", "lrs_server", "load reports are not sent"),
     line("cluster.Cluster", "lrs_report_endpoint_metrics", "load reports are not sent"),
@@ -254,8 +271,8 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("tls.DownstreamTlsContext", "disable_stateless_session_resumption", TUNING),
     line("tls.CertificateValidationContext", "max_verify_depth", "the TLS library has a bound of its own"),
     line("tls.CertificateValidationContext", "suppress_client_ca_list", "clients choose by other means"),
-    line("tls.CertificateValidationContext", "watched_directory", "files are read again on any change"),
-    line("tls.TlsCertificate", "watched_directory", "files are read again on any change"),
+    line("tls.CertificateValidationContext", "watched_directory", FILES),
+    line("tls.TlsCertificate", "watched_directory", FILES),
 ];
 
 /// The line of a field, if there is one.

@@ -6,21 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access_log::AccessLog;
 use crate::address::TcpKeepalive;
 use crate::error::{ConfigError, Loaded};
 use crate::filter_chain::FilterChains;
 use crate::pass::{Context, Pass};
 use crate::pb;
-
-/// When its connections drain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DrainType {
-    /// On removal, change and when health checks are failed by the admin.
-    Default,
-    /// Only on removal and change.
-    ModifyOnly,
-}
 
 /// Which way its traffic goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,18 +95,10 @@ pub struct Listener {
     pub filters: ListenerFilters,
     /// Filter chains with their matcher, default chain included.
     pub chains: FilterChains,
-    /// Access logs of connections that found no filter chain or ended in a listener filter.
-    pub access_logs: Vec<AccessLog>,
-    /// Soft bound of a connection's buffers in bytes; Envoy's default is 1 MiB.
-    pub per_connection_buffer_limit: u32,
     /// TCP keep-alive of accepted connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// When its connections drain.
-    pub drain_type: DrainType,
     /// Which way its traffic goes.
     pub traffic_direction: TrafficDirection,
-    /// Most connections accepted per wake-up of the socket.
-    pub max_accepts_per_event: Option<u32>,
     /// Prefix of its statistics, if not its address.
     pub stat_prefix: Option<Arc<str>>,
 }

@@ -40,7 +40,7 @@ pub(crate) struct ControlArgs {
     /// Directory of YAML that is read and watched
     #[arg(long, value_name = "DIR")]
     pub(crate) config_dir: PathBuf,
-    /// File with the mesh's settings (Istio's `MeshConfig`); watched, too
+    /// File with the mesh's settings (Istio's `MeshConfig`); read once, at the start
     #[arg(long, value_name = "FILE")]
     pub(crate) mesh_config: Option<PathBuf>,
     /// Where proxies connect for xDS

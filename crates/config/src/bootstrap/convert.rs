@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use super::{Admin, AdsConfig, AdsTransport, Bootstrap, Node};
 use crate::access_log::convert::access_log;
-use crate::access_log::{AccessLog, LogSink};
-use crate::address::{bind_address, bind_config};
-use crate::cluster::Cluster;
+use crate::address::bind_address;
+use crate::cluster::{Cluster, Transport};
 use crate::endpoint::convert::locality;
 use crate::error::{ConfigError, Loaded, Problem};
 use crate::extension::api_version;
-use crate::format::default_log_format;
 use crate::listener::Listener;
 use crate::pass::{IsSet as _, Pass};
 use crate::pb;
@@ -107,8 +105,7 @@ pub(super) fn bootstrap(p: &mut Pass<'_>, message: &bootstrap::Bootstrap) -> Opt
         } = manager;
         ignore!(p, "bootstrap.ClusterManager"; local_cluster_name, outlier_detection, load_stats_config,
             enable_deferred_cluster_creation);
-        out.upstream_bind_address =
-            p.opt("upstream_bind_config", upstream_bind_config.as_ref(), bind_config).flatten();
+        p.unsupported("upstream_bind_config", upstream_bind_config.is_some());
         Some(())
     });
     out.admin = p.opt("admin", admin.as_ref(), read_admin).flatten();
@@ -146,26 +143,17 @@ fn read_admin(p: &mut Pass<'_>, message: &bootstrap::Admin) -> Option<Option<Adm
         ignore_global_conn_limit,
         allow_paths,
     } = message;
-    ignore!(p, "bootstrap.Admin"; profile_path, socket_options, ignore_global_conn_limit);
+    ignore!(p, "bootstrap.Admin"; profile_path, socket_options, ignore_global_conn_limit, access_log_path);
+    p.ignore("bootstrap.Admin", "access_log", !logs.is_empty());
+    // What they say is checked although nothing is written.
+    p.each("access_log", logs, access_log);
     unsupported!(p; allow_paths);
-    let mut access_logs = p.each("access_log", logs, access_log);
-    if access_log_path.is_set() {
-        let format = p.at("access_log_path", default_log_format)?;
-        access_logs.push(AccessLog {
-            filter: None,
-            sink: LogSink::File(Arc::from(access_log_path.as_str())),
-            format: Arc::new(format),
-        });
-    }
     // Without an address Envoy starts no admin endpoint.
     let address = match address {
         None => return Some(None),
         Some(address) => p.at("address", |p| bind_address(p, address))?,
     };
-    Some(Some(Admin {
-        address,
-        access_logs,
-    }))
+    Some(Some(Admin { address }))
 }
 
 /// Takes over the result of a resource's own conversion, its problems under our path.
@@ -222,15 +210,21 @@ fn unique<'a>(p: &mut Pass<'_>, field: &'static str, names: impl Iterator<Item =
 fn check_references(p: &mut Pass<'_>, out: &Bootstrap) {
     let Some(ads) = &out.ads else { return };
     for name in &ads.clusters {
-        if !out.clusters.iter().any(|cluster| cluster.name == *name) {
-            p.at("dynamic_resources", |p| {
-                p.refuse_field(
-                    "ads_config",
-                    format!("names the cluster {name}, which static_resources.clusters lacks"),
-                );
-            });
-        }
+        let found = out.clusters.iter().find(|cluster| cluster.name == *name);
+        let problem = match found {
+            None => format!("names the cluster {name}, which static_resources.clusters lacks"),
+            Some(cluster) if !is_plain(cluster) => format!(
+                "names the cluster {name}, which has a transport socket: Weft calls its control \
+                 plane in plain text only; remove transport_socket and transport_socket_matches"
+            ),
+            Some(_) => continue,
+        };
+        p.at("dynamic_resources", |p| p.refuse_field("ads_config", problem));
     }
+}
+
+fn is_plain(cluster: &Cluster) -> bool {
+    matches!(cluster.transport, Transport::Raw) && cluster.transport_matches.is_empty()
 }
 
 fn dynamic_part(
@@ -298,7 +292,8 @@ fn read_ads(p: &mut Pass<'_>, message: &pb::core::ApiConfigSource) -> Option<Ads
         config_validators,
     } = message;
     unsupported!(p; config_validators, cluster_names);
-    ignore!(p, "core.ApiConfigSource"; refresh_delay, request_timeout, rate_limit_settings);
+    ignore!(p, "core.ApiConfigSource"; refresh_delay, request_timeout, rate_limit_settings,
+        set_node_on_first_message_only);
     api_version(p, "transport_api_version", *transport_api_version);
     let transport = match p.enumeration("api_type", *api_type)? {
         ApiType::Grpc | ApiType::AggregatedGrpc => AdsTransport::Grpc,
@@ -311,9 +306,6 @@ fn read_ads(p: &mut Pass<'_>, message: &pb::core::ApiConfigSource) -> Option<Ads
     let mut ads = AdsConfig {
         transport,
         clusters: Vec::new(),
-        authority: None,
-        initial_metadata: Vec::new(),
-        node_on_first_message_only: *set_node_on_first_message_only,
         listeners: false,
         clusters_by_cds: false,
         initial_fetch_timeout: Some(FETCH_TIMEOUT),
@@ -339,25 +331,8 @@ fn grpc_service(
         retry_policy,
         target_specifier,
     } = message;
-    unsupported!(p; retry_policy);
+    unsupported!(p; retry_policy, initial_metadata);
     ignore!(p, "core.GrpcService"; timeout);
-    ads.initial_metadata
-        .extend(p.each("initial_metadata", initial_metadata, |p, header| {
-            let pb::core::HeaderValue {
-                key,
-                value,
-                raw_value,
-            } = header;
-            unsupported!(p; raw_value);
-            let name = http::HeaderName::from_bytes(key.as_bytes());
-            match (name, http::HeaderValue::from_str(value)) {
-                (Ok(name), Ok(value)) => Some((name, value)),
-                _ => {
-                    p.refuse("is no header");
-                    None
-                }
-            }
-        }));
     match target_specifier {
         Some(TargetSpecifier::EnvoyGrpc(target)) => p.at("envoy_grpc", |p| {
             let EnvoyGrpc {
@@ -369,10 +344,8 @@ fn grpc_service(
             } = target;
             ignore!(p, "core.GrpcService.EnvoyGrpc"; retry_policy, max_receive_message_length,
                 skip_envoy_headers);
+            unsupported!(p; authority);
             ads.clusters.push(p.name("cluster_name", cluster_name)?);
-            if authority.is_set() {
-                ads.authority = Some(Arc::from(authority.as_str()));
-            }
             Some(())
         }),
         Some(TargetSpecifier::GoogleGrpc(_)) => {

@@ -84,7 +84,7 @@ pub(super) fn cluster(p: &mut Pass<'_>, message: &cluster::Cluster) -> Option<Cl
     ignore!(p, "cluster.Cluster"; stats_matcher, per_connection_buffer_high_watermark_timeout, dns_resolvers,
         use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init,
         lrs_server, lrs_report_endpoint_metrics, track_timeout_budgets, track_cluster_stats,
-        preconnect_policy);
+        preconnect_policy, ignore_health_on_host_removal, respect_dns_ttl);
     let name = p.name("name", name)?;
     let dns = DnsFields {
         refresh_rate: dns_refresh_rate.as_ref(),
@@ -92,7 +92,6 @@ pub(super) fn cluster(p: &mut Pass<'_>, message: &cluster::Cluster) -> Option<Cl
         failure: dns_failure_refresh_rate
             .as_ref()
             .map(|rate| (rate.base_interval.as_ref(), rate.max_interval.as_ref())),
-        respect_ttl: *respect_dns_ttl,
     };
     let discovery = Sources {
         name: &name,
@@ -171,7 +170,6 @@ pub(super) fn cluster(p: &mut Pass<'_>, message: &cluster::Cluster) -> Option<Cl
             .flatten(),
         tcp_keepalive: keepalive,
         metadata: metadata.clone().map(Arc::new),
-        ignore_health_on_host_removal: *ignore_health_on_host_removal,
         close_connections_on_host_health_failure: *close_connections_on_host_health_failure,
         connection_pool_per_downstream_connection: *connection_pool_per_downstream_connection,
         name,

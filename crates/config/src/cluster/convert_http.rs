@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::http::{UpstreamHttp, UpstreamProtocol};
 use crate::extension::{decode, type_name};
-use crate::http_options::convert::{common, http1, http2};
+use crate::http_options::{CommonHttpOptions, Http1Options};
+use crate::http_options::convert::{common as any_common, http1 as any_http1, http2};
 use crate::pass::{IsSet as _, Pass};
 use crate::pb;
 use pb::config::cluster::v3 as cluster;
@@ -19,6 +20,18 @@ pub(super) struct OldHttp<'a> {
     pub(super) http1: Option<&'a pb::core::Http1ProtocolOptions>,
     pub(super) http2: Option<&'a pb::core::Http2ProtocolOptions>,
     pub(super) protocol_selection: i32,
+}
+
+/// What both directions have, without what only the downstream side does.
+fn common(p: &mut Pass<'_>, message: &pb::core::HttpProtocolOptions) -> Option<CommonHttpOptions> {
+    let options = any_common(p, message)?;
+    p.unsupported("max_stream_duration", options.max_stream_duration.is_some());
+    Some(options)
+}
+
+fn http1(p: &mut Pass<'_>, message: &pb::core::Http1ProtocolOptions) -> Option<Http1Options> {
+    p.ignore("cluster.Http1ProtocolOptions", "enable_trailers", message.enable_trailers);
+    any_http1(p, message)
 }
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";

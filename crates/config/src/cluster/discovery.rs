@@ -18,7 +18,6 @@ pub(super) struct DnsFields<'a> {
         Option<&'a pb::google::Duration>,
         Option<&'a pb::google::Duration>,
     )>,
-    pub(super) respect_ttl: bool,
 }
 
 impl DnsFields<'_> {
@@ -42,7 +41,6 @@ impl DnsFields<'_> {
             refresh_rate,
             jitter: p.duration("dns_jitter", self.jitter).unwrap_or_default(),
             failure_refresh,
-            respect_ttl: self.respect_ttl,
             family,
         }
     }
@@ -189,7 +187,7 @@ impl Sources<'_> {
                     all_addresses_in_single_endpoint,
                     dns_min_refresh_rate,
                 } = decode(p, &any.value)?;
-                ignore!(p, "cluster.Cluster"; typed_dns_resolver_config);
+                ignore!(p, "cluster.Cluster"; typed_dns_resolver_config, respect_dns_ttl);
                 unsupported!(p; dns_min_refresh_rate);
                 let family = typed_family(p, dns_lookup_family)?;
                 let fields = DnsFields {
@@ -198,7 +196,6 @@ impl Sources<'_> {
                     failure: dns_failure_refresh_rate
                         .as_ref()
                         .map(|rate| (rate.base_interval.as_ref(), rate.max_interval.as_ref())),
-                    respect_ttl: respect_dns_ttl,
                 };
                 let settings = fields.read(p, family);
                 Some(if all_addresses_in_single_endpoint {

