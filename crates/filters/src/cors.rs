@@ -59,7 +59,9 @@ pub(crate) fn request(policy: &Arc<CorsPolicy>, context: &mut RequestContext<'_>
         && context.head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     if !allowed {
         if preflight && !policy.forward_not_matching_preflights {
-            return Verdict::Reply(LocalReply::new(StatusCode::OK, "cors_response"));
+            let mut reply = LocalReply::new(StatusCode::OK, "cors_response");
+            reply.bare = true;
+            return Verdict::Reply(reply);
         }
         return Verdict::Continue;
     }
@@ -84,10 +86,12 @@ fn preflight_reply(answer: &CorsAnswer, request: &HeaderMap) -> LocalReply {
     set(&mut headers, ACCESS_CONTROL_ALLOW_METHODS, &policy.allow_methods);
     set(&mut headers, ACCESS_CONTROL_ALLOW_HEADERS, &policy.allow_headers);
     set(&mut headers, ACCESS_CONTROL_MAX_AGE, &policy.max_age);
+    set(&mut headers, ACCESS_CONTROL_EXPOSE_HEADERS, &policy.expose_headers);
     if policy.allow_private_network_access && request.contains_key(REQUEST_PRIVATE_NETWORK) {
         headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
     }
     let mut reply = LocalReply::new(StatusCode::OK, "cors_response");
+    reply.bare = true;
     let pairs = headers.into_iter();
     reply.headers = pairs.filter_map(|(name, value)| Some((name?, value))).collect();
     reply

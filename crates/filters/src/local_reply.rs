@@ -20,6 +20,8 @@ pub struct LocalReply {
     pub flag: Option<&'static str>,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: &'static str,
+    /// The route's operations on response headers pass it by.
+    pub bare: bool,
 }
 
 impl LocalReply {
@@ -32,6 +34,7 @@ impl LocalReply {
             headers: Vec::new(),
             flag: None,
             details,
+            bare: false,
         }
     }
 

@@ -55,6 +55,7 @@ pub(crate) struct Common {
     /// This machine's address, for `x-forwarded-for` of local clients.
     pub(crate) local_address: IpAddr,
     pub(crate) node_cluster: Arc<str>,
+    pub(crate) node_id: Arc<str>,
 }
 
 /// One worker, as everything on its thread sees it.
@@ -66,6 +67,8 @@ pub(crate) struct Worker {
     pub(crate) connections: Rc<Connections>,
     pub(crate) local_address: HeaderValue,
     pub(crate) node_cluster: HeaderValue,
+    /// `None` for a proxy without a name.
+    pub(crate) node_id: Option<HeaderValue>,
     listeners: RefCell<HashMap<Arc<str>, Rc<Listener>>>,
     random: Cell<u64>,
 }
@@ -74,7 +77,9 @@ impl Worker {
     fn new(common: Common, clusters: Rc<ClusterManager>) -> Rc<Self> {
         let local = HeaderValue::from_str(&common.local_address.to_string());
         let cluster = HeaderValue::from_str(&common.node_cluster);
+        let node = Some(common.node_id).filter(|id| !id.is_empty());
         Rc::new(Self {
+            node_id: node.and_then(|id| HeaderValue::from_str(&id).ok()),
             registry: common.registry,
             files: common.files,
             clusters,

@@ -46,6 +46,20 @@ impl FailureKind {
         }
     }
 
+    /// Why a response's body broke off.
+    pub fn of_body(error: &hyper::Error) -> Self {
+        let source = std::error::Error::source(error);
+        if let Some(h2) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
+            return classify_h2(h2);
+        }
+        let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+        match io.map(std::io::Error::kind) {
+            // The peer closed before the announced end, or the chunks are no chunks.
+            Some(std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => Self::ProtocolError,
+            _ => Self::ConnectionTermination,
+        }
+    }
+
     /// Whether the request certainly did not reach the upstream's application: what the retry
     /// conditions `connect-failure` and `refused-stream` allow.
     pub fn certainly_unsent(self) -> bool {

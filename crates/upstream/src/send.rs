@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::header::{HOST, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use weft_net::Stream;
@@ -246,6 +246,16 @@ fn with_lease(
 /// Origin form with a `host` header (CONNECT: authority form), HTTP/1.1.
 fn fit_http1(request: &mut Request<RequestBody>, connect: bool) {
     *request.version_mut() = Version::HTTP_11;
+    let bodiless = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    );
+    let headers = request.headers();
+    let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(UPGRADE);
+    if !bodiless && !framed && matches!(request.body(), RequestBody::Empty) {
+        // The server need not know that this method has no body.
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     let Some(authority) = request.uri().authority() else {
         return;
     };

@@ -93,7 +93,21 @@ pub enum HeaderCondition {
 impl HeaderMatch {
     /// Whether a request's head matches.
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
-        self.decide(self.key.value_in(head).as_deref())
+        match &self.key {
+            HeaderKey::Pseudo(pseudo) => self.decide(head.pseudo(*pseudo).map(str::as_bytes)),
+            HeaderKey::Name(name) => self.decide_any(head.headers, name),
+        }
+    }
+
+    /// Each value of a header counts for itself, as in Envoy since 1.39.
+    fn decide_any(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
+        let mut values = headers.get_all(name).iter();
+        let first = self.decide(values.next().map(http::HeaderValue::as_bytes));
+        // Turned round, no value may match.
+        values.fold(first, |decided, value| {
+            let next = self.decide(Some(value.as_bytes()));
+            if self.invert { decided && next } else { decided || next }
+        })
     }
 
     /// Whether the request behind a format source matches (access-log filters).
@@ -101,10 +115,7 @@ impl HeaderMatch {
         match &self.key {
             HeaderKey::Pseudo(pseudo) => self.decide(source.pseudo(*pseudo).map(str::as_bytes)),
             HeaderKey::Name(name) => {
-                let value = source
-                    .request_headers()
-                    .and_then(|headers| joined(headers, name));
-                self.decide(value.as_deref())
+                source.request_headers().map_or_else(|| self.decide(None), |headers| self.decide_any(headers, name))
             }
         }
     }

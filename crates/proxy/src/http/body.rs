@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
-use weft_upstream::ResponseBody as UpstreamBody;
+use weft_upstream::{FailureKind, ResponseBody as UpstreamBody};
 
 use super::exchange::Exchange;
 use super::flags::ResponseFlags;
@@ -23,6 +23,10 @@ pub(crate) struct ResponseBody {
     exchange: Box<Exchange>,
     limits: Limits,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes until the announced length is reached; the connection asks for nothing after it.
+    left: Option<u64>,
+    /// Whether trailers are passed on.
+    trailers: bool,
 }
 
 #[derive(Debug)]
@@ -48,12 +52,21 @@ impl ResponseBody {
             exchange,
             limits: Limits::default(),
             timer: None,
+            left: None,
+            trailers: false,
         }
     }
 
     /// A body that streams from an upstream.
-    pub(crate) fn upstream(body: UpstreamBody, exchange: Box<Exchange>, limits: Limits) -> Self {
+    pub(crate) fn upstream(
+        body: UpstreamBody,
+        exchange: Box<Exchange>,
+        limits: Limits,
+        trailers: bool,
+    ) -> Self {
         Self {
+            left: body.size_hint().exact(),
+            trailers,
             source: Source::Upstream(body),
             exchange,
             limits,
@@ -89,11 +102,11 @@ impl ResponseBody {
         let stats = &self.exchange.downstream.manager().stats;
         if late {
             self.exchange.flags.add(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
-            self.exchange.details = "response_timeout";
+            self.exchange.details = "response_timeout".into();
         } else {
             stats.downstream_rq_idle_timeout.inc();
             self.exchange.flags.add(ResponseFlags::STREAM_IDLE_TIMEOUT);
-            self.exchange.details = "stream_idle_timeout";
+            self.exchange.details = "stream_idle_timeout".into();
         }
         stats.rq_reset_after_downstream_response_started.inc();
     }
@@ -131,18 +144,30 @@ impl Body for ResponseBody {
                 this.exchange.complete();
                 Poll::Ready(None)
             }
-            Some(Err(_)) => {
-                this.exchange.flags.add(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
-                this.exchange.details = "upstream_reset_after_response_started";
+            Some(Err(error)) => {
+                let kind = FailureKind::of_body(&error);
+                this.exchange.flags.add(ResponseFlags::of_failure(kind));
+                let reason = kind.reset_reason().replace(' ', "_");
+                this.exchange.details =
+                    format!("upstream_reset_after_response_started{{{reason}}}").into();
                 let stats = &this.exchange.downstream.manager().stats;
                 stats.rq_reset_after_downstream_response_started.inc();
                 Poll::Ready(Some(Err(Aborted)))
             }
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    this.exchange.sent += data.len() as u64;
+                    let length = data.len() as u64;
+                    this.exchange.sent += length;
+                    this.left = this.left.map(|left| left.saturating_sub(length));
+                    if this.left == Some(0) {
+                        this.exchange.complete();
+                    }
                 } else if let Some(trailers) = frame.trailers_ref() {
                     this.exchange.trailers(trailers);
+                    this.exchange.complete();
+                    if !this.trailers {
+                        return Poll::Ready(None);
+                    }
                 }
                 if this.is_end_stream() {
                     this.exchange.complete();

@@ -11,11 +11,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{HeaderMap, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use weft_config::format::{Field, FormatSource, Pseudo, Value};
 use weft_config::{Route, VirtualHost};
 
+use super::client_cert::ClientCert;
 use super::flags::ResponseFlags;
 use super::headers::{Peer, X_REQUEST_ID};
 use super::manager::Manager;
@@ -30,6 +31,8 @@ pub(crate) struct Downstream {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) version: Version,
+    /// What `x-forwarded-client-cert` tells.
+    pub(crate) client_cert: ClientCert,
     tls: Option<TlsInfo>,
     requests: Cell<u32>,
 }
@@ -60,17 +63,21 @@ impl Downstream {
             address.clone()
         };
         let scheme = if tls.is_some() { "https" } else { "http" };
+        let client_cert = ClientCert::of(&manager.config, stream.peer_certificates());
         let this = Rc::new(Self {
             manager,
             registered,
             peer: Peer {
                 forwarded_for,
                 address,
+                ip: remote.ip(),
+                port: HeaderValue::from(local.port()),
                 scheme,
             },
             remote,
             local,
             version,
+            client_cert,
             tls,
             requests: Cell::new(0),
         });
@@ -202,7 +209,16 @@ pub(crate) struct Exchange {
     pub(crate) flags: ResponseFlags,
     /// 0 until there is a response.
     status: u16,
-    pub(crate) details: &'static str,
+    pub(crate) details: Cow<'static, str>,
+    /// What this request came in; HTTP/1.0 and 1.1 share connections.
+    pub(crate) version: Version,
+    /// The client as far as trusted proxies in front tell; else the connection's peer.
+    pub(crate) remote: SocketAddr,
+    /// The client is still sending, or (an upgrade) never ends sending: if the answer comes
+    /// before, an HTTP/1 connection cannot be used again.
+    pub(crate) request_open: bool,
+    /// The client wants the connection closed after this answer.
+    pub(crate) close: bool,
     pub(crate) attempts: u32,
     pub(crate) upstream: Option<UpstreamInfo>,
     pub(crate) transport_failure: String,
@@ -222,7 +238,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// A request has arrived.
-    pub(crate) fn begin(downstream: Rc<Downstream>) -> Box<Self> {
+    pub(crate) fn begin(downstream: Rc<Downstream>, version: Version) -> Box<Self> {
         let stats = &downstream.manager.stats;
         stats.downstream_rq_total.inc();
         stats.downstream_rq_active.inc();
@@ -232,12 +248,17 @@ impl Exchange {
             stats.downstream_rq_http1_total.inc();
         }
         downstream.handle().begin();
+        let remote = downstream.remote;
         Box::new(Self {
             downstream,
             started: Instant::now(),
             flags: ResponseFlags::default(),
             status: 0,
-            details: "",
+            details: Cow::Borrowed(""),
+            version,
+            remote,
+            request_open: false,
+            close: false,
             attempts: 0,
             upstream: None,
             transport_failure: String::new(),
@@ -272,6 +293,19 @@ impl Exchange {
     /// The counter of request-body bytes.
     pub(crate) fn received_counter(&mut self) -> Rc<Cell<u64>> {
         Rc::clone(self.received.get_or_insert_default())
+    }
+
+    /// Nothing is logged: the request was no request.
+    pub(crate) fn silence(&mut self) {
+        self.silent = true;
+    }
+
+    /// The status that header templates show before the head is complete.
+    pub(crate) fn set_status(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+        if let Some(record) = &mut self.record {
+            status.as_str().clone_into(&mut record.status);
+        }
     }
 
     /// The response's head is on its way down.
@@ -317,7 +351,11 @@ impl Exchange {
             started: self.started,
             flags: self.flags,
             status: self.status,
-            details: self.details,
+            details: self.details.clone(),
+            version: self.version,
+            remote: self.remote,
+            request_open: false,
+            close: false,
             attempts: self.attempts,
             upstream: self.upstream.take(),
             transport_failure: String::new(),
@@ -344,7 +382,7 @@ impl Exchange {
             if self.flags == ResponseFlags::default() {
                 self.flags.add(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
                 stats.downstream_rq_rx_reset.inc();
-                self.details = "downstream_remote_disconnect";
+                self.details = "downstream_remote_disconnect".into();
             } else {
                 stats.downstream_rq_tx_reset.inc();
             }
@@ -426,9 +464,8 @@ impl LogView<'_> {
         let downstream = &self.exchange.downstream;
         let tls = downstream.tls.as_ref();
         match field {
-            Field::DownstreamRemoteAddress | Field::DownstreamDirectRemoteAddress => {
-                Value::Address(downstream.remote)
-            }
+            Field::DownstreamRemoteAddress => Value::Address(self.exchange.remote),
+            Field::DownstreamDirectRemoteAddress => Value::Address(downstream.remote),
             Field::DownstreamLocalAddress => Value::Address(downstream.local),
             Field::DownstreamTlsVersion => Value::text(tls.and_then(|tls| tls.version)),
             Field::RequestedServerName => {
@@ -445,8 +482,11 @@ impl FormatSource for LogView<'_> {
         let record = self.exchange.record.as_deref()?;
         match which {
             Pseudo::Method => Some(record.method.as_str()),
-            Pseudo::Path => Some(&record.path),
-            Pseudo::Authority => Some(&record.authority),
+            Pseudo::Path => (!record.path.is_empty()).then_some(&*record.path),
+            Pseudo::Authority => {
+                let said = !record.authority.is_empty() || record.request.contains_key(HOST);
+                said.then_some(&*record.authority)
+            }
             Pseudo::Scheme => Some(self.exchange.downstream.peer.scheme),
             Pseudo::Protocol => None,
             Pseudo::Status => (!record.status.is_empty()).then_some(&*record.status),
@@ -472,16 +512,16 @@ impl FormatSource for LogView<'_> {
     fn value(&self, field: Field) -> Value<'_> {
         let exchange = self.exchange;
         match field {
-            Field::Protocol => Value::text(Some(match exchange.downstream.version {
+            Field::Protocol => Value::text(Some(match exchange.version {
                 Version::HTTP_2 => "HTTP/2",
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             })),
             Field::ResponseCode => Value::Number(u64::from(exchange.status)),
             Field::ResponseCodeDetails => {
-                Value::text((!exchange.details.is_empty()).then_some(exchange.details))
+                Value::text((!exchange.details.is_empty()).then_some(&*exchange.details))
             }
-            Field::ResponseFlags => Value::text(Some(&self.flags).filter(|f| *f != "-").map(|f| &**f)),
+            Field::ResponseFlags => Value::text(Some(&self.flags)),
             Field::ResponseFlagsLong => {
                 let long = exchange.flags.long();
                 if long.is_empty() { Value::Absent } else { Value::Text(Cow::Owned(long)) }

@@ -4,14 +4,23 @@
 
 use std::fmt;
 
+use weft_upstream::FailureKind;
+
 /// A set of response flags.
+///
+/// Printed in the order in which they were set, as Envoy does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct ResponseFlags(u32);
+pub(crate) struct ResponseFlags {
+    set: u32,
+    /// Bits in the order of their setting, one more than the bit in each byte; the lowest byte
+    /// is the first. No request gathers more than the eight that fit.
+    order: u64,
+}
 
 macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal $short:literal $long:literal;)*) => {
         impl ResponseFlags {
-            $($(#[$doc])* pub(crate) const $name: Self = Self(1 << $bit);)*
+            $($(#[$doc])* pub(crate) const $name: Self = Self { set: 1 << $bit, order: $bit + 1 };)*
             const NAMES: &'static [(Self, &'static str, &'static str)] =
                 &[$((Self::$name, $short, $long)),*];
         }
@@ -55,6 +64,8 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 24 "UPE" "UpstreamProtocolError";
     /// The route names a cluster that does not exist.
     NO_CLUSTER_FOUND = 25 "NC" "NoClusterFound";
+    /// The control plane wants a share of the requests dropped.
+    DROP_OVERLOAD = 27 "DO" "DropOverload";
     /// A drain closed the connection.
     DOWNSTREAM_REMOTE_RESET = 29 "DR" "DownstreamRemoteReset";
 }
@@ -64,33 +75,63 @@ impl ResponseFlags {
     pub(crate) fn of_short(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(_, short, _)| *short == name).map(|(flag, ..)| *flag)
     }
+    /// The flag of an upstream's failure.
+    pub(crate) fn of_failure(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::Overflow => Self::UPSTREAM_OVERFLOW,
+            FailureKind::LocalConnectFailure
+            | FailureKind::RemoteConnectFailure
+            | FailureKind::ConnectTimeout => Self::UPSTREAM_CONNECTION_FAILURE,
+            FailureKind::ConnectionTermination => Self::UPSTREAM_CONNECTION_TERMINATION,
+            FailureKind::RemoteReset | FailureKind::RemoteRefusedStream => Self::UPSTREAM_REMOTE_RESET,
+            FailureKind::ProtocolError => Self::UPSTREAM_PROTOCOL_ERROR,
+            FailureKind::LocalReset => Self::LOCAL_RESET,
+        }
+    }
     /// Adds the flags of `other`.
     pub(crate) fn add(&mut self, other: Self) {
-        self.0 |= other.0;
+        for flag in other.in_order() {
+            if !self.has(flag) {
+                let used = 64 - self.order.leading_zeros().min(64);
+                let place = used.div_ceil(8) * 8;
+                self.set |= flag.set;
+                self.order |= flag.order.checked_shl(place).unwrap_or(0);
+            }
+        }
     }
     /// Whether all flags of `other` are set.
     pub(crate) fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+        self.set & other.set == other.set
+    }
+    fn in_order(self) -> impl Iterator<Item = Self> {
+        let bytes = self.order.to_le_bytes().into_iter().take_while(|byte| *byte != 0);
+        bytes.map(|byte| Self {
+            set: 1_u32.checked_shl(u32::from(byte - 1)).unwrap_or(0),
+            order: u64::from(byte),
+        })
+    }
+    fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.in_order().filter_map(|flag| {
+            let named = Self::NAMES.iter().find(|(named, ..)| *named == flag)?;
+            Some((named.1, named.2))
+        })
     }
     /// The long names, joined by commas (`%RESPONSE_FLAGS_LONG%`).
     pub(crate) fn long(self) -> String {
-        let set = Self::NAMES.iter().filter(|(flag, ..)| self.has(*flag));
-        set.map(|(_, _, long)| *long).collect::<Vec<_>>().join(",")
+        self.names().map(|(_, long)| long).collect::<Vec<_>>().join(",")
     }
 }
 
 impl fmt::Display for ResponseFlags {
     /// The short names, joined by commas, or `-`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
+        if self.set == 0 {
             return f.write_str("-");
         }
         let mut comma = "";
-        for (flag, short, _) in Self::NAMES {
-            if self.has(*flag) {
-                write!(f, "{comma}{short}")?;
-                comma = ",";
-            }
+        for (short, _) in self.names() {
+            write!(f, "{comma}{short}")?;
+            comma = ",";
         }
         Ok(())
     }
@@ -101,13 +142,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_print_in_envoys_order() {
+    fn flags_print_in_the_order_of_their_setting() {
         let mut flags = ResponseFlags::default();
         assert_eq!(flags.to_string(), "-");
         flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         flags.add(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        assert_eq!(flags.to_string(), "UF,URX");
-        let long = "UpstreamConnectionFailure,UpstreamRetryLimitExceeded";
+        flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        assert_eq!(flags.to_string(), "URX,UF");
+        let long = "UpstreamRetryLimitExceeded,UpstreamConnectionFailure";
         assert_eq!(flags.long(), long);
     }
 }

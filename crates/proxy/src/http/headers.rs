@@ -4,13 +4,17 @@
 //! Pure: knows neither routes nor sockets. Source of the rules: Envoy, "HTTP header
 //! manipulation" and "HTTP header sanitizing", and what Envoy 1.40 does on the wire.
 
+use std::net::IpAddr;
+
 use bytes::{BufMut, BytesMut};
 use http::header::{
-    CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
+use weft_config::address::CidrRange;
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
@@ -18,6 +22,16 @@ pub(crate) const X_ENVOY_EXTERNAL_ADDRESS: HeaderName =
     HeaderName::from_static("x-envoy-external-address");
 pub(crate) const X_ENVOY_ORIGINAL_PATH: HeaderName =
     HeaderName::from_static("x-envoy-original-path");
+pub(crate) const X_ENVOY_ORIGINAL_HOST: HeaderName =
+    HeaderName::from_static("x-envoy-original-host");
+pub(crate) const X_ENVOY_RETRIABLE_CODES: HeaderName =
+    HeaderName::from_static("x-envoy-retriable-status-codes");
+pub(crate) const X_ENVOY_RETRIABLE_NAMES: HeaderName =
+    HeaderName::from_static("x-envoy-retriable-header-names");
+const X_ENVOY_DOWNSTREAM_CLUSTER: HeaderName =
+    HeaderName::from_static("x-envoy-downstream-service-cluster");
+const X_ENVOY_DOWNSTREAM_NODE: HeaderName =
+    HeaderName::from_static("x-envoy-downstream-service-node");
 pub(crate) const X_ENVOY_EXPECTED_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 pub(crate) const X_ENVOY_ATTEMPT_COUNT: HeaderName =
@@ -25,6 +39,8 @@ pub(crate) const X_ENVOY_ATTEMPT_COUNT: HeaderName =
 pub(crate) const X_ENVOY_SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
 pub(crate) const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub(crate) const X_ENVOY_DROP_OVERLOAD: HeaderName =
+    HeaderName::from_static("x-envoy-drop-overload");
 pub(crate) const X_ENVOY_RETRY_ON: HeaderName = HeaderName::from_static("x-envoy-retry-on");
 pub(crate) const X_ENVOY_RETRY_GRPC_ON: HeaderName =
     HeaderName::from_static("x-envoy-retry-grpc-on");
@@ -36,39 +52,62 @@ pub(crate) const X_ENVOY_PER_TRY_TIMEOUT: HeaderName =
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Steering headers that an edge proxy takes away from its clients.
-const EDGE_ONLY: [HeaderName; 11] = [
+/// Steering headers that only internal callers may set.
+const INTERNAL_ONLY: [HeaderName; 13] = [
+    X_ENVOY_RETRIABLE_CODES,
+    X_ENVOY_RETRIABLE_NAMES,
     X_ENVOY_RETRY_ON,
     X_ENVOY_RETRY_GRPC_ON,
     X_ENVOY_MAX_RETRIES,
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
     X_ENVOY_TIMEOUT,
     X_ENVOY_PER_TRY_TIMEOUT,
     X_ENVOY_EXPECTED_TIMEOUT,
-    HeaderName::from_static("x-envoy-decorator-operation"),
     HeaderName::from_static("x-envoy-force-trace"),
     HeaderName::from_static("x-envoy-ip-tags"),
     HeaderName::from_static("x-envoy-original-url"),
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
 ];
+/// What an edge takes away besides.
+const EDGE_ONLY: [HeaderName; 5] = [
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    X_ENVOY_DOWNSTREAM_CLUSTER,
+    X_ENVOY_DOWNSTREAM_NODE,
+    X_ENVOY_ORIGINAL_PATH,
+    X_ENVOY_ORIGINAL_HOST,
+];
 
-/// Removes what concerns only this hop. An upgrade request or answer keeps `connection` and
-/// `upgrade`, which the caller checks with [`is_upgrade`] first.
+/// Removes what concerns only this hop from a request. An upgrade keeps `connection` and
+/// `upgrade`, which the caller checks with [`upgrade_of`] first.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    if !upgrade {
-        if let Some(connection) = headers.remove(CONNECTION) {
-            remove_nominated(headers, &connection);
+    if !upgrade && headers.contains_key(CONNECTION) {
+        let nominating: Vec<_> = headers.get_all(CONNECTION).iter().cloned().collect();
+        for value in nominating {
+            remove_nominated(headers, &value);
         }
+    }
+    remove_hop_by_hop_of_response(headers, upgrade);
+    if let Some(te) = headers.get(TE)
+        && !te.as_bytes().eq_ignore_ascii_case(b"trailers")
+    {
+        let mut codings = te.as_bytes().split(|byte| *byte == b',');
+        if codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
+    }
+}
+
+/// The same for a response; what its `connection` names stays, as in Envoy.
+pub(crate) fn remove_hop_by_hop_of_response(headers: &mut HeaderMap, upgrade: bool) {
+    if !upgrade {
+        headers.remove(CONNECTION);
         headers.remove(UPGRADE);
     }
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(TRANSFER_ENCODING);
-    if let Some(te) = headers.get(TE) {
-        let trailers = te.as_bytes().eq_ignore_ascii_case(b"trailers");
-        if !trailers {
-            headers.remove(TE);
-        }
-    }
 }
 
 /// Removes the headers that `connection` names (RFC 9110, 7.6.1), but never those that a
@@ -108,65 +147,124 @@ pub(crate) struct Peer {
     pub(crate) forwarded_for: HeaderValue,
     /// The peer's address.
     pub(crate) address: HeaderValue,
+    pub(crate) ip: IpAddr,
+    /// The port that the client connected to.
+    pub(crate) port: HeaderValue,
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
 }
 
 /// The settings of a connection manager that concern forwarding headers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Forwarding {
     pub(crate) use_remote_address: bool,
     pub(crate) skip_xff_append: bool,
+    pub(crate) append_port: bool,
     pub(crate) xff_num_trusted_hops: u32,
+    pub(crate) internal: Vec<CidrRange>,
     pub(crate) generate_request_id: bool,
     pub(crate) preserve_external_request_id: bool,
+    /// With `add_user_agent`: the names of this proxy's cluster and node.
+    pub(crate) names: Option<(HeaderValue, Option<HeaderValue>)>,
 }
 
-/// Sets the forwarding headers of a request that enters the mesh here.
-pub(crate) fn forwarded(headers: &mut HeaderMap, how: Forwarding, peer: &Peer, random: &mut impl FnMut() -> u64) {
-    let edge = how.use_remote_address;
-    if edge {
-        if how.xff_num_trusted_hops == 0 {
+/// Sets the forwarding headers of a request that enters the mesh here; `internal_only` are
+/// further headers that only internal callers may set. Gives the client's
+/// address as trusted proxies in front tell it.
+pub(crate) fn forwarded(
+    headers: &mut HeaderMap,
+    how: &Forwarding,
+    internal_only: &[HeaderName],
+    peer: &Peer,
+    random: &mut impl FnMut() -> u64,
+) -> Option<IpAddr> {
+    let hops = how.xff_num_trusted_hops as usize;
+    let (client, alone) = if how.use_remote_address {
+        let alone = !headers.contains_key(X_FORWARDED_FOR);
+        let told = hops.checked_sub(1).and_then(|hops| nth_from_right(headers, hops)).map(|found| found.0);
+        if !how.skip_xff_append {
+            append_joined(headers, &X_FORWARDED_FOR, b",", &peer.forwarded_for);
+        }
+        if hops == 0 || !headers.contains_key(X_FORWARDED_PROTO) {
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme));
         }
-        if !how.skip_xff_append {
-            append_forwarded_for(headers, &peer.forwarded_for);
+        (Some(told.unwrap_or(peer.ip)), alone)
+    } else {
+        let told = nth_from_right(headers, hops);
+        if !headers.contains_key(X_FORWARDED_PROTO) {
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme));
         }
-    }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme));
+        (told.map(|told| told.0), told.is_some_and(|told| told.1))
+    };
+    if how.append_port && !headers.contains_key(X_FORWARDED_PORT) {
+        headers.insert(X_FORWARDED_PORT, peer.port.clone());
     }
     headers.remove(X_ENVOY_INTERNAL);
-    if edge {
-        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, peer.address.clone());
+    let internal = alone && client.is_some_and(|client| how.internal.iter().any(|range| range.contains(client)));
+    let edge = how.use_remote_address && !internal;
+    if internal {
+        headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    } else {
         if headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
-            for name in EDGE_ONLY {
+            for name in INTERNAL_ONLY {
+                headers.remove(name);
+            }
+            for name in EDGE_ONLY.into_iter().filter(|_| edge) {
                 headers.remove(name);
             }
         }
-        if !how.preserve_external_request_id {
-            headers.remove(X_REQUEST_ID);
+        for name in internal_only {
+            headers.remove(name);
         }
     }
-    if how.generate_request_id && !headers.contains_key(X_REQUEST_ID) {
-        headers.insert(X_REQUEST_ID, request_id(random(), random()));
+    if edge {
+        let address = client.filter(|client| *client != peer.ip);
+        let address = address.and_then(|told| HeaderValue::from_str(&told.to_string()).ok());
+        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, address.unwrap_or_else(|| peer.address.clone()));
     }
+    if let Some((cluster, node)) = &how.names {
+        headers.insert(X_ENVOY_DOWNSTREAM_CLUSTER, cluster.clone());
+        headers.entry(USER_AGENT).or_insert_with(|| cluster.clone());
+        if let Some(node) = node {
+            headers.insert(X_ENVOY_DOWNSTREAM_NODE, node.clone());
+        }
+    }
+    if how.generate_request_id {
+        let own = edge && !how.preserve_external_request_id;
+        if own || !headers.contains_key(X_REQUEST_ID) {
+            headers.insert(X_REQUEST_ID, request_id(random(), random()));
+        }
+    }
+    client
 }
 
-/// Appends with a comma and no space, as Envoy does.
-fn append_forwarded_for(headers: &mut HeaderMap, address: &HeaderValue) {
-    let joined = match headers.get(X_FORWARDED_FOR) {
-        None => address.clone(),
-        Some(before) => {
-            let mut joined = BytesMut::with_capacity(before.len() + 1 + address.len());
-            joined.put_slice(before.as_bytes());
-            joined.put_u8(b',');
-            joined.put_slice(address.as_bytes());
-            // Two valid values and a comma are a valid value.
-            HeaderValue::from_maybe_shared(joined.freeze()).unwrap_or_else(|_| address.clone())
-        }
+/// The address so many places before the last one of `x-forwarded-for`, and whether it is the
+/// only one there.
+fn nth_from_right(headers: &HeaderMap, place: usize) -> Option<(IpAddr, bool)> {
+    let mut all = headers.get_all(X_FORWARDED_FOR).iter().rev();
+    let mut entries = all.by_ref().flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+    let address = entries.nth(place)?.trim().parse().ok()?;
+    let alone = place == 0 && entries.next().is_none();
+    Some((address, alone))
+}
+
+/// Appends to a header's only value, with `between` before it.
+pub(crate) fn append_joined(headers: &mut HeaderMap, name: &HeaderName, between: &[u8], value: &HeaderValue) {
+    let mut before = headers.get_all(name).iter();
+    let Some(first) = before.next() else {
+        headers.insert(name, value.clone());
+        return;
     };
-    headers.insert(X_FORWARDED_FOR, joined);
+    let mut joined = BytesMut::with_capacity(first.len() + between.len() + value.len());
+    joined.put_slice(first.as_bytes());
+    for next in before.chain([value]) {
+        joined.put_slice(between);
+        joined.put_slice(next.as_bytes());
+    }
+    // Valid values and commas are a valid value.
+    if let Ok(joined) = HeaderValue::from_maybe_shared(joined.freeze()) {
+        headers.insert(name, joined);
+    }
 }
 
 /// A random UUID (version 4, RFC 9562).
@@ -200,16 +298,18 @@ mod tests {
         Peer {
             forwarded_for: HeaderValue::from_static("10.0.0.1"),
             address: HeaderValue::from_static("127.0.0.1"),
+            ip: IpAddr::from([127, 0, 0, 1]),
+            port: HeaderValue::from_static("80"),
             scheme: "http",
         }
     }
-    const EDGE: Forwarding = Forwarding {
-        use_remote_address: true,
-        skip_xff_append: false,
-        xff_num_trusted_hops: 0,
-        generate_request_id: true,
-        preserve_external_request_id: false,
-    };
+    fn edge() -> Forwarding {
+        Forwarding {
+            use_remote_address: true,
+            generate_request_id: true,
+            ..Forwarding::default()
+        }
+    }
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pairs = pairs.iter();
@@ -225,10 +325,10 @@ mod tests {
             ("x-private", "1"),
             ("x-forwarded-for", "1.1.1.1"),
             ("keep-alive", "5"),
-            ("te", "gzip"),
+            ("te", "gzip, trailers"),
         ]);
         remove_hop_by_hop(&mut headers, false);
-        assert_eq!(headers, map(&[("x-forwarded-for", "1.1.1.1")]));
+        assert_eq!(headers, map(&[("x-forwarded-for", "1.1.1.1"), ("te", "trailers")]));
     }
 
     #[test]
@@ -239,7 +339,7 @@ mod tests {
             ("x-request-id", "abc"),
             ("x-forwarded-for", "9.9.9.9"),
         ]);
-        forwarded(&mut headers, EDGE, &peer(), &mut || 7);
+        forwarded(&mut headers, &edge(), &[], &peer(), &mut || 7);
         assert_eq!(headers["x-forwarded-for"], "9.9.9.9,10.0.0.1");
         assert_eq!(headers["x-envoy-external-address"], "127.0.0.1");
         assert_eq!(headers["x-envoy-foo"], "kept");
@@ -248,17 +348,36 @@ mod tests {
     }
 
     #[test]
-    fn inside_the_mesh_headers_are_trusted() {
-        let mut headers = map(&[("x-envoy-retry-on", "5xx"), ("x-request-id", "abc")]);
-        let inside = Forwarding {
+    fn only_internal_addresses_may_steer() {
+        let steering = [("x-envoy-retry-on", "5xx"), ("x-request-id", "abc"), ("x-forwarded-for", "10.1.2.3")];
+        let inside = |internal| Forwarding {
             use_remote_address: false,
-            ..EDGE
+            internal,
+            ..edge()
         };
-        forwarded(&mut headers, inside, &peer(), &mut || 7);
+        let mut headers = map(&steering);
+        let ten = CidrRange::new(IpAddr::from([10, 0, 0, 0]), 8);
+        let client = forwarded(&mut headers, &inside(vec![ten]), &[], &peer(), &mut || 7);
+        assert_eq!(client, Some(IpAddr::from([10, 1, 2, 3])));
         assert_eq!(headers["x-request-id"], "abc");
         assert_eq!(headers["x-envoy-retry-on"], "5xx");
+        assert_eq!(headers["x-envoy-internal"], "true");
         assert_eq!(headers["x-forwarded-proto"], "http");
-        assert!(!headers.contains_key("x-forwarded-for"));
+        assert_eq!(headers["x-forwarded-for"], "10.1.2.3");
+        let mut headers = map(&steering);
+        forwarded(&mut headers, &inside(Vec::new()), &[], &peer(), &mut || 7);
+        assert!(!headers.contains_key("x-envoy-retry-on") && !headers.contains_key("x-envoy-internal"));
+        assert_eq!(headers["x-request-id"], "abc");
+    }
+
+    #[test]
+    fn addresses_are_counted_from_the_right() {
+        let of = |text: &'static str, place| nth_from_right(&map(&[("x-forwarded-for", text)]), place);
+        assert_eq!(of("1.1.1.1", 0), Some((IpAddr::from([1, 1, 1, 1]), true)));
+        assert_eq!(of("1.1.1.1, 2.2.2.2", 0), Some((IpAddr::from([2, 2, 2, 2]), false)));
+        assert_eq!(of("1.1.1.1, 2.2.2.2", 1), Some((IpAddr::from([1, 1, 1, 1]), false)));
+        assert_eq!(of("1.1.1.1", 1), None);
+        assert_eq!(of("nonsense", 0), None);
     }
 
     #[test]

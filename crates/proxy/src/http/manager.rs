@@ -29,6 +29,7 @@ pub(crate) struct Manager {
     pub(crate) router: Arc<Router>,
     pub(crate) forwarding: Forwarding,
     pub(crate) server: HeaderValue,
+    pub(crate) via: Option<HeaderValue>,
     pub(crate) logs: Vec<Log>,
     routes: Option<RefCell<RouteCache>>,
 }
@@ -84,12 +85,16 @@ impl Manager {
             HttpFilterConfig::Router(router) => Some(Arc::clone(router)),
             _ => None,
         });
+        let names = || (worker.node_cluster.clone(), worker.node_id.clone());
         let forwarding = Forwarding {
             use_remote_address: config.use_remote_address,
             skip_xff_append: config.skip_xff_append,
+            append_port: config.append_x_forwarded_port,
             xff_num_trusted_hops: config.xff_num_trusted_hops,
+            internal: config.internal_addresses.clone(),
             generate_request_id: config.generate_request_id,
             preserve_external_request_id: config.preserve_external_request_id,
+            names: config.add_user_agent.then(names),
         };
         Rc::new(Self {
             stats,
@@ -98,6 +103,7 @@ impl Manager {
             forwarding,
             server: HeaderValue::from_str(&config.server_name)
                 .unwrap_or_else(|_| HeaderValue::from_static("envoy")),
+            via: config.via.as_ref().and_then(|via| HeaderValue::from_str(via).ok()),
             logs: Log::all(&config.access_logs, files),
             routes: slot.map(|slot| RefCell::new(Cache::new(slot))),
             worker,

@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use weft_config::route::Mirror;
 use weft_upstream::{Cluster, PickContext, RequestBody, SendOptions};
 
+use super::headers::{X_ENVOY_INTERNAL, X_FORWARDED_FOR, append_joined};
 use super::request::Head;
 use super::router::upstream_request;
 use super::upload::MirrorBody;
@@ -24,8 +25,12 @@ pub(crate) fn send(
     configured: &Mirror,
     cluster: Rc<Cluster>,
     timeout: Option<Duration>,
+    own_address: &HeaderValue,
 ) {
     let mut headers = head.headers.clone();
+    // The mirror's client is this proxy, as Envoy sees it.
+    headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    append_joined(&mut headers, &X_FORWARDED_FOR, b",", own_address);
     if let Some(host) = shadow_host(headers.get(HOST), configured) {
         headers.insert(HOST, host);
     }

@@ -5,6 +5,7 @@
 //! `weft_filters` → [`router`] → `weft_upstream`.
 
 pub(crate) mod body;
+pub(crate) mod client_cert;
 pub(crate) mod exchange;
 pub(crate) mod flags;
 pub(crate) mod headers;

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderValue, LOCATION, USER_AGENT};
+use http::header::{CONNECTION, COOKIE, EXPECT, HOST, HeaderValue, LOCATION, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use weft_config::http_manager::StripPort;
 use weft_config::http_options::UnderscoreAction;
@@ -23,7 +23,7 @@ use weft_config::{
 };
 use weft_filters::{CorsAnswer, LocalReply, RequestContext, Verdict};
 
-use super::exchange::{Downstream, Exchange, Record};
+use super::exchange::{Downstream, Exchange, Record, UpstreamInfo};
 use super::headers::{self, X_FORWARDED_PROTO};
 use super::path::{PathRules, PathVerdict, clean};
 use super::serve::Answer;
@@ -74,6 +74,8 @@ impl Head {
 struct Refusal {
     reply: LocalReply,
     close: bool,
+    /// Envoy's codec refuses it before it is a request: no access log tells of it.
+    silent: bool,
 }
 
 impl Refusal {
@@ -81,28 +83,54 @@ impl Refusal {
         Self {
             reply: LocalReply::new(status, details),
             close: true,
+            silent: false,
         }
+    }
+
+    /// Not even a request.
+    fn codec(status: StatusCode, details: &'static str) -> Self {
+        let mut refusal = Self::new(status, details);
+        refusal.silent = true;
+        refusal.with_text()
+    }
+
+    /// With the status' name as its body.
+    fn with_text(mut self) -> Self {
+        self.reply.body = Bytes::from(self.reply.status.canonical_reason().unwrap_or_default());
+        self
     }
 }
 
 /// Answers one request of a connection.
 pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming>) -> Answer {
-    let mut exchange = Exchange::begin(downstream);
     let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::begin(downstream, parts.version);
+    exchange.request_open = !body.is_end_stream();
+    exchange.close = is_last(&parts);
     let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-    let method = parts.method.clone();
-    let mut head = match admit(parts, &exchange) {
+    let mut head = match admit(&mut parts, &exchange) {
         Ok(head) => head,
-        Err(refusal) => return Ok(refuse(exchange, refusal, &method)),
+        Err(refusal) => {
+            if exchange.logged() {
+                record_refused(&mut exchange, &mut parts);
+            }
+            return Ok(refuse(exchange, refusal, &parts.method));
+        }
     };
+    exchange.request_open |= head.upgrade.is_some();
     let manager = Rc::clone(exchange.manager());
+    let routes = manager.routes();
     let mut random = || manager.worker.random();
     let peer = &exchange.downstream.peer;
-    headers::forwarded(&mut head.headers, manager.forwarding, peer, &mut random);
+    let internal_only = routes.as_ref().map_or(&[][..], |routes| &routes.internal_only_headers);
+    let client = headers::forwarded(&mut head.headers, &manager.forwarding, internal_only, peer, &mut random);
+    if let Some(client) = client.filter(|client| *client != exchange.remote.ip()) {
+        exchange.remote = SocketAddr::new(client, 0);
+    }
     if exchange.logged() {
         head.record(&mut exchange);
     }
-    let found = find(&manager.config, manager.routes(), &head, random());
+    let found = find(routes, &head, random());
     let (routes, vhost, route) = match found {
         Ok(found) => found,
         Err(reply) => {
@@ -130,17 +158,15 @@ pub(crate) struct Found {
 
 type Routed = (Arc<RouteConfig>, Arc<VirtualHost>, Arc<Route>);
 
-fn find(
-    config: &HttpManager,
-    routes: Option<Arc<RouteConfig>>,
-    head: &Head,
-    random: u64,
-) -> Result<Routed, LocalReply> {
+fn find(routes: Option<Arc<RouteConfig>>, head: &Head, random: u64) -> Result<Routed, LocalReply> {
     let none = || LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR");
     let Some(routes) = routes else {
         return Err(none());
     };
-    let _ = config;
+    if !head.path.as_str().starts_with('/') {
+        // `OPTIONS *`
+        return Err(LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected"));
+    }
     let view = head.view();
     match routes.find(&view, random) {
         RouteLookup::None => Err(none()),
@@ -163,14 +189,45 @@ fn redirect(status: StatusCode, location: &str) -> LocalReply {
     reply
 }
 
-fn refuse(exchange: Box<Exchange>, refusal: Refusal, method: &Method) -> http::Response<super::body::ResponseBody> {
-    let http1 = exchange.downstream.version != Version::HTTP_2;
-    let mut response = respond::local(exchange, &refusal.reply, false, method);
-    if refusal.close && http1 {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
+fn refuse(mut exchange: Box<Exchange>, refusal: Refusal, method: &Method) -> http::Response<super::body::ResponseBody> {
+    exchange.close |= refusal.close;
+    if refusal.silent {
+        exchange.silence();
     }
-    response
+    respond::local(exchange, &refusal.reply, false, method)
+}
+
+/// Whether an HTTP/1.0 client wants its connection closed; hyper answers HTTP/1.1 clients.
+fn is_last(parts: &Parts) -> bool {
+    let kept = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    parts.version == Version::HTTP_10 && !parts.headers.get(CONNECTION).is_some_and(kept)
+}
+
+/// Keeps what a refused request said for the access log.
+fn record_refused(exchange: &mut Exchange, parts: &mut Parts) {
+    let headers = std::mem::take(&mut parts.headers);
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    exchange.record = Some(Box::new(Record {
+        method: parts.method.clone(),
+        path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        authority: host.unwrap_or_default().to_owned(),
+        request: headers,
+        ..Record::default()
+    }));
+}
+
+/// The access log names the cluster even if no request was sent to it.
+fn note_cluster(exchange: &mut Exchange, picked: Option<&Picked<'_>>) {
+    let cluster = picked.and_then(|picked| exchange.manager().worker.clusters.get(&picked.name));
+    if let Some(cluster) = cluster {
+        let config = &cluster.config;
+        exchange.upstream = Some(UpstreamInfo {
+            cluster: Arc::clone(&config.name),
+            stat_name: Arc::clone(config.alt_stat_name.as_ref().unwrap_or(&config.name)),
+            host: None,
+            hostname: None,
+        });
+    }
 }
 
 impl Found {
@@ -191,12 +248,16 @@ impl Found {
         let picked = forward.as_deref().and_then(|f| f.cluster.pick(random, &view));
         let cors = match self.filters(&mut exchange, &head, picked.as_ref()).await {
             Ok(cors) => cors,
-            Err(reply) => return Ok(respond::local(exchange, &reply, head.grpc, &head.method)),
+            Err(reply) => {
+                note_cluster(&mut exchange, picked.as_ref());
+                return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+            }
         };
         let reply = match &self.route.action {
             RouteAction::Forward(forward) => {
                 if let Some(refusal) = upgrade_refusal(&manager.config, forward, &head) {
                     manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+                    note_cluster(&mut exchange, picked.as_ref());
                     return Ok(refuse(exchange, refusal, &head.method));
                 }
                 let picked = picked.map(|picked| router::Choice::new(&picked, forward));
@@ -218,8 +279,9 @@ impl Found {
                 let body = body.as_ref().map(|body| manager.worker.files.get(body));
                 direct(*status, body.unwrap_or_default(), &view)
             }
+            // To Envoy it is a route to a cluster without a name.
             RouteAction::NonForwarding => {
-                LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR")
+                LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found").flag("NC")
             }
         };
         Ok(respond::local(exchange, &reply, head.grpc, &head.method))
@@ -285,65 +347,91 @@ fn upgrade_refusal(config: &HttpManager, forward: &Forward, head: &Head) -> Opti
     Some(Refusal::new(StatusCode::FORBIDDEN, "upgrade_failed"))
 }
 
-/// Checks a request and brings it into one form.
-fn admit(parts: Parts, exchange: &Exchange) -> Result<Head, Refusal> {
+/// Checks a request and brings it into one form. A refused one stays in `parts`.
+fn admit(parts: &mut Parts, exchange: &Exchange) -> Result<Head, Refusal> {
     let manager = exchange.manager();
     let config = &manager.config;
-    let Parts {
-        method,
-        uri,
-        version,
-        mut headers,
-        ..
-    } = parts;
+    let headers = &mut parts.headers;
+    let version = parts.version;
     if version == Version::HTTP_10 || version == Version::HTTP_09 {
-        admit_old(config, &mut headers)?;
+        admit_old(config, headers)?;
     }
     if headers.len() > config.common.max_headers_count as usize {
         manager.stats.downstream_rq_too_large.inc();
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(Refusal::new(status, "http_headers_too_large"));
+        return Err(Refusal::codec(status, "http_headers_too_large"));
     }
-    let tls = exchange.downstream.is_tls();
-    let mut scheme = if tls { "https" } else { "http" };
-    if let Some(authority) = uri.authority()
-        && method != Method::CONNECT
-    {
-        match uri.scheme_str() {
-            Some("https") if version == Version::HTTP_2 || tls => scheme = "https",
-            Some("http") | None => scheme = "http",
-            _ => return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_scheme")),
-        }
-        let host = HeaderValue::from_str(authority.as_str());
-        headers.insert(HOST, host.map_err(|_| bad("invalid_authority"))?);
-    }
-    check_host(&mut headers, config, exchange.downstream.local)?;
-    check_names(&mut headers, config.common.underscores)?;
-    if method == Method::CONNECT {
+    let scheme = admit_uri(&parts.uri, &parts.method, headers, exchange)?;
+    check_host(headers, config, exchange.downstream.local)?;
+    check_names(headers, config.common.underscores)?;
+    if parts.method == Method::CONNECT {
         // Nothing terminates a CONNECT here; `docs/compatibility.md` says so.
         let mut refusal = Refusal::new(StatusCode::NOT_FOUND, "route_not_found");
         refusal.reply.flag = Some("NR");
         return Err(refusal);
     }
-    let path = uri.into_parts().path_and_query.ok_or_else(|| bad("missing_path"))?;
+    let path = parts.uri.path_and_query().cloned().ok_or_else(|| bad("missing_path"))?;
     let path = clean_path(path, config)?;
+    if let Some(via) = &manager.via {
+        headers::append_joined(headers, &VIA, b", ", via);
+    }
     let upgrade = (version == Version::HTTP_11)
-        .then(|| headers::upgrade_of(&headers))
+        .then(|| headers::upgrade_of(headers))
         .flatten()
         .and_then(|value| Some(value.to_str().ok()?.to_ascii_lowercase().into_boxed_str()));
-    headers::remove_hop_by_hop(&mut headers, upgrade.is_some());
-    if config.add_user_agent {
-        let agent = headers.entry(USER_AGENT);
-        agent.or_insert_with(|| manager.worker.node_cluster.clone());
+    headers::remove_hop_by_hop(headers, upgrade.is_some());
+    exchange.downstream.client_cert.apply(config.forward_client_cert, headers);
+    if !config.proxy_100_continue {
+        // hyper has answered it, or will when the body is read.
+        headers.remove(EXPECT);
+    }
+    if version == Version::HTTP_2 {
+        join_cookies(headers);
     }
     Ok(Head {
-        grpc: weft_filters::local_reply::is_grpc(&headers),
-        method,
+        grpc: weft_filters::local_reply::is_grpc(headers),
+        method: parts.method.clone(),
         path,
         scheme,
-        headers,
+        headers: std::mem::take(headers),
         upgrade,
     })
+}
+
+/// The scheme; the host of an absolute URI wins over the `host` header.
+fn admit_uri(
+    uri: &Uri,
+    method: &Method,
+    headers: &mut HeaderMap,
+    exchange: &Exchange,
+) -> Result<&'static str, Refusal> {
+    let tls = exchange.downstream.is_tls();
+    let plain = if tls { "https" } else { "http" };
+    let Some(authority) = uri.authority().filter(|_| method != Method::CONNECT) else {
+        return Ok(plain);
+    };
+    let scheme = match uri.scheme_str() {
+        Some("https") if exchange.version == Version::HTTP_2 || tls => "https",
+        Some("https") => return Err(Refusal::codec(StatusCode::FORBIDDEN, "https_url_on_plaintext_connection")),
+        Some("http") | None => "http",
+        _ => return Err(Refusal::codec(StatusCode::BAD_REQUEST, "invalid_scheme")),
+    };
+    let host = HeaderValue::from_str(authority.as_str());
+    headers.insert(HOST, host.map_err(|_| Refusal::codec(StatusCode::BAD_REQUEST, "invalid_authority"))?);
+    Ok(scheme)
+}
+
+/// HTTP/2 clients may send a cookie in crumbs, which upstreams need not understand (RFC 9113,
+/// 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) {
+        let crumbs: Vec<_> = headers.get_all(COOKIE).iter().cloned().collect();
+        headers.remove(COOKIE);
+        for crumb in crumbs {
+            headers::append_joined(headers, &COOKIE, b"; ", &crumb);
+        }
+    }
 }
 
 fn bad(details: &'static str) -> Refusal {
@@ -352,9 +440,7 @@ fn bad(details: &'static str) -> Refusal {
 
 fn admit_old(config: &HttpManager, headers: &mut HeaderMap) -> Result<(), Refusal> {
     if !config.http1.accept_http_10 {
-        let mut refusal = Refusal::new(StatusCode::UPGRADE_REQUIRED, "low_version");
-        refusal.reply.body = Bytes::from_static(b"Upgrade Required");
-        return Err(refusal);
+        return Err(Refusal::codec(StatusCode::UPGRADE_REQUIRED, "low_version"));
     }
     if !headers.contains_key(HOST)
         && let Some(host) = &config.http1.default_host_for_http_10
@@ -371,8 +457,8 @@ fn check_host(headers: &mut HeaderMap, config: &HttpManager, local: SocketAddr) 
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(bad("missing_host_header"));
     };
-    let Ok(text) = host.to_str() else {
-        return Err(bad("invalid_authority"));
+    let Some(text) = host.to_str().ok().filter(|host| host.bytes().all(in_host)) else {
+        return Err(Refusal::codec(StatusCode::BAD_REQUEST, "invalid_authority"));
     };
     if config.strip_port == StripPort::Keep && !config.strip_trailing_host_dot {
         return Ok(());
@@ -401,13 +487,18 @@ fn check_host(headers: &mut HeaderMap, config: &HttpManager, local: SocketAddr) 
     Ok(())
 }
 
+/// What may stand in a host with its port (RFC 3986, 3.2).
+fn in_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(&byte)
+}
+
 fn check_names(headers: &mut HeaderMap, underscores: UnderscoreAction) -> Result<(), Refusal> {
     if underscores == UnderscoreAction::Allow {
         return Ok(());
     }
     let with: Vec<_> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
     if underscores == UnderscoreAction::Reject && !with.is_empty() {
-        return Err(bad("http1.unexpected_underscore"));
+        return Err(Refusal::codec(StatusCode::BAD_REQUEST, "http1.unexpected_underscore"));
     }
     for name in with {
         headers.remove(name);
@@ -423,7 +514,7 @@ fn clean_path(path: PathAndQuery, config: &HttpManager) -> Result<PathAndQuery, 
     };
     let text = path.as_str();
     if !text.starts_with('/') && text != "*" {
-        return Err(bad("missing_path"));
+        return Err(Refusal::codec(StatusCode::BAD_REQUEST, "missing_path"));
     }
     match clean(text, rules) {
         PathVerdict::Use(std::borrow::Cow::Borrowed(_)) => Ok(path),
@@ -433,6 +524,7 @@ fn clean_path(path: PathAndQuery, config: &HttpManager) -> Result<PathAndQuery, 
         PathVerdict::Redirect(to) => Err(Refusal {
             reply: redirect(StatusCode::TEMPORARY_REDIRECT, &to),
             close: false,
+            silent: false,
         }),
         PathVerdict::Reject => Err(bad("path_normalization_failed")),
     }

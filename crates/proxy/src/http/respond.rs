@@ -1,7 +1,9 @@
 //! The response's head on its way down: what every response gets, whoever made it.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SERVER};
+use http::response::Parts;
 use http::{HeaderMap, Method, Response, StatusCode, Version};
+use hyper::ext::ReasonPhrase;
 use weft_config::http_manager::ServerHeader;
 use weft_filters::LocalReply;
 
@@ -23,13 +25,13 @@ pub(crate) fn finish_headers(exchange: &Exchange, headers: &mut HeaderMap) {
         }
         ServerHeader::PassThrough => {}
     }
-    if let Some(via) = &manager.config.via
-        && let Ok(via) = HeaderValue::from_str(via)
-    {
-        headers.append(http::header::VIA, via);
+    if let Some(via) = &manager.via {
+        headers::append_joined(headers, &http::header::VIA, b", ", via);
     }
     let downstream = &exchange.downstream;
-    let going = downstream.handle().phase() > Phase::Serving || downstream.is_last_request();
+    let going = downstream.handle().phase() > Phase::Serving
+        || downstream.is_last_request()
+        || exchange.close;
     if going && downstream.version != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -44,9 +46,14 @@ pub(crate) fn local(
 ) -> Response<ResponseBody> {
     let (response, body) = reply.response(grpc);
     let (mut parts, ()) = response.into_parts();
-    exchange.details = reply.details;
+    if exchange.details.is_empty() {
+        exchange.details = reply.details.into();
+    }
     exchange.flags.add(flag_of(reply.flag));
-    if let (Some(route), Some(vhost)) = (exchange.route.clone(), exchange.vhost.clone())
+    exchange.set_status(parts.status);
+    exchange.close |= exchange.request_open;
+    if !reply.bare
+        && let (Some(route), Some(vhost)) = (exchange.route.clone(), exchange.vhost.clone())
         && let Some(routes) = exchange.manager().routes()
     {
         let copy = parts.headers.clone();
@@ -56,12 +63,22 @@ pub(crate) fn local(
         routes.apply_response_headers(&vhost, &route, None, &mut parts.headers, &exchange.source());
     }
     finish_headers(&exchange, &mut parts.headers);
-    if !grpc && parts.status != StatusCode::NO_CONTENT && parts.status != StatusCode::NOT_MODIFIED {
+    let http2 = exchange.version == Version::HTTP_2;
+    let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if !grpc && !bodiless && !(http2 && body.is_empty()) {
         parts.headers.insert(CONTENT_LENGTH, headers::number(body.len() as u64));
     }
+    name_status(&mut parts);
     exchange.respond(parts.status, &parts.headers);
     let body = if *method == Method::HEAD { bytes::Bytes::new() } else { body };
     Response::from_parts(parts, ResponseBody::local(body, exchange))
+}
+
+/// The reason phrase of statuses that Envoy has no name for.
+pub(crate) fn name_status(parts: &mut Parts) {
+    if parts.status == StatusCode::IM_A_TEAPOT || parts.status.canonical_reason().is_none() {
+        parts.extensions.insert(ReasonPhrase::from_static(b"Unknown"));
+    }
 }
 
 fn flag_of(flag: Option<&'static str>) -> ResponseFlags {

@@ -10,7 +10,9 @@ use weft_config::RequestHead;
 use weft_config::route::{RetryOn, RetryPolicy};
 use weft_upstream::FailureKind;
 
-use super::headers::{X_ENVOY_MAX_RETRIES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON};
+use super::headers::{
+    X_ENVOY_MAX_RETRIES, X_ENVOY_RETRIABLE_CODES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
+};
 
 /// Envoy's defaults when only the request's headers ask for retries.
 const BACKOFF_BASE: Duration = Duration::from_millis(25);
@@ -29,12 +31,17 @@ pub(crate) fn policy(configured: Option<&Arc<RetryPolicy>>, headers: &mut Header
     let on = headers.remove(X_ENVOY_RETRY_ON);
     let grpc_on = headers.remove(X_ENVOY_RETRY_GRPC_ON);
     let max = headers.remove(X_ENVOY_MAX_RETRIES);
-    let policy = if on.is_none() && grpc_on.is_none() && max.is_none() {
+    let codes = headers.remove(X_ENVOY_RETRIABLE_CODES);
+    let policy = if on.is_none() && grpc_on.is_none() && max.is_none() && codes.is_none() {
         Arc::clone(configured?)
     } else {
         let mut policy = configured.map_or_else(header_policy, |policy| (**policy).clone());
         for value in [on, grpc_on].into_iter().flatten() {
             policy.on |= RetryOn::parse(value.to_str().unwrap_or_default(), |_| {});
+        }
+        if let Some(codes) = codes.as_ref().and_then(|codes| codes.to_str().ok()) {
+            let codes = codes.split(',').filter_map(|code| code.trim().parse::<u16>().ok());
+            policy.retriable_status_codes.extend(codes);
         }
         if let Some(max) = max.and_then(|max| max.to_str().ok()?.parse().ok()) {
             policy.num_retries = max;
@@ -56,7 +63,6 @@ fn header_policy() -> RetryPolicy {
         on: RetryOn::default(),
         num_retries: 1,
         per_try_timeout: None,
-        per_try_idle_timeout: None,
         backoff_base: BACKOFF_BASE,
         backoff_max: BACKOFF_MAX,
         retriable_status_codes: Vec::new(),
@@ -64,7 +70,6 @@ fn header_policy() -> RetryPolicy {
         retriable_request_headers: Vec::new(),
         avoid_previous_hosts: false,
         host_selection_attempts: 1,
-        rate_limited: None,
     }
 }
 

@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use weft_config::route::{ClusterSpec, HashPolicy, HostRewrite, Picked, TimeoutSetting, WeightedCluster};
+use weft_config::route::{ClusterSpec, HashPolicy, HostRewrite, Picked, Priority, TimeoutSetting, WeightedCluster};
 use weft_config::{Forward, RouteAction};
 use weft_filters::{CorsAnswer, LocalReply};
 use weft_upstream::{
@@ -23,7 +23,7 @@ use super::body::{Limits, ResponseBody};
 use super::exchange::{Exchange, UpstreamInfo};
 use super::flags::ResponseFlags;
 use super::headers::{
-    self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_PATH,
+    self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH,
     X_ENVOY_OVERLOADED, X_ENVOY_PER_TRY_TIMEOUT, X_ENVOY_SERVICE_TIME, X_ENVOY_TIMEOUT,
     X_FORWARDED_HOST,
 };
@@ -88,12 +88,60 @@ struct Routing {
     timeouts: Timeouts,
     hash: Option<u64>,
     tried: Vec<Rc<Host>>,
+    /// Held from the decision to try again until that attempt has its outcome.
+    retrying: Option<Retrying>,
+}
+
+/// A retry that the circuit breaker has allowed.
+struct Retrying {
+    cluster: Rc<Cluster>,
+    priority: Priority,
+}
+
+impl Retrying {
+    fn begin(cluster: &Rc<Cluster>, priority: Priority) -> Option<Self> {
+        cluster.try_retry(priority).then(|| Self {
+            cluster: Rc::clone(cluster),
+            priority,
+        })
+    }
+}
+
+impl Drop for Retrying {
+    fn drop(&mut self) {
+        self.cluster.end_retry(self.priority);
+    }
 }
 
 /// The request's body, if it has one.
 enum Outgoing {
     None,
     Upload(Upload),
+}
+
+impl Outgoing {
+    /// Whether the client has sent everything.
+    fn is_complete(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Upload(upload) => upload.complete(),
+        }
+    }
+
+    /// Whether the client's body turned out to be none.
+    fn is_malformed(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Upload(upload) => upload.is_malformed(),
+        }
+    }
+
+    fn completed_at(&self) -> Option<Instant> {
+        match self {
+            Self::None => None,
+            Self::Upload(upload) => upload.completed_at(),
+        }
+    }
 }
 
 /// How long things may take.
@@ -142,13 +190,18 @@ pub(crate) async fn forward(
     };
     let mut exchange = exchange;
     let mut routing = Routing::prepare(&mut exchange, head, body, target, forward, cluster);
-    routing.mirror(&exchange);
-    let result = routing.run(&mut exchange).await;
+    let result = if routing.cluster.drops_request() {
+        Err(routing.drop_overload(&mut exchange))
+    } else {
+        routing.mirror(&exchange);
+        routing.run(&mut exchange).await
+    };
     match result {
         Ok((host, sent, response)) => {
             routing.respond(exchange, &host, sent, response, on_upgrade)
         }
         Err(reply) => {
+            exchange.request_open &= !routing.body.is_complete();
             let (grpc, method) = (routing.head.grpc, &routing.head.method);
             Ok(respond::local(exchange, &reply, grpc, method))
         }
@@ -168,7 +221,7 @@ impl Routing {
         let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
         let retries = retry::policy(configured, &mut head.headers);
         let retries = retries.filter(|retries| retries.applies_to(&head.view()));
-        let remote = exchange.downstream.remote.ip();
+        let remote = exchange.remote.ip();
         let hash = (!forward.hash_policies.is_empty())
             .then(|| HashPolicy::combine(&forward.hash_policies, &head.view(), remote, xxhash_rust::xxh3::xxh3_64))
             .flatten();
@@ -177,7 +230,9 @@ impl Routing {
             Outgoing::None
         } else {
             let limit = if retries.is_some() { RETRY_BUFFER } else { 0 };
-            Outgoing::Upload(Upload::new(body, limit, exchange.received_counter()))
+            let manager = exchange.manager();
+            let trailers = exchange.version == Version::HTTP_2 || manager.config.http1.enable_trailers;
+            Outgoing::Upload(Upload::new(body, limit, trailers, exchange.received_counter()))
         };
         if exchange.logged() || needs_source(&target) {
             head.record(exchange);
@@ -192,6 +247,7 @@ impl Routing {
             timeouts,
             hash,
             tried: Vec::new(),
+            retrying: None,
         }
     }
 
@@ -205,7 +261,8 @@ impl Routing {
                     Outgoing::None => None,
                     Outgoing::Upload(upload) => Some(upload.mirror()),
                 };
-                mirror::send(&self.head, body, configured, cluster, self.timeouts.route);
+                let limit = self.timeouts.route;
+                mirror::send(&self.head, body, configured, cluster, limit, &worker.local_address);
             }
         }
     }
@@ -224,10 +281,14 @@ impl Routing {
             self.note_upstream(exchange, Some(&host));
             let sent = Instant::now();
             let outcome = self.attempt(exchange, &host).await;
+            self.retrying = None;
             let decision = self.decide(&outcome);
-            if decision == Decision::Yes && self.can_replay() && self.cluster.try_retry(self.forward.priority) {
-                self.pause(exchange, host).await;
-                continue;
+            if decision == Decision::Yes && self.can_replay() {
+                self.retrying = Retrying::begin(&self.cluster, self.forward.priority);
+                if self.retrying.is_some() {
+                    self.pause(exchange, host).await;
+                    continue;
+                }
             }
             if decision == Decision::Exhausted {
                 exchange.flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
@@ -240,6 +301,7 @@ impl Routing {
                     }
                     Ok((host, sent, response))
                 }
+                _ if self.body.is_malformed() => Err(malformed_body(exchange)),
                 failed => {
                     let reply = self.failure(exchange, &failed);
                     self.cluster.charge_local_response(Some(&host), reply.status.as_u16());
@@ -269,7 +331,6 @@ impl Routing {
             self.tried.push(host);
         }
         tokio::time::sleep(wait.unwrap_or_default()).await;
-        self.cluster.end_retry(self.forward.priority);
     }
 
     fn can_replay(&self) -> bool {
@@ -295,7 +356,7 @@ impl Routing {
         }
     }
 
-    async fn attempt(&mut self, exchange: &Exchange, host: &Rc<Host>) -> Outcome {
+    async fn attempt(&mut self, exchange: &mut Exchange, host: &Rc<Host>) -> Outcome {
         let request = self.request(exchange, host);
         let options = SendOptions {
             priority: self.forward.priority,
@@ -339,13 +400,19 @@ impl Routing {
     }
 
     /// The request of one attempt.
-    fn request(&mut self, exchange: &Exchange, host: &Rc<Host>) -> Request<RequestBody> {
+    fn request(&mut self, exchange: &mut Exchange, host: &Rc<Host>) -> Request<RequestBody> {
         let again = self.retries.is_some();
         let mut headers = if again {
             self.head.headers.clone()
         } else {
             std::mem::take(&mut self.head.headers)
         };
+        if exchange.attempts > 1 && headers.contains_key(X_ENVOY_EXPECTED_TIMEOUT) {
+            let left = self.timeouts.route.map(|limit| limit.saturating_sub(exchange.started().elapsed()));
+            let limit = [self.timeouts.per_try, left].into_iter().flatten().min();
+            let millis = limit.map_or(0, |limit| limit.as_millis() as u64);
+            headers.insert(X_ENVOY_EXPECTED_TIMEOUT, headers::number(millis.max(1)));
+        }
         if self.target.found.vhost.include_request_attempt_count {
             let count = headers::number(u64::from(exchange.attempts));
             headers.insert(X_ENVOY_ATTEMPT_COUNT, count);
@@ -354,12 +421,10 @@ impl Routing {
             && !host.hostname().is_empty()
             && let Ok(value) = HeaderValue::from_str(host.hostname())
         {
-            if self.forward.append_x_forwarded_host
-                && let Some(before) = headers.get(HOST).cloned()
-            {
-                headers.append(X_FORWARDED_HOST, before);
+            if let Some(record) = &mut exchange.record {
+                host.hostname().as_ref().clone_into(&mut record.authority);
             }
-            headers.insert(HOST, value);
+            replace_host(exchange, &mut headers, &self.forward, value);
         }
         let body = match &self.body {
             Outgoing::None => RequestBody::Empty,
@@ -376,6 +441,18 @@ impl Routing {
             host: host.map(|host| host.address()),
             hostname: host.map(|host| Arc::clone(host.hostname())).filter(|name| !name.is_empty()),
         });
+    }
+
+    /// The answer to a request that the control plane wants dropped.
+    fn drop_overload(&self, exchange: &mut Exchange) -> LocalReply {
+        self.note_upstream(exchange, None);
+        let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload")
+            .body("drop overload")
+            .flag("DO");
+        if !exchange.manager().router.suppress_envoy_headers {
+            reply.headers.push((X_ENVOY_DROP_OVERLOAD, HeaderValue::from_static("true")));
+        }
+        reply
     }
 
     fn no_host(&self, exchange: &mut Exchange) -> LocalReply {
@@ -398,9 +475,8 @@ impl Routing {
             Outcome::RouteTimeout => timeout("response_timeout", "UT"),
             Outcome::PerTryTimeout => timeout("upstream_per_try_timeout", "UT"),
             Outcome::MaxStreamDuration => {
-                let mut reply = timeout("upstream_max_stream_duration_reached", "UMSDR");
-                reply.body = "upstream max stream duration reached".into();
-                reply
+                LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "max_duration_timeout")
+                    .body("downstream duration timeout")
             }
             Outcome::IdleTimeout => {
                 let mut reply = timeout("stream_idle_timeout", "SI");
@@ -426,10 +502,16 @@ impl Routing {
         let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
         parts.extensions.clear();
         let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS && self.head.upgrade.is_some();
-        headers::remove_hop_by_hop(&mut parts.headers, switching);
-        let _ = host;
-        if !exchange.manager().router.suppress_envoy_headers {
-            let millis = sent.elapsed().as_millis() as u64;
+        let trailers = parts.version == Version::HTTP_2;
+        headers::remove_hop_by_hop_of_response(&mut parts.headers, switching);
+        let _ = (host, sent);
+        let complete = self.body.is_complete() && self.head.upgrade.is_none();
+        // An answer to an upgrade that is none ends the connection: the client never ends its
+        // request.
+        exchange.close |= self.head.upgrade.is_some() && !switching;
+        if complete && !exchange.manager().router.suppress_envoy_headers {
+            let since = self.body.completed_at().unwrap_or_else(|| exchange.started());
+            let millis = since.elapsed().as_millis() as u64;
             parts.headers.insert(X_ENVOY_SERVICE_TIME, headers::number(millis));
         }
         let found = &self.target.found;
@@ -439,9 +521,9 @@ impl Routing {
         }
         if needs_source(&self.target) {
             let copy = parts.headers.clone();
+            exchange.set_status(parts.status);
             if let Some(record) = &mut exchange.record {
                 record.response = copy;
-                parts.status.as_str().clone_into(&mut record.status);
             }
             let entry = self.target.choice.as_ref().and_then(|c| c.entry(&self.forward));
             let source = exchange.source();
@@ -459,7 +541,8 @@ impl Routing {
         respond::finish_headers(&exchange, &mut parts.headers);
         // The version is the downstream's own affair.
         parts.version = Version::HTTP_11;
-        exchange.details = "via_upstream";
+        respond::name_status(&mut parts);
+        exchange.details = "via_upstream".into();
         exchange.respond(parts.status, &parts.headers);
         if switching && let (Some(down), Some(up)) = (on_upgrade, upstream_upgrade) {
             let body = upgrade::tunnel(exchange, down, up, self.timeouts.idle);
@@ -469,7 +552,14 @@ impl Routing {
             deadline: self.body_deadline(&exchange),
             idle: self.timeouts.idle,
         };
-        Ok(Response::from_parts(parts, ResponseBody::upstream(body, exchange, limits)))
+        let trailers = trailers && Self::takes_trailers(&exchange);
+        let body = ResponseBody::upstream(body, exchange, limits, trailers);
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// HTTP/1 carries trailers only if that is switched on.
+    fn takes_trailers(exchange: &Exchange) -> bool {
+        exchange.version == Version::HTTP_2 || exchange.manager().config.http1.enable_trailers
     }
 
     fn body_deadline(&self, exchange: &Exchange) -> Option<Instant> {
@@ -492,18 +582,28 @@ fn sent(result: Result<Response<UpstreamBody>, SendFailure>) -> Outcome {
     }
 }
 
+/// The answer to a request whose body broke the rules of its protocol.
+fn malformed_body(exchange: &mut Exchange) -> LocalReply {
+    exchange.close = true;
+    LocalReply::new(StatusCode::BAD_REQUEST, "codec_error").body("Bad Request").flag("DPE")
+}
+
 fn failed(exchange: &mut Exchange, failure: &SendFailure) -> LocalReply {
-    let flag = match failure.kind {
-        FailureKind::Overflow => "UO",
-        FailureKind::LocalConnectFailure
-        | FailureKind::RemoteConnectFailure
-        | FailureKind::ConnectTimeout => "UF",
-        FailureKind::ConnectionTermination => "UC",
-        FailureKind::RemoteReset | FailureKind::RemoteRefusedStream => "UR",
-        FailureKind::ProtocolError => "UPE",
-        FailureKind::LocalReset => "LR",
+    exchange.transport_failure = failure.transport.replace(' ', "_");
+    if failure.kind == FailureKind::Overflow
+        && let Some(upstream) = &mut exchange.upstream
+    {
+        // No host was chosen where no connection may be made.
+        upstream.host = None;
+        upstream.hostname = None;
+    }
+    let reason = failure.kind.reset_reason().replace(' ', "_");
+    let transport = match &*exchange.transport_failure {
+        "" => String::new(),
+        transport => format!("|{transport}"),
     };
-    failure.transport.clone_into(&mut exchange.transport_failure);
+    exchange.details = format!("upstream_reset_before_response_started{{{reason}{transport}}}").into();
+    exchange.flags.add(ResponseFlags::of_failure(failure.kind));
     let status = match failure.kind {
         FailureKind::ProtocolError => StatusCode::BAD_GATEWAY,
         _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -513,9 +613,7 @@ fn failed(exchange: &mut Exchange, failure: &SendFailure) -> LocalReply {
         "upstream connect error or disconnect/reset before headers. {again}reset reason: {}",
         failure.kind.reset_reason()
     );
-    let mut reply = LocalReply::new(status, "upstream_reset_before_response_started")
-        .body(body)
-        .flag(flag);
+    let mut reply = LocalReply::new(status, "upstream_reset_before_response_started").body(body);
     if failure.kind == FailureKind::Overflow {
         let overloaded = HeaderValue::from_static("true");
         reply.headers.push((X_ENVOY_OVERLOADED, overloaded));
@@ -651,6 +749,19 @@ fn needs_source(target: &Target) -> bool {
         || levels.iter().any(|(request, response)| !request.is_empty() || !response.is_empty())
 }
 
+/// Sets the host and says in other headers what it was.
+fn replace_host(exchange: &Exchange, headers: &mut HeaderMap, forward: &Forward, host: HeaderValue) {
+    let Some(before) = headers.insert(HOST, host) else {
+        return;
+    };
+    if !exchange.manager().router.suppress_envoy_headers {
+        headers.insert(X_ENVOY_ORIGINAL_HOST, before.clone());
+    }
+    if forward.append_x_forwarded_host {
+        headers::append_joined(headers, &X_FORWARDED_HOST, b",", &before);
+    }
+}
+
 /// Header operations, host and path of the route.
 fn rewrite(exchange: &mut Exchange, head: &mut Head, forward: &Forward, target: &Target) {
     let found = &target.found;
@@ -662,11 +773,12 @@ fn rewrite(exchange: &mut Exchange, head: &mut Head, forward: &Forward, target: 
         found.routes.apply_request_headers(&found.vhost, &found.route, entry, headers, &source);
     }
     if let Some(host) = forward.rewrite_host(&head.view(), entry) {
-        let before = head.headers.insert(HOST, host);
-        if forward.append_x_forwarded_host
-            && let Some(before) = before
-        {
-            head.headers.append(X_FORWARDED_HOST, before);
+        // A weighted cluster's own host leaves no trace, as in Envoy.
+        let of_entry = entry.is_some_and(|entry| entry.host_rewrite.is_some());
+        if of_entry {
+            head.headers.insert(HOST, host);
+        } else {
+            replace_host(exchange, &mut head.headers, forward, host);
         }
     }
     if let Some(path) = forward.rewrite_path(&found.route.matcher, head.path.as_str())

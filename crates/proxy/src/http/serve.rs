@@ -6,7 +6,6 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -72,7 +71,7 @@ pub(crate) async fn serve(
     if version == http::Version::HTTP_2 {
         let connection = http2_builder(&manager).serve_connection(stream, service);
         let mut connection = pin!(connection);
-        steer(&handle, manager.config.drain_timeout, |cx, stop| {
+        steer(&handle, |cx, stop| {
             if stop {
                 connection.as_mut().graceful_shutdown();
             }
@@ -82,7 +81,7 @@ pub(crate) async fn serve(
     } else {
         let connection = http1_builder(&manager).serve_connection(stream, service);
         let mut connection = pin!(connection.with_upgrades());
-        steer(&handle, manager.config.drain_timeout, |cx, stop| {
+        steer(&handle, |cx, stop| {
             // While it drains, responses carry `connection: close`; the socket of an idle
             // client is closed only when it has had the time to send what it was sending.
             if stop && handle.phase() >= Phase::Finishing {
@@ -97,7 +96,6 @@ pub(crate) async fn serve(
 /// Polls a connection and, when its handle moves on, tells it to stop.
 async fn steer<E>(
     handle: &Rc<Handle>,
-    _drain_timeout: Duration,
     mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<Result<(), E>>,
 ) -> Result<(), E> {
     let mut told = Phase::Serving;
@@ -121,7 +119,6 @@ fn http1_builder(manager: &Manager) -> http1::Builder {
     builder
         .half_close(false)
         .keep_alive(true)
-        .pipeline_flush(true)
         .auto_date_header(true)
         .max_headers(config.common.max_headers_count as usize)
         .max_buf_size(bytes.max(SMALLEST_BUFFER))
@@ -138,7 +135,6 @@ fn http2_builder(manager: &Manager) -> http2::Builder<LocalExecutor> {
         max_concurrent_streams,
         initial_stream_window_size,
         initial_connection_window_size,
-        allow_connect,
         keepalive,
     } = &manager.config.http2;
     builder
@@ -148,9 +144,6 @@ fn http2_builder(manager: &Manager) -> http2::Builder<LocalExecutor> {
         .max_header_list_size(manager.config.max_request_headers_kb.saturating_mul(1024))
         .auto_date_header(true)
         .timer(TokioTimer::new());
-    if *allow_connect {
-        builder.enable_connect_protocol();
-    }
     if let Some(keepalive) = keepalive {
         builder
             .keep_alive_interval(keepalive.interval)

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::body::ResponseBody;
 use super::exchange::Exchange;
+use super::flags::ResponseFlags;
 
 /// Bytes copied at once in one direction.
 const BUFFER: usize = 16 * 1024;
@@ -33,33 +34,45 @@ pub(crate) fn tunnel(
         };
         stats.downstream_cx_upgrades_total.inc();
         stats.downstream_cx_upgrades_active.inc();
-        let (up, down) = copy(downstream, upstream, idle).await;
+        let (up, down, client_first) = copy(downstream, upstream, idle).await;
         stats.downstream_cx_upgrades_active.dec();
         let received = exchange.received_counter();
         received.set(received.get() + up);
         exchange.sent += down;
         exchange.complete();
+        if client_first {
+            exchange.flags.add(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            exchange.details = "downstream_remote_disconnect".into();
+        }
     });
     exchange.complete();
     ResponseBody::local(Bytes::new(), exchange)
 }
 
-async fn copy(downstream: Upgraded, upstream: Upgraded, idle: Option<Duration>) -> (u64, u64) {
+/// Bytes up and down, and whether the client was the first to close.
+async fn copy(downstream: Upgraded, upstream: Upgraded, idle: Option<Duration>) -> (u64, u64, bool) {
     let (down_read, down_write) = tokio::io::split(TokioIo::new(downstream));
     let (up_read, up_write) = tokio::io::split(TokioIo::new(upstream));
     let moved = std::cell::Cell::new(tokio::time::Instant::now());
     let (up, down) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let (client_ended, upstream_ended) = (std::cell::Cell::new(false), std::cell::Cell::new(false));
     let both = async {
         tokio::join!(
-            one_way(down_read, up_write, &moved, &up),
-            one_way(up_read, down_write, &moved, &down),
+            async {
+                one_way(down_read, up_write, &moved, &up).await;
+                client_ended.set(!upstream_ended.get());
+            },
+            async {
+                one_way(up_read, down_write, &moved, &down).await;
+                upstream_ended.set(true);
+            },
         );
     };
     tokio::select! {
         () = both => {}
         () = silence(&moved, idle) => {}
     }
-    (up.get(), down.get())
+    (up.get(), down.get(), client_ended.get())
 }
 
 async fn one_way<T>(

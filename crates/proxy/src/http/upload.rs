@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use weft_upstream::BoxError;
+use weft_upstream::{BoxError, FailureKind};
 
 /// A mirror that falls behind by more than this many bytes is cut off.
 const MIRROR_LIMIT: usize = 1024 * 1024;
@@ -28,9 +28,12 @@ struct Shared {
     kept_bytes: usize,
     /// Bytes that may be kept; 0 when no retry is possible.
     limit: usize,
+    /// Whether trailers are passed on.
+    pass_trailers: bool,
     /// Something passed that was not kept: the body cannot be read again.
     lost: bool,
     trailers: Option<HeaderMap>,
+    malformed: bool,
     ended: bool,
     ended_at: Option<Instant>,
     mirrors: Vec<Rc<MirrorQueue>>,
@@ -93,15 +96,22 @@ impl Drop for Shared {
 impl Upload {
     /// A body of which up to `limit` bytes are kept for another attempt. `received` counts
     /// the bytes that the client sent.
-    pub(crate) fn new(incoming: Incoming, limit: usize, received: Rc<Cell<u64>>) -> Self {
+    pub(crate) fn new(
+        incoming: Incoming,
+        limit: usize,
+        pass_trailers: bool,
+        received: Rc<Cell<u64>>,
+    ) -> Self {
         Self {
             shared: Rc::new(RefCell::new(Shared {
                 incoming,
                 kept: Vec::new(),
                 kept_bytes: 0,
                 limit,
+                pass_trailers,
                 lost: false,
                 trailers: None,
+                malformed: false,
                 ended: false,
                 ended_at: None,
                 mirrors: Vec::new(),
@@ -118,6 +128,11 @@ impl Upload {
     /// Whether the client has sent all of it.
     pub(crate) fn complete(&self) -> bool {
         self.shared.borrow().ended
+    }
+
+    /// Whether what the client sent broke the rules of its protocol.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.shared.borrow().malformed
     }
 
     /// When the client had sent all of it.
@@ -200,7 +215,10 @@ impl Body for Reader {
                 shared.finish();
                 return Poll::Ready(None);
             }
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                shared.malformed = FailureKind::of_body(&error) == FailureKind::ProtocolError;
+                return Poll::Ready(Some(Err(error.into())));
+            }
             Some(Ok(frame)) => frame,
         };
         match frame.into_data() {
@@ -215,6 +233,10 @@ impl Body for Reader {
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Err(frame) => {
+                if !shared.pass_trailers {
+                    shared.finish();
+                    return Poll::Ready(None);
+                }
                 if let Ok(trailers) = frame.into_trailers() {
                     shared.trailers = Some(trailers.clone());
                     shared.finish();

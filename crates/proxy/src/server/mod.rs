@@ -172,6 +172,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         files: Arc::default(),
         local_address: local_address::local_address(),
         node_cluster: Arc::clone(&context.node_cluster),
+        node_id: Arc::clone(&context.node_id),
     };
     let workers = spawn_workers(&common, receivers)?;
     let stats = register_stats(&registry);
