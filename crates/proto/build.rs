@@ -2,6 +2,7 @@
 //! ours. Envoy's Rust types come from the `envoy-types` crate, and so do its .proto files:
 //! types and descriptors can then never be of two versions.
 
+use std::fmt::Write as _;
 use std::{
     env,
     error::Error,
@@ -100,10 +101,11 @@ fn compile_descriptors(
         result.display()
     );
     for include in includes {
-        arguments.push_str(&format!("--proto_path={}\n", include.display()));
+        // Writing to a String cannot fail.
+        let _ = writeln!(arguments, "--proto_path={}", include.display());
     }
     for file in files {
-        arguments.push_str(&format!("{}\n", file.display()));
+        let _ = writeln!(arguments, "{}", file.display());
     }
     let argument_file = out_dir.join("protoc.arguments");
     fs::write(&argument_file, arguments)?;

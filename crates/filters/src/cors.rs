@@ -31,9 +31,16 @@ impl CorsAnswer {
     pub fn apply(&self, headers: &mut HeaderMap) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, self.origin.clone());
         if self.policy.allow_credentials {
-            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.insert(
+                ACCESS_CONTROL_ALLOW_CREDENTIALS,
+                HeaderValue::from_static("true"),
+            );
         }
-        set(headers, ACCESS_CONTROL_EXPOSE_HEADERS, &self.policy.expose_headers);
+        set(
+            headers,
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            &self.policy.expose_headers,
+        );
     }
 }
 
@@ -52,11 +59,17 @@ pub(crate) fn request(policy: &Arc<CorsPolicy>, context: &mut RequestContext<'_>
     let Some(origin) = context.head.headers.get(ORIGIN).cloned() else {
         return Verdict::Continue;
     };
-    let allowed = origin
-        .to_str()
-        .is_ok_and(|origin| policy.allow_origins.iter().any(|one| one.matches(origin.as_bytes())));
+    let allowed = origin.to_str().is_ok_and(|origin| {
+        policy
+            .allow_origins
+            .iter()
+            .any(|one| one.matches(origin.as_bytes()))
+    });
     let preflight = *context.head.method == Method::OPTIONS
-        && context.head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        && context
+            .head
+            .headers
+            .contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     if !allowed {
         if preflight && !policy.forward_not_matching_preflights {
             let mut reply = LocalReply::new(StatusCode::OK, "cors_response");
@@ -81,18 +94,35 @@ fn preflight_reply(answer: &CorsAnswer, request: &HeaderMap) -> LocalReply {
     let mut headers = HeaderMap::new();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, answer.origin.clone());
     if policy.allow_credentials {
-        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            HeaderValue::from_static("true"),
+        );
     }
-    set(&mut headers, ACCESS_CONTROL_ALLOW_METHODS, &policy.allow_methods);
-    set(&mut headers, ACCESS_CONTROL_ALLOW_HEADERS, &policy.allow_headers);
+    set(
+        &mut headers,
+        ACCESS_CONTROL_ALLOW_METHODS,
+        &policy.allow_methods,
+    );
+    set(
+        &mut headers,
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        &policy.allow_headers,
+    );
     set(&mut headers, ACCESS_CONTROL_MAX_AGE, &policy.max_age);
-    set(&mut headers, ACCESS_CONTROL_EXPOSE_HEADERS, &policy.expose_headers);
+    set(
+        &mut headers,
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        &policy.expose_headers,
+    );
     if policy.allow_private_network_access && request.contains_key(REQUEST_PRIVATE_NETWORK) {
         headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
     }
     let mut reply = LocalReply::new(StatusCode::OK, "cors_response");
     reply.bare = true;
     let pairs = headers.into_iter();
-    reply.headers = pairs.filter_map(|(name, value)| Some((name?, value))).collect();
+    reply.headers = pairs
+        .filter_map(|(name, value)| Some((name?, value)))
+        .collect();
     reply
 }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName};
 use http::StatusCode;
+use http::header::{HeaderMap, HeaderName};
 use weft_config::http_filter::{AbortKind, Fault};
 
 use crate::{LocalReply, RequestContext, Verdict};
@@ -18,7 +18,7 @@ const ABORT_HEADER: HeaderName = HeaderName::from_static("x-envoy-fault-abort-re
 const ABORT_GRPC_HEADER: HeaderName = HeaderName::from_static("x-envoy-fault-abort-grpc-request");
 const DOWNSTREAM_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
 /// No header makes a request wait longer than this; Envoy knows no bound.
-const LONGEST_HEADER_DELAY: Duration = Duration::from_secs(3600);
+const LONGEST_HEADER_DELAY: Duration = Duration::from_hours(1);
 
 weft_core::stat_set! {
     /// `http.<stat prefix>.fault.…`.
@@ -88,11 +88,18 @@ fn applies(fault: &Fault, context: &RequestContext<'_>) -> bool {
     if !fault.downstream_nodes.is_empty() {
         let node = context.head.headers.get(DOWNSTREAM_NODE);
         let node = node.and_then(|node| node.to_str().ok());
-        if !fault.downstream_nodes.iter().any(|one| Some(&**one) == node) {
+        if !fault
+            .downstream_nodes
+            .iter()
+            .any(|one| Some(&**one) == node)
+        {
             return false;
         }
     }
-    fault.headers.iter().all(|matcher| matcher.matches(&context.head))
+    fault
+        .headers
+        .iter()
+        .all(|matcher| matcher.matches(&context.head))
 }
 
 fn delay(fault: &Fault, headers: &HeaderMap, random: u64) -> Option<Duration> {
@@ -121,7 +128,11 @@ fn abort(fault: &Fault, headers: &HeaderMap, random: u64) -> Option<LocalReply> 
         AbortKind::Grpc(status) => (StatusCode::OK, Some(status)),
         AbortKind::Header => return None,
     };
-    let text = if abort.body.is_empty() { "fault filter abort" } else { &abort.body };
+    let text = if abort.body.is_empty() {
+        "fault filter abort"
+    } else {
+        &abort.body
+    };
     let mut reply = LocalReply::new(status, "fault_filter_abort")
         .body(text.to_owned())
         .flag("FI");
@@ -132,7 +143,9 @@ fn abort(fault: &Fault, headers: &HeaderMap, random: u64) -> Option<LocalReply> 
 fn abort_of_headers(headers: &HeaderMap) -> Option<AbortKind> {
     if let Some(status) = number(headers, &ABORT_HEADER) {
         let status = u16::try_from(status).ok()?;
-        return (200..600).contains(&status).then_some(AbortKind::Http(status));
+        return (200..600)
+            .contains(&status)
+            .then_some(AbortKind::Http(status));
     }
     let status = number(headers, &ABORT_GRPC_HEADER)?;
     Some(AbortKind::Grpc(u32::try_from(status).ok()?))

@@ -77,7 +77,10 @@ impl LocalReply {
     fn grpc_headers(&self, headers: &mut HeaderMap) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         let status = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
-        headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(status));
+        headers.insert(
+            HeaderName::from_static("grpc-status"),
+            HeaderValue::from(status),
+        );
         if !self.body.is_empty()
             && let Ok(message) = HeaderValue::try_from(percent_encode(&self.body))
         {
@@ -130,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_grpc_request_gets_its_own_kind_of_error() {
-        let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "x").body("no healthy upstream\n");
+        let reply =
+            LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "x").body("no healthy upstream\n");
         let (response, body) = reply.response(true);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "14");
