@@ -124,6 +124,10 @@ impl Chain {
         }
     }
 
+    fn requires_sni(&self) -> bool {
+        self.spec.config.tls.as_ref().is_some_and(|tls| tls.require_sni)
+    }
+
     async fn handshake(
         &self,
         io: Peeked,
@@ -139,6 +143,11 @@ impl Chain {
             () = registered.handle().closing() => return None,
         };
         match handshake {
+            Ok(stream) if self.requires_sni() && stream.server_name().is_none() => {
+                stats.ssl_connection_error.inc();
+                tracing::debug!("a client that sent no server name is refused");
+                None
+            }
             Ok(stream) => {
                 stats.ssl_handshake.inc();
                 Some(stream)

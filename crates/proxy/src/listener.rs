@@ -237,7 +237,8 @@ impl Listener {
                 None
             }
             Ok((io, inspected)) if inspected.incomplete => {
-                if io.prefix().is_empty() && !filters.continue_on_timeout {
+                let given_up = inspected.timed_out || io.prefix().is_empty();
+                if given_up && !filters.continue_on_timeout {
                     self.stats.downstream_pre_cx_timeout.inc();
                     return None;
                 }

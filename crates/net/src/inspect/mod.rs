@@ -48,6 +48,8 @@ pub struct Inspected {
     pub http: Option<HttpVersion>,
     /// The client closed or was silent until the deadline before the inspectors were sure.
     pub incomplete: bool,
+    /// It was the deadline that made it incomplete.
+    pub timed_out: bool,
 }
 
 /// Reads from `tcp` until every wanted inspector has decided, `timeout` passed, the client
@@ -67,7 +69,10 @@ pub async fn inspect(
     match timeout {
         Some(timeout) => match tokio::time::timeout(timeout, read).await {
             Ok(done) => done?,
-            Err(_) => found.incomplete = true,
+            Err(_) => {
+                found.incomplete = true;
+                found.timed_out = true;
+            }
         },
         None => read.await?,
     }

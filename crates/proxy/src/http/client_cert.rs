@@ -10,7 +10,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
 use weft_config::HttpManager;
 use weft_config::http_manager::{ClientCertDetails, ForwardClientCert};
-use weft_net::tls::san::subject_names;
+use weft_net::tls::subject_names;
 
 use super::headers;
 

@@ -90,7 +90,6 @@ pub(crate) fn config(name: &str, endpoints: Arc<LoadAssignment>) -> Config {
         bind_address: None,
         tcp_keepalive: None,
         metadata: None,
-        ignore_health_on_host_removal: false,
         close_connections_on_host_health_failure: false,
         connection_pool_per_downstream_connection: false,
     }
