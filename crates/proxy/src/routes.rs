@@ -36,6 +36,15 @@ impl RouteTable {
         slots.get(name).is_some_and(|slot| slot.load().is_some())
     }
 
+    /// Shows every route configuration that is there.
+    pub(crate) fn each(&self, mut show: impl FnMut(&RouteConfig)) {
+        for slot in self.slots.lock().values() {
+            if let Some(routes) = &*slot.load() {
+                show(routes);
+            }
+        }
+    }
+
     /// Forgets the slots that no name of `wanted` has; listeners keep what they still hold.
     pub(crate) fn retain(&self, wanted: impl Fn(&str) -> bool) {
         self.slots.lock().retain(|name, _| wanted(name));

@@ -3,18 +3,20 @@
 //!
 //! Runs on the main thread. It must never look into a request.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weft_config::access_log::LogSink;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
+use weft_config::tcp_proxy::TcpClusters;
 use weft_config::{AccessLog, RouteSource};
 use weft_net::BindOptions;
 use weft_proto::pb::envoy::config::listener::v3 as pb;
 use weft_upstream::{Secrets, server_spec};
 
+use super::leaving::clusters_of;
 use super::workers::WorkerPool;
 use crate::access_log::{AccessLogFile, AccessLogs, Target};
 use crate::admin::{AdminState, Kind};
@@ -429,6 +431,29 @@ impl Listeners {
             all.secrets.extend(needs.secrets);
         }
         all
+    }
+
+    /// Adds the clusters that listeners themselves lead to: inline routes and raw TCP.
+    pub(crate) fn clusters(&self, names: &mut HashSet<Arc<str>>) {
+        for entry in self.active.values().chain(self.warming.values()) {
+            for filter in chains(&entry.spec.config).flat_map(|chain| &chain.filters) {
+                match filter {
+                    NetworkFilter::Http(http) => {
+                        if let RouteSource::Inline(routes) = &http.routes {
+                            clusters_of(routes, names);
+                        }
+                    }
+                    NetworkFilter::TcpProxy(tcp) => match &tcp.clusters {
+                        TcpClusters::Single(name) => {
+                            names.insert(Arc::clone(name));
+                        }
+                        TcpClusters::Weighted { clusters, .. } => {
+                            names.extend(clusters.iter().map(|(name, _)| Arc::clone(name)));
+                        }
+                    },
+                }
+            }
+        }
     }
 
     /// Accepts no more on any listener (or only on inbound ones); connections drain.

@@ -5,6 +5,7 @@
 
 mod clusters;
 mod drain;
+mod leaving;
 mod listeners;
 mod local_address;
 mod resources;
@@ -194,6 +195,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         context,
         listeners,
         clusters,
+        leaving: leaving::Leaving::default(),
         routes,
         files: common.files,
         admin: Arc::clone(&admin),
@@ -351,6 +353,14 @@ impl Start {
     }
 }
 
+/// Ends at a time, or never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Life {
     async fn run(&mut self, ads: Option<&weft_config::AdsConfig>, node: &weft_config::Node) {
         let mut control = ads.and_then(|ads| xds::Control::connect(ads, node, &self.resources));
@@ -363,6 +373,7 @@ impl Life {
         let drain = self.drain.clone();
         let clusters = Arc::clone(&self.resources.clusters);
         loop {
+            let leave = self.resources.leaving.next();
             tokio::select! {
                 event = xds::next(&mut control) => {
                     if let Some(control) = &mut control {
@@ -377,6 +388,9 @@ impl Life {
                     }
                 },
                 () = self.start.next(&clusters) => {}
+                () = at(leave) => {
+                    self.resources.settle().await;
+                }
                 () = drain.wait() => {
                     self.admin.readiness.set(ServerState::Draining);
                     self.resources.listeners.stop(false).await;

@@ -20,6 +20,7 @@ use weft_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret as Sec
 use weft_upstream::{ClusterStore, Secrets};
 use weft_xds::TypeUrl;
 
+use super::leaving::{self, Leaving};
 use super::listeners::{Listeners, Origin};
 use crate::admin::{AdminState, Kind};
 use crate::http::request::FileBodies;
@@ -31,6 +32,7 @@ pub(super) struct Resources {
     pub(super) context: Context,
     pub(super) listeners: Listeners,
     pub(super) clusters: Arc<ClusterStore>,
+    pub(super) leaving: Leaving,
     pub(super) routes: Arc<RouteTable>,
     pub(super) files: Arc<FileBodies>,
     pub(super) admin: Arc<AdminState>,
@@ -137,6 +139,7 @@ impl Resources {
             self.clusters_stats.cluster_added.inc();
         }
         self.clusters.apply_cluster(Arc::new(cluster), true);
+        self.leaving.cancel(name);
         self.admin.dump.set_dynamic(Kind::Cluster, name, version, body.to_vec());
         Ok(())
     }
@@ -188,10 +191,7 @@ impl Resources {
         if *kind == TypeUrl::LISTENER {
             self.listeners.remove(name).await;
         } else if *kind == TypeUrl::CLUSTER {
-            if self.clusters.remove_cluster(name) {
-                self.clusters_stats.cluster_removed.inc();
-            }
-            self.admin.dump.remove(Kind::Cluster, name);
+            self.leaving.add(name);
         } else if *kind == TypeUrl::ROUTE {
             self.routes.set(&Arc::from(name), None);
             self.admin.dump.remove(Kind::Route, name);
@@ -202,12 +202,23 @@ impl Resources {
         // Endpoints go with their cluster; an empty assignment is sent, not removed.
     }
 
-    /// What follows a whole update: listeners that can go live now do.
+    /// What follows a whole update: listeners that can go live now do, and clusters that were
+    /// taken away go, unless something still leads to them.
     pub(super) async fn settle(&mut self) -> Vec<(String, String)> {
-        self.count_clusters();
         let failures = self.listeners.warm().await;
         let needs = self.listeners.needs();
         self.routes.retain(|name| needs.routes.contains(name));
+        let gone = self.leaving.take(|names| {
+            self.routes.each(|routes| leaving::clusters_of(routes, names));
+            self.listeners.clusters(names);
+        });
+        for name in gone {
+            if self.clusters.remove_cluster(&name) {
+                self.clusters_stats.cluster_removed.inc();
+            }
+            self.admin.dump.remove(Kind::Cluster, &name);
+        }
+        self.count_clusters();
         failures
     }
 
