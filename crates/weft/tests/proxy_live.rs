@@ -39,7 +39,13 @@ fn local(port: u16) -> SocketAddr {
 }
 
 fn plain(port: u16, http2: bool) -> Target {
-    Target { address: local(port), host: PUBLIC, uri: "/", http2, ca: None }
+    Target {
+        address: local(port),
+        host: PUBLIC,
+        uri: "/",
+        http2,
+        ca: None,
+    }
 }
 
 /// A mesh, its control plane, one proxy, and the upstreams.
@@ -60,7 +66,13 @@ impl Scene {
         let control = Control::start(WEFT, &world.folder, None).await;
         let proxy = Dataplane::start(&weft(), node, mode, control.grpc(), &world.folder).await;
         control.wait_in_step(&proxy.id, ALL_TYPES).await;
-        Self { world, control, proxy, upstreams: [vec![v1], vec![v2]], retired: Vec::new() }
+        Self {
+            world,
+            control,
+            proxy,
+            upstreams: [vec![v1], vec![v2]],
+            retired: Vec::new(),
+        }
     }
 
     /// Waits until new calls show the last edit.
@@ -71,7 +83,11 @@ impl Scene {
             seen += calls.len().saturating_sub(60);
             let settled = calls.len() >= 60 && calls.iter().all(|call| call.edit == Some(edit));
             settled.then_some(()).ok_or_else(|| {
-                format!("{:?} {}", calls.last(), traffic.failures().unwrap_or_default())
+                format!(
+                    "{:?} {}",
+                    calls.last(),
+                    traffic.failures().unwrap_or_default()
+                )
             })
         })
         .await;
@@ -86,7 +102,11 @@ impl Scene {
             tokio::time::sleep(BETWEEN_EDITS).await;
         }
         self.wait_for_edit(traffic).await;
-        assert_eq!(self.closed(), closed, "edits of the routes closed connections to upstreams");
+        assert_eq!(
+            self.closed(),
+            closed,
+            "edits of the routes closed connections to upstreams"
+        );
         for number in 0..count / 2 {
             self.world.connect_timeout = 5 + number / 5 % 3;
             self.world.next_edit([100 - number % 101, number % 101]);
@@ -110,13 +130,20 @@ impl Scene {
             self.world.next_edit([number * 20, 100 - number * 20]);
             self.wait_for_edit(traffic).await;
             let calls = traffic.since(before);
-            let old = calls.iter().filter(|call| call.edit != Some(self.world.edit));
-            let last = old.map(|call| call.sent.saturating_duration_since(edited)).max();
+            let old = calls
+                .iter()
+                .filter(|call| call.edit != Some(self.world.edit));
+            let last = old
+                .map(|call| call.sent.saturating_duration_since(edited))
+                .max();
             times.push(last.unwrap_or_default());
         }
         println!("an edit reached traffic after {times:?}");
         times.sort();
-        assert!(times[2] <= EDIT_REACHES_TRAFFIC, "edits reached traffic only after {times:?}");
+        assert!(
+            times[2] <= EDIT_REACHES_TRAFFIC,
+            "edits reached traffic only after {times:?}"
+        );
     }
 
     /// Endpoints come, go and are replaced; there is always one of each version.
@@ -150,7 +177,9 @@ impl Scene {
         self.write_endpoints();
         let new = self.upstreams[which].last().expect("one was pushed");
         eventually("a new endpoint gets calls", SOON, async || {
-            (new.requests() > 0).then_some(()).ok_or_else(|| "none yet".to_owned())
+            (new.requests() > 0)
+                .then_some(())
+                .ok_or_else(|| "none yet".to_owned())
         })
         .await;
     }
@@ -162,7 +191,9 @@ impl Scene {
         eventually("a removed endpoint gets no more calls", SOON, async || {
             let before = std::mem::replace(&mut last, old.requests());
             tokio::time::sleep(Duration::from_millis(60)).await;
-            (before == last).then_some(()).ok_or_else(|| format!("{last} calls"))
+            (before == last)
+                .then_some(())
+                .ok_or_else(|| format!("{last} calls"))
         })
         .await;
         self.retired.push(old);
@@ -200,7 +231,11 @@ impl Scene {
     async fn listeners(&mut self, traffic: &Traffic, rounds: usize) {
         let certificate = self.world.folder.write_certificate("*.example.com");
         let ca = Some(certificate.join("ca.pem"));
-        let secure = |port, host, http2| Target { host, ca: ca.clone(), ..plain(port, http2) };
+        let secure = |port, host, http2| Target {
+            host,
+            ca: ca.clone(),
+            ..plain(port, http2)
+        };
         let (http, https) = (free_port(), free_port());
         for round in 0..rounds {
             self.world.servers.truncate(1);
@@ -208,7 +243,9 @@ impl Scene {
             let a = Server::Https(https, "a.example.com", certificate.clone());
             self.world.servers.push(a.clone());
             self.world.write_gateway();
-            let on_http = self.traffic_on(&[(plain(http, false), 2), (plain(http, true), 1)]).await;
+            let on_http = self
+                .traffic_on(&[(plain(http, false), 2), (plain(http, true), 1)])
+                .await;
             let to_a = [
                 (secure(https, "a.example.com", false), 2),
                 (secure(https, "a.example.com", true), 1),
@@ -227,18 +264,21 @@ impl Scene {
             // Its end closes its connections politely, and no others.
             self.world.servers.pop();
             self.world.write_gateway();
-            self.ends_politely(on_b, &format!("b.example.com in round {round}")).await;
+            self.ends_politely(on_b, &format!("b.example.com in round {round}"))
+                .await;
             on_a.assert_fine("a.example.com beside b.example.com");
             assert_kept(&on_a, "a.example.com");
 
             // The ports go, one after the other.
             self.world.servers.truncate(2);
             self.world.write_gateway();
-            self.ends_politely(on_a, &format!("a.example.com in round {round}")).await;
+            self.ends_politely(on_a, &format!("a.example.com in round {round}"))
+                .await;
             assert_kept(&on_http, "the other port");
             self.world.servers.truncate(1);
             self.world.write_gateway();
-            self.ends_politely(on_http, &format!("the port in round {round}")).await;
+            self.ends_politely(on_http, &format!("the port in round {round}"))
+                .await;
             traffic.assert_fine(&format!("after round {round} of listeners"));
         }
     }
@@ -270,9 +310,16 @@ impl Scene {
     /// The server of this traffic is going: every client is told so and nothing fails.
     async fn ends_politely(&self, traffic: Traffic, what: &str) {
         traffic.server_may_go();
-        eventually(&format!("the clients of {what} have ended"), SOON, async || {
-            traffic.has_ended().then_some(()).ok_or_else(|| format!("{:?}", traffic.connections()))
-        })
+        eventually(
+            &format!("the clients of {what} have ended"),
+            SOON,
+            async || {
+                traffic
+                    .has_ended()
+                    .then_some(())
+                    .ok_or_else(|| format!("{:?}", traffic.connections()))
+            },
+        )
         .await;
         traffic.stop(what).await;
     }
@@ -296,8 +343,13 @@ impl Scene {
             }
             eventually("calls go on without a control plane", SOON, async || {
                 let calls = traffic.since(before);
-                assert!(calls.iter().all(|call| call.edit == Some(last)), "not the last rules");
-                (calls.len() > 500).then_some(()).ok_or_else(|| format!("{} calls", calls.len()))
+                assert!(
+                    calls.iter().all(|call| call.edit == Some(last)),
+                    "not the last rules"
+                );
+                (calls.len() > 500)
+                    .then_some(())
+                    .ok_or_else(|| format!("{} calls", calls.len()))
             })
             .await;
             self.control.run().await;
@@ -312,16 +364,28 @@ impl Scene {
         self.world.next_edit([90, 10]);
         self.wait_for_edit(traffic).await;
         let before = traffic.count();
-        eventually("there are enough calls", Duration::from_mins(1), async || {
-            let calls = traffic.count() - before;
-            (calls >= CALLS).then_some(()).ok_or_else(|| format!("{calls} calls"))
-        })
+        eventually(
+            "there are enough calls",
+            Duration::from_mins(1),
+            async || {
+                let calls = traffic.count() - before;
+                (calls >= CALLS)
+                    .then_some(())
+                    .ok_or_else(|| format!("{calls} calls"))
+            },
+        )
         .await;
         let calls: Vec<Call> = traffic.since(before);
         let v2 = calls.iter().filter(|call| call.version == "v2").count();
         let share = 100.0 * v2 as f64 / calls.len() as f64;
-        println!("share of v2: wanted 10, seen {share:.2} of {} calls", calls.len());
-        assert!((share - 10.0).abs() <= TOLERANCE, "wanted 10 % of v2, saw {share:.2} %");
+        println!(
+            "share of v2: wanted 10, seen {share:.2} of {} calls",
+            calls.len()
+        );
+        assert!(
+            (share - 10.0).abs() <= TOLERANCE,
+            "wanted 10 % of v2, saw {share:.2} %"
+        );
     }
 }
 
@@ -339,14 +403,19 @@ async fn eventually_one(traffic: &Traffic) -> Result<(), ()> {
 /// No connection of this traffic has ended.
 fn assert_kept(traffic: &Traffic, what: &str) {
     let (opened, clients) = traffic.connections();
-    assert_eq!(opened, clients, "connections of {what} were closed and made again");
+    assert_eq!(
+        opened, clients,
+        "connections of {what} were closed and made again"
+    );
 }
 
 async fn gateway(mode: AdsMode) {
     let _turn = one_at_a_time();
     let port = free_port();
     let mut scene = Scene::start(&Node::gateway("gateway"), mode, port).await;
-    let traffic = scene.traffic_on(&[(plain(port, false), 5), (plain(port, true), 1)]).await;
+    let traffic = scene
+        .traffic_on(&[(plain(port, false), 5), (plain(port, true), 1)])
+        .await;
     let began = Instant::now();
     let done = |what: &str| println!("{:5.1} s: {what}", began.elapsed().as_secs_f64());
     scene.edits(&traffic, 200).await;
@@ -427,7 +496,9 @@ async fn late_control_plane(mode: AdsMode) {
     let before = traffic.count();
     eventually("calls are answered", SOON, async || {
         let calls = traffic.count() - before;
-        (calls > 100).then_some(()).ok_or_else(|| format!("{calls} calls"))
+        (calls > 100)
+            .then_some(())
+            .ok_or_else(|| format!("{calls} calls"))
     })
     .await;
     traffic.stop("from the first connection on").await;
@@ -447,25 +518,38 @@ async fn a_proxy_waits_for_its_control_plane() {
 /// Waits until the status of the Gateway says (or does not say) that a listener is refused.
 async fn wait_for_refusal(scene: &Scene, says: Option<&str>) {
     let path = scene.world.gateway_path();
-    eventually(&format!("the status of the Gateway says {says:?}"), SOON, async || {
-        let objects = scene.control.objects(|o| o["object"] == "Gateway/shop/public").await;
-        let refusals: Vec<&Value> =
-            objects.iter().filter_map(|o| o["refusedBy"].as_array()).flatten().collect();
-        let fine = match says {
-            None => !objects.is_empty() && refusals.is_empty(),
-            Some(text) => {
-                objects.iter().all(|o| o["source"] == path.as_str())
-                    && refusals.iter().any(|refusal| {
-                        refusal["type"] == "LDS"
-                            && refusal["error"].as_str().is_some_and(|e| e.contains(text))
-                    })
-            }
-        };
-        fine.then_some(()).ok_or_else(|| format!("{objects:#?}"))
-    })
+    eventually(
+        &format!("the status of the Gateway says {says:?}"),
+        SOON,
+        async || {
+            let objects = scene
+                .control
+                .objects(|o| o["object"] == "Gateway/shop/public")
+                .await;
+            let refusals: Vec<&Value> = objects
+                .iter()
+                .filter_map(|o| o["refusedBy"].as_array())
+                .flatten()
+                .collect();
+            let fine = match says {
+                None => !objects.is_empty() && refusals.is_empty(),
+                Some(text) => {
+                    objects.iter().all(|o| o["source"] == path.as_str())
+                        && refusals.iter().any(|refusal| {
+                            refusal["type"] == "LDS"
+                                && refusal["error"].as_str().is_some_and(|e| e.contains(text))
+                        })
+                }
+            };
+            fine.then_some(()).ok_or_else(|| format!("{objects:#?}"))
+        },
+    )
     .await;
     if let Some(text) = says {
-        assert!(scene.control.log().contains(text), "the log does not say {text}");
+        assert!(
+            scene.control.log().contains(text),
+            "the log does not say {text}"
+        );
     }
 }
 
@@ -474,7 +558,9 @@ async fn refusals(mode: AdsMode) {
     let _turn = one_at_a_time();
     let port = free_port();
     let mut scene = Scene::start(&Node::gateway("gateway"), mode, port).await;
-    let traffic = scene.traffic_on(&[(plain(port, false), 3), (plain(port, true), 1)]).await;
+    let traffic = scene
+        .traffic_on(&[(plain(port, false), 3), (plain(port, true), 1)])
+        .await;
 
     let taken = TcpListener::bind(local(free_port())).expect("a free port");
     let taken_port = taken.local_addr().expect("it is bound").port();
@@ -482,7 +568,11 @@ async fn refusals(mode: AdsMode) {
     let certificate = scene.world.folder.write_certificate("*.example.com");
     let missing = Server::Https(secure_port, "a.example.com", "/nowhere".into());
     let faults = [
-        (Server::Http(taken_port), Server::Http(free_port()), taken_port.to_string()),
+        (
+            Server::Http(taken_port),
+            Server::Http(free_port()),
+            taken_port.to_string(),
+        ),
         (
             missing,
             Server::Https(secure_port, "a.example.com", certificate.clone()),
@@ -502,7 +592,9 @@ async fn refusals(mode: AdsMode) {
         scene.world.servers.push(Server::Http(other_port));
         scene.world.write_gateway();
         let beside = scene.traffic_on(&[(plain(other_port, false), 1)]).await;
-        beside.stop("a listener that came beside a refused one").await;
+        beside
+            .stop("a listener that came beside a refused one")
+            .await;
         scene.world.servers.pop();
 
         // Repaired, it is taken.
@@ -512,11 +604,17 @@ async fn refusals(mode: AdsMode) {
         wait_for_refusal(&scene, None).await;
         let target = match repaired {
             Server::Http(port) => plain(port, false),
-            Server::Https(port, host, _) => {
-                Target { host, ca: Some(certificate.join("ca.pem")), ..plain(port, false) }
-            }
+            Server::Https(port, host, _) => Target {
+                host,
+                ca: Some(certificate.join("ca.pem")),
+                ..plain(port, false)
+            },
         };
-        scene.traffic_on(&[(target, 1)]).await.stop("what was refused and repaired").await;
+        scene
+            .traffic_on(&[(target, 1)])
+            .await
+            .stop("what was refused and repaired")
+            .await;
         scene.control.wait_in_step(&scene.proxy.id, ALL_TYPES).await;
         scene.world.servers.truncate(1);
         scene.world.write_gateway();
@@ -551,19 +649,35 @@ async fn a_proxy_that_is_told_to_end_loses_no_request() {
         let mut proxy = Dataplane::launch(&weft(), &node, mode, xds, &world.folder, &more);
         proxy.wait_ready().await;
         let upstreams = [vec![v1], vec![v2]];
-        let scene = Scene { world, control, proxy, upstreams, retired: Vec::new() };
-        let traffic = scene.traffic_on(&[(plain(port, false), 6), (plain(port, true), 2)]).await;
+        let scene = Scene {
+            world,
+            control,
+            proxy,
+            upstreams,
+            retired: Vec::new(),
+        };
+        let traffic = scene
+            .traffic_on(&[(plain(port, false), 6), (plain(port, true), 2)])
+            .await;
         traffic.server_may_go();
-        let Scene { mut proxy, world: _world, control: _control, upstreams: _upstreams, .. } = scene;
+        let Scene {
+            mut proxy,
+            world: _world,
+            control: _control,
+            upstreams: _upstreams,
+            ..
+        } = scene;
         let started = Instant::now();
-        let ending = tokio::task::spawn_blocking(move || {
-            proxy.terminate(Duration::from_secs(LIMIT + 2))
-        });
+        let ending =
+            tokio::task::spawn_blocking(move || proxy.terminate(Duration::from_secs(LIMIT + 2)));
         let status = ending.await.expect("it ends in time");
         println!("it ended after {:?} with {status}", started.elapsed());
         assert!(status.success(), "the proxy ended with {status}");
         eventually("all clients have ended", SOON, async || {
-            traffic.has_ended().then_some(()).ok_or_else(|| format!("{:?}", traffic.connections()))
+            traffic
+                .has_ended()
+                .then_some(())
+                .ok_or_else(|| format!("{:?}", traffic.connections()))
         })
         .await;
         traffic.stop("while the proxy ended").await;

@@ -75,7 +75,9 @@ impl Traffic {
     /// Starts `count` clients for each target; each has one connection.
     pub(crate) fn start(targets: &[(Target, usize)]) -> Self {
         let shared = Arc::<Shared>::default();
-        let each = targets.iter().flat_map(|(target, count)| (0..*count).map(move |_| target));
+        let each = targets
+            .iter()
+            .flat_map(|(target, count)| (0..*count).map(move |_| target));
         let clients = each
             .enumerate()
             .map(|(number, target)| {
@@ -97,7 +99,10 @@ impl Traffic {
 
     /// The calls from this one on.
     pub(crate) fn since(&self, number: usize) -> Vec<Call> {
-        lock(&self.shared.calls).get(number..).unwrap_or_default().to_vec()
+        lock(&self.shared.calls)
+            .get(number..)
+            .unwrap_or_default()
+            .to_vec()
     }
 
     /// Connections made so far, and how many there would be if none had ever ended.
@@ -133,11 +138,17 @@ impl Traffic {
     pub(crate) async fn stop(self, when: &str) -> Vec<Call> {
         self.shared.stop.store(true, Relaxed);
         for client in self.clients {
-            client.await.unwrap_or_else(|error| panic!("a client: {error}"));
+            client
+                .await
+                .unwrap_or_else(|error| panic!("a client: {error}"));
         }
         let failures = std::mem::take(&mut *lock(&self.shared.failures));
         let calls = std::mem::take(&mut *lock(&self.shared.calls));
-        assert!(failures.is_empty(), "{when}: of {} calls failed: {failures:#?}", calls.len());
+        assert!(
+            failures.is_empty(),
+            "{when}: of {} calls failed: {failures:#?}",
+            calls.len()
+        );
         println!("{when}: {} calls, none failed", calls.len());
         calls
     }
@@ -179,7 +190,12 @@ impl Client {
                 End::Polite => {}
                 End::Failed(error) => {
                     let at = started.elapsed().as_millis();
-                    let Target { address, host, http2, .. } = &self.target;
+                    let Target {
+                        address,
+                        host,
+                        http2,
+                        ..
+                    } = &self.target;
                     let number = self.number;
                     lock(&self.shared.failures).push(format!(
                         "client {number} at {address} ({host}, http2: {http2}) after {at} ms: {error}"
@@ -193,7 +209,9 @@ impl Client {
 
     async fn connect(&self) -> Result<Sender, String> {
         let connecting = async {
-            let tcp = TcpStream::connect(self.target.address).await.map_err(text)?;
+            let tcp = TcpStream::connect(self.target.address)
+                .await
+                .map_err(text)?;
             tcp.set_nodelay(true).map_err(text)?;
             let stream = match &self.target.ca {
                 None => Stream::from(tcp),
@@ -211,11 +229,17 @@ impl Client {
                 Ok(Sender::Http1(sender))
             }
         };
-        tokio::time::timeout(TIMEOUT, connecting).await.unwrap_or_else(|error| Err(text(error)))
+        tokio::time::timeout(TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|error| Err(text(error)))
     }
 
     async fn handshake(&self, tcp: TcpStream, ca: &PathBuf) -> Result<Stream, String> {
-        let protocol = if self.target.http2 { &b"h2"[..] } else { b"http/1.1" };
+        let protocol = if self.target.http2 {
+            &b"h2"[..]
+        } else {
+            b"http/1.1"
+        };
         let config = client_config(&ClientSpec {
             validation: Validation {
                 trusted_ca: Some(Pem::new("ca", std::fs::read(ca).map_err(text)?)),
@@ -249,16 +273,26 @@ impl Client {
             if answer.status != 200 || !answer.body.starts_with('v') {
                 return End::Failed(format!("{answer:?}"));
             }
-            let edit = answer.headers.get(EDIT_HEADER).and_then(|v| v.to_str().ok()?.parse().ok());
+            let edit = answer
+                .headers
+                .get(EDIT_HEADER)
+                .and_then(|v| v.to_str().ok()?.parse().ok());
             if let Some(edit) = edit {
                 if edit < newest {
                     return End::Failed(format!("edit {edit} came after edit {newest}"));
                 }
                 newest = edit;
             }
-            let close = answer.headers.get(CONNECTION).is_some_and(|value| value == "close");
+            let close = answer
+                .headers
+                .get(CONNECTION)
+                .is_some_and(|value| value == "close");
             let version = answer.body;
-            lock(&self.shared.calls).push(Call { sent, version, edit });
+            lock(&self.shared.calls).push(Call {
+                sent,
+                version,
+                edit,
+            });
             if close {
                 return End::Polite;
             }
@@ -267,12 +301,24 @@ impl Client {
     }
 
     fn request(&self) -> Request<Body> {
-        let Target { host, uri, http2, ca, .. } = &self.target;
+        let Target {
+            host,
+            uri,
+            http2,
+            ca,
+            ..
+        } = &self.target;
         let scheme = if ca.is_some() { "https" } else { "http" };
         let whole = format!("{scheme}://{host}{uri}");
         let request = Request::get(if *http2 { &whole } else { *uri });
-        let request = if *http2 { request } else { request.header(HOST, *host) };
-        request.body(Empty::new()).expect("the tests' names and paths are well formed")
+        let request = if *http2 {
+            request
+        } else {
+            request.header(HOST, *host)
+        };
+        request
+            .body(Empty::new())
+            .expect("the tests' names and paths are well formed")
     }
 }
 
@@ -300,11 +346,19 @@ enum Broken {
 
 impl From<TrySendError<Request<Body>>> for Broken {
     fn from(mut error: TrySendError<Request<Body>>) -> Self {
-        match error.take_message() {
-            Some(_) => Self::Unsent,
-            None => Self::Sent(format!("{:?}", error.into_error())),
-        }
+        let unsent = error.take_message().is_some();
+        let error = error.into_error();
+        if unsent || is_goaway(&error) { Self::Unsent } else { Self::Sent(format!("{error:?}")) }
     }
+}
+
+/// Whether the server said by GOAWAY, without an error, that it will not look at this request; one
+/// that it works on goes on. A client may then send it again (RFC 9113, 6.8).
+fn is_goaway(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    cause.and_then(|cause| cause.downcast_ref::<h2::Error>()).is_some_and(|error| {
+        error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+    })
 }
 
 impl Sender {
@@ -319,7 +373,9 @@ impl Sender {
                 sender.try_send_request(request).await?
             }
         };
-        Self::read(response).await.map_err(|error| Broken::Sent(format!("in the body: {error:?}")))
+        Self::read(response)
+            .await
+            .map_err(|error| Broken::Sent(format!("in the body: {error:?}")))
     }
 
     async fn read(response: Response<Incoming>) -> Result<Answer, hyper::Error> {

@@ -114,7 +114,12 @@ impl World {
     }
 
     fn routes(&self) -> String {
-        let Self { split: [v1, v2], routed, edit, .. } = self;
+        let Self {
+            split: [v1, v2],
+            routed,
+            edit,
+            ..
+        } = self;
         let extra = match edit % 3 {
             0 => String::new(),
             _ => format!(
