@@ -1,5 +1,6 @@
 //! The control plane without sockets: YAML in, decoded resources out.
 
+mod accepted;
 mod oracle;
 mod resources;
 mod speed;

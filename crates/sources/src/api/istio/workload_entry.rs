@@ -13,7 +13,7 @@ use crate::check::{At, Context, optional};
 /// What an address may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// An IP address or a Unix socket.
+    /// An IP address.
     Static,
     /// A name or an IP address.
     Dns,
@@ -50,7 +50,7 @@ pub(super) fn workload(
         .filter_map(|(name, number)| Some((name.as_str().into(), numbers.key(name).port(*number)?)))
         .collect();
     let labels: Labels = at.field("labels").labels(labels);
-    let address = endpoint_address(&address, wanted, !ports.is_empty(), at.field("address"))?;
+    let address = endpoint_address(&address, wanted, at.field("address"))?;
     Some(Workload {
         origin: context.origin.clone(),
         addresses: vec![address],
@@ -69,23 +69,14 @@ pub(super) fn workload(
 fn endpoint_address(
     text: &str,
     wanted: Wanted,
-    has_ports: bool,
     at: At<'_>,
 ) -> Option<EndpointAddress> {
     if text.is_empty() {
         at.error("there is no address: write an IP address or a host name");
         return None;
     }
-    if let Some(path) = text.strip_prefix("unix://") {
-        if wanted == Wanted::Dns {
-            at.error("a Unix socket needs resolution STATIC");
-        } else if has_ports {
-            at.error("a Unix socket has no ports: remove them");
-        } else if !path.starts_with(['/', '@']) || path.len() < 2 || path.contains('\0') {
-            at.error("the path of a Unix socket must be absolute, or start with '@'");
-        } else {
-            return Some(EndpointAddress::Unix(path.into()));
-        }
+    if text.starts_with("unix://") {
+        at.error("Unix sockets are not supported yet: write an IP address or a host name");
         return None;
     }
     if let Ok(ip) = text.parse() {

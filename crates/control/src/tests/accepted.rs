@@ -1,0 +1,66 @@
+//! What the control plane emits must be what Weft's own data plane accepts.
+
+use prost::Message;
+use weft_config::{Cluster, Context, Listener, LoadAssignment, RouteConfig};
+use weft_xds::{Resource, TypeUrl};
+
+use super::worlds::{PORTS, SHOP};
+use super::{Mesh, gateway, proxy, sidecar};
+use crate::node::Proxy;
+
+fn decoded<M: Message + Default>(resource: &Resource) -> M {
+    M::decode(resource.body.clone()).expect("a valid message")
+}
+
+/// Why the data plane refuses a resource, if it does.
+fn refusal(kind: &TypeUrl, resource: &Resource) -> Option<String> {
+    let context = Context::default();
+    let error = match kind {
+        kind if *kind == TypeUrl::CLUSTER => {
+            Cluster::from_proto(&decoded(resource), &context).err()
+        }
+        kind if *kind == TypeUrl::ENDPOINT => {
+            LoadAssignment::from_proto(&decoded(resource), &context).err()
+        }
+        kind if *kind == TypeUrl::LISTENER => {
+            Listener::from_proto(&decoded(resource), &context).err()
+        }
+        _ => RouteConfig::from_proto(&decoded(resource), &context).err(),
+    };
+    error.map(|error| error.to_string())
+}
+
+fn check(mesh: &str, proxies: &[Proxy]) {
+    let mut mesh = Mesh::new(mesh);
+    for proxy in proxies {
+        let config = mesh.config(proxy);
+        let kinds = [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE];
+        for kind in kinds {
+            let set = config.0.get(&kind).expect("a set of the type");
+            let refused: Vec<String> = set.iter().filter_map(|one| refusal(&kind, one)).collect();
+            assert!(refused.is_empty(), "{proxy:?}: {refused:#?}");
+        }
+        assert!(!config.names(&TypeUrl::CLUSTER).is_empty());
+        assert!(!config.names(&TypeUrl::LISTENER).is_empty());
+    }
+}
+
+#[test]
+fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
+    let plain = proxy(
+        "sidecar~10.0.0.1~reviews.shop~shop.svc.cluster.local",
+        &[
+            ("INTERCEPTION_MODE", "NONE"),
+            ("HTTP_PROXY_PORT", "15007"),
+            ("WEFT_INBOUND", r#"{"9080": 19080}"#),
+        ],
+    );
+    let proxies = [
+        sidecar("10.0.0.1", "shop"),
+        sidecar("10.0.0.9", "other"),
+        plain,
+        gateway(),
+    ];
+    check(SHOP, &proxies);
+    check(PORTS, &[sidecar("10.0.0.9", "shop")]);
+}
