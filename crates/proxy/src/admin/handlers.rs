@@ -83,10 +83,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         "/drain_listeners",
         "drain listeners",
         &[
-            ("graceful", "Drain for a while before the listeners stop"),
+            ("graceful", "Taken without effect: connections drain, listeners stop at once"),
             (
                 "skip_exit",
-                "Drain connections and never stop the listeners",
+                "Taken without effect: listeners stop, too",
             ),
             (
                 "inboundonly",

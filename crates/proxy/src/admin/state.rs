@@ -33,11 +33,11 @@ pub enum AdminCommand {
 /// The query of `/drain_listeners`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DrainRequest {
-    /// Keep accepting during the drain period, then stop.
+    /// Envoy: keep accepting during the drain period, then stop. Without effect yet.
     pub graceful: bool,
     /// Only listeners with traffic direction INBOUND.
     pub inbound_only: bool,
-    /// Drain connections and never stop the listeners.
+    /// Envoy: drain connections and never stop the listeners. Without effect yet.
     pub skip_exit: bool,
 }
 
