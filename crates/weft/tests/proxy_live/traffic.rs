@@ -348,7 +348,11 @@ impl From<TrySendError<Request<Body>>> for Broken {
     fn from(mut error: TrySendError<Request<Body>>) -> Self {
         let unsent = error.take_message().is_some();
         let error = error.into_error();
-        if unsent || is_goaway(&error) { Self::Unsent } else { Self::Sent(format!("{error:?}")) }
+        if unsent || is_goaway(&error) {
+            Self::Unsent
+        } else {
+            Self::Sent(format!("{error:?}"))
+        }
     }
 }
 
@@ -356,9 +360,11 @@ impl From<TrySendError<Request<Body>>> for Broken {
 /// that it works on goes on. A client may then send it again (RFC 9113, 6.8).
 fn is_goaway(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error);
-    cause.and_then(|cause| cause.downcast_ref::<h2::Error>()).is_some_and(|error| {
-        error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
-    })
+    cause
+        .and_then(|cause| cause.downcast_ref::<h2::Error>())
+        .is_some_and(|error| {
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+        })
 }
 
 impl Sender {

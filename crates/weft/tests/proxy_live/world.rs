@@ -14,6 +14,9 @@ pub(crate) const SERVICE: &str = "reviews.shop.svc.cluster.local";
 /// What the gateway serves without TLS.
 pub(crate) const PUBLIC: &str = "reviews.example.com";
 
+/// What the gateway serves slowly: `/slow` after a second, `/stuck` after any limit of a test.
+pub(crate) const SLOW: &str = "slow.example.com";
+
 const SERVICE_FILE: &str = "10-service.yaml";
 const RULES_FILE: &str = "20-rules.yaml";
 const GATEWAY_FILE: &str = "30-gateway.yaml";
@@ -173,6 +176,29 @@ impl World {
             };
         }
         self.folder.write(GATEWAY_FILE, &text);
+    }
+
+    /// Adds the routes of [`SLOW`].
+    pub(crate) fn write_slow_routes(&self) {
+        let route = |prefix: &str, delay: &str| {
+            format!(
+                "  - match: [{{uri: {{prefix: {prefix}}}}}]\n    \
+                   fault: {{delay: {{percentage: {{value: 100}}, fixedDelay: {delay}}}}}\n    \
+                   route: [{{destination: {{host: {SERVICE}, subset: v1-g0}}}}]\n"
+            )
+        };
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\n\
+             kind: VirtualService\n\
+             metadata: {{name: slow, namespace: shop}}\n\
+             spec:\n  \
+               hosts: [{SLOW}]\n  \
+               gateways: [shop/public]\n  \
+               http:\n{}{}",
+            route("/slow", "1s"),
+            route("/stuck", "60s")
+        );
+        self.folder.write("40-slow.yaml", &text);
     }
 
     /// The path of the file of the gateway, as errors name it.
