@@ -93,6 +93,7 @@ impl Chain {
                 let common = &manager.config.common;
                 let handle = registered.handle();
                 handle.bind(self.spec.id, common.idle_timeout, common.max_connection_duration);
+                handle.limit_stall(manager.config.stream_idle_timeout);
             }
             Network::Tcp(_) | Network::Nothing => {
                 registered.handle().bind(self.spec.id, None, None);

@@ -32,7 +32,12 @@ pub(crate) enum Reason {
     Idle,
     /// It has lived for the longest allowed time.
     MaxDuration,
+    /// The client takes nothing of an answer for the stream idle timeout.
+    Stalled,
 }
+
+/// How long an idle client may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Steers one connection. Lives in the connection's task and in the worker's [`Connections`].
 #[derive(Debug)]
@@ -45,6 +50,12 @@ pub(crate) struct Handle {
     in_flight: Cell<u32>,
     idle_timeout: Cell<Option<Duration>>,
     max_duration: Cell<Option<Duration>>,
+    /// Answers of which a part was given to the connection and nothing asked for since.
+    unread: Cell<u32>,
+    /// Something of an answer was asked for since the last sweep.
+    moved: Cell<bool>,
+    moved_at: Cell<Instant>,
+    stream_idle: Cell<Option<Duration>>,
     chain: Cell<u64>,
 }
 
@@ -59,6 +70,10 @@ impl Handle {
             in_flight: Cell::new(0),
             idle_timeout: Cell::new(None),
             max_duration: Cell::new(None),
+            unread: Cell::new(0),
+            moved: Cell::new(false),
+            moved_at: Cell::new(now),
+            stream_idle: Cell::new(None),
             chain: Cell::new(0),
         }
     }
@@ -83,6 +98,18 @@ impl Handle {
         self.chain.set(chain);
         self.idle_timeout.set(idle);
         self.max_duration.set(max);
+    }
+
+    /// Answers that the client does not take for this time end the connection.
+    pub(crate) fn limit_stall(&self, limit: Option<Duration>) {
+        self.stream_idle.set(limit);
+    }
+
+    /// A part of an answer was given to the connection (`true`), or more was asked for.
+    pub(crate) fn unread(&self, given: bool) {
+        self.moved.set(true);
+        let unread = self.unread.get();
+        self.unread.set(if given { unread + 1 } else { unread.saturating_sub(1) });
     }
 
     /// The task that is to be woken when the phase changes.
@@ -137,7 +164,17 @@ impl Handle {
         let old = |limit: Option<Duration>, since: Instant| {
             limit.is_some_and(|limit| now.duration_since(since) >= limit)
         };
-        if self.in_flight.get() == 0 && old(self.idle_timeout.get(), self.idle_since.get()) {
+        if self.moved.replace(false) || self.unread.get() == 0 {
+            self.moved_at.set(now);
+        }
+        let idle_since = self.idle_since.get();
+        let over = self.idle_timeout.get().map(|limit| limit + GOODBYE);
+        if self.phase.get() == Phase::Finishing && self.in_flight.get() == 0 && old(over, idle_since) {
+            // A client that answers no GOAWAY is told nothing more.
+            self.advance(Phase::Closing, Reason::Idle);
+        } else if old(self.stream_idle.get(), self.moved_at.get()) {
+            self.advance(Phase::Closing, Reason::Stalled);
+        } else if self.in_flight.get() == 0 && old(self.idle_timeout.get(), self.idle_since.get()) {
             self.advance(Phase::Finishing, Reason::Idle);
         } else if old(self.max_duration.get(), self.opened) {
             self.advance(Phase::Draining, Reason::MaxDuration);

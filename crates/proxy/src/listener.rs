@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use weft_config::filter_chain::{ConnectionInfo, FilterChain};
-use weft_net::inspect::{Inspected, Wanted, inspect};
+use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect};
 use weft_net::{Acceptor, Keepalive, Peeked};
 
 use crate::chain::{Accepted, Chain, ChainSpec};
@@ -265,7 +265,7 @@ fn find_chain<'s>(
     inspected: &Inspected,
 ) -> Option<&'s Arc<FilterChain>> {
     let hello = inspected.hello.as_ref();
-    let sniffed = inspected.http.map(|version| version.application_protocol());
+    let sniffed = inspected.http.map(HttpVersion::application_protocol);
     let protocols: Vec<&str> = match hello {
         Some(hello) => hello.alpn.iter().filter_map(|p| std::str::from_utf8(p).ok()).collect(),
         None => sniffed.into_iter().collect(),

@@ -67,13 +67,14 @@ pub async fn inspect(
     let mut found = Inspected::default();
     let read = read_until_sure(&mut tcp, wanted, &mut seen, &mut found);
     match timeout {
-        Some(timeout) => match tokio::time::timeout(timeout, read).await {
-            Ok(done) => done?,
-            Err(_) => {
+        Some(timeout) => {
+            if let Ok(done) = tokio::time::timeout(timeout, read).await {
+                done?;
+            } else {
                 found.incomplete = true;
                 found.timed_out = true;
             }
-        },
+        }
         None => read.await?,
     }
     Ok((Peeked::new(tcp, seen), found))

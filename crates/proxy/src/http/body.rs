@@ -27,6 +27,8 @@ pub(crate) struct ResponseBody {
     left: Option<u64>,
     /// Whether trailers are passed on.
     trailers: bool,
+    /// A frame was given and nothing asked for since.
+    unread: bool,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,7 @@ impl ResponseBody {
             timer: None,
             left: None,
             trailers: false,
+            unread: false,
         }
     }
 
@@ -67,6 +70,7 @@ impl ResponseBody {
         Self {
             left: body.size_hint().exact(),
             trailers,
+            unread: false,
             source: Source::Upstream(body),
             exchange,
             limits,
@@ -97,6 +101,15 @@ impl ResponseBody {
         }
     }
 
+    /// Tells the connection whether its client has something to take. A stream without an idle
+    /// limit may be taken as slowly as the client likes.
+    fn note_unread(&mut self, unread: bool) {
+        if unread != self.unread && self.limits.idle.is_some() {
+            self.unread = unread;
+            self.exchange.downstream.handle().unread(unread);
+        }
+    }
+
     fn timed_out(&mut self) {
         let late = self.limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let stats = &self.exchange.downstream.manager().stats;
@@ -121,6 +134,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let this = &mut *self;
+        this.note_unread(false);
         let upstream = match &mut this.source {
             Source::Local(body) => {
                 this.exchange.complete();
@@ -171,6 +185,8 @@ impl Body for ResponseBody {
                 }
                 if this.is_end_stream() {
                     this.exchange.complete();
+                } else {
+                    this.note_unread(true);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -194,6 +210,7 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        self.note_unread(false);
         // A body without frames is not polled, and an upgraded connection has none.
         if self.is_end_stream() {
             self.exchange.complete();

@@ -119,6 +119,7 @@ impl Downstream {
             match handle.reason() {
                 Reason::Drain => stats.downstream_cx_drain_close.inc(),
                 Reason::Idle => stats.downstream_cx_idle_timeout.inc(),
+                Reason::Stalled => stats.downstream_rq_idle_timeout.inc(),
                 Reason::MaxDuration => stats.downstream_cx_max_duration_reached.inc(),
             }
         }

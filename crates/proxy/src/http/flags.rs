@@ -1,6 +1,6 @@
 //! Response flags: why a response is what it is, in Envoy's letters.
 //!
-//! Source: Envoy, "Access logging: %RESPONSE_FLAGS%".
+//! Source: Envoy, "Access logging", operator `%RESPONSE_FLAGS%`.
 
 use std::fmt;
 

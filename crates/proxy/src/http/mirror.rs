@@ -16,7 +16,7 @@ use super::router::upstream_request;
 use super::upload::MirrorBody;
 
 /// A mirror without a route timeout is given up after this time.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// Sends a copy of `head` and, as it arrives, of the body.
 pub(crate) fn send(

@@ -114,7 +114,7 @@ pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming
             if exchange.logged() {
                 record_refused(&mut exchange, &mut parts);
             }
-            return Ok(refuse(exchange, refusal, &parts.method));
+            return Ok(refuse(exchange, &refusal, &parts.method));
         }
     };
     exchange.request_open |= head.upgrade.is_some();
@@ -189,7 +189,11 @@ fn redirect(status: StatusCode, location: &str) -> LocalReply {
     reply
 }
 
-fn refuse(mut exchange: Box<Exchange>, refusal: Refusal, method: &Method) -> http::Response<super::body::ResponseBody> {
+fn refuse(
+    mut exchange: Box<Exchange>,
+    refusal: &Refusal,
+    method: &Method,
+) -> http::Response<super::body::ResponseBody> {
     exchange.close |= refusal.close;
     if refusal.silent {
         exchange.silence();
@@ -218,7 +222,7 @@ fn record_refused(exchange: &mut Exchange, parts: &mut Parts) {
 
 /// The access log names the cluster even if no request was sent to it.
 fn note_cluster(exchange: &mut Exchange, picked: Option<&Picked<'_>>) {
-    let cluster = picked.and_then(|picked| exchange.manager().worker.clusters.get(&picked.name));
+    let cluster = picked.and_then(|picked| exchange.manager().worker.clusters.get(picked.name));
     if let Some(cluster) = cluster {
         let config = &cluster.config;
         exchange.upstream = Some(UpstreamInfo {
@@ -258,7 +262,7 @@ impl Found {
                 if let Some(refusal) = upgrade_refusal(&manager.config, forward, &head) {
                     manager.stats.downstream_rq_ws_on_non_ws_route.inc();
                     note_cluster(&mut exchange, picked.as_ref());
-                    return Ok(refuse(exchange, refusal, &head.method));
+                    return Ok(refuse(exchange, &refusal, &head.method));
                 }
                 let picked = picked.map(|picked| router::Choice::new(&picked, forward));
                 let target = router::Target {
@@ -300,7 +304,7 @@ impl Found {
         }
         let mut context = RequestContext {
             head: head.view(),
-            cluster: picked.map(|picked| &*picked.name),
+            cluster: picked.map(|picked| picked.name),
             overrides: [
                 picked.and_then(|picked| picked.weighted).map(|weighted| &weighted.overrides),
                 Some(&self.route.overrides),

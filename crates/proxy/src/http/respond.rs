@@ -65,7 +65,7 @@ pub(crate) fn local(
     finish_headers(&exchange, &mut parts.headers);
     let http2 = exchange.version == Version::HTTP_2;
     let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if !grpc && !bodiless && !(http2 && body.is_empty()) {
+    if !grpc && !bodiless && (!http2 || !body.is_empty()) {
         parts.headers.insert(CONTENT_LENGTH, headers::number(body.len() as u64));
     }
     name_status(&mut parts);

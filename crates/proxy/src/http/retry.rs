@@ -111,14 +111,13 @@ impl Retries {
         let wanted = match failure {
             Some(FailureKind::Overflow) => false,
             _ if on.has(any) => true,
-            None => false,
             Some(FailureKind::RemoteRefusedStream) => {
                 on.has(RetryOn::REFUSED_STREAM | RetryOn::RESET_BEFORE_REQUEST)
             }
             Some(kind) if kind.is_connect_failure() => {
                 on.has(RetryOn::CONNECT_FAILURE | RetryOn::RESET_BEFORE_REQUEST)
             }
-            Some(_) => false,
+            None | Some(_) => false,
         };
         self.decide(wanted)
     }

@@ -55,7 +55,7 @@ impl Choice {
             _ => None,
         };
         Self {
-            name: Box::from(&*picked.name),
+            name: Box::from(picked.name),
             weighted,
         }
     }
@@ -198,7 +198,7 @@ pub(crate) async fn forward(
     };
     match result {
         Ok((host, sent, response)) => {
-            routing.respond(exchange, &host, sent, response, on_upgrade)
+            Ok(routing.respond(exchange, &host, sent, response, on_upgrade))
         }
         Err(reply) => {
             exchange.request_open &= !routing.body.is_complete();
@@ -276,7 +276,7 @@ impl Routing {
             exchange.attempts += 1;
             let Some(host) = self.pick(exchange) else {
                 self.note_upstream(exchange, None);
-                return Err(self.no_host(exchange));
+                return Err(Self::no_host(exchange));
             };
             self.note_upstream(exchange, Some(&host));
             let sent = Instant::now();
@@ -455,7 +455,7 @@ impl Routing {
         reply
     }
 
-    fn no_host(&self, exchange: &mut Exchange) -> LocalReply {
+    fn no_host(exchange: &mut Exchange) -> LocalReply {
         if exchange.attempts > 1 {
             exchange.flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         }
@@ -481,6 +481,9 @@ impl Routing {
             Outcome::IdleTimeout => {
                 let mut reply = timeout("stream_idle_timeout", "SI");
                 reply.body = "stream timeout".into();
+                if !self.body.is_complete() {
+                    reply.status = StatusCode::REQUEST_TIMEOUT;
+                }
                 reply
             }
             Outcome::Failed(failure) => failed(exchange, failure),
@@ -497,7 +500,7 @@ impl Routing {
         sent: Instant,
         response: Response<UpstreamBody>,
         on_upgrade: Option<OnUpgrade>,
-    ) -> Answer {
+    ) -> Response<ResponseBody> {
         let (mut parts, body) = response.into_parts();
         let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
         parts.extensions.clear();
@@ -546,7 +549,7 @@ impl Routing {
         exchange.respond(parts.status, &parts.headers);
         if switching && let (Some(down), Some(up)) = (on_upgrade, upstream_upgrade) {
             let body = upgrade::tunnel(exchange, down, up, self.timeouts.idle);
-            return Ok(Response::from_parts(parts, body));
+            return Response::from_parts(parts, body);
         }
         let limits = Limits {
             deadline: self.body_deadline(&exchange),
@@ -554,7 +557,7 @@ impl Routing {
         };
         let trailers = trailers && Self::takes_trailers(&exchange);
         let body = ResponseBody::upstream(body, exchange, limits, trailers);
-        Ok(Response::from_parts(parts, body))
+        Response::from_parts(parts, body)
     }
 
     /// HTTP/1 carries trailers only if that is switched on.
@@ -632,13 +635,13 @@ struct AttemptLimits {
 impl AttemptLimits {
     /// The limit that comes first, and what it means when it passes.
     fn next(&self, body: &Outgoing) -> Option<(Instant, Outcome)> {
-        let (since_request, since_try) = match body {
+        let (since_request, since_try, since_move) = match body {
             Outgoing::Upload(upload) => match upload.completed_at() {
-                Some(at) => (at, at.max(self.now)),
+                Some(at) => (at, at.max(self.now), at.max(self.now)),
                 // Still being sent: looked at again when the limit would have passed.
-                None => (Instant::now(), Instant::now()),
+                None => (Instant::now(), Instant::now(), upload.moved_at()),
             },
-            Outgoing::None => (self.started, self.now),
+            Outgoing::None => (self.started, self.now, self.now),
         };
         let Timeouts {
             route,
@@ -649,7 +652,7 @@ impl AttemptLimits {
         let limits = [
             per_try.map(|limit| (since_try + limit, Outcome::PerTryTimeout)),
             route.map(|limit| (since_request + limit, Outcome::RouteTimeout)),
-            idle.map(|limit| (since_try + limit, Outcome::IdleTimeout)),
+            idle.map(|limit| (since_move + limit, Outcome::IdleTimeout)),
             max_stream.map(|limit| (self.started + limit, Outcome::MaxStreamDuration)),
         ];
         limits.into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -696,6 +699,7 @@ impl Timeouts {
 
 /// The limit that `grpc-timeout` and the route set together; the outer `None` when the route
 /// does not look at the header.
+#[expect(clippy::option_option, reason = "asked or not, and limited or not")]
 fn grpc_limit(forward: &Forward, headers: &HeaderMap) -> Option<Option<Duration>> {
     let newer = forward.max_stream_duration.as_ref();
     let newer = newer.and_then(|m| Some((m.grpc_timeout_header_max?, m.grpc_timeout_header_offset)));
@@ -706,7 +710,7 @@ fn grpc_limit(forward: &Forward, headers: &HeaderMap) -> Option<Option<Duration>
         return Some((!max.is_zero()).then_some(max));
     };
     let asked = match offset {
-        Some(offset) if offset < asked => asked - offset,
+        Some(offset) if offset < asked => asked.saturating_sub(offset),
         _ => asked,
     };
     Some(Some(if max.is_zero() { asked } else { asked.min(max) }))
@@ -824,7 +828,7 @@ mod tests {
         let read = |text: &'static str| parse_grpc_timeout(&HeaderValue::from_static(text));
         assert_eq!(read("2S"), Some(Duration::from_secs(2)));
         assert_eq!(read("100m"), Some(Duration::from_millis(100)));
-        assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(read("1H"), Some(Duration::from_hours(1)));
         for wrong in ["", "S", "1", "1x", "123456789S", "-1S"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }

@@ -36,6 +36,8 @@ struct Shared {
     malformed: bool,
     ended: bool,
     ended_at: Option<Instant>,
+    /// When the client last sent something.
+    moved_at: Instant,
     mirrors: Vec<Rc<MirrorQueue>>,
 }
 
@@ -114,6 +116,7 @@ impl Upload {
                 malformed: false,
                 ended: false,
                 ended_at: None,
+                moved_at: Instant::now(),
                 mirrors: Vec::new(),
             })),
             received,
@@ -128,6 +131,11 @@ impl Upload {
     /// Whether the client has sent all of it.
     pub(crate) fn complete(&self) -> bool {
         self.shared.borrow().ended
+    }
+
+    /// When the client last sent something.
+    pub(crate) fn moved_at(&self) -> Instant {
+        self.shared.borrow().moved_at
     }
 
     /// Whether what the client sent broke the rules of its protocol.
@@ -223,6 +231,7 @@ impl Body for Reader {
         };
         match frame.into_data() {
             Ok(data) => {
+                shared.moved_at = Instant::now();
                 let received = &this.upload.received;
                 received.set(received.get() + data.len() as u64);
                 shared.pass(&data);

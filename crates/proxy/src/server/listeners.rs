@@ -190,14 +190,13 @@ impl Listeners {
         {
             let same = old_chains.iter().flatten().find(|(before, _)| *before == wanted);
             let kept = same.and_then(|(_, before)| old?.spec.chains.get(&chain_key(before)));
-            let spec = match kept {
-                Some(kept) => Arc::clone(kept),
-                None => {
-                    next += 1;
-                    let spec = self.chain(next, chain, secrets);
-                    let place = format!("listener {}: filter_chains[{index}]", config.name);
-                    Arc::new(spec.map_err(|text| format!("{place}: {text}"))?)
-                }
+            let spec = if let Some(kept) = kept {
+                Arc::clone(kept)
+            } else {
+                next += 1;
+                let spec = self.chain(next, chain, secrets);
+                let place = format!("listener {}: filter_chains[{index}]", config.name);
+                Arc::new(spec.map_err(|text| format!("{place}: {text}"))?)
             };
             specs.insert(chain_key(chain), spec);
         }
@@ -503,7 +502,7 @@ fn needs(config: &weft_config::Listener) -> Needs {
     let mut needs = Needs::default();
     for chain in chains(config) {
         if let Some(tls) = &chain.tls {
-            needs.secrets.extend(tls.context.secret_names().map(|name| name.to_string()));
+            needs.secrets.extend(tls.context.secret_names().map(ToString::to_string));
         }
         for filter in &chain.filters {
             if let NetworkFilter::Http(http) = filter

@@ -339,7 +339,6 @@ impl Start {
     /// Ends when there may be a next step that no event of the control plane announces.
     async fn next(self, clusters: &ClusterStore) {
         match self {
-            Self::Answers | Self::Live => std::future::pending().await,
             Self::Clusters(deadline) => {
                 // Late or not, it goes on.
                 let _ = tokio::time::timeout_at(deadline, clusters.wait_ready()).await;
@@ -347,8 +346,8 @@ impl Start {
             Self::Listeners(deadline) if Instant::now() < deadline => {
                 tokio::time::sleep_until(deadline).await;
             }
-            // Only the control plane's answer is missing, which is an event.
-            Self::Listeners(_) => std::future::pending().await,
+            // What is missing, if anything, is an event of the control plane.
+            Self::Listeners(_) | Self::Answers | Self::Live => std::future::pending().await,
         }
     }
 }

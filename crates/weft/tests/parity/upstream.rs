@@ -1,6 +1,7 @@
 //! The upstreams: what they got, they say in the answer's body and remember; `x-do` tells them to
 //! be odd. Must never know which proxy asks.
 
+use std::fmt::Write as _;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -203,7 +204,7 @@ async fn answer_http1(
         "stall" => {
             let mut byte = [0];
             // Until the proxy has had enough.
-            stream.read(&mut byte).await?;
+            let _ended = stream.read(&mut byte).await?;
             Ok(false)
         }
         "chunked" | "trailers" => Ok(true),
@@ -226,12 +227,12 @@ async fn answer_plainly(
         .unwrap_or("Odd");
     let mut answer = format!("HTTP/1.1 {} {reason}\r\n", orders.status);
     for (name, value) in &orders.headers {
-        answer += &format!("{name}: {value}\r\n");
+        let _ = write!(answer, "{name}: {value}\r\n");
     }
     if orders.no_body {
         answer += "\r\n";
     } else {
-        answer += &format!("content-length: {}\r\n\r\n{text}", text.len());
+        let _ = write!(answer, "content-length: {}\r\n\r\n{text}", text.len());
     }
     stream.write_all(answer.as_bytes()).await?;
     Ok(true)
