@@ -12,11 +12,11 @@ use weft_config::access_log::LogSink;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
 use weft_config::tcp_proxy::TcpClusters;
 use weft_config::{AccessLog, RouteSource};
-use weft_net::BindOptions;
 use weft_proto::pb::envoy::config::listener::v3 as pb;
 use weft_upstream::{Secrets, server_spec};
 
 use super::leaving::clusters_of;
+use super::sockets::{Bound, Sockets, addresses, bind, bind_options, same_sockets};
 use super::workers::WorkerPool;
 use crate::access_log::{AccessLogFile, AccessLogs, Target};
 use crate::admin::{AdminState, Kind};
@@ -37,7 +37,7 @@ struct Entry {
     bound: Vec<SocketAddr>,
     /// While it warms: a socket an address for every worker, bound so that a taken address is
     /// known at once, but not listening. Empty when it binds no port or keeps its sockets.
-    sockets: Vec<Vec<std::net::TcpListener>>,
+    sockets: Sockets,
 }
 
 /// See the module.
@@ -485,11 +485,6 @@ pub(crate) struct Origin<'a> {
     pub(crate) dynamic: bool,
 }
 
-fn addresses(config: &weft_config::Listener) -> Vec<SocketAddr> {
-    let more = config.additional_addresses.iter().copied();
-    std::iter::once(config.address).chain(more).collect()
-}
-
 fn chains(config: &weft_config::Listener) -> impl Iterator<Item = &Arc<FilterChain>> {
     config.chains.chains.iter().chain(&config.chains.default)
 }
@@ -515,48 +510,8 @@ fn needs(config: &weft_config::Listener) -> Needs {
     needs
 }
 
-/// Whether a change can keep the sockets.
-fn same_sockets(old: &weft_config::Listener, new: &weft_config::Listener) -> bool {
-    addresses(old) == addresses(new)
-        && old.bind_to_port == new.bind_to_port
-        && old.reuse_port == new.reuse_port
-        && old.transparent == new.transparent
-        && old.freebind == new.freebind
-        && old.backlog == new.backlog
-        && old.tcp_keepalive == new.tcp_keepalive
-}
-
 fn replaced(old: &ListenerSpec, new: &ListenerSpec) -> Vec<u64> {
     let kept: BTreeSet<u64> = new.chains.values().map(|chain| chain.id).collect();
     let before = old.chains.values().map(|chain| chain.id);
     before.filter(|id| !kept.contains(id)).collect()
-}
-
-type Bound = (Vec<SocketAddr>, Vec<Vec<std::net::TcpListener>>);
-
-/// One socket an address and worker.
-fn bind(config: &weft_config::Listener, workers: usize) -> std::io::Result<Bound> {
-    let options = bind_options(config);
-    let mut bound = Vec::new();
-    let mut per_worker: Vec<Vec<std::net::TcpListener>> = Vec::new();
-    per_worker.resize_with(workers, Vec::new);
-    for address in addresses(config) {
-        let sockets = weft_net::bind(address, workers, &options)?;
-        if let Some(first) = sockets.first() {
-            bound.push(first.local_addr()?);
-        }
-        for (mine, socket) in per_worker.iter_mut().zip(sockets) {
-            mine.push(socket);
-        }
-    }
-    Ok((bound, per_worker))
-}
-
-fn bind_options(config: &weft_config::Listener) -> BindOptions {
-    BindOptions {
-        reuse_port: config.reuse_port,
-        backlog: config.backlog.unwrap_or(BindOptions::default().backlog),
-        transparent: config.transparent,
-        freebind: config.freebind,
-    }
 }

@@ -9,6 +9,7 @@ mod leaving;
 mod listeners;
 mod local_address;
 mod resources;
+mod sockets;
 mod workers;
 mod xds;
 
