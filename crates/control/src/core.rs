@@ -392,7 +392,9 @@ impl ViewSource for Core {
         };
         tracing::info!(node = connected.proxy.id, "proxy disconnected");
         // If it still refuses something, it says so again when it comes back.
-        self.refusals.lock().retain(|_, refused| refused.node != connected.proxy.id);
+        self.refusals
+            .lock()
+            .retain(|_, refused| refused.node != connected.proxy.id);
         let mut writer = self.writer.lock();
         let Some(published) = writer.published.get_mut(&connected.facts) else {
             return;
@@ -495,7 +497,14 @@ impl Core {
         drop(refusals);
         let objects = self.places(&from);
         let node = &connected.proxy.id;
-        tracing::warn!(node, ?type_url, ?names, error, ?objects, "refused by a proxy");
+        tracing::warn!(
+            node,
+            ?type_url,
+            ?names,
+            error,
+            ?objects,
+            "refused by a proxy"
+        );
     }
 
     /// Where these objects are written: `file:line: Kind/namespace/name`.

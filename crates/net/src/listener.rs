@@ -235,7 +235,10 @@ mod tests {
         let sockets = bind("127.0.0.1:0".parse().unwrap(), 2, &options).unwrap();
         let address = sockets[0].local_addr().unwrap();
         let early = TcpStream::connect(address).await;
-        assert!(early.is_err(), "a socket that does not listen took a connection");
+        assert!(
+            early.is_err(),
+            "a socket that does not listen took a connection"
+        );
         for socket in &sockets {
             listen(socket, &options).unwrap();
         }

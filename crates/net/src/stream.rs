@@ -21,6 +21,10 @@ pub trait Meter: Send + Sync {
     fn received(&self, bytes: u64);
     /// `bytes` were written to the peer.
     fn sent(&self, bytes: u64);
+    /// Whether anybody still wants what the peer sends; if not, reading fails.
+    fn may_read(&self) -> bool {
+        true
+    }
 }
 
 /// A TCP connection of which a prefix was already read, by an inspector; the prefix is read
@@ -113,7 +117,13 @@ impl AsyncWrite for Peeked {
 pub struct Stream {
     io: Io,
     meter: Option<Arc<dyn Meter>>,
+    /// Reads since the last that had to wait.
+    burst: u8,
 }
+
+/// A connection whose peer sends faster than it can be served lets others have their turn after
+/// so many reads.
+const LONGEST_BURST: u8 = 8;
 
 enum Io {
     Plain(Peeked),
@@ -161,7 +171,11 @@ impl Stream {
     }
 
     fn new(io: Io) -> Self {
-        Self { io, meter: None }
+        Self {
+            io,
+            meter: None,
+            burst: 0,
+        }
     }
 
     /// From now on `meter` hears of every byte.
@@ -264,8 +278,17 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.meter.as_ref().is_some_and(|meter| !meter.may_read()) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if self.burst >= LONGEST_BURST {
+            self.burst = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = each!(&mut self.io, io => Pin::new(io).poll_read(cx, buf));
+        self.burst = if read.is_ready() { self.burst + 1 } else { 0 };
         self.count_received(buf.filled().len().saturating_sub(before));
         read
     }

@@ -92,7 +92,11 @@ impl Chain {
             Network::Http(manager) => {
                 let common = &manager.config.common;
                 let handle = registered.handle();
-                handle.bind(self.spec.id, common.idle_timeout, common.max_connection_duration);
+                handle.bind(
+                    self.spec.id,
+                    common.idle_timeout,
+                    common.max_connection_duration,
+                );
                 handle.limit_stall(manager.config.stream_idle_timeout);
             }
             Network::Tcp(_) | Network::Nothing => {
@@ -102,13 +106,22 @@ impl Chain {
         match (&self.network, &self.spec.tls) {
             (Network::Nothing, _) => {}
             (Network::Tcp(manager), None) => {
-                manager.serve(Stream::plain(io), (peer, local), &registered).await;
+                manager
+                    .serve(Stream::plain(io), (peer, local), &registered)
+                    .await;
             }
             (Network::Http(manager), None) => {
                 let Some((io, sniffed)) = sniff(manager, io, inspected, &registered).await else {
                     return;
                 };
-                http(manager, Stream::plain(io), sniffed, (peer, local), registered).await;
+                http(
+                    manager,
+                    Stream::plain(io),
+                    sniffed,
+                    (peer, local),
+                    registered,
+                )
+                .await;
             }
             (network, Some(slot)) => {
                 let stream = self.handshake(io, slot, &listener_stats, &registered).await;
@@ -126,7 +139,11 @@ impl Chain {
     }
 
     fn requires_sni(&self) -> bool {
-        self.spec.config.tls.as_ref().is_some_and(|tls| tls.require_sni)
+        self.spec
+            .config
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.require_sni)
     }
 
     async fn handshake(
@@ -179,7 +196,10 @@ async fn sniff(
         return Some((io, inspected.http));
     }
     let (tcp, _) = io.into_parts();
-    let wanted = Wanted { tls: false, http: true };
+    let wanted = Wanted {
+        tls: false,
+        http: true,
+    };
     let (io, found) = tokio::select! {
         looked = inspect(tcp, wanted, None) => looked.ok()?,
         () = registered.handle().closing() => return None,

@@ -7,6 +7,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,8 @@ pub(crate) enum Reason {
     MaxDuration,
     /// The client takes nothing of an answer for the stream idle timeout.
     Stalled,
+    /// The head of a request took longer than allowed.
+    SlowHead,
 }
 
 /// How long an idle client may take to say goodbye.
@@ -56,6 +60,11 @@ pub(crate) struct Handle {
     moved: Cell<bool>,
     moved_at: Cell<Instant>,
     stream_idle: Cell<Option<Duration>>,
+    /// When the first byte of a head came that is not complete yet.
+    head_since: Cell<Option<Instant>>,
+    head_timeout: Cell<Option<Duration>>,
+    /// Set by the connection's stream, which hyper wants to be `Send`.
+    received: RefCell<Option<Arc<AtomicBool>>>,
     chain: Cell<u64>,
 }
 
@@ -74,6 +83,9 @@ impl Handle {
             moved: Cell::new(false),
             moved_at: Cell::new(now),
             stream_idle: Cell::new(None),
+            head_since: Cell::new(None),
+            head_timeout: Cell::new(None),
+            received: RefCell::new(None),
             chain: Cell::new(0),
         }
     }
@@ -105,11 +117,45 @@ impl Handle {
         self.stream_idle.set(limit);
     }
 
+    /// The head of a request has to be there this long after its first byte (an idle client has
+    /// begun none). Gives what the stream sets when bytes come, if there is a limit.
+    pub(crate) fn limit_head(&self, limit: Option<Duration>) -> Option<Arc<AtomicBool>> {
+        self.head_timeout.set(limit);
+        *self.received.borrow_mut() = limit.map(|_| Arc::default());
+        self.received.borrow().clone()
+    }
+
+    fn forget_received(&self) {
+        self.head_since.set(None);
+        if let Some(received) = &*self.received.borrow() {
+            received.store(false, Relaxed);
+        }
+    }
+
+    fn check_head(&self, now: Instant) -> bool {
+        let received = self.received.borrow();
+        let begun = received
+            .as_ref()
+            .is_some_and(|received| received.load(Relaxed));
+        if !begun || self.in_flight.get() > 0 {
+            return false;
+        }
+        let since = self.head_since.get().unwrap_or(now);
+        self.head_since.set(Some(since));
+        self.head_timeout
+            .get()
+            .is_some_and(|limit| now.duration_since(since) >= limit)
+    }
+
     /// A part of an answer was given to the connection (`true`), or more was asked for.
     pub(crate) fn unread(&self, given: bool) {
         self.moved.set(true);
         let unread = self.unread.get();
-        self.unread.set(if given { unread + 1 } else { unread.saturating_sub(1) });
+        self.unread.set(if given {
+            unread + 1
+        } else {
+            unread.saturating_sub(1)
+        });
     }
 
     /// The task that is to be woken when the phase changes.
@@ -135,11 +181,13 @@ impl Handle {
 
     /// A request begins.
     pub(crate) fn begin(&self) {
+        self.forget_received();
         self.in_flight.set(self.in_flight.get().saturating_add(1));
     }
 
     /// A request has ended, at `now`.
     pub(crate) fn end(&self, now: Instant) {
+        self.forget_received();
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         self.idle_since.set(now);
     }
@@ -169,9 +217,14 @@ impl Handle {
         }
         let idle_since = self.idle_since.get();
         let over = self.idle_timeout.get().map(|limit| limit + GOODBYE);
-        if self.phase.get() == Phase::Finishing && self.in_flight.get() == 0 && old(over, idle_since) {
+        if self.phase.get() == Phase::Finishing
+            && self.in_flight.get() == 0
+            && old(over, idle_since)
+        {
             // A client that answers no GOAWAY is told nothing more.
             self.advance(Phase::Closing, Reason::Idle);
+        } else if self.check_head(now) {
+            self.advance(Phase::Closing, Reason::SlowHead);
         } else if old(self.stream_idle.get(), self.moved_at.get()) {
             self.advance(Phase::Closing, Reason::Stalled);
         } else if self.in_flight.get() == 0 && old(self.idle_timeout.get(), self.idle_since.get()) {
@@ -231,7 +284,8 @@ impl Connections {
     /// How many there are, of all or of some filter chains.
     pub(crate) fn count(&self, chains: Option<&[u64]>) -> usize {
         let open = self.open.borrow();
-        let wanted = |handle: &&Rc<Handle>| chains.is_none_or(|ids| ids.contains(&handle.chain.get()));
+        let wanted =
+            |handle: &&Rc<Handle>| chains.is_none_or(|ids| ids.contains(&handle.chain.get()));
         open.values().filter(wanted).count()
     }
 
@@ -272,7 +326,65 @@ mod tests {
         connections.sweep(later);
         assert_eq!(handle.phase(), Phase::Serving);
         connections.sweep(later + Duration::from_secs(1));
-        assert_eq!((handle.phase(), handle.reason()), (Phase::Finishing, Reason::Idle));
+        assert_eq!(
+            (handle.phase(), handle.reason()),
+            (Phase::Finishing, Reason::Idle)
+        );
+        connections.sweep(later + Duration::from_secs(1) + GOODBYE);
+        assert_eq!(handle.phase(), Phase::Closing);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_closed_but_not_one_that_is_slow() {
+        let connections = Rc::new(Connections::default());
+        let registered = connections.open();
+        let handle = registered.handle();
+        handle.limit_stall(Some(Duration::from_secs(5)));
+        handle.begin();
+        handle.unread(true);
+        let mut now = handle.opened();
+        for _ in 0..4 {
+            now += Duration::from_secs(4);
+            connections.sweep(now);
+            assert_eq!(handle.phase(), Phase::Serving);
+            handle.unread(false);
+            handle.unread(true);
+        }
+        connections.sweep(now);
+        connections.sweep(now + Duration::from_secs(5));
+        assert_eq!(
+            (handle.phase(), handle.reason()),
+            (Phase::Closing, Reason::Stalled)
+        );
+    }
+
+    #[test]
+    fn a_head_has_its_time_from_its_first_byte() {
+        let connections = Rc::new(Connections::default());
+        let registered = connections.open();
+        let handle = registered.handle();
+        let received = handle.limit_head(Some(Duration::from_secs(1))).unwrap();
+        let mut now = handle.opened() + Duration::from_secs(60);
+        connections.sweep(now);
+        assert_eq!(
+            handle.phase(),
+            Phase::Serving,
+            "an idle client has begun nothing"
+        );
+        received.store(true, Relaxed);
+        connections.sweep(now);
+        handle.begin();
+        handle.end(now);
+        now += Duration::from_secs(60);
+        connections.sweep(now);
+        assert_eq!(handle.phase(), Phase::Serving, "the head was there in time");
+        received.store(true, Relaxed);
+        connections.sweep(now);
+        connections.sweep(now + Duration::from_secs(1));
+        assert_eq!(
+            (handle.phase(), handle.reason()),
+            (Phase::Closing, Reason::SlowHead)
+        );
     }
 
     #[test]

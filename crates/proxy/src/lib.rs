@@ -15,7 +15,6 @@ mod stats;
 mod tcp;
 mod worker;
 
-
 pub mod access_log;
 pub mod admin;
 

@@ -83,7 +83,11 @@ impl Listener {
         let kept: HashSet<u64> = spec.chains.values().map(|chain| chain.id).collect();
         *self.spec.borrow_mut() = spec;
         let mut chains = self.chains.borrow_mut();
-        let gone: Vec<u64> = chains.keys().copied().filter(|id| !kept.contains(id)).collect();
+        let gone: Vec<u64> = chains
+            .keys()
+            .copied()
+            .filter(|id| !kept.contains(id))
+            .collect();
         for id in &gone {
             chains.remove(id);
         }
@@ -104,7 +108,11 @@ impl Listener {
     }
 
     /// Accepts connections of one socket until the listener stops.
-    pub(crate) async fn accept_loop(self: Rc<Self>, socket: std::net::TcpListener, worker: Rc<Worker>) {
+    pub(crate) async fn accept_loop(
+        self: Rc<Self>,
+        socket: std::net::TcpListener,
+        worker: Rc<Worker>,
+    ) {
         let keepalive = self.spec.borrow().config.tcp_keepalive.map(keepalive);
         let acceptor = match Acceptor::new(socket, keepalive) {
             Ok(acceptor) => acceptor,
@@ -145,11 +153,17 @@ impl Listener {
         }
         stats.downstream_cx_active.dec();
         stats.downstream_cx_destroy.inc();
-        stats.downstream_cx_length_ms.record(opened.elapsed().as_millis() as u64);
+        stats
+            .downstream_cx_length_ms
+            .record(opened.elapsed().as_millis() as u64);
     }
 
     /// The address the client wanted, and the listener that is responsible for it.
-    fn destination(self: &Rc<Self>, tcp: &TcpStream, worker: &Worker) -> Option<(Rc<Self>, SocketAddr)> {
+    fn destination(
+        self: &Rc<Self>,
+        tcp: &TcpStream,
+        worker: &Worker,
+    ) -> Option<(Rc<Self>, SocketAddr)> {
         let local = tcp.local_addr().ok()?;
         let spec = self.spec();
         let filter = spec.config.filters.original_dst.as_ref();
@@ -158,7 +172,11 @@ impl Listener {
         }
         // A connection that was not redirected has no other destination than ours.
         let wanted = weft_net::original_dst(tcp).unwrap_or(local);
-        let other = spec.config.use_original_dst.then(|| worker.listener_for(wanted)).flatten();
+        let other = spec
+            .config
+            .use_original_dst
+            .then(|| worker.listener_for(wanted))
+            .flatten();
         Some((other.unwrap_or_else(|| Rc::clone(self)), wanted))
     }
 
@@ -172,7 +190,8 @@ impl Listener {
         worker: &Rc<Worker>,
     ) {
         let spec = self.spec();
-        let Some((io, inspected)) = self.listener_filters(tcp, local, &spec, &registered).await else {
+        let Some((io, inspected)) = self.listener_filters(tcp, local, &spec, &registered).await
+        else {
             return;
         };
         // What counts is the configuration of now: a chain that went while the client was being
@@ -216,7 +235,9 @@ impl Listener {
     ) -> Option<(Peeked, Inspected)> {
         let filters = &spec.config.filters;
         let runs = |filter: &Option<weft_config::listener::FilterDisabled>| {
-            filter.as_ref().is_some_and(|filter| !filter.disabled_for(local.port()))
+            filter
+                .as_ref()
+                .is_some_and(|filter| !filter.disabled_for(local.port()))
         };
         let wanted = Wanted {
             tls: runs(&filters.tls_inspector),
@@ -267,14 +288,20 @@ fn find_chain<'s>(
     let hello = inspected.hello.as_ref();
     let sniffed = inspected.http.map(HttpVersion::application_protocol);
     let protocols: Vec<&str> = match hello {
-        Some(hello) => hello.alpn.iter().filter_map(|p| std::str::from_utf8(p).ok()).collect(),
+        Some(hello) => hello
+            .alpn
+            .iter()
+            .filter_map(|p| std::str::from_utf8(p).ok())
+            .collect(),
         None => sniffed.into_iter().collect(),
     };
     spec.config.chains.find(&ConnectionInfo {
         destination: local,
         source: peer,
         direct_source: peer.ip(),
-        server_name: hello.and_then(|hello| hello.server_name.as_deref()).unwrap_or_default(),
+        server_name: hello
+            .and_then(|hello| hello.server_name.as_deref())
+            .unwrap_or_default(),
         transport_protocol: if hello.is_some() { "tls" } else { "raw_buffer" },
         application_protocols: &protocols,
     })
@@ -285,7 +312,8 @@ impl Worker {
     pub(crate) fn drain_chains(&self, chains: &[u64]) {
         if !chains.is_empty() {
             let draining = |chain| chains.contains(&chain);
-            self.connections.advance(Phase::Draining, Reason::Drain, draining);
+            self.connections
+                .advance(Phase::Draining, Reason::Drain, draining);
         }
     }
 }

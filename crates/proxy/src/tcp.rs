@@ -10,10 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 use weft_config::TcpProxy;
 use weft_config::format::{Field, FormatSource, Pseudo, Value};
+use weft_config::route::Priority;
 use weft_core::metrics::Scope;
 use weft_net::copy::{Copied, CopyEnd, CopyOptions};
 use weft_net::{Stream, copy_bidirectional};
-use weft_config::route::Priority;
 use weft_upstream::{Cluster, FailureKind, PickContext};
 
 use crate::access_log::AccessLogFile;
@@ -97,8 +97,12 @@ impl TcpManager {
             };
             self.count_end(end.as_ref(), &mut session.flags);
         }
-        self.stats.downstream_cx_rx_bytes_total.add(session.copied.a_to_b.get());
-        self.stats.downstream_cx_tx_bytes_total.add(session.copied.b_to_a.get());
+        self.stats
+            .downstream_cx_rx_bytes_total
+            .add(session.copied.a_to_b.get());
+        self.stats
+            .downstream_cx_tx_bytes_total
+            .add(session.copied.b_to_a.get());
         self.stats.downstream_cx_active.dec();
         self.log(&session);
     }
@@ -125,7 +129,8 @@ impl TcpManager {
             return None;
         };
         let hash = self.config.hash_source_ip;
-        let hash = hash.then(|| xxhash_rust::xxh3::xxh3_64(session.peer.ip().to_string().as_bytes()));
+        let hash =
+            hash.then(|| xxhash_rust::xxh3::xxh3_64(session.peer.ip().to_string().as_bytes()));
         for attempt in 1..=self.config.max_connect_attempts.max(1) {
             let pick = PickContext {
                 hash,
@@ -147,7 +152,9 @@ impl TcpManager {
                         return None;
                     }
                     if last {
-                        session.flags.add(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                        session
+                            .flags
+                            .add(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
                     }
                 }
             }

@@ -140,7 +140,8 @@ impl Worker {
             self.retire(&old);
         }
         let stats = Arc::new(ListenerStats::default());
-        self.registry.register(Scope::listener(spec.stat_name()), &stats);
+        self.registry
+            .register(Scope::listener(spec.stat_name()), &stats);
         let listener = Listener::new(spec, stats);
         for socket in sockets {
             let accept = Rc::clone(&listener).accept_loop(socket, Rc::clone(self));
@@ -164,7 +165,11 @@ impl Worker {
     }
 
     fn close(&self, chains: Option<&[u64]>, now: bool) {
-        let phase = if now { Phase::Closing } else { Phase::Finishing };
+        let phase = if now {
+            Phase::Closing
+        } else {
+            Phase::Finishing
+        };
         self.connections.advance(phase, Reason::Drain, |chain| {
             chains.is_none_or(|chains| chains.contains(&chain))
         });
@@ -173,7 +178,11 @@ impl Worker {
     /// Carries one order out; `false` ends the worker.
     fn obey(self: &Rc<Self>, command: Command) -> bool {
         match command {
-            Command::Listener { spec, in_place, sockets } => {
+            Command::Listener {
+                spec,
+                in_place,
+                sockets,
+            } => {
                 self.set_listener(spec, in_place, sockets);
             }
             Command::RemoveListener(name) => {
@@ -194,11 +203,7 @@ impl Worker {
 }
 
 /// The worker's life.
-pub(crate) async fn run(
-    common: Common,
-    id: usize,
-    mut commands: mpsc::Receiver<Command>,
-) {
+pub(crate) async fn run(common: Common, id: usize, mut commands: mpsc::Receiver<Command>) {
     let clusters = ClusterManager::new(&common.clusters, id);
     let follow = tokio::task::spawn_local(Rc::clone(&clusters).follow());
     let worker = Worker::new(common, clusters);

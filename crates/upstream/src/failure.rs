@@ -55,7 +55,11 @@ impl FailureKind {
         let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
         match io.map(std::io::Error::kind) {
             // The peer closed before the announced end, or the chunks are no chunks.
-            Some(std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => Self::ProtocolError,
+            Some(
+                std::io::ErrorKind::UnexpectedEof
+                | std::io::ErrorKind::InvalidInput
+                | std::io::ErrorKind::InvalidData,
+            ) => Self::ProtocolError,
             _ => Self::ConnectionTermination,
         }
     }

@@ -62,6 +62,8 @@ pub(crate) struct Lease {
     active: Active,
     /// Taken when the lease ends in order; what is left is closed by dropping it.
     carrier: Option<Carrier>,
+    /// The response's head is there.
+    answered: bool,
 }
 
 impl Lease {
@@ -69,7 +71,13 @@ impl Lease {
         Self {
             active,
             carrier: Some(carrier),
+            answered: false,
         }
+    }
+
+    /// The response's head is there.
+    pub(crate) fn answered(&mut self) {
+        self.answered = true;
     }
 
     /// The response is complete: the connection can be used again.
@@ -99,6 +107,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let Some(Carrier::Http1(connection, _)) = &self.carrier
+            && !self.answered
+        {
+            connection.give_up();
+        }
         if self.carrier.is_some() {
             // Given up on this side, before the response was complete.
             self.active.cluster.stats.upstream_rq_tx_reset.inc();

@@ -229,9 +229,10 @@ impl Cluster {
 
 fn with_lease(
     response: Response<hyper::body::Incoming>,
-    lease: Lease,
+    mut lease: Lease,
     connect: bool,
 ) -> Response<ResponseBody> {
+    lease.answered();
     let status = response.status();
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
     response.map(|incoming| {
@@ -254,7 +255,9 @@ fn fit_http1(request: &mut Request<RequestBody>, connect: bool) {
     let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(UPGRADE);
     if !bodiless && !framed && matches!(request.body(), RequestBody::Empty) {
         // The server need not know that this method has no body.
-        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        request
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let Some(authority) = request.uri().authority() else {
         return;

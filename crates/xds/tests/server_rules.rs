@@ -330,7 +330,10 @@ fn routes_wait_until_the_endpoints_of_new_clusters_are_sent() {
     let sent = server.publish(sets(&["a=1", "b=1"], &["a=2", "b=1"], "r=b"));
     assert_eq!(deltas(&sent), ["CDS[b=1]", "EDS[a=2]"]);
     assert!(server.take(delta(&EDS, &["b"])).is_empty());
-    assert!(server.take(delta_ack(&sent[0])).is_empty(), "routes overtake endpoints");
+    assert!(
+        server.take(delta_ack(&sent[0])).is_empty(),
+        "routes overtake endpoints"
+    );
     let rest = server.take(delta_ack(&sent[1]));
     assert_eq!(deltas(&rest), ["EDS[b=1]", "RDS[r=b]"]);
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::http::{UpstreamHttp, UpstreamProtocol};
 use crate::extension::{decode, type_name};
-use crate::http_options::{CommonHttpOptions, Http1Options};
 use crate::http_options::convert::{common as any_common, http1 as any_http1, http2};
+use crate::http_options::{CommonHttpOptions, Http1Options};
 use crate::pass::{IsSet as _, Pass};
 use crate::pb;
 use pb::config::cluster::v3 as cluster;
@@ -30,7 +30,11 @@ fn common(p: &mut Pass<'_>, message: &pb::core::HttpProtocolOptions) -> Option<C
 }
 
 fn http1(p: &mut Pass<'_>, message: &pb::core::Http1ProtocolOptions) -> Option<Http1Options> {
-    p.ignore("cluster.Http1ProtocolOptions", "enable_trailers", message.enable_trailers);
+    p.ignore(
+        "cluster.Http1ProtocolOptions",
+        "enable_trailers",
+        message.enable_trailers,
+    );
     any_http1(p, message)
 }
 

@@ -96,7 +96,12 @@ pub(crate) fn http_manager(
     unsupported!(p; original_ip_detection_extensions, early_header_mutation_extensions,
         forward_client_cert_matcher, path_normalization_options, proxy_status_config,
         forward_proto_config, always_set_request_id_in_response);
-    p.unsupported("request_timeout", request_timeout.as_ref().is_some_and(|time| time.seconds != 0 || time.nanos != 0));
+    p.unsupported(
+        "request_timeout",
+        request_timeout
+            .as_ref()
+            .is_some_and(|time| time.seconds != 0 || time.nanos != 0),
+    );
     p.unsupported(
         "scheme_header_transformation",
         scheme_header_transformation

@@ -106,7 +106,11 @@ impl HeaderMatch {
         // Turned round, no value may match.
         values.fold(first, |decided, value| {
             let next = self.decide(Some(value.as_bytes()));
-            if self.invert { decided && next } else { decided || next }
+            if self.invert {
+                decided && next
+            } else {
+                decided || next
+            }
         })
     }
 
@@ -114,9 +118,10 @@ impl HeaderMatch {
     pub fn matches_source(&self, source: &dyn FormatSource) -> bool {
         match &self.key {
             HeaderKey::Pseudo(pseudo) => self.decide(source.pseudo(*pseudo).map(str::as_bytes)),
-            HeaderKey::Name(name) => {
-                source.request_headers().map_or_else(|| self.decide(None), |headers| self.decide_any(headers, name))
-            }
+            HeaderKey::Name(name) => source.request_headers().map_or_else(
+                || self.decide(None),
+                |headers| self.decide_any(headers, name),
+            ),
         }
     }
 

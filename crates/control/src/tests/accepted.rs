@@ -34,7 +34,12 @@ fn check(mesh: &str, proxies: &[Proxy]) {
     let mut mesh = Mesh::new(mesh);
     for proxy in proxies {
         let config = mesh.config(proxy);
-        let kinds = [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE];
+        let kinds = [
+            TypeUrl::CLUSTER,
+            TypeUrl::ENDPOINT,
+            TypeUrl::LISTENER,
+            TypeUrl::ROUTE,
+        ];
         for kind in kinds {
             let set = config.0.get(&kind).expect("a set of the type");
             let refused: Vec<String> = set.iter().filter_map(|one| refusal(&kind, one)).collect();

@@ -83,11 +83,11 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         "/drain_listeners",
         "drain listeners",
         &[
-            ("graceful", "Taken without effect: connections drain, listeners stop at once"),
             (
-                "skip_exit",
-                "Taken without effect: listeners stop, too",
+                "graceful",
+                "Taken without effect: connections drain, listeners stop at once",
             ),
+            ("skip_exit", "Taken without effect: listeners stop, too"),
             (
                 "inboundonly",
                 "Only listeners with traffic direction INBOUND",

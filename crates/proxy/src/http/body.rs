@@ -67,7 +67,7 @@ impl ResponseBody {
         limits: Limits,
         trailers: bool,
     ) -> Self {
-        Self {
+        let mut this = Self {
             left: body.size_hint().exact(),
             trailers,
             unread: false,
@@ -75,7 +75,11 @@ impl ResponseBody {
             exchange,
             limits,
             timer: None,
-        }
+        };
+        // An HTTP/2 client without a window never lets the body be asked for anything.
+        let empty = this.is_end_stream();
+        this.note_unread(!empty);
+        this
     }
 
     /// The time at which the wait for the next frame is over.
@@ -111,10 +115,15 @@ impl ResponseBody {
     }
 
     fn timed_out(&mut self) {
-        let late = self.limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let late = self
+            .limits
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline);
         let stats = &self.exchange.downstream.manager().stats;
         if late {
-            self.exchange.flags.add(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+            self.exchange
+                .flags
+                .add(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
             self.exchange.details = "response_timeout".into();
         } else {
             stats.downstream_rq_idle_timeout.inc();

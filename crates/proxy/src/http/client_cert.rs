@@ -59,7 +59,11 @@ impl ClientCert {
     }
 }
 
-fn describe(leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>], details: ClientCertDetails) -> String {
+fn describe(
+    leaf: &CertificateDer<'_>,
+    chain: &[CertificateDer<'_>],
+    details: ClientCertDetails,
+) -> String {
     let mut parts = Vec::new();
     if let Some(hash) = sha256(leaf) {
         parts.push(format!("Hash={hash}"));
@@ -107,7 +111,10 @@ fn url_encoded_pem(certificates: &[&CertificateDer<'_>]) -> String {
         text.push_str("-----BEGIN%20CERTIFICATE-----%0A");
         let mut column = 0;
         for group in certificate.chunks(3) {
-            let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+            let bits = group
+                .iter()
+                .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+                << (8 * (3 - group.len()));
             for place in 0..4 {
                 let digit = (bits >> (18 - 6 * place)) & 0x3f;
                 match ALPHABET.get(digit as usize) {
@@ -140,8 +147,15 @@ fn der(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         (usize::from(*first), rest)
     } else {
         let size = usize::from(*first & 0x7f);
-        let (length, rest) = rest.split_at_checked(size).filter(|_| (1..=4).contains(&size))?;
-        (length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
+        let (length, rest) = rest
+            .split_at_checked(size)
+            .filter(|_| (1..=4).contains(&size))?;
+        (
+            length
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+            rest,
+        )
     };
     let (content, rest) = rest.split_at_checked(length)?;
     Some((*tag, content, rest))
@@ -245,12 +259,17 @@ mod tests {
     fn after(cert: &ClientCert, rule: ForwardClientCert) -> Option<String> {
         let mut headers = with("By=old");
         cert.apply(rule, &mut headers);
-        headers.get(XFCC).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        headers
+            .get(XFCC)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
     }
 
     #[test]
     fn only_a_client_with_a_certificate_may_bring_the_header() {
-        use ForwardClientCert::{AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet};
+        use ForwardClientCert::{
+            AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet,
+        };
         let none = ClientCert::default();
         for rule in [Sanitize, ForwardOnly, AppendForward, SanitizeSet] {
             assert_eq!(after(&none, rule), None, "{rule:?}");
@@ -262,8 +281,14 @@ mod tests {
         };
         assert_eq!(after(&shown(None), Sanitize), None);
         assert_eq!(after(&shown(None), ForwardOnly).as_deref(), Some("By=old"));
-        assert_eq!(after(&shown(Some("Hash=1")), AppendForward).as_deref(), Some("By=old,Hash=1"));
-        assert_eq!(after(&shown(Some("Hash=1")), SanitizeSet).as_deref(), Some("Hash=1"));
+        assert_eq!(
+            after(&shown(Some("Hash=1")), AppendForward).as_deref(),
+            Some("By=old,Hash=1")
+        );
+        assert_eq!(
+            after(&shown(Some("Hash=1")), SanitizeSet).as_deref(),
+            Some("Hash=1")
+        );
     }
 
     #[test]
@@ -281,9 +306,19 @@ mod tests {
         };
         let empty = || wrap(0x30, &[]);
         let name = wrap(0x30, &[rdn(10, "Acme, Inc"), rdn(3, "web")]);
-        let tbs = [wrap(0xa0, &[]), wrap(2, &[vec![1]]), empty(), empty(), empty(), name];
+        let tbs = [
+            wrap(0xa0, &[]),
+            wrap(2, &[vec![1]]),
+            empty(),
+            empty(),
+            empty(),
+            name,
+        ];
         let certificate = wrap(0x30, &[wrap(0x30, &tbs)]);
-        assert_eq!(subject(&certificate).as_deref(), Some("CN=web,O=Acme\\, Inc"));
+        assert_eq!(
+            subject(&certificate).as_deref(),
+            Some("CN=web,O=Acme\\, Inc")
+        );
         for cut in 0..certificate.len() {
             assert_eq!(subject(&certificate[..cut]), None);
         }

@@ -119,6 +119,7 @@ impl Downstream {
             match handle.reason() {
                 Reason::Drain => stats.downstream_cx_drain_close.inc(),
                 Reason::Idle => stats.downstream_cx_idle_timeout.inc(),
+                Reason::SlowHead => stats.downstream_rq_header_timeout.inc(),
                 Reason::Stalled => stats.downstream_rq_idle_timeout.inc(),
                 Reason::MaxDuration => stats.downstream_cx_max_duration_reached.inc(),
             }
@@ -171,7 +172,9 @@ impl Drop for Downstream {
             stats.downstream_cx_http1_active.dec();
         }
         let length = self.handle().opened().elapsed();
-        stats.downstream_cx_length_ms.record(length.as_millis() as u64);
+        stats
+            .downstream_cx_length_ms
+            .record(length.as_millis() as u64);
     }
 }
 
@@ -381,7 +384,8 @@ impl Exchange {
         if !self.complete {
             // The client went away, or we or the upstream cut the response off.
             if self.flags == ResponseFlags::default() {
-                self.flags.add(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                self.flags
+                    .add(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
                 stats.downstream_rq_rx_reset.inc();
                 self.details = "downstream_remote_disconnect".into();
             } else {
@@ -495,11 +499,17 @@ impl FormatSource for LogView<'_> {
     }
 
     fn request_headers(&self) -> Option<&HeaderMap> {
-        self.exchange.record.as_deref().map(|record| &record.request)
+        self.exchange
+            .record
+            .as_deref()
+            .map(|record| &record.request)
     }
 
     fn response_headers(&self) -> Option<&HeaderMap> {
-        self.exchange.record.as_deref().map(|record| &record.response)
+        self.exchange
+            .record
+            .as_deref()
+            .map(|record| &record.response)
     }
 
     fn response_trailers(&self) -> Option<&HeaderMap> {
@@ -525,7 +535,11 @@ impl FormatSource for LogView<'_> {
             Field::ResponseFlags => Value::text(Some(&self.flags)),
             Field::ResponseFlagsLong => {
                 let long = exchange.flags.long();
-                if long.is_empty() { Value::Absent } else { Value::Text(Cow::Owned(long)) }
+                if long.is_empty() {
+                    Value::Absent
+                } else {
+                    Value::Text(Cow::Owned(long))
+                }
             }
             Field::BytesReceived => {
                 Value::Number(exchange.received.as_ref().map_or(0, |bytes| bytes.get()))
@@ -552,10 +566,12 @@ impl FormatSource for LogView<'_> {
                 let id = headers.and_then(|headers| headers.get(X_REQUEST_ID));
                 Value::text(id.and_then(|id| id.to_str().ok()))
             }
-            Field::GrpcStatusNumber => {
-                exchange.grpc_status.map_or(Value::Absent, |s| Value::Number(u64::from(s)))
+            Field::GrpcStatusNumber => exchange
+                .grpc_status
+                .map_or(Value::Absent, |s| Value::Number(u64::from(s))),
+            Field::GrpcStatus => {
+                Value::text(exchange.grpc_status.and_then(|s| grpc_name(s).map(|n| n.0)))
             }
-            Field::GrpcStatus => Value::text(exchange.grpc_status.and_then(|s| grpc_name(s).map(|n| n.0))),
             Field::GrpcStatusSnake => {
                 Value::text(exchange.grpc_status.and_then(|s| grpc_name(s).map(|n| n.1)))
             }

@@ -73,7 +73,10 @@ flags! {
 impl ResponseFlags {
     /// The flag of a short name.
     pub(crate) fn of_short(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(_, short, _)| *short == name).map(|(flag, ..)| *flag)
+        Self::NAMES
+            .iter()
+            .find(|(_, short, _)| *short == name)
+            .map(|(flag, ..)| *flag)
     }
     /// The flag of an upstream's failure.
     pub(crate) fn of_failure(kind: FailureKind) -> Self {
@@ -83,7 +86,9 @@ impl ResponseFlags {
             | FailureKind::RemoteConnectFailure
             | FailureKind::ConnectTimeout => Self::UPSTREAM_CONNECTION_FAILURE,
             FailureKind::ConnectionTermination => Self::UPSTREAM_CONNECTION_TERMINATION,
-            FailureKind::RemoteReset | FailureKind::RemoteRefusedStream => Self::UPSTREAM_REMOTE_RESET,
+            FailureKind::RemoteReset | FailureKind::RemoteRefusedStream => {
+                Self::UPSTREAM_REMOTE_RESET
+            }
             FailureKind::ProtocolError => Self::UPSTREAM_PROTOCOL_ERROR,
             FailureKind::LocalReset => Self::LOCAL_RESET,
         }
@@ -104,7 +109,11 @@ impl ResponseFlags {
         self.set & other.set == other.set
     }
     fn in_order(self) -> impl Iterator<Item = Self> {
-        let bytes = self.order.to_le_bytes().into_iter().take_while(|byte| *byte != 0);
+        let bytes = self
+            .order
+            .to_le_bytes()
+            .into_iter()
+            .take_while(|byte| *byte != 0);
         bytes.map(|byte| Self {
             set: 1_u32.checked_shl(u32::from(byte - 1)).unwrap_or(0),
             order: u64::from(byte),
@@ -118,7 +127,10 @@ impl ResponseFlags {
     }
     /// The long names, joined by commas (`%RESPONSE_FLAGS_LONG%`).
     pub(crate) fn long(self) -> String {
-        self.names().map(|(_, long)| long).collect::<Vec<_>>().join(",")
+        self.names()
+            .map(|(_, long)| long)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 

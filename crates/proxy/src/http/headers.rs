@@ -118,7 +118,13 @@ fn remove_nominated(headers: &mut HeaderMap, connection: &HeaderValue) {
     };
     for name in text.split(',').map(str::trim) {
         let plain = name.eq_ignore_ascii_case("close") || name.eq_ignore_ascii_case("keep-alive");
-        let kept = ["te", "host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        let kept = [
+            "te",
+            "host",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+        ];
         if plain || kept.iter().any(|k| name.eq_ignore_ascii_case(k)) {
             continue;
         }
@@ -181,7 +187,10 @@ pub(crate) fn forwarded(
     let hops = how.xff_num_trusted_hops as usize;
     let (client, alone) = if how.use_remote_address {
         let alone = !headers.contains_key(X_FORWARDED_FOR);
-        let told = hops.checked_sub(1).and_then(|hops| nth_from_right(headers, hops)).map(|found| found.0);
+        let told = hops
+            .checked_sub(1)
+            .and_then(|hops| nth_from_right(headers, hops))
+            .map(|found| found.0);
         if !how.skip_xff_append {
             append_joined(headers, &X_FORWARDED_FOR, b",", &peer.forwarded_for);
         }
@@ -200,12 +209,16 @@ pub(crate) fn forwarded(
         headers.insert(X_FORWARDED_PORT, peer.port.clone());
     }
     headers.remove(X_ENVOY_INTERNAL);
-    let internal = alone && client.is_some_and(|client| how.internal.iter().any(|range| range.contains(client)));
+    let internal = alone
+        && client.is_some_and(|client| how.internal.iter().any(|range| range.contains(client)));
     let edge = how.use_remote_address && !internal;
     if internal {
         headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     } else {
-        if headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+        if headers
+            .keys()
+            .any(|name| name.as_str().starts_with("x-envoy-"))
+        {
             for name in INTERNAL_ONLY {
                 headers.remove(name);
             }
@@ -220,7 +233,10 @@ pub(crate) fn forwarded(
     if edge {
         let address = client.filter(|client| *client != peer.ip);
         let address = address.and_then(|told| HeaderValue::from_str(&told.to_string()).ok());
-        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, address.unwrap_or_else(|| peer.address.clone()));
+        headers.insert(
+            X_ENVOY_EXTERNAL_ADDRESS,
+            address.unwrap_or_else(|| peer.address.clone()),
+        );
     }
     if let Some((cluster, node)) = &how.names {
         headers.insert(X_ENVOY_DOWNSTREAM_CLUSTER, cluster.clone());
@@ -242,14 +258,21 @@ pub(crate) fn forwarded(
 /// only one there.
 fn nth_from_right(headers: &HeaderMap, place: usize) -> Option<(IpAddr, bool)> {
     let mut all = headers.get_all(X_FORWARDED_FOR).iter().rev();
-    let mut entries = all.by_ref().flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+    let mut entries = all
+        .by_ref()
+        .flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
     let address = entries.nth(place)?.trim().parse().ok()?;
     let alone = place == 0 && entries.next().is_none();
     Some((address, alone))
 }
 
 /// Appends to a header's only value, with `between` before it.
-pub(crate) fn append_joined(headers: &mut HeaderMap, name: &HeaderName, between: &[u8], value: &HeaderValue) {
+pub(crate) fn append_joined(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    between: &[u8],
+    value: &HeaderValue,
+) {
     let mut before = headers.get_all(name).iter();
     let Some(first) = before.next() else {
         headers.insert(name, value.clone());
@@ -328,7 +351,10 @@ mod tests {
             ("te", "gzip, trailers"),
         ]);
         remove_hop_by_hop(&mut headers, false);
-        assert_eq!(headers, map(&[("x-forwarded-for", "1.1.1.1"), ("te", "trailers")]));
+        assert_eq!(
+            headers,
+            map(&[("x-forwarded-for", "1.1.1.1"), ("te", "trailers")])
+        );
     }
 
     #[test]
@@ -344,12 +370,19 @@ mod tests {
         assert_eq!(headers["x-envoy-external-address"], "127.0.0.1");
         assert_eq!(headers["x-envoy-foo"], "kept");
         assert!(!headers.contains_key("x-envoy-retry-on"));
-        assert_eq!(headers["x-request-id"], "00000000-0000-4007-8000-000000000007");
+        assert_eq!(
+            headers["x-request-id"],
+            "00000000-0000-4007-8000-000000000007"
+        );
     }
 
     #[test]
     fn only_internal_addresses_may_steer() {
-        let steering = [("x-envoy-retry-on", "5xx"), ("x-request-id", "abc"), ("x-forwarded-for", "10.1.2.3")];
+        let steering = [
+            ("x-envoy-retry-on", "5xx"),
+            ("x-request-id", "abc"),
+            ("x-forwarded-for", "10.1.2.3"),
+        ];
         let inside = |internal| Forwarding {
             use_remote_address: false,
             internal,
@@ -366,23 +399,35 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "10.1.2.3");
         let mut headers = map(&steering);
         forwarded(&mut headers, &inside(Vec::new()), &[], &peer(), &mut || 7);
-        assert!(!headers.contains_key("x-envoy-retry-on") && !headers.contains_key("x-envoy-internal"));
+        assert!(
+            !headers.contains_key("x-envoy-retry-on") && !headers.contains_key("x-envoy-internal")
+        );
         assert_eq!(headers["x-request-id"], "abc");
     }
 
     #[test]
     fn addresses_are_counted_from_the_right() {
-        let of = |text: &'static str, place| nth_from_right(&map(&[("x-forwarded-for", text)]), place);
+        let of =
+            |text: &'static str, place| nth_from_right(&map(&[("x-forwarded-for", text)]), place);
         assert_eq!(of("1.1.1.1", 0), Some((IpAddr::from([1, 1, 1, 1]), true)));
-        assert_eq!(of("1.1.1.1, 2.2.2.2", 0), Some((IpAddr::from([2, 2, 2, 2]), false)));
-        assert_eq!(of("1.1.1.1, 2.2.2.2", 1), Some((IpAddr::from([1, 1, 1, 1]), false)));
+        assert_eq!(
+            of("1.1.1.1, 2.2.2.2", 0),
+            Some((IpAddr::from([2, 2, 2, 2]), false))
+        );
+        assert_eq!(
+            of("1.1.1.1, 2.2.2.2", 1),
+            Some((IpAddr::from([1, 1, 1, 1]), false))
+        );
         assert_eq!(of("1.1.1.1", 1), None);
         assert_eq!(of("nonsense", 0), None);
     }
 
     #[test]
     fn an_upgrade_needs_both_headers() {
-        let both = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        let both = map(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ]);
         assert_eq!(upgrade_of(&both).unwrap(), "websocket");
         assert!(upgrade_of(&map(&[("upgrade", "websocket")])).is_none());
     }

@@ -36,7 +36,9 @@ pub(crate) struct Manager {
 
 impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Manager").field("stat_prefix", &self.config.stat_prefix).finish_non_exhaustive()
+        f.debug_struct("Manager")
+            .field("stat_prefix", &self.config.stat_prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,7 +64,12 @@ impl Log {
     /// Writes what `source` describes, if the log's filter lets it pass. `line` is scratch.
     pub(crate) fn write(&self, source: &dyn FormatSource, worker: &Worker, line: &mut Vec<u8>) {
         let random = worker.random();
-        if self.config.filter.as_ref().is_none_or(|filter| filter.passes(source, random)) {
+        if self
+            .config
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter.passes(source, random))
+        {
             line.clear();
             self.config.format.write(line, source);
             self.sink.write(line);
@@ -81,10 +88,13 @@ impl Manager {
         let stats = Arc::new(HttpStats::default());
         let scope = Scope::http(Arc::clone(&config.stat_prefix));
         worker.registry.register(scope, &stats);
-        let router = config.filters.iter().find_map(|filter| match &filter.config {
-            HttpFilterConfig::Router(router) => Some(Arc::clone(router)),
-            _ => None,
-        });
+        let router = config
+            .filters
+            .iter()
+            .find_map(|filter| match &filter.config {
+                HttpFilterConfig::Router(router) => Some(Arc::clone(router)),
+                _ => None,
+            });
         let names = || (worker.node_cluster.clone(), worker.node_id.clone());
         let forwarding = Forwarding {
             use_remote_address: config.use_remote_address,
@@ -103,7 +113,10 @@ impl Manager {
             forwarding,
             server: HeaderValue::from_str(&config.server_name)
                 .unwrap_or_else(|_| HeaderValue::from_static("envoy")),
-            via: config.via.as_ref().and_then(|via| HeaderValue::from_str(via).ok()),
+            via: config
+                .via
+                .as_ref()
+                .and_then(|via| HeaderValue::from_str(via).ok()),
             logs: Log::all(&config.access_logs, files),
             routes: slot.map(|slot| RefCell::new(Cache::new(slot))),
             worker,

@@ -86,7 +86,10 @@ mod tests {
     fn the_mirrors_host_is_marked() {
         let host = HeaderValue::from_static("a.example:8080");
         let shadow = |configured: &Mirror| shadow_host(Some(&host), configured);
-        assert_eq!(shadow(&mirror(false, None)).unwrap(), "a.example-shadow:8080");
+        assert_eq!(
+            shadow(&mirror(false, None)).unwrap(),
+            "a.example-shadow:8080"
+        );
         assert_eq!(shadow(&mirror(true, None)), None);
         assert_eq!(shadow(&mirror(false, Some("other"))).unwrap(), "other");
     }

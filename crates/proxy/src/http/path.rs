@@ -58,9 +58,9 @@ pub(crate) fn clean(path: &str, rules: PathRules) -> PathVerdict<'_> {
 
 fn has_escaped_slash(path: &str) -> bool {
     let lower = path.as_bytes().windows(3);
-    lower.into_iter().any(|window| {
-        window.eq_ignore_ascii_case(b"%2f") || window.eq_ignore_ascii_case(b"%5c")
-    })
+    lower
+        .into_iter()
+        .any(|window| window.eq_ignore_ascii_case(b"%2f") || window.eq_ignore_ascii_case(b"%5c"))
 }
 
 fn unescape_slashes(path: &str) -> String {
@@ -130,7 +130,9 @@ fn decode_unreserved(path: &str) -> Option<String> {
     while let Some(at) = rest.find('%') {
         let (before, escaped) = rest.split_at(at);
         clean.push_str(before);
-        let digits = escaped.get(1..3).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        let digits = escaped
+            .get(1..3)
+            .filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
         let byte = u8::from_str_radix(digits, 16).ok()?;
         let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         match byte {
@@ -175,14 +177,21 @@ mod tests {
             assert_eq!(got, PathVerdict::Use(want.into()), "{path}");
         }
         for path in ["/%zz", "/%00"] {
-            assert_eq!(clean(path, with(EscapedSlashes::Keep)), PathVerdict::Reject, "{path}");
+            assert_eq!(
+                clean(path, with(EscapedSlashes::Keep)),
+                PathVerdict::Reject,
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn escaped_slashes_follow_their_setting() {
         let path = "/a%2Fb?c";
-        assert_eq!(clean(path, with(EscapedSlashes::Reject)), PathVerdict::Reject);
+        assert_eq!(
+            clean(path, with(EscapedSlashes::Reject)),
+            PathVerdict::Reject
+        );
         assert_eq!(
             clean(path, with(EscapedSlashes::UnescapeAndRedirect)),
             PathVerdict::Redirect("/a/b?c".into())
@@ -191,7 +200,10 @@ mod tests {
             clean(path, with(EscapedSlashes::UnescapeAndForward)),
             PathVerdict::Use("/a/b?c".into())
         );
-        assert_eq!(clean(path, with(EscapedSlashes::Keep)), PathVerdict::Use(path.into()));
+        assert_eq!(
+            clean(path, with(EscapedSlashes::Keep)),
+            PathVerdict::Use(path.into())
+        );
     }
 
     #[test]

@@ -45,7 +45,11 @@ pub(crate) struct Head {
 impl Head {
     /// What routing looks at.
     pub(crate) fn view(&self) -> RequestHead<'_> {
-        let text = |name| self.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let text = |name| {
+            self.headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
         RequestHead {
             authority: text(HOST).unwrap_or_default(),
             path: self.path.as_str(),
@@ -122,8 +126,16 @@ pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming
     let routes = manager.routes();
     let mut random = || manager.worker.random();
     let peer = &exchange.downstream.peer;
-    let internal_only = routes.as_ref().map_or(&[][..], |routes| &routes.internal_only_headers);
-    let client = headers::forwarded(&mut head.headers, &manager.forwarding, internal_only, peer, &mut random);
+    let internal_only = routes
+        .as_ref()
+        .map_or(&[][..], |routes| &routes.internal_only_headers);
+    let client = headers::forwarded(
+        &mut head.headers,
+        &manager.forwarding,
+        internal_only,
+        peer,
+        &mut random,
+    );
     if let Some(client) = client.filter(|client| *client != exchange.remote.ip()) {
         exchange.remote = SocketAddr::new(client, 0);
     }
@@ -165,7 +177,10 @@ fn find(routes: Option<Arc<RouteConfig>>, head: &Head, random: u64) -> Result<Ro
     };
     if !head.path.as_str().starts_with('/') {
         // `OPTIONS *`
-        return Err(LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected"));
+        return Err(LocalReply::new(
+            StatusCode::NOT_FOUND,
+            "absolute_path_rejected",
+        ));
     }
     let view = head.view();
     match routes.find(&view, random) {
@@ -213,7 +228,11 @@ fn record_refused(exchange: &mut Exchange, parts: &mut Parts) {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     exchange.record = Some(Box::new(Record {
         method: parts.method.clone(),
-        path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        path: parts
+            .uri
+            .path_and_query()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         authority: host.unwrap_or_default().to_owned(),
         request: headers,
         ..Record::default()
@@ -249,7 +268,9 @@ impl Found {
             _ => None,
         };
         let view = head.view();
-        let picked = forward.as_deref().and_then(|f| f.cluster.pick(random, &view));
+        let picked = forward
+            .as_deref()
+            .and_then(|f| f.cluster.pick(random, &view));
         let cors = match self.filters(&mut exchange, &head, picked.as_ref()).await {
             Ok(cors) => cors,
             Err(reply) => {
@@ -306,7 +327,9 @@ impl Found {
             head: head.view(),
             cluster: picked.map(|picked| picked.name),
             overrides: [
-                picked.and_then(|picked| picked.weighted).map(|weighted| &weighted.overrides),
+                picked
+                    .and_then(|picked| picked.weighted)
+                    .map(|weighted| &weighted.overrides),
                 Some(&self.route.overrides),
                 Some(&self.vhost.overrides),
                 Some(&self.routes.overrides),
@@ -318,7 +341,9 @@ impl Found {
         for filter in &manager.filters {
             let verdict = filter.request(&mut context).await;
             if context.delayed {
-                exchange.flags.add(super::flags::ResponseFlags::DELAY_INJECTED);
+                exchange
+                    .flags
+                    .add(super::flags::ResponseFlags::DELAY_INJECTED);
             }
             if let Verdict::Reply(reply) = verdict {
                 return Err(reply);
@@ -343,8 +368,16 @@ fn direct(status: u16, body: Bytes, head: &RequestHead<'_>) -> LocalReply {
 
 fn upgrade_refusal(config: &HttpManager, forward: &Forward, head: &Head) -> Option<Refusal> {
     let wanted = head.upgrade.as_deref()?;
-    let of_route = forward.upgrades.iter().find(|upgrade| &*upgrade.kind == wanted);
-    let rule = of_route.or_else(|| config.upgrades.iter().find(|upgrade| &*upgrade.kind == wanted));
+    let of_route = forward
+        .upgrades
+        .iter()
+        .find(|upgrade| &*upgrade.kind == wanted);
+    let rule = of_route.or_else(|| {
+        config
+            .upgrades
+            .iter()
+            .find(|upgrade| &*upgrade.kind == wanted)
+    });
     if rule.is_some_and(|rule| rule.enabled) {
         return None;
     }
@@ -374,7 +407,11 @@ fn admit(parts: &mut Parts, exchange: &Exchange) -> Result<Head, Refusal> {
         refusal.reply.flag = Some("NR");
         return Err(refusal);
     }
-    let path = parts.uri.path_and_query().cloned().ok_or_else(|| bad("missing_path"))?;
+    let path = parts
+        .uri
+        .path_and_query()
+        .cloned()
+        .ok_or_else(|| bad("missing_path"))?;
     let path = clean_path(path, config)?;
     if let Some(via) = &manager.via {
         headers::append_joined(headers, &VIA, b", ", via);
@@ -384,7 +421,10 @@ fn admit(parts: &mut Parts, exchange: &Exchange) -> Result<Head, Refusal> {
         .flatten()
         .and_then(|value| Some(value.to_str().ok()?.to_ascii_lowercase().into_boxed_str()));
     headers::remove_hop_by_hop(headers, upgrade.is_some());
-    exchange.downstream.client_cert.apply(config.forward_client_cert, headers);
+    exchange
+        .downstream
+        .client_cert
+        .apply(config.forward_client_cert, headers);
     if !config.proxy_100_continue {
         // hyper has answered it, or will when the body is read.
         headers.remove(EXPECT);
@@ -416,12 +456,20 @@ fn admit_uri(
     };
     let scheme = match uri.scheme_str() {
         Some("https") if exchange.version == Version::HTTP_2 || tls => "https",
-        Some("https") => return Err(Refusal::codec(StatusCode::FORBIDDEN, "https_url_on_plaintext_connection")),
+        Some("https") => {
+            return Err(Refusal::codec(
+                StatusCode::FORBIDDEN,
+                "https_url_on_plaintext_connection",
+            ));
+        }
         Some("http") | None => "http",
         _ => return Err(Refusal::codec(StatusCode::BAD_REQUEST, "invalid_scheme")),
     };
     let host = HeaderValue::from_str(authority.as_str());
-    headers.insert(HOST, host.map_err(|_| Refusal::codec(StatusCode::BAD_REQUEST, "invalid_authority"))?);
+    headers.insert(
+        HOST,
+        host.map_err(|_| Refusal::codec(StatusCode::BAD_REQUEST, "invalid_authority"))?,
+    );
     Ok(scheme)
 }
 
@@ -456,7 +504,11 @@ fn admit_old(config: &HttpManager, headers: &mut HeaderMap) -> Result<(), Refusa
 }
 
 /// Exactly one host, in a form that routing can read.
-fn check_host(headers: &mut HeaderMap, config: &HttpManager, local: SocketAddr) -> Result<(), Refusal> {
+fn check_host(
+    headers: &mut HeaderMap,
+    config: &HttpManager,
+    local: SocketAddr,
+) -> Result<(), Refusal> {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(bad("missing_host_header"));
@@ -500,9 +552,16 @@ fn check_names(headers: &mut HeaderMap, underscores: UnderscoreAction) -> Result
     if underscores == UnderscoreAction::Allow {
         return Ok(());
     }
-    let with: Vec<_> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let with: Vec<_> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
     if underscores == UnderscoreAction::Reject && !with.is_empty() {
-        return Err(Refusal::codec(StatusCode::BAD_REQUEST, "http1.unexpected_underscore"));
+        return Err(Refusal::codec(
+            StatusCode::BAD_REQUEST,
+            "http1.unexpected_underscore",
+        ));
     }
     for name in with {
         headers.remove(name);

@@ -21,7 +21,9 @@ pub(crate) fn finish_headers(exchange: &Exchange, headers: &mut HeaderMap) {
             headers.insert(SERVER, manager.server.clone());
         }
         ServerHeader::AppendIfAbsent => {
-            headers.entry(SERVER).or_insert_with(|| manager.server.clone());
+            headers
+                .entry(SERVER)
+                .or_insert_with(|| manager.server.clone());
         }
         ServerHeader::PassThrough => {}
     }
@@ -64,20 +66,31 @@ pub(crate) fn local(
     }
     finish_headers(&exchange, &mut parts.headers);
     let http2 = exchange.version == Version::HTTP_2;
-    let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = matches!(
+        parts.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
     if !grpc && !bodiless && (!http2 || !body.is_empty()) {
-        parts.headers.insert(CONTENT_LENGTH, headers::number(body.len() as u64));
+        parts
+            .headers
+            .insert(CONTENT_LENGTH, headers::number(body.len() as u64));
     }
     name_status(&mut parts);
     exchange.respond(parts.status, &parts.headers);
-    let body = if *method == Method::HEAD { bytes::Bytes::new() } else { body };
+    let body = if *method == Method::HEAD {
+        bytes::Bytes::new()
+    } else {
+        body
+    };
     Response::from_parts(parts, ResponseBody::local(body, exchange))
 }
 
 /// The reason phrase of statuses that Envoy has no name for.
 pub(crate) fn name_status(parts: &mut Parts) {
     if parts.status == StatusCode::IM_A_TEAPOT || parts.status.canonical_reason().is_none() {
-        parts.extensions.insert(ReasonPhrase::from_static(b"Unknown"));
+        parts
+            .extensions
+            .insert(ReasonPhrase::from_static(b"Unknown"));
     }
 }
 

@@ -27,7 +27,10 @@ pub(crate) struct Retries {
 }
 
 /// What the route and the request together ask for; takes the steering headers out of `headers`.
-pub(crate) fn policy(configured: Option<&Arc<RetryPolicy>>, headers: &mut HeaderMap) -> Option<Retries> {
+pub(crate) fn policy(
+    configured: Option<&Arc<RetryPolicy>>,
+    headers: &mut HeaderMap,
+) -> Option<Retries> {
     let on = headers.remove(X_ENVOY_RETRY_ON);
     let grpc_on = headers.remove(X_ENVOY_RETRY_GRPC_ON);
     let max = headers.remove(X_ENVOY_MAX_RETRIES);
@@ -40,7 +43,9 @@ pub(crate) fn policy(configured: Option<&Arc<RetryPolicy>>, headers: &mut Header
             policy.on |= RetryOn::parse(value.to_str().unwrap_or_default(), |_| {});
         }
         if let Some(codes) = codes.as_ref().and_then(|codes| codes.to_str().ok()) {
-            let codes = codes.split(',').filter_map(|code| code.trim().parse::<u16>().ok());
+            let codes = codes
+                .split(',')
+                .filter_map(|code| code.trim().parse::<u16>().ok());
             policy.retriable_status_codes.extend(codes);
         }
         if let Some(max) = max.and_then(|max| max.to_str().ok()?.parse().ok()) {
@@ -138,7 +143,8 @@ impl Retries {
         if by_status {
             return true;
         }
-        if on.has(RetryOn::RETRIABLE_STATUS_CODES) && policy.retriable_status_codes.contains(&code) {
+        if on.has(RetryOn::RETRIABLE_STATUS_CODES) && policy.retriable_status_codes.contains(&code)
+        {
             return true;
         }
         if on.has(RetryOn::RETRIABLE_HEADERS) {
@@ -150,11 +156,17 @@ impl Retries {
                 forwarded_proto: "",
                 headers,
             };
-            if policy.retriable_headers.iter().any(|matcher| matcher.matches(&response)) {
+            if policy
+                .retriable_headers
+                .iter()
+                .any(|matcher| matcher.matches(&response))
+            {
                 return true;
             }
         }
-        let grpc = headers.get("grpc-status").and_then(|status| status.to_str().ok());
+        let grpc = headers
+            .get("grpc-status")
+            .and_then(|status| status.to_str().ok());
         let grpc = grpc.and_then(|status| RetryOn::of_grpc_status(status.parse().ok()?));
         grpc.is_some_and(|condition| on.has(condition))
     }
@@ -179,7 +191,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(X_ENVOY_RETRY_ON, http::HeaderValue::from_static(on));
         let retries = policy(None, &mut headers).unwrap();
-        assert!(headers.is_empty(), "the upstream must not see steering headers");
+        assert!(
+            headers.is_empty(),
+            "the upstream must not see steering headers"
+        );
         retries
     }
 
@@ -192,7 +207,10 @@ mod tests {
         let five = asked("5xx");
         assert!(status(&five, 500) && status(&five, 503) && !status(&five, 404));
         assert_eq!(five.after_failure(None), Decision::Yes);
-        assert_eq!(five.after_failure(Some(FailureKind::Overflow)), Decision::No);
+        assert_eq!(
+            five.after_failure(Some(FailureKind::Overflow)),
+            Decision::No
+        );
         let gateway = asked("gateway-error");
         assert!(!status(&gateway, 500) && status(&gateway, 502));
         let connect = asked("connect-failure");
@@ -203,7 +221,10 @@ mod tests {
         let mut unavailable = HeaderMap::new();
         unavailable.insert("grpc-status", http::HeaderValue::from_static("14"));
         let grpc = asked("unavailable");
-        assert_eq!(grpc.after_response(StatusCode::OK, &unavailable), Decision::Yes);
+        assert_eq!(
+            grpc.after_response(StatusCode::OK, &unavailable),
+            Decision::Yes
+        );
         assert_eq!(grpc.after_response(StatusCode::OK, &none), Decision::No);
     }
 

@@ -11,7 +11,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use weft_config::route::{ClusterSpec, HashPolicy, HostRewrite, Picked, Priority, TimeoutSetting, WeightedCluster};
+use weft_config::route::{
+    ClusterSpec, HashPolicy, HostRewrite, Picked, Priority, TimeoutSetting, WeightedCluster,
+};
 use weft_config::{Forward, RouteAction};
 use weft_filters::{CorsAnswer, LocalReply};
 use weft_upstream::{
@@ -23,9 +25,9 @@ use super::body::{Limits, ResponseBody};
 use super::exchange::{Exchange, UpstreamInfo};
 use super::flags::ResponseFlags;
 use super::headers::{
-    self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH,
-    X_ENVOY_OVERLOADED, X_ENVOY_PER_TRY_TIMEOUT, X_ENVOY_SERVICE_TIME, X_ENVOY_TIMEOUT,
-    X_FORWARDED_HOST,
+    self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_EXPECTED_TIMEOUT,
+    X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_ENVOY_OVERLOADED, X_ENVOY_PER_TRY_TIMEOUT,
+    X_ENVOY_SERVICE_TIME, X_ENVOY_TIMEOUT, X_FORWARDED_HOST,
 };
 use super::request::{Found, Head};
 use super::retry::{Decision, Retries};
@@ -223,7 +225,14 @@ impl Routing {
         let retries = retries.filter(|retries| retries.applies_to(&head.view()));
         let remote = exchange.remote.ip();
         let hash = (!forward.hash_policies.is_empty())
-            .then(|| HashPolicy::combine(&forward.hash_policies, &head.view(), remote, xxhash_rust::xxh3::xxh3_64))
+            .then(|| {
+                HashPolicy::combine(
+                    &forward.hash_policies,
+                    &head.view(),
+                    remote,
+                    xxhash_rust::xxh3::xxh3_64,
+                )
+            })
             .flatten();
         rewrite(exchange, &mut head, &forward, &target);
         let body = if body.is_end_stream() {
@@ -231,8 +240,14 @@ impl Routing {
         } else {
             let limit = if retries.is_some() { RETRY_BUFFER } else { 0 };
             let manager = exchange.manager();
-            let trailers = exchange.version == Version::HTTP_2 || manager.config.http1.enable_trailers;
-            Outgoing::Upload(Upload::new(body, limit, trailers, exchange.received_counter()))
+            let trailers =
+                exchange.version == Version::HTTP_2 || manager.config.http1.enable_trailers;
+            Outgoing::Upload(Upload::new(
+                body,
+                limit,
+                trailers,
+                exchange.received_counter(),
+            ))
         };
         if exchange.logged() || needs_source(&target) {
             head.record(exchange);
@@ -262,7 +277,14 @@ impl Routing {
                     Outgoing::Upload(upload) => Some(upload.mirror()),
                 };
                 let limit = self.timeouts.route;
-                mirror::send(&self.head, body, configured, cluster, limit, &worker.local_address);
+                mirror::send(
+                    &self.head,
+                    body,
+                    configured,
+                    cluster,
+                    limit,
+                    &worker.local_address,
+                );
             }
         }
     }
@@ -291,7 +313,9 @@ impl Routing {
                 }
             }
             if decision == Decision::Exhausted {
-                exchange.flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                exchange
+                    .flags
+                    .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                 self.cluster.stats.upstream_rq_retry_limit_exceeded.inc();
             }
             return match outcome {
@@ -304,7 +328,8 @@ impl Routing {
                 _ if self.body.is_malformed() => Err(malformed_body(exchange)),
                 failed => {
                     let reply = self.failure(exchange, &failed);
-                    self.cluster.charge_local_response(Some(&host), reply.status.as_u16());
+                    self.cluster
+                        .charge_local_response(Some(&host), reply.status.as_u16());
                     Err(reply)
                 }
             };
@@ -318,16 +343,31 @@ impl Routing {
         let named = named.and_then(|value| value.to_str().ok()?.parse().ok());
         self.cluster.pick(&PickContext {
             hash: self.hash,
-            original_dst: if header.is_some() { named } else { Some(exchange.downstream.local) },
-            avoid: if self.tried.is_empty() { None } else { Some(&tried) },
-            attempts: self.retries.as_ref().map_or(1, |r| r.policy().host_selection_attempts),
+            original_dst: if header.is_some() {
+                named
+            } else {
+                Some(exchange.downstream.local)
+            },
+            avoid: if self.tried.is_empty() {
+                None
+            } else {
+                Some(&tried)
+            },
+            attempts: self
+                .retries
+                .as_ref()
+                .map_or(1, |r| r.policy().host_selection_attempts),
         })
     }
 
     async fn pause(&mut self, exchange: &Exchange, host: Rc<Host>) {
         let random = exchange.manager().worker.random();
         let wait = self.retries.as_mut().map(|retries| retries.begin(random));
-        if self.retries.as_ref().is_some_and(|r| r.policy().avoid_previous_hosts) {
+        if self
+            .retries
+            .as_ref()
+            .is_some_and(|r| r.policy().avoid_previous_hosts)
+        {
             self.tried.push(host);
         }
         tokio::time::sleep(wait.unwrap_or_default()).await;
@@ -375,7 +415,10 @@ impl Routing {
                 () = tokio::time::sleep_until(at.into()) => {}
             }
             // The client may still be sending: the route's time has then not begun.
-            if limits.next(&self.body).is_none_or(|(later, _)| later <= Instant::now()) {
+            if limits
+                .next(&self.body)
+                .is_none_or(|(later, _)| later <= Instant::now())
+            {
                 self.count_timeout(host, &outcome);
                 return outcome;
             }
@@ -408,7 +451,10 @@ impl Routing {
             std::mem::take(&mut self.head.headers)
         };
         if exchange.attempts > 1 && headers.contains_key(X_ENVOY_EXPECTED_TIMEOUT) {
-            let left = self.timeouts.route.map(|limit| limit.saturating_sub(exchange.started().elapsed()));
+            let left = self
+                .timeouts
+                .route
+                .map(|limit| limit.saturating_sub(exchange.started().elapsed()));
             let limit = [self.timeouts.per_try, left].into_iter().flatten().min();
             let millis = limit.map_or(0, |limit| limit.as_millis() as u64);
             headers.insert(X_ENVOY_EXPECTED_TIMEOUT, headers::number(millis.max(1)));
@@ -439,7 +485,9 @@ impl Routing {
             cluster: Arc::clone(&config.name),
             stat_name: Arc::clone(config.alt_stat_name.as_ref().unwrap_or(&config.name)),
             host: host.map(|host| host.address()),
-            hostname: host.map(|host| Arc::clone(host.hostname())).filter(|name| !name.is_empty()),
+            hostname: host
+                .map(|host| Arc::clone(host.hostname()))
+                .filter(|name| !name.is_empty()),
         });
     }
 
@@ -450,14 +498,18 @@ impl Routing {
             .body("drop overload")
             .flag("DO");
         if !exchange.manager().router.suppress_envoy_headers {
-            reply.headers.push((X_ENVOY_DROP_OVERLOAD, HeaderValue::from_static("true")));
+            reply
+                .headers
+                .push((X_ENVOY_DROP_OVERLOAD, HeaderValue::from_static("true")));
         }
         reply
     }
 
     fn no_host(exchange: &mut Exchange) -> LocalReply {
         if exchange.attempts > 1 {
-            exchange.flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            exchange
+                .flags
+                .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         }
         LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
             .body("no healthy upstream")
@@ -504,7 +556,8 @@ impl Routing {
         let (mut parts, body) = response.into_parts();
         let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
         parts.extensions.clear();
-        let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS && self.head.upgrade.is_some();
+        let switching =
+            parts.status == StatusCode::SWITCHING_PROTOCOLS && self.head.upgrade.is_some();
         let trailers = parts.version == Version::HTTP_2;
         headers::remove_hop_by_hop_of_response(&mut parts.headers, switching);
         let _ = (host, sent);
@@ -513,9 +566,14 @@ impl Routing {
         // request.
         exchange.close |= self.head.upgrade.is_some() && !switching;
         if complete && !exchange.manager().router.suppress_envoy_headers {
-            let since = self.body.completed_at().unwrap_or_else(|| exchange.started());
+            let since = self
+                .body
+                .completed_at()
+                .unwrap_or_else(|| exchange.started());
             let millis = since.elapsed().as_millis() as u64;
-            parts.headers.insert(X_ENVOY_SERVICE_TIME, headers::number(millis));
+            parts
+                .headers
+                .insert(X_ENVOY_SERVICE_TIME, headers::number(millis));
         }
         let found = &self.target.found;
         if found.vhost.include_attempt_count_in_response {
@@ -528,7 +586,11 @@ impl Routing {
             if let Some(record) = &mut exchange.record {
                 record.response = copy;
             }
-            let entry = self.target.choice.as_ref().and_then(|c| c.entry(&self.forward));
+            let entry = self
+                .target
+                .choice
+                .as_ref()
+                .and_then(|c| c.entry(&self.forward));
             let source = exchange.source();
             found.routes.apply_response_headers(
                 &found.vhost,
@@ -588,7 +650,9 @@ fn sent(result: Result<Response<UpstreamBody>, SendFailure>) -> Outcome {
 /// The answer to a request whose body broke the rules of its protocol.
 fn malformed_body(exchange: &mut Exchange) -> LocalReply {
     exchange.close = true;
-    LocalReply::new(StatusCode::BAD_REQUEST, "codec_error").body("Bad Request").flag("DPE")
+    LocalReply::new(StatusCode::BAD_REQUEST, "codec_error")
+        .body("Bad Request")
+        .flag("DPE")
 }
 
 fn failed(exchange: &mut Exchange, failure: &SendFailure) -> LocalReply {
@@ -605,13 +669,18 @@ fn failed(exchange: &mut Exchange, failure: &SendFailure) -> LocalReply {
         "" => String::new(),
         transport => format!("|{transport}"),
     };
-    exchange.details = format!("upstream_reset_before_response_started{{{reason}{transport}}}").into();
+    exchange.details =
+        format!("upstream_reset_before_response_started{{{reason}{transport}}}").into();
     exchange.flags.add(ResponseFlags::of_failure(failure.kind));
     let status = match failure.kind {
         FailureKind::ProtocolError => StatusCode::BAD_GATEWAY,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let again = if exchange.attempts > 1 { "retried and the latest " } else { "" };
+    let again = if exchange.attempts > 1 {
+        "retried and the latest "
+    } else {
+        ""
+    };
     let body = format!(
         "upstream connect error or disconnect/reset before headers. {again}reset reason: {}",
         failure.kind.reset_reason()
@@ -665,15 +734,21 @@ impl Timeouts {
         let headers = &mut head.headers;
         let asked = take_millis(headers, X_ENVOY_TIMEOUT);
         let per_try_asked = take_millis(headers, X_ENVOY_PER_TRY_TIMEOUT);
-        let expected = manager.router.respect_expected_rq_timeout
+        let expected = manager
+            .router
+            .respect_expected_rq_timeout
             .then(|| take_millis(headers, X_ENVOY_EXPECTED_TIMEOUT))
             .flatten();
-        let mut route = asked.or(expected).map_or(forward.timeout, |t| (!t.is_zero()).then_some(t));
+        let mut route = asked
+            .or(expected)
+            .map_or(forward.timeout, |t| (!t.is_zero()).then_some(t));
         let mut max_stream = manager.config.common.max_stream_duration;
         if let Some(limit) = grpc_limit(forward, headers) {
             route = limit.filter(|limit| !limit.is_zero());
         } else if let Some(configured) = &forward.max_stream_duration {
-            max_stream = configured.max.map_or(max_stream, |max| (!max.is_zero()).then_some(max));
+            max_stream = configured
+                .max
+                .map_or(max_stream, |max| (!max.is_zero()).then_some(max));
         }
         let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
         let per_try = per_try_asked.or(configured.and_then(|policy| policy.per_try_timeout));
@@ -691,9 +766,19 @@ impl Timeouts {
         };
         if head.upgrade.is_some() {
             // An upgraded connection lives as long as bytes move.
-            return Self { route: None, per_try, idle, max_stream };
+            return Self {
+                route: None,
+                per_try,
+                idle,
+                max_stream,
+            };
         }
-        Self { route, per_try, idle, max_stream }
+        Self {
+            route,
+            per_try,
+            idle,
+            max_stream,
+        }
     }
 }
 
@@ -702,8 +787,11 @@ impl Timeouts {
 #[expect(clippy::option_option, reason = "asked or not, and limited or not")]
 fn grpc_limit(forward: &Forward, headers: &HeaderMap) -> Option<Option<Duration>> {
     let newer = forward.max_stream_duration.as_ref();
-    let newer = newer.and_then(|m| Some((m.grpc_timeout_header_max?, m.grpc_timeout_header_offset)));
-    let older = forward.max_grpc_timeout.map(|max| (max, forward.grpc_timeout_offset));
+    let newer =
+        newer.and_then(|m| Some((m.grpc_timeout_header_max?, m.grpc_timeout_header_offset)));
+    let older = forward
+        .max_grpc_timeout
+        .map(|max| (max, forward.grpc_timeout_offset));
     let (max, offset) = newer.or(older)?;
     let asked = headers.get(GRPC_TIMEOUT).and_then(parse_grpc_timeout);
     let Some(asked) = asked else {
@@ -749,12 +837,22 @@ fn needs_source(target: &Target) -> bool {
         (&vhost.request_headers, &vhost.response_headers),
         (&route.request_headers, &route.response_headers),
     ];
-    target.choice.as_ref().is_some_and(|choice| choice.weighted.is_some())
-        || levels.iter().any(|(request, response)| !request.is_empty() || !response.is_empty())
+    target
+        .choice
+        .as_ref()
+        .is_some_and(|choice| choice.weighted.is_some())
+        || levels
+            .iter()
+            .any(|(request, response)| !request.is_empty() || !response.is_empty())
 }
 
 /// Sets the host and says in other headers what it was.
-fn replace_host(exchange: &Exchange, headers: &mut HeaderMap, forward: &Forward, host: HeaderValue) {
+fn replace_host(
+    exchange: &Exchange,
+    headers: &mut HeaderMap,
+    forward: &Forward,
+    host: HeaderValue,
+) {
     let Some(before) = headers.insert(HOST, host) else {
         return;
     };
@@ -769,12 +867,17 @@ fn replace_host(exchange: &Exchange, headers: &mut HeaderMap, forward: &Forward,
 /// Header operations, host and path of the route.
 fn rewrite(exchange: &mut Exchange, head: &mut Head, forward: &Forward, target: &Target) {
     let found = &target.found;
-    let entry = target.choice.as_ref().and_then(|choice| choice.entry(forward));
+    let entry = target
+        .choice
+        .as_ref()
+        .and_then(|choice| choice.entry(forward));
     if needs_source(target) {
         head.record(exchange);
         let source = exchange.source();
         let headers = &mut head.headers;
-        found.routes.apply_request_headers(&found.vhost, &found.route, entry, headers, &source);
+        found
+            .routes
+            .apply_request_headers(&found.vhost, &found.route, entry, headers, &source);
     }
     if let Some(host) = forward.rewrite_host(&head.view(), entry) {
         // A weighted cluster's own host leaves no trace, as in Envoy.

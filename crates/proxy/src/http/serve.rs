@@ -3,11 +3,14 @@
 //! hyper speaks the protocol; this file chooses it, sets its limits and tells it when to stop.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-use hyper::rt::Executor;
+use hyper::rt::{Executor, Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -79,7 +82,11 @@ pub(crate) async fn serve(
         })
         .await
     } else {
-        let connection = http1_builder(&manager).serve_connection(stream, service);
+        let watched = Watched {
+            stream,
+            received: handle.limit_head(manager.config.request_headers_timeout),
+        };
+        let connection = http1_builder(&manager).serve_connection(watched, service);
         let mut connection = pin!(connection.with_upgrades());
         steer(&handle, |cx, stop| {
             // While it drains, responses carry `connection: close`; the socket of an idle
@@ -122,11 +129,55 @@ fn http1_builder(manager: &Manager) -> http1::Builder {
         .auto_date_header(true)
         .max_headers(config.common.max_headers_count as usize)
         .max_buf_size(bytes.max(SMALLEST_BUFFER))
-        .header_read_timeout(config.request_headers_timeout);
-    if config.request_headers_timeout.is_some() {
-        builder.timer(TokioTimer::new());
-    }
+        // hyper's timer would run while the client is idle; the handle's does not.
+        .header_read_timeout(None);
     builder
+}
+
+/// A connection whose handle learns when the client sends something.
+struct Watched {
+    stream: Stream,
+    received: Option<Arc<AtomicBool>>,
+}
+
+impl Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Read::poll_read(Pin::new(&mut self.stream), cx, buffer);
+        if let (Some(received), Poll::Ready(Ok(()))) = (&self.received, &read) {
+            received.store(true, Relaxed);
+        }
+        read
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Write::poll_write(Pin::new(&mut self.stream), cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Write::poll_flush(Pin::new(&mut self.stream), cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Write::poll_shutdown(Pin::new(&mut self.stream), cx)
+    }
+    fn is_write_vectored(&self) -> bool {
+        Write::is_write_vectored(&self.stream)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Write::poll_write_vectored(Pin::new(&mut self.stream), cx, bytes)
+    }
 }
 
 fn http2_builder(manager: &Manager) -> http2::Builder<LocalExecutor> {

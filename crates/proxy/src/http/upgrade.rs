@@ -15,8 +15,6 @@ use super::flags::ResponseFlags;
 /// Bytes copied at once in one direction.
 const BUFFER: usize = 16 * 1024;
 
-
-
 /// Copies between the two connections once both have switched, until both directions closed or
 /// nothing moved for `idle`. Gives the empty body of the 101.
 pub(crate) fn tunnel(
@@ -41,7 +39,9 @@ pub(crate) fn tunnel(
         exchange.sent += down;
         exchange.complete();
         if client_first {
-            exchange.flags.add(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            exchange
+                .flags
+                .add(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
             exchange.details = "downstream_remote_disconnect".into();
         }
     });
@@ -50,7 +50,11 @@ pub(crate) fn tunnel(
 }
 
 /// Bytes up and down, and whether the client was the first to close.
-async fn copy(downstream: Upgraded, upstream: Upgraded, idle: Option<Duration>) -> (u64, u64, bool) {
+async fn copy(
+    downstream: Upgraded,
+    upstream: Upgraded,
+    idle: Option<Duration>,
+) -> (u64, u64, bool) {
     let (down_read, down_write) = tokio::io::split(TokioIo::new(downstream));
     let (up_read, up_write) = tokio::io::split(TokioIo::new(upstream));
     let moved = std::cell::Cell::new(tokio::time::Instant::now());

@@ -273,7 +273,11 @@ impl Body for Reader {
         }
         let waiting = shared.kept.iter().skip(self.next);
         let waiting: u64 = waiting.map(|data| data.len() as u64).sum();
-        let rest = if shared.ended { SizeHint::with_exact(0) } else { shared.incoming.size_hint() };
+        let rest = if shared.ended {
+            SizeHint::with_exact(0)
+        } else {
+            shared.incoming.size_hint()
+        };
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + waiting);
         if let Some(upper) = rest.upper() {
@@ -314,7 +318,9 @@ impl Body for MirrorBody {
             return Poll::Ready(Some(Err(MirrorCutOff.into())));
         }
         if let Some(data) = queue.frames.borrow_mut().pop_front() {
-            queue.bytes.set(queue.bytes.get().saturating_sub(data.len()));
+            queue
+                .bytes
+                .set(queue.bytes.get().saturating_sub(data.len()));
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if queue.ended.get() {

@@ -42,7 +42,10 @@ fn status(cluster: &weft_upstream::ClusterStatus) -> ClusterStatus {
             local_origin_success_rate_average: rates.local_average,
             local_origin_success_rate_ejection_threshold: rates.local_threshold,
         }),
-        overprovisioning_factor: cluster.hosts.assignment().map_or(140, |a| a.overprovisioning_factor),
+        overprovisioning_factor: cluster
+            .hosts
+            .assignment()
+            .map_or(140, |a| a.overprovisioning_factor),
         hosts: cluster.hosts.hosts().iter().map(host).collect(),
     }
 }

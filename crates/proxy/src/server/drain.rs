@@ -42,5 +42,7 @@ pub(super) async fn finish(
 }
 
 async fn close(workers: &WorkerPool, now: bool) {
-    workers.send_each(|_| Command::Close { chains: None, now }).await;
+    workers
+        .send_each(|_| Command::Close { chains: None, now })
+        .await;
 }

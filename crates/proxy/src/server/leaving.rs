@@ -25,7 +25,9 @@ pub(super) struct Leaving {
 impl Leaving {
     /// The control plane has taken this cluster away.
     pub(super) fn add(&mut self, name: &str) {
-        self.until.entry(Arc::from(name)).or_insert_with(|| Instant::now() + LINGER);
+        self.until
+            .entry(Arc::from(name))
+            .or_insert_with(|| Instant::now() + LINGER);
     }
 
     /// The cluster is there again.
@@ -47,8 +49,12 @@ impl Leaving {
         let (now, mut names) = (Instant::now(), HashSet::new());
         used(&mut names);
         let goes = |name: &Arc<str>, until: &Instant| *until <= now || !names.contains(name);
-        let gone: Vec<_> =
-            self.until.iter().filter(|(n, u)| goes(n, u)).map(|(n, _)| Arc::clone(n)).collect();
+        let gone: Vec<_> = self
+            .until
+            .iter()
+            .filter(|(n, u)| goes(n, u))
+            .map(|(n, _)| Arc::clone(n))
+            .collect();
         for name in &gone {
             self.until.remove(name);
         }
@@ -72,7 +78,12 @@ pub(super) fn clusters_of(routes: &RouteConfig, names: &mut HashSet<Arc<str>>) {
             // Any name may come; none is waited for.
             ClusterSpec::Header(_) => {}
         }
-        names.extend(forward.mirrors.iter().map(|mirror| Arc::clone(&mirror.cluster)));
+        names.extend(
+            forward
+                .mirrors
+                .iter()
+                .map(|mirror| Arc::clone(&mirror.cluster)),
+        );
     }
 }
 

@@ -181,14 +181,22 @@ impl Listeners {
         let old = self.active.get(&config.name);
         let old_chains = old.map(|entry| {
             let messages = chain_messages(&entry.message);
-            messages.into_iter().zip(chains(&entry.spec.config)).collect::<Vec<_>>()
+            messages
+                .into_iter()
+                .zip(chains(&entry.spec.config))
+                .collect::<Vec<_>>()
         });
         let mut specs = HashMap::new();
         let mut next = self.next_chain;
-        for (index, (wanted, chain)) in
-            chain_messages(message).into_iter().zip(chains(&config)).enumerate()
+        for (index, (wanted, chain)) in chain_messages(message)
+            .into_iter()
+            .zip(chains(&config))
+            .enumerate()
         {
-            let same = old_chains.iter().flatten().find(|(before, _)| *before == wanted);
+            let same = old_chains
+                .iter()
+                .flatten()
+                .find(|(before, _)| *before == wanted);
             let kept = same.and_then(|(_, before)| old?.spec.chains.get(&chain_key(before)));
             let spec = if let Some(kept) = kept {
                 Arc::clone(kept)
@@ -252,7 +260,9 @@ impl Listeners {
                 LogSink::Stdout => Target::Stdout,
                 LogSink::Stderr => Target::Stderr,
             };
-            self.logs.open(&target).map_err(|error| format!("access_log: {error}"))
+            self.logs
+                .open(&target)
+                .map_err(|error| format!("access_log: {error}"))
         };
         configured.iter().map(open).collect()
     }
@@ -264,12 +274,13 @@ impl Listeners {
         let spec = &entry.spec;
         let needs = needs(&spec.config);
         let routes = needs.routes.iter();
-        let routed = routes.clone().all(|name| {
-            self.missing_routes.contains(name) || self.routes.ready(name)
-        });
-        let secure = spec.chains.values().all(|chain| {
-            chain.tls.as_ref().is_none_or(|slot| slot.load().is_some())
-        });
+        let routed = routes
+            .clone()
+            .all(|name| self.missing_routes.contains(name) || self.routes.ready(name));
+        let secure = spec
+            .chains
+            .values()
+            .all(|chain| chain.tls.as_ref().is_none_or(|slot| slot.load().is_some()));
         routed && secure
     }
 
@@ -294,20 +305,27 @@ impl Listeners {
                 return Err(format!("listener {name}: address: {error}"));
             }
         }
-        let gone: Vec<u64> = old.map(|old| replaced(&old.spec, &entry.spec)).unwrap_or_default();
+        let gone: Vec<u64> = old
+            .map(|old| replaced(&old.spec, &entry.spec))
+            .unwrap_or_default();
         let spec = Arc::clone(&entry.spec);
         self.workers
             .send_each(|worker| Command::Listener {
                 spec: Arc::clone(&spec),
                 in_place,
-                sockets: sockets.get_mut(worker).map(std::mem::take).unwrap_or_default(),
+                sockets: sockets
+                    .get_mut(worker)
+                    .map(std::mem::take)
+                    .unwrap_or_default(),
             })
             .await;
         self.stats.listener_create_success.inc();
         self.admin.listeners.set(&name, entry.bound.clone());
         if entry.dynamic {
             let body = prost::Message::encode_to_vec(&entry.message);
-            self.admin.dump.set_dynamic(Kind::Listener, &name, &entry.version, body);
+            self.admin
+                .dump
+                .set_dynamic(Kind::Listener, &name, &entry.version, body);
         }
         self.active.insert(name, entry);
         self.count();
@@ -321,7 +339,9 @@ impl Listeners {
         if let Some(entry) = self.active.remove(name) {
             self.stats.listener_removed.inc();
             let name: Arc<str> = Arc::from(name);
-            self.workers.send_each(|_| Command::RemoveListener(Arc::clone(&name))).await;
+            self.workers
+                .send_each(|_| Command::RemoveListener(Arc::clone(&name)))
+                .await;
             self.admin.listeners.remove(&name);
             self.admin.dump.set_draining(Kind::Listener, &name);
             let chains = entry.spec.chains.values().map(|chain| chain.id).collect();
@@ -409,7 +429,10 @@ impl Listeners {
                 let (Some(tls), Some(slot)) = (&chain.config.tls, &chain.tls) else {
                     continue;
                 };
-                let uses = tls.context.secret_names().any(|secret| &**secret == changed);
+                let uses = tls
+                    .context
+                    .secret_names()
+                    .any(|secret| &**secret == changed);
                 if !uses || !secrets.has_all(&tls.context) {
                     continue;
                 }
@@ -468,13 +491,19 @@ impl Listeners {
             .map(|entry| Arc::clone(&entry.spec.config.name))
             .collect();
         self.stats.listener_stopped.add(names.len() as u64);
-        self.workers.send_each(|_| Command::Drain(names.clone())).await;
+        self.workers
+            .send_each(|_| Command::Drain(names.clone()))
+            .await;
         self.stopped |= !inbound_only;
     }
 
     fn count(&self) {
-        self.stats.total_listeners_active.set(self.active.len() as i64);
-        self.stats.total_listeners_warming.set(self.warming.len() as i64);
+        self.stats
+            .total_listeners_active
+            .set(self.active.len() as i64);
+        self.stats
+            .total_listeners_warming
+            .set(self.warming.len() as i64);
     }
 }
 
@@ -490,14 +519,20 @@ fn chains(config: &weft_config::Listener) -> impl Iterator<Item = &Arc<FilterCha
 }
 
 fn chain_messages(message: &pb::Listener) -> Vec<&pb::FilterChain> {
-    message.filter_chains.iter().chain(&message.default_filter_chain).collect()
+    message
+        .filter_chains
+        .iter()
+        .chain(&message.default_filter_chain)
+        .collect()
 }
 
 fn needs(config: &weft_config::Listener) -> Needs {
     let mut needs = Needs::default();
     for chain in chains(config) {
         if let Some(tls) = &chain.tls {
-            needs.secrets.extend(tls.context.secret_names().map(ToString::to_string));
+            needs
+                .secrets
+                .extend(tls.context.secret_names().map(ToString::to_string));
         }
         for filter in &chain.filters {
             if let NetworkFilter::Http(http) = filter

@@ -23,8 +23,8 @@ use tokio::time::Instant;
 use weft_config::{Bootstrap, Context};
 use weft_core::drain::DrainSignal;
 use weft_core::metrics::{Registry, Scope};
-use weft_upstream::ClusterStore;
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
+use weft_upstream::ClusterStore;
 
 use crate::access_log::AccessLogs;
 use crate::admin::{
@@ -57,7 +57,9 @@ pub struct ProxyOptions {
 
 impl std::fmt::Debug for ProxyOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ProxyOptions").field("concurrency", &self.concurrency).finish_non_exhaustive()
+        f.debug_struct("ProxyOptions")
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,10 +99,18 @@ pub fn context(bootstrap: &BootstrapMessage) -> Context {
 pub fn validate(bootstrap: &BootstrapMessage) -> Result<Vec<String>, ProxyError> {
     let loaded = load(bootstrap, &context(bootstrap))?;
     let mut secrets = weft_upstream::Secrets::default();
-    loaded.value.secrets.iter().for_each(|secret| secrets.insert(Arc::clone(secret)));
+    loaded
+        .value
+        .secrets
+        .iter()
+        .for_each(|secret| secrets.insert(Arc::clone(secret)));
     let mut problems = Vec::new();
     for listener in &loaded.value.listeners {
-        let chains = listener.chains.chains.iter().chain(&listener.chains.default);
+        let chains = listener
+            .chains
+            .chains
+            .iter()
+            .chain(&listener.chains.default);
         for tls in chains.filter_map(|chain| chain.tls.as_ref()) {
             if secrets.has_all(&tls.context) {
                 let spec = weft_upstream::server_spec(tls, &secrets);
@@ -111,7 +121,10 @@ pub fn validate(bootstrap: &BootstrapMessage) -> Result<Vec<String>, ProxyError>
         }
     }
     for cluster in &loaded.value.clusters {
-        for tls in cluster.tls_contexts().filter(|tls| secrets.has_all(&tls.context)) {
+        for tls in cluster
+            .tls_contexts()
+            .filter(|tls| secrets.has_all(&tls.context))
+        {
             let spec = weft_upstream::client_spec(tls, &secrets);
             if let Err(error) = spec.and_then(|spec| weft_net::tls::client_config(&spec)) {
                 problems.push(format!("cluster {}: {error}", cluster.name));
@@ -126,7 +139,10 @@ pub fn validate(bootstrap: &BootstrapMessage) -> Result<Vec<String>, ProxyError>
 }
 
 fn ignored_lines(ignored: &[weft_config::IgnoredField]) -> Vec<String> {
-    ignored.iter().map(|field| format!("{}: ignored: {}", field.path, field.reason)).collect()
+    ignored
+        .iter()
+        .map(|field| format!("{}: ignored: {}", field.path, field.reason))
+        .collect()
 }
 
 fn load(
@@ -157,7 +173,9 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     let context = context(&message);
     let loaded = load(&message, &context)?;
     let registry = Arc::new(Registry::default());
-    let count = concurrency.unwrap_or_else(weft_net::worker::default_concurrency).max(1);
+    let count = concurrency
+        .unwrap_or_else(weft_net::worker::default_concurrency)
+        .max(1);
     let (pool, receivers) = WorkerPool::new(count);
     let clusters = ClusterStore::new(Arc::clone(&registry), count);
     let logs = AccessLogs::new(Arc::clone(&registry));
@@ -209,7 +227,10 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     let admin_address = admin_server.as_ref().and_then(|(address, _)| *address);
     let (ads, node) = (loaded.value.ads.clone(), loaded.value.node.clone());
     // The message and its compiled form are large, and from here on in the resources.
-    resources.start(message, loaded.value).await.map_err(ProxyError::Start)?;
+    resources
+        .start(message, loaded.value)
+        .await
+        .map_err(ProxyError::Start)?;
     // From here on only a dump needs the descriptors.
     weft_proto::pool::release();
     let mut life = Life {
@@ -226,7 +247,9 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     life.run(ads.as_ref(), &node).await;
     pool.send_each(|_| worker::Command::Stop).await;
     drop(life);
-    let panicked = tokio::task::spawn_blocking(move || workers.join()).await.unwrap_or(0);
+    let panicked = tokio::task::spawn_blocking(move || workers.join())
+        .await
+        .unwrap_or(0);
     logs.finish(Duration::from_secs(2));
     drop((admin_server, background));
     if panicked > 0 {
@@ -244,7 +267,10 @@ fn spawn_workers(
     let receivers = Arc::new(Mutex::new(receivers));
     let common = common.clone();
     weft_net::Workers::spawn(count, false, move |id| {
-        let taken = receivers.lock().ok().and_then(|mut all| all.get_mut(id)?.take());
+        let taken = receivers
+            .lock()
+            .ok()
+            .and_then(|mut all| all.get_mut(id)?.take());
         let common = common.clone();
         async move {
             if let Some(commands) = taken {
@@ -409,7 +435,9 @@ impl Life {
             self.start = Start::Clusters(now + FETCH);
         }
         if let Start::Clusters(deadline) = self.start
-            && (control.is_none() || now >= deadline || self.resources.clusters.unready().is_empty())
+            && (control.is_none()
+                || now >= deadline
+                || self.resources.clusters.unready().is_empty())
         {
             self.start = Start::Listeners(now + FETCH);
             self.resources.listeners.release();

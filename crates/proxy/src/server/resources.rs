@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 use weft_config::{
     Bootstrap, Cluster, ConfigError, Context, DataSource, Discovery, IgnoredField, Listener,
-    Loaded, LoadAssignment, RouteAction, RouteConfig, Secret,
+    LoadAssignment, Loaded, RouteAction, RouteConfig, Secret,
 };
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
 use weft_proto::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
@@ -65,7 +65,9 @@ impl Resources {
         let resources = message.static_resources.unwrap_or_default();
         for (cluster, message) in bootstrap.clusters.iter().zip(resources.clusters) {
             self.clusters.apply_cluster(Arc::clone(cluster), false);
-            self.admin.dump.set_static(Kind::Cluster, &cluster.name, message.encode_to_vec());
+            self.admin
+                .dump
+                .set_static(Kind::Cluster, &cluster.name, message.encode_to_vec());
         }
         let secrets = self.clusters.secrets();
         for (listener, message) in bootstrap.listeners.iter().zip(resources.listeners) {
@@ -76,8 +78,12 @@ impl Resources {
                 dynamic: false,
             };
             let config = Listener::clone(listener);
-            self.listeners.set(message, config, &secrets, origin).await?;
-            self.admin.dump.set_static(Kind::Listener, &listener.name, body);
+            self.listeners
+                .set(message, config, &secrets, origin)
+                .await?;
+            self.admin
+                .dump
+                .set_static(Kind::Listener, &listener.name, body);
         }
         self.count_clusters();
         Ok(())
@@ -86,7 +92,9 @@ impl Resources {
     fn count_clusters(&self) {
         let count = self.clusters.names().len();
         self.clusters_stats.active_clusters.set(count as i64);
-        self.clusters_stats.warming_clusters.set(self.clusters.unready().len() as i64);
+        self.clusters_stats
+            .warming_clusters
+            .set(self.clusters.unready().len() as i64);
     }
 
     /// Puts one resource in force.
@@ -111,7 +119,9 @@ impl Resources {
         } else if *kind == TypeUrl::SECRET {
             self.add_secret(name, version, body)
         } else {
-            Err(format!("{name}: this proxy does not use resources of type {kind}"))
+            Err(format!(
+                "{name}: this proxy does not use resources of type {kind}"
+            ))
         }
     }
 
@@ -140,14 +150,19 @@ impl Resources {
         }
         self.clusters.apply_cluster(Arc::new(cluster), true);
         self.leaving.cancel(name);
-        self.admin.dump.set_dynamic(Kind::Cluster, name, version, body.to_vec());
+        self.admin
+            .dump
+            .set_dynamic(Kind::Cluster, name, version, body.to_vec());
         Ok(())
     }
 
     /// A cluster whose certificates cannot be read would refuse every request later.
     fn check_client_tls(&self, cluster: &Cluster) -> Result<(), String> {
         let secrets = self.clusters.secrets();
-        for tls in cluster.tls_contexts().filter(|tls| secrets.has_all(&tls.context)) {
+        for tls in cluster
+            .tls_contexts()
+            .filter(|tls| secrets.has_all(&tls.context))
+        {
             let spec = weft_upstream::client_spec(tls, &secrets);
             spec.and_then(|spec| weft_net::tls::client_config(&spec))
                 .map_err(|error| format!("cluster {}: transport_socket: {error}", cluster.name))?;
@@ -170,7 +185,9 @@ impl Resources {
         self.read_files(&routes)?;
         let name = Arc::from(name);
         self.routes.set(&name, Some(Arc::new(routes)));
-        self.admin.dump.set_dynamic(Kind::Route, &name, version, body.to_vec());
+        self.admin
+            .dump
+            .set_dynamic(Kind::Route, &name, version, body.to_vec());
         Ok(())
     }
 
@@ -182,7 +199,9 @@ impl Resources {
         secrets.insert(Arc::clone(&secret));
         self.listeners.renew_secrets(&secrets, name)?;
         self.clusters.apply_secret(secret);
-        self.admin.dump.set_dynamic(Kind::Secret, name, version, body.to_vec());
+        self.admin
+            .dump
+            .set_dynamic(Kind::Secret, name, version, body.to_vec());
         Ok(())
     }
 
@@ -209,7 +228,8 @@ impl Resources {
         let needs = self.listeners.needs();
         self.routes.retain(|name| needs.routes.contains(name));
         let gone = self.leaving.take(|names| {
-            self.routes.each(|routes| leaving::clusters_of(routes, names));
+            self.routes
+                .each(|routes| leaving::clusters_of(routes, names));
             self.listeners.clusters(names);
         });
         for name in gone {
@@ -253,7 +273,11 @@ impl Resources {
 
     fn read_files_of_listener(&self, listener: &Listener) -> Result<(), String> {
         use weft_config::{NetworkFilter, RouteSource};
-        let chains = listener.chains.chains.iter().chain(&listener.chains.default);
+        let chains = listener
+            .chains
+            .chains
+            .iter()
+            .chain(&listener.chains.default);
         for filter in chains.flat_map(|chain| &chain.filters) {
             if let NetworkFilter::Http(http) = filter
                 && let RouteSource::Inline(routes) = &http.routes

@@ -40,11 +40,13 @@ impl Control {
     /// names has an address, which is logged.
     pub(super) fn connect(ads: &AdsConfig, node: &Node, resources: &Resources) -> Option<Self> {
         let status = resources.clusters.statuses();
-        let configs = ads.clusters.iter().filter_map(|name| {
-            status.iter().find(|cluster| cluster.config.name == *name)
-        });
-        let servers: Vec<String> =
-            configs.flat_map(|cluster| addresses(&cluster.config)).collect();
+        let configs = ads
+            .clusters
+            .iter()
+            .filter_map(|name| status.iter().find(|cluster| cluster.config.name == *name));
+        let servers: Vec<String> = configs
+            .flat_map(|cluster| addresses(&cluster.config))
+            .collect();
         if servers.is_empty() {
             tracing::error!(clusters = ?ads.clusters, "no cluster of the ADS configuration has an address");
             return None;
@@ -91,10 +93,14 @@ impl Control {
     /// Asks for everything of the bootstrap.
     pub(super) async fn ask(&mut self, resources: &Resources) {
         if self.clusters {
-            self.commands.set_interest(TypeUrl::CLUSTER, Interest::All).await;
+            self.commands
+                .set_interest(TypeUrl::CLUSTER, Interest::All)
+                .await;
         }
         if self.listeners {
-            self.commands.set_interest(TypeUrl::LISTENER, Interest::All).await;
+            self.commands
+                .set_interest(TypeUrl::LISTENER, Interest::All)
+                .await;
         }
         self.ask_for_references(resources).await;
     }
@@ -159,13 +165,17 @@ impl Control {
         let mut refused = Vec::new();
         let kind = dump_kind(&type_url);
         // A listener that goes may leave its address to one that comes.
-        let (first, last) =
-            if type_url == TypeUrl::LISTENER { (removed, Vec::new()) } else { (Vec::new(), removed) };
+        let (first, last) = if type_url == TypeUrl::LISTENER {
+            (removed, Vec::new())
+        } else {
+            (Vec::new(), removed)
+        };
         for name in first {
             resources.remove(&type_url, &name).await;
         }
         for resource in added {
-            let result = resources.add(&type_url, &resource.name, &resource.version, &resource.body);
+            let result =
+                resources.add(&type_url, &resource.name, &resource.version, &resource.body);
             if let Err(error) = result.await {
                 if let Some(kind) = kind {
                     let dump = &resources.admin.dump;
@@ -206,8 +216,11 @@ impl Control {
 
 /// Where the endpoints of a static cluster listen.
 fn addresses(cluster: &Cluster) -> impl Iterator<Item = String> {
-    cluster.endpoints.endpoints().map(|endpoint| match &endpoint.address {
-        Address::Ip(address) => format!("http://{address}"),
-        Address::Host { host, port } => format!("http://{host}:{port}"),
-    })
+    cluster
+        .endpoints
+        .endpoints()
+        .map(|endpoint| match &endpoint.address {
+            Address::Ip(address) => format!("http://{address}"),
+            Address::Host { host, port } => format!("http://{host}:{port}"),
+        })
 }

@@ -2,7 +2,7 @@
 //! the connection's stream, so that also an upgraded connection is counted to its end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
 use weft_net::Meter;
@@ -33,6 +33,8 @@ pub(crate) struct Guard {
     end: AtomicU8,
     /// Requests on it now.
     busy: AtomicU32,
+    /// Nobody waits for the response's head any more.
+    given_up: AtomicBool,
 }
 
 impl Guard {
@@ -56,6 +58,7 @@ impl Guard {
             opened: Instant::now(),
             end: AtomicU8::new(OPEN),
             busy: AtomicU32::new(0),
+            given_up: AtomicBool::new(false),
         })
     }
 
@@ -69,6 +72,11 @@ impl Guard {
 
     pub(crate) fn end_request(&self) {
         self.busy.fetch_sub(1, Relaxed);
+    }
+
+    /// Reads nothing more: a peer that sends interim answers without end would be read for ever.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
     }
 
     /// The other side closed; the first word counts.
@@ -104,6 +112,9 @@ impl Guard {
 impl Meter for Guard {
     fn received(&self, bytes: u64) {
         self.accounts.stats.upstream_cx_rx_bytes_total.add(bytes);
+    }
+    fn may_read(&self) -> bool {
+        !self.given_up.load(Relaxed)
     }
     fn sent(&self, bytes: u64) {
         self.accounts.stats.upstream_cx_tx_bytes_total.add(bytes);

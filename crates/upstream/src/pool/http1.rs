@@ -61,6 +61,11 @@ impl Connection {
         self.busy = true;
         self.guard.begin_request();
     }
+
+    /// Nobody waits for the response's head any more.
+    pub(crate) fn give_up(&self) {
+        self.guard.give_up();
+    }
 }
 
 impl Drop for Connection {

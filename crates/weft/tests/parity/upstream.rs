@@ -1,8 +1,8 @@
 //! The upstreams: what they got, they say in the answer's body and remember; `x-do` tells them to
 //! be odd. Must never know which proxy asks.
 
-use std::fmt::Write as _;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -38,7 +38,8 @@ pub(super) fn retries_of(message: pb::HttpRetry, at: At<'_>) -> RetryPolicy {
         retry_condition(condition.trim(), at.field("retryOn"));
     }
     if retry_remote_localities.is_some_and(|flag| flag.value) {
-        at.field("retryRemoteLocalities").error("is not supported yet: remove it");
+        at.field("retryRemoteLocalities")
+            .error("is not supported yet: remove it");
     }
     RetryPolicy {
         attempts,

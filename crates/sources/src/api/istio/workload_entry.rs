@@ -66,11 +66,7 @@ pub(super) fn workload(
     })
 }
 
-fn endpoint_address(
-    text: &str,
-    wanted: Wanted,
-    at: At<'_>,
-) -> Option<EndpointAddress> {
+fn endpoint_address(text: &str, wanted: Wanted, at: At<'_>) -> Option<EndpointAddress> {
     if text.is_empty() {
         at.error("there is no address: write an IP address or a host name");
         return None;
