@@ -220,7 +220,7 @@ fn check_references(p: &mut Pass<'_>, out: &Bootstrap) {
             Some(_) => continue,
         };
         p.at("dynamic_resources", |p| {
-            p.refuse_field("ads_config", problem)
+            p.refuse_field("ads_config", problem);
         });
     }
 }
