@@ -315,14 +315,19 @@ fn header_conditions_have_envoys_edges() {
             "{condition} {value:?}"
         );
     }
-    let joined = one_match("{prefix: /, headers: [{name: x, string_match: {exact: 'a,b'}}]}");
-    assert_eq!(
-        route_name(
-            &joined,
-            &Request::get("h", "/").header("x", "a").header("x", "b")
-        ),
-        "r"
-    );
+    // Repeated headers count one by one; turned round, none of them may match.
+    for (condition, matches) in [
+        ("string_match: {exact: b}", true),
+        ("string_match: {exact: 'a,b'}", false),
+        ("string_match: {exact: b}, invert_match: true", false),
+        ("string_match: {exact: c}, invert_match: true", true),
+    ] {
+        let config = one_match(&format!(
+            "{{prefix: /, headers: [{{name: x, {condition}}}]}}"
+        ));
+        let request = Request::get("h", "/").header("x", "a").header("x", "b");
+        assert_eq!(route_name(&config, &request) == "r", matches, "{condition}");
+    }
 }
 
 #[test]
