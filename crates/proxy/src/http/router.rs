@@ -311,6 +311,7 @@ impl Routing {
                     self.pause(exchange, host).await;
                     continue;
                 }
+                exchange.flags.add(ResponseFlags::UPSTREAM_OVERFLOW);
             }
             if decision == Decision::Exhausted {
                 exchange

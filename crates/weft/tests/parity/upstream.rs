@@ -178,7 +178,7 @@ async fn answer_http1(
     let fixed: &[u8] = match &*orders.odd {
         "close" => return Ok(false),
         "garbage" => b"this is not HTTP\r\n\r\n",
-        "half" => b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf",
+        "half" | "stall" => b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf",
         "half-chunked" => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "until-close" => b"HTTP/1.1 200 OK\r\n\r\nthat was it",
         "http10" => b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nold",
@@ -188,7 +188,6 @@ async fn answer_http1(
         "trailers" => {
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-end\r\n\r\n3\r\none\r\n0\r\nx-end: 1\r\n\r\n"
         }
-        "stall" => b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf",
         "upgrade" => {
             b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
         }

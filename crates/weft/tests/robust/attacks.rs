@@ -150,7 +150,7 @@ pub(crate) fn preface() -> Vec<u8> {
 /// The preface, then frames.
 pub(crate) fn after_preface(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = preface();
-    frames.iter().for_each(|frame| bytes.extend(frame));
+    bytes.extend(frames.iter().flatten());
     bytes
 }
 

@@ -53,7 +53,7 @@ async fn serve(mut stream: TcpStream, counted: &AtomicUsize) -> std::io::Result<
         "half-body" => {
             stream
                 .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\nhalf")
-                .await?
+                .await?;
         }
         "bad-chunk" => {
             stream
