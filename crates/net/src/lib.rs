@@ -6,6 +6,7 @@ pub mod connect;
 pub mod copy;
 pub mod inspect;
 pub mod listener;
+pub mod memory;
 pub mod original_dst;
 pub mod stream;
 pub mod tls;

@@ -49,15 +49,11 @@ pub(crate) struct Limits {
 impl ResponseBody {
     /// A body that is there already; may be empty.
     pub(crate) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
-        Self {
-            source: Source::Local(body),
-            exchange,
-            limits: Limits::default(),
-            timer: None,
-            left: None,
-            trailers: false,
-            unread: false,
-        }
+        let limits = Limits {
+            deadline: None,
+            idle: exchange.downstream.manager().config.stream_idle_timeout,
+        };
+        Self::waiting(Source::Local(body), exchange, limits)
     }
 
     /// A body that streams from an upstream.
@@ -67,14 +63,22 @@ impl ResponseBody {
         limits: Limits,
         trailers: bool,
     ) -> Self {
+        let left = body.size_hint().exact();
+        let mut this = Self::waiting(Source::Upstream(body), exchange, limits);
+        this.left = left;
+        this.trailers = trailers;
+        this
+    }
+
+    fn waiting(source: Source, exchange: Box<Exchange>, limits: Limits) -> Self {
         let mut this = Self {
-            left: body.size_hint().exact(),
-            trailers,
-            unread: false,
-            source: Source::Upstream(body),
+            source,
             exchange,
             limits,
             timer: None,
+            left: None,
+            trailers: false,
+            unread: false,
         };
         // An HTTP/2 client without a window never lets the body be asked for anything.
         let empty = this.is_end_stream();

@@ -243,6 +243,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         on_ready,
         admin_address,
         start: Start::Answers,
+        give_back: Some(Instant::now()),
     };
     life.run(ads.as_ref(), &node).await;
     pool.send_each(|_| worker::Command::Stop).await;
@@ -343,7 +344,12 @@ struct Life {
     on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
     admin_address: Option<SocketAddr>,
     start: Start,
+    /// When memory that configuration needed goes back to the system.
+    give_back: Option<Instant>,
 }
+
+/// How long after an update its memory goes back: once for updates that follow each other.
+const REST: Duration = Duration::from_secs(1);
 
 /// The longest that the start waits for endpoints, and then for routes and secrets: Envoy's
 /// `initial_fetch_timeout`.
@@ -404,6 +410,7 @@ impl Life {
                 event = xds::next(&mut control) => {
                     if let Some(control) = &mut control {
                         control.handle(event, &mut self.resources).await;
+                        self.give_back.get_or_insert_with(|| Instant::now() + REST);
                     }
                 }
                 command = self.commands.recv() => match command {
@@ -414,6 +421,10 @@ impl Life {
                     }
                 },
                 () = self.start.next(&clusters) => {}
+                () = at(self.give_back) => {
+                    self.give_back = None;
+                    weft_net::memory::give_back();
+                }
                 () = at(leave) => {
                     self.resources.settle().await;
                 }

@@ -234,6 +234,14 @@ pub(crate) fn http2() -> Vec<Row> {
             Want::Ended,
         ),
         (
+            "no window for the proxy's own answer",
+            Attack::Bytes(after_preface(&[
+                settings(4, 0),
+                frame(1, 5, 1, &request_block("/own-answer")),
+            ])),
+            Want::Ended,
+        ),
+        (
             "fifty answers without reading",
             Attack::Deaf(after_preface(&deaf.collect::<Vec<_>>())),
             Want::Bounded,
