@@ -3,8 +3,8 @@
 //! A worker appends lines to a buffer of its own ([`AccessLogSink`]) and hands full buffers
 //! over a bounded queue; it never waits for a disk. When the queue and the buffer are full,
 //! new lines are dropped and counted (`access_log.file.entries_dropped`). This module must
-//! never know what a line says: formats are compiled by `weft-config` and evaluated by the
-//! HTTP manager and the TCP proxy.
+//! never know what a line says: formats are compiled by `weft-config`, and [`Log`] evaluates them
+//! for the HTTP manager and the TCP proxy.
 //!
 //! Counters follow Envoy's `filesystem.*` statistics; `write_buffered` and `write_completed`
 //! count writes, `write_total_buffered` is a gauge of bytes not yet on disk.
@@ -24,6 +24,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use weft_core::metrics::{Registry, Scope, StatSet, StatVisitor, Value};
 use weft_core::stat_set;
+
+mod log;
+
+pub(crate) use log::Log;
 
 /// A worker hands its buffer over when it has this many bytes.
 pub const BUFFER_BYTES: usize = 64 * 1024;

@@ -16,10 +16,9 @@ use weft_net::copy::{Copied, CopyEnd, CopyOptions};
 use weft_net::{Stream, copy_bidirectional};
 use weft_upstream::{Cluster, FailureKind, PickContext};
 
-use crate::access_log::AccessLogFile;
+use crate::access_log::{AccessLogFile, Log};
 use crate::connection::Registered;
 use crate::http::flags::ResponseFlags;
-use crate::http::manager::Log;
 use crate::stats::TcpStats;
 use crate::worker::Worker;
 

@@ -14,7 +14,7 @@ use weft_core::metrics::{Registry, Scope};
 use weft_upstream::{ClusterManager, ClusterStore};
 
 use crate::connection::{Connections, Phase, Reason};
-use crate::http::request::FileBodies;
+use crate::http::file_bodies::FileBodies;
 use crate::listener::{Listener, ListenerSpec};
 use crate::stats::ListenerStats;
 

@@ -8,12 +8,12 @@ use arc_swap::ArcSwapOption;
 use arc_swap::cache::Cache;
 use http::HeaderValue;
 use weft_config::http_filter::{HttpFilterConfig, Router};
-use weft_config::{AccessLog, FormatSource, HttpManager, RouteConfig, RouteSource};
+use weft_config::{HttpManager, RouteConfig, RouteSource};
 use weft_core::metrics::Scope;
 use weft_filters::Filter;
 
 use super::headers::Forwarding;
-use crate::access_log::{AccessLogFile, AccessLogSink};
+use crate::access_log::{AccessLogFile, Log};
 use crate::routes::RouteSlot;
 use crate::stats::HttpStats;
 use crate::worker::Worker;
@@ -39,41 +39,6 @@ impl std::fmt::Debug for Manager {
         f.debug_struct("Manager")
             .field("stat_prefix", &self.config.stat_prefix)
             .finish_non_exhaustive()
-    }
-}
-
-/// An access log and this worker's end of its file.
-#[derive(Debug)]
-pub(crate) struct Log {
-    config: AccessLog,
-    sink: AccessLogSink,
-}
-
-impl Log {
-    /// Pairs configured logs with their opened files.
-    pub(crate) fn all(configured: &[AccessLog], files: &[AccessLogFile]) -> Vec<Self> {
-        let pairs = configured.iter().zip(files);
-        pairs
-            .map(|(config, file)| Self {
-                config: config.clone(),
-                sink: file.sink(),
-            })
-            .collect()
-    }
-
-    /// Writes what `source` describes, if the log's filter lets it pass. `line` is scratch.
-    pub(crate) fn write(&self, source: &dyn FormatSource, worker: &Worker, line: &mut Vec<u8>) {
-        let random = worker.random();
-        if self
-            .config
-            .filter
-            .as_ref()
-            .is_none_or(|filter| filter.passes(source, random))
-        {
-            line.clear();
-            self.config.format.write(line, source);
-            self.sink.write(line);
-        }
     }
 }
 

@@ -10,8 +10,8 @@ use http_body_util::BodyExt;
 use weft_config::route::Mirror;
 use weft_upstream::{Cluster, PickContext, RequestBody, SendOptions};
 
+use super::admit::Head;
 use super::headers::{X_ENVOY_INTERNAL, X_FORWARDED_FOR, append_joined};
-use super::request::Head;
 use super::router::upstream_request;
 use super::upload::MirrorBody;
 

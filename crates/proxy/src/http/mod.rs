@@ -1,14 +1,18 @@
 //! The HTTP connection manager: from a downstream connection to requests, through filters and
 //! route to the router, and back.
 //!
-//! Read forward: [`serve`](serve::serve) → [`exchange`] → [`request::handle`] →
+//! Read forward: [`serve`](serve::serve) → [`exchange`] → [`request::handle`] → [`admit`] →
 //! `weft_filters` → [`router`] → `weft_upstream`.
 
+pub(crate) mod admit;
 pub(crate) mod body;
 pub(crate) mod client_cert;
+pub(crate) mod downstream;
 pub(crate) mod exchange;
+pub(crate) mod file_bodies;
 pub(crate) mod flags;
 pub(crate) mod headers;
+mod log_view;
 pub(crate) mod manager;
 pub(crate) mod mirror;
 pub(crate) mod path;
@@ -20,6 +24,6 @@ pub(crate) mod serve;
 pub(crate) mod upgrade;
 pub(crate) mod upload;
 
-pub(crate) use exchange::Downstream;
+pub(crate) use downstream::Downstream;
 pub(crate) use manager::Manager;
 pub(crate) use serve::{serve, version};

@@ -1,5 +1,5 @@
-//! One request, from its arrival to the choice of what answers it: checks, forwarding headers,
-//! route, filters, and then the router, a redirect or a direct response.
+//! One request, from its arrival to the choice of what answers it: route, filters, and then the
+//! router, a redirect or a direct response.
 //!
 //! It must never know how an upstream is reached.
 
@@ -8,102 +8,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, COOKIE, EXPECT, HOST, HeaderValue, LOCATION, VIA};
+use http::header::{CONNECTION, HOST, HeaderValue, LOCATION};
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
+use http::{Method, Request, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use weft_config::http_manager::StripPort;
-use weft_config::http_options::UnderscoreAction;
 use weft_config::route::Picked;
 use weft_config::{
-    DataSource, Forward, HttpManager, RequestHead, Route, RouteAction, RouteConfig, RouteLookup,
-    VirtualHost,
+    Forward, HttpManager, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
 };
 use weft_filters::{CorsAnswer, LocalReply, RequestContext, Verdict};
 
-use super::exchange::{Downstream, Exchange, Record, UpstreamInfo};
-use super::headers::{self, X_FORWARDED_PROTO};
-use super::path::{PathRules, PathVerdict, clean};
+use super::admit::{Head, Refusal, admit};
+use super::downstream::Downstream;
+use super::exchange::{Exchange, Record, UpstreamInfo};
+use super::respond::redirect;
 use super::serve::Answer;
-use super::{respond, router};
-
-/// A request's head in one form, whatever HTTP version it came in: the host is in the `host`
-/// header, the path is separate.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) method: Method,
-    pub(crate) path: PathAndQuery,
-    pub(crate) scheme: &'static str,
-    pub(crate) headers: HeaderMap,
-    pub(crate) grpc: bool,
-    /// The protocol that the client wants to change to, in lower case.
-    pub(crate) upgrade: Option<Box<str>>,
-}
-
-impl Head {
-    /// What routing looks at.
-    pub(crate) fn view(&self) -> RequestHead<'_> {
-        let text = |name| {
-            self.headers
-                .get(name)
-                .and_then(|value: &HeaderValue| value.to_str().ok())
-        };
-        RequestHead {
-            authority: text(HOST).unwrap_or_default(),
-            path: self.path.as_str(),
-            method: &self.method,
-            scheme: self.scheme,
-            forwarded_proto: text(X_FORWARDED_PROTO).unwrap_or(self.scheme),
-            headers: &self.headers,
-        }
-    }
-
-    /// Keeps copies for logs and header templates.
-    pub(crate) fn record(&self, exchange: &mut Exchange) {
-        let view = self.view();
-        exchange.record = Some(Box::new(Record {
-            method: self.method.clone(),
-            path: view.path.to_owned(),
-            authority: view.authority.to_owned(),
-            request: self.headers.clone(),
-            ..Record::default()
-        }));
-    }
-}
-
-/// Why a request is not served, beyond its answer.
-#[derive(Debug)]
-struct Refusal {
-    reply: LocalReply,
-    close: bool,
-    /// Envoy's codec refuses it before it is a request: no access log tells of it.
-    silent: bool,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, details: &'static str) -> Self {
-        Self {
-            reply: LocalReply::new(status, details),
-            close: true,
-            silent: false,
-        }
-    }
-
-    /// Not even a request.
-    fn codec(status: StatusCode, details: &'static str) -> Self {
-        let mut refusal = Self::new(status, details);
-        refusal.silent = true;
-        refusal.with_text()
-    }
-
-    /// With the status' name as its body.
-    fn with_text(mut self) -> Self {
-        self.reply.body = Bytes::from(self.reply.status.canonical_reason().unwrap_or_default());
-        self
-    }
-}
+use super::{headers, respond, router};
 
 /// Answers one request of a connection.
 pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming>) -> Answer {
@@ -194,14 +115,6 @@ fn find(routes: Option<Arc<RouteConfig>>, head: &Head, random: u64) -> Result<Ro
             Ok((Arc::clone(&routes), found.0, found.1))
         }
     }
-}
-
-fn redirect(status: StatusCode, location: &str) -> LocalReply {
-    let mut reply = LocalReply::new(status, "direct_response");
-    if let Ok(location) = HeaderValue::from_str(location) {
-        reply.headers.push((LOCATION, location));
-    }
-    reply
 }
 
 fn refuse(
@@ -382,234 +295,4 @@ fn upgrade_refusal(config: &HttpManager, forward: &Forward, head: &Head) -> Opti
         return None;
     }
     Some(Refusal::new(StatusCode::FORBIDDEN, "upgrade_failed"))
-}
-
-/// Checks a request and brings it into one form. A refused one stays in `parts`.
-fn admit(parts: &mut Parts, exchange: &Exchange) -> Result<Head, Refusal> {
-    let manager = exchange.manager();
-    let config = &manager.config;
-    let headers = &mut parts.headers;
-    let version = parts.version;
-    if version == Version::HTTP_10 || version == Version::HTTP_09 {
-        admit_old(config, headers)?;
-    }
-    if headers.len() > config.common.max_headers_count as usize {
-        manager.stats.downstream_rq_too_large.inc();
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(Refusal::codec(status, "http_headers_too_large"));
-    }
-    let scheme = admit_uri(&parts.uri, &parts.method, headers, exchange)?;
-    check_host(headers, config, exchange.downstream.local)?;
-    check_names(headers, config.common.underscores)?;
-    if parts.method == Method::CONNECT {
-        // Nothing terminates a CONNECT here; `docs/compatibility.md` says so.
-        let mut refusal = Refusal::new(StatusCode::NOT_FOUND, "route_not_found");
-        refusal.reply.flag = Some("NR");
-        return Err(refusal);
-    }
-    let path = parts
-        .uri
-        .path_and_query()
-        .cloned()
-        .ok_or_else(|| bad("missing_path"))?;
-    let path = clean_path(path, config)?;
-    if let Some(via) = &manager.via {
-        headers::append_joined(headers, &VIA, b", ", via);
-    }
-    let upgrade = (version == Version::HTTP_11)
-        .then(|| headers::upgrade_of(headers))
-        .flatten()
-        .and_then(|value| Some(value.to_str().ok()?.to_ascii_lowercase().into_boxed_str()));
-    headers::remove_hop_by_hop(headers, upgrade.is_some());
-    exchange
-        .downstream
-        .client_cert
-        .apply(config.forward_client_cert, headers);
-    if !config.proxy_100_continue {
-        // hyper has answered it, or will when the body is read.
-        headers.remove(EXPECT);
-    }
-    if version == Version::HTTP_2 {
-        join_cookies(headers);
-    }
-    Ok(Head {
-        grpc: weft_filters::local_reply::is_grpc(headers),
-        method: parts.method.clone(),
-        path,
-        scheme,
-        headers: std::mem::take(headers),
-        upgrade,
-    })
-}
-
-/// The scheme; the host of an absolute URI wins over the `host` header.
-fn admit_uri(
-    uri: &Uri,
-    method: &Method,
-    headers: &mut HeaderMap,
-    exchange: &Exchange,
-) -> Result<&'static str, Refusal> {
-    let tls = exchange.downstream.is_tls();
-    let plain = if tls { "https" } else { "http" };
-    let Some(authority) = uri.authority().filter(|_| method != Method::CONNECT) else {
-        return Ok(plain);
-    };
-    let scheme = match uri.scheme_str() {
-        Some("https") if exchange.version == Version::HTTP_2 || tls => "https",
-        Some("https") => {
-            return Err(Refusal::codec(
-                StatusCode::FORBIDDEN,
-                "https_url_on_plaintext_connection",
-            ));
-        }
-        Some("http") | None => "http",
-        _ => return Err(Refusal::codec(StatusCode::BAD_REQUEST, "invalid_scheme")),
-    };
-    let host = HeaderValue::from_str(authority.as_str());
-    headers.insert(
-        HOST,
-        host.map_err(|_| Refusal::codec(StatusCode::BAD_REQUEST, "invalid_authority"))?,
-    );
-    Ok(scheme)
-}
-
-/// HTTP/2 clients may send a cookie in crumbs, which upstreams need not understand (RFC 9113,
-/// 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
-    if let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) {
-        let crumbs: Vec<_> = headers.get_all(COOKIE).iter().cloned().collect();
-        headers.remove(COOKIE);
-        for crumb in crumbs {
-            headers::append_joined(headers, &COOKIE, b"; ", &crumb);
-        }
-    }
-}
-
-fn bad(details: &'static str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, details)
-}
-
-fn admit_old(config: &HttpManager, headers: &mut HeaderMap) -> Result<(), Refusal> {
-    if !config.http1.accept_http_10 {
-        return Err(Refusal::codec(StatusCode::UPGRADE_REQUIRED, "low_version"));
-    }
-    if !headers.contains_key(HOST)
-        && let Some(host) = &config.http1.default_host_for_http_10
-        && let Ok(host) = HeaderValue::from_str(host)
-    {
-        headers.insert(HOST, host);
-    }
-    Ok(())
-}
-
-/// Exactly one host, in a form that routing can read.
-fn check_host(
-    headers: &mut HeaderMap,
-    config: &HttpManager,
-    local: SocketAddr,
-) -> Result<(), Refusal> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(bad("missing_host_header"));
-    };
-    let Some(text) = host.to_str().ok().filter(|host| host.bytes().all(in_host)) else {
-        return Err(Refusal::codec(StatusCode::BAD_REQUEST, "invalid_authority"));
-    };
-    if config.strip_port == StripPort::Keep && !config.strip_trailing_host_dot {
-        return Ok(());
-    }
-    let (mut name, mut port) = match text.rsplit_once(':') {
-        Some((name, port)) if !name.ends_with(':') && port.bytes().all(|b| b.is_ascii_digit()) => {
-            (name, Some(port))
-        }
-        _ => (text, None),
-    };
-    let drop_port = match config.strip_port {
-        StripPort::Keep => false,
-        StripPort::Any => true,
-        StripPort::Matching => port.and_then(|port| port.parse().ok()) == Some(local.port()),
-    };
-    if drop_port {
-        port = None;
-    }
-    if config.strip_trailing_host_dot {
-        name = name.strip_suffix('.').unwrap_or(name);
-    }
-    let host = port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
-    if let Ok(host) = HeaderValue::from_str(&host) {
-        headers.insert(HOST, host);
-    }
-    Ok(())
-}
-
-/// What may stand in a host with its port (RFC 3986, 3.2).
-fn in_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(&byte)
-}
-
-fn check_names(headers: &mut HeaderMap, underscores: UnderscoreAction) -> Result<(), Refusal> {
-    if underscores == UnderscoreAction::Allow {
-        return Ok(());
-    }
-    let with: Vec<_> = headers
-        .keys()
-        .filter(|name| name.as_str().contains('_'))
-        .cloned()
-        .collect();
-    if underscores == UnderscoreAction::Reject && !with.is_empty() {
-        return Err(Refusal::codec(
-            StatusCode::BAD_REQUEST,
-            "http1.unexpected_underscore",
-        ));
-    }
-    for name in with {
-        headers.remove(name);
-    }
-    Ok(())
-}
-
-fn clean_path(path: PathAndQuery, config: &HttpManager) -> Result<PathAndQuery, Refusal> {
-    let rules = PathRules {
-        normalize: config.normalize_path,
-        merge_slashes: config.merge_slashes,
-        escaped_slashes: config.escaped_slashes,
-    };
-    let text = path.as_str();
-    if !text.starts_with('/') && text != "*" {
-        return Err(Refusal::codec(StatusCode::BAD_REQUEST, "missing_path"));
-    }
-    match clean(text, rules) {
-        PathVerdict::Use(std::borrow::Cow::Borrowed(_)) => Ok(path),
-        PathVerdict::Use(std::borrow::Cow::Owned(clean)) => {
-            PathAndQuery::try_from(clean).map_err(|_| bad("path_normalization_failed"))
-        }
-        PathVerdict::Redirect(to) => Err(Refusal {
-            reply: redirect(StatusCode::TEMPORARY_REDIRECT, &to),
-            close: false,
-            silent: false,
-        }),
-        PathVerdict::Reject => Err(bad("path_normalization_failed")),
-    }
-}
-
-/// Bodies of direct responses that are files, read when the configuration was loaded.
-#[derive(Debug, Default)]
-pub(crate) struct FileBodies(parking_lot::RwLock<ahash::AHashMap<Arc<str>, Bytes>>);
-
-impl FileBodies {
-    /// Keeps a file's bytes.
-    pub(crate) fn set(&self, path: &Arc<str>, bytes: Bytes) {
-        self.0.write().insert(Arc::clone(path), bytes);
-    }
-
-    fn get(&self, source: &DataSource) -> Bytes {
-        match source {
-            DataSource::Inline(bytes) => bytes.clone(),
-            DataSource::File { path, .. } => self.0.read().get(path).cloned().unwrap_or_default(),
-            DataSource::Environment(name) => {
-                std::env::var(&**name).map(Bytes::from).unwrap_or_default()
-            }
-        }
-    }
 }

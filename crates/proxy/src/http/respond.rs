@@ -1,6 +1,6 @@
 //! The response's head on its way down: what every response gets, whoever made it.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SERVER};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, LOCATION, SERVER};
 use http::response::Parts;
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
@@ -83,6 +83,15 @@ pub(crate) fn local(
         body
     };
     Response::from_parts(parts, ResponseBody::local(body, exchange))
+}
+
+/// An answer that sends the client elsewhere.
+pub(crate) fn redirect(status: StatusCode, location: &str) -> LocalReply {
+    let mut reply = LocalReply::new(status, "direct_response");
+    if let Ok(location) = HeaderValue::from_str(location) {
+        reply.headers.push((LOCATION, location));
+    }
+    reply
 }
 
 /// The reason phrase of statuses that Envoy has no name for.

@@ -19,7 +19,7 @@ use weft_config::http_options::Http2Options;
 use weft_net::Stream;
 use weft_net::inspect::HttpVersion;
 
-use super::exchange::Downstream;
+use super::downstream::Downstream;
 use super::manager::Manager;
 use crate::connection::{Handle, Phase};
 

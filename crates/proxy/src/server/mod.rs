@@ -427,6 +427,9 @@ impl Life {
                 }
                 () = at(leave) => {
                     self.resources.settle().await;
+                    if let Some(control) = &mut control {
+                        control.ask_for_references(&self.resources).await;
+                    }
                 }
                 () = drain.wait() => {
                     self.admin.readiness.set(ServerState::Draining);

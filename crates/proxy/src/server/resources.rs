@@ -23,7 +23,7 @@ use weft_xds::TypeUrl;
 use super::leaving::{self, Leaving};
 use super::listeners::{Listeners, Origin};
 use crate::admin::{AdminState, Kind};
-use crate::http::request::FileBodies;
+use crate::http::file_bodies::FileBodies;
 use crate::routes::RouteTable;
 use crate::stats::{ClusterManagerStats, XdsStats};
 
@@ -90,11 +90,9 @@ impl Resources {
     }
 
     fn count_clusters(&self) {
-        let count = self.clusters.names().len();
-        self.clusters_stats.active_clusters.set(count as i64);
-        self.clusters_stats
-            .warming_clusters
-            .set(self.clusters.unready().len() as i64);
+        let (all, unready) = self.clusters.count();
+        self.clusters_stats.active_clusters.set(all as i64);
+        self.clusters_stats.warming_clusters.set(unready as i64);
     }
 
     /// Puts one resource in force.

@@ -105,7 +105,8 @@ impl Control {
         self.ask_for_references(resources).await;
     }
 
-    async fn ask_for_references(&mut self, resources: &Resources) {
+    /// Asks for what the resources in force refer to, if that has changed.
+    pub(super) async fn ask_for_references(&mut self, resources: &Resources) {
         let wanted = resources.references();
         let types = [
             (TypeUrl::ENDPOINT, &wanted.endpoints, &self.asked.endpoints),
@@ -207,8 +208,11 @@ impl Control {
                 tracing::warn!(name = %one.name, error = %one.error, "a resource of the control plane is refused; its last good form stays");
             }
         }
-        // References first: a server that hears the verdict may wait for them.
-        self.ask_for_references(resources).await;
+        // References first: a server that hears the verdict may wait for them. Endpoints and
+        // secrets refer to nothing.
+        if type_url != TypeUrl::ENDPOINT && type_url != TypeUrl::SECRET {
+            self.ask_for_references(resources).await;
+        }
         self.commands.verdict(id, refused).await;
         self.initial.retain(|waiting| *waiting != type_url);
     }

@@ -332,6 +332,13 @@ impl ClusterStore {
         self.inner.lock().clusters.contains_key(name)
     }
 
+    /// How many clusters there are, and of how many the endpoints are not known yet.
+    pub fn count(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        let unready = inner.clusters.values().filter(|entry| !entry.ready);
+        (inner.clusters.len(), unready.count())
+    }
+
     /// The clusters whose endpoints are not known yet.
     pub fn unready(&self) -> Vec<Arc<str>> {
         let inner = self.inner.lock();

@@ -6,78 +6,41 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderName, HeaderValue};
-use http::uri::PathAndQuery;
+use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use weft_config::route::{
-    ClusterSpec, HashPolicy, HostRewrite, Picked, Priority, TimeoutSetting, WeightedCluster,
-};
+use weft_config::route::{HashPolicy, HostRewrite, Priority};
 use weft_config::{Forward, RouteAction};
-use weft_filters::{CorsAnswer, LocalReply};
+use weft_filters::LocalReply;
 use weft_upstream::{
-    Cluster, FailureKind, Host, Outcome as Seen, PickContext, Protocol, RequestBody,
+    Cluster, Host, Outcome as Seen, PickContext, Protocol, RequestBody,
     ResponseBody as UpstreamBody, SendFailure, SendOptions,
 };
 
+use super::admit::Head;
 use super::body::{Limits, ResponseBody};
 use super::exchange::{Exchange, UpstreamInfo};
 use super::flags::ResponseFlags;
-use super::headers::{
-    self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_EXPECTED_TIMEOUT,
-    X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_ENVOY_OVERLOADED, X_ENVOY_PER_TRY_TIMEOUT,
-    X_ENVOY_SERVICE_TIME, X_ENVOY_TIMEOUT, X_FORWARDED_HOST,
-};
-use super::request::{Found, Head};
+use super::headers::{self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_SERVICE_TIME};
 use super::retry::{Decision, Retries};
 use super::serve::Answer;
 use super::upload::Upload;
 use super::{mirror, respond, retry, upgrade};
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+mod failure;
+mod rewrite;
+mod target;
+mod timeouts;
+
+use failure::malformed_body;
+use rewrite::{needs_source, replace_host, rewrite};
+pub(crate) use target::{Choice, Target};
+use timeouts::{AttemptLimits, Timeouts};
+
 /// A request body of which no more than this is kept for a retry (Envoy: the connection's
 /// buffer limit, 1 MiB).
 const RETRY_BUFFER: usize = 1024 * 1024;
-
-/// The cluster that the route chose.
-#[derive(Debug)]
-pub(crate) struct Choice {
-    name: Box<str>,
-    weighted: Option<usize>,
-}
-
-impl Choice {
-    /// Remembers a choice without borrowing the route.
-    pub(crate) fn new(picked: &Picked<'_>, forward: &Forward) -> Self {
-        let weighted = match (&forward.cluster, picked.weighted) {
-            (ClusterSpec::Weighted { clusters, .. }, Some(entry)) => {
-                clusters.iter().position(|one| std::ptr::eq(one, entry))
-            }
-            _ => None,
-        };
-        Self {
-            name: Box::from(picked.name),
-            weighted,
-        }
-    }
-
-    fn entry<'f>(&self, forward: &'f Forward) -> Option<&'f WeightedCluster> {
-        match (&forward.cluster, self.weighted) {
-            (ClusterSpec::Weighted { clusters, .. }, Some(index)) => clusters.get(index),
-            _ => None,
-        }
-    }
-}
-
-/// Where a request goes, and what its answer gets.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) found: Found,
-    /// `None` when the header that names the cluster is missing.
-    pub(crate) choice: Option<Choice>,
-    pub(crate) cors: Option<CorsAnswer>,
-}
 
 /// Everything about one request that its attempts share.
 struct Routing {
@@ -146,17 +109,6 @@ impl Outgoing {
     }
 }
 
-/// How long things may take.
-#[derive(Debug, Clone, Copy)]
-struct Timeouts {
-    /// From the end of the request to the end of the response.
-    route: Option<Duration>,
-    per_try: Option<Duration>,
-    idle: Option<Duration>,
-    /// Life of the whole stream.
-    max_stream: Option<Duration>,
-}
-
 /// What became of one attempt.
 enum Outcome {
     Response(Response<UpstreamBody>),
@@ -199,9 +151,7 @@ pub(crate) async fn forward(
         routing.run(&mut exchange).await
     };
     match result {
-        Ok((host, sent, response)) => {
-            Ok(routing.respond(exchange, &host, sent, response, on_upgrade))
-        }
+        Ok(response) => Ok(routing.respond(exchange, response, on_upgrade)),
         Err(reply) => {
             exchange.request_open &= !routing.body.is_complete();
             let (grpc, method) = (routing.head.grpc, &routing.head.method);
@@ -290,10 +240,7 @@ impl Routing {
     }
 
     /// Attempts until one gives a response that may be passed on. The error is the answer.
-    async fn run(
-        &mut self,
-        exchange: &mut Exchange,
-    ) -> Result<(Rc<Host>, Instant, Response<UpstreamBody>), LocalReply> {
+    async fn run(&mut self, exchange: &mut Exchange) -> Result<Response<UpstreamBody>, LocalReply> {
         loop {
             exchange.attempts += 1;
             let Some(host) = self.pick(exchange) else {
@@ -301,7 +248,6 @@ impl Routing {
                 return Err(Self::no_host(exchange));
             };
             self.note_upstream(exchange, Some(&host));
-            let sent = Instant::now();
             let outcome = self.attempt(exchange, &host).await;
             self.retrying = None;
             let decision = self.decide(&outcome);
@@ -324,7 +270,7 @@ impl Routing {
                     if exchange.attempts > 1 && response.status().as_u16() < 500 {
                         self.cluster.stats.upstream_rq_retry_success.inc();
                     }
-                    Ok((host, sent, response))
+                    Ok(response)
                 }
                 _ if self.body.is_malformed() => Err(malformed_body(exchange)),
                 failed => {
@@ -404,7 +350,11 @@ impl Routing {
             downstream: protocol(exchange.downstream.version),
             downstream_id: exchange.downstream.id(),
         };
-        let limits = self.attempt_limits(exchange);
+        let limits = AttemptLimits {
+            started: exchange.started(),
+            now: Instant::now(),
+            timeouts: self.timeouts,
+        };
         let mut send = std::pin::pin!(self.cluster.send(host, request, &options));
         loop {
             let Some((at, outcome)) = limits.next(&self.body) else {
@@ -432,15 +382,6 @@ impl Routing {
             _ => self.cluster.stats.upstream_rq_timeout.inc(),
         }
         self.cluster.report(host, Seen::LocalOriginFailure);
-    }
-
-    fn attempt_limits(&self, exchange: &Exchange) -> AttemptLimits {
-        let now = Instant::now();
-        AttemptLimits {
-            started: exchange.started(),
-            now,
-            timeouts: self.timeouts,
-        }
     }
 
     /// The request of one attempt.
@@ -492,65 +433,10 @@ impl Routing {
         });
     }
 
-    /// The answer to a request that the control plane wants dropped.
-    fn drop_overload(&self, exchange: &mut Exchange) -> LocalReply {
-        self.note_upstream(exchange, None);
-        let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload")
-            .body("drop overload")
-            .flag("DO");
-        if !exchange.manager().router.suppress_envoy_headers {
-            reply
-                .headers
-                .push((X_ENVOY_DROP_OVERLOAD, HeaderValue::from_static("true")));
-        }
-        reply
-    }
-
-    fn no_host(exchange: &mut Exchange) -> LocalReply {
-        if exchange.attempts > 1 {
-            exchange
-                .flags
-                .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-        }
-        LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
-            .body("no healthy upstream")
-            .flag("UH")
-    }
-
-    /// The answer to a request whose last attempt gave no response.
-    fn failure(&self, exchange: &mut Exchange, outcome: &Outcome) -> LocalReply {
-        let timeout = |details, flag| {
-            LocalReply::new(StatusCode::GATEWAY_TIMEOUT, details)
-                .body("upstream request timeout")
-                .flag(flag)
-        };
-        match outcome {
-            Outcome::RouteTimeout => timeout("response_timeout", "UT"),
-            Outcome::PerTryTimeout => timeout("upstream_per_try_timeout", "UT"),
-            Outcome::MaxStreamDuration => {
-                LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "max_duration_timeout")
-                    .body("downstream duration timeout")
-            }
-            Outcome::IdleTimeout => {
-                let mut reply = timeout("stream_idle_timeout", "SI");
-                reply.body = "stream timeout".into();
-                if !self.body.is_complete() {
-                    reply.status = StatusCode::REQUEST_TIMEOUT;
-                }
-                reply
-            }
-            Outcome::Failed(failure) => failed(exchange, failure),
-            // A response is no failure; the caller passes it on.
-            Outcome::Response(_) => LocalReply::new(StatusCode::BAD_GATEWAY, ""),
-        }
-    }
-
     /// Passes the upstream's response on.
     fn respond(
         self,
         mut exchange: Box<Exchange>,
-        host: &Rc<Host>,
-        sent: Instant,
         response: Response<UpstreamBody>,
         on_upgrade: Option<OnUpgrade>,
     ) -> Response<ResponseBody> {
@@ -561,7 +447,6 @@ impl Routing {
             parts.status == StatusCode::SWITCHING_PROTOCOLS && self.head.upgrade.is_some();
         let trailers = parts.version == Version::HTTP_2;
         headers::remove_hop_by_hop_of_response(&mut parts.headers, switching);
-        let _ = (host, sent);
         let complete = self.body.is_complete() && self.head.upgrade.is_none();
         // An answer to an upgrade that is none ends the connection: the client never ends its
         // request.
@@ -648,259 +533,6 @@ fn sent(result: Result<Response<UpstreamBody>, SendFailure>) -> Outcome {
     }
 }
 
-/// The answer to a request whose body broke the rules of its protocol.
-fn malformed_body(exchange: &mut Exchange) -> LocalReply {
-    exchange.close = true;
-    LocalReply::new(StatusCode::BAD_REQUEST, "codec_error")
-        .body("Bad Request")
-        .flag("DPE")
-}
-
-fn failed(exchange: &mut Exchange, failure: &SendFailure) -> LocalReply {
-    exchange.transport_failure = failure.transport.replace(' ', "_");
-    if failure.kind == FailureKind::Overflow
-        && let Some(upstream) = &mut exchange.upstream
-    {
-        // No host was chosen where no connection may be made.
-        upstream.host = None;
-        upstream.hostname = None;
-    }
-    let reason = failure.kind.reset_reason().replace(' ', "_");
-    let transport = match &*exchange.transport_failure {
-        "" => String::new(),
-        transport => format!("|{transport}"),
-    };
-    exchange.details =
-        format!("upstream_reset_before_response_started{{{reason}{transport}}}").into();
-    exchange.flags.add(ResponseFlags::of_failure(failure.kind));
-    let status = match failure.kind {
-        FailureKind::ProtocolError => StatusCode::BAD_GATEWAY,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let again = if exchange.attempts > 1 {
-        "retried and the latest "
-    } else {
-        ""
-    };
-    let body = format!(
-        "upstream connect error or disconnect/reset before headers. {again}reset reason: {}",
-        failure.kind.reset_reason()
-    );
-    let mut reply = LocalReply::new(status, "upstream_reset_before_response_started").body(body);
-    if failure.kind == FailureKind::Overflow {
-        let overloaded = HeaderValue::from_static("true");
-        reply.headers.push((X_ENVOY_OVERLOADED, overloaded));
-    }
-    reply
-}
-
-/// The limits of one attempt.
-#[derive(Debug, Clone, Copy)]
-struct AttemptLimits {
-    started: Instant,
-    now: Instant,
-    timeouts: Timeouts,
-}
-
-impl AttemptLimits {
-    /// The limit that comes first, and what it means when it passes.
-    fn next(&self, body: &Outgoing) -> Option<(Instant, Outcome)> {
-        let (since_request, since_try, since_move) = match body {
-            Outgoing::Upload(upload) => match upload.completed_at() {
-                Some(at) => (at, at.max(self.now), at.max(self.now)),
-                // Still being sent: looked at again when the limit would have passed.
-                None => (Instant::now(), Instant::now(), upload.moved_at()),
-            },
-            Outgoing::None => (self.started, self.now, self.now),
-        };
-        let Timeouts {
-            route,
-            per_try,
-            idle,
-            max_stream,
-        } = self.timeouts;
-        let limits = [
-            per_try.map(|limit| (since_try + limit, Outcome::PerTryTimeout)),
-            route.map(|limit| (since_request + limit, Outcome::RouteTimeout)),
-            idle.map(|limit| (since_move + limit, Outcome::IdleTimeout)),
-            max_stream.map(|limit| (self.started + limit, Outcome::MaxStreamDuration)),
-        ];
-        limits.into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-}
-
-impl Timeouts {
-    fn new(exchange: &Exchange, head: &mut Head, forward: &Forward, target: &Target) -> Self {
-        let manager = exchange.manager();
-        let headers = &mut head.headers;
-        let asked = take_millis(headers, X_ENVOY_TIMEOUT);
-        let per_try_asked = take_millis(headers, X_ENVOY_PER_TRY_TIMEOUT);
-        let expected = manager
-            .router
-            .respect_expected_rq_timeout
-            .then(|| take_millis(headers, X_ENVOY_EXPECTED_TIMEOUT))
-            .flatten();
-        let mut route = asked
-            .or(expected)
-            .map_or(forward.timeout, |t| (!t.is_zero()).then_some(t));
-        let mut max_stream = manager.config.common.max_stream_duration;
-        if let Some(limit) = grpc_limit(forward, headers) {
-            route = limit.filter(|limit| !limit.is_zero());
-        } else if let Some(configured) = &forward.max_stream_duration {
-            max_stream = configured
-                .max
-                .map_or(max_stream, |max| (!max.is_zero()).then_some(max));
-        }
-        let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
-        let per_try = per_try_asked.or(configured.and_then(|policy| policy.per_try_timeout));
-        let per_try = per_try.filter(|per_try| route.is_none_or(|route| *per_try < route));
-        if !manager.router.suppress_envoy_headers
-            && let Some(limit) = per_try.or(route)
-        {
-            let millis = headers::number(limit.as_millis() as u64);
-            headers.insert(X_ENVOY_EXPECTED_TIMEOUT, millis);
-        }
-        let idle = match forward.idle_timeout {
-            TimeoutSetting::Inherit => manager.config.stream_idle_timeout,
-            TimeoutSetting::Off => None,
-            TimeoutSetting::After(idle) => Some(idle),
-        };
-        if head.upgrade.is_some() {
-            // An upgraded connection lives as long as bytes move.
-            return Self {
-                route: None,
-                per_try,
-                idle,
-                max_stream,
-            };
-        }
-        Self {
-            route,
-            per_try,
-            idle,
-            max_stream,
-        }
-    }
-}
-
-/// The limit that `grpc-timeout` and the route set together; the outer `None` when the route
-/// does not look at the header.
-#[expect(clippy::option_option, reason = "asked or not, and limited or not")]
-fn grpc_limit(forward: &Forward, headers: &HeaderMap) -> Option<Option<Duration>> {
-    let newer = forward.max_stream_duration.as_ref();
-    let newer =
-        newer.and_then(|m| Some((m.grpc_timeout_header_max?, m.grpc_timeout_header_offset)));
-    let older = forward
-        .max_grpc_timeout
-        .map(|max| (max, forward.grpc_timeout_offset));
-    let (max, offset) = newer.or(older)?;
-    let asked = headers.get(GRPC_TIMEOUT).and_then(parse_grpc_timeout);
-    let Some(asked) = asked else {
-        return Some((!max.is_zero()).then_some(max));
-    };
-    let asked = match offset {
-        Some(offset) if offset < asked => asked.saturating_sub(offset),
-        _ => asked,
-    };
-    Some(Some(if max.is_zero() { asked } else { asked.min(max) }))
-}
-
-/// Source: gRPC over HTTP/2, `Timeout`.
-fn parse_grpc_timeout(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
-}
-
-fn take_millis(headers: &mut HeaderMap, name: HeaderName) -> Option<Duration> {
-    let value = headers.remove(name)?;
-    value.to_str().ok()?.parse().ok().map(Duration::from_millis)
-}
-
-/// Whether header templates have to be evaluated for this route.
-fn needs_source(target: &Target) -> bool {
-    let Found {
-        routes,
-        vhost,
-        route,
-    } = &target.found;
-    let levels = [
-        (&routes.request_headers, &routes.response_headers),
-        (&vhost.request_headers, &vhost.response_headers),
-        (&route.request_headers, &route.response_headers),
-    ];
-    target
-        .choice
-        .as_ref()
-        .is_some_and(|choice| choice.weighted.is_some())
-        || levels
-            .iter()
-            .any(|(request, response)| !request.is_empty() || !response.is_empty())
-}
-
-/// Sets the host and says in other headers what it was.
-fn replace_host(
-    exchange: &Exchange,
-    headers: &mut HeaderMap,
-    forward: &Forward,
-    host: HeaderValue,
-) {
-    let Some(before) = headers.insert(HOST, host) else {
-        return;
-    };
-    if !exchange.manager().router.suppress_envoy_headers {
-        headers.insert(X_ENVOY_ORIGINAL_HOST, before.clone());
-    }
-    if forward.append_x_forwarded_host {
-        headers::append_joined(headers, &X_FORWARDED_HOST, b",", &before);
-    }
-}
-
-/// Header operations, host and path of the route.
-fn rewrite(exchange: &mut Exchange, head: &mut Head, forward: &Forward, target: &Target) {
-    let found = &target.found;
-    let entry = target
-        .choice
-        .as_ref()
-        .and_then(|choice| choice.entry(forward));
-    if needs_source(target) {
-        head.record(exchange);
-        let source = exchange.source();
-        let headers = &mut head.headers;
-        found
-            .routes
-            .apply_request_headers(&found.vhost, &found.route, entry, headers, &source);
-    }
-    if let Some(host) = forward.rewrite_host(&head.view(), entry) {
-        // A weighted cluster's own host leaves no trace, as in Envoy.
-        let of_entry = entry.is_some_and(|entry| entry.host_rewrite.is_some());
-        if of_entry {
-            head.headers.insert(HOST, host);
-        } else {
-            replace_host(exchange, &mut head.headers, forward, host);
-        }
-    }
-    if let Some(path) = forward.rewrite_path(&found.route.matcher, head.path.as_str())
-        && let Ok(path) = PathAndQuery::try_from(path)
-    {
-        if !exchange.manager().router.suppress_envoy_headers
-            && let Ok(before) = HeaderValue::from_str(head.path.as_str())
-        {
-            head.headers.insert(X_ENVOY_ORIGINAL_PATH, before);
-        }
-        head.path = path;
-    }
-}
-
 /// Puts a request together; `upstream` gives it the form of the upstream's protocol.
 pub(crate) fn upstream_request(
     head: &Head,
@@ -920,21 +552,5 @@ pub(crate) fn protocol(version: Version) -> Protocol {
         Protocol::Http2
     } else {
         Protocol::Http1
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_timeouts_are_read_as_the_specification_says() {
-        let read = |text: &'static str| parse_grpc_timeout(&HeaderValue::from_static(text));
-        assert_eq!(read("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(read("100m"), Some(Duration::from_millis(100)));
-        assert_eq!(read("1H"), Some(Duration::from_hours(1)));
-        for wrong in ["", "S", "1", "1x", "123456789S", "-1S"] {
-            assert_eq!(read(wrong), None, "{wrong}");
-        }
     }
 }

@@ -1,0 +1,46 @@
+//! Where a request goes, as its route and its filters decided.
+
+use weft_config::Forward;
+use weft_config::route::{ClusterSpec, Picked, WeightedCluster};
+use weft_filters::CorsAnswer;
+
+use crate::http::request::Found;
+
+/// The cluster that the route chose.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(super) name: Box<str>,
+    pub(super) weighted: Option<usize>,
+}
+
+impl Choice {
+    /// Remembers a choice without borrowing the route.
+    pub(crate) fn new(picked: &Picked<'_>, forward: &Forward) -> Self {
+        let weighted = match (&forward.cluster, picked.weighted) {
+            (ClusterSpec::Weighted { clusters, .. }, Some(entry)) => {
+                clusters.iter().position(|one| std::ptr::eq(one, entry))
+            }
+            _ => None,
+        };
+        Self {
+            name: Box::from(picked.name),
+            weighted,
+        }
+    }
+
+    pub(super) fn entry<'f>(&self, forward: &'f Forward) -> Option<&'f WeightedCluster> {
+        match (&forward.cluster, self.weighted) {
+            (ClusterSpec::Weighted { clusters, .. }, Some(index)) => clusters.get(index),
+            _ => None,
+        }
+    }
+}
+
+/// Where a request goes, and what its answer gets.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) found: Found,
+    /// `None` when the header that names the cluster is missing.
+    pub(crate) choice: Option<Choice>,
+    pub(crate) cors: Option<CorsAnswer>,
+}
