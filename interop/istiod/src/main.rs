@@ -1,0 +1,72 @@
+//! Compares Weft with istiod, or records what istiod says.
+//!
+//! ```text
+//! ISTIOD=path/to/pilot-discovery interop-istiod [--record] [--full] [WORLD…]
+//! ```
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use weft_interop_istiod::difference::differences;
+use weft_interop_istiod::fetch::fetch;
+use weft_interop_istiod::nodes::NODES;
+use weft_interop_istiod::normal::normalise;
+use weft_interop_istiod::recorded::{self, Record};
+use weft_interop_istiod::world::World;
+use weft_interop_istiod::planes;
+
+const SHOWN: usize = 20;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(count) => {
+            println!("{count} differences");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<usize, String> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let (record, full) = (has("--record"), has("--full"));
+    let wanted: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
+    let binary = std::env::var_os("ISTIOD").map(PathBuf::from);
+    let binary = binary.ok_or("ISTIOD is to name istiod's pilot-discovery")?;
+    let mut count = 0;
+    for world in World::all().map_err(|error| error.to_string())? {
+        if !wanted.is_empty() && !wanted.iter().any(|name| **name == world.name) {
+            continue;
+        }
+        let targets = world.grpc_targets().map_err(|error| error.to_string())?;
+        let theirs = planes::istiod(&binary, &world).await?;
+        let ours = planes::weft(&world).await?;
+        let mut seen = Record::new();
+        for node in &NODES {
+            let istiod = normalise(fetch(&theirs.address, node, &targets).await?);
+            let weft = normalise(fetch(&ours.address, node, &targets).await?);
+            seen.insert(node.name.to_owned(), recorded::hashes(&istiod));
+            let found = differences(&istiod, &weft);
+            count += found.len();
+            let shown = if full { found.len() } else { SHOWN };
+            for one in found.iter().take(shown) {
+                println!(
+                    "{} {} {} {}{}\n  istiod: {}\n  weft:   {}",
+                    world.name, node.name, one.kind, one.name, one.path, one.istiod, one.weft
+                );
+            }
+            let (name, all) = (node.name, found.len());
+            println!("{} {name}: {all} differences", world.name);
+        }
+        if record {
+            recorded::write(&world.name, &seen).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(count)
+}
