@@ -15,6 +15,9 @@ mod stats;
 mod tcp;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub mod access_log;
 pub mod admin;
 

@@ -23,6 +23,8 @@ pub(crate) struct ResponseBody {
     exchange: Box<Exchange>,
     limits: Limits,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Since when the upstream keeps us waiting, while there is a timer.
+    waits_since: Instant,
     /// Bytes until the announced length is reached; the connection asks for nothing after it.
     left: Option<u64>,
     /// Whether trailers are passed on.
@@ -40,8 +42,10 @@ enum Source {
 /// How long the body may take.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
-    /// The whole response must be there.
+    /// The stream must be over.
     pub(crate) deadline: Option<Instant>,
+    /// From the end of the request to the end of the response.
+    pub(crate) route: Option<Duration>,
     /// Longest silence.
     pub(crate) idle: Option<Duration>,
 }
@@ -50,8 +54,8 @@ impl ResponseBody {
     /// A body that is there already; may be empty.
     pub(crate) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
         let limits = Limits {
-            deadline: None,
             idle: exchange.downstream.manager().config.stream_idle_timeout,
+            ..Limits::default()
         };
         Self::waiting(Source::Local(body), exchange, limits)
     }
@@ -71,11 +75,13 @@ impl ResponseBody {
     }
 
     fn waiting(source: Source, exchange: Box<Exchange>, limits: Limits) -> Self {
+        let waits_since = exchange.started();
         let mut this = Self {
             source,
             exchange,
             limits,
             timer: None,
+            waits_since,
             left: None,
             trailers: false,
             unread: false,
@@ -86,26 +92,48 @@ impl ResponseBody {
         this
     }
 
-    /// The time at which the wait for the next frame is over.
-    fn next_limit(&self) -> Option<Instant> {
-        let idle = self.limits.idle.map(|idle| Instant::now() + idle);
-        match (self.limits.deadline, idle) {
-            (Some(deadline), Some(idle)) => Some(deadline.min(idle)),
-            (deadline, idle) => deadline.or(idle),
-        }
+    /// When the whole response must be there. The route's time begins when the request has
+    /// ended, which an upload that goes on has not done before `now`.
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        let asked_at = match &self.exchange.received {
+            None => self.exchange.started(),
+            Some(received) => received.ended_at.get().unwrap_or(now),
+        };
+        let route = self.limits.route.map(|limit| asked_at + limit);
+        route.into_iter().chain(self.limits.deadline).min()
+    }
+
+    /// The time at which the wait for the next frame is over, as far as is known at `now`.
+    fn next_limit(&self, now: Instant) -> Option<Instant> {
+        let received = self.exchange.received.as_ref();
+        let received = received.and_then(|received| received.moved_at.get());
+        let moved = self.waits_since.max(received.unwrap_or(self.waits_since));
+        let idle = self.limits.idle.map(|idle| moved + idle);
+        self.deadline(now).into_iter().chain(idle).min()
     }
 
     /// Armed only when the upstream keeps us waiting: most bodies never need a timer.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut now = Instant::now();
         if self.timer.is_none() {
-            let Some(limit) = self.next_limit() else {
+            self.waits_since = now;
+        }
+        loop {
+            if let Some(timer) = &mut self.timer {
+                ready!(timer.as_mut().poll(cx));
+                now = Instant::now();
+            }
+            let Some(limit) = self.next_limit(now) else {
                 return Poll::Pending;
             };
-            self.timer = Some(Box::pin(tokio::time::sleep_until(limit.into())));
-        }
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
+            if limit <= now {
+                return Poll::Ready(());
+            }
+            // The first time, or the client has sent something meanwhile.
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset(limit.into()),
+                None => self.timer = Some(Box::pin(tokio::time::sleep_until(limit.into()))),
+            }
         }
     }
 
@@ -119,10 +147,8 @@ impl ResponseBody {
     }
 
     fn timed_out(&mut self) {
-        let late = self
-            .limits
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline);
+        let now = Instant::now();
+        let late = self.deadline(now).is_some_and(|deadline| now >= deadline);
         let stats = &self.exchange.downstream.manager().stats;
         if late {
             self.exchange

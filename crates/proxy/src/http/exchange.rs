@@ -5,7 +5,6 @@
 //! head is there, then the response's body. Dropping it is the end.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use super::downstream::Downstream;
 use super::flags::ResponseFlags;
 use super::log_view::LogView;
 use super::manager::Manager;
+use super::upload::Received;
 
 /// Copies of what the proxy passes on, made only when a log or a header template wants them.
 #[derive(Debug, Default)]
@@ -67,7 +67,8 @@ pub(crate) struct Exchange {
     pub(crate) vhost: Option<Arc<VirtualHost>>,
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) record: Option<Box<Record>>,
-    pub(super) received: Option<Rc<Cell<u64>>>,
+    /// `None` for a request without a body.
+    pub(super) received: Option<Rc<Received>>,
     pub(crate) sent: u64,
     pub(super) response_started: Option<Instant>,
     complete: bool,
@@ -137,8 +138,8 @@ impl Exchange {
         LogView::new(self, Instant::now())
     }
 
-    /// The counter of request-body bytes.
-    pub(crate) fn received_counter(&mut self) -> Rc<Cell<u64>> {
+    /// What is told of the request's body.
+    pub(crate) fn received(&mut self) -> Rc<Received> {
         Rc::clone(self.received.get_or_insert_default())
     }
 

@@ -34,8 +34,7 @@ pub(crate) fn tunnel(
         stats.downstream_cx_upgrades_active.inc();
         let (up, down, client_first) = copy(downstream, upstream, idle).await;
         stats.downstream_cx_upgrades_active.dec();
-        let received = exchange.received_counter();
-        received.set(received.get() + up);
+        exchange.received().bytes.set(up);
         exchange.sent += down;
         exchange.complete();
         if client_first {

@@ -20,6 +20,24 @@ use weft_upstream::{BoxError, FailureKind};
 /// A mirror that falls behind by more than this many bytes is cut off.
 const MIRROR_LIMIT: usize = 1024 * 1024;
 
+/// How far a request's body has come. Outlives the body: the limits of the response look at it.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// Bytes that the client sent.
+    pub(crate) bytes: Cell<u64>,
+    /// When the client last sent something; `None` until then.
+    pub(crate) moved_at: Cell<Option<Instant>>,
+    /// When the client had sent all of it.
+    pub(crate) ended_at: Cell<Option<Instant>>,
+}
+
+impl Received {
+    fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+        self.moved_at.set(Some(Instant::now()));
+    }
+}
+
 /// What readers share.
 #[derive(Debug)]
 struct Shared {
@@ -35,9 +53,8 @@ struct Shared {
     trailers: Option<HeaderMap>,
     malformed: bool,
     ended: bool,
-    ended_at: Option<Instant>,
-    /// When the client last sent something.
-    moved_at: Instant,
+    began_at: Instant,
+    received: Rc<Received>,
     mirrors: Vec<Rc<MirrorQueue>>,
 }
 
@@ -45,7 +62,6 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub(crate) struct Upload {
     shared: Rc<RefCell<Shared>>,
-    received: Rc<Cell<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -96,13 +112,13 @@ impl Drop for Shared {
 }
 
 impl Upload {
-    /// A body of which up to `limit` bytes are kept for another attempt. `received` counts
-    /// the bytes that the client sent.
+    /// A body of which up to `limit` bytes are kept for another attempt. `received` is
+    /// told what the client sent.
     pub(crate) fn new(
         incoming: Incoming,
         limit: usize,
         pass_trailers: bool,
-        received: Rc<Cell<u64>>,
+        received: Rc<Received>,
     ) -> Self {
         Self {
             shared: Rc::new(RefCell::new(Shared {
@@ -115,11 +131,10 @@ impl Upload {
                 trailers: None,
                 malformed: false,
                 ended: false,
-                ended_at: None,
-                moved_at: Instant::now(),
+                began_at: Instant::now(),
+                received,
                 mirrors: Vec::new(),
             })),
-            received,
         }
     }
 
@@ -135,7 +150,8 @@ impl Upload {
 
     /// When the client last sent something.
     pub(crate) fn moved_at(&self) -> Instant {
-        self.shared.borrow().moved_at
+        let shared = self.shared.borrow();
+        shared.received.moved_at.get().unwrap_or(shared.began_at)
     }
 
     /// Whether what the client sent broke the rules of its protocol.
@@ -145,7 +161,7 @@ impl Upload {
 
     /// When the client had sent all of it.
     pub(crate) fn completed_at(&self) -> Option<Instant> {
-        self.shared.borrow().ended_at
+        self.shared.borrow().received.ended_at.get()
     }
 
     /// A reader from the beginning.
@@ -184,7 +200,9 @@ impl Shared {
 
     fn finish(&mut self) {
         self.ended = true;
-        self.ended_at.get_or_insert_with(Instant::now);
+        if self.received.ended_at.get().is_none() {
+            self.received.ended_at.set(Some(Instant::now()));
+        }
         for mirror in &self.mirrors {
             mirror.end();
         }
@@ -231,9 +249,7 @@ impl Body for Reader {
         };
         match frame.into_data() {
             Ok(data) => {
-                shared.moved_at = Instant::now();
-                let received = &this.upload.received;
-                received.set(received.get() + data.len() as u64);
+                shared.received.add(data.len());
                 shared.pass(&data);
                 this.next += 1;
                 if shared.incoming.is_end_stream() {

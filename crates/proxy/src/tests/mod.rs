@@ -1,0 +1,4 @@
+//! Requests and connections through a whole proxy: what only shows when all parts are together.
+
+mod limits;
+mod proxy;
