@@ -1,14 +1,14 @@
 //! The request's body on its way up: counted, kept for a retry as far as the limit allows,
 //! and copied to mirrors.
 //!
-//! Several readers of one body, of which one pulls and the others follow: an attempt that
-//! failed leaves behind what it had read, and the next one reads that first.
+//! An attempt that failed leaves behind what it had read, and the next one reads that first. Only
+//! the newest reader pulls: those before it fail, which ends what still sends them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -56,6 +56,10 @@ struct Shared {
     began_at: Instant,
     received: Rc<Received>,
     mirrors: Vec<Rc<MirrorQueue>>,
+    /// The number of the newest reader.
+    newest: u64,
+    /// Whoever waits for the client.
+    waiting: Option<Waker>,
 }
 
 /// The body of one downstream request.
@@ -134,6 +138,8 @@ impl Upload {
                 began_at: Instant::now(),
                 received,
                 mirrors: Vec::new(),
+                newest: 0,
+                waiting: None,
             })),
         }
     }
@@ -164,10 +170,17 @@ impl Upload {
         self.shared.borrow().received.ended_at.get()
     }
 
-    /// A reader from the beginning.
+    /// A reader from the beginning. Those before it are superseded.
     pub(crate) fn reader(&self) -> Reader {
+        let mut shared = self.shared.borrow_mut();
+        shared.newest += 1;
+        // The body itself wakes only the last that asked.
+        if let Some(waiting) = shared.waiting.take() {
+            waiting.wake();
+        }
         Reader {
             upload: self.clone(),
+            number: shared.newest,
             next: 0,
             trailers_given: false,
         }
@@ -198,6 +211,13 @@ impl Shared {
         }
     }
 
+    fn wait(&mut self, waker: &Waker) {
+        match &self.waiting {
+            Some(waiting) if waiting.will_wake(waker) => {}
+            _ => self.waiting = Some(waker.clone()),
+        }
+    }
+
     fn finish(&mut self) {
         self.ended = true;
         if self.received.ended_at.get().is_none() {
@@ -213,6 +233,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Reader {
     upload: Upload,
+    number: u64,
     next: usize,
     trailers_given: bool,
 }
@@ -227,6 +248,9 @@ impl Body for Reader {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let mut shared = this.upload.shared.borrow_mut();
+        if this.number != shared.newest {
+            return Poll::Ready(Some(Err(Superseded.into())));
+        }
         if let Some(kept) = shared.kept.get(this.next) {
             this.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
@@ -236,7 +260,11 @@ impl Body for Reader {
             this.trailers_given = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        let frame = match ready!(Pin::new(&mut shared.incoming).poll_frame(cx)) {
+        let Poll::Ready(frame) = Pin::new(&mut shared.incoming).poll_frame(cx) else {
+            shared.wait(cx.waker());
+            return Poll::Pending;
+        };
+        let frame = match frame {
             None => {
                 shared.finish();
                 return Poll::Ready(None);
@@ -279,7 +307,7 @@ impl Body for Reader {
         let shared = self.upload.shared.borrow();
         let caught_up = shared.lost || self.next >= shared.kept.len();
         let trailers = shared.trailers.is_some() && !self.trailers_given;
-        shared.ended && caught_up && !trailers
+        self.number == shared.newest && shared.ended && caught_up && !trailers
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -308,6 +336,18 @@ impl Body for Reader {
 pub(crate) struct MirrorBody {
     queue: Rc<MirrorQueue>,
 }
+
+/// A later attempt reads the body.
+#[derive(Debug)]
+struct Superseded;
+
+impl std::fmt::Display for Superseded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the attempt was given up")
+    }
+}
+
+impl std::error::Error for Superseded {}
 
 /// The mirror fell too far behind, or the original was cut off.
 #[derive(Debug)]
