@@ -158,7 +158,7 @@ impl Chain {
         let timeout = self.spec.config.transport_socket_connect_timeout;
         let handshake = tokio::select! {
             handshake = weft_net::tls::accept(io, config, timeout) => handshake,
-            () = registered.handle().closing() => return None,
+            () = registered.handle().finishing() => return None,
         };
         match handshake {
             Ok(stream) if self.requires_sni() && stream.server_name().is_none() => {
@@ -202,7 +202,7 @@ async fn sniff(
     };
     let (io, found) = tokio::select! {
         looked = inspect(tcp, wanted, None) => looked.ok()?,
-        () = registered.handle().closing() => return None,
+        () = registered.handle().finishing() => return None,
     };
     (!io.prefix().is_empty()).then_some((io, found.http))
 }

@@ -166,11 +166,20 @@ impl Handle {
         }
     }
 
-    /// Ends when the connection has to end.
+    /// Ends when a connection on which nothing is in flight has to end.
+    pub(crate) async fn finishing(&self) {
+        self.reached(Phase::Finishing).await;
+    }
+
+    /// Ends when the connection has to end whatever is in flight.
     pub(crate) async fn closing(&self) {
+        self.reached(Phase::Closing).await;
+    }
+
+    async fn reached(&self, phase: Phase) {
         std::future::poll_fn(|cx| {
             self.register(cx.waker());
-            if self.phase.get() >= Phase::Finishing {
+            if self.phase.get() >= phase {
                 std::task::Poll::Ready(())
             } else {
                 std::task::Poll::Pending

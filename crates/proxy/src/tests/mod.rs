@@ -1,5 +1,6 @@
 //! Requests and connections through a whole proxy: what only shows when all parts are together.
 
+mod ends;
 mod limits;
 mod proxy;
 mod uploads;

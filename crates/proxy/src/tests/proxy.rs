@@ -37,8 +37,9 @@ pub(super) struct Proxy {
 
 /// A connection manager: further fields of it, its HTTP filters before the router, its routes.
 pub(super) fn manager(fields: &str, filters: &str, routes: &str) -> String {
+    let comma = if fields.is_empty() { "" } else { "," };
     format!(
-        "{{name: hcm, typed_config: {{\"@type\": {HCM}, stat_prefix: tested, {fields} \
+        "{{name: hcm, typed_config: {{\"@type\": {HCM}, stat_prefix: tested, {fields}{comma} \
          http_filters: [{filters} {ROUTER}], route_config: {{name: r, virtual_hosts: \
          [{{name: v, domains: [\"*\"], routes: [{routes}]}}]}}}}}}"
     )
@@ -196,9 +197,9 @@ impl Client {
         text
     }
 
-    /// Whether nothing comes and nothing ends for this time.
-    pub(super) async fn is_silent(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.0.read_u8()).await.is_err()
+    /// Closes the sending side.
+    pub(super) async fn finish(&mut self) {
+        self.0.shutdown().await.unwrap();
     }
 }
 

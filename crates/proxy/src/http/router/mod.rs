@@ -491,7 +491,8 @@ impl Routing {
         exchange.details = "via_upstream".into();
         exchange.respond(parts.status, &parts.headers);
         if switching && let (Some(down), Some(up)) = (on_upgrade, upstream_upgrade) {
-            let body = upgrade::tunnel(exchange, down, up, self.timeouts.idle);
+            let limits = (self.timeouts.idle, self.timeouts.max_stream);
+            let body = upgrade::tunnel(exchange, down, up, limits);
             return Response::from_parts(parts, body);
         }
         let limits = Limits {
