@@ -97,7 +97,6 @@ impl Chain {
                     common.idle_timeout,
                     common.max_connection_duration,
                 );
-                handle.limit_stall(manager.config.stream_idle_timeout);
             }
             Network::Tcp(_) | Network::Nothing => {
                 registered.handle().bind(self.spec.id, None, None);

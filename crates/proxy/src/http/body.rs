@@ -14,6 +14,7 @@ use weft_upstream::{FailureKind, ResponseBody as UpstreamBody};
 use super::exchange::Exchange;
 use super::flags::ResponseFlags;
 use super::serve::Aborted;
+use crate::connection::{Key, Patience};
 
 /// What is sent to the client.
 #[derive(Debug)]
@@ -29,8 +30,8 @@ pub(crate) struct ResponseBody {
     left: Option<u64>,
     /// Whether trailers are passed on.
     trailers: bool,
-    /// A frame was given and nothing asked for since.
-    unread: bool,
+    /// Its place among the answers that the client may leave lying, if it has a limit.
+    watched: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -84,11 +85,18 @@ impl ResponseBody {
             waits_since,
             left: None,
             trailers: false,
-            unread: false,
+            watched: None,
         };
         // An HTTP/2 client without a window never lets the body be asked for anything.
-        let empty = this.is_end_stream();
-        this.note_unread(!empty);
+        let limited = this.limits.idle.is_some() || this.limits.deadline.is_some();
+        if limited && !this.is_end_stream() {
+            let patience = Patience {
+                idle: this.limits.idle,
+                deadline: this.limits.deadline,
+                received: this.exchange.received.clone(),
+            };
+            this.watched = Some(this.exchange.downstream.handle().watch(patience));
+        }
         this
     }
 
@@ -137,13 +145,12 @@ impl ResponseBody {
         }
     }
 
-    /// Tells the connection whether its client has something to take. A stream without an idle
-    /// limit may be taken as slowly as the client likes.
-    fn note_unread(&mut self, unread: bool) {
-        if unread != self.unread && self.limits.idle.is_some() {
-            self.unread = unread;
-            self.exchange.downstream.handle().unread(unread);
-        }
+    /// Tells the connection whether its client has something to take. Says whether the stream has
+    /// lasted too long. One without limits may be taken as slowly as the client likes.
+    fn note_unread(&self, unread: bool) -> bool {
+        let handle = self.exchange.downstream.handle();
+        self.watched
+            .is_some_and(|answer| handle.unread(answer, unread))
     }
 
     fn timed_out(&mut self) {
@@ -173,12 +180,17 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let this = &mut *self;
-        this.note_unread(false);
+        if this.note_unread(false) {
+            this.timed_out();
+            return Poll::Ready(Some(Err(Aborted)));
+        }
         let upstream = match &mut this.source {
             Source::Local(body) => {
                 this.exchange.complete();
                 let body = std::mem::take(body);
                 this.exchange.sent += body.len() as u64;
+                // Over HTTP/2 even the last part may wait for a window, and the body with it.
+                this.note_unread(true);
                 return Poll::Ready((!body.is_empty()).then(|| Ok(Frame::data(body))));
             }
             Source::Upstream(upstream) => upstream,
@@ -224,9 +236,8 @@ impl Body for ResponseBody {
                 }
                 if this.is_end_stream() {
                     this.exchange.complete();
-                } else {
-                    this.note_unread(true);
                 }
+                this.note_unread(true);
                 Poll::Ready(Some(Ok(frame)))
             }
         }
@@ -249,7 +260,13 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.note_unread(false);
+        let lying = self
+            .watched
+            .take()
+            .is_some_and(|key| self.exchange.downstream.handle().forget(key));
+        if lying {
+            self.timed_out();
+        }
         // A body without frames is not polled, and an upgraded connection has none.
         if self.is_end_stream() {
             self.exchange.complete();

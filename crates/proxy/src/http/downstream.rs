@@ -110,7 +110,8 @@ impl Downstream {
                 Reason::Drain => stats.downstream_cx_drain_close.inc(),
                 Reason::Idle => stats.downstream_cx_idle_timeout.inc(),
                 Reason::SlowHead => stats.downstream_rq_header_timeout.inc(),
-                Reason::Stalled => stats.downstream_rq_idle_timeout.inc(),
+                // Its requests count themselves.
+                Reason::Stalled => {}
                 Reason::MaxDuration => stats.downstream_cx_max_duration_reached.inc(),
             }
         }

@@ -2,5 +2,6 @@
 
 mod ends;
 mod limits;
+mod lying;
 mod proxy;
 mod uploads;
