@@ -83,7 +83,7 @@ mod tests {
         let mut commands = receivers.remove(0);
         let begun = tokio::time::Instant::now();
         let drain = tokio::spawn(async move {
-            end_chains(&workers, &[7], Duration::from_secs(600)).await;
+            end_chains(&workers, &[7], Duration::from_mins(10)).await;
         });
         let mut orders = Vec::new();
         while let Some(command) = commands.recv().await {
