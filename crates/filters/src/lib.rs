@@ -21,6 +21,8 @@ pub struct RequestContext<'a> {
     pub head: RequestHead<'a>,
     /// The cluster that the route points to, if it points to one by name.
     pub cluster: Option<&'a str>,
+    /// The request goes to a cluster, as far as its route is concerned.
+    pub forwarded: bool,
     /// Overrides of the weighted cluster, the route, its virtual host and the route
     /// configuration: the most specific first.
     pub overrides: [Option<&'a FilterOverrides>; 4],

@@ -14,6 +14,7 @@ use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use weft_config::format::FormatSource;
 use weft_config::{Route, VirtualHost};
+use weft_filters::CorsAnswer;
 
 use super::downstream::Downstream;
 use super::flags::ResponseFlags;
@@ -66,6 +67,8 @@ pub(crate) struct Exchange {
     pub(crate) transport_failure: String,
     pub(crate) vhost: Option<Arc<VirtualHost>>,
     pub(crate) route: Option<Arc<Route>>,
+    /// What the cross-origin filter wants on the answer, whoever gives it.
+    pub(crate) cors: Option<CorsAnswer>,
     pub(crate) record: Option<Box<Record>>,
     /// `None` for a request without a body.
     pub(super) received: Option<Rc<Received>>,
@@ -107,6 +110,7 @@ impl Exchange {
             transport_failure: String::new(),
             vhost: None,
             route: None,
+            cors: None,
             record: None,
             received: None,
             sent: 0,
@@ -209,6 +213,7 @@ impl Exchange {
             transport_failure: String::new(),
             vhost: self.vhost.clone(),
             route: self.route.clone(),
+            cors: None,
             record: self.record.take(),
             received: None,
             sent: 0,

@@ -481,7 +481,7 @@ impl Routing {
                 &source,
             );
         }
-        if let Some(cors) = &self.target.cors {
+        if let Some(cors) = &exchange.cors {
             cors.apply(&mut parts.headers);
         }
         respond::finish_headers(&exchange, &mut parts.headers);
