@@ -39,6 +39,8 @@ pub(crate) enum Reason {
     Idle,
     /// It has lived for the longest allowed time.
     MaxDuration,
+    /// It has carried the most requests allowed.
+    MaxRequests,
     /// The client leaves an answer lying for longer than its stream may be silent, or last.
     Stalled,
     /// The head of a request took longer than allowed.

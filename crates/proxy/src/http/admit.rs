@@ -134,11 +134,14 @@ pub(crate) fn admit(parts: &mut Parts, exchange: &Exchange) -> Result<Head, Refu
         .then(|| headers::upgrade_of(headers))
         .flatten()
         .and_then(|value| Some(value.to_str().ok()?.to_ascii_lowercase().into_boxed_str()));
-    let upgrade = upgrade.filter(|wanted| **wanted != *"h2c");
-    if upgrade.is_none() {
-        // Nobody upgrades to HTTP/2 here, and a client that asks for it does without.
-        headers.remove(HTTP2_SETTINGS);
-    }
+    let upgrade = upgrade.filter(|wanted| {
+        let http2 = **wanted == *"h2c";
+        if http2 {
+            // Nobody upgrades to HTTP/2 here, and a client that asks for it does without.
+            headers.remove(HTTP2_SETTINGS);
+        }
+        !http2
+    });
     headers::remove_hop_by_hop(headers, upgrade.is_some());
     let referers = headers.get_all(REFERER);
     if !referers

@@ -94,6 +94,7 @@ impl Exchange {
             stats.downstream_rq_http1_total.inc();
         }
         downstream.handle().begin();
+        downstream.count_request();
         let remote = downstream.remote;
         Box::new(Self {
             downstream,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::frames::{PREFACE, frame, get};
 use super::proxy::{Client, Proxy, Upstream, manager};
 
 const ALIVE: Duration = Duration::from_millis(1200);
@@ -15,6 +16,7 @@ struct Tunnel {
     proxy: Proxy,
     client: Client,
     host: Client,
+    head: String,
 }
 
 impl Tunnel {
@@ -28,11 +30,12 @@ impl Tunnel {
         let mut host = upstream.accept().await;
         host.until("\r\n\r\n").await;
         host.send(SWITCHING).await;
-        client.until("\r\n\r\n").await;
+        let head = client.until("\r\n\r\n").await;
         let mut this = Self {
             proxy,
             client,
             host,
+            head,
         };
         this.assert_alive().await;
         this
@@ -119,4 +122,53 @@ async fn a_tcp_connection_lives_until_the_shutdown_time_is_over() {
     host.send("answer").await;
     client.until("answer").await;
     assert_eq!(client.rest().await, "");
+}
+
+/// A proxy that answers itself, with two requests a connection at most.
+async fn two_requests() -> Proxy {
+    let fields = "common_http_protocol_options: {max_requests_per_connection: 2}";
+    let route = "{match: {prefix: /}, direct_response: {status: 204}}";
+    Proxy::start(&manager(fields, "", route), &[]).await
+}
+
+#[tokio::test]
+async fn an_http2_client_is_told_to_go_after_its_last_request() {
+    let proxy = two_requests().await;
+    let mut client = Client::connect(proxy.address).await;
+    client.send(PREFACE).await;
+    client.send(frame(4, 0, 0, &[])).await;
+    client.send(get(1, 0x84)).await;
+    tokio::time::sleep(ALIVE).await;
+    let reached = "http.tested.downstream_cx_max_requests_reached";
+    assert_eq!(proxy.stat(reached).await, 0);
+    client.send(get(3, 0x84)).await;
+    // The goodbye is final when the client has answered the ping that comes with it.
+    client.until_frame(7).await;
+    let ping = client.until_frame(6).await;
+    client.send(frame(6, 1, 0, &ping)).await;
+    client.rest().await;
+    assert_eq!(proxy.stat(reached).await, 1);
+}
+
+#[tokio::test]
+async fn an_http1_client_is_told_to_go_after_its_last_request() {
+    let proxy = two_requests().await;
+    let mut client = Client::connect(proxy.address).await;
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    client.send(request).await;
+    assert!(!client.until("\r\n\r\n").await.contains("close"));
+    client.send(request).await;
+    assert!(client.rest().await.contains("connection: close\r\n"));
+}
+
+#[tokio::test]
+async fn the_last_request_of_a_connection_may_be_an_upgrade() {
+    let limit = "common_http_protocol_options: {max_requests_per_connection: 1}, ";
+    let mut tunnel = Tunnel::open(limit, ALIVE).await;
+    assert!(
+        tunnel.head.contains("connection: upgrade\r\n"),
+        "{}",
+        tunnel.head
+    );
+    tunnel.assert_alive().await;
 }

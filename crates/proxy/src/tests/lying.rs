@@ -4,23 +4,8 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
+use super::frames::{PREFACE, frame, get};
 use super::proxy::{Client, PATIENCE, Proxy, manager};
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut bytes = length[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A GET of `/`, or of `/index.html`: both are in HPACK's static table.
-fn get(stream: u32, path: u8) -> Vec<u8> {
-    let mut block = vec![0x82, 0x86, path, 0x01, 0x01];
-    block.push(b'a');
-    frame(1, 5, stream, &block)
-}
 
 #[tokio::test]
 async fn requests_beside_it_keep_an_answer_left_lying_from_nothing() {
@@ -29,7 +14,7 @@ async fn requests_beside_it_keep_an_answer_left_lying_from_nothing() {
     let filter = manager("stream_idle_timeout: 1s", "", routes);
     let proxy = Proxy::start(&filter, &[]).await;
     let mut client = Client::connect(proxy.address).await;
-    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(PREFACE).await;
     // SETTINGS_INITIAL_WINDOW_SIZE = 0
     client.send(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
     client.send(get(1, 0x84)).await;

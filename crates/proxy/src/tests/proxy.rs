@@ -197,6 +197,24 @@ impl Client {
         text
     }
 
+    /// Reads HTTP/2 frames up to one of this type; gives its payload.
+    pub(super) async fn until_frame(&mut self, wanted: u8) -> Vec<u8> {
+        let reading = async {
+            loop {
+                let mut head = [0; 9];
+                self.0.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                let mut payload = vec![0; length as usize];
+                self.0.read_exact(&mut payload).await.unwrap();
+                if head[3] == wanted {
+                    return payload;
+                }
+            }
+        };
+        let read = tokio::time::timeout(PATIENCE, reading).await;
+        read.unwrap_or_else(|_| panic!("no frame of type {wanted}"))
+    }
+
     /// Closes the sending side.
     pub(super) async fn finish(&mut self) {
         self.0.shutdown().await.unwrap();
