@@ -59,11 +59,15 @@ enum Kind {
 
 impl Filter {
     /// The filter for a configured one; `None` for the router, which the connection manager
-    /// runs itself. A new filter is a new row here.
-    pub fn build(configured: &weft_config::HttpFilter) -> Option<Self> {
+    /// runs itself. A new filter is a new row here; `faults` are the statistics of its
+    /// connection manager's faults.
+    pub fn build(
+        configured: &weft_config::HttpFilter,
+        faults: impl FnOnce() -> Arc<FaultStats>,
+    ) -> Option<Self> {
         let kind = match &configured.config {
             HttpFilterConfig::Router(_) => return None,
-            HttpFilterConfig::Fault(fault) => Kind::Fault(fault::FaultFilter::new(fault)),
+            HttpFilterConfig::Fault(fault) => Kind::Fault(fault::FaultFilter::new(fault, faults())),
             HttpFilterConfig::Cors => Kind::Cors,
         };
         Some(Self {

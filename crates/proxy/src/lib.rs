@@ -9,6 +9,7 @@ mod chain;
 mod connection;
 mod http;
 mod listener;
+mod prefixes;
 mod routes;
 mod server;
 mod stats;

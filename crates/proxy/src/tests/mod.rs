@@ -1,6 +1,7 @@
 //! Requests and connections through a whole proxy: what only shows when all parts are together.
 
 mod ends;
+mod faults;
 mod frames;
 mod limits;
 mod lying;

@@ -71,6 +71,15 @@ impl Proxy {
         clusters: &[(&str, SocketAddr)],
         shutdown_time: Duration,
     ) -> Self {
+        Self::start_workers(filter, clusters, shutdown_time, 1).await
+    }
+
+    pub(super) async fn start_workers(
+        filter: &str,
+        clusters: &[(&str, SocketAddr)],
+        shutdown_time: Duration,
+        workers: usize,
+    ) -> Self {
         let clusters: Vec<_> = clusters
             .iter()
             .map(|(name, host)| cluster(name, *host, name.ends_with("http2")))
@@ -86,7 +95,7 @@ impl Proxy {
         let (ready, is_ready) = oneshot::channel();
         let options = ProxyOptions {
             bootstrap: bootstrap.unwrap_or_else(|problems| panic!("{problems:?}\n{text}")),
-            concurrency: Some(1),
+            concurrency: Some(workers),
             drain_time: Duration::from_secs(1),
             shutdown_time,
             server: ServerOptions::default(),
