@@ -9,7 +9,7 @@ fn faults(limit: u32) -> String {
         "{{name: envoy.filters.http.fault, typed_config: {{\"@type\": \
          type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, \
          max_active_faults: {limit}, \
-         delay: {{fixed_delay: 1s, percentage: {{numerator: 100}}}}, \
+         delay: {{fixed_delay: 2s, percentage: {{numerator: 100}}}}, \
          abort: {{http_status: 418, percentage: {{numerator: 100}}}}}}}},"
     )
 }
