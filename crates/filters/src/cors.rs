@@ -53,7 +53,8 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 pub(crate) fn request(policy: &Arc<CorsPolicy>, context: &mut RequestContext<'_>) -> Verdict {
-    if !policy.enabled.holds(context.random[0]) {
+    // As in Envoy, a redirect or a direct response shares nothing.
+    if !context.forwarded || !policy.enabled.holds(context.random[0]) {
         return Verdict::Continue;
     }
     let Some(origin) = context.head.headers.get(ORIGIN).cloned() else {

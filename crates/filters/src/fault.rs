@@ -2,14 +2,13 @@
 //!
 //! Source: Envoy, "Fault Injection".
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName};
 use weft_config::http_filter::{AbortKind, Fault};
+use weft_core::metrics::{Gauge, StatSet, StatVisitor, Value};
 
 use crate::{LocalReply, RequestContext, Verdict};
 
@@ -21,10 +20,27 @@ const DOWNSTREAM_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-
 const LONGEST_HEADER_DELAY: Duration = Duration::from_hours(1);
 
 weft_core::stat_set! {
-    /// `http.<stat prefix>.fault.…`.
-    pub struct FaultStats {
+    /// What happened to faults.
+    pub struct FaultCounts {
         counters { aborts_injected, delays_injected, faults_overflow }
         gauges { active_faults }
+    }
+}
+
+/// `http.<stat prefix>.fault.…` of the whole process: the limit of active faults is one for all
+/// workers, and faults are rare enough to be counted in one place.
+#[derive(Debug, Default)]
+pub struct FaultStats(FaultCounts);
+
+impl StatSet for FaultStats {
+    fn visit(&self, visitor: &mut dyn StatVisitor) {
+        struct Named<'a>(&'a mut dyn StatVisitor);
+        impl StatVisitor for Named<'_> {
+            fn value(&mut self, name: &str, value: Value) {
+                self.0.value(&format!("fault.{name}"), value);
+            }
+        }
+        self.0.visit(&mut Named(visitor));
     }
 }
 
@@ -32,25 +48,38 @@ weft_core::stat_set! {
 #[derive(Debug)]
 pub struct FaultFilter {
     configured: Arc<Fault>,
-    active: Rc<Cell<u32>>,
+    stats: Arc<FaultStats>,
 }
 
-/// Counts a fault as active for as long as the request waits.
-struct Active(Rc<Cell<u32>>);
+/// Counts a fault as active.
+struct Active<'a>(&'a Gauge);
 
-impl Drop for Active {
+impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.0.dec();
     }
 }
 
 impl FaultFilter {
     /// The filter with the fault of the connection manager, which routes may override.
-    pub fn new(configured: &Arc<Fault>) -> Self {
+    pub fn new(configured: &Arc<Fault>, stats: Arc<FaultStats>) -> Self {
         Self {
             configured: Arc::clone(configured),
-            active: Rc::new(Cell::new(0)),
+            stats,
         }
+    }
+
+    /// `None` when too many faults are active. Workers that ask at the same time may exceed the
+    /// limit a little, as in Envoy.
+    fn begin(&self, fault: &Fault) -> Option<Active<'_>> {
+        let counts = &self.stats.0;
+        let limit = fault.max_active_faults.map_or(i64::MAX, i64::from);
+        if counts.active_faults.get() >= limit {
+            counts.faults_overflow.inc();
+            return None;
+        }
+        counts.active_faults.inc();
+        Some(Active(&counts.active_faults))
     }
 
     pub(crate) async fn request(
@@ -62,20 +91,23 @@ impl FaultFilter {
         if !applies(fault, context) {
             return Verdict::Continue;
         }
-        let limit = fault.max_active_faults.unwrap_or(u32::MAX);
-        if self.active.get() >= limit {
+        let mut active = None;
+        if let Some(wait) = delay(fault, context.head.headers, context.random[0]) {
+            active = self.begin(fault);
+            if active.is_some() {
+                self.stats.0.delays_injected.inc();
+                context.delayed = true;
+                tokio::time::sleep(wait).await;
+            }
+        }
+        let Some(reply) = abort(fault, context.head.headers, context.random[1]) else {
+            return Verdict::Continue;
+        };
+        if active.is_none() && self.begin(fault).is_none() {
             return Verdict::Continue;
         }
-        if let Some(wait) = delay(fault, context.head.headers, context.random[0]) {
-            self.active.set(self.active.get() + 1);
-            let _active = Active(Rc::clone(&self.active));
-            context.delayed = true;
-            tokio::time::sleep(wait).await;
-        }
-        match abort(fault, context.head.headers, context.random[1]) {
-            Some(reply) => Verdict::Reply(reply),
-            None => Verdict::Continue,
-        }
+        self.stats.0.aborts_injected.inc();
+        Verdict::Reply(reply)
     }
 }
 

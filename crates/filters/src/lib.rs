@@ -21,6 +21,8 @@ pub struct RequestContext<'a> {
     pub head: RequestHead<'a>,
     /// The cluster that the route points to, if it points to one by name.
     pub cluster: Option<&'a str>,
+    /// The request goes to a cluster, as far as its route is concerned.
+    pub forwarded: bool,
     /// Overrides of the weighted cluster, the route, its virtual host and the route
     /// configuration: the most specific first.
     pub overrides: [Option<&'a FilterOverrides>; 4],
@@ -57,11 +59,15 @@ enum Kind {
 
 impl Filter {
     /// The filter for a configured one; `None` for the router, which the connection manager
-    /// runs itself. A new filter is a new row here.
-    pub fn build(configured: &weft_config::HttpFilter) -> Option<Self> {
+    /// runs itself. A new filter is a new row here; `faults` are the statistics of its
+    /// connection manager's faults.
+    pub fn build(
+        configured: &weft_config::HttpFilter,
+        faults: impl FnOnce() -> Arc<FaultStats>,
+    ) -> Option<Self> {
         let kind = match &configured.config {
             HttpFilterConfig::Router(_) => return None,
-            HttpFilterConfig::Fault(fault) => Kind::Fault(fault::FaultFilter::new(fault)),
+            HttpFilterConfig::Fault(fault) => Kind::Fault(fault::FaultFilter::new(fault, faults())),
             HttpFilterConfig::Cors => Kind::Cors,
         };
         Some(Self {

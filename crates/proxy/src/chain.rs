@@ -97,7 +97,6 @@ impl Chain {
                     common.idle_timeout,
                     common.max_connection_duration,
                 );
-                handle.limit_stall(manager.config.stream_idle_timeout);
             }
             Network::Tcp(_) | Network::Nothing => {
                 registered.handle().bind(self.spec.id, None, None);
@@ -158,7 +157,7 @@ impl Chain {
         let timeout = self.spec.config.transport_socket_connect_timeout;
         let handshake = tokio::select! {
             handshake = weft_net::tls::accept(io, config, timeout) => handshake,
-            () = registered.handle().closing() => return None,
+            () = registered.handle().finishing() => return None,
         };
         match handshake {
             Ok(stream) if self.requires_sni() && stream.server_name().is_none() => {
@@ -202,7 +201,7 @@ async fn sniff(
     };
     let (io, found) = tokio::select! {
         looked = inspect(tcp, wanted, None) => looked.ok()?,
-        () = registered.handle().closing() => return None,
+        () = registered.handle().finishing() => return None,
     };
     (!io.prefix().is_empty()).then_some((io, found.http))
 }

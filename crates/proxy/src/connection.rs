@@ -12,6 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+mod unread;
+
+use unread::{Answers, Verdict};
+pub(crate) use unread::{Key, Patience};
+
 /// What a connection should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
@@ -34,7 +39,9 @@ pub(crate) enum Reason {
     Idle,
     /// It has lived for the longest allowed time.
     MaxDuration,
-    /// The client takes nothing of an answer for the stream idle timeout.
+    /// It has carried the most requests allowed.
+    MaxRequests,
+    /// The client leaves an answer lying for longer than its stream may be silent, or last.
     Stalled,
     /// The head of a request took longer than allowed.
     SlowHead,
@@ -54,12 +61,7 @@ pub(crate) struct Handle {
     in_flight: Cell<u32>,
     idle_timeout: Cell<Option<Duration>>,
     max_duration: Cell<Option<Duration>>,
-    /// Answers of which a part was given to the connection and nothing asked for since.
-    unread: Cell<u32>,
-    /// Something of an answer was asked for since the last sweep.
-    moved: Cell<bool>,
-    moved_at: Cell<Instant>,
-    stream_idle: Cell<Option<Duration>>,
+    answers: RefCell<Answers>,
     /// When the first byte of a head came that is not complete yet.
     head_since: Cell<Option<Instant>>,
     head_timeout: Cell<Option<Duration>>,
@@ -79,10 +81,7 @@ impl Handle {
             in_flight: Cell::new(0),
             idle_timeout: Cell::new(None),
             max_duration: Cell::new(None),
-            unread: Cell::new(0),
-            moved: Cell::new(false),
-            moved_at: Cell::new(now),
-            stream_idle: Cell::new(None),
+            answers: RefCell::default(),
             head_since: Cell::new(None),
             head_timeout: Cell::new(None),
             received: RefCell::new(None),
@@ -110,11 +109,6 @@ impl Handle {
         self.chain.set(chain);
         self.idle_timeout.set(idle);
         self.max_duration.set(max);
-    }
-
-    /// Answers that the client does not take for this time end the connection.
-    pub(crate) fn limit_stall(&self, limit: Option<Duration>) {
-        self.stream_idle.set(limit);
     }
 
     /// The head of a request has to be there this long after its first byte (an idle client has
@@ -147,15 +141,20 @@ impl Handle {
             .is_some_and(|limit| now.duration_since(since) >= limit)
     }
 
-    /// A part of an answer was given to the connection (`true`), or more was asked for.
-    pub(crate) fn unread(&self, given: bool) {
-        self.moved.set(true);
-        let unread = self.unread.get();
-        self.unread.set(if given {
-            unread + 1
-        } else {
-            unread.saturating_sub(1)
-        });
+    /// An answer begins, of which a part is ready to be taken.
+    pub(crate) fn watch(&self, patience: Patience) -> Key {
+        self.answers.borrow_mut().add(patience)
+    }
+
+    /// A part of an answer was given to the connection (`true`), or more was asked for. Says
+    /// whether the stream has lasted too long.
+    pub(crate) fn unread(&self, answer: Key, given: bool) -> bool {
+        self.answers.borrow_mut().set(answer, given)
+    }
+
+    /// An answer is over. Says whether it was left lying for too long.
+    pub(crate) fn forget(&self, answer: Key) -> bool {
+        self.answers.borrow_mut().remove(answer)
     }
 
     /// The task that is to be woken when the phase changes.
@@ -166,11 +165,20 @@ impl Handle {
         }
     }
 
-    /// Ends when the connection has to end.
+    /// Ends when a connection on which nothing is in flight has to end.
+    pub(crate) async fn finishing(&self) {
+        self.reached(Phase::Finishing).await;
+    }
+
+    /// Ends when the connection has to end whatever is in flight.
     pub(crate) async fn closing(&self) {
+        self.reached(Phase::Closing).await;
+    }
+
+    async fn reached(&self, phase: Phase) {
         std::future::poll_fn(|cx| {
             self.register(cx.waker());
-            if self.phase.get() >= Phase::Finishing {
+            if self.phase.get() >= phase {
                 std::task::Poll::Ready(())
             } else {
                 std::task::Poll::Pending
@@ -212,9 +220,7 @@ impl Handle {
         let old = |limit: Option<Duration>, since: Instant| {
             limit.is_some_and(|limit| now.duration_since(since) >= limit)
         };
-        if self.moved.replace(false) || self.unread.get() == 0 {
-            self.moved_at.set(now);
-        }
+        let answers = self.answers.borrow_mut().sweep(now, self.in_flight.get());
         let idle_since = self.idle_since.get();
         let over = self.idle_timeout.get().map(|limit| limit + GOODBYE);
         if self.phase.get() == Phase::Finishing
@@ -225,8 +231,11 @@ impl Handle {
             self.advance(Phase::Closing, Reason::Idle);
         } else if self.check_head(now) {
             self.advance(Phase::Closing, Reason::SlowHead);
-        } else if old(self.stream_idle.get(), self.moved_at.get()) {
+        } else if answers == Verdict::Hopeless {
+            // Nobody can reset an HTTP/2 stream that has no window, but hyper.
             self.advance(Phase::Closing, Reason::Stalled);
+        } else if answers == Verdict::Over {
+            self.advance(Phase::Draining, Reason::Stalled);
         } else if self.in_flight.get() == 0 && old(self.idle_timeout.get(), self.idle_since.get()) {
             self.advance(Phase::Finishing, Reason::Idle);
         } else if old(self.max_duration.get(), self.opened) {
@@ -335,27 +344,26 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_takes_nothing_is_closed_but_not_one_that_is_slow() {
+    fn a_client_that_takes_nothing_is_told_to_go_and_then_closed() {
         let connections = Rc::new(Connections::default());
         let registered = connections.open();
         let handle = registered.handle();
-        handle.limit_stall(Some(Duration::from_secs(5)));
         handle.begin();
-        handle.unread(true);
-        let mut now = handle.opened();
-        for _ in 0..4 {
-            now += Duration::from_secs(4);
-            connections.sweep(now);
-            assert_eq!(handle.phase(), Phase::Serving);
-            handle.unread(false);
-            handle.unread(true);
-        }
+        handle.begin();
+        let key = handle.watch(Patience {
+            idle: Some(Duration::from_secs(5)),
+            ..Patience::default()
+        });
+        let now = handle.opened();
         connections.sweep(now);
         connections.sweep(now + Duration::from_secs(5));
-        assert_eq!(
-            (handle.phase(), handle.reason()),
-            (Phase::Closing, Reason::Stalled)
-        );
+        let state = (handle.phase(), handle.reason());
+        assert_eq!(state, (Phase::Draining, Reason::Stalled));
+        handle.end(now + Duration::from_secs(6));
+        connections.sweep(now + Duration::from_secs(6));
+        let state = (handle.phase(), handle.reason());
+        assert_eq!(state, (Phase::Closing, Reason::Stalled));
+        assert!(handle.forget(key));
     }
 
     #[test]
@@ -364,7 +372,7 @@ mod tests {
         let registered = connections.open();
         let handle = registered.handle();
         let received = handle.limit_head(Some(Duration::from_secs(1))).unwrap();
-        let mut now = handle.opened() + Duration::from_secs(60);
+        let mut now = handle.opened() + Duration::from_mins(1);
         connections.sweep(now);
         assert_eq!(
             handle.phase(),
@@ -375,7 +383,7 @@ mod tests {
         connections.sweep(now);
         handle.begin();
         handle.end(now);
-        now += Duration::from_secs(60);
+        now += Duration::from_mins(1);
         connections.sweep(now);
         assert_eq!(handle.phase(), Phase::Serving, "the head was there in time");
         received.store(true, Relaxed);

@@ -9,11 +9,15 @@ mod chain;
 mod connection;
 mod http;
 mod listener;
+mod prefixes;
 mod routes;
 mod server;
 mod stats;
 mod tcp;
 mod worker;
+
+#[cfg(test)]
+mod tests;
 
 pub mod access_log;
 pub mod admin;

@@ -249,7 +249,7 @@ impl Listener {
         self.stats.downstream_pre_cx_active.inc();
         let result = tokio::select! {
             result = inspect(tcp, wanted, filters.timeout) => Some(result),
-            () = registered.handle().closing() => None,
+            () = registered.handle().finishing() => None,
         };
         self.stats.downstream_pre_cx_active.dec();
         match result? {

@@ -11,7 +11,6 @@ use http::HeaderMap;
 use weft_config::TcpProxy;
 use weft_config::format::{Field, FormatSource, Pseudo, Value};
 use weft_config::route::Priority;
-use weft_core::metrics::Scope;
 use weft_net::copy::{Copied, CopyEnd, CopyOptions};
 use weft_net::{Stream, copy_bidirectional};
 use weft_upstream::{Cluster, FailureKind, PickContext};
@@ -51,11 +50,9 @@ impl TcpManager {
         files: &[AccessLogFile],
         worker: Rc<Worker>,
     ) -> Rc<Self> {
-        let stats = Arc::new(TcpStats::default());
-        let scope = Scope::tcp(Arc::clone(&config.stat_prefix));
-        worker.registry.register(scope, &stats);
+        let kept = &worker.prefixes;
         Rc::new(Self {
-            stats,
+            stats: kept.tcp(&worker.registry, &config.stat_prefix),
             logs: Log::all(&config.access_logs, files),
             worker,
             config,

@@ -16,6 +16,7 @@ use weft_upstream::{ClusterManager, ClusterStore};
 use crate::connection::{Connections, Phase, Reason};
 use crate::http::file_bodies::FileBodies;
 use crate::listener::{Listener, ListenerSpec};
+use crate::prefixes::{AllFaults, PrefixStats};
 use crate::stats::ListenerStats;
 
 /// How often idle and old connections are looked for.
@@ -52,6 +53,7 @@ pub(crate) struct Common {
     pub(crate) registry: Arc<Registry>,
     pub(crate) clusters: Arc<ClusterStore>,
     pub(crate) files: Arc<FileBodies>,
+    pub(crate) faults: Arc<AllFaults>,
     /// This machine's address, for `x-forwarded-for` of local clients.
     pub(crate) local_address: IpAddr,
     pub(crate) node_cluster: Arc<str>,
@@ -63,6 +65,9 @@ pub(crate) struct Common {
 pub(crate) struct Worker {
     pub(crate) registry: Arc<Registry>,
     pub(crate) files: Arc<FileBodies>,
+    pub(crate) faults: Arc<AllFaults>,
+    pub(crate) prefixes: PrefixStats,
+    prefixes_changed: Cell<bool>,
     pub(crate) clusters: Rc<ClusterManager>,
     pub(crate) connections: Rc<Connections>,
     pub(crate) local_address: HeaderValue,
@@ -82,6 +87,9 @@ impl Worker {
             node_id: node.and_then(|id| HeaderValue::from_str(&id).ok()),
             registry: common.registry,
             files: common.files,
+            faults: common.faults,
+            prefixes: PrefixStats::default(),
+            prefixes_changed: Cell::new(false),
             clusters,
             connections: Rc::default(),
             local_address: local.unwrap_or_else(|_| HeaderValue::from_static("127.0.0.1")),
@@ -150,6 +158,16 @@ impl Worker {
         self.listeners.borrow_mut().insert(name, listener);
     }
 
+    /// Many listeners may change at once: done with the next sweep.
+    fn forget_prefixes(&self) {
+        if !self.prefixes_changed.replace(false) {
+            return;
+        }
+        let listeners = self.listeners.borrow();
+        let specs: Vec<_> = listeners.values().map(|listener| listener.spec()).collect();
+        self.prefixes.retain(specs.iter().map(|spec| &**spec));
+    }
+
     fn retire(&self, listener: &Rc<Listener>) {
         listener.stop();
         self.drain_chains(&listener.chain_ids());
@@ -184,12 +202,14 @@ impl Worker {
                 sockets,
             } => {
                 self.set_listener(spec, in_place, sockets);
+                self.prefixes_changed.set(true);
             }
             Command::RemoveListener(name) => {
                 let removed = self.listeners.borrow_mut().remove(&name);
                 if let Some(listener) = removed {
                     self.retire(&listener);
                 }
+                self.prefixes_changed.set(true);
             }
             Command::Drain(names) => self.drain_listeners(&names),
             Command::Close { chains, now } => self.close(chains.as_deref(), now),
@@ -213,6 +233,7 @@ pub(crate) async fn run(common: Common, id: usize, mut commands: mpsc::Receiver<
         loop {
             tokio::time::sleep(SWEEP).await;
             sweeper.connections.sweep(Instant::now());
+            sweeper.forget_prefixes();
         }
     });
     while let Some(command) = commands.recv().await {

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::header::{COOKIE, EXPECT, HOST, HeaderValue, VIA};
+use http::header::{COOKIE, EXPECT, HOST, HeaderName, HeaderValue, REFERER, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
@@ -17,7 +17,10 @@ use weft_filters::LocalReply;
 use super::exchange::{Exchange, Record};
 use super::headers::{self, X_FORWARDED_PROTO};
 use super::path::{PathRules, PathVerdict, clean};
+use super::referer;
 use super::respond::redirect;
+
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// A request's head in one form, whatever HTTP version it came in: the host is in the `host`
 /// header, the path is separate.
@@ -131,7 +134,22 @@ pub(crate) fn admit(parts: &mut Parts, exchange: &Exchange) -> Result<Head, Refu
         .then(|| headers::upgrade_of(headers))
         .flatten()
         .and_then(|value| Some(value.to_str().ok()?.to_ascii_lowercase().into_boxed_str()));
+    let upgrade = upgrade.filter(|wanted| {
+        let http2 = **wanted == *"h2c";
+        if http2 {
+            // Nobody upgrades to HTTP/2 here, and a client that asks for it does without.
+            headers.remove(HTTP2_SETTINGS);
+        }
+        !http2
+    });
     headers::remove_hop_by_hop(headers, upgrade.is_some());
+    let referers = headers.get_all(REFERER);
+    if !referers
+        .iter()
+        .all(|value| referer::is_valid(value.as_bytes()))
+    {
+        headers.remove(REFERER);
+    }
     exchange
         .downstream
         .client_cert

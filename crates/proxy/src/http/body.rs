@@ -14,6 +14,7 @@ use weft_upstream::{FailureKind, ResponseBody as UpstreamBody};
 use super::exchange::Exchange;
 use super::flags::ResponseFlags;
 use super::serve::Aborted;
+use crate::connection::{Key, Patience};
 
 /// What is sent to the client.
 #[derive(Debug)]
@@ -23,12 +24,14 @@ pub(crate) struct ResponseBody {
     exchange: Box<Exchange>,
     limits: Limits,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Since when the upstream keeps us waiting, while there is a timer.
+    waits_since: Instant,
     /// Bytes until the announced length is reached; the connection asks for nothing after it.
     left: Option<u64>,
     /// Whether trailers are passed on.
     trailers: bool,
-    /// A frame was given and nothing asked for since.
-    unread: bool,
+    /// Its place among the answers that the client may leave lying, if it has a limit.
+    watched: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -40,8 +43,10 @@ enum Source {
 /// How long the body may take.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
-    /// The whole response must be there.
+    /// The stream must be over.
     pub(crate) deadline: Option<Instant>,
+    /// From the end of the request to the end of the response.
+    pub(crate) route: Option<Duration>,
     /// Longest silence.
     pub(crate) idle: Option<Duration>,
 }
@@ -50,8 +55,8 @@ impl ResponseBody {
     /// A body that is there already; may be empty.
     pub(crate) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
         let limits = Limits {
-            deadline: None,
             idle: exchange.downstream.manager().config.stream_idle_timeout,
+            ..Limits::default()
         };
         Self::waiting(Source::Local(body), exchange, limits)
     }
@@ -71,58 +76,86 @@ impl ResponseBody {
     }
 
     fn waiting(source: Source, exchange: Box<Exchange>, limits: Limits) -> Self {
+        let waits_since = exchange.started();
         let mut this = Self {
             source,
             exchange,
             limits,
             timer: None,
+            waits_since,
             left: None,
             trailers: false,
-            unread: false,
+            watched: None,
         };
         // An HTTP/2 client without a window never lets the body be asked for anything.
-        let empty = this.is_end_stream();
-        this.note_unread(!empty);
+        let limited = this.limits.idle.is_some() || this.limits.deadline.is_some();
+        if limited && !this.is_end_stream() {
+            let patience = Patience {
+                idle: this.limits.idle,
+                deadline: this.limits.deadline,
+                received: this.exchange.received.clone(),
+            };
+            this.watched = Some(this.exchange.downstream.handle().watch(patience));
+        }
         this
     }
 
-    /// The time at which the wait for the next frame is over.
-    fn next_limit(&self) -> Option<Instant> {
-        let idle = self.limits.idle.map(|idle| Instant::now() + idle);
-        match (self.limits.deadline, idle) {
-            (Some(deadline), Some(idle)) => Some(deadline.min(idle)),
-            (deadline, idle) => deadline.or(idle),
-        }
+    /// When the whole response must be there. The route's time begins when the request has
+    /// ended, which an upload that goes on has not done before `now`.
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        let asked_at = match &self.exchange.received {
+            None => self.exchange.started(),
+            Some(received) => received.ended_at.get().unwrap_or(now),
+        };
+        let route = self.limits.route.map(|limit| asked_at + limit);
+        route.into_iter().chain(self.limits.deadline).min()
+    }
+
+    /// The time at which the wait for the next frame is over, as far as is known at `now`.
+    fn next_limit(&self, now: Instant) -> Option<Instant> {
+        let received = self.exchange.received.as_ref();
+        let received = received.and_then(|received| received.moved_at.get());
+        let moved = self.waits_since.max(received.unwrap_or(self.waits_since));
+        let idle = self.limits.idle.map(|idle| moved + idle);
+        self.deadline(now).into_iter().chain(idle).min()
     }
 
     /// Armed only when the upstream keeps us waiting: most bodies never need a timer.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut now = Instant::now();
         if self.timer.is_none() {
-            let Some(limit) = self.next_limit() else {
+            self.waits_since = now;
+        }
+        loop {
+            if let Some(timer) = &mut self.timer {
+                ready!(timer.as_mut().poll(cx));
+                now = Instant::now();
+            }
+            let Some(limit) = self.next_limit(now) else {
                 return Poll::Pending;
             };
-            self.timer = Some(Box::pin(tokio::time::sleep_until(limit.into())));
-        }
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
+            if limit <= now {
+                return Poll::Ready(());
+            }
+            // The first time, or the client has sent something meanwhile.
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset(limit.into()),
+                None => self.timer = Some(Box::pin(tokio::time::sleep_until(limit.into()))),
+            }
         }
     }
 
-    /// Tells the connection whether its client has something to take. A stream without an idle
-    /// limit may be taken as slowly as the client likes.
-    fn note_unread(&mut self, unread: bool) {
-        if unread != self.unread && self.limits.idle.is_some() {
-            self.unread = unread;
-            self.exchange.downstream.handle().unread(unread);
-        }
+    /// Tells the connection whether its client has something to take. Says whether the stream has
+    /// lasted too long. One without limits may be taken as slowly as the client likes.
+    fn note_unread(&self, unread: bool) -> bool {
+        let handle = self.exchange.downstream.handle();
+        self.watched
+            .is_some_and(|answer| handle.unread(answer, unread))
     }
 
     fn timed_out(&mut self) {
-        let late = self
-            .limits
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline);
+        let now = Instant::now();
+        let late = self.deadline(now).is_some_and(|deadline| now >= deadline);
         let stats = &self.exchange.downstream.manager().stats;
         if late {
             self.exchange
@@ -147,12 +180,17 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let this = &mut *self;
-        this.note_unread(false);
+        if this.note_unread(false) {
+            this.timed_out();
+            return Poll::Ready(Some(Err(Aborted)));
+        }
         let upstream = match &mut this.source {
             Source::Local(body) => {
                 this.exchange.complete();
                 let body = std::mem::take(body);
                 this.exchange.sent += body.len() as u64;
+                // Over HTTP/2 even the last part may wait for a window, and the body with it.
+                this.note_unread(true);
                 return Poll::Ready((!body.is_empty()).then(|| Ok(Frame::data(body))));
             }
             Source::Upstream(upstream) => upstream,
@@ -198,9 +236,8 @@ impl Body for ResponseBody {
                 }
                 if this.is_end_stream() {
                     this.exchange.complete();
-                } else {
-                    this.note_unread(true);
                 }
+                this.note_unread(true);
                 Poll::Ready(Some(Ok(frame)))
             }
         }
@@ -223,7 +260,13 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.note_unread(false);
+        let lying = self
+            .watched
+            .take()
+            .is_some_and(|key| self.exchange.downstream.handle().forget(key));
+        if lying {
+            self.timed_out();
+        }
         // A body without frames is not polled, and an upgraded connection has none.
         if self.is_end_stream() {
             self.exchange.complete();

@@ -110,7 +110,8 @@ impl Downstream {
                 Reason::Drain => stats.downstream_cx_drain_close.inc(),
                 Reason::Idle => stats.downstream_cx_idle_timeout.inc(),
                 Reason::SlowHead => stats.downstream_rq_header_timeout.inc(),
-                Reason::Stalled => stats.downstream_rq_idle_timeout.inc(),
+                // Counted when they happened.
+                Reason::Stalled | Reason::MaxRequests => {}
                 Reason::MaxDuration => stats.downstream_cx_max_duration_reached.inc(),
             }
         }
@@ -139,12 +140,15 @@ impl Downstream {
         self.tls.is_some()
     }
 
-    /// Counts a request; whether it is the last that the connection may carry.
-    pub(crate) fn is_last_request(&self) -> bool {
+    /// Counts a request. After the last that the connection may carry the client is told to go.
+    pub(crate) fn count_request(&self) {
         let count = self.requests.get().saturating_add(1);
         self.requests.set(count);
         let limit = self.manager.config.common.max_requests_per_connection;
-        limit.is_some_and(|limit| count >= limit)
+        if limit.is_some_and(|limit| count >= limit) && self.handle().phase() == Phase::Serving {
+            self.manager.stats.downstream_cx_max_requests_reached.inc();
+            self.handle().advance(Phase::Draining, Reason::MaxRequests);
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 //! head is there, then the response's body. Dropping it is the end.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,11 +14,13 @@ use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use weft_config::format::FormatSource;
 use weft_config::{Route, VirtualHost};
+use weft_filters::CorsAnswer;
 
 use super::downstream::Downstream;
 use super::flags::ResponseFlags;
 use super::log_view::LogView;
 use super::manager::Manager;
+use super::upload::Received;
 
 /// Copies of what the proxy passes on, made only when a log or a header template wants them.
 #[derive(Debug, Default)]
@@ -66,8 +67,11 @@ pub(crate) struct Exchange {
     pub(crate) transport_failure: String,
     pub(crate) vhost: Option<Arc<VirtualHost>>,
     pub(crate) route: Option<Arc<Route>>,
+    /// What the cross-origin filter wants on the answer, whoever gives it.
+    pub(crate) cors: Option<CorsAnswer>,
     pub(crate) record: Option<Box<Record>>,
-    pub(super) received: Option<Rc<Cell<u64>>>,
+    /// `None` for a request without a body.
+    pub(super) received: Option<Rc<Received>>,
     pub(crate) sent: u64,
     pub(super) response_started: Option<Instant>,
     complete: bool,
@@ -90,6 +94,7 @@ impl Exchange {
             stats.downstream_rq_http1_total.inc();
         }
         downstream.handle().begin();
+        downstream.count_request();
         let remote = downstream.remote;
         Box::new(Self {
             downstream,
@@ -106,6 +111,7 @@ impl Exchange {
             transport_failure: String::new(),
             vhost: None,
             route: None,
+            cors: None,
             record: None,
             received: None,
             sent: 0,
@@ -137,8 +143,8 @@ impl Exchange {
         LogView::new(self, Instant::now())
     }
 
-    /// The counter of request-body bytes.
-    pub(crate) fn received_counter(&mut self) -> Rc<Cell<u64>> {
+    /// What is told of the request's body.
+    pub(crate) fn received(&mut self) -> Rc<Received> {
         Rc::clone(self.received.get_or_insert_default())
     }
 
@@ -208,6 +214,7 @@ impl Exchange {
             transport_failure: String::new(),
             vhost: self.vhost.clone(),
             route: self.route.clone(),
+            cors: None,
             record: self.record.take(),
             received: None,
             sent: 0,

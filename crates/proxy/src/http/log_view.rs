@@ -127,9 +127,12 @@ impl FormatSource for LogView<'_> {
                     Value::Text(Cow::Owned(long))
                 }
             }
-            Field::BytesReceived => {
-                Value::Number(exchange.received.as_ref().map_or(0, |bytes| bytes.get()))
-            }
+            Field::BytesReceived => Value::Number(
+                exchange
+                    .received
+                    .as_ref()
+                    .map_or(0, |received| received.bytes.get()),
+            ),
             Field::BytesSent => Value::Number(exchange.sent),
             Field::Duration => Value::Number(self.duration.as_millis() as u64),
             Field::ResponseDuration => self.millis(exchange.response_started),

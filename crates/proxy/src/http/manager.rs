@@ -9,7 +9,6 @@ use arc_swap::cache::Cache;
 use http::HeaderValue;
 use weft_config::http_filter::{HttpFilterConfig, Router};
 use weft_config::{HttpManager, RouteConfig, RouteSource};
-use weft_core::metrics::Scope;
 use weft_filters::Filter;
 
 use super::headers::Forwarding;
@@ -50,9 +49,12 @@ impl Manager {
         files: &[AccessLogFile],
         worker: Rc<Worker>,
     ) -> Rc<Self> {
-        let stats = Arc::new(HttpStats::default());
-        let scope = Scope::http(Arc::clone(&config.stat_prefix));
-        worker.registry.register(scope, &stats);
+        let (kept, registry) = (&worker.prefixes, &worker.registry);
+        let stats = kept.http(registry, &config.stat_prefix);
+        let faults = || kept.faults(registry, &worker.faults, &config.stat_prefix);
+        let filters = config.filters.iter();
+        let filters = filters.filter_map(|filter| Filter::build(filter, faults));
+        let filters = filters.collect();
         let router = config
             .filters
             .iter()
@@ -73,7 +75,7 @@ impl Manager {
         };
         Rc::new(Self {
             stats,
-            filters: config.filters.iter().filter_map(Filter::build).collect(),
+            filters,
             router: router.unwrap_or_default(),
             forwarding,
             server: HeaderValue::from_str(&config.server_name)

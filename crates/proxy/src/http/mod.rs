@@ -16,6 +16,7 @@ mod log_view;
 pub(crate) mod manager;
 pub(crate) mod mirror;
 pub(crate) mod path;
+mod referer;
 pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod retry;

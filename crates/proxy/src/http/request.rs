@@ -17,7 +17,7 @@ use weft_config::route::Picked;
 use weft_config::{
     Forward, HttpManager, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
 };
-use weft_filters::{CorsAnswer, LocalReply, RequestContext, Verdict};
+use weft_filters::{LocalReply, RequestContext, Verdict};
 
 use super::admit::{Head, Refusal, admit};
 use super::downstream::Downstream;
@@ -184,25 +184,23 @@ impl Found {
         let picked = forward
             .as_deref()
             .and_then(|f| f.cluster.pick(random, &view));
-        let cors = match self.filters(&mut exchange, &head, picked.as_ref()).await {
-            Ok(cors) => cors,
-            Err(reply) => {
-                note_cluster(&mut exchange, picked.as_ref());
-                return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
-            }
-        };
+        if let Some(forward) = &forward
+            && let Some(refusal) = upgrade_refusal(&manager.config, forward, &head)
+        {
+            manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+            note_cluster(&mut exchange, picked.as_ref());
+            return Ok(refuse(exchange, &refusal, &head.method));
+        }
+        if let Err(reply) = self.filters(&mut exchange, &head, picked.as_ref()).await {
+            note_cluster(&mut exchange, picked.as_ref());
+            return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+        }
         let reply = match &self.route.action {
             RouteAction::Forward(forward) => {
-                if let Some(refusal) = upgrade_refusal(&manager.config, forward, &head) {
-                    manager.stats.downstream_rq_ws_on_non_ws_route.inc();
-                    note_cluster(&mut exchange, picked.as_ref());
-                    return Ok(refuse(exchange, &refusal, &head.method));
-                }
                 let picked = picked.map(|picked| router::Choice::new(&picked, forward));
                 let target = router::Target {
                     found: self,
                     choice: picked,
-                    cors,
                 };
                 return router::forward(exchange, head, body, on_upgrade, target).await;
             }
@@ -231,14 +229,15 @@ impl Found {
         exchange: &mut Exchange,
         head: &Head,
         picked: Option<&Picked<'_>>,
-    ) -> Result<Option<CorsAnswer>, LocalReply> {
+    ) -> Result<(), LocalReply> {
         let manager = Rc::clone(exchange.manager());
         if manager.filters.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         let mut context = RequestContext {
             head: head.view(),
             cluster: picked.map(|picked| picked.name),
+            forwarded: matches!(self.route.action, RouteAction::Forward(_)),
             overrides: [
                 picked
                     .and_then(|picked| picked.weighted)
@@ -253,6 +252,9 @@ impl Found {
         };
         for filter in &manager.filters {
             let verdict = filter.request(&mut context).await;
+            if context.cors.is_some() {
+                exchange.cors = context.cors.take();
+            }
             if context.delayed {
                 exchange
                     .flags
@@ -262,7 +264,7 @@ impl Found {
                 return Err(reply);
             }
         }
-        Ok(context.cors)
+        Ok(())
     }
 }
 

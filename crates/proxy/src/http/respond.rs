@@ -1,6 +1,6 @@
 //! The response's head on its way down: what every response gets, whoever made it.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, LOCATION, SERVER};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, LOCATION, SERVER, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
@@ -31,10 +31,10 @@ pub(crate) fn finish_headers(exchange: &Exchange, headers: &mut HeaderMap) {
         headers::append_joined(headers, &http::header::VIA, b", ", via);
     }
     let downstream = &exchange.downstream;
-    let going = downstream.handle().phase() > Phase::Serving
-        || downstream.is_last_request()
-        || exchange.close;
-    if going && downstream.version != Version::HTTP_2 {
+    let going = downstream.handle().phase() > Phase::Serving || exchange.close;
+    // What follows a switch of protocols is not HTTP, and ends with its connection anyway.
+    let switching = headers.contains_key(UPGRADE);
+    if going && !switching && downstream.version != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
@@ -63,6 +63,9 @@ pub(crate) fn local(
             record.response = copy;
         }
         routes.apply_response_headers(&vhost, &route, None, &mut parts.headers, &exchange.source());
+    }
+    if let Some(cors) = &exchange.cors {
+        cors.apply(&mut parts.headers);
     }
     finish_headers(&exchange, &mut parts.headers);
     let http2 = exchange.version == Version::HTTP_2;

@@ -1,14 +1,14 @@
 //! The request's body on its way up: counted, kept for a retry as far as the limit allows,
 //! and copied to mirrors.
 //!
-//! Several readers of one body, of which one pulls and the others follow: an attempt that
-//! failed leaves behind what it had read, and the next one reads that first.
+//! An attempt that failed leaves behind what it had read, and the next one reads that first. Only
+//! the newest reader pulls: those before it fail, which ends what still sends them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,6 +19,24 @@ use weft_upstream::{BoxError, FailureKind};
 
 /// A mirror that falls behind by more than this many bytes is cut off.
 const MIRROR_LIMIT: usize = 1024 * 1024;
+
+/// How far a request's body has come. Outlives the body: the limits of the response look at it.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// Bytes that the client sent.
+    pub(crate) bytes: Cell<u64>,
+    /// When the client last sent something; `None` until then.
+    pub(crate) moved_at: Cell<Option<Instant>>,
+    /// When the client had sent all of it.
+    pub(crate) ended_at: Cell<Option<Instant>>,
+}
+
+impl Received {
+    fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+        self.moved_at.set(Some(Instant::now()));
+    }
+}
 
 /// What readers share.
 #[derive(Debug)]
@@ -35,17 +53,19 @@ struct Shared {
     trailers: Option<HeaderMap>,
     malformed: bool,
     ended: bool,
-    ended_at: Option<Instant>,
-    /// When the client last sent something.
-    moved_at: Instant,
+    began_at: Instant,
+    received: Rc<Received>,
     mirrors: Vec<Rc<MirrorQueue>>,
+    /// The number of the newest reader.
+    newest: u64,
+    /// Whoever waits for the client.
+    waiting: Option<Waker>,
 }
 
 /// The body of one downstream request.
 #[derive(Debug, Clone)]
 pub(crate) struct Upload {
     shared: Rc<RefCell<Shared>>,
-    received: Rc<Cell<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -96,13 +116,13 @@ impl Drop for Shared {
 }
 
 impl Upload {
-    /// A body of which up to `limit` bytes are kept for another attempt. `received` counts
-    /// the bytes that the client sent.
+    /// A body of which up to `limit` bytes are kept for another attempt. `received` is
+    /// told what the client sent.
     pub(crate) fn new(
         incoming: Incoming,
         limit: usize,
         pass_trailers: bool,
-        received: Rc<Cell<u64>>,
+        received: Rc<Received>,
     ) -> Self {
         Self {
             shared: Rc::new(RefCell::new(Shared {
@@ -115,11 +135,12 @@ impl Upload {
                 trailers: None,
                 malformed: false,
                 ended: false,
-                ended_at: None,
-                moved_at: Instant::now(),
+                began_at: Instant::now(),
+                received,
                 mirrors: Vec::new(),
+                newest: 0,
+                waiting: None,
             })),
-            received,
         }
     }
 
@@ -135,7 +156,8 @@ impl Upload {
 
     /// When the client last sent something.
     pub(crate) fn moved_at(&self) -> Instant {
-        self.shared.borrow().moved_at
+        let shared = self.shared.borrow();
+        shared.received.moved_at.get().unwrap_or(shared.began_at)
     }
 
     /// Whether what the client sent broke the rules of its protocol.
@@ -145,13 +167,20 @@ impl Upload {
 
     /// When the client had sent all of it.
     pub(crate) fn completed_at(&self) -> Option<Instant> {
-        self.shared.borrow().ended_at
+        self.shared.borrow().received.ended_at.get()
     }
 
-    /// A reader from the beginning.
+    /// A reader from the beginning. Those before it are superseded.
     pub(crate) fn reader(&self) -> Reader {
+        let mut shared = self.shared.borrow_mut();
+        shared.newest += 1;
+        // The body itself wakes only the last that asked.
+        if let Some(waiting) = shared.waiting.take() {
+            waiting.wake();
+        }
         Reader {
             upload: self.clone(),
+            number: shared.newest,
             next: 0,
             trailers_given: false,
         }
@@ -182,9 +211,18 @@ impl Shared {
         }
     }
 
+    fn wait(&mut self, waker: &Waker) {
+        match &self.waiting {
+            Some(waiting) if waiting.will_wake(waker) => {}
+            _ => self.waiting = Some(waker.clone()),
+        }
+    }
+
     fn finish(&mut self) {
         self.ended = true;
-        self.ended_at.get_or_insert_with(Instant::now);
+        if self.received.ended_at.get().is_none() {
+            self.received.ended_at.set(Some(Instant::now()));
+        }
         for mirror in &self.mirrors {
             mirror.end();
         }
@@ -195,6 +233,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Reader {
     upload: Upload,
+    number: u64,
     next: usize,
     trailers_given: bool,
 }
@@ -209,6 +248,9 @@ impl Body for Reader {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let mut shared = this.upload.shared.borrow_mut();
+        if this.number != shared.newest {
+            return Poll::Ready(Some(Err(Superseded.into())));
+        }
         if let Some(kept) = shared.kept.get(this.next) {
             this.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
@@ -218,7 +260,11 @@ impl Body for Reader {
             this.trailers_given = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        let frame = match ready!(Pin::new(&mut shared.incoming).poll_frame(cx)) {
+        let Poll::Ready(frame) = Pin::new(&mut shared.incoming).poll_frame(cx) else {
+            shared.wait(cx.waker());
+            return Poll::Pending;
+        };
+        let frame = match frame {
             None => {
                 shared.finish();
                 return Poll::Ready(None);
@@ -231,9 +277,7 @@ impl Body for Reader {
         };
         match frame.into_data() {
             Ok(data) => {
-                shared.moved_at = Instant::now();
-                let received = &this.upload.received;
-                received.set(received.get() + data.len() as u64);
+                shared.received.add(data.len());
                 shared.pass(&data);
                 this.next += 1;
                 if shared.incoming.is_end_stream() {
@@ -263,7 +307,7 @@ impl Body for Reader {
         let shared = self.upload.shared.borrow();
         let caught_up = shared.lost || self.next >= shared.kept.len();
         let trailers = shared.trailers.is_some() && !self.trailers_given;
-        shared.ended && caught_up && !trailers
+        self.number == shared.newest && shared.ended && caught_up && !trailers
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -292,6 +336,18 @@ impl Body for Reader {
 pub(crate) struct MirrorBody {
     queue: Rc<MirrorQueue>,
 }
+
+/// A later attempt reads the body.
+#[derive(Debug)]
+struct Superseded;
+
+impl std::fmt::Display for Superseded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the attempt was given up")
+    }
+}
+
+impl std::error::Error for Superseded {}
 
 /// The mirror fell too far behind, or the original was cut off.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use weft_config::{AccessLog, RouteSource};
 use weft_proto::pb::envoy::config::listener::v3 as pb;
 use weft_upstream::{Secrets, server_spec};
 
+use super::drain;
 use super::leaving::clusters_of;
 use super::sockets::{Bound, Sockets, addresses, bind, bind_options, same_sockets};
 use super::workers::WorkerPool;
@@ -360,18 +361,7 @@ impl Listeners {
         let number = chains.len() as i64;
         stats.total_filter_chains_draining.add(number);
         tokio::spawn(async move {
-            let deadline = tokio::time::Instant::now() + time;
-            while tokio::time::Instant::now() < deadline {
-                if workers.connections(Some(chains.clone())).await == 0 {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            let close = |_| Command::Close {
-                chains: Some(chains.clone()),
-                now: false,
-            };
-            workers.send_each(close).await;
+            drain::end_chains(&workers, &chains, time).await;
             stats.total_filter_chains_draining.add(-number);
             if let Some(name) = removed {
                 admin.dump.drained(Kind::Listener, &name);

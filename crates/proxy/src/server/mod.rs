@@ -190,6 +190,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         registry: Arc::clone(&registry),
         clusters: Arc::clone(&clusters),
         files: Arc::default(),
+        faults: Arc::default(),
         local_address: local_address::local_address(),
         node_cluster: Arc::clone(&context.node_cluster),
         node_id: Arc::clone(&context.node_id),

@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
@@ -192,12 +192,7 @@ impl Routing {
             let manager = exchange.manager();
             let trailers =
                 exchange.version == Version::HTTP_2 || manager.config.http1.enable_trailers;
-            Outgoing::Upload(Upload::new(
-                body,
-                limit,
-                trailers,
-                exchange.received_counter(),
-            ))
+            Outgoing::Upload(Upload::new(body, limit, trailers, exchange.received()))
         };
         if exchange.logged() || needs_source(&target) {
             head.record(exchange);
@@ -486,7 +481,7 @@ impl Routing {
                 &source,
             );
         }
-        if let Some(cors) = &self.target.cors {
+        if let Some(cors) = &exchange.cors {
             cors.apply(&mut parts.headers);
         }
         respond::finish_headers(&exchange, &mut parts.headers);
@@ -496,11 +491,16 @@ impl Routing {
         exchange.details = "via_upstream".into();
         exchange.respond(parts.status, &parts.headers);
         if switching && let (Some(down), Some(up)) = (on_upgrade, upstream_upgrade) {
-            let body = upgrade::tunnel(exchange, down, up, self.timeouts.idle);
+            let limits = (self.timeouts.idle, self.timeouts.max_stream);
+            let body = upgrade::tunnel(exchange, down, up, limits);
             return Response::from_parts(parts, body);
         }
         let limits = Limits {
-            deadline: self.body_deadline(&exchange),
+            deadline: self
+                .timeouts
+                .max_stream
+                .map(|limit| exchange.started() + limit),
+            route: self.timeouts.route,
             idle: self.timeouts.idle,
         };
         let trailers = trailers && Self::takes_trailers(&exchange);
@@ -511,18 +511,6 @@ impl Routing {
     /// HTTP/1 carries trailers only if that is switched on.
     fn takes_trailers(exchange: &Exchange) -> bool {
         exchange.version == Version::HTTP_2 || exchange.manager().config.http1.enable_trailers
-    }
-
-    fn body_deadline(&self, exchange: &Exchange) -> Option<Instant> {
-        let of = |limit: Option<Duration>| limit.map(|limit| exchange.started() + limit);
-        let route = match &self.body {
-            Outgoing::Upload(upload) if !upload.complete() => None,
-            _ => of(self.timeouts.route),
-        };
-        match (route, of(self.timeouts.max_stream)) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
     }
 }
 

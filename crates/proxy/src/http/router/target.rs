@@ -2,7 +2,6 @@
 
 use weft_config::Forward;
 use weft_config::route::{ClusterSpec, Picked, WeightedCluster};
-use weft_filters::CorsAnswer;
 
 use crate::http::request::Found;
 
@@ -36,11 +35,10 @@ impl Choice {
     }
 }
 
-/// Where a request goes, and what its answer gets.
+/// Where a request goes.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) found: Found,
     /// `None` when the header that names the cluster is missing.
     pub(crate) choice: Option<Choice>,
-    pub(crate) cors: Option<CorsAnswer>,
 }

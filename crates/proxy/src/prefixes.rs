@@ -1,0 +1,133 @@
+//! Statistics that belong to a stat prefix, not to a filter chain: chains that share a prefix share
+//! them, and an edited chain goes on counting where the one before it stopped.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use weft_config::filter_chain::NetworkFilter;
+use weft_core::metrics::{Registry, Scope, StatSet};
+use weft_filters::FaultStats;
+
+use crate::listener::ListenerSpec;
+use crate::stats::{HttpStats, TcpStats};
+
+/// One kind of statistics by stat prefix, kept while a listener names the prefix or somebody
+/// still counts.
+#[derive(Debug)]
+struct Kept<S>(RefCell<HashMap<Arc<str>, Arc<S>>>);
+
+impl<S> Default for Kept<S> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<S> Kept<S> {
+    fn get(&self, prefix: &Arc<str>, make: impl FnOnce() -> Arc<S>) -> Arc<S> {
+        let mut kept = self.0.borrow_mut();
+        Arc::clone(kept.entry(Arc::clone(prefix)).or_insert_with(make))
+    }
+
+    /// Keeps what is named, and what more than `holders` hold.
+    fn retain(&self, named: &HashSet<Arc<str>>, holders: usize) {
+        self.0.borrow_mut().retain(|prefix, stats| {
+            named.contains(&**prefix) || Arc::strong_count(stats) > holders
+        });
+    }
+}
+
+/// The statistics of one worker by stat prefix.
+#[derive(Debug, Default)]
+pub(crate) struct PrefixStats {
+    http: Kept<HttpStats>,
+    tcp: Kept<TcpStats>,
+    faults: Kept<FaultStats>,
+}
+
+fn registered<S: StatSet + Default + 'static>(registry: &Registry, scope: Scope) -> Arc<S> {
+    let stats = Arc::default();
+    registry.register(scope, &stats);
+    stats
+}
+
+impl PrefixStats {
+    pub(crate) fn http(&self, registry: &Registry, prefix: &Arc<str>) -> Arc<HttpStats> {
+        let scope = || Scope::http(Arc::clone(prefix));
+        self.http.get(prefix, || registered(registry, scope()))
+    }
+
+    pub(crate) fn tcp(&self, registry: &Registry, prefix: &Arc<str>) -> Arc<TcpStats> {
+        let scope = || Scope::tcp(Arc::clone(prefix));
+        self.tcp.get(prefix, || registered(registry, scope()))
+    }
+
+    pub(crate) fn faults(
+        &self,
+        registry: &Registry,
+        all: &AllFaults,
+        prefix: &Arc<str>,
+    ) -> Arc<FaultStats> {
+        self.faults.get(prefix, || all.of(registry, prefix))
+    }
+
+    /// Forgets prefixes that none of these listeners names and nobody counts for.
+    pub(crate) fn retain<'l>(&self, listeners: impl Iterator<Item = &'l ListenerSpec>) {
+        let mut named = HashSet::new();
+        for chain in listeners.flat_map(|spec| spec.chains.values()) {
+            named.extend(chain.config.filters.iter().map(|filter| match filter {
+                NetworkFilter::Http(http) => Arc::clone(&http.stat_prefix),
+                NetworkFilter::TcpProxy(tcp) => Arc::clone(&tcp.stat_prefix),
+            }));
+        }
+        self.http.retain(&named, 1);
+        self.tcp.retain(&named, 1);
+        // Other workers hold them as well, and whoever counts is found again.
+        self.faults.retain(&named, usize::MAX);
+    }
+}
+
+/// The statistics of faults, which all workers share; the workers keep them.
+#[derive(Debug, Default)]
+pub(crate) struct AllFaults(Mutex<HashMap<Arc<str>, Weak<FaultStats>>>);
+
+impl AllFaults {
+    fn of(&self, registry: &Registry, prefix: &Arc<str>) -> Arc<FaultStats> {
+        let mut all = self.0.lock();
+        if let Some(stats) = all.get(prefix).and_then(Weak::upgrade) {
+            return stats;
+        }
+        all.retain(|_, stats| stats.strong_count() > 0);
+        let stats = registered(registry, Scope::http(Arc::clone(prefix)));
+        all.insert(Arc::clone(prefix), Arc::downgrade(&stats));
+        stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_counts_on_and_is_forgotten_when_nobody_needs_it() {
+        let (registry, all) = (Registry::default(), AllFaults::default());
+        let (one, other) = (PrefixStats::default(), PrefixStats::default());
+        let prefix = Arc::from("p");
+        let stats = one.http(&registry, &prefix);
+        stats.downstream_rq_total.inc();
+        one.retain(std::iter::empty());
+        let again = one.http(&registry, &prefix);
+        assert!(Arc::ptr_eq(&stats, &again), "somebody counts");
+        let faults = one.faults(&registry, &all, &prefix);
+        let shared = other.faults(&registry, &all, &prefix);
+        assert!(Arc::ptr_eq(&faults, &shared), "one for all workers");
+        drop((stats, again, faults, shared));
+        let kept = one.http(&registry, &prefix);
+        assert_eq!(kept.downstream_rq_total.get(), 1);
+        drop(kept);
+        one.retain(std::iter::empty());
+        other.retain(std::iter::empty());
+        assert!(registry.collect().is_empty());
+    }
+}

@@ -1,0 +1,9 @@
+//! Requests and connections through a whole proxy: what only shows when all parts are together.
+
+mod ends;
+mod faults;
+mod frames;
+mod limits;
+mod lying;
+mod proxy;
+mod uploads;
