@@ -1,6 +1,6 @@
 //! Outbound clusters of a service: one a port, one more a port and subset, in the shapes that
 //! istiod emits, with the policies of the `DestinationRule` that holds. Must never know routes,
-//! listeners or proxies: the result is the same for everybody with the same rule.
+//! listeners or single proxies: the result is the same for every proxy of a kind with the same rule.
 
 use prost::Message;
 use weft_model::{
@@ -16,6 +16,7 @@ use super::policies::{
 };
 use super::{endpoints, names};
 use crate::emit::{Emitted, Origins, origins};
+use crate::node::ProxyKind;
 use crate::pb::cluster::v3::{
     CircuitBreakers, Cluster,
     circuit_breakers::Thresholds,
@@ -29,19 +30,22 @@ use crate::pb::{self, duration, seconds, u32_value};
 use crate::wire::put_field;
 
 /// Whether the endpoints of a service travel apart from its clusters.
-pub(crate) fn by_eds(service: &Service, settings: &PolicySettings) -> bool {
-    discovery(service, settings) == DiscoveryType::Eds
+pub(crate) fn by_eds(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> bool {
+    discovery(service, settings, proxy) == DiscoveryType::Eds
 }
 
-fn discovery(service: &Service, settings: &PolicySettings) -> DiscoveryType {
-    if settings.load_balancer == Some(LoadBalancer::Passthrough) {
+fn discovery(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> DiscoveryType {
+    // Only a sidecar sees where its workload meant to go. To a gateway clients connect by its own
+    // address, and a gRPC client has no connection yet: they choose among the endpoints.
+    let captures = proxy == ProxyKind::Sidecar;
+    if captures && settings.load_balancer == Some(LoadBalancer::Passthrough) {
         return DiscoveryType::OriginalDst;
     }
     match service.resolution {
-        Resolution::Registry | Resolution::Static => DiscoveryType::Eds,
+        Resolution::Passthrough if captures => DiscoveryType::OriginalDst,
+        Resolution::Registry | Resolution::Static | Resolution::Passthrough => DiscoveryType::Eds,
         Resolution::Dns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
-        Resolution::Passthrough => DiscoveryType::OriginalDst,
     }
 }
 
@@ -68,11 +72,13 @@ pub(crate) fn of_service(
     service: &Service,
     endpoints: Option<&ServiceEndpoints>,
     rule: Option<&DestinationRule>,
+    proxy: ProxyKind,
 ) -> Vec<Emitted> {
     let from = origins_of(service, rule);
     variants(service, rule)
         .filter_map(|(port, subset, settings)| {
-            let cluster = outbound(mesh, service, port, subset, &settings, endpoints)?;
+            let kind = discovery(service, &settings, proxy);
+            let cluster = outbound(mesh, service, port, subset, &settings, (kind, endpoints))?;
             let metadata = metadata::istio(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
                 &[ServiceName {
@@ -108,11 +114,10 @@ fn outbound(
     port: &ServicePort,
     subset: Option<&Subset>,
     settings: &PolicySettings,
-    endpoints: Option<&ServiceEndpoints>,
+    (kind, endpoints): (DiscoveryType, Option<&ServiceEndpoints>),
 ) -> Option<Cluster> {
     let subset_name = subset.map_or("", |s| &*s.name);
     let name = names::outbound(port.number, subset_name, &service.hostname);
-    let kind = discovery(service, settings);
     let mut cluster = base(mesh, &name, kind);
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
@@ -240,7 +245,7 @@ pub(crate) fn inbound(
 pub(crate) fn for_grpc(service: &Service, rule: Option<&DestinationRule>) -> Vec<Emitted> {
     let from = origins_of(service, rule);
     variants(service, rule)
-        .filter(|(.., settings)| by_eds(service, settings))
+        .filter(|(.., settings)| by_eds(service, settings, ProxyKind::Grpc))
         .map(|(port, subset, settings)| {
             let subset = subset.map_or("", |s| &*s.name);
             let name = names::outbound(port.number, subset, &service.hostname);

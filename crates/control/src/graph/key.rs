@@ -179,8 +179,8 @@ pub(crate) enum Key {
 
     // Derived.
     Visible(Arc<Scope>, Shard),
-    ServiceClusters(ServiceKey, Option<ObjectRef>),
-    ServiceEndpoints(ServiceKey, Option<ObjectRef>),
+    ServiceClusters(ServiceKey, Option<ObjectRef>, ProxyKind),
+    ServiceEndpoints(ServiceKey, Option<ObjectRef>, ProxyKind),
     GrpcClusters(ServiceKey, Option<ObjectRef>),
     GrpcListeners(ServiceKey, Arc<str>),
     StandingClusters(ProxyKind),
@@ -189,7 +189,7 @@ pub(crate) enum Key {
     PortShard(Arc<Scope>, Shard),
     GatewayPorts(Arc<GatewayClass>),
     ClusterChunk(Arc<Scope>, ProxyKind, Shard),
-    EndpointChunk(Arc<Scope>, Shard),
+    EndpointChunk(Arc<Scope>, ProxyKind, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
     WildcardPorts(Arc<Scope>),
     VipListeners(Arc<Scope>, Binding, Shard),
@@ -205,7 +205,7 @@ pub(crate) enum Key {
     OutboundRoute(Arc<Reader>, RouteName, bool),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
     ClusterView(Arc<Scope>, ProxyKind),
-    EndpointView(Arc<Scope>),
+    EndpointView(Arc<Scope>, ProxyKind),
     OutboundListeners(Arc<Scope>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
@@ -257,7 +257,7 @@ impl Key {
             | Self::GatewayHostChunk(..) => 4,
             Self::OutboundRoute(..) | Self::GatewayRoute(..) => 5,
             Self::ClusterView(..)
-            | Self::EndpointView(_)
+            | Self::EndpointView(..)
             | Self::OutboundListeners(..)
             | Self::OutboundRoutes(..)
             | Self::GrpcListenerView(..)

@@ -49,11 +49,11 @@ impl Recipe for Mesh {
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::Destinations(scope, shard) => scope::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
-            Key::ServiceClusters(service, rule) => {
-                outbound::service_clusters(cx, service, rule.as_ref())
+            Key::ServiceClusters(service, rule, kind) => {
+                outbound::service_clusters(cx, service, rule.as_ref(), *kind)
             }
-            Key::ServiceEndpoints(service, rule) => {
-                outbound::service_endpoints(cx, service, rule.as_ref())
+            Key::ServiceEndpoints(service, rule, kind) => {
+                outbound::service_endpoints(cx, service, rule.as_ref(), *kind)
             }
             Key::GrpcClusters(service, rule) => outbound::grpc_clusters(cx, service, rule.as_ref()),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
@@ -61,7 +61,9 @@ impl Recipe for Mesh {
             Key::ClusterChunk(scope, kind, shard) => {
                 outbound::cluster_chunk(cx, scope, *kind, *shard)
             }
-            Key::EndpointChunk(scope, shard) => outbound::endpoint_chunk(cx, scope, *shard),
+            Key::EndpointChunk(scope, kind, shard) => {
+                outbound::endpoint_chunk(cx, scope, *kind, *shard)
+            }
             Key::GrpcListenerChunk(scope, domain, shard) => {
                 outbound::grpc_listener_chunk(cx, scope, domain, *shard)
             }
@@ -93,7 +95,7 @@ impl Recipe for Mesh {
             Key::GatewayListeners(class) => gateway::listener_view(cx, class),
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
             Key::ClusterView(scope, kind) => proxy::cluster_view(cx, scope, *kind),
-            Key::EndpointView(scope) => proxy::endpoint_view(cx, scope),
+            Key::EndpointView(scope, kind) => proxy::endpoint_view(cx, scope, *kind),
             Key::OutboundListeners(scope, binding) => proxy::listener_view(cx, scope, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),

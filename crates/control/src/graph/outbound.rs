@@ -23,6 +23,7 @@ pub(super) fn service_clusters(
     cx: &mut Cx<'_, '_>,
     key: &ServiceKey,
     rule: Option<&ObjectRef>,
+    kind: ProxyKind,
 ) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
@@ -35,7 +36,8 @@ pub(super) fn service_clusters(
     );
     // An endpoint change must not touch clusters whose endpoints travel apart.
     let endpoints = if by_name { cx.endpoints(key) } else { None };
-    let made = clusters::of_service(&mesh, &service, endpoints.as_deref(), rule.as_deref());
+    let (endpoints, rule) = (endpoints.as_deref(), rule.as_deref());
+    let made = clusters::of_service(&mesh, &service, endpoints, rule, kind);
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 
@@ -43,13 +45,14 @@ pub(super) fn service_endpoints(
     cx: &mut Cx<'_, '_>,
     key: &ServiceKey,
     rule: Option<&ObjectRef>,
+    kind: ProxyKind,
 ) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
     };
     let rule = cx.destination_rule(rule);
     let endpoints = cx.endpoints(key);
-    let made = endpoints::of_service(&service, endpoints.as_deref(), rule.as_deref());
+    let made = endpoints::of_service(&service, endpoints.as_deref(), rule.as_deref(), kind);
     contain::chunk(cx, &TypeUrl::ENDPOINT, made)
 }
 
@@ -110,20 +113,23 @@ pub(super) fn cluster_chunk(
     let chosen = chosen(cx, scope, shard);
     concatenate(chosen.iter().map(|(service, rule)| {
         cx.chunk(&if is_envoy(kind) {
-            Key::ServiceClusters(service.clone(), rule.clone())
+            Key::ServiceClusters(service.clone(), rule.clone(), kind)
         } else {
             Key::GrpcClusters(service.clone(), rule.clone())
         })
     }))
 }
 
-pub(super) fn endpoint_chunk(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
+pub(super) fn endpoint_chunk(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    kind: ProxyKind,
+    shard: Shard,
+) -> Value {
     let chosen = chosen(cx, scope, shard);
-    concatenate(
-        chosen
-            .iter()
-            .map(|(service, rule)| cx.chunk(&Key::ServiceEndpoints(service.clone(), rule.clone()))),
-    )
+    concatenate(chosen.iter().map(|(service, rule)| {
+        cx.chunk(&Key::ServiceEndpoints(service.clone(), rule.clone(), kind))
+    }))
 }
 
 pub(super) fn grpc_listener_chunk(
