@@ -6,6 +6,7 @@ mod contain;
 mod gateway;
 mod hosts;
 mod key;
+mod load;
 mod outbound;
 mod proxy;
 mod scope;

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod discovery;
+mod held_back;
 mod oracle;
 mod resources;
 mod speed;
