@@ -5,6 +5,7 @@ mod discovery;
 mod held_back;
 mod oracle;
 mod resources;
+mod short_names;
 mod speed;
 mod worlds;
 
