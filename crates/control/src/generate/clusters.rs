@@ -2,10 +2,12 @@
 //! istiod emits, with the policies of the `DestinationRule` that holds. Must never know routes,
 //! listeners or single proxies: the result is the same for every proxy of a kind with the same rule.
 
+use std::sync::Arc;
+
 use prost::Message;
 use weft_model::{
-    DestinationRule, Hostname, LoadBalancer, MeshSettings, PolicySettings, Protocol, Resolution,
-    Service, ServiceEndpoints, ServicePort, Subset,
+    DestinationRule, Hostname, LoadBalancer, MeshSettings, ObjectRef, PolicySettings, Protocol,
+    Resolution, Service, ServiceEndpoints, ServicePort, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -49,11 +51,20 @@ fn discovery(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> 
     }
 }
 
+/// The policies for a service: what one `DestinationRule` says, or several for its host together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policies {
+    pub(crate) rule: Option<Arc<DestinationRule>>,
+    /// All rules that it is made of.
+    pub(crate) origins: Arc<[ObjectRef]>,
+}
+
 /// The settings of every cluster of a service, in a fixed order.
 pub(crate) fn variants<'a>(
     service: &'a Service,
-    rule: Option<&'a DestinationRule>,
+    policies: &'a Policies,
 ) -> impl Iterator<Item = (&'a ServicePort, Option<&'a Subset>, PolicySettings)> {
+    let rule = policies.rule.as_deref();
     let ports = service.ports.iter().filter(|p| p.protocol != Protocol::Udp);
     ports.flat_map(move |port| {
         let subsets = rule.map_or(&[][..], |r| &r.subsets).iter().map(Some);
@@ -71,11 +82,12 @@ pub(crate) fn of_service(
     mesh: &MeshSettings,
     service: &Service,
     endpoints: Option<&ServiceEndpoints>,
-    rule: Option<&DestinationRule>,
+    policies: &Policies,
     proxy: ProxyKind,
 ) -> Vec<Emitted> {
-    let from = origins_of(service, rule);
-    variants(service, rule)
+    let from = origins_of(service, policies);
+    let rule = policies.rule.as_deref();
+    variants(service, policies)
         .filter_map(|(port, subset, settings)| {
             let kind = discovery(service, &settings, proxy);
             let cluster = outbound(mesh, service, port, subset, &settings, (kind, endpoints))?;
@@ -93,9 +105,9 @@ pub(crate) fn of_service(
         .collect()
 }
 
-pub(crate) fn origins_of(service: &Service, rule: Option<&DestinationRule>) -> Origins {
-    let rule = rule.map(|r| r.meta.origin.clone());
-    origins([service.origin.clone()].into_iter().chain(rule))
+pub(crate) fn origins_of(service: &Service, policies: &Policies) -> Origins {
+    let rules = policies.origins.iter().cloned();
+    origins([service.origin.clone()].into_iter().chain(rules))
 }
 
 fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
@@ -242,9 +254,9 @@ pub(crate) fn inbound(
 
 /// The clusters of a service for gRPC clients, which take EDS with round robin or least request
 /// and `max_requests` only (gRFC A27, A32), and refuse what else Envoy takes.
-pub(crate) fn for_grpc(service: &Service, rule: Option<&DestinationRule>) -> Vec<Emitted> {
-    let from = origins_of(service, rule);
-    variants(service, rule)
+pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
+    let from = origins_of(service, policies);
+    variants(service, policies)
         .filter(|(.., settings)| by_eds(service, settings, ProxyKind::Grpc))
         .map(|(port, subset, settings)| {
             let subset = subset.map_or("", |s| &*s.name);

@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use weft_model::{
-    DestinationRule, Endpoint, EndpointAddress, Health, Locality, PortNumber, Service,
-    ServiceEndpoints, Subset,
+    Endpoint, EndpointAddress, Health, Locality, PortNumber, Service, ServiceEndpoints, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -26,7 +25,7 @@ use crate::pb::{address, pipe, u32_value};
 pub(crate) fn of_service(
     service: &Service,
     endpoints: Option<&ServiceEndpoints>,
-    rule: Option<&DestinationRule>,
+    policies: &clusters::Policies,
     proxy: ProxyKind,
 ) -> Vec<Emitted> {
     let all = endpoints.map_or(&[][..], |e| &e.endpoints);
@@ -37,8 +36,8 @@ pub(crate) fn of_service(
         .cloned()
         .collect();
     let objects = list.iter().map(|e| e.origin.clone()).take(MAX_ORIGINS);
-    let from = origins(objects.chain(clusters::origins_of(service, rule).iter().cloned()));
-    clusters::variants(service, rule)
+    let from = origins(objects.chain(clusters::origins_of(service, policies).iter().cloned()));
+    clusters::variants(service, policies)
         .filter(|(.., settings)| clusters::by_eds(service, settings, proxy))
         .map(|(port, subset, _)| {
             let name = names::outbound(

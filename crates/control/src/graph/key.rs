@@ -10,6 +10,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::node::{Interception, Proxy, ProxyKind};
 
+/// The rules that hold together for a host, the first in precedence first; mostly none or one.
+pub(crate) type RuleRefs = Arc<[ObjectRef]>;
+
 /// Services and rules are sharded by host, so that an edit touches one piece of every list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Shard(u8);
@@ -179,9 +182,9 @@ pub(crate) enum Key {
 
     // Derived.
     Visible(Arc<Scope>, Shard),
-    ServiceClusters(ServiceKey, Option<ObjectRef>, ProxyKind),
-    ServiceEndpoints(ServiceKey, Option<ObjectRef>, ProxyKind),
-    GrpcClusters(ServiceKey, Option<ObjectRef>),
+    ServiceClusters(ServiceKey, RuleRefs, ProxyKind),
+    ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind),
+    GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
     StandingClusters(ProxyKind),
     Destinations(Arc<Scope>, Shard),

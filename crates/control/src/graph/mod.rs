@@ -21,12 +21,14 @@ use weft_model::{
     ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
 };
 
+use key::RuleRefs;
 pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
 pub use value::ProxyView;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
 
 use crate::emit::Chunk;
 use crate::engine::{Reads, Recipe};
+use crate::generate::clusters::Policies;
 use crate::node::ProxyKind;
 
 /// The recipe of the mesh.
@@ -50,13 +52,13 @@ impl Recipe for Mesh {
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::Destinations(scope, shard) => scope::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
-            Key::ServiceClusters(service, rule, kind) => {
-                outbound::service_clusters(cx, service, rule.as_ref(), *kind)
+            Key::ServiceClusters(service, rules, kind) => {
+                outbound::service_clusters(cx, service, rules, *kind)
             }
-            Key::ServiceEndpoints(service, rule, kind) => {
-                outbound::service_endpoints(cx, service, rule.as_ref(), *kind)
+            Key::ServiceEndpoints(service, rules, kind) => {
+                outbound::service_endpoints(cx, service, rules, *kind)
             }
-            Key::GrpcClusters(service, rule) => outbound::grpc_clusters(cx, service, rule.as_ref()),
+            Key::GrpcClusters(service, rules) => outbound::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
             Key::StandingClusters(kind) => outbound::standing_clusters(cx, *kind),
             Key::ClusterChunk(scope, kind, shard) => {
@@ -139,8 +141,22 @@ impl Cx<'_, '_> {
         read!(self, Key::VirtualService(origin.clone()), VirtualService)
     }
 
-    fn destination_rule(&mut self, origin: Option<&ObjectRef>) -> Option<Arc<DestinationRule>> {
-        read!(self, Key::DestinationRule(origin?.clone()), DestinationRule)
+    /// What the rules for a host say together.
+    fn policies(&mut self, origins: &RuleRefs) -> Policies {
+        let mut read = |origin: &ObjectRef| -> Option<Arc<DestinationRule>> {
+            read!(self, Key::DestinationRule(origin.clone()), DestinationRule)
+        };
+        let rule = match &origins[..] {
+            [only] => read(only),
+            several => {
+                let rules: Vec<_> = several.iter().filter_map(read).collect();
+                DestinationRule::merged(rules.iter().map(AsRef::as_ref)).map(Arc::new)
+            }
+        };
+        Policies {
+            rule,
+            origins: Arc::clone(origins),
+        }
     }
 
     fn rules(&mut self, key: &Key) -> Arc<RuleIndex> {

@@ -3,6 +3,7 @@
 mod accepted;
 mod discovery;
 mod held_back;
+mod merged_rules;
 mod oracle;
 mod resources;
 mod short_names;
