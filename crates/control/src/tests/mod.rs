@@ -2,6 +2,7 @@
 
 mod accepted;
 mod discovery;
+mod gateway_conflicts;
 mod held_back;
 mod merged_rules;
 mod oracle;
