@@ -152,9 +152,13 @@ fn one_of(text: Option<&str>, known: &[&str]) -> bool {
     text.is_none_or(|text| text.is_empty() || known.contains(&text))
 }
 
+/// Whether a byte may stand in the name of a header (RFC 9110's `tchar`).
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 fn headers(text: &str) -> bool {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    let name = |name: &str| name.strip_prefix(':').unwrap_or(name).bytes().all(token);
+    let name = |name: &str| name.strip_prefix(':').unwrap_or(name).bytes().all(is_token);
     text.split('?').count() <= 2 && text.split('?').all(name)
 }
 

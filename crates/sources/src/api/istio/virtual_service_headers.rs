@@ -60,12 +60,11 @@ fn header_name(name: &str, authority: bool, at: At<'_>) {
     if authority && is_authority(name) {
         return;
     }
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
         at.error(format_args!(
             "header \"{name}\" cannot be changed here: use rewrite for path and authority"
         ));
-    } else if name.is_empty() || !name.bytes().all(token) {
+    } else if name.is_empty() || !name.bytes().all(format::is_token) {
         at.error(format_args!(
             "\"{name}\" is no header name: use letters, digits and '-'"
         ));
