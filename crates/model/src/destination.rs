@@ -30,6 +30,24 @@ impl DestinationRule {
         self.subsets.iter().find(|subset| &*subset.name == name)
     }
 
+    /// Several rules for one host as one, the first one's name on it: its policy holds (if it has
+    /// none, that of the first rule with one), and subsets are joined, the first of a name counting.
+    pub fn merged<'a>(rules: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let mut rules = rules.into_iter();
+        let mut merged = rules.next()?.clone();
+        for rule in rules {
+            for subset in &rule.subsets {
+                if merged.subset(&subset.name).is_none() {
+                    merged.subsets.push(subset.clone());
+                }
+            }
+            if merged.policy == TrafficPolicy::default() {
+                merged.policy = rule.policy.clone();
+            }
+        }
+        Some(merged)
+    }
+
     /// The settings that hold for a port of the host, or of one of its subsets, as Istio merges
     /// them: the subset's settings replace the host's one by one, and a port's settings replace
     /// all of those at their level (they inherit nothing).

@@ -269,6 +269,15 @@ impl ExportTo {
             Self::Namespaces(set) => set.contains(namespace),
         }
     }
+
+    /// Whether a rule exported like this may be merged into an older one exported like `older`:
+    /// to the same, or by name to all of those and more, as in Istio.
+    pub fn merges_into(&self, older: &Self) -> bool {
+        match (self, older) {
+            (Self::Namespaces(own), Self::Namespaces(older)) => own.is_superset(older),
+            _ => self == older,
+        }
+    }
 }
 
 #[cfg(test)]

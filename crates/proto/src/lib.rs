@@ -8,16 +8,19 @@
 //! - [`reader`]: a node to a message, with every fault of a document and its place.
 //! - [`document`]: files of Kubernetes-style objects; [`bootstrap`]: Envoy's bootstrap.
 //! - [`rules`]: the constraints that Envoy's messages carry in their descriptors.
+//! - [`format`], [`regex`]: the little languages in their strings.
 //! - [`json`]: messages as Envoy's admin prints them.
 
 pub mod bootstrap;
 pub mod document;
 pub mod duration;
+pub mod format;
 pub mod json;
 pub mod pool;
 pub mod presence;
 pub mod problem;
 pub mod reader;
+pub mod regex;
 pub mod rules;
 pub mod type_url;
 pub mod yaml;

@@ -8,6 +8,7 @@ mod dns;
 mod http;
 mod lb;
 mod lb_convert;
+mod lb_hash_convert;
 mod outlier;
 
 use std::net::SocketAddr;

@@ -1,5 +1,7 @@
 //! Format strings → segments.
 
+use weft_proto::format::Command;
+
 use super::operator::{AddressPart, Field, Operator, plain};
 use super::time::TimeFormat;
 use super::{Format, Segment};
@@ -59,43 +61,6 @@ fn shorten(text: &str) -> String {
 fn cut(text: &str, max_len: Option<usize>) -> &[u8] {
     let bytes = text.as_bytes();
     bytes.get(..max_len.unwrap_or(bytes.len())).unwrap_or(bytes)
-}
-
-/// `NAME(arguments):max_len%`, without the first `%`.
-struct Command<'a> {
-    name: &'a str,
-    arguments: Option<&'a str>,
-    max_len: Option<usize>,
-    rest: &'a str,
-}
-
-impl<'a> Command<'a> {
-    fn split(text: &'a str) -> Option<Self> {
-        let end = text
-            .find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
-            .filter(|end| *end > 0)?;
-        let (name, mut rest) = text.split_at_checked(end)?;
-        let mut arguments = None;
-        if let Some(open) = rest.strip_prefix('(') {
-            let (inner, after) = open.split_once(')')?;
-            arguments = Some(inner);
-            rest = after;
-        }
-        let mut max_len = None;
-        if let Some(after) = rest.strip_prefix(':') {
-            let digits = after.find(|c: char| !c.is_ascii_digit())?;
-            let (number, after) = after.split_at_checked(digits)?;
-            max_len = Some(number.parse().ok()?);
-            rest = after;
-        }
-        let rest = rest.strip_prefix('%')?;
-        Some(Self {
-            name,
-            arguments,
-            max_len,
-            rest,
-        })
-    }
 }
 
 enum Compiled {

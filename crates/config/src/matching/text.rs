@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
+use weft_proto::regex::{Piece, compile, pieces};
 
 /// Envoy's `StringMatcher`.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,29 +73,6 @@ impl PartialEq for RegexMatch {
     }
 }
 
-/// Compiled programs larger than this are refused.
-const SIZE_LIMIT: usize = 4 << 20;
-
-/// Compiles as RE2 reads it: `\d`, `\w` and `\b` are ASCII. Only an expression that names characters
-/// beyond ASCII is compiled in Unicode mode.
-/// The flag says whether it is.
-fn compile(expression: &str) -> Result<(Regex, bool), String> {
-    let build = |unicode| {
-        RegexBuilder::new(expression)
-            .unicode(unicode)
-            .size_limit(SIZE_LIMIT)
-            .build()
-    };
-    if expression.is_ascii()
-        && let Ok(compiled) = build(false)
-    {
-        return Ok((compiled, false));
-    }
-    build(true)
-        .map(|compiled| (compiled, true))
-        .map_err(|error| error.to_string())
-}
-
 impl RegexMatch {
     /// Compiles an expression in RE2's syntax.
     pub fn new(pattern: &str) -> Result<Self, String> {
@@ -126,13 +104,6 @@ impl RegexMatch {
     pub fn matches(&self, value: &[u8]) -> bool {
         self.compiled.is_match(value)
     }
-}
-
-/// One part of a substitution.
-#[derive(Debug, Clone, PartialEq)]
-enum Piece {
-    Literal(Vec<u8>),
-    Group(usize),
 }
 
 /// A regular expression and what replaces each of its matches (`\1` is the first group).
@@ -188,36 +159,4 @@ impl RegexSubstitution {
         out.extend_from_slice(bytes.get(end..).unwrap_or_default());
         String::from_utf8_lossy(&out).into_owned()
     }
-}
-
-fn pieces(substitution: &str, groups: usize) -> Result<Vec<Piece>, String> {
-    let mut out = Vec::new();
-    let mut literal = Vec::new();
-    let mut bytes = substitution.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'\\' {
-            literal.push(byte);
-            continue;
-        }
-        match bytes.next() {
-            Some(b'\\') => literal.push(b'\\'),
-            Some(digit @ b'0'..=b'9') => {
-                let index = usize::from(digit - b'0');
-                if index >= groups {
-                    return Err(format!(
-                        "substitution names group \\{index}, which the pattern lacks"
-                    ));
-                }
-                out.push(Piece::Literal(std::mem::take(&mut literal)));
-                out.push(Piece::Group(index));
-            }
-            _ => {
-                return Err(
-                    "substitution has a \\ that is neither \\\\ nor a group's digit".to_owned(),
-                );
-            }
-        }
-    }
-    out.push(Piece::Literal(literal));
-    Ok(out)
 }

@@ -1,8 +1,10 @@
-//! `RouteConfiguration`, virtual hosts and routes → compiled routes.
+//! `RouteConfiguration`, virtual hosts, routes and their conditions → compiled routes. Actions have
+//! files of their own.
 
 use std::sync::Arc;
 
-use super::convert_action::{direct_response, forward, mirrors, redirect};
+use super::convert_answer::{direct_response, redirect};
+use super::convert_forward::{forward, mirrors};
 use super::convert_retry::retry_policy;
 use super::index::PathIndex;
 use super::matcher::{PathRule, RouteMatch};

@@ -3,7 +3,8 @@
 
 mod action;
 mod convert;
-mod convert_action;
+mod convert_answer;
+mod convert_forward;
 mod convert_retry;
 mod hash;
 mod index;

@@ -1,11 +1,13 @@
 //! Outbound clusters of a service: one a port, one more a port and subset, in the shapes that
 //! istiod emits, with the policies of the `DestinationRule` that holds. Must never know routes,
-//! listeners or proxies: the result is the same for everybody with the same rule.
+//! listeners or single proxies: the result is the same for every proxy of a kind with the same rule.
+
+use std::sync::Arc;
 
 use prost::Message;
 use weft_model::{
-    DestinationRule, Hostname, LoadBalancer, MeshSettings, PolicySettings, Protocol, Resolution,
-    Service, ServiceEndpoints, ServicePort, Subset,
+    DestinationRule, Hostname, LoadBalancer, MeshSettings, ObjectRef, PolicySettings, Protocol,
+    Resolution, Service, ServiceEndpoints, ServicePort, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -16,6 +18,7 @@ use super::policies::{
 };
 use super::{endpoints, names};
 use crate::emit::{Emitted, Origins, origins};
+use crate::node::ProxyKind;
 use crate::pb::cluster::v3::{
     CircuitBreakers, Cluster,
     circuit_breakers::Thresholds,
@@ -29,27 +32,39 @@ use crate::pb::{self, duration, seconds, u32_value};
 use crate::wire::put_field;
 
 /// Whether the endpoints of a service travel apart from its clusters.
-pub(crate) fn by_eds(service: &Service, settings: &PolicySettings) -> bool {
-    discovery(service, settings) == DiscoveryType::Eds
+pub(crate) fn by_eds(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> bool {
+    discovery(service, settings, proxy) == DiscoveryType::Eds
 }
 
-fn discovery(service: &Service, settings: &PolicySettings) -> DiscoveryType {
-    if settings.load_balancer == Some(LoadBalancer::Passthrough) {
+fn discovery(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> DiscoveryType {
+    // Only a sidecar sees where its workload meant to go. To a gateway clients connect by its own
+    // address, and a gRPC client has no connection yet: they choose among the endpoints.
+    let captures = proxy == ProxyKind::Sidecar;
+    if captures && settings.load_balancer == Some(LoadBalancer::Passthrough) {
         return DiscoveryType::OriginalDst;
     }
     match service.resolution {
-        Resolution::Registry | Resolution::Static => DiscoveryType::Eds,
+        Resolution::Passthrough if captures => DiscoveryType::OriginalDst,
+        Resolution::Registry | Resolution::Static | Resolution::Passthrough => DiscoveryType::Eds,
         Resolution::Dns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
-        Resolution::Passthrough => DiscoveryType::OriginalDst,
     }
+}
+
+/// The policies for a service: what one `DestinationRule` says, or several for its host together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policies {
+    pub(crate) rule: Option<Arc<DestinationRule>>,
+    /// All rules that it is made of.
+    pub(crate) origins: Arc<[ObjectRef]>,
 }
 
 /// The settings of every cluster of a service, in a fixed order.
 pub(crate) fn variants<'a>(
     service: &'a Service,
-    rule: Option<&'a DestinationRule>,
+    policies: &'a Policies,
 ) -> impl Iterator<Item = (&'a ServicePort, Option<&'a Subset>, PolicySettings)> {
+    let rule = policies.rule.as_deref();
     let ports = service.ports.iter().filter(|p| p.protocol != Protocol::Udp);
     ports.flat_map(move |port| {
         let subsets = rule.map_or(&[][..], |r| &r.subsets).iter().map(Some);
@@ -67,12 +82,15 @@ pub(crate) fn of_service(
     mesh: &MeshSettings,
     service: &Service,
     endpoints: Option<&ServiceEndpoints>,
-    rule: Option<&DestinationRule>,
+    policies: &Policies,
+    proxy: ProxyKind,
 ) -> Vec<Emitted> {
-    let from = origins_of(service, rule);
-    variants(service, rule)
+    let from = origins_of(service, policies);
+    let rule = policies.rule.as_deref();
+    variants(service, policies)
         .filter_map(|(port, subset, settings)| {
-            let cluster = outbound(mesh, service, port, subset, &settings, endpoints)?;
+            let kind = discovery(service, &settings, proxy);
+            let cluster = outbound(mesh, service, port, subset, &settings, (kind, endpoints))?;
             let metadata = metadata::istio(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
                 &[ServiceName {
@@ -87,9 +105,9 @@ pub(crate) fn of_service(
         .collect()
 }
 
-pub(crate) fn origins_of(service: &Service, rule: Option<&DestinationRule>) -> Origins {
-    let rule = rule.map(|r| r.meta.origin.clone());
-    origins([service.origin.clone()].into_iter().chain(rule))
+pub(crate) fn origins_of(service: &Service, policies: &Policies) -> Origins {
+    let rules = policies.origins.iter().cloned();
+    origins([service.origin.clone()].into_iter().chain(rules))
 }
 
 fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
@@ -108,11 +126,10 @@ fn outbound(
     port: &ServicePort,
     subset: Option<&Subset>,
     settings: &PolicySettings,
-    endpoints: Option<&ServiceEndpoints>,
+    (kind, endpoints): (DiscoveryType, Option<&ServiceEndpoints>),
 ) -> Option<Cluster> {
     let subset_name = subset.map_or("", |s| &*s.name);
     let name = names::outbound(port.number, subset_name, &service.hostname);
-    let kind = discovery(service, settings);
     let mut cluster = base(mesh, &name, kind);
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
@@ -237,10 +254,10 @@ pub(crate) fn inbound(
 
 /// The clusters of a service for gRPC clients, which take EDS with round robin or least request
 /// and `max_requests` only (gRFC A27, A32), and refuse what else Envoy takes.
-pub(crate) fn for_grpc(service: &Service, rule: Option<&DestinationRule>) -> Vec<Emitted> {
-    let from = origins_of(service, rule);
-    variants(service, rule)
-        .filter(|(.., settings)| by_eds(service, settings))
+pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
+    let from = origins_of(service, policies);
+    variants(service, policies)
+        .filter(|(.., settings)| by_eds(service, settings, ProxyKind::Grpc))
         .map(|(port, subset, settings)| {
             let subset = subset.map_or("", |s| &*s.name);
             let name = names::outbound(port.number, subset, &service.hostname);

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use weft_model::{
-    DestinationRule, Endpoint, EndpointAddress, Health, Locality, PortNumber, Service,
-    ServiceEndpoints, Subset,
+    Endpoint, EndpointAddress, Health, Locality, PortNumber, Service, ServiceEndpoints, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
 use super::{clusters, names};
 use crate::emit::{Emitted, origins};
+use crate::node::ProxyKind;
 use crate::pb::core::v3::Locality as PbLocality;
 use crate::pb::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as PbEndpoint, LbEndpoint, LocalityLbEndpoints,
@@ -20,12 +20,13 @@ use crate::pb::endpoint::v3::{
 };
 use crate::pb::{address, pipe, u32_value};
 
-/// The assignments of all EDS clusters of a service. One without endpoints is there too, so that
+/// The assignments of all EDS clusters that a service has for proxies of a kind. One without endpoints is there too, so that
 /// its cluster ends warming and answers at once.
 pub(crate) fn of_service(
     service: &Service,
     endpoints: Option<&ServiceEndpoints>,
-    rule: Option<&DestinationRule>,
+    policies: &clusters::Policies,
+    proxy: ProxyKind,
 ) -> Vec<Emitted> {
     let all = endpoints.map_or(&[][..], |e| &e.endpoints);
     // Names are for the proxy to resolve, and EDS clusters do not.
@@ -35,9 +36,9 @@ pub(crate) fn of_service(
         .cloned()
         .collect();
     let objects = list.iter().map(|e| e.origin.clone()).take(MAX_ORIGINS);
-    let from = origins(objects.chain(clusters::origins_of(service, rule).iter().cloned()));
-    clusters::variants(service, rule)
-        .filter(|(.., settings)| clusters::by_eds(service, settings))
+    let from = origins(objects.chain(clusters::origins_of(service, policies).iter().cloned()));
+    clusters::variants(service, policies)
+        .filter(|(.., settings)| clusters::by_eds(service, settings, proxy))
         .map(|(port, subset, _)| {
             let name = names::outbound(
                 port.number,

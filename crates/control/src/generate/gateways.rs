@@ -1,16 +1,16 @@
 //! Listeners of gateways. Servers of one port share a listener; HTTP servers share a route
 //! configuration, each HTTPS server has its own. Must never know rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{Gateway, GatewayServer, HostScope, MeshSettings};
+use weft_model::{Gateway, GatewayServer, HostScope, Hostname, MeshSettings, ObjectRef};
 use weft_xds::{Resource, TypeUrl};
 
 use super::http::{self, Routes, Side};
 use super::{names, tls};
-use crate::emit::{Emitted, origins};
+use crate::emit::{Emitted, Fault, origins};
 use crate::pb::core::v3::TrafficDirection;
 use crate::pb::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use crate::pb::{self, address, listener_filter, tls_inspector};
@@ -39,7 +39,12 @@ pub(crate) struct GatewayPort {
     pub(crate) bind: Option<Arc<str>>,
     /// Route configuration → its servers. One entry of HTTP servers, or one each HTTPS server.
     pub(crate) routes: BTreeMap<Arc<str>, Vec<BoundServer>>,
+    /// Servers that cannot be served beside those.
+    pub(crate) left_out: Vec<Fault>,
 }
+
+/// Whose an SNI host of a port is.
+type Taken = BTreeMap<(u16, Option<Arc<str>>, Hostname), ObjectRef>;
 
 /// Groups the servers of a gateway proxy. Gateways come in order of precedence; a server that
 /// conflicts with an earlier one (plain against TLS on a port, an SNI host taken) is left out.
@@ -48,33 +53,31 @@ pub(crate) fn merge(
     target_ports: &BTreeMap<u16, u16>,
 ) -> BTreeMap<(u16, Option<Arc<str>>), GatewayPort> {
     let mut ports: BTreeMap<(u16, Option<Arc<str>>), GatewayPort> = BTreeMap::new();
-    let mut plain: BTreeMap<(u16, Option<Arc<str>>), bool> = BTreeMap::new();
-    let mut taken: BTreeSet<(u16, Option<Arc<str>>, String)> = BTreeSet::new();
+    let mut taken = Taken::new();
     for gateway in gateways {
         for (index, server) in gateway.servers.iter().enumerate() {
             let number = server.port.get();
             let bound = target_ports.get(&number).copied().unwrap_or(number);
             let key = (bound, server.bind.clone());
-            let is_plain = server.tls.is_none();
-            if *plain.entry(key.clone()).or_insert(is_plain) != is_plain {
+            let port = ports.entry(key).or_insert_with(|| GatewayPort {
+                bound,
+                bind: server.bind.clone(),
+                routes: BTreeMap::new(),
+                left_out: Vec::new(),
+            });
+            if let Some(reason) = conflict(port, &taken, server) {
+                let fault = Fault {
+                    message: format!("servers[{index}] is left out: {reason}").into(),
+                    origins: origins([gateway.meta.origin.clone()]),
+                };
+                port.left_out.push(fault);
                 continue;
             }
-            if !is_plain {
-                let hosts: Vec<_> = server
-                    .hosts
-                    .iter()
-                    .map(|h| (bound, key.1.clone(), h.host.to_string()))
-                    .collect();
-                if hosts.iter().any(|h| taken.contains(h)) {
-                    continue;
-                }
-                taken.extend(hosts);
-            }
-            let port = ports.entry(key.clone()).or_insert_with(|| GatewayPort {
-                bound,
-                bind: key.1.clone(),
-                routes: BTreeMap::new(),
-            });
+            let hosts = server.hosts.iter().filter(|_| server.tls.is_some());
+            taken.extend(hosts.map(|h| {
+                let key = (bound, server.bind.clone(), h.host.clone());
+                (key, gateway.meta.origin.clone())
+            }));
             let bound_server = BoundServer {
                 gateway: Arc::clone(gateway),
                 index,
@@ -86,6 +89,23 @@ pub(crate) fn merge(
         }
     }
     ports
+}
+
+/// Why a server cannot share a port with those that are there.
+fn conflict(port: &GatewayPort, taken: &Taken, server: &GatewayServer) -> Option<String> {
+    let bound = port.bound;
+    let there = port.routes.values().flatten().next()?;
+    let owner = &there.gateway.meta.origin;
+    match (server.tls.is_some(), there.server().tls.is_some()) {
+        (true, false) => Some(format!("port {bound} is without TLS in {owner}")),
+        (false, true) => Some(format!("port {bound} is with TLS in {owner}")),
+        (false, false) => None,
+        (true, true) => server.hosts.iter().find_map(|h| {
+            let (host, key) = (&h.host, (bound, port.bind.clone(), h.host.clone()));
+            let owner = taken.get(&key)?;
+            Some(format!("host {host} on port {bound} belongs to {owner}"))
+        }),
+    }
 }
 
 /// `http.<port>`, or `https.<port>.<portName>.<gateway>.<ns>`.
@@ -158,7 +178,10 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
         .map(|s| s.gateway.meta.origin.clone());
     let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
         .with_links(port.routes.keys().cloned());
-    Emitted::new(resource, origins(gateways))
+    Emitted {
+        faults: port.left_out.clone().into(),
+        ..Emitted::new(resource, origins(gateways))
+    }
 }
 
 fn tls_chain(server: &GatewayServer, manager: pb::listener::v3::Filter) -> Option<FilterChain> {
@@ -169,6 +192,10 @@ fn tls_chain(server: &GatewayServer, manager: pb::listener::v3::Filter) -> Optio
         .filter(|h| h.scope != HostScope::Nothing);
     let all = hosts.clone().any(|h| h.host.as_str() == "*");
     let mut names: Vec<String> = hosts.map(|h| h.host.to_string()).collect();
+    if names.is_empty() {
+        // An empty match would take every name.
+        return None;
+    }
     names.sort();
     names.dedup();
     Some(FilterChain {

@@ -46,10 +46,12 @@ pub(super) fn apply_load_balancer(cluster: &mut Cluster, balancer: Option<LoadBa
     let original_dst = ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32);
     let policy = match balancer {
         _ if cluster.cluster_discovery_type == Some(original_dst) => LbPolicy::ClusterProvided,
-        Some(LoadBalancer::Passthrough) => LbPolicy::ClusterProvided,
         Some(LoadBalancer::RoundRobin) => LbPolicy::RoundRobin,
         Some(LoadBalancer::Random) => LbPolicy::Random,
-        Some(LoadBalancer::LeastRequest) | None => LbPolicy::LeastRequest,
+        // Passthrough where nothing can be passed through: the default.
+        Some(LoadBalancer::LeastRequest | LoadBalancer::Passthrough) | None => {
+            LbPolicy::LeastRequest
+        }
     };
     cluster.lb_policy = policy as i32;
 }

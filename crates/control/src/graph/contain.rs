@@ -1,4 +1,5 @@
-//! Containment: what the generators made is checked as Envoy checks it, piece by piece. A piece
+//! Containment: what the generators made is checked as Envoy checks it, piece by piece; of a route
+//! configuration each virtual host is a piece, so that a rule harms only its own hosts. A piece
 //! that would be refused is replaced by its last good form, or left out if it never had one, and
 //! carries its fault to the status of its objects; everything else goes on. This is the only
 //! place where a value may depend on the one before it.
@@ -6,8 +7,8 @@
 use weft_proto::{Any, rules};
 use weft_xds::TypeUrl;
 
-use super::Cx;
 use super::value::{HostField, Value};
+use super::{Cx, load};
 use crate::emit::{Emitted, Fault};
 
 /// Checks the resources of a node whose value is a chunk.
@@ -41,7 +42,8 @@ pub(super) fn host(cx: &Cx<'_, '_>, made: Option<HostField>) -> Value {
     let Some(field) = made else {
         return Value::Host(None);
     };
-    let Some(message) = fault(&TypeUrl::ROUTE, field.bytes.to_vec()) else {
+    let refusal = fault(&TypeUrl::ROUTE, field.bytes.to_vec());
+    let Some(message) = refusal.or_else(|| load::refusal(&field.bytes)) else {
         return Value::Host(Some(field));
     };
     let fault = Fault {

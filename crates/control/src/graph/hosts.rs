@@ -100,7 +100,7 @@ fn domains(
         bare.extend(
             short
                 .into_iter()
-                .filter(|name| !is_taken(cx, &host.reader, hostname, name)),
+                .filter(|name| !is_taken(cx, host, hostname, name)),
         );
         if host.form != HostForm::Grpc {
             let own: Vec<IpAddr> = service
@@ -110,7 +110,7 @@ fn domains(
                 .map(|a| a.ip)
                 .collect();
             for ip in own {
-                let free = !is_taken(cx, &host.reader, hostname, &ip.to_string());
+                let free = !is_taken(cx, host, hostname, &ip.to_string());
                 if free && outbound::owns_address(cx, &host.reader.scope, ip, host.port, key) {
                     bare.push(names::domain(&ip.to_string()));
                 }
@@ -144,16 +144,41 @@ fn domains(
     }
 }
 
-/// Whether a name that was made up for a host is the full name of another one.
-fn is_taken(cx: &mut Cx<'_, '_>, reader: &Reader, own: &Hostname, name: &str) -> bool {
+/// Whether a name that was made up for a host is the full name of another one that is served in
+/// the same route configuration on the same port. What is served elsewhere takes nothing.
+fn is_taken(cx: &mut Cx<'_, '_>, host: &OutboundHost, own: &Hostname, name: &str) -> bool {
+    let route = match host.form {
+        HostForm::Shared => RouteName::Port(host.port),
+        HostForm::HttpProxy => RouteName::HttpProxy,
+        // Alone in their route configurations.
+        HostForm::Only | HostForm::Grpc => return false,
+    };
     let Ok(name) = Hostname::parse(name) else {
         return false;
     };
     if name == *own {
         return false;
     }
-    let shard = Shard::of(name.as_str());
-    cx.visible(&reader.scope, shard).contains_key(&name) || cx.mesh_rules(shard).contains_key(&name)
+    let (reader, shard) = (&host.reader, Shard::of(name.as_str()));
+    if let Some(other) = cx.visible(&reader.scope, shard).get(&name) {
+        return service_ports(cx, other, route).contains(&host.port);
+    }
+    if Some(host.port) != http_port() || !cx.mesh_rules(shard).contains_key(&name) {
+        return false;
+    }
+    let rules = host_rules(cx, reader, shard);
+    let Some((_, rule)) = rules.free.iter().find(|(free, _)| *free == name) else {
+        return false;
+    };
+    let other = OutboundHost {
+        reader: Arc::clone(reader),
+        target: HostTarget::Free(name),
+        port: host.port,
+        rule: Some(rule.clone()),
+        form: host.form,
+    };
+    // The host of a rule of which nothing concerns the caller is not served.
+    build_host(cx, &other).is_some()
 }
 
 /// The virtual hosts of a shard for one route configuration, concatenated.

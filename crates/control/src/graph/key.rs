@@ -10,6 +10,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::node::{Interception, Proxy, ProxyKind};
 
+/// The rules that hold together for a host, the first in precedence first; mostly none or one.
+pub(crate) type RuleRefs = Arc<[ObjectRef]>;
+
 /// Services and rules are sharded by host, so that an edit touches one piece of every list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Shard(u8);
@@ -179,9 +182,9 @@ pub(crate) enum Key {
 
     // Derived.
     Visible(Arc<Scope>, Shard),
-    ServiceClusters(ServiceKey, Option<ObjectRef>),
-    ServiceEndpoints(ServiceKey, Option<ObjectRef>),
-    GrpcClusters(ServiceKey, Option<ObjectRef>),
+    ServiceClusters(ServiceKey, RuleRefs, ProxyKind),
+    ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind),
+    GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
     StandingClusters(ProxyKind),
     Destinations(Arc<Scope>, Shard),
@@ -189,7 +192,7 @@ pub(crate) enum Key {
     PortShard(Arc<Scope>, Shard),
     GatewayPorts(Arc<GatewayClass>),
     ClusterChunk(Arc<Scope>, ProxyKind, Shard),
-    EndpointChunk(Arc<Scope>, Shard),
+    EndpointChunk(Arc<Scope>, ProxyKind, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
     WildcardPorts(Arc<Scope>),
     VipListeners(Arc<Scope>, Binding, Shard),
@@ -205,7 +208,7 @@ pub(crate) enum Key {
     OutboundRoute(Arc<Reader>, RouteName, bool),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
     ClusterView(Arc<Scope>, ProxyKind),
-    EndpointView(Arc<Scope>),
+    EndpointView(Arc<Scope>, ProxyKind),
     OutboundListeners(Arc<Scope>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
@@ -257,7 +260,7 @@ impl Key {
             | Self::GatewayHostChunk(..) => 4,
             Self::OutboundRoute(..) | Self::GatewayRoute(..) => 5,
             Self::ClusterView(..)
-            | Self::EndpointView(_)
+            | Self::EndpointView(..)
             | Self::OutboundListeners(..)
             | Self::OutboundRoutes(..)
             | Self::GrpcListenerView(..)

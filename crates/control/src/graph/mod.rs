@@ -6,6 +6,7 @@ mod contain;
 mod gateway;
 mod hosts;
 mod key;
+mod load;
 mod outbound;
 mod proxy;
 mod scope;
@@ -20,12 +21,14 @@ use weft_model::{
     ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
 };
 
+use key::RuleRefs;
 pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
 pub use value::ProxyView;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
 
 use crate::emit::Chunk;
 use crate::engine::{Reads, Recipe};
+use crate::generate::clusters::Policies;
 use crate::node::ProxyKind;
 
 /// The recipe of the mesh.
@@ -49,19 +52,21 @@ impl Recipe for Mesh {
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::Destinations(scope, shard) => scope::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
-            Key::ServiceClusters(service, rule) => {
-                outbound::service_clusters(cx, service, rule.as_ref())
+            Key::ServiceClusters(service, rules, kind) => {
+                outbound::service_clusters(cx, service, rules, *kind)
             }
-            Key::ServiceEndpoints(service, rule) => {
-                outbound::service_endpoints(cx, service, rule.as_ref())
+            Key::ServiceEndpoints(service, rules, kind) => {
+                outbound::service_endpoints(cx, service, rules, *kind)
             }
-            Key::GrpcClusters(service, rule) => outbound::grpc_clusters(cx, service, rule.as_ref()),
+            Key::GrpcClusters(service, rules) => outbound::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
             Key::StandingClusters(kind) => outbound::standing_clusters(cx, *kind),
             Key::ClusterChunk(scope, kind, shard) => {
                 outbound::cluster_chunk(cx, scope, *kind, *shard)
             }
-            Key::EndpointChunk(scope, shard) => outbound::endpoint_chunk(cx, scope, *shard),
+            Key::EndpointChunk(scope, kind, shard) => {
+                outbound::endpoint_chunk(cx, scope, *kind, *shard)
+            }
             Key::GrpcListenerChunk(scope, domain, shard) => {
                 outbound::grpc_listener_chunk(cx, scope, domain, *shard)
             }
@@ -93,7 +98,7 @@ impl Recipe for Mesh {
             Key::GatewayListeners(class) => gateway::listener_view(cx, class),
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
             Key::ClusterView(scope, kind) => proxy::cluster_view(cx, scope, *kind),
-            Key::EndpointView(scope) => proxy::endpoint_view(cx, scope),
+            Key::EndpointView(scope, kind) => proxy::endpoint_view(cx, scope, *kind),
             Key::OutboundListeners(scope, binding) => proxy::listener_view(cx, scope, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
@@ -136,8 +141,22 @@ impl Cx<'_, '_> {
         read!(self, Key::VirtualService(origin.clone()), VirtualService)
     }
 
-    fn destination_rule(&mut self, origin: Option<&ObjectRef>) -> Option<Arc<DestinationRule>> {
-        read!(self, Key::DestinationRule(origin?.clone()), DestinationRule)
+    /// What the rules for a host say together.
+    fn policies(&mut self, origins: &RuleRefs) -> Policies {
+        let mut read = |origin: &ObjectRef| -> Option<Arc<DestinationRule>> {
+            read!(self, Key::DestinationRule(origin.clone()), DestinationRule)
+        };
+        let rule = match &origins[..] {
+            [only] => read(only),
+            several => {
+                let rules: Vec<_> = several.iter().filter_map(read).collect();
+                DestinationRule::merged(rules.iter().map(AsRef::as_ref)).map(Arc::new)
+            }
+        };
+        Policies {
+            rule,
+            origins: Arc::clone(origins),
+        }
     }
 
     fn rules(&mut self, key: &Key) -> Arc<RuleIndex> {

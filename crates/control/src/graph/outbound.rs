@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{ObjectRef, PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
+use weft_model::{PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
 use weft_xds::TypeUrl;
 
-use super::key::Binding;
+use super::key::{Binding, RuleRefs};
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
 use super::{Cx, Key, Scope, Shard, contain, is_envoy, read};
 use crate::emit::{Chunk, Emitted, origins};
@@ -22,50 +22,48 @@ fn nothing() -> Value {
 pub(super) fn service_clusters(
     cx: &mut Cx<'_, '_>,
     key: &ServiceKey,
-    rule: Option<&ObjectRef>,
+    rules: &RuleRefs,
+    kind: ProxyKind,
 ) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
     };
     let mesh = cx.mesh();
-    let rule = cx.destination_rule(rule);
+    let policies = cx.policies(rules);
     let by_name = matches!(
         service.resolution,
         Resolution::Dns | Resolution::DnsRoundRobin
     );
     // An endpoint change must not touch clusters whose endpoints travel apart.
     let endpoints = if by_name { cx.endpoints(key) } else { None };
-    let made = clusters::of_service(&mesh, &service, endpoints.as_deref(), rule.as_deref());
+    let made = clusters::of_service(&mesh, &service, endpoints.as_deref(), &policies, kind);
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 
 pub(super) fn service_endpoints(
     cx: &mut Cx<'_, '_>,
     key: &ServiceKey,
-    rule: Option<&ObjectRef>,
+    rules: &RuleRefs,
+    kind: ProxyKind,
 ) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
     };
-    let rule = cx.destination_rule(rule);
+    let policies = cx.policies(rules);
     let endpoints = cx.endpoints(key);
-    let made = endpoints::of_service(&service, endpoints.as_deref(), rule.as_deref());
+    let made = endpoints::of_service(&service, endpoints.as_deref(), &policies, kind);
     contain::chunk(cx, &TypeUrl::ENDPOINT, made)
 }
 
-pub(super) fn grpc_clusters(
-    cx: &mut Cx<'_, '_>,
-    key: &ServiceKey,
-    rule: Option<&ObjectRef>,
-) -> Value {
+pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleRefs) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
     };
-    let rule = cx.destination_rule(rule);
+    let policies = cx.policies(rules);
     contain::chunk(
         cx,
         &TypeUrl::CLUSTER,
-        clusters::for_grpc(&service, rule.as_deref()),
+        clusters::for_grpc(&service, &policies),
     )
 }
 
@@ -88,11 +86,7 @@ pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
     )
 }
 
-fn chosen(
-    cx: &mut Cx<'_, '_>,
-    scope: &Arc<Scope>,
-    shard: Shard,
-) -> Arc<[(ServiceKey, Option<ObjectRef>)]> {
+fn chosen(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Arc<[(ServiceKey, RuleRefs)]> {
     read!(cx, Key::Destinations(Arc::clone(scope), shard), Chosen).unwrap_or_default()
 }
 
@@ -108,22 +102,29 @@ pub(super) fn cluster_chunk(
     shard: Shard,
 ) -> Value {
     let chosen = chosen(cx, scope, shard);
-    concatenate(chosen.iter().map(|(service, rule)| {
+    concatenate(chosen.iter().map(|(service, rules)| {
         cx.chunk(&if is_envoy(kind) {
-            Key::ServiceClusters(service.clone(), rule.clone())
+            Key::ServiceClusters(service.clone(), Arc::clone(rules), kind)
         } else {
-            Key::GrpcClusters(service.clone(), rule.clone())
+            Key::GrpcClusters(service.clone(), Arc::clone(rules))
         })
     }))
 }
 
-pub(super) fn endpoint_chunk(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
+pub(super) fn endpoint_chunk(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    kind: ProxyKind,
+    shard: Shard,
+) -> Value {
     let chosen = chosen(cx, scope, shard);
-    concatenate(
-        chosen
-            .iter()
-            .map(|(service, rule)| cx.chunk(&Key::ServiceEndpoints(service.clone(), rule.clone()))),
-    )
+    concatenate(chosen.iter().map(|(service, rules)| {
+        cx.chunk(&Key::ServiceEndpoints(
+            service.clone(),
+            Arc::clone(rules),
+            kind,
+        ))
+    }))
 }
 
 pub(super) fn grpc_listener_chunk(

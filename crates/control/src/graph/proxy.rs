@@ -25,9 +25,9 @@ pub(super) fn cluster_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, kind: ProxyK
     type_view(cx, &TypeUrl::CLUSTER, chunks)
 }
 
-pub(super) fn endpoint_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
+pub(super) fn endpoint_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, kind: ProxyKind) -> Value {
     let chunks = Shard::all()
-        .map(|shard| cx.chunk(&Key::EndpointChunk(Arc::clone(scope), shard)))
+        .map(|shard| cx.chunk(&Key::EndpointChunk(Arc::clone(scope), kind, shard)))
         .collect();
     type_view(cx, &TypeUrl::ENDPOINT, chunks)
 }
@@ -142,7 +142,7 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let scope = &reader.scope;
     let view = |cx: &mut Cx<'_, '_>, key: Key| read!(cx, key, TypeView);
     let clusters = view(cx, Key::ClusterView(Arc::clone(scope), facts.kind));
-    let endpoints = view(cx, Key::EndpointView(Arc::clone(scope)));
+    let endpoints = view(cx, Key::EndpointView(Arc::clone(scope), facts.kind));
     let mut own = Own::default();
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {

@@ -6,6 +6,7 @@ use weft_model::{
     GatewayRef, HostScope, Hostname, Namespace, ObjectRef, ScopedHost, ServiceKey, Sidecar,
 };
 
+use super::key::RuleRefs;
 use super::value::{HostRules, RuleFacts, RuleIndex, Value, Visible};
 use super::{Cx, Key, Scope, Shard, read};
 
@@ -67,7 +68,8 @@ fn imports_rule(sidecar: Option<&Sidecar>, namespace: &Namespace, host: &Hostnam
 }
 
 /// The `DestinationRule` that holds for each visible service of a shard, looked for in the client's
-/// namespace (unless it is the root), the service's, and the root namespace.
+/// namespace (unless it is the root), the service's, and the root namespace. Several for one host in
+/// one namespace hold together.
 pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
     let root = cx.mesh().root_namespace.clone();
     let visible = cx.visible(scope, shard);
@@ -82,7 +84,7 @@ pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard
         let rule = namespaces
             .into_iter()
             .find_map(|ns| destination_in(cx, ns, &scope.namespace, shard, host));
-        (key.clone(), rule)
+        (key.clone(), rule.unwrap_or_default())
     });
     Value::Chosen(chosen.collect())
 }
@@ -93,14 +95,25 @@ fn destination_in(
     client: &Namespace,
     shard: Shard,
     host: &Hostname,
-) -> Option<ObjectRef> {
+) -> Option<RuleRefs> {
     let allowed = |f: &&RuleFacts| f.origin.namespace == *client || f.export_to.allows(client);
     let exact = cx.rules(&Key::DestinationIndex(namespace.clone(), shard));
-    if let Some(facts) = exact.get(host).and_then(|rules| rules.iter().find(allowed)) {
-        return Some(facts.origin.clone());
+    if let Some(rules) = exact.get(host).and_then(|rules| together(rules, allowed)) {
+        return Some(rules);
     }
     let wildcards = cx.rules(&Key::WildcardDestinations(namespace.clone()));
-    most_specific(&wildcards, host, allowed).map(|f| f.origin.clone())
+    let (wildcard, _) = most_specific(&wildcards, host, allowed)?;
+    together(wildcards.get(wildcard)?, allowed)
+}
+
+/// Of the rules for one host, the first that is allowed and the later ones that are exported at
+/// least as widely: what Istio merges.
+fn together(rules: &[RuleFacts], allowed: impl Fn(&&RuleFacts) -> bool) -> Option<RuleRefs> {
+    let mut rest = rules.iter();
+    let first = rest.find(allowed)?;
+    let others = rest.filter(|facts| facts.export_to.merges_into(&first.export_to));
+    let all = std::iter::once(first).chain(others);
+    Some(all.map(|facts| facts.origin.clone()).collect())
 }
 
 /// The winner among wildcard rules that cover a host: the longest wildcard, then precedence.
@@ -108,7 +121,7 @@ fn most_specific<'a>(
     wildcards: &'a RuleIndex,
     host: &Hostname,
     allowed: impl Fn(&&RuleFacts) -> bool,
-) -> Option<&'a RuleFacts> {
+) -> Option<(&'a Hostname, &'a RuleFacts)> {
     let covering = wildcards
         .iter()
         .filter(|(wildcard, _)| wildcard.covers(host));
@@ -116,7 +129,7 @@ fn most_specific<'a>(
         .filter_map(|(wildcard, rules)| Some((wildcard, rules.iter().find(&allowed)?)))
         .collect();
     candidates.sort_by(|a, b| a.0.cmp_specificity(b.0));
-    candidates.first().map(|(_, facts)| *facts)
+    candidates.first().copied()
 }
 
 /// Which `VirtualService` speaks for each visible service of a shard, and which hosts of the shard
@@ -142,7 +155,7 @@ pub(super) fn host_rules(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) 
             .and_then(|r| pick(r, host))
             .or_else(|| {
                 let allowed = |f: &&RuleFacts| pick(std::slice::from_ref(*f), host).is_some();
-                most_specific(&wildcards, host, allowed).map(|f| f.origin.clone())
+                most_specific(&wildcards, host, allowed).map(|(_, f)| f.origin.clone())
             })
     };
     let mut out = HostRules::default();

@@ -12,7 +12,7 @@ use weft_model::{
 };
 use weft_xds::View;
 
-use super::key::Shard;
+use super::key::{RuleRefs, Shard};
 use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::gateways::GatewayPort;
 
@@ -166,7 +166,7 @@ pub(crate) enum Value {
     Services(Arc<BTreeSet<ServiceKey>>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
     Visible(Arc<Visible>),
-    Chosen(Arc<[(ServiceKey, Option<ObjectRef>)]>),
+    Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),
     PortShard(Arc<PortShard>),
     WildcardPorts(Arc<BTreeMap<PortNumber, WildcardPort>>),

@@ -1,8 +1,13 @@
 //! The control plane without sockets: YAML in, decoded resources out.
 
 mod accepted;
+mod discovery;
+mod gateway_conflicts;
+mod held_back;
+mod merged_rules;
 mod oracle;
 mod resources;
+mod short_names;
 mod speed;
 mod worlds;
 

@@ -294,7 +294,10 @@ fn check(view: &ProxyView, seen: &mut Seen) {
                 resource.name
             );
             if *set.type_url() == TypeUrl::ROUTE {
-                unique_domains(&RouteConfiguration::decode(resource.body.clone()).expect("valid"));
+                let body = resource.body.clone();
+                let configuration = RouteConfiguration::decode(body).expect("valid");
+                unique_domains(&configuration);
+                short_names(&configuration);
             }
         }
     }
@@ -316,6 +319,31 @@ fn unique_domains(configuration: &RouteConfiguration) {
                 configuration.name
             );
         }
+    }
+}
+
+/// Somebody has the short name of each service: the service, or the host that is called just so.
+fn short_names(configuration: &RouteConfiguration) {
+    let all: BTreeSet<&str> = configuration
+        .virtual_hosts
+        .iter()
+        .flat_map(|h| h.domains.iter().map(String::as_str))
+        .collect();
+    for host in &configuration.virtual_hosts {
+        let Some((name, port)) = host.name.rsplit_once(':') else {
+            continue;
+        };
+        // Only names of services have forms, one of them with a dot at the end.
+        let forms = [format!("{name}."), format!("{name}.:{port}")];
+        let short = name.strip_suffix(".svc.cluster.local");
+        let Some(short) = short.filter(|_| forms.iter().any(|f| all.contains(&**f))) else {
+            continue;
+        };
+        assert!(
+            all.contains(short) || all.contains(&*format!("{short}:{port}")),
+            "{}: nobody has {short}",
+            configuration.name
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use regex::Regex;
 
+use crate::format::is_token;
 use crate::pb::validate::{KnownRegex, StringRules, string_rules::WellKnown};
 
 /// The rules of a text.
@@ -147,10 +148,7 @@ fn is_header_name(value: &str, strict: bool) -> bool {
         return is_loose(value);
     }
     let token = value.strip_prefix(':').unwrap_or(value);
-    !token.is_empty()
-        && token
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_|~`".contains(&b))
+    !token.is_empty() && token.bytes().all(is_token)
 }
 
 /// No control characters but the tab; loosely, no line ends.

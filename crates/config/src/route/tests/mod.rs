@@ -1,4 +1,5 @@
 mod action;
+mod redirect;
 
 use super::*;
 use crate::testing::{Random, Request, routes};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weft_model::{
-    Gateway, GatewayServer, HostScope, KeyPairFiles, Protocol, ServerTls, TlsVersion,
+    Gateway, GatewayServer, HostScope, KeyPairFiles, Protocol, ScopedHost, ServerTls, TlsVersion,
 };
 
 use super::message as pb;
@@ -57,14 +57,10 @@ fn server_of(message: pb::Server, context: &Context<'_>, at: At<'_>) -> Option<G
     if hosts.is_empty() {
         list.error("there is no host: name at least one, or \"*\"");
     }
-    let hosts = hosts
+    let hosts: Vec<(usize, ScopedHost)> = hosts
         .iter()
         .enumerate()
-        .filter_map(|(index, host)| {
-            let missing = Some(HostScope::Any);
-            list.index(index)
-                .scoped_host(host, context.namespace(), missing, context.settings)
-        })
+        .filter_map(|(index, host)| Some((index, server_host(host, context, list.index(index))?)))
         .collect();
     let Some(port) = port else {
         at.field("port")
@@ -111,16 +107,39 @@ fn server_of(message: pb::Server, context: &Context<'_>, at: At<'_>) -> Option<G
         }
         (_, None) => None,
     };
+    for (index, host) in hosts.iter().filter(|_| tls.is_some()) {
+        sni_host(host, list.index(*index));
+    }
     Some(GatewayServer {
         name: name.into(),
         port: number?,
         port_name: port_name.into(),
         protocol,
         bind: optional(bind),
-        hosts,
+        hosts: hosts.into_iter().map(|(_, host)| host).collect(),
         https_redirect,
         tls,
     })
+}
+
+fn server_host(text: &str, context: &Context<'_>, at: At<'_>) -> Option<ScopedHost> {
+    let missing = Some(HostScope::Any);
+    let host = at.scoped_host(text, context.namespace(), missing, context.settings)?;
+    if host.scope == HostScope::Nothing {
+        at.error("no rule is in namespace \"~\": write \"*\", \".\" or a name before the slash");
+        return None;
+    }
+    Some(host)
+}
+
+/// A name that a TLS client may ask for: listeners match whole labels only.
+fn sni_host(host: &ScopedHost, at: At<'_>) {
+    let name = host.host.as_str();
+    if name.starts_with('*') && name != "*" && !name.starts_with("*.") {
+        at.error(format_args!(
+            "\"{name}\" covers part of a label, which TLS servers cannot match: write \"*.\" and a domain, or whole names"
+        ));
+    }
 }
 
 fn server_protocol(name: &str, at: At<'_>) -> Option<Protocol> {

@@ -8,6 +8,7 @@ use weft_model::{
     PortNumber, Redirect, RedirectPath, RedirectPort, RegexRewrite, ResponseBody, Rewrite,
     RouteDestination, VirtualService, Weight,
 };
+use weft_proto::regex;
 
 use super::message as pb;
 use super::virtual_service_fault::{MILLISECOND, fault_of, retries_of, status_of};
@@ -349,6 +350,11 @@ fn rewrite_of(message: pb::HttpRewrite, at: At<'_>) -> Rewrite {
         if rewrite.is_empty() {
             at.field("rewrite")
                 .error("is empty: write what takes the place of the match");
+        }
+        // An expression that is none has been told already.
+        if let Ok((pattern, _)) = regex::compile(&r#match) {
+            at.field("rewrite")
+                .ok(regex::pieces(&rewrite, pattern.captures_len()));
         }
         RegexRewrite {
             pattern: r#match.into(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_model::{HeaderOperations, HeaderOps};
+use weft_proto::format;
 
 use super::message as pb;
 use crate::check::At;
@@ -59,24 +60,24 @@ fn header_name(name: &str, authority: bool, at: At<'_>) {
     if authority && is_authority(name) {
         return;
     }
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
         at.error(format_args!(
             "header \"{name}\" cannot be changed here: use rewrite for path and authority"
         ));
-    } else if name.is_empty() || !name.bytes().all(token) {
+    } else if name.is_empty() || !name.bytes().all(format::is_token) {
         at.error(format_args!(
             "\"{name}\" is no header name: use letters, digits and '-'"
         ));
     }
 }
 
-/// A value that Envoy takes: no control characters, and `%` only in pairs or commands.
+/// A value that Envoy takes: no control characters, and `%` only in pairs or operators. One that
+/// it does not take costs a proxy the whole route configuration.
 fn header_value(value: &str, at: At<'_>) {
     if value.bytes().any(|b| b < 0x20 && b != b'\t' || b == 0x7f) {
         at.error("the value has control characters: remove them");
     }
-    if !value.matches('%').count().is_multiple_of(2) {
-        at.error("the value has a single '%': write \"%%\" for the sign, or %COMMAND% in full");
+    if let Err(reason) = format::check(value) {
+        at.error(reason);
     }
 }
