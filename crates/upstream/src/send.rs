@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
 use weft_net::Stream;
 
 use crate::body::{RequestBody, ResponseBody};
@@ -258,6 +259,12 @@ fn fit_http1(request: &mut Request<RequestBody>, connect: bool) {
         request
             .headers_mut()
             .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    if !connect && !framed && request.body().size_hint().exact().is_none() {
+        // Without it the HTTP library drops the body of a GET or HEAD.
+        request
+            .headers_mut()
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let Some(authority) = request.uri().authority() else {
         return;
