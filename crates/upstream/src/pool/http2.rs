@@ -124,6 +124,13 @@ impl Drop for MuxLease {
             }
         }
         pool.serve_http2();
+        // Those whom this connection left behind need another one. Not from within a drop,
+        // which may happen anywhere.
+        let someone_waits = !pool.http2.waiting.borrow().is_empty();
+        if someone_waits && tokio::runtime::Handle::try_current().is_ok() {
+            let priority = mux.guard.priority();
+            tokio::task::spawn_local(async move { pool.connect_http2_if_needed(priority) });
+        }
     }
 }
 
@@ -322,6 +329,7 @@ impl Pool {
             self.http2.connections.borrow_mut().push(Rc::clone(&mux));
         }
         self.sweep();
+        let priority = mux.guard.priority();
         let (me, mux) = (Rc::downgrade(self), Rc::downgrade(&mux));
         tokio::task::spawn_local(async move {
             let mut connection = connection;
@@ -330,18 +338,21 @@ impl Pool {
                 allowed.set(connection.current_max_send_streams());
                 polled
             });
-            if ended.await.is_err()
-                && let Some(pool) = me.upgrade()
-            {
+            let failed = ended.await.is_err();
+            let (pool, mux) = (me.upgrade(), mux.upgrade());
+            if let Some(mux) = &mux {
+                mux.guard.closed_by_peer();
+            }
+            let Some(pool) = pool else { return };
+            if failed {
                 pool.accounts.stats.upstream_cx_protocol_error.inc();
             }
-            if let Some(mux) = mux.upgrade() {
-                mux.guard.closed_by_peer();
-                if let Some(pool) = me.upgrade() {
-                    pool.http2.remove(&mux);
-                    pool.connect_http2_if_needed(mux.guard.priority());
-                }
+            if let Some(mux) = mux {
+                pool.http2.remove(&mux);
             }
+            // The breaker has room again when the socket is gone.
+            drop(connection);
+            pool.connect_http2_if_needed(priority);
         });
         Ok(())
     }

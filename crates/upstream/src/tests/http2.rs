@@ -1,6 +1,7 @@
 //! HTTP/2 pools.
 
 use super::*;
+use weft_config::http_options::CommonHttpOptions;
 
 fn world(address: SocketAddr) -> World {
     let world = World::new();
@@ -58,6 +59,28 @@ fn goaway_moves_requests_to_another_connection() {
         assert_eq!((first.as_str(), second.as_str()), ("b", "b"));
         assert_eq!(server.accepted.get(), 2);
         world.until("upstream_cx_active", 1).await;
+    });
+}
+
+#[test]
+fn who_waits_for_a_connection_that_retires_gets_the_next_one() {
+    on_worker(async {
+        let server = server("b", true).await;
+        let world = World::new();
+        let mut config = config("c", flat("c", &[server.address]));
+        config.http = Arc::new(UpstreamHttp {
+            protocol: UpstreamProtocol::Http2,
+            common: CommonHttpOptions {
+                max_requests_per_connection: Some(1),
+                ..CommonHttpOptions::default()
+            },
+            ..UpstreamHttp::default()
+        });
+        config.breakers.default.max_connections = 1;
+        world.store.apply_cluster(Arc::new(config), false);
+        let all = futures_util::future::join_all((0..3).map(|_| world.text("/slow"))).await;
+        assert_eq!(all, ["b", "b", "b"]);
+        assert_eq!(server.accepted.get(), 3);
     });
 }
 
