@@ -38,7 +38,7 @@ pub use random::Random;
 pub use send::SendOptions;
 pub use stats::{ClusterStats, HostStats};
 pub use store::{ClusterStatus, ClusterStore};
-pub use tls_context::{Secrets, client_spec, read, server_spec};
+pub use tls_context::{Secrets, check_clients, client_spec, read, server_spec};
 
 #[cfg(test)]
 mod tests;

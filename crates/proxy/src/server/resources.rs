@@ -140,7 +140,8 @@ impl Resources {
         let message: ClusterMessage = decode("cluster", name, body)?;
         let loaded = Cluster::from_proto(&message, &self.context);
         let cluster = self.accepted(loaded)?;
-        self.check_client_tls(&cluster)?;
+        // One whose certificates cannot be read would refuse every request later.
+        weft_upstream::check_clients([&cluster], &self.clusters.secrets())?;
         if self.clusters.contains(&cluster.name) {
             self.clusters_stats.cluster_modified.inc();
         } else {
@@ -151,20 +152,6 @@ impl Resources {
         self.admin
             .dump
             .set_dynamic(Kind::Cluster, name, version, body.to_vec());
-        Ok(())
-    }
-
-    /// A cluster whose certificates cannot be read would refuse every request later.
-    fn check_client_tls(&self, cluster: &Cluster) -> Result<(), String> {
-        let secrets = self.clusters.secrets();
-        for tls in cluster
-            .tls_contexts()
-            .filter(|tls| secrets.has_all(&tls.context))
-        {
-            let spec = weft_upstream::client_spec(tls, &secrets);
-            spec.and_then(|spec| weft_net::tls::client_config(&spec))
-                .map_err(|error| format!("cluster {}: transport_socket: {error}", cluster.name))?;
-        }
         Ok(())
     }
 
@@ -195,7 +182,11 @@ impl Resources {
         let secret = Arc::new(self.accepted(loaded)?);
         let mut secrets: Secrets = self.clusters.secrets();
         secrets.insert(Arc::clone(&secret));
-        self.listeners.renew_secrets(&secrets, name)?;
+        // Nothing is in force before everybody who uses it agrees.
+        self.clusters.check_secret(&secret)?;
+        for (slot, config) in self.listeners.renewed(&secrets, name)? {
+            slot.store(Some(config));
+        }
         self.clusters.apply_secret(secret);
         self.admin
             .dump
@@ -249,12 +240,14 @@ impl Resources {
             ..References::default()
         };
         for cluster in self.clusters.statuses() {
-            if let Discovery::Eds { service_name } = &cluster.config.discovery {
-                references.endpoints.insert(service_name.to_string());
-            }
-            for tls in cluster.config.tls_contexts() {
-                let names = tls.context.secret_names().map(ToString::to_string);
-                references.secrets.extend(names);
+            for config in std::iter::once(&cluster.config).chain(&cluster.pending) {
+                if let Discovery::Eds { service_name } = &config.discovery {
+                    references.endpoints.insert(service_name.to_string());
+                }
+                for tls in config.tls_contexts() {
+                    let names = tls.context.secret_names().map(ToString::to_string);
+                    references.secrets.extend(names);
+                }
             }
         }
         references
@@ -308,3 +301,7 @@ impl Resources {
 fn decode<M: Message + Default>(what: &str, name: &str, body: &[u8]) -> Result<M, String> {
     M::decode(body).map_err(|error| format!("{what} {name}: not a readable message: {error}"))
 }
+
+#[cfg(test)]
+#[path = "resources_tests.rs"]
+mod tests;
