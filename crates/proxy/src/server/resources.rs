@@ -38,6 +38,16 @@ pub(super) struct Resources {
     pub(super) admin: Arc<AdminState>,
     pub(super) xds: Arc<XdsStats>,
     pub(super) clusters_stats: Arc<ClusterManagerStats>,
+    pub(super) kept: Kept,
+}
+
+/// Which resources may go when nothing refers to them any more.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Route configurations of the control plane.
+    routes: BTreeSet<String>,
+    /// Secrets of the bootstrap, which never go: nobody would send them again.
+    static_secrets: BTreeSet<String>,
 }
 
 /// Names of what other resources refer to.
@@ -61,6 +71,7 @@ impl Resources {
     ) -> Result<(), String> {
         for secret in &bootstrap.secrets {
             self.clusters.apply_secret(Arc::clone(secret));
+            self.kept.static_secrets.insert(secret.name.to_string());
         }
         let resources = message.static_resources.unwrap_or_default();
         for (cluster, message) in bootstrap.clusters.iter().zip(resources.clusters) {
@@ -168,11 +179,11 @@ impl Resources {
         let loaded = RouteConfig::from_proto(&message, &self.context);
         let routes = self.accepted(loaded)?;
         self.read_files(&routes)?;
-        let name = Arc::from(name);
-        self.routes.set(&name, Some(Arc::new(routes)));
+        self.routes.set(&Arc::from(name), Some(Arc::new(routes)));
+        self.kept.routes.insert(name.to_owned());
         self.admin
             .dump
-            .set_dynamic(Kind::Route, &name, version, body.to_vec());
+            .set_dynamic(Kind::Route, name, version, body.to_vec());
         Ok(())
     }
 
@@ -200,12 +211,9 @@ impl Resources {
             self.listeners.remove(name).await;
         } else if *kind == TypeUrl::CLUSTER {
             self.leaving.add(name);
-        } else if *kind == TypeUrl::ROUTE {
-            self.routes.set(&Arc::from(name), None);
-            self.admin.dump.remove(Kind::Route, name);
-        } else if *kind == TypeUrl::SECRET {
-            self.clusters.remove_secret(name);
-            self.admin.dump.remove(Kind::Secret, name);
+        } else if *kind == TypeUrl::ROUTE || *kind == TypeUrl::SECRET {
+            // As in Envoy: they go with the last listener or cluster that refers to them.
+            tracing::info!(%kind, name, "removed by the control plane; what uses it keeps it");
         }
         // Endpoints go with their cluster; an empty assignment is sent, not removed.
     }
@@ -216,6 +224,13 @@ impl Resources {
         let failures = self.listeners.warm().await;
         let needs = self.listeners.needs();
         self.routes.retain(|name| needs.routes.contains(name));
+        self.kept.routes.retain(|name| {
+            let keep = needs.routes.contains(name);
+            if !keep {
+                self.admin.dump.remove(Kind::Route, name);
+            }
+            keep
+        });
         let gone = self.leaving.take(|names| {
             self.routes
                 .each(|routes| leaving::clusters_of(routes, names));
@@ -251,6 +266,14 @@ impl Resources {
             }
         }
         references
+    }
+
+    /// Nothing in force refers to this secret any more.
+    pub(super) fn forget_secret(&self, name: &str) {
+        if !self.kept.static_secrets.contains(name) {
+            self.clusters.remove_secret(name);
+            self.admin.dump.remove(Kind::Secret, name);
+        }
     }
 
     fn accepted<T>(&self, loaded: Result<Loaded<T>, ConfigError>) -> Result<T, String> {

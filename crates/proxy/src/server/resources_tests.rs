@@ -64,6 +64,7 @@ fn resources() -> Scene {
         admin,
         xds: Arc::default(),
         clusters_stats: Arc::default(),
+        kept: Kept::default(),
     };
     (resources, stats, orders)
 }
@@ -223,4 +224,38 @@ async fn a_secret_that_one_listener_cannot_use_is_in_force_in_none() {
     assert!(error.starts_with("listener other: "), "{error}");
     resources.settle().await;
     assert_eq!(stats.listener_create_success.get(), 0);
+}
+
+#[tokio::test]
+async fn removed_routes_and_secrets_stay_while_a_listener_needs_them() {
+    let (mut resources, stats, _orders) = resources();
+    let own = certificate();
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", LISTENER)
+        .await
+        .unwrap();
+    resources
+        .add_yaml::<RouteConfiguration>(TypeUrl::ROUTE, "r", ROUTES)
+        .await
+        .unwrap();
+    resources.add_certificate((&own.0, &own.1)).await.unwrap();
+    assert_eq!(stats.listener_create_success.get(), 1);
+    let slot = resources.routes.slot(&"r".into());
+    for (kind, name) in [(TypeUrl::ROUTE, "r"), (TypeUrl::SECRET, "own")] {
+        resources.remove(&kind, name).await;
+        resources.settle().await;
+    }
+    assert!(slot.load().is_some());
+    assert!(resources.routes.ready("r"));
+    // A change of the listener finds both.
+    let changed = LISTENER.replace("stat_prefix: front", "stat_prefix: other");
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", &changed)
+        .await
+        .unwrap();
+    assert_eq!(stats.listener_create_success.get(), 2);
+    resources.remove(&TypeUrl::LISTENER, "front").await;
+    resources.settle().await;
+    assert!(!resources.routes.ready("r"));
+    assert_eq!(resources.references(), References::default());
 }
