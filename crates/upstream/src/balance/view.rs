@@ -196,6 +196,9 @@ fn group(
     if !by_locality {
         group.subsets.push(Subset::new(all.hosts, set));
         group.weights.push(1.0);
+    } else if group.subsets.is_empty() {
+        // No locality with a weight has a usable host: as if localities were not weighed.
+        return self::group(set, priority, source, false, overprovisioning);
     }
     group
 }
