@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::header_limits::HeaderLimits;
 use crate::lease::Lease;
 
 /// The error of a request's body.
@@ -85,17 +86,30 @@ impl Body for RequestBody {
     }
 }
 
+/// Why a response's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// What the HTTP library says.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// Passing a part of them on would change their meaning.
+    #[error("the trailers are larger than max_response_headers_kb or max_headers_count")]
+    Trailers,
+}
+
 /// The body of an upstream's response. When it ends, its connection goes back to the pool;
 /// when it is dropped before, the connection (HTTP/1) or stream (HTTP/2) is closed.
 pub struct ResponseBody {
     incoming: Incoming,
+    limits: HeaderLimits,
     lease: Option<Lease>,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
+    pub(crate) fn new(incoming: Incoming, limits: HeaderLimits, lease: Lease) -> Self {
         let mut body = Self {
             incoming,
+            limits,
             lease: Some(lease),
         };
         if body.incoming.is_end_stream() {
@@ -105,10 +119,18 @@ impl ResponseBody {
     }
 
     /// The body of a response after which the connection speaks another protocol.
-    pub(crate) fn of_upgrade(incoming: Incoming, lease: Lease) -> Self {
+    pub(crate) fn of_upgrade(incoming: Incoming, limits: HeaderLimits, lease: Lease) -> Self {
         Self {
             incoming,
+            limits,
             lease: Some(lease),
+        }
+    }
+
+    fn within_limits(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        match frame.trailers_ref() {
+            Some(trailers) if !self.limits.allow(trailers) => Err(BodyError::Trailers),
+            _ => Ok(frame),
         }
     }
 
@@ -129,13 +151,14 @@ impl std::fmt::Debug for ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let frame = frame.map(|frame| frame.map(|frame| self.within_limits(frame?)));
         match &frame {
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) if self.incoming.is_end_stream() => self.finish(),

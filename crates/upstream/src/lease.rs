@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::breaker::Priority;
 use crate::cluster::Cluster;
+use crate::connector::Protocol;
 use crate::host::Host;
 use crate::pool::Pool;
 use crate::pool::http1::Connection;
@@ -73,6 +74,14 @@ impl Lease {
             carrier: Some(carrier),
             answered: false,
         }
+    }
+
+    /// What its carrier speaks.
+    pub(crate) fn protocol(&self) -> Option<Protocol> {
+        self.carrier.as_ref().map(|carrier| match carrier {
+            Carrier::Http1(..) => Protocol::Http1,
+            Carrier::Http2(_) => Protocol::Http2,
+        })
     }
 
     /// The response's head is there.

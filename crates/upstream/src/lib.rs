@@ -12,6 +12,7 @@ mod cluster;
 mod connector;
 pub mod dns;
 mod failure;
+mod header_limits;
 mod host;
 mod host_set;
 mod lease;
@@ -25,7 +26,7 @@ mod stats;
 mod store;
 mod tls_context;
 
-pub use body::{BoxError, RequestBody, ResponseBody};
+pub use body::{BodyError, BoxError, RequestBody, ResponseBody};
 pub use breaker::{Breaker, Priority, Resource};
 pub use cluster::{Cluster, PickContext};
 pub use connector::Protocol;

@@ -14,6 +14,7 @@ use crate::breaker::Priority;
 use crate::cluster::Cluster;
 use crate::connector::Protocol;
 use crate::failure::{FailureKind, SendFailure, classify};
+use crate::header_limits::HeaderLimits;
 use crate::host::Host;
 use crate::lease::{Active, Carrier, Lease};
 use crate::outlier::Outcome;
@@ -119,6 +120,7 @@ impl Cluster {
     ) -> Result<Response<ResponseBody>, SendFailure> {
         let connect = request.method() == Method::CONNECT;
         fit_http1(&mut request, connect);
+        let limits = HeaderLimits::of(&self.config.http.common, Protocol::Http1);
         for _ in 0..MAX_DEAD_CONNECTIONS {
             let mut connection = match pool.http1(priority).await {
                 Ok(connection) => connection,
@@ -132,7 +134,7 @@ impl Cluster {
             let sent = connection.send.try_send_request(request);
             let lease = Lease::new(active, Carrier::Http1(connection, Rc::clone(pool)));
             match sent.await {
-                Ok(response) => return Ok(with_lease(response, lease, connect)),
+                Ok(response) => return with_lease(response, limits, lease, connect),
                 Err(mut error) => {
                     let back = error.take_message();
                     lease.abandon(back.is_some());
@@ -157,6 +159,7 @@ impl Cluster {
     ) -> Result<Response<ResponseBody>, SendFailure> {
         let connect = request.method() == Method::CONNECT;
         fit_http2(&mut request, self.is_tls(host));
+        let limits = HeaderLimits::of(&self.config.http.common, Protocol::Http2);
         for _ in 0..MAX_DEAD_CONNECTIONS {
             let stream = match pool.http2(priority).await {
                 Ok(stream) => stream,
@@ -168,7 +171,7 @@ impl Cluster {
             let sent = stream.send(request);
             let lease = Lease::new(active, Carrier::Http2(stream));
             match sent.await {
-                Ok(response) => return Ok(with_lease(response, lease, connect)),
+                Ok(response) => return with_lease(response, limits, lease, connect),
                 Err(mut error) => {
                     let back = error.take_message();
                     lease.abandon(back.is_some());
@@ -230,19 +233,29 @@ impl Cluster {
 
 fn with_lease(
     response: Response<hyper::body::Incoming>,
+    limits: HeaderLimits,
     mut lease: Lease,
     connect: bool,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, SendFailure> {
+    if !limits.allow(response.headers()) {
+        let kind = match lease.protocol() {
+            // Envoy's word for it, though it resets the stream itself.
+            Some(Protocol::Http2) => FailureKind::RemoteReset,
+            _ => FailureKind::ProtocolError,
+        };
+        lease.abandon(false);
+        return Err(SendFailure::new(kind, ""));
+    }
     lease.answered();
     let status = response.status();
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
-    response.map(|incoming| {
+    Ok(response.map(|incoming| {
         if upgraded {
-            ResponseBody::of_upgrade(incoming, lease)
+            ResponseBody::of_upgrade(incoming, limits, lease)
         } else {
-            ResponseBody::new(incoming, lease)
+            ResponseBody::new(incoming, limits, lease)
         }
-    })
+    }))
 }
 
 /// Origin form with a `host` header (CONNECT: authority form), HTTP/1.1.

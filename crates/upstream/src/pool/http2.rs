@@ -17,6 +17,7 @@ use crate::body::RequestBody;
 use crate::breaker::Priority;
 use crate::connector::Protocol;
 use crate::failure::{FailureKind, SendFailure, classify};
+use crate::header_limits::HeaderLimits;
 
 /// Envoy's defaults.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
@@ -296,9 +297,11 @@ impl Pool {
         let options = &self.connector.http.http2;
         let stream_window = options.initial_stream_window_size.unwrap_or(STREAM_WINDOW);
         let window = options.initial_connection_window_size;
+        let limits = HeaderLimits::of(&self.connector.http.common, Protocol::Http2);
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
             .timer(TokioTimer::new())
+            .max_header_list_size(limits.of_library())
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(window.unwrap_or(CONNECTION_WINDOW))
             .max_concurrent_reset_streams(1024);

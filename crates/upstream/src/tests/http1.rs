@@ -340,3 +340,18 @@ fn an_upgraded_connection_counts_until_it_closes() {
         assert_eq!(world.stat("upstream_rq_active"), 0);
     });
 }
+
+#[test]
+fn a_head_that_is_too_large_is_a_protocol_error() {
+    on_worker(async {
+        let (world, server) = (World::new(), server("a", false).await);
+        world
+            .store
+            .apply_cluster(Arc::new(config("c", flat("c", &[server.address]))), false);
+        assert!(world.send("/header/80000").await.is_ok());
+        let failure = world.send("/header/82000").await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::ProtocolError);
+        assert_eq!(world.stat("upstream_cx_protocol_error"), 1);
+        assert_eq!(world.text("/").await, "a");
+    });
+}

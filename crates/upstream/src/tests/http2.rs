@@ -115,3 +115,56 @@ fn a_failed_connection_fails_all_who_wait_for_it() {
         assert_eq!(world.stat("upstream_cx_connect_fail"), 1);
     });
 }
+
+#[test]
+fn heads_and_trailers_come_whole_or_not_at_all() {
+    on_worker(async {
+        let server = server("b", true).await;
+        let world = world(server.address);
+        for kb in [20, 59] {
+            let response = world.send(&format!("/header/{}", kb * 1024)).await.unwrap();
+            assert_eq!(response.headers()["x-large"].len(), kb * 1024);
+            let response = world
+                .send(&format!("/trailer/{}", kb * 1024))
+                .await
+                .unwrap();
+            let body = response.into_body().collect().await.unwrap();
+            let trailers = body.trailers().unwrap();
+            assert_eq!((trailers.len(), trailers["x-large"].len()), (2, kb * 1024));
+        }
+        for kb in [61, 100, 150] {
+            let failure = world.send(&format!("/header/{}", kb * 1024)).await;
+            assert_eq!(failure.unwrap_err().kind, FailureKind::RemoteReset);
+            let response = world
+                .send(&format!("/trailer/{}", kb * 1024))
+                .await
+                .unwrap();
+            let error = response.into_body().collect().await.unwrap_err();
+            assert_eq!(FailureKind::of_body(&error), FailureKind::RemoteReset);
+        }
+        assert_eq!(world.text("/").await, "b");
+        assert_eq!(server.accepted.get(), 1);
+        assert_eq!(world.stat("upstream_rq_active"), 0);
+    });
+}
+
+#[test]
+fn the_limit_of_heads_is_configured() {
+    on_worker(async {
+        let server = server("b", true).await;
+        let world = World::new();
+        let mut config = config("c", flat("c", &[server.address]));
+        config.http = Arc::new(UpstreamHttp {
+            protocol: UpstreamProtocol::Http2,
+            common: CommonHttpOptions {
+                max_response_headers_kb: Some(200),
+                ..CommonHttpOptions::default()
+            },
+            ..UpstreamHttp::default()
+        });
+        world.store.apply_cluster(Arc::new(config), false);
+        let path = |kb: usize| format!("/header/{}", kb * 1024);
+        assert!(world.send(&path(190)).await.is_ok());
+        assert!(world.send(&path(201)).await.is_err());
+    });
+}
