@@ -105,9 +105,13 @@ impl Cluster {
         } else {
             None
         };
+        let downstream = apart.then_some(options.downstream_id);
+        if let Some(downstream) = downstream {
+            self.downstreams().note(downstream, &host.pools);
+        }
         host.pools.pool(Some(PoolKey {
             server_name,
-            downstream: apart.then_some(options.downstream_id),
+            downstream,
         }))
     }
 

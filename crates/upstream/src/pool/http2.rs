@@ -142,6 +142,13 @@ impl Http2 {
             && self.waiting.borrow().is_empty()
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        let idle = |mux: &Rc<Mux>| mux.active.get() == 0;
+        self.connections.borrow().iter().all(idle)
+            && self.connecting.get() == 0
+            && self.waiting.borrow().is_empty()
+    }
+
     fn with_room(&self) -> Option<Rc<Mux>> {
         let connections = self.connections.borrow();
         connections.iter().find(|mux| mux.has_room()).cloned()

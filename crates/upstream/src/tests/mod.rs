@@ -3,6 +3,7 @@
 mod clusters;
 mod http1;
 mod http2;
+mod pools;
 mod tls;
 
 use std::cell::Cell;
