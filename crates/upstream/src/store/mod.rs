@@ -162,6 +162,8 @@ impl ClusterStore {
         let after: Vec<_> = service_of(&new.config).cloned().into_iter().collect();
         inner.relink(&name, &before, &after);
         let entry = self.build_entry(inner, new.config, new.added_via_api, old);
+        let built = &entry.snapshot;
+        built.state.prepare(&built.hosts, &built.config);
         self.publish(&name, Some(&entry.snapshot));
         inner.clusters.insert(Arc::clone(&name), entry);
         self.schedule(inner, &name);
@@ -313,6 +315,7 @@ impl ClusterStore {
     fn replace_hosts(&self, name: &Arc<str>, entry: &mut Entry, hosts: Arc<HostSet>) {
         let old = &entry.snapshot;
         account_for(&old.state, &old.hosts, &hosts);
+        old.state.prepare(&hosts, &old.config);
         entry.snapshot = Arc::new(Snapshot {
             config: Arc::clone(&old.config),
             connectors: old.connectors.clone(),

@@ -94,6 +94,7 @@ impl ClusterStore {
             .sweep(config, &hosts, (now, &random))
         {
             snapshot.state.ejections_changed(&snapshot.hosts);
+            snapshot.state.prepare(&snapshot.hosts, &snapshot.config);
         }
     }
 }
