@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::header_limits::HeaderLimits;
 use crate::lease::Lease;
 
 /// The error of a request's body.
@@ -101,15 +100,13 @@ pub enum BodyError {
 /// when it is dropped before, the connection (HTTP/1) or stream (HTTP/2) is closed.
 pub struct ResponseBody {
     incoming: Incoming,
-    limits: HeaderLimits,
     lease: Option<Lease>,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(incoming: Incoming, limits: HeaderLimits, lease: Lease) -> Self {
+    pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
         let mut body = Self {
             incoming,
-            limits,
             lease: Some(lease),
         };
         if body.incoming.is_end_stream() {
@@ -119,17 +116,18 @@ impl ResponseBody {
     }
 
     /// The body of a response after which the connection speaks another protocol.
-    pub(crate) fn of_upgrade(incoming: Incoming, limits: HeaderLimits, lease: Lease) -> Self {
+    pub(crate) fn of_upgrade(incoming: Incoming, lease: Lease) -> Self {
         Self {
             incoming,
-            limits,
             lease: Some(lease),
         }
     }
 
     fn within_limits(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
-        match frame.trailers_ref() {
-            Some(trailers) if !self.limits.allow(trailers) => Err(BodyError::Trailers),
+        match (frame.trailers_ref(), &self.lease) {
+            (Some(trailers), Some(lease)) if !lease.limits().allow(trailers) => {
+                Err(BodyError::Trailers)
+            }
             _ => Ok(frame),
         }
     }

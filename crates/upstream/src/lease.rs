@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::breaker::Priority;
 use crate::cluster::Cluster;
 use crate::connector::Protocol;
+use crate::header_limits::HeaderLimits;
 use crate::host::Host;
 use crate::pool::Pool;
 use crate::pool::http1::Connection;
@@ -77,11 +78,16 @@ impl Lease {
     }
 
     /// What its carrier speaks.
-    pub(crate) fn protocol(&self) -> Option<Protocol> {
-        self.carrier.as_ref().map(|carrier| match carrier {
-            Carrier::Http1(..) => Protocol::Http1,
-            Carrier::Http2(_) => Protocol::Http2,
-        })
+    pub(crate) fn protocol(&self) -> Protocol {
+        match &self.carrier {
+            Some(Carrier::Http2(_)) => Protocol::Http2,
+            Some(Carrier::Http1(..)) | None => Protocol::Http1,
+        }
+    }
+
+    /// How large the response's head and trailers may be.
+    pub(crate) fn limits(&self) -> HeaderLimits {
+        HeaderLimits::of(&self.active.cluster.config.http.common, self.protocol())
     }
 
     /// The response's head is there.

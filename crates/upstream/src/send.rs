@@ -14,7 +14,6 @@ use crate::breaker::Priority;
 use crate::cluster::Cluster;
 use crate::connector::Protocol;
 use crate::failure::{FailureKind, SendFailure, classify};
-use crate::header_limits::HeaderLimits;
 use crate::host::Host;
 use crate::lease::{Active, Carrier, Lease};
 use crate::outlier::Outcome;
@@ -124,7 +123,6 @@ impl Cluster {
     ) -> Result<Response<ResponseBody>, SendFailure> {
         let connect = request.method() == Method::CONNECT;
         fit_http1(&mut request, connect);
-        let limits = HeaderLimits::of(&self.config.http.common, Protocol::Http1);
         for _ in 0..MAX_DEAD_CONNECTIONS {
             let mut connection = match pool.http1(priority).await {
                 Ok(connection) => connection,
@@ -138,7 +136,7 @@ impl Cluster {
             let sent = connection.send.try_send_request(request);
             let lease = Lease::new(active, Carrier::Http1(connection, Rc::clone(pool)));
             match sent.await {
-                Ok(response) => return with_lease(response, limits, lease, connect),
+                Ok(response) => return with_lease(response, lease, connect),
                 Err(mut error) => {
                     let back = error.take_message();
                     lease.abandon(back.is_some());
@@ -163,7 +161,6 @@ impl Cluster {
     ) -> Result<Response<ResponseBody>, SendFailure> {
         let connect = request.method() == Method::CONNECT;
         fit_http2(&mut request, self.is_tls(host));
-        let limits = HeaderLimits::of(&self.config.http.common, Protocol::Http2);
         for _ in 0..MAX_DEAD_CONNECTIONS {
             let stream = match pool.http2(priority).await {
                 Ok(stream) => stream,
@@ -175,7 +172,7 @@ impl Cluster {
             let sent = stream.send(request);
             let lease = Lease::new(active, Carrier::Http2(stream));
             match sent.await {
-                Ok(response) => return with_lease(response, limits, lease, connect),
+                Ok(response) => return with_lease(response, lease, connect),
                 Err(mut error) => {
                     let back = error.take_message();
                     lease.abandon(back.is_some());
@@ -237,15 +234,14 @@ impl Cluster {
 
 fn with_lease(
     response: Response<hyper::body::Incoming>,
-    limits: HeaderLimits,
     mut lease: Lease,
     connect: bool,
 ) -> Result<Response<ResponseBody>, SendFailure> {
-    if !limits.allow(response.headers()) {
+    if !lease.limits().allow(response.headers()) {
         let kind = match lease.protocol() {
             // Envoy's word for it, though it resets the stream itself.
-            Some(Protocol::Http2) => FailureKind::RemoteReset,
-            _ => FailureKind::ProtocolError,
+            Protocol::Http2 => FailureKind::RemoteReset,
+            Protocol::Http1 => FailureKind::ProtocolError,
         };
         lease.abandon(false);
         return Err(SendFailure::new(kind, ""));
@@ -255,9 +251,9 @@ fn with_lease(
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
     Ok(response.map(|incoming| {
         if upgraded {
-            ResponseBody::of_upgrade(incoming, limits, lease)
+            ResponseBody::of_upgrade(incoming, lease)
         } else {
-            ResponseBody::new(incoming, limits, lease)
+            ResponseBody::new(incoming, lease)
         }
     }))
 }

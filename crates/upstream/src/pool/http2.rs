@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::client::conn::http2;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
 use super::Pool;
+use super::frames::Watched;
 use super::guard::Guard;
 use crate::body::RequestBody;
 use crate::breaker::Priority;
@@ -301,10 +302,11 @@ impl Pool {
 
     async fn open_http2(self: &Rc<Self>, guard: Arc<Guard>) -> Result<(), SendFailure> {
         let stream = self.connect(Some(Protocol::Http2), &guard).await?;
+        let limits = HeaderLimits::of(&self.connector.http.common, Protocol::Http2);
+        let stream = TokioIo::new(Watched::new(stream, limits.of_wire()));
         let options = &self.connector.http.http2;
         let stream_window = options.initial_stream_window_size.unwrap_or(STREAM_WINDOW);
         let window = options.initial_connection_window_size;
-        let limits = HeaderLimits::of(&self.connector.http.common, Protocol::Http2);
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
             .timer(TokioTimer::new())

@@ -3,6 +3,7 @@
 //! the limits of the circuit breakers. Knows nothing of balancing or retries.
 
 pub(crate) mod downstream;
+mod frames;
 pub(crate) mod guard;
 pub(crate) mod http1;
 pub(crate) mod http2;

@@ -149,6 +149,22 @@ fn heads_and_trailers_come_whole_or_not_at_all() {
 }
 
 #[test]
+fn trailers_that_the_library_would_cut_end_the_connection() {
+    on_worker(async {
+        let server = server("b", true).await;
+        let world = world(server.address);
+        for kb in [200, 300, 900] {
+            let response = world
+                .send(&format!("/trailer/{}", kb * 1024))
+                .await
+                .unwrap();
+            assert!(response.into_body().collect().await.is_err(), "{kb}");
+        }
+        assert_eq!(world.text("/").await, "b");
+    });
+}
+
+#[test]
 fn the_limit_of_heads_is_configured() {
     on_worker(async {
         let server = server("b", true).await;
