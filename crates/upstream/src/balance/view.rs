@@ -162,6 +162,11 @@ impl View {
 }
 
 impl Group {
+    #[cfg(test)]
+    pub(crate) fn has_table(&self) -> bool {
+        self.table.get().is_some()
+    }
+
     /// The host at a table's item.
     pub(crate) fn item(&self, item: u32) -> Option<u32> {
         let mut hosts = self.subsets.iter().flat_map(|s| s.hosts.iter());

@@ -3,6 +3,7 @@
 mod clusters;
 mod http1;
 mod http2;
+mod names;
 mod pools;
 mod tls;
 
