@@ -221,6 +221,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         admin: Arc::clone(&admin),
         xds: Arc::clone(&stats.xds),
         clusters_stats: Arc::clone(&stats.clusters),
+        kept: resources::Kept::default(),
     };
     admin.dump.set_bootstrap(message.encode_to_vec());
     let background = AbortOnDrop(tokio::spawn(Arc::clone(&resources.clusters).run()));
