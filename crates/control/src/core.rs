@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use ahash::HashMap;
+use ahash::{HashMap, HashSet};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::Status;
 use weft_model::{MeshSettings, ObjectKey, ServiceKey};
-use weft_sources::{Batch, Change, ObjectState, ObjectStatus};
+use weft_sources::{Batch, Change, ObjectState, ObjectStatus, StatusKey};
 use weft_xds::server::Event;
 use weft_xds::server::grpc::{Connection, ConnectionId, Counters, ViewSource};
 use weft_xds::{Mode, TypeUrl, Version, View};
@@ -23,9 +23,6 @@ use crate::engine;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
-
-/// File, line (0 for named objects), object.
-type StatusKey = (Arc<str>, u32, String);
 
 /// The shared state.
 pub struct Core {
@@ -176,10 +173,7 @@ impl Core {
             for problem in &status.problems {
                 tracing::warn!(%problem, "configuration");
             }
-            let object = status.object.as_ref().map(ToString::to_string);
-            // A named object keeps its entry when lines above it come and go.
-            let line = if object.is_some() { 0 } else { status.line };
-            let key = (Arc::clone(&status.source), line, object.unwrap_or_default());
+            let key = status.key();
             if status.state == ObjectState::Removed {
                 known.remove(&key);
             } else {
@@ -212,9 +206,16 @@ impl Core {
             .collect::<Vec<_>>();
         drop(writer);
         let mut faults: Vec<Fault> = Vec::new();
-        for fault in views.iter().flat_map(|v| v.faults()) {
-            if !faults.contains(fault) {
-                faults.push(fault.clone());
+        // Views share most of their pieces.
+        let mut looked_at = HashSet::default();
+        for chunk in views.iter().flat_map(|view| view.chunks()) {
+            if !looked_at.insert(Arc::as_ptr(chunk).cast::<()>()) {
+                continue;
+            }
+            for fault in chunk.iter().flat_map(|emitted| emitted.faults.iter()) {
+                if !faults.contains(fault) {
+                    faults.push(fault.clone());
+                }
             }
         }
         faults

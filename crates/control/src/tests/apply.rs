@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use weft_model::MeshSettings;
-use weft_sources::{Batch, FileStore};
+use weft_sources::{Batch, FileStore, ObjectState};
 use weft_xds::server::grpc::{Connection, ConnectionId, ViewSource};
 use weft_xds::{Mode, TypeUrl, View, pb};
 
@@ -35,6 +35,7 @@ impl Plane {
         let batch = Batch {
             changes: update.changes,
             statuses: update.statuses,
+            ..Batch::default()
         };
         self.core.apply(vec![batch]);
     }
@@ -133,4 +134,27 @@ fn a_port_moves_with_its_endpoints() {
     let before = service("a", 80, "{address: 10.0.0.1}") + &route("a");
     let after = service("a", 81, "{address: 10.0.0.1}") + &route("a").replace("80", "81");
     never_without_endpoints(&before, &after);
+}
+
+#[test]
+fn an_object_that_comes_twice_in_a_file_has_both_statuses() {
+    let once = service("a", 80, "{address: 10.0.0.1}");
+    let mut plane = Plane::new();
+    let states = |plane: &Plane| -> Vec<ObjectState> {
+        let statuses = plane.core.statuses();
+        statuses.iter().map(|status| status.state).collect()
+    };
+    plane.save("mesh.yaml", &once);
+    assert_eq!(states(&plane), [ObjectState::Accepted]);
+    plane.save("mesh.yaml", &once.repeat(2));
+    assert_eq!(
+        states(&plane),
+        [ObjectState::Accepted, ObjectState::Shadowed]
+    );
+    plane.save("mesh.yaml", &once);
+    assert_eq!(
+        states(&plane),
+        [ObjectState::Accepted],
+        "the one that counts stays"
+    );
 }
