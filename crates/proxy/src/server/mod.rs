@@ -51,6 +51,8 @@ pub struct ProxyOptions {
     pub server: ServerOptions,
     /// For `/logging`.
     pub logging: Box<dyn LogControl>,
+    /// Access logs are reopened whenever this is notified.
+    pub reopen_logs: Arc<tokio::sync::Notify>,
     /// Told once: the addresses of the admin endpoint (if any), when the proxy is ready.
     pub on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
 }
@@ -168,6 +170,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         shutdown_time,
         server,
         logging,
+        reopen_logs,
         on_ready,
     } = options;
     let context = context(&message);
@@ -222,7 +225,10 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         clusters_stats: Arc::clone(&stats.clusters),
     };
     admin.dump.set_bootstrap(message.encode_to_vec());
-    let background = AbortOnDrop(tokio::spawn(Arc::clone(&resources.clusters).run()));
+    let background = [
+        AbortOnDrop(tokio::spawn(Arc::clone(&resources.clusters).run())),
+        AbortOnDrop(tokio::spawn(reopen(logs.clone(), reopen_logs))),
+    ];
     let admin_server = start_admin(loaded.value.admin.as_ref(), &admin).await?;
     let admin_address = admin_server.as_ref().and_then(|(address, _)| *address);
     let (ads, node) = (loaded.value.ads.clone(), loaded.value.node.clone());
@@ -257,6 +263,13 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         return Err(ProxyError::Worker(panicked));
     }
     Ok(())
+}
+
+async fn reopen(logs: AccessLogs, wanted: Arc<tokio::sync::Notify>) {
+    loop {
+        wanted.notified().await;
+        logs.reopen();
+    }
 }
 
 fn spawn_workers(
