@@ -255,3 +255,25 @@ fn a_proxy_takes_signals_as_envoy_does() {
     proxy.signal("TERM");
     eventually("it ends", || proxy.0.try_wait().expect("a child").is_some());
 }
+
+#[test]
+fn the_examples_are_valid() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let output = validate(&examples.join("bookinfo"));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let bootstraps = std::fs::read_dir(examples.join("envoy-bootstrap")).expect("a directory");
+    let mut checked = 0;
+    for bootstrap in bootstraps {
+        let path = bootstrap.expect("an entry").path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
+            let path = path.display().to_string();
+            let output = weft(&["proxy", "-c", &path, "--mode", "validate"]);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 2, "there are examples");
+}
