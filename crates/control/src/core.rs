@@ -84,6 +84,8 @@ pub struct TypeState {
     pub in_sync: Option<Version>,
     /// The last refusal since it was in step.
     pub error: Option<String>,
+    /// What is gone but not yet taken from it, since it may need that.
+    pub removals_held: usize,
 }
 
 /// One answer that was sent to one proxy.
@@ -389,6 +391,10 @@ impl ViewSource for Core {
                 let node = Arc::clone(&connected.proxy);
                 drop(connections);
                 self.sent(node, type_url, *resources, *removed, *bytes);
+            }
+            Event::RemovalsHeld { type_url, held, .. } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.removals_held = *held;
             }
             Event::StaleNonce { .. } | Event::UnknownType { .. } => {}
             Event::AckOverdue { type_url } => {

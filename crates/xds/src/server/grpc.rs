@@ -87,6 +87,8 @@ pub struct Counters {
     pub unknown_types: AtomicU64,
     /// Answers whose ACK was reported missing.
     pub acks_overdue: AtomicU64,
+    /// Removals sent before their time: see [`Limits::held_removals`].
+    pub removals_forced: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, by: u64) {
@@ -332,6 +334,9 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 Event::StaleNonce { .. } => add(&counters.stale_nonces, 1),
                 Event::UnknownType { .. } => add(&counters.unknown_types, 1),
                 Event::AckOverdue { .. } => add(&counters.acks_overdue, 1),
+                Event::RemovalsHeld { forced, .. } => {
+                    add(&counters.removals_forced, *forced as u64);
+                }
                 Event::Subscribed { .. } | Event::Sent { .. } | Event::InSync { .. } => {}
             }
             self.shared.source.event(self.id, &event);
