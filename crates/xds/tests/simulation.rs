@@ -490,9 +490,10 @@ where
     }
 
     fn check_equal(&self) {
-        // An earlier form of what is refused may need what is gone. After a reconnect, a
-        // state-of-the-world server cannot know whether there is one.
-        let unknown = P::MODE == Mode::Sotw && self.settings.breaks;
+        // An earlier form of what is refused may need what is gone. Whether there is one, a server
+        // cannot know if the client does not say what it refuses, nor, in state of the world,
+        // after a reconnect.
+        let unknown = self.settings.blur || (P::MODE == Mode::Sotw && self.settings.breaks);
         let has = |kind: usize, name: &str| self.accepted(&TYPES[kind]).contains_key(name);
         let waits = self.model.iter().any(|((kind, name), body)| {
             body.bad && [0, 2, 3].contains(kind) && (unknown || has(*kind, name))
