@@ -368,7 +368,7 @@ fn objects(core: &Core) -> [Sample; 5] {
     ]
 }
 
-fn work(core: &Core) -> [Sample; 10] {
+fn work(core: &Core) -> [Sample; 12] {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let engine = core.engine_counters();
     let nodes = core.engine_size() as u64;
@@ -383,6 +383,18 @@ fn work(core: &Core) -> [Sample; 10] {
             "counter",
             "Types resumed without sending.",
             resumed,
+        ),
+        (
+            "weft_xds_connections_refused",
+            "counter",
+            "Connections closed because there are too many.",
+            load(&core.ads.connections_refused),
+        ),
+        (
+            "weft_xds_streams_refused",
+            "counter",
+            "Streams refused or ended for a bound or a bad request.",
+            load(&core.ads.streams_refused),
         ),
         (
             "weft_xds_removals_held",

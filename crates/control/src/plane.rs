@@ -9,7 +9,6 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use weft_core::drain::DrainSignal;
 use weft_model::MeshSettings;
 use weft_sources::{
@@ -24,6 +23,8 @@ use crate::monitoring;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Connections that wait to be accepted, as many as `TcpListener` lets wait.
 const BACKLOG: u32 = 1024;
+/// Connections of proxies at once.
+const CONNECTIONS: usize = 16_384;
 /// Refused objects that the log names at the start.
 const NAMED: usize = 20;
 
@@ -296,6 +297,7 @@ async fn serve_ads(
         ..ads::Options::default()
     };
     let counters = Arc::clone(&core.ads);
+    let accepted = ads::incoming(listener, CONNECTIONS, Arc::clone(&counters));
     let service = ads::service(Arc::clone(&core), options, counters);
     let ended = {
         let (core, drain) = (Arc::clone(&core), drain.clone());
@@ -307,7 +309,7 @@ async fn serve_ads(
     };
     let server = ads::server_builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended);
+        .serve_with_incoming_shutdown(accepted, ended);
     let late = async {
         drain.wait().await;
         tokio::time::sleep(DRAIN_TIME).await;

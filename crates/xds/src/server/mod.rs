@@ -4,6 +4,7 @@
 mod blame;
 mod event;
 pub mod grpc;
+mod incoming;
 mod plan;
 mod state;
 
