@@ -364,7 +364,7 @@ mod tests {
         let registered = connections.open();
         let handle = registered.handle();
         let received = handle.limit_head(Some(Duration::from_secs(1))).unwrap();
-        let mut now = handle.opened() + Duration::from_secs(60);
+        let mut now = handle.opened() + Duration::from_mins(1);
         connections.sweep(now);
         assert_eq!(
             handle.phase(),
@@ -375,7 +375,7 @@ mod tests {
         connections.sweep(now);
         handle.begin();
         handle.end(now);
-        now += Duration::from_secs(60);
+        now += Duration::from_mins(1);
         connections.sweep(now);
         assert_eq!(handle.phase(), Phase::Serving, "the head was there in time");
         received.store(true, Relaxed);
