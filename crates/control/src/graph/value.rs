@@ -128,12 +128,14 @@ impl PartialEq for ProxyView {
 impl ProxyView {
     /// What is held back because proxies would refuse it.
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
-        let chunks = self
-            .parts
-            .iter()
-            .flat_map(|p| p.chunks.iter())
-            .chain(self.own.iter());
-        chunks.flat_map(|c| c.iter()).flat_map(|e| e.faults.iter())
+        let emitted = self.chunks().flat_map(|chunk| chunk.iter());
+        emitted.flat_map(|e| e.faults.iter())
+    }
+
+    /// All its pieces; other views share most of them.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        let parts = self.parts.iter().flat_map(|part| part.chunks.iter());
+        parts.chain(self.own.iter())
     }
 
     /// The objects that made a resource of this view.

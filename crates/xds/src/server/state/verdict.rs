@@ -31,6 +31,8 @@ impl TypeState {
     fn accept(&mut self, in_flight: InFlight) {
         for (name, _) in &in_flight.offered {
             self.refused.remove(name);
+            self.lacking.remove(name);
+            self.unsure.remove(name);
         }
         self.base = in_flight.proposal;
         self.parents = in_flight.parents;
@@ -84,10 +86,15 @@ impl TypeState {
             .cloned()
             .collect();
         for (name, version) in in_flight.offered {
-            if blamed.contains(&name) {
-                let error = error.clone();
-                self.refused.insert(name, Refusal { version, error });
+            if !blamed.contains(&name) {
+                self.unsure.insert(name, version);
+                continue;
             }
+            if self.unsure.get(&name) == Some(&version) {
+                self.unsure.remove(&name);
+            }
+            let error = error.clone();
+            self.refused.insert(name, Refusal { version, error });
         }
         self.pending.extend(unsure);
         self.answer_owed |= whole;
