@@ -309,7 +309,7 @@ where
 
     /// Prints what travels when one seed is replayed.
     fn trace(what: std::fmt::Arguments<'_>) {
-        if std::env::var_os("WEFT_XDS_SEED").is_some() {
+        if std::env::var("WEFT_XDS_SEED").is_ok_and(|seeds| !seeds.contains('-')) {
             eprintln!("{what}");
         }
     }
@@ -596,10 +596,15 @@ where
     }
 }
 
+/// One seed or a range of them, `1000-2000`; by default those that every change has to pass.
 fn seeds() -> Vec<u64> {
+    let number = |text: &str| text.parse().expect("WEFT_XDS_SEED is a number or a range");
     match std::env::var("WEFT_XDS_SEED") {
-        Ok(seed) => vec![seed.parse().expect("WEFT_XDS_SEED is a number")],
-        Err(_) => (0..500).collect(),
+        Ok(seeds) => match seeds.split_once('-') {
+            Some((first, last)) => (number(first)..=number(last)).collect(),
+            None => vec![number(&seeds)],
+        },
+        Err(_) => (0..500).chain([1507, 1927]).collect(),
     }
 }
 

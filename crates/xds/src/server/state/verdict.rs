@@ -78,10 +78,12 @@ impl TypeState {
         let blamed: AHashSet<Arc<str>> = blamed.into_iter().collect();
         // Clients may keep the good part of an answer that they refuse (Envoy and gRPC do), so
         // what they have of it is unknown until it is sent again. What they did not have before,
-        // they still do not have.
+        // they still do not have. Removals, too, may have been carried out.
         let good = offered().filter(|name| !blamed.contains(*name));
+        let gone = self.base.difference(&in_flight.proposal).removed;
         let unsure: Vec<Arc<str>> = good
             .chain(&in_flight.answered)
+            .chain(&gone)
             .filter(|name| self.wants(name))
             .cloned()
             .collect();
