@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod cors;
 pub mod destination;
 pub mod gateway;
 pub mod hostname;
@@ -24,6 +25,7 @@ pub mod service;
 pub mod sidecar;
 
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
+pub use cors::CorsPolicy;
 pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, HttpPool, KeyPairFiles,
     LoadBalancer, OutlierDetection, PolicySettings, Subset, TcpKeepalive, TcpPool, TrafficPolicy,

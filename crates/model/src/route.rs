@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cors::CorsPolicy;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{ExportTo, Namespace, PortNumber, RuleMeta, Weight};
@@ -59,6 +60,8 @@ pub struct HttpRoute {
     pub mirrors: Vec<Mirror>,
     /// Header changes for all destinations of the route.
     pub headers: HeaderOperations,
+    /// Who may call from a page of another origin.
+    pub cors: Option<CorsPolicy>,
 }
 
 /// What a route does with a request.
@@ -101,6 +104,8 @@ pub struct HttpMatch {
     pub source_namespace: Option<Namespace>,
     /// Where the condition applies, instead of the rule's gateways; empty inherits them.
     pub gateways: Vec<GatewayRef>,
+    /// Under which name the route is counted; may be empty.
+    pub stat_prefix: Arc<str>,
 }
 
 /// How a text is matched.

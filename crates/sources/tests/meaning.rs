@@ -261,6 +261,7 @@ fn virtual_services_keep_hosts_gateways_and_matches() {
         source_labels: [("app", "page")].into_iter().collect(),
         source_namespace: Some(Namespace::new("shop")),
         gateways: vec![GatewayRef::Mesh],
+        stat_prefix: text("canary"),
     };
     assert_eq!(canary.matches, [expected]);
 }

@@ -48,7 +48,9 @@ impl World {
     /// The rules cannot be read.
     pub fn grpc_targets(&self) -> std::io::Result<Vec<String>> {
         let text = std::fs::read_to_string(&self.rules)?;
-        let targets = text.lines().filter_map(|line| line.strip_prefix("# grpc: "));
+        let targets = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# grpc: "));
         Ok(targets.map(|target| target.trim().to_owned()).collect())
     }
 }

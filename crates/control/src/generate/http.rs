@@ -6,11 +6,13 @@ use std::sync::Arc;
 use prost::Name;
 use weft_model::{AccessLogEncoding, MeshSettings};
 
+use super::cors::CORS_FILTER;
 use super::routes::FAULT_FILTER;
 use crate::pb::accesslog::v3::{AccessLog, access_log};
 use crate::pb::core::v3::{
     Http1ProtocolOptions, SubstitutionFormatString, substitution_format_string::Format,
 };
+use crate::pb::cors::Cors;
 use crate::pb::fault::HttpFault;
 use crate::pb::file_log::{FileAccessLog, file_access_log::AccessLogFormat};
 use crate::pb::hcm::{
@@ -103,8 +105,15 @@ pub(crate) fn manager(
     filter(HCM, &manager)
 }
 
-/// Fault injection, which routes set up, and the router, which must be the last.
+/// Fault injection and CORS, which routes set up, and the router, which must be the last.
 fn http_filters() -> Vec<HttpFilter> {
+    let mut filters = grpc_filters();
+    filters.insert(1, http_filter(CORS_FILTER, any(&Cors::default())));
+    filters
+}
+
+/// What gRPC clients know of them.
+fn grpc_filters() -> Vec<HttpFilter> {
     vec![
         http_filter(FAULT_FILTER, any(&HttpFault::default())),
         http_filter("envoy.filters.http.router", any(&Router::default())),
@@ -124,7 +133,7 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
 pub(crate) fn grpc_manager(route: &str) -> Any {
     let manager = HttpConnectionManager {
         stat_prefix: route.to_owned(),
-        http_filters: http_filters(),
+        http_filters: grpc_filters(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(super::clusters::grpc_ads()),
             route_config_name: route.to_owned(),

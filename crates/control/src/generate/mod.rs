@@ -4,6 +4,7 @@
 
 mod actions;
 pub(crate) mod clusters;
+mod cors;
 pub(crate) mod endpoints;
 pub(crate) mod gateways;
 pub(crate) mod grpc;

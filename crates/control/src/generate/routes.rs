@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use weft_model::{
-    Destination, Fault, GatewayRef, Hostname, HttpAction, HttpMatch, HttpRoute, Labels, Namespace,
-    PortNumber, Rewrite, RouteDestination, Service, VirtualService,
+    CorsPolicy, Destination, Fault, GatewayRef, Hostname, HttpAction, HttpMatch, HttpRoute, Labels,
+    Namespace, PortNumber, Rewrite, RouteDestination, Service, VirtualService,
 };
 
 use super::actions::{
     Headers, mirror, retry, translate_fault, translate_redirect, translate_response,
 };
+use super::cors::{self, CORS_FILTER};
 use super::{clusters, matches, metadata};
 use crate::pb::matcher::RegexMatchAndSubstitute;
 use crate::pb::route::v3::{
@@ -75,8 +76,14 @@ pub(crate) fn of_rule(
         for condition in conditions {
             let route = route(rule, http, condition, reader, lookup);
             out.catch_all = route.r#match.as_ref().is_some_and(matches::is_catch_all);
+            // To gRPC clients a filter that they do not know spoils all routes, and no browser is behind them.
+            let cors = http.cors.as_ref().filter(|_| !reader.grpc);
+            let filters = Filters {
+                cors,
+                fault: http.fault.as_ref(),
+            };
             out.routes
-                .push(encode(&route, http.fault.as_ref(), metadata.as_deref()));
+                .push(encode(&route, filters, metadata.as_deref()));
             if out.catch_all {
                 return out;
             }
@@ -100,12 +107,22 @@ fn concerns(condition: &HttpMatch, reader: &Reader<'_>) -> bool {
             .is_none_or(|ns| ns == reader.namespace)
 }
 
-fn encode(route: &Route, fault: Option<&Fault>, metadata: Option<&[u8]>) -> Bytes {
+/// What a route sets up in filters.
+#[derive(Clone, Copy, Default)]
+struct Filters<'a> {
+    cors: Option<&'a CorsPolicy>,
+    fault: Option<&'a Fault>,
+}
+
+fn encode(route: &Route, filters: Filters<'_>, metadata: Option<&[u8]>) -> Bytes {
     let mut body = route.encode_to_vec();
     if let Some(metadata) = metadata {
         put_field(&mut body, metadata::ROUTE_METADATA, metadata);
     }
-    if let Some(fault) = fault.and_then(translate_fault) {
+    if let Some(policy) = filters.cors {
+        put_map_entry(&mut body, PER_FILTER, CORS_FILTER, &cors::translate(policy));
+    }
+    if let Some(fault) = filters.fault.and_then(translate_fault) {
         put_map_entry(
             &mut body,
             PER_FILTER,
@@ -131,6 +148,7 @@ fn route(
     let mut route = Route {
         name,
         r#match: Some(matches::route(condition)),
+        stat_prefix: condition.map_or_else(String::new, |m| m.stat_prefix.to_string()),
         request_headers_to_add: headers.request_add,
         request_headers_to_remove: headers.request_remove,
         response_headers_to_add: headers.response_add,
@@ -325,7 +343,7 @@ pub(crate) fn default_for(cluster: String, port: PortNumber, host: &Hostname, gr
         action: Some(Action::Route(action)),
         ..Route::default()
     };
-    encode(&route, None, None)
+    encode(&route, Filters::default(), None)
 }
 
 /// The route of an inbound port: no timeout, no retry.

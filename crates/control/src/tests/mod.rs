@@ -1,6 +1,7 @@
 //! The control plane without sockets: YAML in, decoded resources out.
 
 mod accepted;
+mod cors;
 mod discovery;
 mod gateway_conflicts;
 mod held_back;

@@ -138,6 +138,8 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
             "match: [{uri: {prefix: /a}}]\n    ",
             "match: [{sourceLabels: {tier: beta}}]\n    ",
             "match: [{headers: {x: {exact: v}}, port: 80}]\n    ",
+            "match: [{statPrefix: s}]\n    corsPolicy: {allowOrigins: [{exact: '*'}], maxAge: 5s}\n    ",
+            "corsPolicy: {allowMethods: [GET], unmatchedPreflights: IGNORE}\n    ",
         ]);
         let target = HOSTS[random.below(7)];
         let weight = random.below(100);

@@ -62,7 +62,8 @@ spec:
   hosts: [shop.example.com]
   gateways: [infra/public]
   http:
-  - match: [{uri: {prefix: /reviews}}]
+  - match: [{uri: {prefix: /reviews}, statPrefix: reviews}]
+    corsPolicy: {allowOrigins: [{exact: "https://a.com"}, {regex: "https://.*"}], allowMethods: [GET], maxAge: 60s, unmatchedPreflights: IGNORE}
     rewrite: {uri: /}
     fault: {abort: {percentage: {value: 50}, httpStatus: 503}}
     route: [{destination: {host: reviews.shop.svc.cluster.local, port: {number: 9080}}}]

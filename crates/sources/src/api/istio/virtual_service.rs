@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use weft_model::{
-    Destination, DirectResponse, GatewayRef, Hostname, HttpAction, HttpRoute, Mirror, Percent,
-    PortNumber, Redirect, RedirectPath, RedirectPort, RegexRewrite, ResponseBody, Rewrite,
-    RouteDestination, VirtualService, Weight,
+    DirectResponse, GatewayRef, Hostname, HttpAction, HttpRoute, Redirect, RedirectPath,
+    RedirectPort, RegexRewrite, ResponseBody, Rewrite, VirtualService,
 };
 use weft_proto::regex;
 
 use super::message as pb;
+use super::virtual_service_cors::cors_policy_of;
+use super::virtual_service_destination::{destinations, hostname, mirrors_of};
 use super::virtual_service_fault::{MILLISECOND, fault_of, retries_of, status_of};
 use super::virtual_service_headers::{header_operations, is_authority};
 use super::virtual_service_match::{gateway_ref, http_match};
@@ -88,10 +89,6 @@ fn hosts_of(hosts: &[String], in_mesh: bool, context: &Context<'_>, at: At<'_>) 
     found
 }
 
-fn hostname(text: &str, context: &Context<'_>) -> Result<Hostname, weft_model::HostnameError> {
-    Hostname::resolve(text, context.namespace(), &context.settings.cluster_domain)
-}
-
 fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Option<HttpRoute> {
     #[allow(deprecated)]
     let pb::HttpRoute {
@@ -113,7 +110,6 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
         headers,
     } = message;
     at.field("delegate").refuse(delegate.is_some());
-    at.field("corsPolicy").refuse(cors_policy.is_some());
     let conditions = at.field("match");
     let matches = r#match
         .into_iter()
@@ -176,6 +172,7 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
         fault,
         mirrors,
         headers,
+        cors: cors_policy.map(|policy| cors_policy_of(policy, at.field("corsPolicy"))),
     })
 }
 
@@ -212,123 +209,6 @@ fn action_of(
             None
         }
     }
-}
-
-fn destinations(
-    list: Vec<pb::HttpRouteDestination>,
-    context: &Context<'_>,
-    at: At<'_>,
-) -> Option<Vec<RouteDestination>> {
-    let count = list.len();
-    let mut total: u64 = 0;
-    let mut result = Vec::with_capacity(count);
-    for (index, item) in list.into_iter().enumerate() {
-        let at = at.index(index);
-        let pb::HttpRouteDestination {
-            destination,
-            weight,
-            headers,
-        } = item;
-        let headers = header_operations(headers, at.field("headers"));
-        let weight = at.field("weight").count(weight).unwrap_or(0);
-        total += u64::from(weight);
-        let Some(destination) = destination else {
-            at.field("destination")
-                .error("there is no destination: name a host");
-            continue;
-        };
-        let destination = destination_of(destination, context, at.field("destination"));
-        result.extend(destination.map(|destination| RouteDestination {
-            destination,
-            weight: Weight(weight),
-            headers,
-        }));
-    }
-    if count > 1 && total == 0 {
-        at.error("the weights add up to 0: give at least one destination a weight");
-    } else if total > u64::from(u32::MAX) {
-        at.error("the weights add up to more than 4294967295: use smaller ones");
-    }
-    (result.len() == count).then_some(result)
-}
-
-fn destination_of(
-    message: pb::Destination,
-    context: &Context<'_>,
-    at: At<'_>,
-) -> Option<Destination> {
-    let pb::Destination { host, subset, port } = message;
-    let port = port.and_then(|pb::PortSelector { number }| -> Option<PortNumber> {
-        at.field("port").field("number").port(number)
-    });
-    if host == "*" {
-        at.field("host")
-            .error("\"*\" is no destination: name a service");
-        return None;
-    }
-    let host = at.field("host").ok(hostname(&host, context))?;
-    Some(Destination {
-        host,
-        subset: optional(subset),
-        port,
-    })
-}
-
-#[allow(clippy::needless_pass_by_value)] // taken apart
-fn mirrors_of(
-    mirror: Option<pb::Destination>,
-    mirrors: Vec<pb::HttpMirrorPolicy>,
-    percent: Option<weft_proto::pb::google::protobuf::UInt32Value>,
-    percentage: Option<pb::Percent>,
-    context: &Context<'_>,
-    at: &At<'_>,
-) -> Vec<Mirror> {
-    if mirror.is_some() && !mirrors.is_empty() {
-        at.field("mirror")
-            .error("cannot stand beside mirrors: keep one of them");
-    }
-    let whole = match (percentage, percent) {
-        (Some(pb::Percent { value }), _) => {
-            at.field("mirrorPercentage").field("value").percent(value)
-        }
-        (None, Some(percent)) => at.field("mirrorPercent").percent(f64::from(percent.value)),
-        (None, None) => Some(Percent::ALL),
-    };
-    let mut result = Vec::new();
-    if let Some(mirror) = mirror {
-        let destination = destination_of(mirror, context, at.field("mirror"));
-        result.extend(destination.zip(whole).map(|(destination, percent)| Mirror {
-            destination,
-            percent,
-        }));
-    }
-    let list = at.field("mirrors");
-    for (index, item) in mirrors.into_iter().enumerate() {
-        let at = list.index(index);
-        let pb::HttpMirrorPolicy {
-            destination,
-            percentage,
-        } = item;
-        let percent = match percentage {
-            Some(pb::Percent { value }) => at.field("percentage").field("value").percent(value),
-            None => Some(Percent::ALL),
-        };
-        let Some(destination) = destination else {
-            at.field("destination")
-                .error("there is no destination: name a host");
-            continue;
-        };
-        let destination = destination_of(destination, context, at.field("destination"));
-        result.extend(
-            destination
-                .zip(percent)
-                .map(|(destination, percent)| Mirror {
-                    destination,
-                    percent,
-                }),
-        );
-    }
-    result
 }
 
 fn rewrite_of(message: pb::HttpRewrite, at: At<'_>) -> Rewrite {
