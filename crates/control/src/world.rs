@@ -8,10 +8,11 @@ use std::sync::Arc;
 use ahash::HashMap;
 use weft_model::{
     DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, Object, ObjectKey,
-    Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+    ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
 };
 use weft_sources::Change;
 
+use crate::emit::{Fault, origins};
 use crate::engine::Engine;
 use crate::graph::{Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
 
@@ -24,6 +25,8 @@ pub(crate) struct World {
     addresses: HashMap<Key, BTreeSet<ServiceKey>>,
     sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
     gateways: Vec<Arc<Gateway>>,
+    /// Rules that leave routes to others.
+    delegating: BTreeSet<ObjectRef>,
     /// Label keys that objects mention, with how many do.
     labels: BTreeMap<Arc<str>, usize>,
     /// Indexes that the present change has touched.
@@ -42,6 +45,7 @@ impl World {
             addresses: HashMap::default(),
             sidecars: HashMap::default(),
             gateways: Vec::new(),
+            delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
             touched: Vec::new(),
         }
@@ -204,7 +208,28 @@ impl World {
         }
     }
 
+    /// What keeps routes of delegates from being in force, proxies or no proxies.
+    pub(crate) fn delegate_faults(&mut self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for origin in self.delegating.clone() {
+            let key = Key::ResolvedRule(origin.clone());
+            if let Value::Resolved(Some(resolved)) = self.engine.pin(&key) {
+                faults.extend(resolved.problems.iter().map(|problem| Fault {
+                    message: problem.text.as_str().into(),
+                    origins: origins([origin.clone(), problem.delegate.clone()]),
+                }));
+            }
+            self.engine.unpin(&key);
+        }
+        faults
+    }
+
     fn virtual_service(&mut self, rule: &Arc<VirtualService>, comes: bool) {
+        if comes && rule.has_delegates() {
+            self.delegating.insert(rule.meta.origin.clone());
+        } else {
+            self.delegating.remove(&rule.meta.origin);
+        }
         if comes {
             let key = Key::VirtualService(rule.meta.origin.clone());
             self.engine

@@ -12,6 +12,7 @@
 
 pub mod address;
 pub mod cors;
+pub mod delegate;
 pub mod destination;
 pub mod gateway;
 pub mod hostname;
@@ -26,6 +27,7 @@ pub mod sidecar;
 
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use cors::CorsPolicy;
+pub use delegate::{DelegateProblem, Resolved};
 pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, HttpPool, KeyPairFiles,
     LoadBalancer, OutlierDetection, PolicySettings, Subset, TcpKeepalive, TcpPool, TrafficPolicy,

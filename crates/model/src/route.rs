@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cors::CorsPolicy;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
-use crate::name::{ExportTo, Namespace, PortNumber, RuleMeta, Weight};
+use crate::name::{ExportTo, Namespace, ObjectRef, PortNumber, RuleMeta, Weight};
 
 /// What a rule is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +29,7 @@ pub enum GatewayRef {
 pub struct VirtualService {
     /// Whence it came.
     pub meta: RuleMeta,
-    /// The hosts it speaks for, in the order written.
+    /// The hosts it speaks for, in the order written. Without any it is a delegate.
     pub hosts: Vec<Hostname>,
     /// Where it applies; never empty (`[Mesh]` if nothing was written).
     pub gateways: Vec<GatewayRef>,
@@ -56,7 +56,11 @@ pub struct HttpRoute {
     pub retries: Option<RetryPolicy>,
     /// Injected faults.
     pub fault: Option<Fault>,
-    /// Copies of requests.
+    /// Where copies of requests go.
+    pub mirror: Option<Destination>,
+    /// Of how many requests `mirror` gets copies; `None` is all.
+    pub mirror_percent: Option<Percent>,
+    /// More copies of requests.
     pub mirrors: Vec<Mirror>,
     /// Header changes for all destinations of the route.
     pub headers: HeaderOperations,
@@ -73,6 +77,8 @@ pub enum HttpAction {
     Redirect(Redirect),
     /// Answers itself.
     Respond(DirectResponse),
+    /// Leaves it to the routes of another rule; see [`VirtualService::resolve`].
+    Delegate(ObjectRef),
 }
 
 /// Conditions that must all hold.
@@ -301,8 +307,8 @@ pub enum AbortKind {
 pub struct Mirror {
     /// To where.
     pub destination: Destination,
-    /// Of how many requests.
-    pub percent: Percent,
+    /// Of how many requests; `None` is all.
+    pub percent: Option<Percent>,
 }
 
 /// Header changes in both directions.

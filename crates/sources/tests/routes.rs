@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use weft_model::{CorsPolicy, MeshSettings, Object, StringMatch, VirtualService};
+use weft_model::{
+    CorsPolicy, GatewayRef, HttpAction, MeshSettings, Object, StringMatch, VirtualService,
+};
 use weft_sources::FileStore;
 
 fn rule(spec: &str) -> Arc<VirtualService> {
@@ -60,4 +62,25 @@ fn the_older_list_of_origins_is_one_of_plain_names() {
         ..CorsPolicy::default()
     };
     assert_eq!(policy, expected);
+}
+
+#[test]
+fn a_route_may_be_left_to_another_rule() {
+    let root = rule(
+        "  hosts: [a]\n  http:\n  - delegate: {name: b}\n  - delegate: {name: c.d, namespace: other}\n",
+    );
+    let names: Vec<String> = root
+        .http
+        .iter()
+        .map(|route| match &route.action {
+            HttpAction::Delegate(name) => name.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = ["VirtualService/shop/b", "VirtualService/other/c.d"];
+    assert_eq!(names, expected);
+    assert!(root.has_delegates() && !root.is_delegate());
+    let delegate = rule("  http:\n  - route: [{destination: {host: a}}]\n");
+    assert!(delegate.is_delegate() && !delegate.has_delegates());
+    assert_eq!(delegate.gateways, [GatewayRef::Mesh]);
 }

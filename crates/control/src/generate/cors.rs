@@ -2,10 +2,9 @@
 
 use weft_model::CorsPolicy;
 
-use super::matches;
+use super::{actions, matches};
 use crate::pb::core::v3::RuntimeFractionalPercent;
 use crate::pb::cors::CorsPolicy as PbCors;
-use crate::pb::types::{FractionalPercent, fractional_percent::DenominatorType};
 use crate::pb::{any, bool_value};
 
 /// Name of the CORS filter, under which routes set it up.
@@ -29,10 +28,7 @@ pub(super) fn translate(policy: &CorsPolicy) -> Vec<u8> {
             .unwrap_or_default(),
         allow_credentials: policy.allow_credentials.and_then(bool_value),
         filter_enabled: Some(RuntimeFractionalPercent {
-            default_value: Some(FractionalPercent {
-                numerator: 100,
-                denominator: DenominatorType::Hundred as i32,
-            }),
+            default_value: Some(actions::all()),
             ..RuntimeFractionalPercent::default()
         }),
         forward_not_matching_preflights: bool_value(!policy.ignore_unmatched_preflights),

@@ -74,7 +74,9 @@ pub(crate) fn of_rule(
                 .collect()
         };
         for condition in conditions {
-            let route = route(rule, http, condition, reader, lookup);
+            let Some(route) = route(rule, http, condition, reader, lookup) else {
+                continue;
+            };
             out.catch_all = route.r#match.as_ref().is_some_and(matches::is_catch_all);
             // To gRPC clients a filter that they do not know spoils all routes, and no browser is behind them.
             let cors = http.cors.as_ref().filter(|_| !reader.grpc);
@@ -139,7 +141,7 @@ fn route(
     condition: Option<&HttpMatch>,
     reader: &Reader<'_>,
     lookup: &mut dyn FnMut(&Hostname) -> Option<Arc<Service>>,
-) -> Route {
+) -> Option<Route> {
     let mut name = http.name.to_string();
     if let Some(m) = condition.filter(|m| !m.name.is_empty()) {
         name = format!("{name}.{}", m.name);
@@ -173,6 +175,8 @@ fn route(
             );
             Action::Route(forward)
         }
+        // In a resolved rule there is none.
+        HttpAction::Delegate(_) => return None,
     };
     route.decorator = Some(Decorator {
         operation: operation(
@@ -184,7 +188,7 @@ fn route(
         ..Decorator::default()
     });
     route.action = Some(action);
-    route
+    Some(route)
 }
 
 /// What traces call the route.
@@ -246,11 +250,13 @@ fn forward(
             .map(ToString::to_string)
             .or(authority);
     }
-    action.request_mirror_policies = http
-        .mirrors
-        .iter()
-        .filter(|m| m.percent.millionths() > 0)
-        .map(|m| mirror(m, cluster_of(&m.destination)))
+    let first = http.mirror.iter();
+    let first = first.map(|to| (to, http.mirror_percent));
+    let more = http.mirrors.iter().map(|m| (&m.destination, m.percent));
+    action.request_mirror_policies = first
+        .chain(more)
+        .filter(|(_, percent)| percent.is_none_or(|p| p.millionths() > 0))
+        .map(|(to, percent)| mirror(percent, cluster_of(to)))
         .collect();
     if let [only] = destinations {
         action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster_of(&only.destination)));

@@ -181,6 +181,8 @@ pub(crate) enum Key {
     MentionedLabels,
 
     // Derived.
+    /// A rule with the routes of its delegates.
+    ResolvedRule(ObjectRef),
     Visible(Arc<Scope>, Shard),
     ServiceClusters(ServiceKey, RuleRefs, ProxyKind),
     ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind),
@@ -236,7 +238,8 @@ impl Key {
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
             | Self::MentionedLabels => 0,
-            Self::Visible(..)
+            Self::ResolvedRule(_)
+            | Self::Visible(..)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
             | Self::GrpcClusters(..)

@@ -49,6 +49,7 @@ impl Recipe for Mesh {
     fn compute(&self, key: &Key, reads: &mut Reads<'_, Self>) -> Value {
         let cx = &mut Cx(reads);
         match key {
+            Key::ResolvedRule(origin) => resolved_rule(cx, origin),
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::Destinations(scope, shard) => scope::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
@@ -137,8 +138,20 @@ impl Cx<'_, '_> {
         read!(self, Key::Endpoints(key.clone()), Endpoints)
     }
 
+    /// A rule as it was written.
     fn virtual_service(&mut self, origin: &ObjectRef) -> Option<Arc<VirtualService>> {
         read!(self, Key::VirtualService(origin.clone()), VirtualService)
+    }
+
+    /// A rule with the routes of its delegates, and the objects that it is made of.
+    fn resolved(&mut self, origin: &ObjectRef) -> Option<(Arc<VirtualService>, Vec<ObjectRef>)> {
+        let rule = self.virtual_service(origin)?;
+        if !rule.has_delegates() {
+            return Some((rule, vec![origin.clone()]));
+        }
+        let resolved = read!(self, Key::ResolvedRule(origin.clone()), Resolved).flatten()?;
+        let from = std::iter::once(origin).chain(&resolved.delegates).cloned();
+        Some((Arc::clone(&resolved.rule), from.collect()))
     }
 
     /// What the rules for a host say together.
@@ -213,6 +226,12 @@ impl Cx<'_, '_> {
         let own = sidecar.and_then(|s| s.outbound_policy);
         own.unwrap_or_else(|| self.mesh().outbound_policy)
     }
+}
+
+fn resolved_rule(cx: &mut Cx<'_, '_>, origin: &ObjectRef) -> Value {
+    let rule = cx.virtual_service(origin);
+    let resolved = rule.map(|rule| rule.resolve(&mut |name| cx.virtual_service(name)));
+    Value::Resolved(resolved.map(Arc::new))
 }
 
 fn is_envoy(kind: ProxyKind) -> bool {

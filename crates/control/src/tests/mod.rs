@@ -2,6 +2,7 @@
 
 mod accepted;
 mod cors;
+mod delegate;
 mod discovery;
 mod gateway_conflicts;
 mod held_back;

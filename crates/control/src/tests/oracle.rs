@@ -123,14 +123,18 @@ fn service(random: &mut Random, name: &str) -> String {
 
 fn virtual_service(random: &mut Random, name: &str) -> String {
     let mut out = head("VirtualService", name, random.pick(&NAMESPACES));
-    let host = random.pick(&[&HOSTS[..], &["free.example.org", "*.svc.cluster.local"]].concat());
-    let _ = write!(out, "\n  hosts: ['{host}']");
+    let delegate = random.chance(20);
+    if !delegate {
+        let host =
+            random.pick(&[&HOSTS[..], &["free.example.org", "*.svc.cluster.local"]].concat());
+        let _ = write!(out, "\n  hosts: ['{host}']");
+        out += random.pick(&[
+            "",
+            "\n  gateways: [b/public]",
+            "\n  gateways: [mesh, b/public]",
+        ]);
+    }
     out += export(random);
-    out += random.pick(&[
-        "",
-        "\n  gateways: [b/public]",
-        "\n  gateways: [mesh, b/public]",
-    ]);
     out += "\n  http:";
     for _ in 0..=random.below(2) {
         let condition = random.pick(&[
@@ -143,7 +147,13 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
         ]);
         let target = HOSTS[random.below(7)];
         let weight = random.below(100);
-        let _ = match random.below(4) {
+        let _ = match random.below(5) {
+            4 if !delegate => write!(
+                out,
+                "\n  - {condition}delegate: {{name: o{}, namespace: {}}}",
+                random.below(24),
+                random.pick(&NAMESPACES)
+            ),
             0 => write!(out, "\n  - {condition}redirect: {{uri: /r{weight}}}"),
             1 => write!(
                 out,

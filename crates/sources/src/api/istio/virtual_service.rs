@@ -11,7 +11,9 @@ use weft_proto::regex;
 
 use super::message as pb;
 use super::virtual_service_cors::cors_policy_of;
-use super::virtual_service_destination::{destinations, hostname, mirrors_of};
+use super::virtual_service_destination::{
+    delegate_of, destinations, hostname, mirror_of, mirrors_of,
+};
 use super::virtual_service_fault::{MILLISECOND, fault_of, retries_of, status_of};
 use super::virtual_service_headers::{header_operations, is_authority};
 use super::virtual_service_match::{gateway_ref, http_match};
@@ -32,9 +34,10 @@ pub(crate) fn convert(
     } = message;
     at.field("tls").refuse(!tls.is_empty());
     at.field("tcp").refuse(!tcp.is_empty());
-    if hosts.is_empty() {
-        at.field("hosts")
-            .error("there is no host: name at least one");
+    let delegated = hosts.is_empty();
+    if delegated && !gateways.is_empty() {
+        at.field("gateways")
+            .error("a rule without hosts has the gateways of those that delegate to it: remove this, or name hosts");
     }
     if http.is_empty() && tls.is_empty() && tcp.is_empty() {
         at.field("http")
@@ -45,7 +48,7 @@ pub(crate) fn convert(
     let hosts = hosts_of(&hosts, in_mesh, context, at.field("hosts"));
     let (list, mut routes) = (at.field("http"), Vec::with_capacity(http.len()));
     for (index, route) in http.into_iter().enumerate() {
-        routes.extend(http_route(route, context, list.index(index)));
+        routes.extend(http_route(route, delegated, context, list.index(index)));
     }
     VirtualService {
         meta: context.meta(),
@@ -89,7 +92,13 @@ fn hosts_of(hosts: &[String], in_mesh: bool, context: &Context<'_>, at: At<'_>) 
     found
 }
 
-fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Option<HttpRoute> {
+/// A route; `delegated`: of a rule that others delegate to.
+fn http_route(
+    message: pb::HttpRoute,
+    delegated: bool,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<HttpRoute> {
     #[allow(deprecated)]
     let pb::HttpRoute {
         name,
@@ -109,7 +118,11 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
         cors_policy,
         headers,
     } = message;
-    at.field("delegate").refuse(delegate.is_some());
+    if delegated && delegate.is_some() {
+        at.field("delegate")
+            .error("a rule without hosts is a delegate and cannot delegate further: name hosts, or write the routes here");
+        return None;
+    }
     let conditions = at.field("match");
     let matches = r#match
         .into_iter()
@@ -123,14 +136,18 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
                 .error("does nothing beside a redirect: remove one of them");
         }
     }
-    let mirrors = mirrors_of(
+    if mirror.is_some() && !mirrors.is_empty() {
+        at.field("mirror")
+            .error("cannot stand beside mirrors: keep one of them");
+    }
+    let (mirror, mirror_percent) = mirror_of(
         mirror,
-        mirrors,
-        mirror_percent,
-        mirror_percentage,
+        mirror_percent.as_ref(),
+        mirror_percentage.as_ref(),
         context,
         &at,
     );
+    let mirrors = mirrors_of(mirrors, context, at.field("mirrors"));
     let headers = header_operations(headers, at.field("headers"));
     let rewrite = rewrite.map(|rewrite| rewrite_of(rewrite, at.field("rewrite")));
     if rewrite
@@ -154,14 +171,7 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
         at.field("timeout")
             .error("the duration is too short: use at least 1ms, or 0s for no limit");
     }
-    let action = action_of(
-        route,
-        redirect,
-        direct_response,
-        delegate.is_some(),
-        context,
-        &at,
-    )?;
+    let action = action_of(route, redirect, direct_response, delegate, context, &at)?;
     Some(HttpRoute {
         name: name.into(),
         matches,
@@ -170,42 +180,47 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
         timeout,
         retries,
         fault,
+        mirror,
+        mirror_percent,
         mirrors,
         headers,
         cors: cors_policy.map(|policy| cors_policy_of(policy, at.field("corsPolicy"))),
     })
 }
 
+const ENDS: &str = "route, redirect, directResponse, delegate";
+
 fn action_of(
     route: Vec<pb::HttpRouteDestination>,
     redirect: Option<pb::HttpRedirect>,
     direct_response: Option<pb::HttpDirectResponse>,
-    delegated: bool,
+    delegate: Option<pb::Delegate>,
     context: &Context<'_>,
     at: &At<'_>,
 ) -> Option<HttpAction> {
-    match (route.is_empty(), redirect, direct_response) {
-        (false, None, None) => {
+    match (route.is_empty(), redirect, direct_response, delegate) {
+        (false, None, None, None) => {
             destinations(route, context, at.field("route")).map(HttpAction::Forward)
         }
-        (true, Some(redirect), None) => Some(HttpAction::Redirect(redirect_of(
+        (true, Some(redirect), None, None) => Some(HttpAction::Redirect(redirect_of(
             redirect,
             at.field("redirect"),
         ))),
-        (true, None, Some(response)) => {
+        (true, None, Some(response), None) => {
             let at = at.field("directResponse");
             direct_response_of(response, at).map(HttpAction::Respond)
         }
-        // `delegate` was refused already; a second finding would only confuse.
-        (true, None, None) if delegated => None,
-        (true, None, None) => {
-            at.error("the route leads nowhere: write one of route, redirect, directResponse");
+        (true, None, None, Some(delegate)) => {
+            delegate_of(delegate, context, at.field("delegate")).map(HttpAction::Delegate)
+        }
+        (true, None, None, None) => {
+            at.error(format_args!("the route leads nowhere: write one of {ENDS}"));
             None
         }
         _ => {
-            at.error(
-                "the route leads to several ends: keep one of route, redirect, directResponse",
-            );
+            at.error(format_args!(
+                "the route leads to several ends: keep one of {ENDS}"
+            ));
             None
         }
     }

@@ -1,7 +1,9 @@
 //! Where routes of a `VirtualService` lead: destinations with their shares, and mirrors.
 
+use weft_model::name::is_dns_label;
 use weft_model::{
-    Destination, Hostname, HostnameError, Mirror, Percent, PortNumber, RouteDestination, Weight,
+    Destination, Hostname, HostnameError, Kind, Mirror, Namespace, ObjectRef, Percent, PortNumber,
+    RouteDestination, Weight,
 };
 
 use super::message as pb;
@@ -72,59 +74,72 @@ pub(super) fn destination_of(
     })
 }
 
-#[allow(clippy::needless_pass_by_value)] // taken apart
-pub(super) fn mirrors_of(
+/// The older fields for one mirror: where to, and of how many requests.
+pub(super) fn mirror_of(
     mirror: Option<pb::Destination>,
-    mirrors: Vec<pb::HttpMirrorPolicy>,
-    percent: Option<weft_proto::pb::google::protobuf::UInt32Value>,
-    percentage: Option<pb::Percent>,
+    percent: Option<&weft_proto::pb::google::protobuf::UInt32Value>,
+    percentage: Option<&pb::Percent>,
     context: &Context<'_>,
     at: &At<'_>,
-) -> Vec<Mirror> {
-    if mirror.is_some() && !mirrors.is_empty() {
-        at.field("mirror")
-            .error("cannot stand beside mirrors: keep one of them");
-    }
-    let whole = match (percentage, percent) {
+) -> (Option<Destination>, Option<Percent>) {
+    let share = match (percentage, percent) {
         (Some(pb::Percent { value }), _) => {
-            at.field("mirrorPercentage").field("value").percent(value)
+            at.field("mirrorPercentage").field("value").percent(*value)
         }
         (None, Some(percent)) => at.field("mirrorPercent").percent(f64::from(percent.value)),
-        (None, None) => Some(Percent::ALL),
+        (None, None) => None,
     };
+    let place = at.field("mirror");
+    let mirror = mirror.and_then(|mirror| destination_of(mirror, context, place));
+    (mirror, share)
+}
+
+pub(super) fn mirrors_of(
+    mirrors: Vec<pb::HttpMirrorPolicy>,
+    context: &Context<'_>,
+    list: At<'_>,
+) -> Vec<Mirror> {
     let mut result = Vec::new();
-    if let Some(mirror) = mirror {
-        let destination = destination_of(mirror, context, at.field("mirror"));
-        result.extend(destination.zip(whole).map(|(destination, percent)| Mirror {
-            destination,
-            percent,
-        }));
-    }
-    let list = at.field("mirrors");
     for (index, item) in mirrors.into_iter().enumerate() {
         let at = list.index(index);
         let pb::HttpMirrorPolicy {
             destination,
             percentage,
         } = item;
-        let percent = match percentage {
-            Some(pb::Percent { value }) => at.field("percentage").field("value").percent(value),
-            None => Some(Percent::ALL),
-        };
+        let percent = percentage.and_then(|pb::Percent { value }| -> Option<Percent> {
+            at.field("percentage").field("value").percent(value)
+        });
         let Some(destination) = destination else {
             at.field("destination")
                 .error("there is no destination: name a host");
             continue;
         };
         let destination = destination_of(destination, context, at.field("destination"));
-        result.extend(
-            destination
-                .zip(percent)
-                .map(|(destination, percent)| Mirror {
-                    destination,
-                    percent,
-                }),
-        );
+        result.extend(destination.map(|destination| Mirror {
+            destination,
+            percent,
+        }));
     }
     result
+}
+
+/// The rule that a route is left to; without a namespace one of the rule's own.
+pub(super) fn delegate_of(
+    message: pb::Delegate,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<ObjectRef> {
+    let pb::Delegate { name, namespace } = message;
+    let namespace = if namespace.is_empty() {
+        Some(context.namespace().clone())
+    } else {
+        at.field("namespace").ok(Namespace::parse(&namespace))
+    };
+    if !name.split('.').all(is_dns_label) {
+        at.field("name").error(format_args!(
+            "\"{name}\" names no VirtualService: write its metadata.name"
+        ));
+        return None;
+    }
+    Some(ObjectRef::new(Kind::VirtualService, namespace?, name))
 }
