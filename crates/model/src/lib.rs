@@ -24,6 +24,7 @@ pub mod protocol;
 pub mod route;
 pub mod service;
 pub mod sidecar;
+pub mod stream;
 
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use cors::CorsPolicy;
@@ -49,3 +50,4 @@ pub use route::{
 };
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
+pub use stream::{StreamDestination, StreamMatch, StreamRoute};

@@ -1,4 +1,4 @@
-//! Routing rules: Istio's `VirtualService` for HTTP, with every name resolved.
+//! Routing rules: Istio's `VirtualService`, with every name resolved.
 //! Knows no route table: which proxy needs which rule is the generators' business.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use crate::cors::CorsPolicy;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{ExportTo, Namespace, ObjectRef, PortNumber, RuleMeta, Weight};
+use crate::stream::StreamRoute;
 
 /// What a rule is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,8 +36,12 @@ pub struct VirtualService {
     pub gateways: Vec<GatewayRef>,
     /// Who sees it.
     pub export_to: ExportTo,
-    /// Routes; the first that matches wins. Never empty.
+    /// Routes of requests; the first that matches wins.
     pub http: Vec<HttpRoute>,
+    /// Routes of TLS connections that are not terminated.
+    pub tls: Vec<StreamRoute>,
+    /// Routes of all other connections.
+    pub tcp: Vec<StreamRoute>,
 }
 
 /// One route.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use weft_model::{
-    CorsPolicy, GatewayRef, HttpAction, MeshSettings, Object, StringMatch, VirtualService,
+    AddressRange, CorsPolicy, GatewayRef, Hostname, HttpAction, MeshSettings, Namespace, Object,
+    PortNumber, StreamMatch, StringMatch, VirtualService,
 };
 use weft_sources::FileStore;
 
@@ -83,4 +84,57 @@ fn a_route_may_be_left_to_another_rule() {
     let delegate = rule("  http:\n  - route: [{destination: {host: a}}]\n");
     assert!(delegate.is_delegate() && !delegate.has_delegates());
     assert_eq!(delegate.gateways, [GatewayRef::Mesh]);
+}
+
+#[test]
+fn routes_of_connections_keep_all_their_conditions() {
+    let found = rule(
+        r#"  hosts: ["*.a.com"]
+  tcp:
+  - match:
+    - destinationSubnets: [10.0.0.0/8, 10.1.2.3]
+      port: 27017
+      sourceLabels: {app: page}
+      sourceNamespace: web
+      gateways: [mesh, other/front]
+    route:
+    - {destination: {host: db, subset: v1}, weight: 3}
+    - {destination: {host: db.other.svc.cluster.local, port: {number: 27018}}}
+  - route: [{destination: {host: db}}]
+  tls:
+  - match: [{sniHosts: [WWW.a.com, "*.b.a.com"], port: 443}]
+    route: [{destination: {host: www.a.com}}]
+"#,
+    );
+    let ranges = ["10.0.0.0/8", "10.1.2.3"].map(|text| AddressRange::parse(text).expect("valid"));
+    let front = GatewayRef::Named {
+        namespace: Namespace::new("other"),
+        name: "front".into(),
+    };
+    let expected = StreamMatch {
+        sni_hosts: Vec::new(),
+        destination_subnets: ranges.to_vec(),
+        port: PortNumber::new(27017).ok(),
+        source_labels: [("app", "page")].into_iter().collect(),
+        source_namespace: Some(Namespace::new("web")),
+        gateways: vec![GatewayRef::Mesh, front],
+    };
+    assert_eq!(found.tcp[0].matches, [expected]);
+    let [first, second] = &found.tcp[0].destinations[..] else {
+        panic!("{:?}", found.tcp)
+    };
+    assert_eq!(first.destination.host.as_str(), "db.shop.svc.cluster.local");
+    assert_eq!(
+        (first.destination.subset.as_deref(), first.weight.0),
+        (Some("v1"), 3)
+    );
+    assert_eq!(second.destination.port.map(PortNumber::get), Some(27018));
+    assert_eq!(second.weight.0, 0);
+    assert!(found.tcp[1].matches.is_empty() && found.http.is_empty());
+    let names: Vec<&str> = found.tls[0].matches[0]
+        .sni_hosts
+        .iter()
+        .map(Hostname::as_str)
+        .collect();
+    assert_eq!(names, ["www.a.com", "*.b.a.com"]);
 }

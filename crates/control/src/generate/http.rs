@@ -2,6 +2,7 @@
 //! which listener it is for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Name;
 use weft_model::{AccessLogEncoding, MeshSettings};
@@ -27,7 +28,10 @@ use crate::pb::listener::v3::Filter;
 use crate::pb::protobuf::Any;
 use crate::pb::route::v3::RouteConfiguration;
 use crate::pb::router::Router;
-use crate::pb::tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use crate::pb::tcp_proxy::{
+    TcpProxy,
+    tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+};
 use crate::pb::{self, any, bool_value, filter, seconds};
 
 /// Network filter name of the HTTP connection manager.
@@ -147,12 +151,40 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
 }
 
 /// A filter that forwards bytes to one cluster.
-pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, idle: Option<std::time::Duration>) -> Filter {
+pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, idle: Option<Duration>) -> Filter {
+    let to = ClusterSpecifier::Cluster(cluster.to_owned());
+    forward_bytes(mesh, cluster, to, idle)
+}
+
+/// A filter that divides connections among clusters.
+pub(crate) fn tcp_split(
+    mesh: &MeshSettings,
+    stat_prefix: &str,
+    clusters: &[(Arc<str>, u32)],
+    idle: Option<Duration>,
+) -> Filter {
+    let clusters = clusters.iter().map(|(name, weight)| ClusterWeight {
+        name: name.to_string(),
+        weight: *weight,
+        ..ClusterWeight::default()
+    });
+    let to = ClusterSpecifier::WeightedClusters(WeightedCluster {
+        clusters: clusters.collect(),
+    });
+    forward_bytes(mesh, stat_prefix, to, idle)
+}
+
+fn forward_bytes(
+    mesh: &MeshSettings,
+    stat_prefix: &str,
+    to: ClusterSpecifier,
+    idle: Option<Duration>,
+) -> Filter {
     filter(
         TCP_PROXY,
         &TcpProxy {
-            stat_prefix: cluster.to_owned(),
-            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            stat_prefix: stat_prefix.to_owned(),
+            cluster_specifier: Some(to),
             idle_timeout: idle.map(pb::duration),
             access_log: access_log(mesh).into_iter().collect(),
             ..TcpProxy::default()

@@ -15,5 +15,6 @@ pub(crate) mod metadata;
 pub(crate) mod names;
 mod policies;
 pub(crate) mod routes;
+mod streams;
 pub(crate) mod tls;
 pub(crate) mod virtual_hosts;

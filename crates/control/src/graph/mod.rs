@@ -10,6 +10,7 @@ mod load;
 mod outbound;
 mod proxy;
 mod scope;
+mod streams;
 mod value;
 
 use std::collections::BTreeSet;
@@ -73,11 +74,11 @@ impl Recipe for Mesh {
             }
             Key::PortShard(scope, shard) => outbound::port_shard(cx, scope, *shard),
             Key::WildcardPorts(scope) => outbound::wildcard_ports(cx, scope),
-            Key::VipListeners(scope, binding, shard) => {
-                outbound::vip_listeners(cx, scope, *binding, *shard)
+            Key::VipListeners(caller, binding, shard) => {
+                outbound::vip_listeners(cx, caller, *binding, *shard)
             }
-            Key::WildcardListener(scope, binding, port) => {
-                outbound::wildcard_listener(cx, scope, *binding, *port)
+            Key::WildcardListener(caller, binding, port) => {
+                outbound::wildcard_listener(cx, caller, *binding, *port)
             }
             Key::OutboundHost(host) => hosts::outbound_host(cx, host),
             Key::HostChunk(reader, name, shard) => hosts::host_chunk(cx, reader, *name, *shard),
@@ -100,7 +101,7 @@ impl Recipe for Mesh {
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
             Key::ClusterView(scope, kind) => proxy::cluster_view(cx, scope, *kind),
             Key::EndpointView(scope, kind) => proxy::endpoint_view(cx, scope, *kind),
-            Key::OutboundListeners(scope, binding) => proxy::listener_view(cx, scope, *binding),
+            Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
             Key::GrpcRouteView(reader) => proxy::grpc_route_view(cx, reader),

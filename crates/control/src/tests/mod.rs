@@ -11,6 +11,7 @@ mod oracle;
 mod resources;
 mod short_names;
 mod speed;
+mod streams;
 mod worlds;
 
 use std::collections::BTreeMap;

@@ -123,10 +123,9 @@ fn service(random: &mut Random, name: &str) -> String {
 
 fn virtual_service(random: &mut Random, name: &str) -> String {
     let mut out = head("VirtualService", name, random.pick(&NAMESPACES));
+    let host = random.pick(&[&HOSTS[..], &["free.example.org", "*.svc.cluster.local"]].concat());
     let delegate = random.chance(20);
     if !delegate {
-        let host =
-            random.pick(&[&HOSTS[..], &["free.example.org", "*.svc.cluster.local"]].concat());
         let _ = write!(out, "\n  hosts: ['{host}']");
         out += random.pick(&[
             "",
@@ -135,6 +134,12 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
         ]);
     }
     out += export(random);
+    if !delegate && random.chance(30) {
+        streams(random, &mut out, host);
+        if random.chance(50) {
+            return out;
+        }
+    }
     out += "\n  http:";
     for _ in 0..=random.below(2) {
         let condition = random.pick(&[
@@ -167,6 +172,41 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
         };
     }
     out
+}
+
+/// Routes of TCP and TLS connections.
+fn streams(random: &mut Random, out: &mut String, host: &str) {
+    let name = format!("sniHosts: ['{host}']");
+    let kind = random.pick(&["tcp", "tls"]);
+    let _ = write!(out, "\n  {kind}:");
+    for _ in 0..=random.below(2) {
+        let mut conditions = vec![random.pick(&[
+            "",
+            "port: 80",
+            "sourceLabels: {tier: beta}",
+            "sourceNamespace: b",
+            "destinationSubnets: [10.96.0.0/16, 10.0.0.1]",
+            "gateways: [b/public]",
+        ])];
+        if kind == "tls" {
+            conditions.push(&name);
+        }
+        conditions.retain(|text| !text.is_empty());
+        let target = HOSTS[random.below(7)];
+        let _ = write!(
+            out,
+            "\n  - match: [{{{}}}]\n    route: [{{destination: {{host: {target}, subset: v1}}, weight: {}}}, {{destination: {{host: {target}}}, weight: 1}}]",
+            conditions.join(", "),
+            random.below(9)
+        );
+        if random.chance(30) {
+            let _ = write!(
+                out,
+                "\n  - match: [{{{}}}]\n    route: [{{destination: {{host: {target}}}}}]",
+                conditions.join(", ")
+            );
+        }
+    }
 }
 
 fn destination_rule(random: &mut Random, name: &str) -> String {

@@ -13,6 +13,7 @@ mod virtual_service_destination;
 mod virtual_service_fault;
 mod virtual_service_headers;
 mod virtual_service_match;
+mod virtual_service_stream;
 pub(crate) mod workload_entry;
 
 /// Istio's messages.

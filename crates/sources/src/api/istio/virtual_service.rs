@@ -17,6 +17,7 @@ use super::virtual_service_destination::{
 use super::virtual_service_fault::{MILLISECOND, fault_of, retries_of, status_of};
 use super::virtual_service_headers::{header_operations, is_authority};
 use super::virtual_service_match::{gateway_ref, http_match};
+use super::virtual_service_stream::{tcp_route, tls_route};
 use crate::check::{At, Context, optional};
 
 pub(crate) fn convert(
@@ -32,12 +33,16 @@ pub(crate) fn convert(
         tcp,
         export_to,
     } = message;
-    at.field("tls").refuse(!tls.is_empty());
-    at.field("tcp").refuse(!tcp.is_empty());
     let delegated = hosts.is_empty();
     if delegated && !gateways.is_empty() {
         at.field("gateways")
             .error("a rule without hosts has the gateways of those that delegate to it: remove this, or name hosts");
+    }
+    for (field, set) in [("tls", !tls.is_empty()), ("tcp", !tcp.is_empty())] {
+        if delegated && set {
+            at.field(field)
+                .error("only http routes can be delegated: remove this, or name hosts");
+        }
     }
     if http.is_empty() && tls.is_empty() && tcp.is_empty() {
         at.field("http")
@@ -50,6 +55,12 @@ pub(crate) fn convert(
     for (index, route) in http.into_iter().enumerate() {
         routes.extend(http_route(route, delegated, context, list.index(index)));
     }
+    let (list, mut streams) = (at.field("tls"), Vec::with_capacity(tls.len()));
+    for (index, route) in tls.into_iter().enumerate() {
+        streams.extend(tls_route(route, &hosts, context, list.index(index)));
+    }
+    let list = at.field("tcp");
+    let tcp = tcp.into_iter().enumerate();
     VirtualService {
         meta: context.meta(),
         hosts,
@@ -60,6 +71,10 @@ pub(crate) fn convert(
             context.settings.default_virtual_service_export_to.as_ref(),
         ),
         http: routes,
+        tls: streams,
+        tcp: tcp
+            .filter_map(|(index, route)| tcp_route(route, context, list.index(index)))
+            .collect(),
     }
 }
 

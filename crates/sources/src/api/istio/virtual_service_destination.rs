@@ -20,7 +20,7 @@ pub(super) fn destinations(
     at: At<'_>,
 ) -> Option<Vec<RouteDestination>> {
     let count = list.len();
-    let mut total: u64 = 0;
+    let mut weights = Vec::with_capacity(count);
     let mut result = Vec::with_capacity(count);
     for (index, item) in list.into_iter().enumerate() {
         let at = at.index(index);
@@ -31,7 +31,7 @@ pub(super) fn destinations(
         } = item;
         let headers = header_operations(headers, at.field("headers"));
         let weight = at.field("weight").count(weight).unwrap_or(0);
-        total += u64::from(weight);
+        weights.push(weight);
         let Some(destination) = destination else {
             at.field("destination")
                 .error("there is no destination: name a host");
@@ -44,12 +44,18 @@ pub(super) fn destinations(
             headers,
         }));
     }
-    if count > 1 && total == 0 {
+    check_weights(&weights, at);
+    (result.len() == count).then_some(result)
+}
+
+/// Whether the shares of several destinations are such that a proxy can divide by them.
+pub(super) fn check_weights(weights: &[u32], at: At<'_>) {
+    let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    if weights.len() > 1 && total == 0 {
         at.error("the weights add up to 0: give at least one destination a weight");
     } else if total > u64::from(u32::MAX) {
         at.error("the weights add up to more than 4294967295: use smaller ones");
     }
-    (result.len() == count).then_some(result)
 }
 
 pub(super) fn destination_of(
