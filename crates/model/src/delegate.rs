@@ -8,6 +8,10 @@ use std::sync::Arc;
 use crate::name::ObjectRef;
 use crate::route::{GatewayRef, HttpAction, HttpMatch, HttpRoute, StringMatch, VirtualService};
 
+/// Conditions that a rule may have together with its delegates; each of a delegate's is written
+/// once for each of the root's.
+const MAX_CONDITIONS: usize = 1 << 16;
+
 /// A rule with the routes of its delegates in their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
@@ -48,6 +52,7 @@ impl VirtualService {
     ) -> Resolved {
         let mut http = Vec::with_capacity(self.http.len());
         let (mut delegates, mut problems) = (Vec::new(), Vec::new());
+        let mut conditions = 0_usize;
         for (index, root) in self.http.iter().enumerate() {
             let HttpAction::Delegate(name) = &root.action else {
                 http.push(root.clone());
@@ -65,6 +70,14 @@ impl VirtualService {
                 continue;
             }
             for (place, route) in found.iter().flat_map(|rule| rule.http.iter()).enumerate() {
+                let pairs = root.matches.len().max(1) * route.matches.len().max(1);
+                conditions = conditions.saturating_add(pairs);
+                if conditions > MAX_CONDITIONS {
+                    problem(format!(
+                        "from http[{place}] of {name} on the routes are left out: there would be more than {MAX_CONDITIONS} conditions"
+                    ));
+                    break;
+                }
                 match merged(root, route) {
                     Some(route) => http.push(route),
                     None => problem(format!(
@@ -319,6 +332,51 @@ mod tests {
         assert_eq!(merged_matches(&root, &outside), None);
         assert_eq!(merged_matches(&root, &[]), Some(root.to_vec()));
         assert_eq!(merged_matches(&[], &root), Some(root.to_vec()));
+    }
+
+    #[test]
+    fn conditions_do_not_multiply_without_end() {
+        let (namespace, many) = (crate::Namespace::new("a"), vec![path(prefix("/a")); 300]);
+        let rule = |hosts, matches, action| VirtualService {
+            meta: crate::RuleMeta {
+                origin: ObjectRef::new(crate::Kind::VirtualService, namespace.clone(), "x"),
+                created: None,
+            },
+            hosts,
+            gateways: vec![GatewayRef::Mesh],
+            export_to: crate::ExportTo::All,
+            http: vec![HttpRoute {
+                name: "".into(),
+                matches,
+                action,
+                rewrite: None,
+                timeout: None,
+                retries: None,
+                fault: None,
+                mirror: None,
+                mirror_percent: None,
+                mirrors: Vec::new(),
+                headers: crate::HeaderOperations::default(),
+                cors: None,
+            }],
+            tls: Vec::new(),
+            tcp: Vec::new(),
+        };
+        let name = ObjectRef::new(crate::Kind::VirtualService, namespace.clone(), "y");
+        let host = crate::Hostname::parse("a.com").expect("valid");
+        let to = HttpAction::Delegate(name);
+        let root = rule(vec![host], many.clone(), to);
+        let respond = HttpAction::Respond(crate::DirectResponse {
+            status: 200,
+            body: crate::ResponseBody::Empty,
+        });
+        let delegate = Arc::new(rule(Vec::new(), many, respond));
+        let resolved = root.resolve(&mut |_| Some(Arc::clone(&delegate)));
+        assert!(resolved.rule.http.is_empty());
+        assert!(
+            resolved.problems[0].text.contains("more than 65536"),
+            "{resolved:?}"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use weft_model::{MeshSettings, OutboundTrafficPolicy, PortNumber, Protocol};
 use weft_xds::{Resource, TypeUrl};
 
 use super::http::{self, Routes, Side};
-pub(crate) use super::streams::{TcpChain, TcpTarget};
+pub(crate) use super::streams::{MatchKey, TcpChain, TcpTarget};
 use super::{names, routes, virtual_hosts};
 use crate::emit::{Emitted, Origins};
 use crate::node::Interception;

@@ -39,6 +39,13 @@ pub(crate) enum TcpTarget {
     },
 }
 
+/// Server names and networks without their host bits, as sets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct MatchKey {
+    names: BTreeSet<String>,
+    networks: BTreeSet<(IpAddr, u8)>,
+}
+
 impl TcpChain {
     /// The match; nothing if it takes every connection.
     pub(super) fn condition(&self) -> Option<FilterChainMatch> {
@@ -68,12 +75,13 @@ impl TcpChain {
         self.sni.iter().map(AsRef::as_ref).collect()
     }
 
-    /// Whether a proxy could not tell the two apart.
-    pub(crate) fn same_match(&self, other: &Self) -> bool {
-        let networks = |ranges: &[AddressRange]| -> BTreeSet<(IpAddr, u8)> {
-            specific(ranges).map(network).collect()
-        };
-        self.names() == other.names() && networks(&self.ranges) == networks(&other.ranges)
+    /// What the chain matches; a proxy cannot tell two apart that have the same.
+    pub(crate) fn match_key(&self) -> MatchKey {
+        let names = self.names().into_iter();
+        MatchKey {
+            names: names.map(str::to_owned).collect(),
+            networks: specific(&self.ranges).map(network).collect(),
+        }
     }
 
     pub(super) fn filter(&self, mesh: &MeshSettings) -> Filter {

@@ -1,6 +1,6 @@
 //! Clusters, endpoints and listeners of visible services. Must never know routes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::key::{Binding, Caller, RuleRefs};
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
 use super::{Cx, Key, Scope, Shard, contain, is_envoy, read, streams};
 use crate::emit::{Chunk, Emitted, origins};
-use crate::generate::listeners::{Chain, Outbound, TcpChain, TcpTarget};
+use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain, TcpTarget};
 use crate::generate::{clusters, endpoints, grpc, listeners, names};
 use crate::node::{Interception, ProxyKind};
 
@@ -285,7 +285,7 @@ pub(super) fn wildcard_listener(
         (false, true) => "::",
         (false, false) => "0.0.0.0",
     };
-    let mut chains: Vec<Chain> = Vec::new();
+    let mut tcp = Chains::default();
     let mut from = Vec::new();
     let has_http = !entry.http.is_empty();
     for shared in &entry.shared {
@@ -300,10 +300,12 @@ pub(super) fn wildcard_listener(
         };
         let own = tcp_chain(&service, port, shared);
         let all = streams::chains(cx, caller, &service, service_port, own);
-        if take(&mut chains, &mut from, all) {
+        if tcp.add(all) {
             from.push(service.origin.clone());
         }
     }
+    let mut chains = tcp.all;
+    from.extend(tcp.from);
     if has_http {
         // On the wildcard address unknown hosts of any protocol may pass: sniff.
         let sniffed = !none_mode || !chains.is_empty();
@@ -328,17 +330,27 @@ pub(super) fn wildcard_listener(
     contain::chunk(cx, &TypeUrl::LISTENER, made)
 }
 
-/// Adds those chains whose match no earlier one has. Whether there were any.
-fn take(chains: &mut Vec<Chain>, from: &mut Vec<ObjectRef>, all: Vec<TcpChain>) -> bool {
-    let before = chains.len();
-    for chain in all {
-        let same = |other: &Chain| matches!(other, Chain::Tcp(other) if other.same_match(&chain));
-        if !chains.iter().any(same) {
-            from.extend(chain.rule.clone());
-            chains.push(Chain::Tcp(chain));
+/// The chains of a listener that forward bytes, each with a match of its own.
+#[derive(Default)]
+struct Chains {
+    all: Vec<Chain>,
+    taken: BTreeSet<MatchKey>,
+    /// The rules behind them.
+    from: Vec<ObjectRef>,
+}
+
+impl Chains {
+    /// Adds those whose match no earlier one has. Whether there were any.
+    fn add(&mut self, more: Vec<TcpChain>) -> bool {
+        let before = self.all.len();
+        for chain in more {
+            if self.taken.insert(chain.match_key()) {
+                self.from.extend(chain.rule.clone());
+                self.all.push(Chain::Tcp(chain));
+            }
         }
+        self.all.len() > before
     }
-    chains.len() > before
 }
 
 /// Whether a service is the one that has a virtual address and port within a scope: the oldest
@@ -410,11 +422,12 @@ pub(super) fn vip_listeners(
             if addresses.is_empty() {
                 continue;
             }
-            let mut chains = Vec::new();
-            let mut from = vec![service.origin.clone()];
+            let mut tcp = Chains::default();
             let own = own_chain(&service, port.number);
-            let all = streams::chains(cx, caller, &service, port, own);
-            take(&mut chains, &mut from, all);
+            tcp.add(streams::chains(cx, caller, &service, port, own));
+            let mut chains = tcp.all;
+            let mut from = tcp.from;
+            from.push(service.origin.clone());
             if port.protocol.is_sniffed() {
                 let route = sniffed_route(&service, port.number);
                 chains.push(Chain::Http {
