@@ -198,16 +198,16 @@ impl Core {
             .collect()
     }
 
-    /// What is held back because proxies would refuse it, over all published views.
+    /// What is held back in published views as proxies would refuse it, or for want of delegates.
     pub fn faults(&self) -> Vec<Fault> {
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        let mut faults = writer.world.delegate_faults();
         let views = writer
             .published
             .values()
             .map(|p| Arc::clone(&p.view))
             .collect::<Vec<_>>();
         drop(writer);
-        let mut faults: Vec<Fault> = Vec::new();
         // Views share most of their pieces.
         let mut looked_at = HashSet::default();
         for chunk in views.iter().flat_map(|view| view.chunks()) {

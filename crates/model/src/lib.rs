@@ -11,6 +11,8 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod cors;
+pub mod delegate;
 pub mod destination;
 pub mod gateway;
 pub mod hostname;
@@ -22,8 +24,11 @@ pub mod protocol;
 pub mod route;
 pub mod service;
 pub mod sidecar;
+pub mod stream;
 
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
+pub use cors::CorsPolicy;
+pub use delegate::{DelegateProblem, Resolved};
 pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, HttpPool, KeyPairFiles,
     LoadBalancer, OutlierDetection, PolicySettings, Subset, TcpKeepalive, TcpPool, TrafficPolicy,
@@ -45,3 +50,4 @@ pub use route::{
 };
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
+pub use stream::{StreamDestination, StreamMatch, StreamRoute};

@@ -4,6 +4,7 @@
 
 mod actions;
 pub(crate) mod clusters;
+mod cors;
 pub(crate) mod endpoints;
 pub(crate) mod gateways;
 pub(crate) mod grpc;
@@ -14,5 +15,6 @@ pub(crate) mod metadata;
 pub(crate) mod names;
 mod policies;
 pub(crate) mod routes;
+mod streams;
 pub(crate) mod tls;
 pub(crate) mod virtual_hosts;

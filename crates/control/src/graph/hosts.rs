@@ -42,11 +42,11 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
         HostTarget::Free(hostname) => hostname,
     };
     let rule = match &host.rule {
-        Some(origin) => cx.virtual_service(origin),
+        Some(origin) => cx.resolved(origin),
         None => None,
     };
     let grpc = host.form == HostForm::Grpc;
-    let mut encoded = rule.as_ref().map(|rule| {
+    let mut encoded = rule.as_ref().map(|(rule, _)| {
         let to = routes::Reader {
             namespace: &reader.scope.namespace,
             labels: &reader.labels,
@@ -78,7 +78,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
     let from = service.map(|s| s.origin.clone()).into_iter();
     Some(HostField {
         bytes: virtual_hosts::field(&shell, &encoded.unwrap_or_default()),
-        origins: origins(from.chain(rule.map(|r| r.meta.origin.clone()))),
+        origins: origins(from.chain(rule.into_iter().flat_map(|(_, objects)| objects))),
         faults: Arc::default(),
     })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weft_model::{
     AddressRange, DestinationRule, ExportTo, Gateway, Hostname, MeshSettings, ObjectRef,
-    PortNumber, Protocol, Service, ServiceEndpoints, ServiceKey, Sidecar, Timestamp,
+    PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar, Timestamp,
     VirtualService,
 };
 use weft_xds::View;
@@ -167,6 +167,7 @@ pub(crate) enum Value {
     Sidecars(Arc<[Arc<Sidecar>]>),
     Services(Arc<BTreeSet<ServiceKey>>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
+    Resolved(Option<Arc<Resolved>>),
     Visible(Arc<Visible>),
     Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),

@@ -2,6 +2,8 @@
 
 mod accepted;
 mod apply;
+mod cors;
+mod delegate;
 mod discovery;
 mod gateway_conflicts;
 mod held_back;
@@ -10,6 +12,7 @@ mod oracle;
 mod resources;
 mod short_names;
 mod speed;
+mod streams;
 mod worlds;
 
 use std::collections::BTreeMap;
