@@ -1,6 +1,7 @@
 //! The state that the writer and the connections share: the engine, the published views, who is
 //! connected and what was pushed to whom. Must never know sockets.
 
+mod news;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +24,7 @@ use crate::engine;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
+use news::News;
 
 /// The shared state.
 pub struct Core {
@@ -170,6 +172,7 @@ impl Core {
     }
 
     fn take_statuses(&self, statuses: Vec<ObjectStatus>) {
+        let mut news = News::default();
         let mut known = self.statuses.lock();
         for status in statuses {
             for problem in &status.problems {
@@ -177,11 +180,15 @@ impl Core {
             }
             let key = status.key();
             if status.state == ObjectState::Removed {
-                known.remove(&key);
+                let before = known.remove(&key);
+                news.removed.extend(before.and_then(|before| before.object));
             } else {
+                news.see(known.get(&key), &status);
                 known.insert(key, status);
             }
         }
+        drop(known);
+        news.tell();
     }
 
     /// Statuses of all objects as their source sees them.

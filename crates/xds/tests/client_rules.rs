@@ -383,3 +383,14 @@ fn pauses_grow_until_a_server_answers() {
     client.machine.response(delta(&CDS, &[], &[]));
     assert!(client.machine.disconnected() <= Duration::from_millis(500));
 }
+
+#[test]
+fn pauses_are_short_again_after_a_stream_that_lasted_without_news() {
+    let mut client = Client::<Delta>::connected(&all());
+    for _ in 0..12 {
+        client.machine.disconnected();
+    }
+    client.machine.connected();
+    client.machine.lasted();
+    assert!(client.machine.disconnected() <= Duration::from_millis(500));
+}

@@ -28,6 +28,8 @@ const BACKLOG: usize = 16;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long opening a stream may take. Some servers send their headers with their first answer.
 const OPEN: Duration = Duration::from_mins(1);
+/// A stream that was open for this long was a good one, whether or not the server had news.
+const LASTING: Duration = Duration::from_secs(5);
 
 /// Why an attempt failed; its text is reported in [`ClientEvent::Disconnected`].
 pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
@@ -280,6 +282,8 @@ struct Driver<P: Protocol> {
     server: usize,
     /// Whether the server of this attempt was reached.
     reached: bool,
+    /// When the stream was opened, if it is open.
+    opened: Option<Instant>,
 }
 
 async fn drive<P: Rpc>(
@@ -297,6 +301,7 @@ async fn drive<P: Rpc>(
         next_request: None,
         server: 0,
         reached: false,
+        opened: None,
     };
     let mut link = Link::Waiting(Instant::now());
     loop {
@@ -398,6 +403,7 @@ impl<P: Rpc> Driver<P> {
             }
             Progress::Opened(stream) => {
                 self.reached = true;
+                self.opened = Some(Instant::now());
                 add(&counters.connects, 1);
                 counters.connected.store(1, Ordering::Relaxed);
                 self.news = Some(ClientEvent::Connected {
@@ -414,6 +420,9 @@ impl<P: Rpc> Driver<P> {
                 counters.connected.store(0, Ordering::Relaxed);
                 self.requests = None;
                 self.next_request = None;
+                if self.opened.take().is_some_and(|at| at.elapsed() >= LASTING) {
+                    self.machine.lasted();
+                }
                 let retry_in = self.machine.disconnected();
                 self.news = Some(ClientEvent::Disconnected { error, retry_in });
                 if !std::mem::take(&mut self.reached) {

@@ -74,6 +74,12 @@ impl<P: Protocol> ClientStream<P> {
         }
     }
 
+    /// The stream has lasted. A server that resumes without news sends nothing, and is well all
+    /// the same: the next pause is short again.
+    pub fn lasted(&mut self) {
+        self.backoff.reset();
+    }
+
     /// The stream is gone or could not be opened. Returns the pause before the next attempt.
     pub fn disconnected(&mut self) -> Duration {
         self.up = false;
