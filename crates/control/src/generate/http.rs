@@ -7,6 +7,7 @@ use prost::Name;
 use weft_model::{AccessLogEncoding, MeshSettings};
 
 use super::routes::FAULT_FILTER;
+use super::tcp::TcpPolicy;
 use crate::pb::accesslog::v3::{AccessLog, access_log};
 use crate::pb::core::v3::{
     Http1ProtocolOptions, SubstitutionFormatString, substitution_format_string::Format,
@@ -138,17 +139,17 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
 }
 
 /// A filter that forwards bytes to one cluster.
-pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, idle: Option<std::time::Duration>) -> Filter {
-    filter(
-        TCP_PROXY,
-        &TcpProxy {
-            stat_prefix: cluster.to_owned(),
-            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
-            idle_timeout: idle.map(pb::duration),
-            access_log: access_log(mesh).into_iter().collect(),
-            ..TcpProxy::default()
-        },
-    )
+pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, policy: Option<&TcpPolicy>) -> Filter {
+    let mut proxy = TcpProxy {
+        stat_prefix: cluster.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        access_log: access_log(mesh).into_iter().collect(),
+        ..TcpProxy::default()
+    };
+    if let Some(policy) = policy {
+        policy.apply(&mut proxy);
+    }
+    filter(TCP_PROXY, &proxy)
 }
 
 fn access_log(mesh: &MeshSettings) -> Option<AccessLog> {

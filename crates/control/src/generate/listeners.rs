@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Message;
 use weft_model::{AddressRange, MeshSettings, OutboundTrafficPolicy, PortNumber, Protocol};
 use weft_xds::{Resource, TypeUrl};
 
 use super::http::{self, Routes, Side};
+use super::tcp::TcpPolicy;
 use super::{names, routes, virtual_hosts};
 use crate::emit::{Emitted, Origins};
 use crate::node::Interception;
@@ -31,7 +31,7 @@ pub(crate) enum Chain {
         cluster: Arc<str>,
         range: Option<AddressRange>,
         sni: Option<Arc<str>>,
-        idle: Option<Duration>,
+        policy: TcpPolicy,
     },
 }
 
@@ -70,12 +70,12 @@ pub(crate) fn outbound(
                 cluster,
                 range,
                 sni,
-                idle,
+                policy,
             } => {
                 sniff_tls |= sni.is_some();
                 (
                     tcp_match(*range, sni.as_deref()),
-                    http::tcp(mesh, cluster, *idle),
+                    http::tcp(mesh, cluster, Some(policy)),
                 )
             }
         };

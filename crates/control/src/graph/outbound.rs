@@ -1,4 +1,4 @@
-//! Clusters, endpoints and listeners of visible services. Must never know routes.
+//! Listeners of visible services. Must never know routes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,124 +7,21 @@ use std::sync::Arc;
 use weft_model::{PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
 use weft_xds::TypeUrl;
 
+use super::clusters::{concatenate, nothing};
 use super::key::{Binding, RuleRefs};
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
-use super::{Cx, Key, Scope, Shard, contain, is_envoy, read};
-use crate::emit::{Chunk, Emitted, origins};
+use super::{Cx, Key, Scope, Shard, contain, places, read};
+use crate::emit::origins;
 use crate::generate::listeners::{Chain, Outbound};
-use crate::generate::{clusters, endpoints, grpc, listeners, names};
-use crate::node::{Interception, ProxyKind};
-
-fn nothing() -> Value {
-    Value::Chunk(Arc::new([]))
-}
-
-pub(super) fn service_clusters(
-    cx: &mut Cx<'_, '_>,
-    key: &ServiceKey,
-    rules: &RuleRefs,
-    kind: ProxyKind,
-) -> Value {
-    let Some(service) = cx.service(key) else {
-        return nothing();
-    };
-    let mesh = cx.mesh();
-    let policies = cx.policies(rules);
-    let by_name = matches!(
-        service.resolution,
-        Resolution::Dns | Resolution::DnsRoundRobin
-    );
-    // An endpoint change must not touch clusters whose endpoints travel apart.
-    let endpoints = if by_name { cx.endpoints(key) } else { None };
-    let made = clusters::of_service(&mesh, &service, endpoints.as_deref(), &policies, kind);
-    contain::chunk(cx, &TypeUrl::CLUSTER, made)
-}
-
-pub(super) fn service_endpoints(
-    cx: &mut Cx<'_, '_>,
-    key: &ServiceKey,
-    rules: &RuleRefs,
-    kind: ProxyKind,
-) -> Value {
-    let Some(service) = cx.service(key) else {
-        return nothing();
-    };
-    let policies = cx.policies(rules);
-    let endpoints = cx.endpoints(key);
-    let made = endpoints::of_service(&service, endpoints.as_deref(), &policies, kind);
-    contain::chunk(cx, &TypeUrl::ENDPOINT, made)
-}
-
-pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleRefs) -> Value {
-    let Some(service) = cx.service(key) else {
-        return nothing();
-    };
-    let policies = cx.policies(rules);
-    contain::chunk(
-        cx,
-        &TypeUrl::CLUSTER,
-        clusters::for_grpc(&service, &policies),
-    )
-}
+use crate::generate::tcp::TcpPolicy;
+use crate::generate::{grpc, listeners, names};
+use crate::node::Interception;
 
 pub(super) fn grpc_listeners(cx: &mut Cx<'_, '_>, key: &ServiceKey, domain: &str) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
     };
     contain::chunk(cx, &TypeUrl::LISTENER, grpc::listeners(&service, domain))
-}
-
-pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
-    if !is_envoy(kind) {
-        return nothing();
-    }
-    let mesh = cx.mesh();
-    contain::chunk(
-        cx,
-        &TypeUrl::CLUSTER,
-        clusters::standing(&mesh, kind == ProxyKind::Sidecar),
-    )
-}
-
-fn chosen(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Arc<[(ServiceKey, RuleRefs)]> {
-    read!(cx, Key::Destinations(Arc::clone(scope), shard), Chosen).unwrap_or_default()
-}
-
-fn concatenate(chunks: impl Iterator<Item = Chunk>) -> Value {
-    let all: Vec<Emitted> = chunks.flat_map(|c| c.to_vec()).collect();
-    Value::Chunk(all.into())
-}
-
-pub(super) fn cluster_chunk(
-    cx: &mut Cx<'_, '_>,
-    scope: &Arc<Scope>,
-    kind: ProxyKind,
-    shard: Shard,
-) -> Value {
-    let chosen = chosen(cx, scope, shard);
-    concatenate(chosen.iter().map(|(service, rules)| {
-        cx.chunk(&if is_envoy(kind) {
-            Key::ServiceClusters(service.clone(), Arc::clone(rules), kind)
-        } else {
-            Key::GrpcClusters(service.clone(), Arc::clone(rules))
-        })
-    }))
-}
-
-pub(super) fn endpoint_chunk(
-    cx: &mut Cx<'_, '_>,
-    scope: &Arc<Scope>,
-    kind: ProxyKind,
-    shard: Shard,
-) -> Value {
-    let chosen = chosen(cx, scope, shard);
-    concatenate(chosen.iter().map(|(service, rules)| {
-        cx.chunk(&Key::ServiceEndpoints(
-            service.clone(),
-            Arc::clone(rules),
-            kind,
-        ))
-    }))
 }
 
 pub(super) fn grpc_listener_chunk(
@@ -239,8 +136,19 @@ fn cluster(service: &Service, port: PortNumber) -> Arc<str> {
     names::outbound(port, "", &service.hostname).into()
 }
 
+/// What the rules for a service say about TCP connections, and which rules.
+fn tcp_policy(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    service: &ServiceKey,
+) -> (TcpPolicy, RuleRefs) {
+    let says = places::of_host(cx, scope, &service.hostname);
+    says.map(|(rules, says)| (TcpPolicy::of(&says, None), rules))
+        .unwrap_or_default()
+}
+
 /// The TCP chain of a service. A TLS service without an address of its own is known by its name.
-fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort) -> Chain {
+fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort, policy: TcpPolicy) -> Chain {
     let by_name = shared.protocol.is_tls() && !service.hostname.is_wildcard();
     let sni = (by_name && (shared.range.is_some() || service.addresses.is_empty()))
         .then(|| service.hostname.as_str().into());
@@ -250,7 +158,7 @@ fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort) -> Chain 
         cluster: cluster(service, port),
         range: shared.range,
         sni,
-        idle: None,
+        policy,
     }
 }
 
@@ -283,10 +191,12 @@ pub(super) fn wildcard_listener(
         if has_http && server_first(shared.protocol) {
             continue;
         }
-        let chain = tcp_chain(&service, port, shared);
+        let (policy, rules) = tcp_policy(cx, scope, &shared.service);
+        let chain = tcp_chain(&service, port, shared, policy);
         if !chains.iter().any(|other| same_match(other, &chain)) {
             chains.push(chain);
             from.push(service.origin.clone());
+            from.extend(rules.iter().cloned());
         }
     }
     if has_http {
@@ -392,11 +302,12 @@ pub(super) fn vip_listeners(
                 }
                 Place::Endpoints => endpoint_addresses(cx, key, port.number),
             };
+            let (tcp, rules) = tcp_policy(cx, scope, key);
             let mut chains = vec![Chain::Tcp {
                 cluster: cluster(&service, port.number),
                 range: None,
                 sni: None,
-                idle: None,
+                policy: tcp,
             }];
             if port.protocol.is_sniffed() {
                 let route = sniffed_route(&service, port.number);
@@ -407,7 +318,11 @@ pub(super) fn vip_listeners(
             }
             for ip in addresses {
                 let bind = ip.to_string();
-                let from = origins([service.origin.clone()]);
+                let from = origins(
+                    [service.origin.clone()]
+                        .into_iter()
+                        .chain(rules.iter().cloned()),
+                );
                 let listener = Outbound {
                     bind: &bind,
                     port: port.number,

@@ -83,7 +83,7 @@ pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard
         }
         let rule = namespaces
             .into_iter()
-            .find_map(|ns| destination_in(cx, ns, &scope.namespace, shard, host));
+            .find_map(|ns| destination_in(cx, ns, scope, shard, host));
         (key.clone(), rule.unwrap_or_default())
     });
     Value::Chosen(chosen.collect())
@@ -92,26 +92,42 @@ pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard
 fn destination_in(
     cx: &mut Cx<'_, '_>,
     namespace: &Namespace,
-    client: &Namespace,
+    scope: &Scope,
     shard: Shard,
     host: &Hostname,
 ) -> Option<RuleRefs> {
+    let client = &scope.namespace;
     let allowed = |f: &&RuleFacts| f.origin.namespace == *client || f.export_to.allows(client);
     let exact = cx.rules(&Key::DestinationIndex(namespace.clone(), shard));
-    if let Some(rules) = exact.get(host).and_then(|rules| together(rules, allowed)) {
+    if let Some(rules) = exact
+        .get(host)
+        .and_then(|rules| together(rules, scope, allowed))
+    {
         return Some(rules);
     }
     let wildcards = cx.rules(&Key::WildcardDestinations(namespace.clone()));
     let (wildcard, _) = most_specific(&wildcards, host, allowed)?;
-    together(wildcards.get(wildcard)?, allowed)
+    together(wildcards.get(wildcard)?, scope, allowed)
 }
 
-/// Of the rules for one host, the first that is allowed and the later ones that are exported at
-/// least as widely: what Istio merges.
-fn together(rules: &[RuleFacts], allowed: impl Fn(&&RuleFacts) -> bool) -> Option<RuleRefs> {
-    let mut rest = rules.iter();
-    let first = rest.find(allowed)?;
-    let others = rest.filter(|facts| facts.export_to.merges_into(&first.export_to));
+/// Of the rules for one host, the first that is for these workloads, else the first that is for
+/// all; and with it the later ones that are exported at least as widely: what Istio merges. As in
+/// Istio, rules that are all for other workloads end the search: nothing holds.
+fn together(
+    rules: &[RuleFacts],
+    scope: &Scope,
+    allowed: impl Fn(&&RuleFacts) -> bool,
+) -> Option<RuleRefs> {
+    let mut rest = rules.iter().filter(allowed).peekable();
+    rest.peek()?;
+    let mine = |f: &RuleFacts| f.selector.is_none() || scope.rules.contains(&f.origin);
+    let Some(first) = rest.find(|f| mine(f)) else {
+        return Some(RuleRefs::default());
+    };
+    let others = rest.filter(|f| {
+        let same = f.selector.is_none() || f.selector == first.selector;
+        same && f.export_to.merges_into(&first.export_to)
+    });
     let all = std::iter::once(first).chain(others);
     Some(all.map(|facts| facts.origin.clone()).collect())
 }

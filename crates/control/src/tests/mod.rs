@@ -1,9 +1,11 @@
 //! The control plane without sockets: YAML in, decoded resources out.
 
 mod accepted;
+mod balancing;
 mod discovery;
 mod gateway_conflicts;
 mod held_back;
+mod localities;
 mod merged_rules;
 mod oracle;
 mod resources;
