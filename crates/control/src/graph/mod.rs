@@ -4,6 +4,7 @@
 
 mod clusters;
 mod contain;
+mod destinations;
 mod gateway;
 mod hosts;
 mod key;
@@ -52,7 +53,7 @@ impl Recipe for Mesh {
         let cx = &mut Cx(reads);
         match key {
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
-            Key::Destinations(scope, shard) => scope::destinations(cx, scope, *shard),
+            Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
             Key::RuleNeeds(rules) => places::rule_needs(cx, rules),
             Key::ShardNeeds(scope, shard) => places::shard_needs(cx, scope, *shard),
