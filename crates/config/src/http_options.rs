@@ -26,6 +26,9 @@ pub struct CommonHttpOptions {
     pub max_connection_duration: Option<Duration>,
     /// Most headers of a message; Envoy's default is 100.
     pub max_headers_count: u32,
+    /// Most bytes of a response's headers, in KiB; only of clusters. Envoy's defaults are 80
+    /// for HTTP/1 and 60 for HTTP/2.
+    pub max_response_headers_kb: Option<u32>,
     /// Reset a stream of that age.
     pub max_stream_duration: Option<Duration>,
     /// Names with underscores; only downstream.
@@ -40,6 +43,7 @@ impl Default for CommonHttpOptions {
             idle_timeout: Some(Duration::from_hours(1)),
             max_connection_duration: None,
             max_headers_count: 100,
+            max_response_headers_kb: None,
             max_stream_duration: None,
             underscores: UnderscoreAction::Allow,
             max_requests_per_connection: None,

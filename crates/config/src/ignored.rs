@@ -156,7 +156,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("hcm.InternalAddressConfig", "unix_sockets", "Weft does not listen on Unix sockets"),
     line("hcm.HttpFilter", "is_optional", "an optional filter that Weft does not have is left out"),
     line("core.HttpProtocolOptions", "max_connection_duration_jitter", TUNING),
-    line("core.HttpProtocolOptions", "max_response_headers_kb", "the HTTP library has a bound of its own"),
+    line("core.HttpProtocolOptions", "max_response_headers_kb", "it is an option of clusters; on a listener Envoy does not use it either"),
     line("core.Http1ProtocolOptions", "use_balsa_parser", TUNING),
     line("core.Http1ProtocolOptions", "allow_custom_methods", "methods are never restricted"),
     line("core.Http1ProtocolOptions", "override_stream_error_on_invalid_http_message", "an HTTP/1 connection with an invalid message is closed"),

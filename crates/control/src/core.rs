@@ -1,17 +1,19 @@
 //! The state that the writer and the connections share: the engine, the published views, who is
 //! connected and what was pushed to whom. Must never know sockets.
 
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use ahash::HashMap;
+use ahash::{HashMap, HashSet};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::Status;
-use weft_model::{MeshSettings, ObjectKey};
-use weft_sources::{Batch, Change, ObjectState, ObjectStatus};
+use weft_model::{MeshSettings, ObjectKey, ServiceKey};
+use weft_sources::{Batch, Change, ObjectState, ObjectStatus, StatusKey};
 use weft_xds::server::Event;
 use weft_xds::server::grpc::{Connection, ConnectionId, Counters, ViewSource};
 use weft_xds::{Mode, TypeUrl, Version, View};
@@ -21,14 +23,6 @@ use crate::engine;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
-
-/// Pushes that are remembered.
-const PUSHES: usize = 1024;
-/// Refusals by proxies that are remembered.
-const REFUSALS: usize = 1024;
-
-/// File, line (0 for named objects), object.
-type StatusKey = (Arc<str>, u32, String);
 
 /// The shared state.
 pub struct Core {
@@ -90,6 +84,8 @@ pub struct TypeState {
     pub in_sync: Option<Version>,
     /// The last refusal since it was in step.
     pub error: Option<String>,
+    /// What is gone but not yet taken from it, since it may need that.
+    pub removals_held: usize,
 }
 
 /// One answer that was sent to one proxy.
@@ -144,8 +140,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn set_ready(&self) {
-        self.ready.store(true, Ordering::Release);
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
     }
 
     /// Whether the configuration was read once and proxies are served.
@@ -153,8 +149,8 @@ impl Core {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Takes batches of the source in and publishes what follows. Changes of endpoints go first:
-    /// traffic must leave an address that is gone before anything else is worked out.
+    /// Takes batches of the source in and publishes what follows, endpoints first where they may
+    /// (see [`in_turn`]).
     pub(crate) fn apply(&self, batches: Vec<Batch>) {
         let mut changes: BTreeMap<ObjectKey, Change> = BTreeMap::new();
         let mut statuses = Vec::new();
@@ -163,10 +159,7 @@ impl Core {
             statuses.extend(batch.statuses);
         }
         self.take_statuses(statuses);
-        let (endpoints, others): (Vec<Change>, Vec<Change>) = changes
-            .into_values()
-            .partition(|change| matches!(change.key, ObjectKey::Endpoints(_)));
-        for part in [endpoints, others] {
+        for part in in_turn(changes) {
             if !part.is_empty() {
                 let mut writer = self.writer.lock();
                 writer.world.apply(&part);
@@ -182,10 +175,7 @@ impl Core {
             for problem in &status.problems {
                 tracing::warn!(%problem, "configuration");
             }
-            let object = status.object.as_ref().map(ToString::to_string);
-            // A named object keeps its entry when lines above it come and go.
-            let line = if object.is_some() { 0 } else { status.line };
-            let key = (Arc::clone(&status.source), line, object.unwrap_or_default());
+            let key = status.key();
             if status.state == ObjectState::Removed {
                 known.remove(&key);
             } else {
@@ -208,19 +198,26 @@ impl Core {
             .collect()
     }
 
-    /// What is held back because proxies would refuse it, over all published views.
+    /// What is held back in published views as proxies would refuse it, or for want of delegates.
     pub fn faults(&self) -> Vec<Fault> {
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        let mut faults = writer.world.delegate_faults();
         let views = writer
             .published
             .values()
             .map(|p| Arc::clone(&p.view))
             .collect::<Vec<_>>();
         drop(writer);
-        let mut faults: Vec<Fault> = Vec::new();
-        for fault in views.iter().flat_map(|v| v.faults()) {
-            if !faults.contains(fault) {
-                faults.push(fault.clone());
+        // Views share most of their pieces.
+        let mut looked_at = HashSet::default();
+        for chunk in views.iter().flat_map(|view| view.chunks()) {
+            if !looked_at.insert(Arc::as_ptr(chunk).cast::<()>()) {
+                continue;
+            }
+            for fault in chunk.iter().flat_map(|emitted| emitted.faults.iter()) {
+                if !faults.contains(fault) {
+                    faults.push(fault.clone());
+                }
             }
         }
         faults
@@ -272,6 +269,26 @@ impl Core {
             writer.world.engine.unpin(&Key::ProxyView(facts));
         }
     }
+}
+
+/// Changes in the two parts in which they are published. Endpoints go first: traffic must leave an
+/// address that is gone before anything else is worked out. Those of a service that changes as
+/// well go with it: one save may take a service away and the rules to another one, and until the
+/// rules are there its old endpoints are the only ones that requests have.
+fn in_turn(changes: BTreeMap<ObjectKey, Change>) -> [Vec<Change>; 2] {
+    let services: BTreeSet<ServiceKey> = changes
+        .keys()
+        .filter_map(|key| match key {
+            ObjectKey::Service(key) => Some(key.clone()),
+            _ => None,
+        })
+        .collect();
+    let goes_first = |change: &Change| match &change.key {
+        ObjectKey::Endpoints(key) => !services.contains(key),
+        _ => false,
+    };
+    let (first, second) = changes.into_values().partition(goes_first);
+    [first, second]
 }
 
 impl Writer {
@@ -375,6 +392,10 @@ impl ViewSource for Core {
                 drop(connections);
                 self.sent(node, type_url, *resources, *removed, *bytes);
             }
+            Event::RemovalsHeld { type_url, held, .. } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.removals_held = *held;
+            }
             Event::StaleNonce { .. } | Event::UnknownType { .. } => {}
             Event::AckOverdue { type_url } => {
                 tracing::warn!(
@@ -404,117 +425,5 @@ impl ViewSource for Core {
             writer.published.remove(&connected.facts);
             writer.world.engine.unpin(&Key::ProxyView(connected.facts));
         }
-    }
-}
-
-impl Core {
-    fn sent(
-        &self,
-        node: Arc<Proxy>,
-        type_url: &TypeUrl,
-        resources: usize,
-        removed: usize,
-        bytes: usize,
-    ) {
-        let mut by_type = self.by_type.lock();
-        let counts = by_type.entry(type_url.clone()).or_default();
-        counts.pushes += 1;
-        counts.bytes += bytes as u64;
-        drop(by_type);
-        let number = self.next_push.fetch_add(1, Ordering::Relaxed);
-        let push = Push {
-            number,
-            at: SystemTime::now(),
-            node,
-            type_url: type_url.clone(),
-            resources,
-            removed,
-            bytes,
-        };
-        let mut pushes = self.pushes.lock();
-        if pushes.len() >= PUSHES {
-            pushes.pop_front();
-        }
-        pushes.push_back(push);
-    }
-
-    /// Drops refusals of contents that are no longer offered.
-    fn forget_repaired(&self, connected: &Connected, type_url: &TypeUrl) {
-        let mut refusals = self.refusals.lock();
-        if refusals.is_empty() {
-            return;
-        }
-        let view = self
-            .writer
-            .lock()
-            .published
-            .get(&connected.facts)
-            .map(|p| Arc::clone(&p.view));
-        refusals.retain(|(refused_type, name), refused| {
-            let current = view.as_ref().and_then(|v| v.view.resource(type_url, name));
-            refused_type != type_url
-                || refused.node != connected.proxy.id
-                || current.is_some_and(|r| Some(r.version) == refused.version)
-        });
-    }
-
-    /// Notes on the source objects what a proxy refused. The stream goes on without the resource,
-    /// whose last accepted form stays in the proxy.
-    fn refused(&self, connected: &Connected, type_url: &TypeUrl, names: &[Arc<str>], error: &str) {
-        self.by_type
-            .lock()
-            .entry(type_url.clone())
-            .or_default()
-            .rejects += 1;
-        let view = {
-            let writer = self.writer.lock();
-            writer
-                .published
-                .get(&connected.facts)
-                .map(|p| Arc::clone(&p.view))
-        };
-        let mut from = BTreeSet::new();
-        let mut refusals = self.refusals.lock();
-        for name in names {
-            let origins = view.as_ref().and_then(|v| v.origins(type_url, name));
-            let resource = view.as_ref().and_then(|v| v.view.resource(type_url, name));
-            let refused = Refused {
-                node: connected.proxy.id.clone(),
-                error: error.to_owned(),
-                version: resource.map(|r| r.version),
-                origins: origins
-                    .iter()
-                    .flat_map(|o| o.iter())
-                    .map(ToString::to_string)
-                    .collect(),
-            };
-            from.extend(refused.origins.iter().cloned());
-            refusals.insert((type_url.clone(), Arc::clone(name)), refused);
-            while refusals.len() > REFUSALS {
-                refusals.pop_first();
-            }
-        }
-        drop(refusals);
-        let objects = self.places(&from);
-        let node = &connected.proxy.id;
-        tracing::warn!(
-            node,
-            ?type_url,
-            ?names,
-            error,
-            ?objects,
-            "refused by a proxy"
-        );
-    }
-
-    /// Where these objects are written: `file:line: Kind/namespace/name`.
-    fn places(&self, objects: &BTreeSet<String>) -> Vec<String> {
-        let statuses = self.statuses.lock();
-        let place = |status: &ObjectStatus| {
-            let object = status.object.as_ref()?.to_string();
-            let place = format!("{}:{}: {object}", status.source, status.line);
-            objects.contains(&object).then_some(place)
-        };
-        statuses.values().filter_map(place).collect()
     }
 }

@@ -148,7 +148,7 @@ fn kind_name(kind: ProxyKind) -> &'static str {
     }
 }
 
-/// `{"proxies": [{"proxy", "kind", "mode", "types": {"CDS": {"acked", "synced", "error"}}}]}`
+/// `{"proxies": [{"proxy", "kind", "mode", "types": {"CDS": {"acked", "synced", "error", "removalsHeld"}}}]}`
 fn syncz(core: &Core) -> Value {
     let proxies = core.connected().into_iter().map(|connected: Connected| {
         let types: serde_json::Map<String, Value> = connected
@@ -160,6 +160,7 @@ fn syncz(core: &Core) -> Value {
                     "acked": version(state.acked),
                     "synced": version(state.in_sync),
                     "error": state.error,
+                    "removalsHeld": state.removals_held,
                 });
                 (type_url.short().to_owned(), value)
             })
@@ -367,11 +368,14 @@ fn objects(core: &Core) -> [Sample; 5] {
     ]
 }
 
-fn work(core: &Core) -> [Sample; 8] {
+fn work(core: &Core) -> [Sample; 12] {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let engine = core.engine_counters();
     let nodes = core.engine_size() as u64;
     let (acks, resumed) = (load(&core.ads.acks), load(&core.ads.resumed));
+    let connected = core.connected();
+    let held = connected.iter().flat_map(|c| c.types.values());
+    let held: usize = held.map(|state| state.removals_held).sum();
     [
         ("weft_xds_acks", "counter", "Answers accepted.", acks),
         (
@@ -379,6 +383,30 @@ fn work(core: &Core) -> [Sample; 8] {
             "counter",
             "Types resumed without sending.",
             resumed,
+        ),
+        (
+            "weft_xds_connections_refused",
+            "counter",
+            "Connections closed because there are too many.",
+            load(&core.ads.connections_refused),
+        ),
+        (
+            "weft_xds_streams_refused",
+            "counter",
+            "Streams refused or ended for a bound or a bad request.",
+            load(&core.ads.streams_refused),
+        ),
+        (
+            "weft_xds_removals_held",
+            "gauge",
+            "Removals held back, since a proxy may need what is gone.",
+            held as u64,
+        ),
+        (
+            "weft_xds_removals_forced",
+            "counter",
+            "Removals held for too long by too many refusals, and sent.",
+            load(&core.ads.removals_forced),
         ),
         (
             "weft_config_batches",

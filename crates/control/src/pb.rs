@@ -11,6 +11,7 @@ pub(crate) use weft_proto::pb::envoy::config::{
 };
 pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::file::v3 as file_log;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::http::cors::v3 as cors;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::router::v3 as router;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::listener::{

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinSet;
 use weft_core::drain::DrainSignal;
 use weft_model::MeshSettings;
-use weft_sources::{FileSource, FileSourceError, Problem, WatchOptions};
+use weft_sources::{
+    Batch, FileSource, FileSourceError, FolderState, ObjectState, Problem, WatchOptions,
+};
 use weft_xds::server::grpc as ads;
 
 use crate::core::Core;
@@ -19,12 +21,20 @@ use crate::monitoring;
 
 /// How long open connections may take to end when the control plane stops.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Connections that wait to be accepted, as many as `TcpListener` lets wait.
+const BACKLOG: u32 = 1024;
+/// Connections of proxies at once.
+const CONNECTIONS: usize = 16_384;
+/// Refused objects that the log names at the start.
+const NAMED: usize = 20;
 
 /// Where the control plane reads and listens.
 #[derive(Clone, Debug)]
 pub struct ControlConfig {
     /// Directory of YAML files that is watched.
     pub config_dir: PathBuf,
+    /// Serve proxies although the directory is empty or a part of it cannot be read at the start.
+    pub serve_incomplete: bool,
     /// File with Istio's `MeshConfig`.
     pub mesh_config: Option<PathBuf>,
     /// Where proxies connect (plaintext ADS); port 0 takes a free one.
@@ -58,9 +68,15 @@ pub enum ControlError {
         /// Why.
         source: std::io::Error,
     },
-    /// The writer thread cannot be started.
-    #[error("cannot start the writer thread: {0}")]
-    Thread(std::io::Error),
+    /// Files are no longer watched: a fault of Weft.
+    #[error("the thread that watches files has ended; please report it with the log")]
+    SourceEnded,
+    /// A part has ended by a panic, so that its state is not to be relied on: a fault of Weft.
+    #[error("a part of the control plane has ended: {0}; please report it with the log")]
+    Part(#[from] tokio::task::JoinError),
+    /// Connections can no longer be accepted.
+    #[error("the ADS server has ended: {0}")]
+    Serve(#[from] tonic::transport::Error),
 }
 
 fn lines(problems: &[Problem]) -> String {
@@ -78,42 +94,38 @@ pub struct ControlPlane {
     /// Bound address of the monitoring server.
     pub monitoring_addr: SocketAddr,
     core: Arc<Core>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    tasks: JoinSet<Result<(), ControlError>>,
 }
 
 impl ControlPlane {
-    /// Starts everything and returns when proxies are served: the directory has been read once.
-    /// Needs a tokio runtime.
+    /// Starts everything and returns when proxies are served: the directory has been read once, as
+    /// a whole, or the drain signal came before. Needs a tokio runtime.
     ///
     /// # Errors
     /// A file cannot be read, an address is taken: see [`ControlError`].
     pub async fn start(config: ControlConfig, drain: DrainSignal) -> Result<Self, ControlError> {
         let mesh = read_mesh(config.mesh_config.as_ref())?;
-        let grpc = listen(config.grpc_addr).await?;
-        let web = listen(config.monitoring_addr).await?;
-        let local = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
-        let grpc_addr = local(&grpc, config.grpc_addr);
-        let monitoring_addr = local(&web, config.monitoring_addr);
+        let grpc = bind(config.grpc_addr)?;
+        let web = listen(bind(config.monitoring_addr)?, config.monitoring_addr)?;
+        let grpc_addr = grpc.local_addr().unwrap_or(config.grpc_addr);
+        let monitoring_addr = web.local_addr().unwrap_or(config.monitoring_addr);
 
         let core = Arc::new(Core::new(mesh.clone()));
-        let mut tasks = vec![tokio::spawn(monitoring::serve(
-            web,
-            Arc::clone(&core),
-            drain.clone(),
-        ))];
+        let mut tasks = JoinSet::new();
+        let monitoring = monitoring::serve(web, Arc::clone(&core), drain.clone());
+        tasks.spawn(async {
+            monitoring.await;
+            Ok(())
+        });
         let mut source = FileSource::start(&config.config_dir, mesh, WatchOptions::default())?;
-        // Before the first batch a proxy that comes back would lose all that it has.
-        if let Some(first) = source.next().await {
-            core.apply(vec![first]);
+        if first_batches(&mut source, &core, &config, &drain).await? {
+            // Only now: a proxy whose connection is refused goes to another replica.
+            let grpc = listen(grpc, config.grpc_addr)?;
+            core.set_ready(true);
+            tasks.spawn(write(source, Arc::clone(&core), drain.clone()));
+            tasks.spawn(serve_ads(grpc, Arc::clone(&core), drain));
+            tracing::info!(%grpc_addr, %monitoring_addr, "control plane serves");
         }
-        core.set_ready();
-        tasks.push(tokio::spawn(write(
-            source,
-            Arc::clone(&core),
-            drain.clone(),
-        )));
-        tasks.push(tokio::spawn(serve_ads(grpc, Arc::clone(&core), drain)));
-        tracing::info!(%grpc_addr, %monitoring_addr, "control plane serves");
         Ok(Self {
             grpc_addr,
             monitoring_addr,
@@ -127,21 +139,28 @@ impl ControlPlane {
         &self.core
     }
 
-    /// Waits until everything has ended after the drain signal.
-    pub async fn finished(self) {
-        for task in self.tasks {
-            // A task that was cancelled or panicked has ended too.
-            let _ = task.await;
+    /// Waits until everything has ended after the drain signal, or one part has ended without it:
+    /// a process that no longer follows its files must not look as if it did.
+    ///
+    /// # Errors
+    /// The part that ended by itself.
+    pub async fn finished(mut self) -> Result<(), ControlError> {
+        while let Some(ended) = self.tasks.join_next().await {
+            let ended = ended.map_err(ControlError::from).flatten();
+            if ended.is_err() {
+                self.core.set_ready(false);
+                return ended;
+            }
         }
+        Ok(())
     }
 
     /// Starts, and serves until the drain signal comes and open connections have ended.
     ///
     /// # Errors
-    /// See [`ControlPlane::start`].
+    /// See [`ControlPlane::start`] and [`ControlPlane::finished`].
     pub async fn run(config: ControlConfig, drain: DrainSignal) -> Result<(), ControlError> {
-        Self::start(config, drain).await?.finished().await;
-        Ok(())
+        Self::start(config, drain).await?.finished().await
     }
 }
 
@@ -157,38 +176,128 @@ fn read_mesh(path: Option<&PathBuf>) -> Result<MeshSettings, ControlError> {
     weft_sources::mesh_config::parse(&name, &text).map_err(ControlError::MeshConfig)
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
-    TcpListener::bind(address)
-        .await
+/// Takes an address without accepting connections there yet.
+fn bind(address: SocketAddr) -> Result<TcpSocket, ControlError> {
+    let bound = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    bound().map_err(|source| ControlError::Listen { address, source })
+}
+
+fn listen(socket: TcpSocket, address: SocketAddr) -> Result<TcpListener, ControlError> {
+    socket
+        .listen(BACKLOG)
         .map_err(|source| ControlError::Listen { address, source })
+}
+
+/// Where batches come from; `None` if the source has ended.
+trait Batches: Send {
+    fn next(&mut self) -> impl Future<Output = Option<Batch>> + Send;
+}
+
+impl Batches for FileSource {
+    async fn next(&mut self) -> Option<Batch> {
+        FileSource::next(self).await
+    }
+}
+
+/// Applies batches until the directory was read as a whole; false if the drain signal came before.
+/// What proxies that come back have is better than a part of it: nothing is known here of what an
+/// earlier process served.
+async fn first_batches(
+    source: &mut impl Batches,
+    core: &Core,
+    config: &ControlConfig,
+    drain: &DrainSignal,
+) -> Result<bool, ControlError> {
+    loop {
+        let batch = tokio::select! {
+            batch = source.next() => batch.ok_or(ControlError::SourceEnded)?,
+            () = drain.wait() => return Ok(false),
+        };
+        let folder = batch.folder;
+        core.apply(vec![batch]);
+        let why = match folder {
+            FolderState::Complete => break,
+            FolderState::Incomplete => "a part of the directory cannot be read",
+            FolderState::Empty => "the directory holds no configuration file",
+        };
+        let config_dir = config.config_dir.display();
+        if config.serve_incomplete {
+            tracing::warn!(%config_dir, why, "serving all the same, as --serve-incomplete says");
+            break;
+        }
+        tracing::error!(
+            %config_dir, why,
+            "not ready: proxies that come back would lose what they have; repair the directory \
+             (a file without objects makes an empty one count), or start with --serve-incomplete"
+        );
+    }
+    name_refused(core);
+    Ok(true)
+}
+
+/// The last good form of an object lives in the process: what is broken at the start has none.
+fn name_refused(core: &Core) {
+    let statuses = core.statuses();
+    let refused: Vec<String> = statuses
+        .iter()
+        .filter(|status| status.state == ObjectState::Refused)
+        .map(|status| match &status.object {
+            Some(object) => format!("{}:{}: {object}", status.source, status.line),
+            None => format!("{}:{}", status.source, status.line),
+        })
+        .collect();
+    if !refused.is_empty() {
+        let objects = refused[..refused.len().min(NAMED)].join(", ");
+        tracing::error!(
+            count = refused.len(), %objects,
+            "refused at the start, so there is no earlier form to keep: served without them"
+        );
+    }
 }
 
 /// Applies batches as they come. There is no fixed wait: what has queued up while the last batch
 /// was worked on becomes the next one, so that an idle control plane answers at once and a busy
 /// one joins what it can.
-async fn write(mut source: FileSource, core: Arc<Core>, drain: DrainSignal) {
+async fn write(
+    mut source: impl Batches,
+    core: Arc<Core>,
+    drain: DrainSignal,
+) -> Result<(), ControlError> {
     loop {
         let first = tokio::select! {
-            batch = source.next() => batch,
-            () = drain.wait() => None,
+            batch = source.next() => batch.ok_or(ControlError::SourceEnded)?,
+            () = drain.wait() => return Ok(()),
         };
-        let Some(first) = first else { return };
         let mut batches = vec![first];
         while let Ok(Some(more)) = tokio::time::timeout(Duration::ZERO, source.next()).await {
             batches.push(more);
         }
         let core = Arc::clone(&core);
         // Milliseconds of computation do not belong among the connections.
-        let _ = tokio::task::spawn_blocking(move || core.apply(batches)).await;
+        tokio::task::spawn_blocking(move || core.apply(batches)).await?;
     }
 }
 
-async fn serve_ads(listener: TcpListener, core: Arc<Core>, drain: DrainSignal) {
+async fn serve_ads(
+    listener: TcpListener,
+    core: Arc<Core>,
+    drain: DrainSignal,
+) -> Result<(), ControlError> {
     let options = ads::Options {
         identifier: Some(format!("weft-control-{}", env!("CARGO_PKG_VERSION")).into()),
         ..ads::Options::default()
     };
     let counters = Arc::clone(&core.ads);
+    let accepted = ads::incoming(listener, CONNECTIONS, Arc::clone(&counters));
     let service = ads::service(Arc::clone(&core), options, counters);
     let ended = {
         let (core, drain) = (Arc::clone(&core), drain.clone());
@@ -200,15 +309,47 @@ async fn serve_ads(listener: TcpListener, core: Arc<Core>, drain: DrainSignal) {
     };
     let server = ads::server_builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended);
+        .serve_with_incoming_shutdown(accepted, ended);
     let late = async {
         drain.wait().await;
         tokio::time::sleep(DRAIN_TIME).await;
     };
     tokio::select! {
-        result = server => if let Err(error) = result {
-            tracing::error!(%error, "the ADS server ended");
-        },
-        () = late => {}
+        result = server => Ok(result?),
+        () = late => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use weft_core::drain;
+
+    use super::*;
+
+    impl Batches for mpsc::Receiver<Batch> {
+        async fn next(&mut self) -> Option<Batch> {
+            self.recv().await
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_watch_is_no_silent_end() {
+        let core = Arc::new(Core::new(MeshSettings::default()));
+        let (batches, source) = mpsc::channel(1);
+        let (drain, signal) = drain::channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(write(source, Arc::clone(&core), signal));
+        batches.send(Batch::default()).await.expect("it is read");
+        drop(batches);
+        let plane = ControlPlane {
+            grpc_addr: ([127, 0, 0, 1], 0).into(),
+            monitoring_addr: ([127, 0, 0, 1], 0).into(),
+            core,
+            tasks,
+        };
+        let ended = plane.finished().await;
+        assert!(matches!(ended, Err(ControlError::SourceEnded)), "{ended:?}");
+        drop(drain);
     }
 }

@@ -12,6 +12,7 @@ use weft_model::{
 };
 use weft_sources::Change;
 
+use crate::emit::{Fault, origins};
 use crate::engine::Engine;
 use crate::graph::{Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
 
@@ -26,8 +27,12 @@ pub(crate) struct World {
     gateways: Vec<Arc<Gateway>>,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
+    /// Rules that leave routes to others.
+    delegating: BTreeSet<ObjectRef>,
     /// Label keys that objects mention, with how many do.
     labels: BTreeMap<Arc<str>, usize>,
+    /// Those that rules for connections mention.
+    stream_labels: BTreeMap<Arc<str>, usize>,
     /// Indexes that the present change has touched.
     touched: Vec<Key>,
 }
@@ -45,7 +50,9 @@ impl World {
             sidecars: HashMap::default(),
             gateways: Vec::new(),
             selectors: HashMap::default(),
+            delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
+            stream_labels: BTreeMap::new(),
             touched: Vec::new(),
         }
     }
@@ -207,7 +214,28 @@ impl World {
         }
     }
 
+    /// What keeps routes of delegates from being in force, proxies or no proxies.
+    pub(crate) fn delegate_faults(&mut self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for origin in self.delegating.clone() {
+            let key = Key::ResolvedRule(origin.clone());
+            if let Value::Resolved(Some(resolved)) = self.engine.pin(&key) {
+                faults.extend(resolved.problems.iter().map(|problem| Fault {
+                    message: problem.text.as_str().into(),
+                    origins: origins([origin.clone(), problem.delegate.clone()]),
+                }));
+            }
+            self.engine.unpin(&key);
+        }
+        faults
+    }
+
     fn virtual_service(&mut self, rule: &Arc<VirtualService>, comes: bool) {
+        if comes && rule.has_delegates() {
+            self.delegating.insert(rule.meta.origin.clone());
+        } else {
+            self.delegating.remove(&rule.meta.origin);
+        }
         if comes {
             let key = Key::VirtualService(rule.meta.origin.clone());
             self.engine
@@ -219,14 +247,26 @@ impl World {
             export_to: rule.export_to.clone(),
             selector: None,
         };
+        let has_streams = !rule.tcp.is_empty() || !rule.tls.is_empty();
         for gateway in &rule.gateways {
             for host in &rule.hosts {
-                self.index(rule_key(gateway, host), host, &facts, comes);
+                if !rule.http.is_empty() {
+                    self.index(rule_key(gateway, host), host, &facts, comes);
+                }
+                if has_streams && *gateway == GatewayRef::Mesh {
+                    self.index(stream_key(host), host, &facts, comes);
+                }
             }
         }
         let matches = rule.http.iter().flat_map(|http| &http.matches);
         let keys = matches.flat_map(|m| m.source_labels.iter().map(|(key, _)| key));
         count_labels(&mut self.labels, keys, comes);
+        let routes = rule.tcp.iter().chain(&rule.tls);
+        let matches = routes.flat_map(|route| &route.matches);
+        let keys = matches.flat_map(|m| m.source_labels.iter().map(|(key, _)| key));
+        let keys: Vec<&str> = keys.collect();
+        count_labels(&mut self.labels, keys.iter().copied(), comes);
+        count_labels(&mut self.stream_labels, keys.into_iter(), comes);
     }
 
     fn destination_rule(&mut self, rule: &Arc<DestinationRule>, comes: bool) {
@@ -335,9 +375,13 @@ impl World {
             }
             _ => {}
         }
-        let keys: BTreeSet<Arc<str>> = self.labels.keys().cloned().collect();
-        let value = Value::LabelKeys(Arc::new(keys));
-        self.engine.set(Key::MentionedLabels, value);
+        for (key, counts) in [
+            (Key::MentionedLabels, &self.labels),
+            (Key::StreamLabels, &self.stream_labels),
+        ] {
+            let keys: BTreeSet<Arc<str>> = counts.keys().cloned().collect();
+            self.engine.set(key, Value::LabelKeys(Arc::new(keys)));
+        }
     }
 
     /// Takes a rule that is gone out of the engine.
@@ -361,6 +405,14 @@ fn rule_key(gateway: &GatewayRef, host: &Hostname) -> Key {
         Key::WildcardRules(gateway.clone())
     } else {
         Key::RuleIndex(gateway.clone(), Shard::of(host.as_str()))
+    }
+}
+
+fn stream_key(host: &Hostname) -> Key {
+    if host.is_wildcard() {
+        Key::WildcardStreams
+    } else {
+        Key::StreamIndex(Shard::of(host.as_str()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The whole control plane over loopback: a directory of YAML on one side, an ADS client and an
 //! HTTP client on the other.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,18 +44,23 @@ async fn start(files: &[(&str, &str)]) -> Running {
         write(directory.path(), name, text);
     }
     let (drain, signal) = drain::channel();
-    let local = "127.0.0.1:0".parse().expect("an address");
-    let config = ControlConfig {
-        config_dir: directory.path().to_owned(),
-        mesh_config: None,
-        grpc_addr: local,
-        monitoring_addr: local,
-    };
+    let config = config(directory.path());
     let control = ControlPlane::start(config, signal).await.expect("starts");
     Running {
         control,
         drain,
         directory,
+    }
+}
+
+fn config(directory: &Path) -> ControlConfig {
+    let local = "127.0.0.1:0".parse().expect("an address");
+    ControlConfig {
+        config_dir: directory.to_owned(),
+        serve_incomplete: false,
+        mesh_config: None,
+        grpc_addr: local,
+        monitoring_addr: local,
     }
 }
 
@@ -125,7 +131,11 @@ impl Sotw {
 }
 
 async fn get(plane: &Running, path: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(plane.control.monitoring_addr)
+    get_from(plane.control.monitoring_addr, path).await
+}
+
+async fn get_from(address: SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address)
         .await
         .expect("connects");
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -253,7 +263,7 @@ async fn delta(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_not_understood_is_told_why() {
-    let plane = start(&[]).await;
+    let plane = start(&[("none.yaml", "# nothing")]).await;
     let mut proxy = Sotw::connect(&plane, "envoy-1", &[TypeUrl::CLUSTER]).await;
     let error = proxy.responses.message().await.expect_err("refused");
     assert!(
@@ -270,7 +280,8 @@ async fn a_drain_ends_streams_and_servers() {
     proxy.next(PATIENCE, None).await.expect("clusters");
     plane.drain.start();
     let ended = tokio::time::timeout(PATIENCE, plane.control.finished()).await;
-    assert!(ended.is_ok(), "the control plane ends");
+    let ended = ended.expect("the control plane ends");
+    ended.expect("as it was asked to");
     assert!(
         proxy
             .responses
@@ -278,4 +289,84 @@ async fn a_drain_ends_streams_and_servers() {
             .await
             .map_or(true, |m| m.is_none())
     );
+}
+
+/// An address that was free a moment ago.
+fn free() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_are_not_served_from_a_directory_that_cannot_be_all() {
+    for (unreadable, repair) in [(None, "a file"), (Some("loop.yaml"), "the link")] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        if let Some(name) = unreadable {
+            write(directory.path(), "mesh.yaml", SERVICE);
+            std::os::unix::fs::symlink(path(name), path(name)).expect("linked");
+        }
+        let (drain, signal) = drain::channel();
+        let config = ControlConfig {
+            grpc_addr: free(),
+            monitoring_addr: free(),
+            ..config(directory.path())
+        };
+        let (ads, web) = (config.grpc_addr, config.monitoring_addr);
+        let starting = tokio::spawn(ControlPlane::start(config, signal));
+        tokio::time::sleep(QUIET).await;
+        assert!(!starting.is_finished(), "it waits for {repair}");
+        let ready = get_from(web, "/ready").await;
+        assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+        let refused = tokio::net::TcpStream::connect(ads).await;
+        assert!(refused.is_err(), "proxies go to another replica");
+        if let Some(name) = unreadable {
+            std::fs::remove_file(path(name)).expect("removed");
+        } else {
+            write(directory.path(), "mesh.yaml", SERVICE);
+        }
+        let started = tokio::time::timeout(PATIENCE, starting).await;
+        let control = started.expect("in time").expect("no panic");
+        let plane = Running {
+            control: control.expect("starts"),
+            drain,
+            directory,
+        };
+        assert!(get(&plane, "/ready").await.starts_with("HTTP/1.1 200"));
+        let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
+        let first = proxy.next(PATIENCE, None).await.expect("clusters");
+        assert_eq!(first.resources.len(), 4);
+        plane.drain.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_not_all_is_served_if_it_is_asked_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (drain, signal) = drain::channel();
+    let config = ControlConfig {
+        serve_incomplete: true,
+        ..config(directory.path())
+    };
+    let started = tokio::time::timeout(PATIENCE, ControlPlane::start(config, signal)).await;
+    started.expect("in time").expect("starts");
+    drain.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_object_does_not_keep_the_others_from_being_served() {
+    let plane = start(&[("mesh.yaml", SERVICE), ("broken.yaml", "kind: [")]).await;
+    assert!(get(&plane, "/ready").await.starts_with("HTTP/1.1 200"));
+    plane.drain.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_the_wait_for_a_directory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (drain, signal) = drain::channel();
+    let run = tokio::spawn(ControlPlane::run(config(directory.path()), signal));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drain.start();
+    let ended = tokio::time::timeout(PATIENCE, run).await.expect("in time");
+    ended.expect("no panic").expect("as it was asked to");
 }

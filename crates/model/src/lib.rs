@@ -12,6 +12,8 @@
 
 pub mod address;
 pub mod balancing;
+pub mod cors;
+pub mod delegate;
 pub mod destination;
 pub mod forwarding;
 pub mod gateway;
@@ -24,12 +26,15 @@ pub mod protocol;
 pub mod route;
 pub mod service;
 pub mod sidecar;
+pub mod stream;
 
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use balancing::{
     ConsistentHash, Distribute, Growth, HashCookie, HashKey, HashTable, LoadBalancer,
     LoadBalancing, LocalityBalancing, LocalityPattern, Number, PriorityLabel, Warmup,
 };
+pub use cors::CorsPolicy;
+pub use delegate::{DelegateProblem, Resolved};
 pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, Http2Keepalive, HttpPool,
     KeyPairFiles, OutlierDetection, PolicySettings, ProxyProtocol, RetryBudget, Subset,
@@ -53,3 +58,4 @@ pub use route::{
 };
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
+pub use stream::{StreamDestination, StreamMatch, StreamRoute};

@@ -1,13 +1,15 @@
-//! Routing rules: Istio's `VirtualService` for HTTP, with every name resolved.
+//! Routing rules: Istio's `VirtualService`, with every name resolved.
 //! Knows no route table: which proxy needs which rule is the generators' business.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cors::CorsPolicy;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
-use crate::name::{ExportTo, Namespace, PortNumber, RuleMeta, Weight};
+use crate::name::{ExportTo, Namespace, ObjectRef, PortNumber, RuleMeta, Weight};
+use crate::stream::StreamRoute;
 
 /// What a rule is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,14 +30,18 @@ pub enum GatewayRef {
 pub struct VirtualService {
     /// Whence it came.
     pub meta: RuleMeta,
-    /// The hosts it speaks for, in the order written.
+    /// The hosts it speaks for, in the order written. Without any it is a delegate.
     pub hosts: Vec<Hostname>,
     /// Where it applies; never empty (`[Mesh]` if nothing was written).
     pub gateways: Vec<GatewayRef>,
     /// Who sees it.
     pub export_to: ExportTo,
-    /// Routes; the first that matches wins. Never empty.
+    /// Routes of requests; the first that matches wins.
     pub http: Vec<HttpRoute>,
+    /// Routes of TLS connections that are not terminated.
+    pub tls: Vec<StreamRoute>,
+    /// Routes of all other connections.
+    pub tcp: Vec<StreamRoute>,
 }
 
 /// One route.
@@ -55,10 +61,16 @@ pub struct HttpRoute {
     pub retries: Option<RetryPolicy>,
     /// Injected faults.
     pub fault: Option<Fault>,
-    /// Copies of requests.
+    /// Where copies of requests go.
+    pub mirror: Option<Destination>,
+    /// Of how many requests `mirror` gets copies; `None` is all.
+    pub mirror_percent: Option<Percent>,
+    /// More copies of requests.
     pub mirrors: Vec<Mirror>,
     /// Header changes for all destinations of the route.
     pub headers: HeaderOperations,
+    /// Who may call from a page of another origin.
+    pub cors: Option<CorsPolicy>,
 }
 
 /// What a route does with a request.
@@ -70,6 +82,8 @@ pub enum HttpAction {
     Redirect(Redirect),
     /// Answers itself.
     Respond(DirectResponse),
+    /// Leaves it to the routes of another rule; see [`VirtualService::resolve`].
+    Delegate(ObjectRef),
 }
 
 /// Conditions that must all hold.
@@ -101,6 +115,8 @@ pub struct HttpMatch {
     pub source_namespace: Option<Namespace>,
     /// Where the condition applies, instead of the rule's gateways; empty inherits them.
     pub gateways: Vec<GatewayRef>,
+    /// Under which name the route is counted; may be empty.
+    pub stat_prefix: Arc<str>,
 }
 
 /// How a text is matched.
@@ -296,8 +312,8 @@ pub enum AbortKind {
 pub struct Mirror {
     /// To where.
     pub destination: Destination,
-    /// Of how many requests.
-    pub percent: Percent,
+    /// Of how many requests; `None` is all.
+    pub percent: Option<Percent>,
 }
 
 /// Header changes in both directions.

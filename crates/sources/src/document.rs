@@ -305,7 +305,11 @@ fn seconds_of(text: &str) -> Option<i64> {
         _ => {
             let sign = if zone.starts_with('-') { -1 } else { 1 };
             let (hours, minutes) = zone.strip_prefix(['+', '-'])?.split_once(':')?;
-            sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60)
+            let part = |text: &str, below: i64| {
+                let number = text.parse::<i64>().ok()?;
+                (0..below).contains(&number).then_some(number)
+            };
+            sign * (part(hours, 24)? * 3600 + part(minutes, 60)? * 60)
         }
     };
     // Days from the civil calendar: years begin in March, so that the leap day is the last.
@@ -337,6 +341,10 @@ mod tests {
             "2024-02-29",
             "2024-13-01T00:00:00Z",
             "2024-02-29T12:30:15",
+            "2024-02-29T12:30:15+9223372036854775807:00",
+            "2024-02-29T12:30:15+00:-9223372036854775808",
+            "2024-02-29T12:30:15+24:00",
+            "2024-02-29T12:30:15+00:60",
         ] {
             assert_eq!(seconds_of(bad), None, "{bad}");
         }

@@ -7,6 +7,7 @@
 //!   is dropped in silence. Of plain Kubernetes documents, only what a mesh reads is looked at.
 //! - An object that becomes invalid keeps its last good form until it is repaired or removed.
 //! - A change is reported only if the meaning changed.
+//! - What cannot be looked at is not gone, and a directory without any file is an accident.
 //!
 //! Never knows xDS.
 #![warn(missing_docs)]
@@ -20,8 +21,9 @@ pub mod registry;
 use weft_model::{Object, ObjectKey};
 
 pub use api::istio::mesh_config;
-pub use registry::file::{Batch, FileSource, FileSourceError, WatchOptions};
-pub use registry::store::{FileStore, Loaded, ObjectState, ObjectStatus, Update, load_once};
+pub use registry::file::{Batch, FileSource, FileSourceError, FolderState, WatchOptions};
+pub use registry::load::{Loaded, load_once};
+pub use registry::store::{FileStore, ObjectState, ObjectStatus, StatusKey, Update};
 pub use weft_proto::Problem;
 
 /// An object that is new, different, or gone.

@@ -261,6 +261,7 @@ fn virtual_services_keep_hosts_gateways_and_matches() {
         source_labels: [("app", "page")].into_iter().collect(),
         source_namespace: Some(Namespace::new("shop")),
         gateways: vec![GatewayRef::Mesh],
+        stat_prefix: text("canary"),
     };
     assert_eq!(canary.matches, [expected]);
 }
@@ -290,11 +291,11 @@ fn routes_keep_what_they_do_with_a_request() {
         (1000, AbortKind::Http(503))
     );
     assert_eq!(
-        canary.mirrors[0].destination.host,
+        canary.mirror.as_ref().expect("given").host,
         host("shadow.shop.svc.cluster.local")
     );
     assert_eq!(
-        canary.mirrors[0].percent,
+        canary.mirror_percent.expect("given"),
         Percent::new(10.0).expect("in range")
     );
     let rewrite = canary.rewrite.as_ref().expect("given");

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use weft_model::MeshSettings;
-use weft_sources::{Batch, FileSource, ObjectState, WatchOptions, load_once};
+use weft_sources::{
+    Batch, FileSource, FolderState, ObjectState, ObjectStatus, WatchOptions, load_once,
+};
 
 fn route(name: &str, weight: u32) -> String {
     format!(
@@ -102,6 +104,7 @@ async fn replacing_a_file_by_emptying_or_removing_it_first_loses_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("a.yaml");
     fs::write(&file, route("a", 1)).expect("written");
+    fs::write(directory.path().join("other.yaml"), "").expect("written");
     let options = WatchOptions {
         missing_for: Duration::from_secs(3),
         ..WatchOptions::default()
@@ -190,5 +193,102 @@ fn paths_are_validated_at_once() {
     assert!(
         told[2].starts_with("/missing.yaml:1: cannot be read: "),
         "{told:?}"
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_cannot_be_looked_at_keeps_its_objects_and_holds_nothing_else_up() {
+    use std::os::unix::fs::symlink;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir(path("sub")).expect("created");
+    for name in ["a", "b", "sub/c"] {
+        let object = name.trim_start_matches("sub/");
+        fs::write(path(&format!("{name}.yaml")), route(object, 1)).expect("written");
+    }
+    let mut source = start(directory.path(), WatchOptions::default());
+    let first = next(&mut source).await;
+    assert_eq!(first.changes.len(), 3);
+    assert_eq!(first.folder, FolderState::Complete);
+
+    // A link to itself cannot be looked at by anyone, root included.
+    let replace = |name: &str| {
+        symlink(path(name), path("link.tmp")).expect("linked");
+        fs::rename(path(name), directory.path().with_extension("away")).expect("moved");
+        fs::rename(path("link.tmp"), path(name)).expect("moved");
+    };
+    replace("a.yaml");
+    let batch = next(&mut source).await;
+    assert_eq!(keys(&batch), Vec::<String>::new(), "{batch:?}");
+    assert_eq!(batch.folder, FolderState::Incomplete);
+    fs::rename(path("sub"), directory.path().with_extension("sub")).expect("moved");
+    symlink(path("sub"), path("sub")).expect("linked");
+    fs::remove_file(path("b.yaml")).expect("removed");
+    let batch = loop {
+        let batch = next(&mut source).await;
+        if !batch.changes.is_empty() {
+            break batch;
+        }
+    };
+    assert_eq!(keys(&batch), ["-VirtualService/default/b"]);
+
+    fs::remove_file(path("a.yaml")).expect("removed");
+    fs::write(path("a.yaml"), route("a", 2)).expect("written");
+    fs::remove_file(path("sub")).expect("removed");
+    fs::rename(directory.path().with_extension("sub"), path("sub")).expect("moved");
+    let mut changes = Vec::new();
+    let last = loop {
+        let batch = next(&mut source).await;
+        changes.extend(keys(&batch));
+        if batch.folder == FolderState::Complete {
+            break batch;
+        }
+    };
+    assert_eq!(changes, ["+VirtualService/default/a"], "{last:?}");
+    let removed = |status: &ObjectStatus| status.state == ObjectState::Removed;
+    assert!(last.statuses.iter().any(removed), "{last:?}");
+    let _ = fs::remove_file(directory.path().with_extension("away"));
+}
+
+#[tokio::test]
+async fn a_directory_that_loses_all_its_files_at_once_is_held() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    for name in ["a", "b"] {
+        fs::write(path(&format!("{name}.yaml")), route(name, 1)).expect("written");
+    }
+    let mut source = start(directory.path(), WatchOptions::default());
+    assert_eq!(next(&mut source).await.changes.len(), 2);
+    for name in ["a.yaml", "b.yaml"] {
+        fs::remove_file(path(name)).expect("removed");
+    }
+    let mut statuses = Vec::new();
+    while statuses.is_empty() {
+        let batch = next(&mut source).await;
+        assert_eq!(keys(&batch), Vec::<String>::new(), "all stays");
+        assert_eq!(batch.folder, FolderState::Empty);
+        statuses = batch.statuses;
+    }
+    let told = statuses[0].problems[0].to_string();
+    assert!(told.contains("what it held stays in force"), "{told}");
+    silent(&mut source, Duration::from_millis(600)).await;
+
+    // The volume is back, with one file less.
+    fs::write(path("a.yaml"), route("a", 1)).expect("written");
+    let mut changes = Vec::new();
+    while changes.is_empty() {
+        let batch = next(&mut source).await;
+        assert_eq!(batch.folder, FolderState::Complete);
+        changes = keys(&batch);
+    }
+    assert_eq!(changes, ["-VirtualService/default/b"]);
+
+    // A file without objects says that it is meant.
+    fs::write(path("none.yaml"), "# nothing\n").expect("written");
+    fs::remove_file(path("a.yaml")).expect("removed");
+    assert_eq!(
+        keys(&next(&mut source).await),
+        ["-VirtualService/default/a"]
     );
 }

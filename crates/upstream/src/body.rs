@@ -85,6 +85,17 @@ impl Body for RequestBody {
     }
 }
 
+/// Why a response's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// What the HTTP library says.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// Passing a part of them on would change their meaning.
+    #[error("the trailers are larger than max_response_headers_kb or max_headers_count")]
+    Trailers,
+}
+
 /// The body of an upstream's response. When it ends, its connection goes back to the pool;
 /// when it is dropped before, the connection (HTTP/1) or stream (HTTP/2) is closed.
 pub struct ResponseBody {
@@ -112,6 +123,15 @@ impl ResponseBody {
         }
     }
 
+    fn within_limits(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        match (frame.trailers_ref(), &self.lease) {
+            (Some(trailers), Some(lease)) if !lease.limits().allow(trailers) => {
+                Err(BodyError::Trailers)
+            }
+            _ => Ok(frame),
+        }
+    }
+
     fn finish(&mut self) {
         if let Some(lease) = self.lease.take() {
             lease.finish();
@@ -129,13 +149,14 @@ impl std::fmt::Debug for ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let frame = frame.map(|frame| frame.map(|frame| self.within_limits(frame?)));
         match &frame {
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) if self.incoming.is_end_stream() => self.finish(),

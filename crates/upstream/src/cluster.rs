@@ -17,6 +17,7 @@ use crate::breaker::{Breaker, Priority};
 use crate::host::{Host, HostShared};
 use crate::host_set::HostSet;
 use crate::outlier::Outcome;
+use crate::pool::downstream::Downstreams;
 use crate::pool::guard::Accounts;
 use crate::random::Random;
 use crate::state::{Snapshot, stat_scope};
@@ -45,6 +46,7 @@ pub(crate) struct Worker {
     pub(crate) id: usize,
     pub(crate) random: Rc<Random>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) downstreams: Rc<Downstreams>,
 }
 
 /// A cluster in one worker.
@@ -162,6 +164,10 @@ impl Cluster {
         for (_, original) in self.original.borrow_mut().drain() {
             original.host.pools.retire();
         }
+    }
+
+    pub(crate) fn downstreams(&self) -> &Downstreams {
+        &self.worker.downstreams
     }
 
     /// Its name.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::Request;
 
-use crate::body::RequestBody;
+use crate::body::{BodyError, RequestBody};
 
 /// What went wrong. The response flag that Envoy shows stands in brackets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,9 +46,12 @@ impl FailureKind {
         }
     }
 
-    /// Why a response's body broke off.
-    pub fn of_body(error: &hyper::Error) -> Self {
-        let source = std::error::Error::source(error);
+    /// Why a body broke off: the HTTP library's error, or a [`BodyError`].
+    pub fn of_body(error: &(dyn std::error::Error + 'static)) -> Self {
+        if let Some(BodyError::Trailers) = error.downcast_ref() {
+            return Self::RemoteReset;
+        }
+        let source = error.source();
         if let Some(h2) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
             return classify_h2(h2);
         }

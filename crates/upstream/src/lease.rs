@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::breaker::Priority;
 use crate::cluster::Cluster;
+use crate::connector::Protocol;
+use crate::header_limits::HeaderLimits;
 use crate::host::Host;
 use crate::pool::Pool;
 use crate::pool::http1::Connection;
@@ -73,6 +75,19 @@ impl Lease {
             carrier: Some(carrier),
             answered: false,
         }
+    }
+
+    /// What its carrier speaks.
+    pub(crate) fn protocol(&self) -> Protocol {
+        match &self.carrier {
+            Some(Carrier::Http2(_)) => Protocol::Http2,
+            Some(Carrier::Http1(..)) | None => Protocol::Http1,
+        }
+    }
+
+    /// How large the response's head and trailers may be.
+    pub(crate) fn limits(&self) -> HeaderLimits {
+        HeaderLimits::of(&self.active.cluster.config.http.common, self.protocol())
     }
 
     /// The response's head is there.

@@ -12,6 +12,7 @@ mod cluster;
 mod connector;
 pub mod dns;
 mod failure;
+mod header_limits;
 mod host;
 mod host_set;
 mod lease;
@@ -25,7 +26,7 @@ mod stats;
 mod store;
 mod tls_context;
 
-pub use body::{BoxError, RequestBody, ResponseBody};
+pub use body::{BodyError, BoxError, RequestBody, ResponseBody};
 pub use breaker::{Breaker, Priority, Resource};
 pub use cluster::{Cluster, PickContext};
 pub use connector::Protocol;
@@ -38,7 +39,7 @@ pub use random::Random;
 pub use send::SendOptions;
 pub use stats::{ClusterStats, HostStats};
 pub use store::{ClusterStatus, ClusterStore};
-pub use tls_context::{Secrets, client_spec, read, server_spec};
+pub use tls_context::{Secrets, check_clients, client_spec, read, server_spec};
 
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,7 @@ impl ClusterManager {
                 id,
                 random: Rc::new(Random::from_os()),
                 registry: Arc::clone(store.registry()),
+                downstreams: Rc::default(),
             },
             slots: RefCell::default(),
         });
@@ -63,6 +64,12 @@ impl ClusterManager {
         let cluster = Cluster::new(Arc::clone(&slot.snapshot), self.worker.clone());
         slot.live = Some(Rc::clone(&cluster));
         Some(cluster)
+    }
+
+    /// A downstream connection ([`crate::SendOptions::downstream_id`]) is over: closes what
+    /// clusters kept for it alone.
+    pub fn downstream_ended(&self, downstream: u64) {
+        self.worker.downstreams.ended(downstream);
     }
 
     /// How many clusters there are.

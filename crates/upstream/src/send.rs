@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
 use weft_net::Stream;
 
 use crate::body::{RequestBody, ResponseBody};
@@ -103,9 +104,13 @@ impl Cluster {
         } else {
             None
         };
+        let downstream = apart.then_some(options.downstream_id);
+        if let Some(downstream) = downstream {
+            self.downstreams().note(downstream, &host.pools);
+        }
         host.pools.pool(Some(PoolKey {
             server_name,
-            downstream: apart.then_some(options.downstream_id),
+            downstream,
         }))
     }
 
@@ -131,7 +136,7 @@ impl Cluster {
             let sent = connection.send.try_send_request(request);
             let lease = Lease::new(active, Carrier::Http1(connection, Rc::clone(pool)));
             match sent.await {
-                Ok(response) => return Ok(with_lease(response, lease, connect)),
+                Ok(response) => return with_lease(response, lease, connect),
                 Err(mut error) => {
                     let back = error.take_message();
                     lease.abandon(back.is_some());
@@ -167,7 +172,7 @@ impl Cluster {
             let sent = stream.send(request);
             let lease = Lease::new(active, Carrier::Http2(stream));
             match sent.await {
-                Ok(response) => return Ok(with_lease(response, lease, connect)),
+                Ok(response) => return with_lease(response, lease, connect),
                 Err(mut error) => {
                     let back = error.take_message();
                     lease.abandon(back.is_some());
@@ -231,17 +236,26 @@ fn with_lease(
     response: Response<hyper::body::Incoming>,
     mut lease: Lease,
     connect: bool,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, SendFailure> {
+    if !lease.limits().allow(response.headers()) {
+        let kind = match lease.protocol() {
+            // Envoy's word for it, though it resets the stream itself.
+            Protocol::Http2 => FailureKind::RemoteReset,
+            Protocol::Http1 => FailureKind::ProtocolError,
+        };
+        lease.abandon(false);
+        return Err(SendFailure::new(kind, ""));
+    }
     lease.answered();
     let status = response.status();
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
-    response.map(|incoming| {
+    Ok(response.map(|incoming| {
         if upgraded {
             ResponseBody::of_upgrade(incoming, lease)
         } else {
             ResponseBody::new(incoming, lease)
         }
-    })
+    }))
 }
 
 /// Origin form with a `host` header (CONNECT: authority form), HTTP/1.1.
@@ -258,6 +272,12 @@ fn fit_http1(request: &mut Request<RequestBody>, connect: bool) {
         request
             .headers_mut()
             .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    if !connect && !framed && request.body().size_hint().exact().is_none() {
+        // Without it the HTTP library drops the body of a GET or HEAD.
+        request
+            .headers_mut()
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let Some(authority) = request.uri().authority() else {
         return;

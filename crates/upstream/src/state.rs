@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use arc_swap::ArcSwapOption;
 use weft_config::Cluster as Config;
 use weft_core::metrics::{Registry, Scope};
 
@@ -38,11 +38,16 @@ pub(crate) struct State {
     outliers_shown: AtomicBool,
     /// Grows whenever a host is ejected or let back.
     epoch: AtomicU64,
-    view: Mutex<Option<Built>>,
+    view: ArcSwapOption<Built>,
 }
 
-/// A view with what it was built from: the epoch and the configuration.
-type Built = (u64, Arc<Config>, Arc<View>);
+/// A view with what it was built from.
+#[derive(Debug)]
+struct Built {
+    epoch: u64,
+    config: Arc<Config>,
+    view: Arc<View>,
+}
 
 impl State {
     pub(crate) fn new(config: &Config, registry: &Registry) -> Self {
@@ -53,7 +58,7 @@ impl State {
             detector: Detector::default(),
             outliers_shown: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
-            view: Mutex::new(None),
+            view: ArcSwapOption::empty(),
         };
         let scope = stat_scope(config);
         registry.register(scope.clone(), &state.stats);
@@ -80,21 +85,34 @@ impl State {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The usable hosts of a snapshot; built by the first worker that needs them.
+    /// The usable hosts of a snapshot. The main thread has built them, or a worker does: two
+    /// that need them at once build them twice, but neither waits.
     pub(crate) fn view(&self, hosts: &Arc<HostSet>, config: &Arc<Config>) -> (u64, Arc<View>) {
         let epoch = self.epoch();
-        let mut slot = self.view.lock();
-        if let Some((built_at, built_for, view)) = &*slot
-            && *built_at == epoch
-            && Arc::ptr_eq(built_for, config)
-            && Arc::ptr_eq(&view.set, hosts)
+        if let Some(built) = &*self.view.load()
+            && built.epoch == epoch
+            && Arc::ptr_eq(&built.config, config)
+            && Arc::ptr_eq(&built.view.set, hosts)
         {
-            return (epoch, Arc::clone(view));
+            return (epoch, Arc::clone(&built.view));
         }
         let view = Arc::new(View::new(Arc::clone(hosts), config));
-        *slot = Some((epoch, Arc::clone(config), Arc::clone(&view)));
+        self.view.store(Some(Arc::new(Built {
+            epoch,
+            config: Arc::clone(config),
+            view: Arc::clone(&view),
+        })));
         self.count_members(hosts);
         (epoch, view)
+    }
+
+    /// Builds what workers will need of a snapshot, tables included, so that no request does.
+    /// A cluster that nobody has used yet is left alone.
+    pub(crate) fn prepare(&self, hosts: &Arc<HostSet>, config: &Arc<Config>) {
+        if self.view.load().is_some() {
+            let (_, view) = self.view(hosts, config);
+            view.build_tables(config);
+        }
     }
 
     /// Sets the membership gauges.

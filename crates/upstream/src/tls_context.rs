@@ -9,9 +9,10 @@ use weft_config::tls::{
     CertificateSource, SanKind as ConfigSan, TlsCertificate, TlsContext, TlsValidation, TlsVersion,
     ValidationSource,
 };
-use weft_config::{DataSource, DownstreamTls, Secret, UpstreamTls};
+use weft_config::{Cluster, DataSource, DownstreamTls, Secret, UpstreamTls};
 use weft_net::tls::{
     ClientSpec, Identity, Pem, SanKind, SanMatcher, ServerSpec, TlsError, Validation, Version,
+    client_config,
 };
 
 /// The files in which systems keep the roots they trust.
@@ -41,6 +42,11 @@ impl Secrets {
     pub fn has_all(&self, context: &TlsContext) -> bool {
         let mut names = context.secret_names();
         names.all(|name| self.0.contains_key(name))
+    }
+
+    /// Whether every secret that a cluster names is known.
+    pub(crate) fn has_all_of(&self, cluster: &Cluster) -> bool {
+        cluster.tls_contexts().all(|tls| self.has_all(&tls.context))
     }
 
     fn certificate(&self, name: &str) -> Result<&TlsCertificate, TlsError> {
@@ -82,6 +88,52 @@ pub fn client_spec(tls: &UpstreamTls, secrets: &Secrets) -> Result<ClientSpec, T
     })
 }
 
+/// Whether what a secret holds can be used at all.
+pub(crate) fn check_secret(secret: &Secret) -> Result<(), TlsError> {
+    let mut spec = ClientSpec {
+        identity: None,
+        validation: Validation::default(),
+        alpn: Vec::new(),
+        versions: (Version::V12, Version::V13),
+    };
+    match &secret.kind {
+        SecretKind::Certificate(certificate) => spec.identity = Some(identity(certificate)?),
+        SecretKind::Validation(validation) => spec.validation = merged(validation, None)?,
+    }
+    client_config(&spec).map(drop)
+}
+
+/// Whether the TLS contexts of clusters can be used with these secrets; those that lack one
+/// are passed over.
+///
+/// # Errors
+/// Names the cluster.
+pub fn check_clients<'a>(
+    clusters: impl IntoIterator<Item = &'a Cluster>,
+    secrets: &Secrets,
+) -> Result<(), String> {
+    // Clusters of a mesh differ in the names they accept, which cannot be wrong here.
+    let mut fine = Vec::new();
+    for cluster in clusters {
+        let contexts = cluster.tls_contexts();
+        for tls in contexts.filter(|tls| secrets.has_all(&tls.context)) {
+            let refused =
+                |error: TlsError| format!("cluster {}: transport_socket: {error}", cluster.name);
+            let spec = client_spec(tls, secrets).map_err(refused)?;
+            let parts = (
+                spec.identity.clone(),
+                spec.validation.trusted_ca.clone(),
+                spec.versions,
+            );
+            if !fine.contains(&parts) {
+                client_config(&spec).map_err(refused)?;
+                fine.push(parts);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What a listener's TLS is made of; see [`weft_net::tls::server_config`].
 ///
 /// # Errors
@@ -110,17 +162,18 @@ fn versions(context: &TlsContext) -> (Version, Version) {
 }
 
 fn identities(context: &TlsContext, secrets: &Secrets) -> Result<Vec<Identity>, TlsError> {
-    let identity = |source: &CertificateSource| {
-        let certificate = match source {
-            CertificateSource::Inline(certificate) => certificate,
-            CertificateSource::Sds(name) => secrets.certificate(name)?,
-        };
-        Ok(Identity {
-            chain: read(&certificate.chain)?,
-            key: read(&certificate.key)?,
-        })
+    let one = |source: &CertificateSource| match source {
+        CertificateSource::Inline(certificate) => identity(certificate),
+        CertificateSource::Sds(name) => identity(secrets.certificate(name)?),
     };
-    context.certificates.iter().map(identity).collect()
+    context.certificates.iter().map(one).collect()
+}
+
+fn identity(certificate: &TlsCertificate) -> Result<Identity, TlsError> {
+    Ok(Identity {
+        chain: read(&certificate.chain)?,
+        key: read(&certificate.key)?,
+    })
 }
 
 fn validation(context: &TlsContext, secrets: &Secrets) -> Result<Option<Validation>, TlsError> {
@@ -131,13 +184,17 @@ fn validation(context: &TlsContext, secrets: &Secrets) -> Result<Option<Validati
             (secrets.validation(name)?, Some(&**defaults))
         }
     };
-    // A combined context merges the secret over its default: lists are appended.
+    merged(own, defaults).map(Some)
+}
+
+/// A combined context merges the secret over its default: lists are appended.
+fn merged(own: &TlsValidation, defaults: Option<&TlsValidation>) -> Result<Validation, TlsError> {
     let trusted_ca = own.trusted_ca.as_ref();
     let trusted_ca = trusted_ca.or(defaults.and_then(|d| d.trusted_ca.as_ref()));
     let system_roots = own.system_roots || defaults.is_some_and(|d| d.system_roots);
     let accept_untrusted = own.accept_untrusted || defaults.is_some_and(|d| d.accept_untrusted);
     let sans = defaults.into_iter().chain([own]);
-    Ok(Some(Validation {
+    Ok(Validation {
         trusted_ca: match trusted_ca {
             _ if accept_untrusted => None,
             Some(source) => Some(read(source)?),
@@ -149,7 +206,7 @@ fn validation(context: &TlsContext, secrets: &Secrets) -> Result<Option<Validati
         } else {
             sans.flat_map(|v| &v.san_matchers).map(san).collect()
         },
-    }))
+    })
 }
 
 fn san(matcher: &weft_config::tls::SanMatcher) -> SanMatcher {

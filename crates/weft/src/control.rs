@@ -20,6 +20,7 @@ pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
             .map_err(|error| format!("listening for signals: {error}"))?;
         let config = ControlConfig {
             config_dir: args.config_dir.clone(),
+            serve_incomplete: args.serve_incomplete,
             mesh_config: args.mesh_config.clone(),
             grpc_addr: args.grpc_addr,
             monitoring_addr: args.monitoring_addr,

@@ -4,8 +4,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use weft_proto::bootstrap::{INLINE_SOURCE, read_bootstrap};
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
 use weft_proto::pb::envoy::config::core::v3::{Locality, Node};
@@ -95,6 +97,7 @@ fn serve(args: &ProxyArgs, bootstrap: BootstrapMessage, log: Log) -> Result<Exit
         .unwrap_or_else(weft_net::worker::default_concurrency)
         .max(1);
     let drain_time = Duration::from_secs(args.drain_time_s);
+    let reopen_logs = Arc::new(Notify::new());
     let options = ProxyOptions {
         bootstrap,
         concurrency: Some(concurrency),
@@ -119,6 +122,7 @@ fn serve(args: &ProxyArgs, bootstrap: BootstrapMessage, log: Log) -> Result<Exit
             ..ServerOptions::default()
         },
         logging: Box::new(log),
+        reopen_logs: Arc::clone(&reopen_logs),
         on_ready: Some(announce(args.admin_address_path.clone())),
     };
     // The main thread only: requests are served by the workers' own runtimes.
@@ -127,7 +131,8 @@ fn serve(args: &ProxyArgs, bootstrap: BootstrapMessage, log: Log) -> Result<Exit
         .build()
         .map_err(|error| format!("starting the runtime: {error}"))?;
     runtime.block_on(async {
-        let drain = stop::drain_on_request(args.lifetime.until_stdin_closes)
+        let with_stdin = args.lifetime.until_stdin_closes;
+        let drain = stop::drain_on_request_as_envoy(with_stdin, reopen_logs)
             .map_err(|error| format!("listening for signals: {error}"))?;
         Box::pin(weft_proxy::run(options, drain))
             .await

@@ -1,10 +1,12 @@
 //! When the process shall end: SIGTERM, Ctrl-C, or the parent's death. The first one starts the
-//! drain, a second one quits at once. Must never know what is drained.
+//! drain, a second one quits at once. A proxy takes signals as Envoy does: SIGUSR1 reopens access
+//! logs, SIGHUP does nothing. Must never know what is drained.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use weft_core::drain::{Drain, DrainSignal};
 
 /// Exit code after a second request to stop, as a shell reports an interrupt.
@@ -14,7 +16,8 @@ const QUIT: i32 = 130;
 pub(crate) struct StopRequests {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
+    /// `None`: a hang-up is no request.
+    hang_up: Option<Signal>,
     stdin: mpsc::Receiver<()>,
     /// Kept so that a process that does not watch its input waits for ever, not not at all.
     _stdin_open: mpsc::Sender<()>,
@@ -27,6 +30,14 @@ impl StopRequests {
     /// # Errors
     /// The operating system refuses the signal handlers.
     pub(crate) fn listen(with_stdin: bool) -> std::io::Result<Self> {
+        let requests = Self::without_hang_up(with_stdin)?;
+        Ok(Self {
+            hang_up: Some(signal(SignalKind::hangup())?),
+            ..requests
+        })
+    }
+
+    fn without_hang_up(with_stdin: bool) -> std::io::Result<Self> {
         let (closed, stdin) = mpsc::channel(1);
         if with_stdin {
             let closed = closed.clone();
@@ -43,7 +54,7 @@ impl StopRequests {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: None,
             stdin,
             _stdin_open: closed,
         })
@@ -54,9 +65,18 @@ impl StopRequests {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hang_up.recv() => "SIGHUP",
+            () = received(&mut self.hang_up) => "SIGHUP",
             _ = self.stdin.recv() => "end of standard input",
         }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -66,8 +86,38 @@ impl StopRequests {
 /// # Errors
 /// See [`StopRequests::listen`].
 pub(crate) fn drain_on_request(with_stdin: bool) -> std::io::Result<DrainSignal> {
+    StopRequests::listen(with_stdin).map(drain_on)
+}
+
+/// Like [`drain_on_request`], with the signals that Envoy does not die from: log rotation sends
+/// SIGUSR1, which notifies `reopen_logs`, and scripts send SIGHUP to whatever runs.
+///
+/// # Errors
+/// See [`StopRequests::listen`].
+pub(crate) fn drain_on_request_as_envoy(
+    with_stdin: bool,
+    reopen_logs: Arc<Notify>,
+) -> std::io::Result<DrainSignal> {
+    let requests = StopRequests::without_hang_up(with_stdin)?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut user = signal(SignalKind::user_defined1())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                Some(()) = hang_up.recv() => tracing::info!("SIGHUP is ignored"),
+                Some(()) = user.recv() => {
+                    tracing::info!("SIGUSR1: reopening access logs");
+                    reopen_logs.notify_one();
+                }
+                else => return,
+            }
+        }
+    });
+    Ok(drain_on(requests))
+}
+
+fn drain_on(mut requests: StopRequests) -> DrainSignal {
     let (drain, heard): (Drain, DrainSignal) = weft_core::drain::channel();
-    let mut requests = StopRequests::listen(with_stdin)?;
     tokio::spawn(async move {
         let first = requests.next().await;
         tracing::info!(
@@ -80,5 +130,5 @@ pub(crate) fn drain_on_request(with_stdin: bool) -> std::io::Result<DrainSignal>
         // What the log holds is on its way already: the writer does not buffer.
         std::process::exit(QUIT);
     });
-    Ok(heard)
+    heard
 }

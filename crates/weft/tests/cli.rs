@@ -1,7 +1,10 @@
 //! The commands as people call them: the built binary, its output and its exit codes.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn weft(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_weft"))
@@ -24,7 +27,7 @@ fn file(name: &str, content: &str) -> PathBuf {
     path
 }
 
-fn validate(path: &std::path::Path) -> Output {
+fn validate(path: &Path) -> Output {
     weft(&["validate", &path.display().to_string()])
 }
 
@@ -178,4 +181,99 @@ fn a_proxy_without_a_bootstrap_says_what_to_give() {
     let output = weft(&["proxy"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("--config-yaml"));
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Running {
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{name}"), self.0.id().to_string()])
+            .status();
+        assert!(sent.expect("kill runs").success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn answers(address: SocketAddr) -> bool {
+    let exchange = || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
+    };
+    exchange().is_ok_and(|text: String| text.ends_with("hello"))
+}
+
+#[test]
+fn a_proxy_takes_signals_as_envoy_does() {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.expect("a port");
+    let log = file("access.log", "");
+    let rotated = log.with_extension("1");
+    let access_log = format!(
+        "stat_prefix: main
+          access_log:
+          - name: file
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: {}",
+        log.display()
+    );
+    let bootstrap = BOOTSTRAP
+        .replace("10000", &address.port().to_string())
+        .replace("stat_prefix: main", &access_log);
+    let path = file("signals.yaml", &bootstrap).display().to_string();
+    let child = Command::new(env!("CARGO_BIN_EXE_weft"))
+        .args(["proxy", "-c", &path, "--concurrency", "1"])
+        .stderr(Stdio::null())
+        .spawn();
+    let mut proxy = Running(child.expect("the binary is built with the test"));
+    eventually("the proxy serves", || answers(address));
+
+    std::fs::rename(&log, &rotated).expect("rotated");
+    proxy.signal("HUP");
+    proxy.signal("USR1");
+    eventually("the log is reopened", || answers(address) && log.exists());
+    assert!(proxy.0.try_wait().expect("a child").is_none(), "it goes on");
+
+    proxy.signal("TERM");
+    eventually("it ends", || proxy.0.try_wait().expect("a child").is_some());
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let output = validate(&examples.join("bookinfo"));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let bootstraps = std::fs::read_dir(examples.join("envoy-bootstrap")).expect("a directory");
+    let mut checked = 0;
+    for bootstrap in bootstraps {
+        let path = bootstrap.expect("an entry").path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
+            let path = path.display().to_string();
+            let output = weft(&["proxy", "-c", &path, "--mode", "validate"]);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 2, "there are examples");
 }

@@ -12,6 +12,9 @@ use crate::pb;
 use crate::resource::{Resource, Version};
 use crate::type_url::TypeUrl;
 
+/// Bytes of a refusal's text that are looked at and kept.
+const ERROR_BYTES: usize = 4096;
+
 const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
 /// Which of the two RPCs a stream is.
@@ -154,7 +157,7 @@ impl Protocol for Sotw {
             node: request.node,
             type_url: request.type_url,
             nonce: request.response_nonce,
-            error: request.error_detail,
+            error: request.error_detail.map(short),
             version: request.version_info,
             names,
             ..Request::default()
@@ -235,7 +238,7 @@ impl Protocol for Delta {
             node: request.node,
             type_url: request.type_url,
             nonce: request.response_nonce,
-            error: request.error_detail,
+            error: request.error_detail.map(short),
             version: String::new(),
             names,
             unsubscribe,
@@ -299,6 +302,19 @@ impl Protocol for Delta {
             ..Default::default()
         }
     }
+}
+
+/// A refusal without more text than is kept; a word that is cut through goes as a whole, since half
+/// of a name may be another one.
+fn short(mut error: pb::Status) -> pb::Status {
+    if error.message.len() > ERROR_BYTES {
+        let end = error.message.floor_char_boundary(ERROR_BYTES);
+        let head = error.message.get(..end).unwrap_or_default();
+        let end = head.rfind(char::is_whitespace).unwrap_or(end);
+        error.message.truncate(end);
+        error.message.shrink_to_fit();
+    }
+    error
 }
 
 fn any(type_url: &TypeUrl, resource: &Resource) -> pb::Any {

@@ -8,12 +8,18 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
 use weft_xds::client::grpc::{DriverConfig, Handle, connect_to, spawn};
 use weft_xds::client::{ClientEvent, ClientOptions, Interest, Refused, Update};
-use weft_xds::pb::Node;
+use weft_xds::pb::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use weft_xds::pb::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
+};
 use weft_xds::server::Event;
 use weft_xds::server::grpc::{
-    Connection, ConnectionId, Counters, Options, ViewSource, server_builder, service,
+    Connection, ConnectionId, Counters, Options, ViewSource, incoming, server_builder, service,
 };
 use weft_xds::{Mode, Resource, ResourceSet, TypeUrl, View};
 
@@ -38,14 +44,11 @@ struct Source {
 }
 
 impl ViewSource for Source {
-    fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, tonic::Status> {
+    fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, Status> {
         if connection.node.id != "me" {
-            return Err(tonic::Status::permission_denied("not you"));
+            return Err(Status::permission_denied("not you"));
         }
-        let views = self
-            .views
-            .try_lock()
-            .map_err(|_| tonic::Status::aborted("busy"))?;
+        let views = self.views.try_lock().map_err(|_| Status::aborted("busy"))?;
         Ok(views.subscribe())
     }
 
@@ -67,6 +70,10 @@ struct Mesh {
 
 impl Mesh {
     async fn start(mode: Mode) -> Self {
+        Self::bounded(mode, 100, Options::default()).await
+    }
+
+    async fn bounded(mode: Mode, connections: usize, options: Options) -> Self {
         let (events_in, events) = mpsc::unbounded_channel();
         let source = Arc::new(Source {
             views: Mutex::new(watch::Sender::new(view(1))),
@@ -75,9 +82,9 @@ impl Mesh {
         let counters = Arc::<Counters>::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let ads = service(source.clone(), Options::default(), counters.clone());
-        let server = server_builder();
-        tokio::spawn(server.serve_with_incoming(ads, TcpListenerStream::new(listener)));
+        let ads = service(source.clone(), options, counters.clone());
+        let accepted = incoming(listener, connections, counters.clone());
+        tokio::spawn(server_builder().serve_with_incoming(ads, accepted));
         let node = Node {
             id: "me".to_owned(),
             ..Default::default()
@@ -254,4 +261,100 @@ async fn a_refused_node_is_told_why() {
             None => panic!("the driver runs"),
         }
     }
+}
+
+/// Why a client without a name cannot get a stream.
+async fn failure(config: DriverConfig) -> String {
+    let mut client = spawn(config);
+    let commands = &client.commands;
+    commands.set_interest(TypeUrl::CLUSTER, Interest::All).await;
+    let failure = async {
+        loop {
+            match client.events.recv().await {
+                Some(ClientEvent::Disconnected { error, .. }) => return error,
+                Some(_) => {}
+                None => panic!("the driver runs"),
+            }
+        }
+    };
+    let failure = tokio::time::timeout(Duration::from_secs(20), failure).await;
+    failure.expect("in time")
+}
+
+fn stranger(address: &str) -> DriverConfig {
+    let options = ClientOptions::new(Node::default());
+    DriverConfig::new(Mode::Sotw, 1, connect_to(vec![address.into()]), options, 1)
+}
+
+#[tokio::test]
+async fn streams_and_connections_are_bounded() {
+    let one = Options {
+        max_streams: 1,
+        ..Options::default()
+    };
+    let mut mesh = Mesh::bounded(Mode::Delta, 2, one).await;
+    mesh.until(1).await;
+    let second = failure(stranger(&mesh.address)).await;
+    assert!(second.contains("too many streams"), "{second}");
+    let refused = mesh.counters.streams_refused.load(Ordering::Relaxed);
+    assert!(refused >= 1);
+
+    let mut mesh = Mesh::bounded(Mode::Delta, 1, Options::default()).await;
+    mesh.until(1).await;
+    failure(stranger(&mesh.address)).await;
+    let refused = mesh.counters.connections_refused.load(Ordering::Relaxed);
+    assert!(refused >= 1);
+    // The place of a connection that ends is free again.
+    let (address, source) = (mesh.address.clone(), Arc::clone(&mesh.source));
+    drop(mesh.client);
+    loop {
+        let error = failure(stranger(&address)).await;
+        if error.contains("not you") {
+            break;
+        }
+    }
+    drop(source);
+}
+
+/// A server that takes calls and never answers them.
+struct Mute;
+
+type Never<T> = tokio_stream::Pending<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Mute {
+    type StreamAggregatedResourcesStream = Never<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Never<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        std::future::pending().await
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_never_accepts_the_stream_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let mute = AggregatedDiscoveryServiceServer::new(Mute);
+    let server = server_builder();
+    tokio::spawn(server.serve_with_incoming(mute, TcpListenerStream::new(listener)));
+    let config = DriverConfig {
+        open_timeout: Duration::from_millis(200),
+        ..stranger(&address)
+    };
+    let error = failure(config).await;
+    assert!(
+        error.contains("did not accept the stream in time"),
+        "{error}"
+    );
 }

@@ -1,6 +1,7 @@
 //! Where two normalised answers differ.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use serde_json::Value;
 
@@ -75,7 +76,7 @@ fn compare(
         (Value::Array(ours), Value::Array(theirs)) => {
             for index in 0..ours.len().max(theirs.len()) {
                 let length = path.len();
-                path.push_str(&format!("[{index}]"));
+                let _ = write!(path, "[{index}]");
                 either(ours.get(index), theirs.get(index), path, add);
                 path.truncate(length);
             }

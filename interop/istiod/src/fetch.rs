@@ -10,9 +10,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use weft_proto::Any;
 use weft_proto::pb::envoy::config::core::v3::Locality;
 use weft_proto::pb::google::protobuf::{Struct, Value as PbValue, value::Kind as PbKind};
+use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use weft_xds::pb::{DiscoveryRequest, DiscoveryResponse, Node as WireNode};
-use weft_xds::TypeUrl;
 
 use crate::Answers;
 use crate::nodes::{Kind, Node};
@@ -28,7 +28,11 @@ pub async fn fetch(address: &str, node: &Node, targets: &[String]) -> Result<Ans
     if node.kind == Kind::Grpc && targets.is_empty() {
         return Ok(Answers::new());
     }
-    let wanted = if node.kind == Kind::Grpc { targets } else { &[] };
+    let wanted = if node.kind == Kind::Grpc {
+        targets
+    } else {
+        &[]
+    };
     let mut stream = Stream::open(address, node, TypeUrl::LISTENER, wanted).await?;
     let listeners = stream.take(TypeUrl::LISTENER, wanted).await?;
     let mut clusters = BTreeMap::new();
@@ -88,12 +92,14 @@ impl Stream {
             locality: Some(locality),
             ..WireNode::default()
         };
-        let first = request(&node, kind, names);
+        let first = request(&node, &kind, names);
         let gone = |_| format!("{address}: no stream");
         requests.send(first).await.map_err(gone)?;
         let call = client.stream_aggregated_resources(ReceiverStream::new(receiver));
         let response = tokio::time::timeout(PATIENCE, call);
-        let response = response.await.map_err(|_| format!("{address}: no stream"))?;
+        let response = response
+            .await
+            .map_err(|_| format!("{address}: no stream"))?;
         let responses = response.map_err(|status| text(&status))?.into_inner();
         Ok(Self {
             node,
@@ -119,7 +125,7 @@ impl Stream {
         kind: TypeUrl,
         names: &[String],
     ) -> Result<BTreeMap<String, Value>, String> {
-        let asked = request(&self.node, kind.clone(), names);
+        let asked = request(&self.node, &kind, names);
         let gone = |_| format!("{kind}: the stream has ended");
         self.requests.send(asked).await.map_err(gone)?;
         self.take(kind, names).await
@@ -148,7 +154,7 @@ impl Stream {
         let accepted = DiscoveryRequest {
             version_info: response.version_info.clone(),
             response_nonce: response.nonce.clone(),
-            ..request(&self.node, kind.clone(), names)
+            ..request(&self.node, &kind, names)
         };
         self.requests.send(accepted).await.map_err(gone)?;
         let resources = response.resources.iter().map(|any| {
@@ -160,7 +166,7 @@ impl Stream {
     }
 }
 
-fn request(node: &WireNode, kind: TypeUrl, names: &[String]) -> DiscoveryRequest {
+fn request(node: &WireNode, kind: &TypeUrl, names: &[String]) -> DiscoveryRequest {
     DiscoveryRequest {
         node: Some(node.clone()),
         type_url: kind.as_str().to_owned(),
@@ -176,15 +182,13 @@ fn name_of(any: &Any, value: &Value) -> String {
 }
 
 /// All texts under `key` in objects under `parent`, anywhere.
-fn named<'v>(
-    values: impl Iterator<Item = &'v Value>,
-    parent: &str,
-    key: &str,
-) -> BTreeSet<String> {
+fn named<'v>(values: impl Iterator<Item = &'v Value>, parent: &str, key: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for value in values {
         walk(value, &mut |name, inner| {
-            if name == parent && let Some(text) = inner.get(key).and_then(Value::as_str) {
+            if name == parent
+                && let Some(text) = inner.get(key).and_then(Value::as_str)
+            {
                 names.insert(text.to_owned());
             }
         });
@@ -196,10 +200,17 @@ fn clusters_of<'v>(routes: impl Iterator<Item = &'v Value>) -> BTreeSet<String> 
     let mut names = BTreeSet::new();
     for route in routes {
         walk(route, &mut |key, inner| {
-            if key == "cluster" && let Some(text) = inner.as_str() {
+            if key == "cluster"
+                && let Some(text) = inner.as_str()
+            {
                 names.insert(text.to_owned());
             }
-            for entry in inner.as_array().filter(|_| key == "clusters").into_iter().flatten() {
+            for entry in inner
+                .as_array()
+                .filter(|_| key == "clusters")
+                .into_iter()
+                .flatten()
+            {
                 names.extend(entry.get("name").and_then(Value::as_str).map(str::to_owned));
             }
         });
@@ -208,7 +219,9 @@ fn clusters_of<'v>(routes: impl Iterator<Item = &'v Value>) -> BTreeSet<String> 
 }
 
 fn services(clusters: &BTreeMap<String, Value>) -> BTreeSet<String> {
-    let by_eds = clusters.iter().filter(|(_, cluster)| cluster["type"] == "EDS");
+    let by_eds = clusters
+        .iter()
+        .filter(|(_, cluster)| cluster["type"] == "EDS");
     let name = |(name, cluster): (&String, &Value)| {
         let service = cluster["eds_cluster_config"]["service_name"].as_str();
         service.map_or_else(|| name.clone(), str::to_owned)

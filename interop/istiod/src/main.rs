@@ -11,9 +11,9 @@ use weft_interop_istiod::difference::differences;
 use weft_interop_istiod::fetch::fetch;
 use weft_interop_istiod::nodes::NODES;
 use weft_interop_istiod::normal::normalise;
+use weft_interop_istiod::planes;
 use weft_interop_istiod::recorded::{self, Record};
 use weft_interop_istiod::world::World;
-use weft_interop_istiod::planes;
 
 const SHOWN: usize = 20;
 

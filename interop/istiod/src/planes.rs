@@ -13,7 +13,7 @@ use crate::world::World;
 
 /// What istiod logs when it has read everything.
 const SYNCED: &str = "All caches have been synced up";
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// A running control plane; dropping it ends it.
 pub struct Plane {
@@ -23,8 +23,15 @@ pub struct Plane {
 }
 
 enum Inner {
-    Istiod { _process: Child, _folder: tempfile::TempDir },
-    Weft { _drain: drain::Drain, _plane: Box<ControlPlane>, _folder: tempfile::TempDir },
+    Istiod {
+        _process: Child,
+        _folder: tempfile::TempDir,
+    },
+    Weft {
+        _drain: drain::Drain,
+        _plane: Box<ControlPlane>,
+        _folder: tempfile::TempDir,
+    },
 }
 
 /// Starts istiod's `pilot-discovery` on a world, without Kubernetes.
@@ -41,7 +48,10 @@ pub async fn istiod(binary: &Path, world: &World) -> Result<Plane, String> {
     command
         .arg("discovery")
         .arg("--registries=")
-        .arg(format!("--configDir={}", folder.path().join("rules").display()))
+        .arg(format!(
+            "--configDir={}",
+            folder.path().join("rules").display()
+        ))
         .arg(format!("--meshConfig={}", mesh.display()))
         .arg(format!("--grpcAddr=127.0.0.1:{grpc}"))
         .arg(format!("--httpAddr=127.0.0.1:{http}"))
@@ -58,7 +68,9 @@ pub async fn istiod(binary: &Path, world: &World) -> Result<Plane, String> {
         .stdout(file.try_clone().map_err(|error| error.to_string())?)
         .stderr(file)
         .kill_on_drop(true);
-    let mut process = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
+    let mut process = command
+        .spawn()
+        .map_err(|error| format!("{}: {error}", binary.display()))?;
     let began = Instant::now();
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
     // Its /ready also waits for the injector, which needs Kubernetes.
@@ -73,7 +85,10 @@ pub async fn istiod(binary: &Path, world: &World) -> Result<Plane, String> {
     }
     Ok(Plane {
         address: format!("http://127.0.0.1:{grpc}"),
-        _inner: Inner::Istiod { _process: process, _folder: folder },
+        _inner: Inner::Istiod {
+            _process: process,
+            _folder: folder,
+        },
     })
 }
 
@@ -90,12 +105,19 @@ pub async fn weft(world: &World) -> Result<Plane, String> {
         mesh_config: Some(folder.path().join("mesh.yaml")),
         grpc_addr: any,
         monitoring_addr: any,
+        serve_incomplete: false,
     };
     let plane = ControlPlane::start(config, signal);
-    let plane = plane.await.map_err(|error| format!("{}: {error}", world.name))?;
+    let plane = plane
+        .await
+        .map_err(|error| format!("{}: {error}", world.name))?;
     Ok(Plane {
         address: format!("http://{}", plane.grpc_addr),
-        _inner: Inner::Weft { _drain: drain, _plane: Box::new(plane), _folder: folder },
+        _inner: Inner::Weft {
+            _drain: drain,
+            _plane: Box::new(plane),
+            _folder: folder,
+        },
     })
 }
 
@@ -118,5 +140,7 @@ fn folder(world: &World) -> Result<tempfile::TempDir, String> {
 fn port() -> Result<u16, String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let address = listener.and_then(|listener| listener.local_addr());
-    address.map(|address| address.port()).map_err(|error| error.to_string())
+    address
+        .map(|address| address.port())
+        .map_err(|error| error.to_string())
 }

@@ -12,20 +12,31 @@ pub type Record = BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>>;
 
 /// The hash of one normalised resource, in hexadecimal.
 pub fn hash(value: &Value) -> String {
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(value.to_string().as_bytes()))
+    format!(
+        "{:016x}",
+        xxhash_rust::xxh3::xxh3_64(value.to_string().as_bytes())
+    )
 }
 
 /// The hashes of one node's answers.
 pub fn hashes(answers: &Answers) -> BTreeMap<String, BTreeMap<String, String>> {
     let of = |resources: &BTreeMap<String, Value>| {
-        resources.iter().map(|(name, value)| (name.clone(), hash(value))).collect()
+        resources
+            .iter()
+            .map(|(name, value)| (name.clone(), hash(value)))
+            .collect()
     };
-    answers.iter().map(|(kind, resources)| ((*kind).to_owned(), of(resources))).collect()
+    answers
+        .iter()
+        .map(|(kind, resources)| ((*kind).to_owned(), of(resources)))
+        .collect()
 }
 
 /// Where the record of a world is.
 pub fn path(world: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("recorded").join(format!("{world}.json"))
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("recorded")
+        .join(format!("{world}.json"))
 }
 
 /// Writes the record of a world.

@@ -29,7 +29,8 @@ impl World {
             let rules = entry?.path();
             let file = rules.file_name().and_then(|name| name.to_str());
             let name = file.and_then(|name| name.strip_suffix(".yaml"));
-            if let Some(name) = name.filter(|name| !name.ends_with(".mesh")) {
+            let is_mesh = |name: &&str| name.strip_suffix(".mesh").is_some();
+            if let Some(name) = name.filter(|name| !is_mesh(name)) {
                 let mesh = rules.with_file_name(format!("{name}.mesh.yaml"));
                 worlds.push(Self {
                     name: name.to_owned(),
@@ -48,7 +49,9 @@ impl World {
     /// The rules cannot be read.
     pub fn grpc_targets(&self) -> std::io::Result<Vec<String>> {
         let text = std::fs::read_to_string(&self.rules)?;
-        let targets = text.lines().filter_map(|line| line.strip_prefix("# grpc: "));
+        let targets = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# grpc: "));
         Ok(targets.map(|target| target.trim().to_owned()).collect())
     }
 }

@@ -12,7 +12,7 @@ use crate::address::{CidrRange, cidr_range};
 use crate::extension::ads_source;
 use crate::http_filter::convert::http_filter;
 use crate::http_filter::{HttpFilter, HttpFilterConfig};
-use crate::http_options::convert::{common, http1, http2};
+use crate::http_options::convert::{downstream_common, http1, http2};
 use crate::pass::{IsSet as _, Pass, flag};
 use crate::pb;
 use crate::route::route_config;
@@ -137,7 +137,7 @@ pub(crate) fn http_manager(
         .opt(
             "common_http_protocol_options",
             common_http_protocol_options.as_ref(),
-            common,
+            downstream_common,
         )
         .unwrap_or_default();
     // Downstream the field bounds connections only through the drain below.

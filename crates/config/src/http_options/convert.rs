@@ -24,7 +24,7 @@ pub(crate) fn common(
         headers_with_underscores_action,
         max_requests_per_connection,
     } = message;
-    ignore!(p, "core.HttpProtocolOptions"; max_connection_duration_jitter, max_response_headers_kb);
+    ignore!(p, "core.HttpProtocolOptions"; max_connection_duration_jitter);
     let underscores = match p.enumeration(
         "headers_with_underscores_action",
         *headers_with_underscores_action,
@@ -36,6 +36,10 @@ pub(crate) fn common(
     if max_headers_count.is_some_and(|count| count.value == 0) {
         p.refuse_field("max_headers_count", "must be at least 1");
     }
+    let max_response_headers_kb = max_response_headers_kb.map(|kb| kb.value);
+    if max_response_headers_kb.is_some_and(|kb| !(1..=8192).contains(&kb)) {
+        p.refuse_field("max_response_headers_kb", "must be from 1 to 8192");
+    }
     Some(CommonHttpOptions {
         idle_timeout: p.timeout("idle_timeout", idle_timeout.as_ref(), Some(HOUR)),
         max_connection_duration: p.timeout(
@@ -44,12 +48,23 @@ pub(crate) fn common(
             None,
         ),
         max_headers_count: max_headers_count.map_or(100, |count| count.value),
+        max_response_headers_kb,
         max_stream_duration: p.timeout("max_stream_duration", max_stream_duration.as_ref(), None),
         underscores,
         max_requests_per_connection: max_requests_per_connection
             .map(|count| count.value)
             .filter(|count| *count > 0),
     })
+}
+
+/// The same for listeners, where one field says nothing.
+pub(crate) fn downstream_common(
+    p: &mut Pass<'_>,
+    message: &pb::core::HttpProtocolOptions,
+) -> Option<CommonHttpOptions> {
+    let max_response_headers_kb = &message.max_response_headers_kb;
+    ignore!(p, "core.HttpProtocolOptions"; max_response_headers_kb);
+    common(p, message)
 }
 
 pub(crate) fn http1(

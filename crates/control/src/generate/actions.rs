@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use weft_model::{
-    Abort, AbortKind, DirectResponse, Fault, HeaderOperations, HeaderOps, Mirror, Percent,
-    Redirect, RedirectPath, RedirectPort, ResponseBody, RetryPolicy,
+    Abort, AbortKind, DirectResponse, Fault, HeaderOperations, HeaderOps, Percent, Redirect,
+    RedirectPath, RedirectPort, ResponseBody, RetryPolicy,
 };
 
 use super::routes::Reader;
@@ -25,15 +25,24 @@ use crate::pb::route::v3::{
 use crate::pb::types::{FractionalPercent, fractional_percent::DenominatorType};
 use crate::pb::{any, bool_value, duration, inline_text, u32_value};
 
-pub(super) fn mirror(mirror: &Mirror, cluster: String) -> RequestMirrorPolicy {
+pub(super) fn mirror(percent: Option<Percent>, cluster: String) -> RequestMirrorPolicy {
     RequestMirrorPolicy {
         cluster,
         runtime_fraction: Some(RuntimeFractionalPercent {
-            default_value: Some(fraction(mirror.percent)),
+            default_value: Some(percent.map_or_else(all, fraction)),
             ..RuntimeFractionalPercent::default()
         }),
         trace_sampled: bool_value(false),
+        disable_shadow_host_suffix_append: true,
         ..RequestMirrorPolicy::default()
+    }
+}
+
+/// The whole, as Istio writes it where nothing was said.
+pub(super) fn all() -> FractionalPercent {
+    FractionalPercent {
+        numerator: 100,
+        denominator: DenominatorType::Hundred as i32,
     }
 }
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use prost::Name;
 use weft_model::{AccessLogEncoding, MeshSettings};
 
+use super::cors::CORS_FILTER;
 use super::routes::FAULT_FILTER;
 use super::tcp::TcpPolicy;
 use crate::pb::accesslog::v3::{AccessLog, access_log};
 use crate::pb::core::v3::{
     Http1ProtocolOptions, SubstitutionFormatString, substitution_format_string::Format,
 };
+use crate::pb::cors::Cors;
 use crate::pb::fault::HttpFault;
 use crate::pb::file_log::{FileAccessLog, file_access_log::AccessLogFormat};
 use crate::pb::hcm::{
@@ -26,7 +28,10 @@ use crate::pb::listener::v3::Filter;
 use crate::pb::protobuf::Any;
 use crate::pb::route::v3::RouteConfiguration;
 use crate::pb::router::Router;
-use crate::pb::tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use crate::pb::tcp_proxy::{
+    TcpProxy,
+    tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+};
 use crate::pb::{self, any, bool_value, filter, seconds};
 
 /// Network filter name of the HTTP connection manager.
@@ -104,8 +109,15 @@ pub(crate) fn manager(
     filter(HCM, &manager)
 }
 
-/// Fault injection, which routes set up, and the router, which must be the last.
+/// Fault injection and CORS, which routes set up, and the router, which must be the last.
 fn http_filters() -> Vec<HttpFilter> {
+    let mut filters = grpc_filters();
+    filters.insert(1, http_filter(CORS_FILTER, any(&Cors::default())));
+    filters
+}
+
+/// What gRPC clients know of them.
+fn grpc_filters() -> Vec<HttpFilter> {
     vec![
         http_filter(FAULT_FILTER, any(&HttpFault::default())),
         http_filter("envoy.filters.http.router", any(&Router::default())),
@@ -125,7 +137,7 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
 pub(crate) fn grpc_manager(route: &str) -> Any {
     let manager = HttpConnectionManager {
         stat_prefix: route.to_owned(),
-        http_filters: http_filters(),
+        http_filters: grpc_filters(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(super::clusters::grpc_ads()),
             route_config_name: route.to_owned(),
@@ -140,9 +152,37 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
 
 /// A filter that forwards bytes to one cluster.
 pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, policy: Option<&TcpPolicy>) -> Filter {
+    let to = ClusterSpecifier::Cluster(cluster.to_owned());
+    forward_bytes(mesh, cluster, to, policy)
+}
+
+/// A filter that divides connections among clusters.
+pub(crate) fn tcp_split(
+    mesh: &MeshSettings,
+    stat_prefix: &str,
+    clusters: &[(Arc<str>, u32)],
+    policy: &TcpPolicy,
+) -> Filter {
+    let clusters = clusters.iter().map(|(name, weight)| ClusterWeight {
+        name: name.to_string(),
+        weight: *weight,
+        ..ClusterWeight::default()
+    });
+    let to = ClusterSpecifier::WeightedClusters(WeightedCluster {
+        clusters: clusters.collect(),
+    });
+    forward_bytes(mesh, stat_prefix, to, Some(policy))
+}
+
+fn forward_bytes(
+    mesh: &MeshSettings,
+    stat_prefix: &str,
+    to: ClusterSpecifier,
+    policy: Option<&TcpPolicy>,
+) -> Filter {
     let mut proxy = TcpProxy {
-        stat_prefix: cluster.to_owned(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        stat_prefix: stat_prefix.to_owned(),
+        cluster_specifier: Some(to),
         access_log: access_log(mesh).into_iter().collect(),
         ..TcpProxy::default()
     };

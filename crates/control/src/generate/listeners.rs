@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{AddressRange, MeshSettings, OutboundTrafficPolicy, PortNumber, Protocol};
+use weft_model::{MeshSettings, OutboundTrafficPolicy, PortNumber, Protocol};
 use weft_xds::{Resource, TypeUrl};
 
 use super::http::{self, Routes, Side};
-use super::tcp::TcpPolicy;
+pub(crate) use super::streams::{MatchKey, TcpChain, TcpTarget};
 use super::{names, routes, virtual_hosts};
 use crate::emit::{Emitted, Origins};
 use crate::node::Interception;
@@ -17,8 +17,8 @@ use crate::pb::core::v3::TrafficDirection;
 use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter};
 use crate::pb::route::v3::RouteConfiguration;
 use crate::pb::{
-    address, bool_value, cidr, http_inspector, listener_filter, original_dst, seconds,
-    tls_inspector, u32_value,
+    address, bool_value, http_inspector, listener_filter, original_dst, seconds, tls_inspector,
+    u32_value,
 };
 
 /// What a chain of an outbound listener does.
@@ -26,13 +26,8 @@ use crate::pb::{
 pub(crate) enum Chain {
     /// Routes requests by this route configuration. `sniffed`: only if the first bytes are HTTP.
     Http { route: Arc<str>, sniffed: bool },
-    /// Forwards bytes to a cluster, perhaps only for some addresses or server names.
-    Tcp {
-        cluster: Arc<str>,
-        range: Option<AddressRange>,
-        sni: Option<Arc<str>>,
-        policy: TcpPolicy,
-    },
+    /// Forwards bytes.
+    Tcp(TcpChain),
 }
 
 /// An outbound listener before it is written.
@@ -58,6 +53,7 @@ pub(crate) fn outbound(
     let (mut sniff_http, mut sniff_tls) = (false, false);
     let mut links = Vec::new();
     for chain in listener.chains {
+        let mut metadata = None;
         let (condition, filter) = match chain {
             Chain::Http { route, sniffed } => {
                 links.push(Arc::clone(route));
@@ -66,29 +62,24 @@ pub(crate) fn outbound(
                 let filter = http::manager(mesh, Side::Outbound, &stat_prefix, rds);
                 (sniffed.then(plain_http), filter)
             }
-            Chain::Tcp {
-                cluster,
-                range,
-                sni,
-                policy,
-            } => {
-                sniff_tls |= sni.is_some();
-                (
-                    tcp_match(*range, sni.as_deref()),
-                    http::tcp(mesh, cluster, Some(policy)),
-                )
+            Chain::Tcp(chain) => {
+                sniff_tls |= !chain.sni.is_empty();
+                metadata = chain.metadata();
+                (chain.condition(), chain.filter(mesh))
             }
         };
         match condition {
             None => {
                 default = Some(FilterChain {
                     filters: vec![filter],
+                    metadata,
                     ..Default::default()
                 });
             }
             Some(condition) => chains.push(FilterChain {
                 filter_chain_match: Some(condition),
                 filters: vec![filter],
+                metadata,
                 ..FilterChain::default()
             }),
         }
@@ -155,17 +146,6 @@ fn plain_http() -> FilterChainMatch {
         application_protocols: vec!["http/1.1".to_owned(), "h2c".to_owned()],
         ..FilterChainMatch::default()
     }
-}
-
-fn tcp_match(range: Option<AddressRange>, sni: Option<&str>) -> Option<FilterChainMatch> {
-    (range.is_some() || sni.is_some()).then(|| FilterChainMatch {
-        prefix_ranges: range
-            .map(|r| cidr(r.ip, r.prefix_len))
-            .into_iter()
-            .collect(),
-        server_names: sni.map(str::to_owned).into_iter().collect(),
-        ..FilterChainMatch::default()
-    })
 }
 
 fn fall_through(mesh: &MeshSettings, policy: OutboundTrafficPolicy) -> Filter {

@@ -81,7 +81,7 @@ fn header(name: &str, condition: &StringMatch) -> HeaderMatcher {
     }
 }
 
-fn string(condition: &StringMatch) -> Option<StringMatcher> {
+pub(super) fn string(condition: &StringMatch) -> Option<StringMatcher> {
     let pattern = match condition {
         StringMatch::Exact(text) => MatchPattern::Exact(text.to_string()),
         StringMatch::Prefix(text) => MatchPattern::Prefix(text.to_string()),

@@ -5,6 +5,7 @@
 mod actions;
 mod balancers;
 pub(crate) mod clusters;
+mod cors;
 pub(crate) mod endpoints;
 pub(crate) mod gateways;
 pub(crate) mod grpc;
@@ -17,6 +18,7 @@ pub(crate) mod metadata;
 pub(crate) mod names;
 mod policies;
 pub(crate) mod routes;
+mod streams;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod virtual_hosts;

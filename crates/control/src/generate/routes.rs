@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use weft_model::{
-    ConsistentHash, Destination, Fault, GatewayRef, Hostname, HttpAction, HttpMatch, HttpRoute,
-    Labels, Namespace, PortNumber, Rewrite, RouteDestination, Service, VirtualService,
+    ConsistentHash, CorsPolicy, Destination, Fault, GatewayRef, Hostname, HttpAction, HttpMatch,
+    HttpRoute, Labels, Namespace, PortNumber, Rewrite, RouteDestination, Service, VirtualService,
 };
 
 use super::actions::{
     Headers, mirror, retry, translate_fault, translate_redirect, translate_response,
 };
+use super::cors::{self, CORS_FILTER};
 use super::{clusters, hash, matches, metadata};
 use crate::pb::matcher::RegexMatchAndSubstitute;
 use crate::pb::route::v3::{
@@ -75,10 +76,18 @@ pub(crate) fn of_rule(
                 .collect()
         };
         for condition in conditions {
-            let route = route(rule, http, condition, reader, lookup);
+            let Some(route) = route(rule, http, condition, reader, lookup) else {
+                continue;
+            };
             out.catch_all = route.r#match.as_ref().is_some_and(matches::is_catch_all);
+            // To gRPC clients a filter that they do not know spoils all routes, and no browser is behind them.
+            let cors = http.cors.as_ref().filter(|_| !reader.grpc);
+            let filters = Filters {
+                cors,
+                fault: http.fault.as_ref(),
+            };
             out.routes
-                .push(encode(&route, http.fault.as_ref(), metadata.as_deref()));
+                .push(encode(&route, filters, metadata.as_deref()));
             if out.catch_all {
                 return out;
             }
@@ -102,12 +111,22 @@ fn concerns(condition: &HttpMatch, reader: &Reader<'_>) -> bool {
             .is_none_or(|ns| ns == reader.namespace)
 }
 
-fn encode(route: &Route, fault: Option<&Fault>, metadata: Option<&[u8]>) -> Bytes {
+/// What a route sets up in filters.
+#[derive(Clone, Copy, Default)]
+struct Filters<'a> {
+    cors: Option<&'a CorsPolicy>,
+    fault: Option<&'a Fault>,
+}
+
+fn encode(route: &Route, filters: Filters<'_>, metadata: Option<&[u8]>) -> Bytes {
     let mut body = route.encode_to_vec();
     if let Some(metadata) = metadata {
         put_field(&mut body, metadata::ROUTE_METADATA, metadata);
     }
-    if let Some(fault) = fault.and_then(translate_fault) {
+    if let Some(policy) = filters.cors {
+        put_map_entry(&mut body, PER_FILTER, CORS_FILTER, &cors::translate(policy));
+    }
+    if let Some(fault) = filters.fault.and_then(translate_fault) {
         put_map_entry(
             &mut body,
             PER_FILTER,
@@ -124,7 +143,7 @@ fn route(
     condition: Option<&HttpMatch>,
     reader: &Reader<'_>,
     lookup: &mut dyn FnMut(&Hostname) -> Option<Arc<Service>>,
-) -> Route {
+) -> Option<Route> {
     let mut name = http.name.to_string();
     if let Some(m) = condition.filter(|m| !m.name.is_empty()) {
         name = format!("{name}.{}", m.name);
@@ -133,6 +152,7 @@ fn route(
     let mut route = Route {
         name,
         r#match: Some(matches::route(condition)),
+        stat_prefix: condition.map_or_else(String::new, |m| m.stat_prefix.to_string()),
         request_headers_to_add: headers.request_add,
         request_headers_to_remove: headers.request_remove,
         response_headers_to_add: headers.response_add,
@@ -157,6 +177,8 @@ fn route(
             );
             Action::Route(forward)
         }
+        // In a resolved rule there is none.
+        HttpAction::Delegate(_) => return None,
     };
     route.decorator = Some(Decorator {
         operation: operation(
@@ -168,7 +190,7 @@ fn route(
         ..Decorator::default()
     });
     route.action = Some(action);
-    route
+    Some(route)
 }
 
 /// What traces call the route.
@@ -230,11 +252,13 @@ fn forward(
             .map(ToString::to_string)
             .or(authority);
     }
-    action.request_mirror_policies = http
-        .mirrors
-        .iter()
-        .filter(|m| m.percent.millionths() > 0)
-        .map(|m| mirror(m, cluster_of(&m.destination)))
+    let first = http.mirror.iter();
+    let first = first.map(|to| (to, http.mirror_percent));
+    let more = http.mirrors.iter().map(|m| (&m.destination, m.percent));
+    action.request_mirror_policies = first
+        .chain(more)
+        .filter(|(_, percent)| percent.is_none_or(|p| p.millionths() > 0))
+        .map(|(to, percent)| mirror(percent, cluster_of(to)))
         .collect();
     if let [only] = destinations {
         action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster_of(&only.destination)));
@@ -339,7 +363,7 @@ pub(crate) fn default_for(
         action: Some(Action::Route(action)),
         ..Route::default()
     };
-    encode(&route, None, None)
+    encode(&route, Filters::default(), None)
 }
 
 /// The route of an inbound port: no timeout, no retry.

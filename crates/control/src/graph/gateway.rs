@@ -124,11 +124,11 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
     let mut from = Vec::new();
     for (gateway, rule) in &key.rules {
         from.push(gateway.clone());
-        let Some(rule) = cx.virtual_service(rule) else {
+        let Some((rule, objects)) = cx.resolved(rule) else {
             continue;
         };
-        from.push(rule.meta.origin.clone());
         let (hashes, hashed_by) = places::of_destinations(cx, &reader.scope, &rule);
+        from.extend(objects);
         from.extend(hashed_by);
         let bound = GatewayRef::Named {
             namespace: gateway.namespace.clone(),

@@ -42,15 +42,15 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
         HostTarget::Free(hostname) => hostname,
     };
     let rule = match &host.rule {
-        Some(origin) => cx.virtual_service(origin),
+        Some(origin) => cx.resolved(origin),
         None => None,
     };
     let grpc = host.form == HostForm::Grpc;
-    let (hashes, mut hashed_by) = match rule.as_deref() {
-        Some(rule) => places::of_destinations(cx, &reader.scope, rule),
+    let (hashes, mut hashed_by) = match &rule {
+        Some((rule, _)) => places::of_destinations(cx, &reader.scope, rule),
         None => Default::default(),
     };
-    let mut encoded = rule.as_ref().map(|rule| {
+    let mut encoded = rule.as_ref().map(|(rule, _)| {
         let to = routes::Reader {
             namespace: &reader.scope.namespace,
             labels: &reader.labels,
@@ -89,7 +89,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
     Some(HostField {
         bytes: virtual_hosts::field(&shell, &encoded.unwrap_or_default()),
         origins: origins(
-            from.chain(rule.map(|r| r.meta.origin.clone()))
+            from.chain(rule.into_iter().flat_map(|(_, objects)| objects))
                 .chain(hashed_by),
         ),
         faults: Arc::default(),

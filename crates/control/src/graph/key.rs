@@ -51,6 +51,14 @@ pub(crate) struct Reader {
     pub(crate) labels: Labels,
 }
 
+/// Those proxies of a scope whose connections are routed the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Caller {
+    pub(crate) scope: Arc<Scope>,
+    /// Only labels that some rule for connections mentions.
+    pub(crate) labels: Labels,
+}
+
 /// How outbound listeners are bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Binding {
@@ -177,6 +185,10 @@ pub(crate) enum Key {
     RuleIndex(GatewayRef, Shard),
     /// Rules of a gateway (or the mesh) for wildcard hosts.
     WildcardRules(GatewayRef),
+    /// Rules of the mesh for connections, by exact host.
+    StreamIndex(Shard),
+    /// Rules of the mesh for connections, for wildcard hosts.
+    WildcardStreams,
     DestinationRule(ObjectRef),
     DestinationIndex(Namespace, Shard),
     WildcardDestinations(Namespace),
@@ -190,8 +202,12 @@ pub(crate) enum Key {
     VipOwners(IpAddr),
     /// Label keys that some rule or selector mentions.
     MentionedLabels,
+    /// Label keys that some rule for connections mentions.
+    StreamLabels,
 
     // Derived.
+    /// A rule with the routes of its delegates.
+    ResolvedRule(ObjectRef),
     Visible(Arc<Scope>, Shard),
     RuleNeeds(RuleRefs),
     ShardNeeds(Arc<Scope>, Shard),
@@ -211,8 +227,8 @@ pub(crate) enum Key {
     EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
     WildcardPorts(Arc<Scope>),
-    VipListeners(Arc<Scope>, Binding, Shard),
-    WildcardListener(Arc<Scope>, Binding, PortNumber),
+    VipListeners(Arc<Caller>, Binding, Shard),
+    WildcardListener(Arc<Caller>, Binding, PortNumber),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
     GatewayListener(Arc<GatewayClass>, u16, Option<Arc<str>>),
@@ -225,7 +241,7 @@ pub(crate) enum Key {
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
     ClusterView(Arc<Scope>, ProxyKind, Arc<Place>),
     EndpointView(Arc<Scope>, ProxyKind, Arc<Place>),
-    OutboundListeners(Arc<Scope>, Binding),
+    OutboundListeners(Arc<Caller>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
     GrpcRouteView(Arc<Reader>),
@@ -244,6 +260,8 @@ impl Key {
             | Self::VirtualService(_)
             | Self::RuleIndex(..)
             | Self::WildcardRules(_)
+            | Self::StreamIndex(_)
+            | Self::WildcardStreams
             | Self::DestinationRule(_)
             | Self::DestinationIndex(..)
             | Self::WildcardDestinations(_)
@@ -252,8 +270,10 @@ impl Key {
             | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
-            | Self::MentionedLabels => 0,
-            Self::Visible(..)
+            | Self::MentionedLabels
+            | Self::StreamLabels => 0,
+            Self::ResolvedRule(_)
+            | Self::Visible(..)
             | Self::RuleNeeds(_)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)

@@ -13,6 +13,7 @@ mod outbound;
 mod places;
 mod proxy;
 mod scope;
+mod streams;
 mod value;
 
 use std::collections::BTreeSet;
@@ -52,6 +53,7 @@ impl Recipe for Mesh {
     fn compute(&self, key: &Key, reads: &mut Reads<'_, Self>) -> Value {
         let cx = &mut Cx(reads);
         match key {
+            Key::ResolvedRule(origin) => resolved_rule(cx, origin),
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
@@ -79,11 +81,11 @@ impl Recipe for Mesh {
             }
             Key::PortShard(scope, shard) => outbound::port_shard(cx, scope, *shard),
             Key::WildcardPorts(scope) => outbound::wildcard_ports(cx, scope),
-            Key::VipListeners(scope, binding, shard) => {
-                outbound::vip_listeners(cx, scope, *binding, *shard)
+            Key::VipListeners(caller, binding, shard) => {
+                outbound::vip_listeners(cx, caller, *binding, *shard)
             }
-            Key::WildcardListener(scope, binding, port) => {
-                outbound::wildcard_listener(cx, scope, *binding, *port)
+            Key::WildcardListener(caller, binding, port) => {
+                outbound::wildcard_listener(cx, caller, *binding, *port)
             }
             Key::OutboundHost(host) => hosts::outbound_host(cx, host),
             Key::HostChunk(reader, name, shard) => hosts::host_chunk(cx, reader, *name, *shard),
@@ -106,7 +108,7 @@ impl Recipe for Mesh {
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
             Key::ClusterView(scope, kind, place) => proxy::cluster_view(cx, scope, *kind, place),
             Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
-            Key::OutboundListeners(scope, binding) => proxy::listener_view(cx, scope, *binding),
+            Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
             Key::GrpcRouteView(reader) => proxy::grpc_route_view(cx, reader),
@@ -144,8 +146,20 @@ impl Cx<'_, '_> {
         read!(self, Key::Endpoints(key.clone()), Endpoints)
     }
 
+    /// A rule as it was written.
     fn virtual_service(&mut self, origin: &ObjectRef) -> Option<Arc<VirtualService>> {
         read!(self, Key::VirtualService(origin.clone()), VirtualService)
+    }
+
+    /// A rule with the routes of its delegates, and the objects that it is made of.
+    fn resolved(&mut self, origin: &ObjectRef) -> Option<(Arc<VirtualService>, Vec<ObjectRef>)> {
+        let rule = self.virtual_service(origin)?;
+        if !rule.has_delegates() {
+            return Some((rule, vec![origin.clone()]));
+        }
+        let resolved = read!(self, Key::ResolvedRule(origin.clone()), Resolved).flatten()?;
+        let from = std::iter::once(origin).chain(&resolved.delegates).cloned();
+        Some((Arc::clone(&resolved.rule), from.collect()))
     }
 
     /// What the rules for a host say together.
@@ -220,6 +234,12 @@ impl Cx<'_, '_> {
         let own = sidecar.and_then(|s| s.outbound_policy);
         own.unwrap_or_else(|| self.mesh().outbound_policy)
     }
+}
+
+fn resolved_rule(cx: &mut Cx<'_, '_>, origin: &ObjectRef) -> Value {
+    let rule = cx.virtual_service(origin);
+    let resolved = rule.map(|rule| rule.resolve(&mut |name| cx.virtual_service(name)));
+    Value::Resolved(resolved.map(Arc::new))
 }
 
 fn is_envoy(kind: ProxyKind) -> bool {

@@ -1,19 +1,18 @@
 //! Listeners of visible services. Must never know routes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
+use weft_model::{ObjectRef, PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
 use weft_xds::TypeUrl;
 
 use super::clusters::{concatenate, nothing};
-use super::key::{Binding, RuleRefs};
+use super::key::{Binding, Caller};
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
-use super::{Cx, Key, Scope, Shard, contain, places, read};
+use super::{Cx, Key, Scope, Shard, contain, read, streams};
 use crate::emit::origins;
-use crate::generate::listeners::{Chain, Outbound};
-use crate::generate::tcp::TcpPolicy;
+use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain, TcpTarget};
 use crate::generate::{grpc, listeners, names};
 use crate::node::Interception;
 
@@ -136,29 +135,42 @@ fn cluster(service: &Service, port: PortNumber) -> Arc<str> {
     names::outbound(port, "", &service.hostname).into()
 }
 
-/// What the rules for a service say about TCP connections, and which rules.
-fn tcp_policy(
+/// The TCP chain of a service. A TLS service without an address of its own is known by its name.
+fn tcp_chain(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
-    service: &ServiceKey,
-) -> (TcpPolicy, RuleRefs) {
-    let says = places::of_host(cx, scope, &service.hostname);
-    says.map(|(rules, says)| (TcpPolicy::of(&says, None), rules))
-        .unwrap_or_default()
-}
-
-/// The TCP chain of a service. A TLS service without an address of its own is known by its name.
-fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort, policy: TcpPolicy) -> Chain {
+    service: &Service,
+    port: PortNumber,
+    shared: &SharedPort,
+) -> TcpChain {
     let by_name = shared.protocol.is_tls() && !service.hostname.is_wildcard();
     let sni = (by_name && (shared.range.is_some() || service.addresses.is_empty()))
         .then(|| service.hostname.as_str().into());
     let wildcard_sni = shared.protocol.is_tls() && service.hostname.as_str().starts_with("*.");
     let sni = sni.or_else(|| wildcard_sni.then(|| service.hostname.as_str().into()));
-    Chain::Tcp {
-        cluster: cluster(service, port),
-        range: shared.range,
-        sni,
+    TcpChain {
+        ranges: shared.range.into_iter().collect(),
+        sni: sni.into_iter().collect(),
+        ..own_chain(cx, scope, service, port)
+    }
+}
+
+/// All connections of a listener to the service itself.
+fn own_chain(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    service: &Service,
+    port: PortNumber,
+) -> TcpChain {
+    let (policy, policy_from) = streams::policy(cx, scope, &service.hostname, None);
+    TcpChain {
+        target: TcpTarget::Cluster(cluster(service, port)),
+        ranges: Vec::new(),
+        sni: Vec::new(),
         policy,
+        policy_from,
+        rule: None,
+        named: false,
     }
 }
 
@@ -166,10 +178,11 @@ fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort, policy: T
 /// bytes; of chains with the same match the first (oldest) service's stays.
 pub(super) fn wildcard_listener(
     cx: &mut Cx<'_, '_>,
-    scope: &Arc<Scope>,
+    caller: &Caller,
     binding: Binding,
     port: PortNumber,
 ) -> Value {
+    let scope = &caller.scope;
     let ports = read!(cx, Key::WildcardPorts(Arc::clone(scope)), WildcardPorts).unwrap_or_default();
     let Some(entry) = ports.get(&port) else {
         return nothing();
@@ -181,7 +194,7 @@ pub(super) fn wildcard_listener(
         (false, true) => "::",
         (false, false) => "0.0.0.0",
     };
-    let mut chains: Vec<Chain> = Vec::new();
+    let mut tcp = Chains::default();
     let mut from = Vec::new();
     let has_http = !entry.http.is_empty();
     for shared in &entry.shared {
@@ -191,14 +204,17 @@ pub(super) fn wildcard_listener(
         if has_http && server_first(shared.protocol) {
             continue;
         }
-        let (policy, rules) = tcp_policy(cx, scope, &shared.service);
-        let chain = tcp_chain(&service, port, shared, policy);
-        if !chains.iter().any(|other| same_match(other, &chain)) {
-            chains.push(chain);
+        let Some(service_port) = service.port(port) else {
+            continue;
+        };
+        let own = tcp_chain(cx, scope, &service, port, shared);
+        let all = streams::chains(cx, caller, &service, service_port, own);
+        if tcp.add(all) {
             from.push(service.origin.clone());
-            from.extend(rules.iter().cloned());
         }
     }
+    let mut chains = tcp.all;
+    from.extend(tcp.from);
     if has_http {
         // On the wildcard address unknown hosts of any protocol may pass: sniff.
         let sniffed = !none_mode || !chains.is_empty();
@@ -223,17 +239,27 @@ pub(super) fn wildcard_listener(
     contain::chunk(cx, &TypeUrl::LISTENER, made)
 }
 
-fn same_match(a: &Chain, b: &Chain) -> bool {
-    match (a, b) {
-        (
-            Chain::Tcp { range, sni, .. },
-            Chain::Tcp {
-                range: other,
-                sni: name,
-                ..
-            },
-        ) => range == other && sni == name,
-        _ => false,
+/// The chains of a listener that forward bytes, each with a match of its own.
+#[derive(Default)]
+struct Chains {
+    all: Vec<Chain>,
+    taken: BTreeSet<MatchKey>,
+    /// The rules behind them.
+    from: Vec<ObjectRef>,
+}
+
+impl Chains {
+    /// Adds those whose match no earlier one has. Whether there were any.
+    fn add(&mut self, more: Vec<TcpChain>) -> bool {
+        let before = self.all.len();
+        for chain in more {
+            if self.taken.insert(chain.match_key()) {
+                self.from.extend(chain.rule.clone());
+                self.from.extend(chain.policy_from.iter().cloned());
+                self.all.push(Chain::Tcp(chain));
+            }
+        }
+        self.all.len() > before
     }
 }
 
@@ -273,10 +299,11 @@ pub(super) fn owns_address(
 /// Listeners on addresses of services, and of the endpoints of headless ones.
 pub(super) fn vip_listeners(
     cx: &mut Cx<'_, '_>,
-    scope: &Arc<Scope>,
+    caller: &Caller,
     binding: Binding,
     shard: Shard,
 ) -> Value {
+    let scope = &caller.scope;
     if binding.interception == Interception::None {
         // Addresses of services cannot be bound without capture.
         return nothing();
@@ -302,13 +329,15 @@ pub(super) fn vip_listeners(
                 }
                 Place::Endpoints => endpoint_addresses(cx, key, port.number),
             };
-            let (tcp, rules) = tcp_policy(cx, scope, key);
-            let mut chains = vec![Chain::Tcp {
-                cluster: cluster(&service, port.number),
-                range: None,
-                sni: None,
-                policy: tcp,
-            }];
+            if addresses.is_empty() {
+                continue;
+            }
+            let mut tcp = Chains::default();
+            let own = own_chain(cx, scope, &service, port.number);
+            tcp.add(streams::chains(cx, caller, &service, port, own));
+            let mut chains = tcp.all;
+            let mut from = tcp.from;
+            from.push(service.origin.clone());
             if port.protocol.is_sniffed() {
                 let route = sniffed_route(&service, port.number);
                 chains.push(Chain::Http {
@@ -316,19 +345,15 @@ pub(super) fn vip_listeners(
                     sniffed: true,
                 });
             }
+            let from = origins(from);
             for ip in addresses {
                 let bind = ip.to_string();
-                let from = origins(
-                    [service.origin.clone()]
-                        .into_iter()
-                        .chain(rules.iter().cloned()),
-                );
                 let listener = Outbound {
                     bind: &bind,
                     port: port.number,
                     bind_to_port: false,
                     chains: &chains,
-                    origins: from,
+                    origins: from.clone(),
                 };
                 out.push(listeners::outbound(&mesh, policy, &listener));
             }

@@ -9,7 +9,7 @@ use weft_model::{Labels, MeshSettings, ObjectRef, Protocol};
 use weft_xds::{ResourceSet, TypeUrl, View};
 
 use super::gateway::type_view;
-use super::key::{Binding, GatewayClass, ProxyFacts, Reader, RouteName};
+use super::key::{Binding, Caller, GatewayClass, ProxyFacts, Reader, RouteName};
 use super::value::{PlaceNeeds, ProxyView, Value};
 use super::{Cx, Key, Scope, Shard, places, read, scope};
 use crate::emit::{Chunk, Emitted, Origins, TypeView, origins};
@@ -61,7 +61,8 @@ fn within(
     Arc::new(part(&needs).of_place(place))
 }
 
-pub(super) fn listener_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, binding: Binding) -> Value {
+pub(super) fn listener_view(cx: &mut Cx<'_, '_>, caller: &Arc<Caller>, binding: Binding) -> Value {
+    let scope = &caller.scope;
     let mesh = cx.mesh();
     let policy = cx.outbound_policy(scope);
     let from = origins([]);
@@ -80,12 +81,12 @@ pub(super) fn listener_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, binding: Bi
     if binding.by_port {
         let ports = wildcard_ports(cx, scope);
         let listeners = ports.iter().flat_map(|port| {
-            let key = Key::WildcardListener(Arc::clone(scope), binding, *port);
+            let key = Key::WildcardListener(Arc::clone(caller), binding, *port);
             cx.chunk(&key).to_vec()
         });
         chunks.push(listeners.collect());
         for shard in Shard::all() {
-            chunks.push(cx.chunk(&Key::VipListeners(Arc::clone(scope), binding, shard)));
+            chunks.push(cx.chunk(&Key::VipListeners(Arc::clone(caller), binding, shard)));
         }
     }
     type_view(cx, &TypeUrl::LISTENER, chunks)
@@ -180,8 +181,9 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
             own = inbound(cx, facts);
+            let caller = caller(cx, &reader);
             (
-                view(cx, Key::OutboundListeners(Arc::clone(scope), facts.binding)),
+                view(cx, Key::OutboundListeners(caller, facts.binding)),
                 view(cx, Key::OutboundRoutes(Arc::clone(&reader), facts.binding)),
             )
         }
@@ -244,6 +246,15 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
         scope,
         dns_domain: Arc::clone(&facts.dns_domain),
         labels,
+    })
+}
+
+fn caller(cx: &mut Cx<'_, '_>, reader: &Reader) -> Arc<Caller> {
+    let mentioned = read!(cx, Key::StreamLabels, LabelKeys).unwrap_or_default();
+    let labels = reader.labels.iter();
+    Arc::new(Caller {
+        scope: Arc::clone(&reader.scope),
+        labels: labels.filter(|(key, _)| mentioned.contains(*key)).collect(),
     })
 }
 

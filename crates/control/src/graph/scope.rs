@@ -52,7 +52,11 @@ fn imports(sidecar: Option<&Sidecar>, key: &ServiceKey) -> bool {
 }
 
 /// Whether a rule for a host reaches the proxies of a scope.
-fn imports_rule(sidecar: Option<&Sidecar>, namespace: &Namespace, host: &Hostname) -> bool {
+pub(super) fn imports_rule(
+    sidecar: Option<&Sidecar>,
+    namespace: &Namespace,
+    host: &Hostname,
+) -> bool {
     let covers = |h: &ScopedHost| {
         let within = match &h.scope {
             HostScope::Any => true,

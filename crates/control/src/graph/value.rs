@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weft_model::{
     AddressRange, DestinationRule, ExportTo, Forwarding, Gateway, Hostname, Labels, MeshSettings,
-    ObjectRef, PortNumber, Protocol, Service, ServiceEndpoints, ServiceKey, Sidecar, Timestamp,
-    VirtualService,
+    ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar,
+    Timestamp, VirtualService,
 };
 use weft_xds::View;
 
@@ -143,12 +143,14 @@ impl PartialEq for ProxyView {
 impl ProxyView {
     /// What is held back because proxies would refuse it.
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
-        let chunks = self
-            .parts
-            .iter()
-            .flat_map(|p| p.chunks.iter())
-            .chain(self.own.iter());
-        chunks.flat_map(|c| c.iter()).flat_map(|e| e.faults.iter())
+        let emitted = self.chunks().flat_map(|chunk| chunk.iter());
+        emitted.flat_map(|e| e.faults.iter())
+    }
+
+    /// All its pieces; other views share most of them.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        let parts = self.parts.iter().flat_map(|part| part.chunks.iter());
+        parts.chain(self.own.iter())
     }
 
     /// The objects that made a resource of this view.
@@ -180,6 +182,7 @@ pub(crate) enum Value {
     Sidecars(Arc<[Arc<Sidecar>]>),
     Services(Arc<BTreeSet<ServiceKey>>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
+    Resolved(Option<Arc<Resolved>>),
     Visible(Arc<Visible>),
     Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),

@@ -4,7 +4,7 @@ use prost::Message;
 use weft_config::{Cluster, Context, Listener, LoadAssignment, RouteConfig};
 use weft_xds::{Resource, TypeUrl};
 
-use super::worlds::{BALANCED, PORTS, SHOP};
+use super::worlds::{BALANCED, PORTS, SHOP, STREAMS};
 use super::{Mesh, gateway, proxy, sidecar};
 use crate::node::Proxy;
 
@@ -73,4 +73,5 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
         &[("LABELS", r#"{"istio-locality":"eu.eu-1"}"#)],
     );
     check(BALANCED, &[near]);
+    check(&format!("{PORTS}{STREAMS}"), &[sidecar("10.0.0.9", "shop")]);
 }

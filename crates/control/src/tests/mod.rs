@@ -1,7 +1,10 @@
 //! The control plane without sockets: YAML in, decoded resources out.
 
 mod accepted;
+mod apply;
 mod balancing;
+mod cors;
+mod delegate;
 mod discovery;
 mod gateway_conflicts;
 mod held_back;
@@ -11,6 +14,7 @@ mod oracle;
 mod resources;
 mod short_names;
 mod speed;
+mod streams;
 mod worlds;
 
 use std::collections::BTreeMap;

@@ -125,13 +125,22 @@ fn service(random: &mut Random, name: &str) -> String {
 fn virtual_service(random: &mut Random, name: &str) -> String {
     let mut out = head("VirtualService", name, random.pick(&NAMESPACES));
     let host = random.pick(&[&HOSTS[..], &["free.example.org", "*.svc.cluster.local"]].concat());
-    let _ = write!(out, "\n  hosts: ['{host}']");
+    let delegate = random.chance(20);
+    if !delegate {
+        let _ = write!(out, "\n  hosts: ['{host}']");
+        out += random.pick(&[
+            "",
+            "\n  gateways: [b/public]",
+            "\n  gateways: [mesh, b/public]",
+        ]);
+    }
     out += export(random);
-    out += random.pick(&[
-        "",
-        "\n  gateways: [b/public]",
-        "\n  gateways: [mesh, b/public]",
-    ]);
+    if !delegate && random.chance(30) {
+        streams(random, &mut out, host);
+        if random.chance(50) {
+            return out;
+        }
+    }
     out += "\n  http:";
     for _ in 0..=random.below(2) {
         let condition = random.pick(&[
@@ -139,10 +148,18 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
             "match: [{uri: {prefix: /a}}]\n    ",
             "match: [{sourceLabels: {tier: beta}}]\n    ",
             "match: [{headers: {x: {exact: v}}, port: 80}]\n    ",
+            "match: [{statPrefix: s}]\n    corsPolicy: {allowOrigins: [{exact: '*'}], maxAge: 5s}\n    ",
+            "corsPolicy: {allowMethods: [GET], unmatchedPreflights: IGNORE}\n    ",
         ]);
         let target = HOSTS[random.below(7)];
         let weight = random.below(100);
-        let _ = match random.below(4) {
+        let _ = match random.below(5) {
+            4 if !delegate => write!(
+                out,
+                "\n  - {condition}delegate: {{name: o{}, namespace: {}}}",
+                random.below(24),
+                random.pick(&NAMESPACES)
+            ),
             0 => write!(out, "\n  - {condition}redirect: {{uri: /r{weight}}}"),
             1 => write!(
                 out,
@@ -156,6 +173,41 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
         };
     }
     out
+}
+
+/// Routes of TCP and TLS connections.
+fn streams(random: &mut Random, out: &mut String, host: &str) {
+    let name = format!("sniHosts: ['{host}']");
+    let kind = random.pick(&["tcp", "tls"]);
+    let _ = write!(out, "\n  {kind}:");
+    for _ in 0..=random.below(2) {
+        let mut conditions = vec![random.pick(&[
+            "",
+            "port: 80",
+            "sourceLabels: {tier: beta}",
+            "sourceNamespace: b",
+            "destinationSubnets: [10.96.0.0/16, 10.0.0.1]",
+            "gateways: [b/public]",
+        ])];
+        if kind == "tls" {
+            conditions.push(&name);
+        }
+        conditions.retain(|text| !text.is_empty());
+        let target = HOSTS[random.below(7)];
+        let _ = write!(
+            out,
+            "\n  - match: [{{{}}}]\n    route: [{{destination: {{host: {target}, subset: v1}}, weight: {}}}, {{destination: {{host: {target}}}, weight: 1}}]",
+            conditions.join(", "),
+            random.below(9)
+        );
+        if random.chance(30) {
+            let _ = write!(
+                out,
+                "\n  - match: [{{{}}}]\n    route: [{{destination: {{host: {target}}}}}]",
+                conditions.join(", ")
+            );
+        }
+    }
 }
 
 fn destination_rule(random: &mut Random, name: &str) -> String {

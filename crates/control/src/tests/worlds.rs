@@ -62,7 +62,8 @@ spec:
   hosts: [shop.example.com]
   gateways: [infra/public]
   http:
-  - match: [{uri: {prefix: /reviews}}]
+  - match: [{uri: {prefix: /reviews}, statPrefix: reviews}]
+    corsPolicy: {allowOrigins: [{exact: "https://a.com"}, {regex: "https://.*"}], allowMethods: [GET], maxAge: 60s, unmatchedPreflights: IGNORE}
     rewrite: {uri: /}
     fault: {abort: {percentage: {value: 50}, httpStatus: 503}}
     route: [{destination: {host: reviews.shop.svc.cluster.local, port: {number: 9080}}}]
@@ -188,4 +189,30 @@ spec:
   - route:
     - {destination: {host: ring.shop.svc.cluster.local, subset: v1}, weight: 50}
     - {destination: {host: maglev.shop.svc.cluster.local}, weight: 50}
+";
+
+/// Routes of connections to the services of [`PORTS`].
+pub(crate) const STREAMS: &str = r"---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db, namespace: data}
+spec:
+  hosts: [db]
+  tcp:
+  - match: [{destinationSubnets: [10.96.0.0/16, 10.97.0.1]}, {port: 5432, destinationSubnets: [10.98.0.0/16]}]
+    route:
+    - {destination: {host: db}, weight: 1}
+    - {destination: {host: queue.example.com, port: {number: 5672}}, weight: 2}
+  - route: [{destination: {host: late.example.com}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: queue, namespace: data}
+spec:
+  hosts: [queue.example.com]
+  tls:
+  - match: [{sniHosts: [queue.example.com], destinationSubnets: [10.2.0.0/16]}]
+    route: [{destination: {host: db, port: {number: 5432}}}]
+  - match: [{sniHosts: [queue.example.com]}]
+    route: [{destination: {host: queue.example.com}}]
 ";

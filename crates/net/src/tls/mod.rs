@@ -5,6 +5,7 @@ mod client;
 mod pem;
 mod san;
 mod server;
+mod signatures;
 
 use std::fmt;
 use std::io;

@@ -95,6 +95,7 @@ impl Downstream {
 
     /// The connection is over.
     pub(crate) fn ended(&self, result: Result<(), hyper::Error>) {
+        self.manager.worker.clusters.downstream_ended(self.id());
         let stats = &self.manager.stats;
         let handle = self.handle();
         match result {

@@ -59,6 +59,9 @@ pub(crate) struct Listeners {
     stopped: bool,
 }
 
+/// TLS configurations that are finished, and where they belong.
+type Renewed = Vec<(TlsSlot, Arc<rustls::ServerConfig>)>;
+
 /// What a listener needs before it may accept connections.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Needs {
@@ -411,9 +414,10 @@ impl Listeners {
         self.missing_routes.insert(name.to_owned());
     }
 
-    /// Certificates changed: every listener that uses `secrets` gets them, without a new
-    /// connection being closed. The errors name the listener.
-    pub(crate) fn renew_secrets(&mut self, secrets: &Secrets, changed: &str) -> Result<(), String> {
+    /// What a changed secret makes of the filter chains that use it. The caller stores it when
+    /// all others agree too; connections of before stay. The errors name the listener.
+    pub(crate) fn renewed(&self, secrets: &Secrets, changed: &str) -> Result<Renewed, String> {
+        let mut renewed = Vec::new();
         for (name, entry) in self.active.iter().chain(&self.warming) {
             for chain in entry.spec.chains.values() {
                 let (Some(tls), Some(slot)) = (&chain.config.tls, &chain.tls) else {
@@ -428,10 +432,11 @@ impl Listeners {
                 }
                 let spec = server_spec(tls, secrets);
                 let config = spec.and_then(|spec| weft_net::tls::server_config(&spec));
-                slot.store(Some(config.map_err(|e| format!("listener {name}: {e}"))?));
+                let config = config.map_err(|e| format!("listener {name}: {e}"))?;
+                renewed.push((Arc::clone(slot), config));
             }
         }
-        Ok(())
+        Ok(renewed)
     }
 
     /// What all listeners need together.

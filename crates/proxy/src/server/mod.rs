@@ -6,6 +6,7 @@
 mod clusters;
 mod drain;
 mod leaving;
+mod life;
 mod listeners;
 mod local_address;
 mod resources;
@@ -20,19 +21,18 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use weft_config::{Bootstrap, Context};
+use weft_config::{Bootstrap, Context, IgnoredField};
 use weft_core::drain::DrainSignal;
 use weft_core::metrics::{Registry, Scope};
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
 use weft_upstream::ClusterStore;
 
 use crate::access_log::AccessLogs;
-use crate::admin::{
-    AdminCommand, AdminParts, AdminServer, AdminState, Kind, LogControl, ServerOptions, ServerState,
-};
+use crate::admin::{AdminParts, AdminServer, AdminState, Kind, LogControl, ServerOptions};
 use crate::routes::RouteTable;
 use crate::stats::{ClusterManagerStats, ListenerManagerStats, XdsStats};
 use crate::worker::{self, Common};
+use life::{Life, Start};
 use listeners::Listeners;
 use resources::Resources;
 use workers::WorkerPool;
@@ -51,6 +51,8 @@ pub struct ProxyOptions {
     pub server: ServerOptions,
     /// For `/logging`.
     pub logging: Box<dyn LogControl>,
+    /// Access logs are reopened whenever this is notified.
+    pub reopen_logs: Arc<tokio::sync::Notify>,
     /// Told once: the addresses of the admin endpoint (if any), when the proxy is ready.
     pub on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
 }
@@ -138,7 +140,7 @@ pub fn validate(bootstrap: &BootstrapMessage) -> Result<Vec<String>, ProxyError>
     }
 }
 
-fn ignored_lines(ignored: &[weft_config::IgnoredField]) -> Vec<String> {
+fn ignored_lines(ignored: &[IgnoredField]) -> Vec<String> {
     ignored
         .iter()
         .map(|field| format!("{}: ignored: {}", field.path, field.reason))
@@ -168,6 +170,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         shutdown_time,
         server,
         logging,
+        reopen_logs,
         on_ready,
     } = options;
     let context = context(&message);
@@ -198,10 +201,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     let workers = spawn_workers(&common, receivers)?;
     let stats = register_stats(&registry);
     stats.listeners.workers_started.set(count as i64);
-    for field in &loaded.ignored {
-        stats.xds.ignored_fields.inc();
-        tracing::info!(path = %field.path, reason = field.reason, "a field has no effect");
-    }
+    tell_ignored(&loaded.ignored, &stats);
     let routes = Arc::new(RouteTable::default());
     let listeners = Listeners::new(
         Arc::clone(&routes),
@@ -221,9 +221,13 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         admin: Arc::clone(&admin),
         xds: Arc::clone(&stats.xds),
         clusters_stats: Arc::clone(&stats.clusters),
+        kept: resources::Kept::default(),
     };
     admin.dump.set_bootstrap(message.encode_to_vec());
-    let background = AbortOnDrop(tokio::spawn(Arc::clone(&resources.clusters).run()));
+    let background = [
+        AbortOnDrop(tokio::spawn(Arc::clone(&resources.clusters).run())),
+        AbortOnDrop(tokio::spawn(reopen(logs.clone(), reopen_logs))),
+    ];
     let admin_server = start_admin(loaded.value.admin.as_ref(), &admin).await?;
     let admin_address = admin_server.as_ref().and_then(|(address, _)| *address);
     let (ads, node) = (loaded.value.ads.clone(), loaded.value.node.clone());
@@ -258,6 +262,20 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         return Err(ProxyError::Worker(panicked));
     }
     Ok(())
+}
+
+fn tell_ignored(ignored: &[IgnoredField], stats: &MainStats) {
+    for field in ignored {
+        stats.xds.ignored_fields.inc();
+        tracing::info!(path = %field.path, reason = field.reason, "a field has no effect");
+    }
+}
+
+async fn reopen(logs: AccessLogs, wanted: Arc<tokio::sync::Notify>) {
+    loop {
+        wanted.notified().await;
+        logs.reopen();
+    }
 }
 
 fn spawn_workers(
@@ -332,146 +350,6 @@ async fn start_admin(
         serve.await;
     });
     Ok(Some((bound, AbortOnDrop(task))))
-}
-
-/// The proxy's life after its start: whatever comes first of control plane, admin and drain.
-struct Life {
-    resources: Resources,
-    commands: mpsc::Receiver<AdminCommand>,
-    drain: DrainSignal,
-    shutdown_time: Duration,
-    workers: WorkerPool,
-    admin: Arc<AdminState>,
-    on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
-    admin_address: Option<SocketAddr>,
-    start: Start,
-    /// When memory that configuration needed goes back to the system.
-    give_back: Option<Instant>,
-}
-
-/// How long after an update its memory goes back: once for updates that follow each other.
-const REST: Duration = Duration::from_secs(1);
-
-/// The longest that the start waits for endpoints, and then for routes and secrets: Envoy's
-/// `initial_fetch_timeout`.
-const FETCH: Duration = Duration::from_secs(15);
-
-/// How far the start has come. Listeners of the control plane open when the clusters have their
-/// endpoints, and the proxy is live when those listeners are open: Envoy's order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Start {
-    /// The control plane's first answers are awaited.
-    Answers,
-    /// Clusters wait for endpoints.
-    Clusters(Instant),
-    /// Listeners wait for routes and secrets.
-    Listeners(Instant),
-    Live,
-}
-
-impl Start {
-    /// Ends when there may be a next step that no event of the control plane announces.
-    async fn next(self, clusters: &ClusterStore) {
-        match self {
-            Self::Clusters(deadline) => {
-                // Late or not, it goes on.
-                let _ = tokio::time::timeout_at(deadline, clusters.wait_ready()).await;
-            }
-            Self::Listeners(deadline) if Instant::now() < deadline => {
-                tokio::time::sleep_until(deadline).await;
-            }
-            // What is missing, if anything, is an event of the control plane.
-            Self::Listeners(_) | Self::Answers | Self::Live => std::future::pending().await,
-        }
-    }
-}
-
-/// Ends at a time, or never.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
-}
-
-impl Life {
-    async fn run(&mut self, ads: Option<&weft_config::AdsConfig>, node: &weft_config::Node) {
-        let mut control = ads.and_then(|ads| xds::Control::connect(ads, node, &self.resources));
-        if let Some(control) = &mut control {
-            self.admin.readiness.set(ServerState::Initializing);
-            self.resources.listeners.hold();
-            control.ask(&self.resources).await;
-        }
-        self.check_ready(control.as_ref()).await;
-        let drain = self.drain.clone();
-        let clusters = Arc::clone(&self.resources.clusters);
-        loop {
-            let leave = self.resources.leaving.next();
-            tokio::select! {
-                event = xds::next(&mut control) => {
-                    if let Some(control) = &mut control {
-                        control.handle(event, &mut self.resources).await;
-                        self.give_back.get_or_insert_with(|| Instant::now() + REST);
-                    }
-                }
-                command = self.commands.recv() => match command {
-                    Some(AdminCommand::Quit) | None => return,
-                    Some(AdminCommand::DrainListeners(request)) => {
-                        self.admin.readiness.set(ServerState::Draining);
-                        self.resources.listeners.stop(request.inbound_only).await;
-                    }
-                },
-                () = self.start.next(&clusters) => {}
-                () = at(self.give_back) => {
-                    self.give_back = None;
-                    weft_net::memory::give_back();
-                }
-                () = at(leave) => {
-                    self.resources.settle().await;
-                    if let Some(control) = &mut control {
-                        control.ask_for_references(&self.resources).await;
-                    }
-                }
-                () = drain.wait() => {
-                    self.admin.readiness.set(ServerState::Draining);
-                    self.resources.listeners.stop(false).await;
-                    drain::finish(&self.workers, self.shutdown_time, &mut self.commands).await;
-                    return;
-                }
-            }
-            self.check_ready(control.as_ref()).await;
-        }
-    }
-
-    /// Takes the steps of the start that have become possible.
-    async fn check_ready(&mut self, control: Option<&xds::Control>) {
-        let now = Instant::now();
-        if self.start == Start::Answers && !control.is_some_and(xds::Control::awaits_clusters) {
-            self.start = Start::Clusters(now + FETCH);
-        }
-        if let Start::Clusters(deadline) = self.start
-            && (control.is_none()
-                || now >= deadline
-                || self.resources.clusters.unready().is_empty())
-        {
-            self.start = Start::Listeners(now + FETCH);
-            self.resources.listeners.release();
-            // What fails is logged.
-            self.resources.settle().await;
-        }
-        let Start::Listeners(deadline) = self.start else {
-            return;
-        };
-        let answered = !control.is_some_and(xds::Control::is_initializing);
-        if !answered || (self.resources.listeners.is_warming() && now < deadline) {
-            return;
-        }
-        self.start = Start::Live;
-        self.admin.readiness.set(ServerState::Live);
-        if let Some(tell) = self.on_ready.take() {
-            tell(self.admin_address);
-        }
-    }
 }
 
 /// The dump's kind of a type, if it keeps that type.

@@ -38,6 +38,16 @@ pub(super) struct Resources {
     pub(super) admin: Arc<AdminState>,
     pub(super) xds: Arc<XdsStats>,
     pub(super) clusters_stats: Arc<ClusterManagerStats>,
+    pub(super) kept: Kept,
+}
+
+/// Which resources may go when nothing refers to them any more.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Route configurations of the control plane.
+    routes: BTreeSet<String>,
+    /// Secrets of the bootstrap, which never go: nobody would send them again.
+    static_secrets: BTreeSet<String>,
 }
 
 /// Names of what other resources refer to.
@@ -61,6 +71,7 @@ impl Resources {
     ) -> Result<(), String> {
         for secret in &bootstrap.secrets {
             self.clusters.apply_secret(Arc::clone(secret));
+            self.kept.static_secrets.insert(secret.name.to_string());
         }
         let resources = message.static_resources.unwrap_or_default();
         for (cluster, message) in bootstrap.clusters.iter().zip(resources.clusters) {
@@ -140,7 +151,8 @@ impl Resources {
         let message: ClusterMessage = decode("cluster", name, body)?;
         let loaded = Cluster::from_proto(&message, &self.context);
         let cluster = self.accepted(loaded)?;
-        self.check_client_tls(&cluster)?;
+        // One whose certificates cannot be read would refuse every request later.
+        weft_upstream::check_clients([&cluster], &self.clusters.secrets())?;
         if self.clusters.contains(&cluster.name) {
             self.clusters_stats.cluster_modified.inc();
         } else {
@@ -151,20 +163,6 @@ impl Resources {
         self.admin
             .dump
             .set_dynamic(Kind::Cluster, name, version, body.to_vec());
-        Ok(())
-    }
-
-    /// A cluster whose certificates cannot be read would refuse every request later.
-    fn check_client_tls(&self, cluster: &Cluster) -> Result<(), String> {
-        let secrets = self.clusters.secrets();
-        for tls in cluster
-            .tls_contexts()
-            .filter(|tls| secrets.has_all(&tls.context))
-        {
-            let spec = weft_upstream::client_spec(tls, &secrets);
-            spec.and_then(|spec| weft_net::tls::client_config(&spec))
-                .map_err(|error| format!("cluster {}: transport_socket: {error}", cluster.name))?;
-        }
         Ok(())
     }
 
@@ -181,11 +179,11 @@ impl Resources {
         let loaded = RouteConfig::from_proto(&message, &self.context);
         let routes = self.accepted(loaded)?;
         self.read_files(&routes)?;
-        let name = Arc::from(name);
-        self.routes.set(&name, Some(Arc::new(routes)));
+        self.routes.set(&Arc::from(name), Some(Arc::new(routes)));
+        self.kept.routes.insert(name.to_owned());
         self.admin
             .dump
-            .set_dynamic(Kind::Route, &name, version, body.to_vec());
+            .set_dynamic(Kind::Route, name, version, body.to_vec());
         Ok(())
     }
 
@@ -195,7 +193,11 @@ impl Resources {
         let secret = Arc::new(self.accepted(loaded)?);
         let mut secrets: Secrets = self.clusters.secrets();
         secrets.insert(Arc::clone(&secret));
-        self.listeners.renew_secrets(&secrets, name)?;
+        // Nothing is in force before everybody who uses it agrees.
+        self.clusters.check_secret(&secret)?;
+        for (slot, config) in self.listeners.renewed(&secrets, name)? {
+            slot.store(Some(config));
+        }
         self.clusters.apply_secret(secret);
         self.admin
             .dump
@@ -209,12 +211,9 @@ impl Resources {
             self.listeners.remove(name).await;
         } else if *kind == TypeUrl::CLUSTER {
             self.leaving.add(name);
-        } else if *kind == TypeUrl::ROUTE {
-            self.routes.set(&Arc::from(name), None);
-            self.admin.dump.remove(Kind::Route, name);
-        } else if *kind == TypeUrl::SECRET {
-            self.clusters.remove_secret(name);
-            self.admin.dump.remove(Kind::Secret, name);
+        } else if *kind == TypeUrl::ROUTE || *kind == TypeUrl::SECRET {
+            // As in Envoy: they go with the last listener or cluster that refers to them.
+            tracing::info!(%kind, name, "removed by the control plane; what uses it keeps it");
         }
         // Endpoints go with their cluster; an empty assignment is sent, not removed.
     }
@@ -225,6 +224,13 @@ impl Resources {
         let failures = self.listeners.warm().await;
         let needs = self.listeners.needs();
         self.routes.retain(|name| needs.routes.contains(name));
+        self.kept.routes.retain(|name| {
+            let keep = needs.routes.contains(name);
+            if !keep {
+                self.admin.dump.remove(Kind::Route, name);
+            }
+            keep
+        });
         let gone = self.leaving.take(|names| {
             self.routes
                 .each(|routes| leaving::clusters_of(routes, names));
@@ -249,15 +255,25 @@ impl Resources {
             ..References::default()
         };
         for cluster in self.clusters.statuses() {
-            if let Discovery::Eds { service_name } = &cluster.config.discovery {
-                references.endpoints.insert(service_name.to_string());
-            }
-            for tls in cluster.config.tls_contexts() {
-                let names = tls.context.secret_names().map(ToString::to_string);
-                references.secrets.extend(names);
+            for config in std::iter::once(&cluster.config).chain(&cluster.pending) {
+                if let Discovery::Eds { service_name } = &config.discovery {
+                    references.endpoints.insert(service_name.to_string());
+                }
+                for tls in config.tls_contexts() {
+                    let names = tls.context.secret_names().map(ToString::to_string);
+                    references.secrets.extend(names);
+                }
             }
         }
         references
+    }
+
+    /// Nothing in force refers to this secret any more.
+    pub(super) fn forget_secret(&self, name: &str) {
+        if !self.kept.static_secrets.contains(name) {
+            self.clusters.remove_secret(name);
+            self.admin.dump.remove(Kind::Secret, name);
+        }
     }
 
     fn accepted<T>(&self, loaded: Result<Loaded<T>, ConfigError>) -> Result<T, String> {
@@ -308,3 +324,7 @@ impl Resources {
 fn decode<M: Message + Default>(what: &str, name: &str, body: &[u8]) -> Result<M, String> {
     M::decode(body).map_err(|error| format!("{what} {name}: not a readable message: {error}"))
 }
+
+#[cfg(test)]
+#[path = "resources_tests.rs"]
+mod tests;

@@ -105,7 +105,8 @@ impl Control {
         self.ask_for_references(resources).await;
     }
 
-    /// Asks for what the resources in force refer to, if that has changed.
+    /// Asks for what the resources in force refer to, if that has changed. Secrets that nothing
+    /// refers to any more are forgotten: the server would not tell of their changes.
     pub(super) async fn ask_for_references(&mut self, resources: &Resources) {
         let wanted = resources.references();
         let types = [
@@ -118,6 +119,9 @@ impl Control {
                 let interest = Interest::names(names.iter().cloned());
                 self.commands.set_interest(kind, interest).await;
             }
+        }
+        for name in self.asked.secrets.difference(&wanted.secrets) {
+            resources.forget_secret(name);
         }
         self.asked = wanted;
     }

@@ -100,6 +100,7 @@ impl Proxy {
             shutdown_time,
             server: ServerOptions::default(),
             logging: Box::new(NoLogging),
+            reopen_logs: std::sync::Arc::default(),
             on_ready: Some(Box::new(|admin| {
                 let _ = ready.send(admin);
             })),

@@ -4,5 +4,7 @@ pub(crate) mod assemble;
 mod endpoints;
 pub mod file;
 mod index;
+pub mod load;
+mod look;
 mod scan;
 pub mod store;

@@ -1,9 +1,11 @@
 //! Looks for files: which there are, whether they look different from before, and what is in
 //! them. Every limit on what a directory may demand is here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,82 +17,145 @@ pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 pub(super) const MAX_FILES: usize = 50_000;
 /// Deeper directories are not looked at; a symlink that leads back to itself ends here.
 const MAX_DEPTH: usize = 16;
+/// What the file system itself puts into the top of a volume, closed to all but root.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Problems that are told of one look; the rest are counted.
+const MAX_PROBLEMS: usize = 64;
 
 /// What tells one state of a file from another without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) modified: Option<SystemTime>,
     pub(super) length: u64,
+    /// When its content, mode or name changed last: `chmod` changes nothing else.
+    changed: (i64, i64),
     /// The file behind all symlinks: Kubernetes swaps a link to change what is mounted.
     target: PathBuf,
 }
 
-/// Finds files below a directory, or the one file that `path` is. What cannot be looked at is
-/// returned as problems.
-pub(super) fn list(path: &Path) -> (BTreeMap<PathBuf, Stamp>, Vec<Problem>) {
+/// What one look at a directory found.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) files: BTreeMap<PathBuf, Stamp>,
+    /// Files and directories that could not be looked at: what is at or below them is not known.
+    unknown: BTreeSet<PathBuf>,
+    pub(super) problems: Vec<Problem>,
+    /// Problems that are not told.
+    more_problems: usize,
+}
+
+/// Finds files below a directory, or the one file that `path` is.
+pub(super) fn list(path: &Path) -> Listing {
     let mut found = Listing::default();
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => found.directory(path, 0),
         Ok(metadata) => found.file(path.to_owned(), &metadata),
-        Err(error) => found
-            .problems
-            .push(problem(path, format!("cannot be read: {error}"))),
+        Err(error) => found.cannot_be_read(path, &error),
     }
-    if found.files.len() > MAX_FILES {
-        found.problems.push(problem(
+    if found.is_full() {
+        found.problem(
             path,
             format!("has more than {MAX_FILES} files; the rest are not read: merge some of them"),
-        ));
+        );
         let last = found.files.keys().nth(MAX_FILES).cloned();
         last.map(|last| found.files.split_off(&last));
+        found.unknown.insert(path.to_owned());
     }
-    (found.files, found.problems)
-}
-
-#[derive(Default)]
-struct Listing {
-    files: BTreeMap<PathBuf, Stamp>,
-    problems: Vec<Problem>,
+    // The order in which a directory gives its entries is any.
+    found.problems.sort_by(|a, b| a.source.cmp(&b.source));
+    if found.more_problems > 0 {
+        let text = format!("{} more problems are not told", found.more_problems);
+        found.problems.push(problem(path, text));
+    }
+    found
 }
 
 impl Listing {
+    /// Whether it is not known if a file is there.
+    pub(super) fn is_unknown(&self, path: &Path) -> bool {
+        !self.unknown.is_empty() && path.ancestors().any(|above| self.unknown.contains(above))
+    }
+
+    /// Whether all of it could be looked at.
+    pub(super) fn is_complete(&self) -> bool {
+        self.unknown.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.files.len() + self.unknown.len() > MAX_FILES
+    }
+
     fn directory(&mut self, path: &Path, depth: usize) {
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
-            Err(error) => {
-                self.problems
-                    .push(problem(path, format!("cannot be read: {error}")));
-                return;
-            }
+            Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => return,
+            Err(error) => return self.cannot_be_read(path, &error),
         };
-        for entry in entries.flatten() {
-            if self.files.len() > MAX_FILES {
+        for entry in entries {
+            if self.is_full() {
                 return;
             }
-            let path = entry.path();
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            // A file that vanished between the two calls is merely not there.
-            let Ok(metadata) = fs::metadata(&path) else {
-                continue;
-            };
-            if metadata.is_dir() {
-                if !name.starts_with('.') && depth < MAX_DEPTH {
-                    self.directory(&path, depth + 1);
-                }
-            } else if is_config_file(name) {
-                self.file(path, &metadata);
+            match entry {
+                Ok(entry) => self.entry(&entry.path(), &entry.file_name(), depth),
+                Err(error) => return self.cannot_be_read(path, &error),
             }
         }
     }
 
+    fn entry(&mut self, path: &Path, name: &OsStr, depth: usize) {
+        let shown = name.to_string_lossy();
+        if shown.starts_with('.') || shown == LOST_AND_FOUND {
+            return;
+        }
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            // It vanished between the two calls, or is a link to nothing: it is merely not there.
+            Err(error) if error.kind() == ErrorKind::NotFound => return,
+            Err(error) => return self.cannot_be_read(path, &error),
+        };
+        if !metadata.is_dir() && !is_config_file(&shown) {
+            return;
+        }
+        if name.to_str().is_none() {
+            let text = "is not read: its name is not UTF-8; rename it".to_owned();
+            self.problem(path, text);
+        } else if !metadata.is_dir() {
+            self.file(path.to_owned(), &metadata);
+        } else if depth < MAX_DEPTH {
+            self.directory(path, depth + 1);
+        } else {
+            let text = format!("is not read: it is more than {MAX_DEPTH} directories deep");
+            self.problem(path, text);
+        }
+    }
+
     fn file(&mut self, path: PathBuf, metadata: &fs::Metadata) {
+        if !metadata.is_file() {
+            // To open a pipe may take for ever.
+            self.problem(&path, "is not read: it is no regular file".to_owned());
+            return;
+        }
         let stamp = Stamp {
             modified: metadata.modified().ok(),
             length: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
             target: fs::canonicalize(&path).unwrap_or_default(),
         };
         self.files.insert(path, stamp);
+    }
+
+    fn cannot_be_read(&mut self, path: &Path, error: &std::io::Error) {
+        self.unknown.insert(path.to_owned());
+        self.problem(path, format!("cannot be read: {error}"));
+    }
+
+    fn problem(&mut self, path: &Path, message: String) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem(path, message));
+        } else {
+            self.more_problems += 1;
+        }
     }
 }
 
@@ -108,10 +173,35 @@ pub(super) fn is_config_file(name: &str) -> bool {
     known && !name.starts_with(['.', '#', '~'])
 }
 
+/// Why a file gives no bytes.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The file is not there any more.
+    Gone(Box<Problem>),
+    /// The system does not give it; it may a moment later, although the file looks the same.
+    Unreadable(Box<Problem>),
+    /// What it is, is refused.
+    Refused(Box<Problem>),
+}
+
+impl ReadError {
+    pub(super) fn into_problem(self) -> Box<Problem> {
+        match self {
+            Self::Gone(problem) | Self::Unreadable(problem) | Self::Refused(problem) => problem,
+        }
+    }
+}
+
 /// Reads a file.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Box<Problem>> {
-    let failed =
-        |error: std::io::Error| Box::new(problem(path, format!("cannot be read: {error}")));
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
+    let failed = |error: std::io::Error| {
+        let told = Box::new(problem(path, format!("cannot be read: {error}")));
+        if error.kind() == ErrorKind::NotFound {
+            ReadError::Gone(told)
+        } else {
+            ReadError::Unreadable(told)
+        }
+    };
     let file = fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large, even while it grows.
@@ -123,12 +213,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Box<Problem>> {
             "the file is larger than {} MiB: split it",
             MAX_FILE_BYTES >> 20
         );
-        return Err(Box::new(problem(path, text)));
+        return Err(ReadError::Refused(Box::new(problem(path, text))));
     }
     Ok(bytes)
 }
 
-fn problem(path: &Path, message: String) -> Problem {
+pub(super) fn problem(path: &Path, message: String) -> Problem {
     Problem {
         source: path.display().to_string().into(),
         line: 1,
@@ -159,5 +249,75 @@ mod tests {
         ] {
             assert!(!is_config_file(bad), "{bad}");
         }
+    }
+    fn told(listing: &Listing) -> Vec<String> {
+        listing.problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_unknown_and_nothing_else_is() {
+        use std::os::unix::fs::symlink;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("a.yaml"), "").expect("written");
+        symlink(path("loop.yaml"), path("loop.yaml")).expect("linked");
+        symlink(path("sub"), path("sub")).expect("linked");
+        symlink(path("nothing"), path("gone.yaml")).expect("linked");
+        symlink(path(".hidden"), path(".hidden")).expect("linked");
+        let found = list(directory.path());
+        assert_eq!(found.files.keys().collect::<Vec<_>>(), [&path("a.yaml")]);
+        assert!(!found.is_complete());
+        for unknown in ["loop.yaml", "sub", "sub/deep/b.yaml"] {
+            assert!(found.is_unknown(&path(unknown)), "{unknown}");
+        }
+        for known in ["a.yaml", "gone.yaml", "other/b.yaml"] {
+            assert!(!found.is_unknown(&path(known)), "{known}");
+        }
+        let told = told(&found);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("loop.yaml:1: cannot be read: "),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_passed_over_is_told() {
+        use std::os::unix::ffi::OsStrExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut deep = directory.path().to_owned();
+        for _ in 0..=MAX_DEPTH {
+            deep.push("d");
+        }
+        fs::create_dir_all(&deep).expect("created");
+        fs::write(deep.join("a.yaml"), "").expect("written");
+        fs::write(directory.path().join(OsStr::from_bytes(b"\xff.yaml")), "").expect("written");
+        fs::write(directory.path().join(OsStr::from_bytes(b"\xff.txt")), "").expect("written");
+        fs::create_dir(directory.path().join(LOST_AND_FOUND)).expect("created");
+        let _socket = std::os::unix::net::UnixListener::bind(directory.path().join("s.yaml"));
+        let found = list(directory.path());
+        let told = told(&found).join("\n");
+        for expected in [
+            "more than 16 directories deep",
+            "not UTF-8",
+            "no regular file",
+        ] {
+            assert!(told.contains(expected), "{told}");
+        }
+        assert_eq!(found.problems.len(), 3, "{told}");
+        assert!(found.files.is_empty() && found.is_complete());
+    }
+
+    #[test]
+    fn a_change_of_the_mode_alone_is_a_change() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("a.yaml");
+        fs::write(&file, "").expect("written");
+        let before = list(directory.path()).files;
+        // Clocks of file systems are coarse.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("changed");
+        assert_ne!(before, list(directory.path()).files);
     }
 }

@@ -2,14 +2,12 @@
 //! object belongs to, and keeps the last good form of each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use weft_model::{MeshSettings, Object, ObjectRef};
 use weft_proto::Problem;
 
 use super::assemble::Assembly;
-use super::scan;
 use crate::Change;
 use crate::document::{self, ReadFile};
 use crate::piece::{Outcome, Piece, ReadDocument};
@@ -21,6 +19,9 @@ pub struct ObjectStatus {
     pub source: Arc<str>,
     /// Where the object begins, from 1.
     pub line: u32,
+    /// Tells statuses of one object and file apart: 0 for the document that stands for the
+    /// object, wherever it is in the file; the line of others, such as repetitions.
+    pub place: u32,
     /// The object; `None` for parts of a file that could not be read.
     pub object: Option<weft_proto::ObjectRef>,
     /// What became of it.
@@ -28,6 +29,19 @@ pub struct ObjectStatus {
     /// Why.
     pub problems: Vec<Problem>,
 }
+
+impl ObjectStatus {
+    /// The place of what is wrong with a directory, or a file of it, before anything was read.
+    pub const FOLDER: u32 = u32::MAX;
+
+    /// What stays the same from one status of a thing to the next.
+    pub fn key(&self) -> StatusKey {
+        (self.source.clone(), self.object.clone(), self.place)
+    }
+}
+
+/// File, object, place: see [`ObjectStatus::key`].
+pub type StatusKey = (Arc<str>, Option<weft_proto::ObjectRef>, u32);
 
 /// What became of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,8 +87,6 @@ struct File {
     /// Of parts that belong to no entry: unreadable ones, unsupported kinds, doubles.
     loose: Vec<ObjectStatus>,
 }
-
-type StatusKey = (Arc<str>, Option<weft_proto::ObjectRef>, u32);
 
 /// All files and the mesh that they describe. The result depends only on the texts (and, for
 /// broken ones, on what was good before), never on the order in which files were applied.
@@ -310,17 +322,15 @@ impl FileStore {
             let status = ObjectStatus {
                 source: source.clone(),
                 line: entry.line,
+                place: 0,
                 object: Some(entry.name.clone()),
                 state,
                 problems,
             };
-            found.insert((source.clone(), Some(entry.name.clone()), 0), status);
+            found.insert(status.key(), status);
         }
         for status in &file.loose {
-            found.insert(
-                (source.clone(), status.object.clone(), status.line),
-                status.clone(),
-            );
+            found.insert(status.key(), status.clone());
         }
         found
     }
@@ -343,6 +353,7 @@ fn take_document(
     let loose = |name, state, problems| ObjectStatus {
         source: source.clone(),
         line,
+        place: line,
         object: Some(name),
         state,
         problems,
@@ -419,6 +430,7 @@ fn keep_missing(
         new.loose.push(ObjectStatus {
             source: source.clone(),
             line: reason.line,
+            place: reason.line,
             object: None,
             state: ObjectState::Refused,
             problems,
@@ -429,52 +441,4 @@ fn keep_missing(
 /// Whether two statuses say the same; an object that merely moved within its file does.
 fn is_same(old: &ObjectStatus, new: &ObjectStatus) -> bool {
     old.state == new.state && old.problems == new.problems && old.object == new.object
-}
-
-/// What some files hold.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// The mesh.
-    pub objects: Vec<Object>,
-    /// Everything that is wrong, in the order of files and lines.
-    pub problems: Vec<Problem>,
-    /// The status of every object.
-    pub statuses: Vec<ObjectStatus>,
-}
-
-/// Reads files and directories once, as `weft validate` does. Files are named in errors as they
-/// were reached from `paths`.
-pub fn load_once(paths: &[PathBuf], settings: &MeshSettings) -> Loaded {
-    let mut store = FileStore::new(settings.clone());
-    let mut problems = Vec::new();
-    for path in paths {
-        problems.extend(load_path(path, &mut store));
-    }
-    let statuses: Vec<ObjectStatus> = store.statuses().cloned().collect();
-    problems.extend(
-        statuses
-            .iter()
-            .flat_map(|status| status.problems.iter().cloned()),
-    );
-    problems.sort_by(|a, b| (&a.source, a.line, a.column).cmp(&(&b.source, b.line, b.column)));
-    Loaded {
-        objects: store.objects().cloned().collect(),
-        problems,
-        statuses,
-    }
-}
-
-fn load_path(path: &Path, store: &mut FileStore) -> Vec<Problem> {
-    let (files, mut problems) = scan::list(path);
-    for file in files.keys() {
-        let name = file.display().to_string();
-        match scan::read(file) {
-            Ok(bytes) => {
-                let text = weft_proto::document::decode_text(&name, &bytes);
-                store.apply_all([(name.as_str(), Some(text))]);
-            }
-            Err(problem) => problems.push(*problem),
-        }
-    }
-    problems
 }

@@ -173,6 +173,24 @@ fn localities_share_by_weight_and_health() {
 }
 
 #[test]
+fn without_a_weighted_locality_all_usable_hosts_share() {
+    let healthy = |i| vec![host(i, 1, Health::Healthy)];
+    for dead_weight in [None, Some(5)] {
+        for lb in [round_robin(), least_request(), LbPolicy::Random] {
+            let mut config = with_lb(lb);
+            config.lb_common.locality = LocalityBalancing::Weighted;
+            let all = vec![
+                locality(dead_weight, vec![host(1, 1, Health::Unhealthy)]),
+                locality(None, healthy(2)),
+                locality(None, healthy(3)),
+            ];
+            let mut world = World::new(config, &assignment("c", vec![all]));
+            assert_near(&world.shares(&|_| 0), &[0.0, 0.5, 0.5], 0.02);
+        }
+    }
+}
+
+#[test]
 fn hashes_stick_and_bounded_load_spills() {
     for lb in [
         LbPolicy::Maglev { table_size: 65_537 },

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use weft_config::cluster::LocalityBalancing;
 use weft_config::{Cluster, Health, LbPolicy};
 
+use super::is_hashed;
 use super::levels::{Counts, Levels};
 use super::table::{Named, Table};
 use crate::host_set::HostSet;
@@ -93,29 +94,58 @@ impl View {
 
     /// The hash table of a group; items are positions in its hosts, subset after subset.
     pub(crate) fn table<'a>(&self, group: &'a Group, config: &Cluster) -> &'a Table {
-        group.table.get_or_init(|| {
-            let mut hosts = Vec::new();
-            for (subset, locality) in group.subsets.iter().zip(&group.weights) {
-                let sum: f64 = subset.hosts.iter().map(|h| self.weight(*h)).sum();
-                for host in &subset.hosts {
-                    let own = self.weight(*host);
-                    // With one subset the locality's weight says nothing.
-                    let several = group.subsets.len() > 1;
-                    let weight = if several { locality * own / sum } else { own };
-                    let name = self.name(*host, config.lb_common.use_hostname_for_hashing);
-                    hosts.push(Named { name, weight });
+        if let Some(table) = group.table.get() {
+            return table;
+        }
+        // Not within the lock's closure: another worker would wait for it.
+        let table = self.build_table(group, config);
+        group.table.get_or_init(|| table)
+    }
+
+    /// Builds the tables that requests can need.
+    pub(crate) fn build_tables(&self, config: &Cluster) {
+        if !is_hashed(&config.lb) {
+            return;
+        }
+        let shares = self.levels.healthy.iter().zip(&self.levels.degraded);
+        for ((groups, panic), (healthy, degraded)) in
+            self.groups.iter().zip(&self.levels.panic).zip(shares)
+        {
+            let sources = [
+                (Source::Healthy, !panic && *healthy > 0),
+                (Source::Degraded, !panic && *degraded > 0),
+                (Source::All, *panic && (*healthy > 0 || *degraded > 0)),
+            ];
+            for (source, used) in sources {
+                if let (true, Some(group)) = (used, groups.get(source as usize)) {
+                    self.table(group, config);
                 }
             }
-            match &config.lb {
-                LbPolicy::Maglev { table_size } => Table::maglev(&hosts, *table_size),
-                LbPolicy::RingHash {
-                    min_size,
-                    max_size,
-                    function,
-                } => Table::ring(&hosts, (*min_size, *max_size), *function),
-                _ => Table::maglev(&[], 1),
+        }
+    }
+
+    fn build_table(&self, group: &Group, config: &Cluster) -> Table {
+        let mut hosts = Vec::new();
+        for (subset, locality) in group.subsets.iter().zip(&group.weights) {
+            let sum: f64 = subset.hosts.iter().map(|h| self.weight(*h)).sum();
+            for host in &subset.hosts {
+                let own = self.weight(*host);
+                // With one subset the locality's weight says nothing.
+                let several = group.subsets.len() > 1;
+                let weight = if several { locality * own / sum } else { own };
+                let name = self.name(*host, config.lb_common.use_hostname_for_hashing);
+                hosts.push(Named { name, weight });
             }
-        })
+        }
+        match &config.lb {
+            LbPolicy::Maglev { table_size } => Table::maglev(&hosts, *table_size),
+            LbPolicy::RingHash {
+                min_size,
+                max_size,
+                function,
+            } => Table::ring(&hosts, (*min_size, *max_size), *function),
+            _ => Table::maglev(&[], 1),
+        }
     }
 
     fn name(&self, host: u32, by_hostname: bool) -> String {
@@ -132,6 +162,11 @@ impl View {
 }
 
 impl Group {
+    #[cfg(test)]
+    pub(crate) fn has_table(&self) -> bool {
+        self.table.get().is_some()
+    }
+
     /// The host at a table's item.
     pub(crate) fn item(&self, item: u32) -> Option<u32> {
         let mut hosts = self.subsets.iter().flat_map(|s| s.hosts.iter());
@@ -196,6 +231,9 @@ fn group(
     if !by_locality {
         group.subsets.push(Subset::new(all.hosts, set));
         group.weights.push(1.0);
+    } else if group.subsets.is_empty() {
+        // No locality with a weight has a usable host: as if localities were not weighed.
+        return self::group(set, priority, source, false, overprovisioning);
     }
     group
 }

@@ -93,6 +93,11 @@ impl Http1 {
         self.live.get() == 0 && self.connecting.get() == 0 && self.waiting.borrow().is_empty()
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        let idle = self.idle.borrow().len() as u32;
+        self.live.get() <= idle && self.connecting.get() == 0 && self.waiting.borrow().is_empty()
+    }
+
     /// The connection that was used last and is still open.
     fn pop(&self) -> Option<Connection> {
         loop {

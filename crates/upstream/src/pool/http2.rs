@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::client::conn::http2;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
 use super::Pool;
+use super::frames::Watched;
 use super::guard::Guard;
 use crate::body::RequestBody;
 use crate::breaker::Priority;
 use crate::connector::Protocol;
 use crate::failure::{FailureKind, SendFailure, classify};
+use crate::header_limits::HeaderLimits;
 
 /// Envoy's defaults.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
@@ -124,12 +126,26 @@ impl Drop for MuxLease {
             }
         }
         pool.serve_http2();
+        // Those whom this connection left behind need another one. Not from within a drop,
+        // which may happen anywhere.
+        let someone_waits = !pool.http2.waiting.borrow().is_empty();
+        if someone_waits && tokio::runtime::Handle::try_current().is_ok() {
+            let priority = mux.guard.priority();
+            tokio::task::spawn_local(async move { pool.connect_http2_if_needed(priority) });
+        }
     }
 }
 
 impl Http2 {
     pub(super) fn is_unused(&self) -> bool {
         self.connections.borrow().is_empty()
+            && self.connecting.get() == 0
+            && self.waiting.borrow().is_empty()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        let idle = |mux: &Rc<Mux>| mux.active.get() == 0;
+        self.connections.borrow().iter().all(idle)
             && self.connecting.get() == 0
             && self.waiting.borrow().is_empty()
     }
@@ -286,12 +302,15 @@ impl Pool {
 
     async fn open_http2(self: &Rc<Self>, guard: Arc<Guard>) -> Result<(), SendFailure> {
         let stream = self.connect(Some(Protocol::Http2), &guard).await?;
+        let limits = HeaderLimits::of(&self.connector.http.common, Protocol::Http2);
+        let stream = TokioIo::new(Watched::new(stream, limits.of_wire()));
         let options = &self.connector.http.http2;
         let stream_window = options.initial_stream_window_size.unwrap_or(STREAM_WINDOW);
         let window = options.initial_connection_window_size;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
             .timer(TokioTimer::new())
+            .max_header_list_size(limits.of_library())
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(window.unwrap_or(CONNECTION_WINDOW))
             .max_concurrent_reset_streams(1024);
@@ -322,6 +341,7 @@ impl Pool {
             self.http2.connections.borrow_mut().push(Rc::clone(&mux));
         }
         self.sweep();
+        let priority = mux.guard.priority();
         let (me, mux) = (Rc::downgrade(self), Rc::downgrade(&mux));
         tokio::task::spawn_local(async move {
             let mut connection = connection;
@@ -330,18 +350,21 @@ impl Pool {
                 allowed.set(connection.current_max_send_streams());
                 polled
             });
-            if ended.await.is_err()
-                && let Some(pool) = me.upgrade()
-            {
+            let failed = ended.await.is_err();
+            let (pool, mux) = (me.upgrade(), mux.upgrade());
+            if let Some(mux) = &mux {
+                mux.guard.closed_by_peer();
+            }
+            let Some(pool) = pool else { return };
+            if failed {
                 pool.accounts.stats.upstream_cx_protocol_error.inc();
             }
-            if let Some(mux) = mux.upgrade() {
-                mux.guard.closed_by_peer();
-                if let Some(pool) = me.upgrade() {
-                    pool.http2.remove(&mux);
-                    pool.connect_http2_if_needed(mux.guard.priority());
-                }
+            if let Some(mux) = mux {
+                pool.http2.remove(&mux);
             }
+            // The breaker has room again when the socket is gone.
+            drop(connection);
+            pool.connect_http2_if_needed(priority);
         });
         Ok(())
     }

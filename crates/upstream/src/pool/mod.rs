@@ -2,6 +2,8 @@
 //! last in, first out; HTTP/2 connections are shared. Requests that find none wait, within
 //! the limits of the circuit breakers. Knows nothing of balancing or retries.
 
+pub(crate) mod downstream;
+mod frames;
 pub(crate) mod guard;
 pub(crate) mod http1;
 pub(crate) mod http2;
@@ -23,7 +25,8 @@ use http1::Http1;
 use http2::Http2;
 
 /// Most pools that one host may have in one worker: server names, or downstream connections
-/// with pools of their own. Requests beyond it fail with an overflow.
+/// with pools of their own. Beyond it the one that is idle longest goes; if none is idle, the
+/// request fails with an overflow.
 const MAX_KEYED_POOLS: usize = 1024;
 
 /// What keeps connections of the same host apart.
@@ -75,18 +78,45 @@ impl HostPools {
         };
         let mut keyed = self.keyed.borrow_mut();
         if let Some(pool) = keyed.get(&key) {
+            pool.asked.set(Instant::now());
             return Ok(Rc::clone(pool));
         }
         if keyed.len() >= MAX_KEYED_POOLS {
             keyed.retain(|_, pool| !pool.is_unused());
         }
-        if keyed.len() >= MAX_KEYED_POOLS {
-            self.accounts.stats.upstream_cx_pool_overflow.inc();
-            return Err(SendFailure::new(FailureKind::Overflow, ""));
-        }
+        let gone = if keyed.len() >= MAX_KEYED_POOLS {
+            let idle = keyed.iter().filter(|(_, pool)| pool.is_idle());
+            let oldest = idle.min_by_key(|(_, pool)| pool.asked.get());
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+                self.accounts.stats.upstream_cx_pool_overflow.inc();
+                return Err(SendFailure::new(FailureKind::Overflow, ""));
+            };
+            keyed.remove(&oldest)
+        } else {
+            None
+        };
         let pool = self.new_pool(key.server_name.clone());
         keyed.insert(key, Rc::clone(&pool));
+        drop(keyed);
+        if let Some(gone) = gone {
+            gone.retire();
+        }
         Ok(pool)
+    }
+
+    /// Closes what a downstream connection had for itself.
+    fn retire_downstream(&self, downstream: u64) {
+        let mut gone = Vec::new();
+        self.keyed.borrow_mut().retain(|key, pool| {
+            let its = key.downstream == Some(downstream);
+            if its {
+                gone.push(Rc::clone(pool));
+            }
+            !its
+        });
+        for pool in gone {
+            pool.retire();
+        }
     }
 
     fn new_pool(&self, server_name: Option<Box<str>>) -> Rc<Pool> {
@@ -98,6 +128,7 @@ impl HostPools {
             worker: self.worker,
             server_name,
             retired: Cell::new(self.retired.get()),
+            asked: Cell::new(Instant::now()),
             sweeping: Cell::new(false),
             tls: [const { OnceCell::new() }; 3],
             http1: Http1::default(),
@@ -111,9 +142,7 @@ impl HostPools {
         self.retired.set(true);
         let keyed = std::mem::take(&mut *self.keyed.borrow_mut());
         for pool in self.main.get().into_iter().chain(keyed.values()) {
-            pool.retired.set(true);
-            pool.http1.close_idle();
-            pool.http2.retire_all();
+            pool.retire();
         }
     }
 }
@@ -127,6 +156,8 @@ pub(crate) struct Pool {
     worker: usize,
     server_name: Option<Box<str>>,
     retired: Cell<bool>,
+    /// When it was last asked for; only of pools with a key.
+    asked: Cell<Instant>,
     sweeping: Cell<bool>,
     /// TLS for HTTP/1, HTTP/2 and plain TCP; they differ in ALPN.
     tls: [OnceCell<Option<TlsConfig>>; 3],
@@ -135,6 +166,17 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    fn retire(&self) {
+        self.retired.set(true);
+        self.http1.close_idle();
+        self.http2.retire_all();
+    }
+
+    /// No request is on its connections or waits for one.
+    fn is_idle(&self) -> bool {
+        self.http1.is_idle() && self.http2.is_idle()
+    }
+
     fn is_unused(&self) -> bool {
         self.http1.is_unused() && self.http2.is_unused()
     }

@@ -2,28 +2,29 @@
 //! all workers share once, and publishes it to them. Also runs DNS and outlier intervals.
 
 mod feed;
+mod names;
 mod schedule;
 mod secrets;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use weft_config::cluster::{DnsLookupFamily, DnsSettings};
 use weft_config::{Cluster as Config, Discovery, LoadAssignment};
 use weft_core::metrics::Registry;
 
 use crate::connector::Connectors;
-use crate::dns::{Resolve, SystemResolver, of_family};
+use crate::dns::{Resolve, SystemResolver};
 use crate::host_set::HostSet;
 use crate::outlier::SuccessRates;
 use crate::state::{Snapshot, State};
 use crate::tls_context::Secrets;
 pub(crate) use feed::Feed;
+use names::{Name, dns_of, names_of};
 use schedule::{Job, Schedule};
+use secrets::Pending;
 
 /// All clusters. Methods may be called from any thread; they do not wait for workers.
 pub struct ClusterStore {
@@ -45,6 +46,8 @@ struct Inner {
     services: AHashMap<Arc<str>, Service>,
     secrets: Secrets,
     schedule: Schedule,
+    /// The last one given out; a cluster that comes back must not get an earlier one.
+    generation: u64,
 }
 
 /// An EDS resource and the clusters that use it.
@@ -58,11 +61,12 @@ struct Entry {
     snapshot: Arc<Snapshot>,
     /// Endpoints are known: no DNS, EDS answered, names looked up once.
     ready: bool,
-    /// Of DNS clusters: the last addresses of each name.
-    addresses: AHashMap<Arc<str>, Vec<IpAddr>>,
-    failures: u32,
+    /// Of DNS clusters: the names that were looked up.
+    names: AHashMap<Arc<str>, Name>,
     /// Tells an answer for this state of the cluster from a late one.
     generation: u64,
+    /// A change that waits for its secrets.
+    pending: Option<Pending>,
 }
 
 /// One cluster for the admin endpoints.
@@ -70,6 +74,8 @@ struct Entry {
 pub struct ClusterStatus {
     /// As configured.
     pub config: Arc<Config>,
+    /// A newer configuration, not in force until its secrets are there.
+    pub pending: Option<Arc<Config>>,
     /// The hosts now; each has [`crate::HostShared::stats`].
     pub hosts: Arc<HostSet>,
     /// From CDS, not from the bootstrap.
@@ -122,32 +128,45 @@ impl ClusterStore {
 
     /// Adds a cluster or changes one. What the change does not touch stays: hosts with their
     /// statistics and ejections, breakers, and connections unless their own settings changed.
+    /// A change that names secrets which are not there yet waits for them.
     pub fn apply_cluster(&self, config: Arc<Config>, added_via_api: bool) {
         let mut inner = self.inner.lock();
-        let name = Arc::clone(&config.name);
-        let same = inner.clusters.get(&name).is_some_and(|old| {
-            old.snapshot.config == config && old.snapshot.added_via_api == added_via_api
-        });
-        if same {
-            return;
+        let Inner {
+            clusters, secrets, ..
+        } = &mut *inner;
+        let new = Pending {
+            config,
+            added_via_api,
+        };
+        if let Some(entry) = clusters.get_mut(&new.config.name) {
+            let current = &entry.snapshot;
+            if current.config == new.config && current.added_via_api == added_via_api {
+                self.set_pending(&mut inner, &new.config.name, None);
+                return;
+            }
+            let waits = !secrets.has_all_of(&new.config) && secrets.has_all_of(&current.config);
+            if waits {
+                let name = Arc::clone(&new.config.name);
+                self.set_pending(&mut inner, &name, Some(new));
+                return;
+            }
         }
+        self.install(&mut inner, new);
+    }
+
+    /// Puts a cluster in force.
+    fn install(&self, inner: &mut Inner, new: Pending) {
+        let name = Arc::clone(&new.config.name);
         let old = inner.clusters.remove(&name);
-        let old_service = old
-            .as_ref()
-            .and_then(|old| service_of(&old.snapshot.config));
-        if old_service != service_of(&config) {
-            if let Some(service) = old_service {
-                inner.unlink(&Arc::clone(service), &name);
-            }
-            if let Some(service) = service_of(&config) {
-                let service = inner.services.entry(Arc::clone(service)).or_default();
-                service.users.push(Arc::clone(&name));
-            }
-        }
-        let entry = self.build_entry(&mut inner, config, added_via_api, old);
+        let before = old.as_ref().map(Entry::services).unwrap_or_default();
+        let after: Vec<_> = service_of(&new.config).cloned().into_iter().collect();
+        inner.relink(&name, &before, &after);
+        let entry = self.build_entry(inner, new.config, new.added_via_api, old);
+        let built = &entry.snapshot;
+        built.state.prepare(&built.hosts, &built.config);
         self.publish(&name, Some(&entry.snapshot));
         inner.clusters.insert(Arc::clone(&name), entry);
-        self.schedule(&mut inner, &name);
+        self.schedule(inner, &name);
     }
 
     fn build_entry(
@@ -178,6 +197,7 @@ impl ClusterStore {
             }
             _ => Connectors::new(&config, &inner.secrets),
         };
+        let names = names::kept(&config, old.as_ref());
         let (assignment, known) = match &config.discovery {
             Discovery::Eds { service_name } => {
                 let service = inner.services.get(service_name);
@@ -187,12 +207,8 @@ impl ClusterStore {
                 (assignment, known)
             }
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {
-                let resolved = old.as_ref().is_some_and(|old| {
-                    let mut names = names_of(&config.endpoints);
-                    names.all(|name| old.addresses.contains_key(&name))
-                });
-                let none = names_of(&config.endpoints).next().is_none();
-                (Some(Arc::clone(&config.endpoints)), resolved || none)
+                let known = names::settled(&config, &names);
+                (Some(Arc::clone(&config.endpoints)), known)
             }
             Discovery::Static | Discovery::OriginalDst { .. } => {
                 (Some(Arc::clone(&config.endpoints)), true)
@@ -200,18 +216,17 @@ impl ClusterStore {
         };
         let none = Arc::new(HostSet::default());
         let old_hosts = old.as_ref().map_or(&none, |old| &old.snapshot.hosts);
-        let addresses = old.as_ref().map(|old| old.addresses.clone());
-        let addresses = addresses.unwrap_or_default();
         let hosts = match assignment {
-            Some(assignment) => self.build_hosts(&config, &assignment, old_hosts, &addresses),
+            Some(assignment) => self.build_hosts(&config, &assignment, old_hosts, &names),
             None => Arc::clone(old_hosts),
         };
         account_for(&state, old_hosts, &hosts);
+        inner.generation += 1;
         Entry {
             ready: known || old.as_ref().is_some_and(|old| old.ready),
-            generation: old.as_ref().map_or(0, |old| old.generation + 1),
-            failures: 0,
-            addresses,
+            generation: inner.generation,
+            names,
+            pending: None,
             snapshot: Arc::new(Snapshot {
                 config,
                 connectors,
@@ -227,20 +242,19 @@ impl ClusterStore {
         config: &Config,
         assignment: &Arc<LoadAssignment>,
         old: &Arc<HostSet>,
-        addresses: &AHashMap<Arc<str>, Vec<IpAddr>>,
+        names: &AHashMap<Arc<str>, Name>,
     ) -> Arc<HostSet> {
         let named = names_of(assignment).next().is_some();
         if !named && old.assignment().is_some_and(|a| a == assignment) {
             return Arc::clone(old);
         }
-        let resolve = |name: &str| -> Vec<IpAddr> {
-            let found = addresses.get(name).map(Vec::as_slice).unwrap_or_default();
-            match &config.discovery {
-                Discovery::LogicalDns(_) => found.first().copied().into_iter().collect(),
-                _ => found.to_vec(),
-            }
-        };
-        Arc::new(HostSet::build(assignment, old, self.workers, &resolve))
+        let resolve = |name: &str| names::addresses(config, names, name);
+        let built = HostSet::build(assignment, old, self.workers, &resolve);
+        if built.hosts().is_empty() && names::lacks_answers(assignment, names) {
+            // Until the new names have addresses the old hosts serve on.
+            return Arc::clone(old);
+        }
+        Arc::new(built)
     }
 
     /// Removes a cluster; requests under way finish. Gives whether it was there.
@@ -249,9 +263,7 @@ impl ClusterStore {
         let Some((name, entry)) = inner.clusters.remove_entry(name) else {
             return false;
         };
-        if let Some(service) = service_of(&entry.snapshot.config) {
-            inner.unlink(service, &name);
-        }
+        inner.relink(&name, &entry.services(), &[]);
         self.publish(&name, None);
         true
     }
@@ -260,8 +272,8 @@ impl ClusterStore {
     /// any does; one that no cluster uses is not kept.
     pub fn apply_assignment(&self, assignment: Arc<LoadAssignment>) -> bool {
         let mut inner = self.inner.lock();
-        let service = Arc::clone(&assignment.cluster_name);
-        let Some(service) = inner.services.get_mut(&service) else {
+        let service_name = Arc::clone(&assignment.cluster_name);
+        let Some(service) = inner.services.get_mut(&service_name) else {
             return false;
         };
         let users = service.users.clone();
@@ -273,6 +285,10 @@ impl ClusterStore {
                 continue;
             };
             let snapshot = &entry.snapshot;
+            if service_of(&snapshot.config) != Some(&service_name) {
+                // Only the change that it waits for uses them.
+                continue;
+            }
             let stats = &snapshot.state.stats;
             stats.update_attempt.inc();
             stats.update_success.inc();
@@ -299,6 +315,7 @@ impl ClusterStore {
     fn replace_hosts(&self, name: &Arc<str>, entry: &mut Entry, hosts: Arc<HostSet>) {
         let old = &entry.snapshot;
         account_for(&old.state, &old.hosts, &hosts);
+        old.state.prepare(&hosts, &old.config);
         entry.snapshot = Arc::new(Snapshot {
             config: Arc::clone(&old.config),
             connectors: old.connectors.clone(),
@@ -332,11 +349,12 @@ impl ClusterStore {
         self.inner.lock().clusters.contains_key(name)
     }
 
-    /// How many clusters there are, and of how many the endpoints are not known yet.
+    /// How many clusters there are, and how many wait for their endpoints or secrets.
     pub fn count(&self) -> (usize, usize) {
         let inner = self.inner.lock();
-        let unready = inner.clusters.values().filter(|entry| !entry.ready);
-        (inner.clusters.len(), unready.count())
+        let warming = |entry: &&Entry| !entry.ready || entry.pending.is_some();
+        let warming = inner.clusters.values().filter(warming);
+        (inner.clusters.len(), warming.count())
     }
 
     /// The clusters whose endpoints are not known yet.
@@ -365,6 +383,7 @@ impl ClusterStore {
             let outlier = snapshot.config.outlier.is_some();
             ClusterStatus {
                 config: Arc::clone(&snapshot.config),
+                pending: entry.pending.as_ref().map(|p| Arc::clone(&p.config)),
                 hosts: Arc::clone(&snapshot.hosts),
                 added_via_api: snapshot.added_via_api,
                 success_rates: outlier.then(|| snapshot.state.detector.rates()),
@@ -408,7 +427,9 @@ impl ClusterStore {
             kind,
         };
         if dns_of(&entry.snapshot.config).is_some() {
-            inner.schedule.add(now, job(schedule::Kind::Resolve));
+            for host in names::distinct(&entry.snapshot.config) {
+                inner.schedule.add(now, job(schedule::Kind::Resolve(host)));
+            }
         }
         if let Some(outlier) = &entry.snapshot.config.outlier {
             inner
@@ -419,15 +440,33 @@ impl ClusterStore {
     }
 }
 
+impl Entry {
+    /// The EDS resources that it uses, also those of a change that waits.
+    fn services(&self) -> Vec<Arc<str>> {
+        let pending = self.pending.as_ref().map(|pending| &pending.config);
+        let configs = std::iter::once(&self.snapshot.config).chain(pending);
+        configs.filter_map(|c| service_of(c)).cloned().collect()
+    }
+}
+
 impl Inner {
-    /// `cluster` does not use `service` any more; endpoints that nobody uses are forgotten.
-    fn unlink(&mut self, service: &Arc<str>, cluster: &Arc<str>) {
-        let Some(linked) = self.services.get_mut(service) else {
-            return;
-        };
-        linked.users.retain(|user| user != cluster);
-        if linked.users.is_empty() {
-            self.services.remove(service);
+    /// `cluster` used these EDS resources and now uses those; endpoints that nobody uses are
+    /// forgotten.
+    fn relink(&mut self, cluster: &Arc<str>, before: &[Arc<str>], after: &[Arc<str>]) {
+        for service in after {
+            let users = &mut self.services.entry(Arc::clone(service)).or_default().users;
+            if !users.contains(cluster) {
+                users.push(Arc::clone(cluster));
+            }
+        }
+        for service in before.iter().filter(|service| !after.contains(service)) {
+            let Some(linked) = self.services.get_mut(service) else {
+                continue;
+            };
+            linked.users.retain(|user| user != cluster);
+            if linked.users.is_empty() {
+                self.services.remove(service);
+            }
         }
     }
 }
@@ -454,28 +493,4 @@ fn service_of(config: &Config) -> Option<&Arc<str>> {
         Discovery::Eds { service_name } => Some(service_name),
         _ => None,
     }
-}
-
-fn dns_of(config: &Config) -> Option<&DnsSettings> {
-    match &config.discovery {
-        Discovery::StrictDns(settings) | Discovery::LogicalDns(settings) => Some(settings),
-        _ => None,
-    }
-}
-
-/// The host names among the addresses of an assignment.
-fn names_of(assignment: &LoadAssignment) -> impl Iterator<Item = Arc<str>> {
-    assignment
-        .endpoints()
-        .filter_map(|endpoint| match &endpoint.address {
-            weft_config::Address::Host { host, .. } => Some(Arc::clone(host)),
-            weft_config::Address::Ip(_) => None,
-        })
-}
-
-fn usable(addresses: &[IpAddr], family: DnsLookupFamily) -> Vec<IpAddr> {
-    let mut found = of_family(addresses, family);
-    let mut seen = AHashSet::new();
-    found.retain(|address| seen.insert(*address));
-    found
 }

@@ -2,20 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use weft_config::Discovery;
-use weft_config::cluster::DnsSettings;
-
-use super::{ClusterStore, dns_of, names_of, usable};
+use super::ClusterStore;
 use crate::host::HostShared;
 use crate::random::Random;
-
-/// Back-off after a failed look-up when none is configured, and its bound.
-const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Jobs by the time they are due.
 #[derive(Default)]
@@ -39,9 +31,10 @@ pub(super) struct Job {
     pub(super) kind: Kind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    Resolve,
+    /// One name of a DNS cluster.
+    Resolve(Arc<str>),
     Outliers,
 }
 
@@ -72,9 +65,9 @@ impl ClusterStore {
     pub(super) fn start(self: &Arc<Self>, job: Job) {
         match job.kind {
             Kind::Outliers => self.end_outlier_interval(job),
-            Kind::Resolve => {
-                let store = Arc::clone(self);
-                tokio::spawn(async move { store.resolve(job).await });
+            Kind::Resolve(ref name) => {
+                let name = Arc::clone(name);
+                tokio::spawn(Arc::clone(self).resolve(job, name));
             }
         }
     }
@@ -101,111 +94,7 @@ impl ClusterStore {
             .sweep(config, &hosts, (now, &random))
         {
             snapshot.state.ejections_changed(&snapshot.hosts);
+            snapshot.state.prepare(&snapshot.hosts, &snapshot.config);
         }
-    }
-
-    /// Looks up every name of a cluster and publishes what changed.
-    async fn resolve(self: Arc<Self>, job: Job) {
-        let Some((settings, names)) = self.names_to_resolve(&job) else {
-            return;
-        };
-        let mut answers = Vec::with_capacity(names.len());
-        for name in names {
-            let answer = self.resolver.resolve(&name).await;
-            if let Err(error) = &answer {
-                tracing::debug!(cluster = %job.cluster, %name, %error, "a name was not resolved");
-            }
-            answers.push((name, answer));
-        }
-        self.take_answers(job, &settings, answers);
-    }
-
-    fn names_to_resolve(&self, job: &Job) -> Option<(DnsSettings, Vec<Arc<str>>)> {
-        let inner = self.inner.lock();
-        let entry = inner.clusters.get(&job.cluster)?;
-        let settings = dns_of(&entry.snapshot.config)?.clone();
-        let mut names: Vec<_> = names_of(&entry.snapshot.config.endpoints).collect();
-        names.sort_unstable();
-        names.dedup();
-        entry.snapshot.state.stats.update_attempt.inc();
-        (entry.generation == job.generation).then_some((settings, names))
-    }
-
-    fn take_answers(
-        &self,
-        job: Job,
-        settings: &DnsSettings,
-        answers: Vec<(Arc<str>, io::Result<Vec<IpAddr>>)>,
-    ) {
-        let mut inner = self.inner.lock();
-        let entry = inner.clusters.get_mut(&job.cluster);
-        let Some(entry) = entry.filter(|entry| entry.generation == job.generation) else {
-            return;
-        };
-        let logical = matches!(entry.snapshot.config.discovery, Discovery::LogicalDns(_));
-        let (mut failed, mut changed) = (false, false);
-        for (name, answer) in answers {
-            let Ok(found) = answer else {
-                // The last addresses stay in use.
-                failed = true;
-                continue;
-            };
-            let mut found = usable(&found, settings.family);
-            let known = entry.addresses.get(&name);
-            if logical {
-                // One address; it stays while it is among those found.
-                let current = known.and_then(|known| known.first());
-                let kept = current.filter(|a| found.contains(a)).copied();
-                found = kept.or(found.first().copied()).into_iter().collect();
-            } else {
-                found.sort_unstable();
-            }
-            if known != Some(&found) {
-                changed = true;
-                entry.addresses.insert(name, found);
-            }
-        }
-        let stats = &entry.snapshot.state.stats;
-        if failed {
-            stats.update_failure.inc();
-            entry.failures = entry.failures.saturating_add(1);
-        } else {
-            stats.update_success.inc();
-            entry.failures = 0;
-        }
-        let delay = next_delay(settings, entry.failures);
-        // A name that cannot be resolved must not keep the proxy from starting.
-        let was_ready = std::mem::replace(&mut entry.ready, true);
-        if changed {
-            let config = Arc::clone(&entry.snapshot.config);
-            let hosts = self.build_hosts(
-                &config,
-                &config.endpoints,
-                &entry.snapshot.hosts,
-                &entry.addresses,
-            );
-            let same = hosts.same_members(&entry.snapshot.hosts);
-            if same {
-                stats.update_no_rebuild.inc();
-            }
-            self.replace_hosts(&job.cluster, entry, hosts);
-        }
-        if !was_ready {
-            self.changed();
-        }
-        inner.schedule.add(Instant::now() + delay, job);
-        self.wake.notify_one();
-    }
-}
-
-fn next_delay(settings: &DnsSettings, failures: u32) -> Duration {
-    let random = Random::from_os();
-    match settings.failure_refresh {
-        Some((base, max)) if failures > 0 => {
-            // Jittered exponential back-off, as Envoy's.
-            let grown = base * 2_u32.saturating_pow((failures - 1).min(16));
-            grown.min(max).mul_f64(random.unit()).max(SHORTEST)
-        }
-        _ => (settings.refresh_rate + settings.jitter.mul_f64(random.unit())).max(SHORTEST),
     }
 }

@@ -2,19 +2,79 @@
 
 use std::sync::Arc;
 
-use weft_config::Secret;
+use weft_config::{Cluster as Config, Secret};
 
 use super::{ClusterStore, Entry, Inner};
 use crate::connector::Connectors;
 use crate::state::Snapshot;
-use crate::tls_context::Secrets;
+use crate::tls_context::{Secrets, check_clients, check_secret};
+
+/// A configuration of a cluster that is not in force.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) config: Arc<Config>,
+    pub(super) added_via_api: bool,
+}
 
 impl ClusterStore {
-    /// Adds or replaces a secret. Clusters whose TLS uses it make new connections with it.
+    /// Whether a secret can be used: by itself, and in every cluster that names it.
+    ///
+    /// # Errors
+    /// What is wrong, with the cluster if it is only there.
+    pub fn check_secret(&self, secret: &Arc<Secret>) -> Result<(), String> {
+        check_secret(secret).map_err(|error| format!("secret {}: {error}", secret.name))?;
+        let inner = self.inner.lock();
+        let mut secrets = inner.secrets.clone();
+        secrets.insert(Arc::clone(secret));
+        let entries = inner.clusters.values();
+        let configs: Vec<_> = entries
+            .flat_map(|entry| {
+                let pending = entry.pending.as_ref().map(|pending| &pending.config);
+                pending.into_iter().chain([&entry.snapshot.config]).cloned()
+            })
+            .filter(|config| names_secret(config, &secret.name))
+            .collect();
+        drop(inner);
+        check_clients(configs.iter().map(|config| &**config), &secrets)
+    }
+
+    /// Adds or replaces a secret. Clusters whose TLS uses it make new connections with it,
+    /// and changes that waited for it come into force.
     pub fn apply_secret(&self, secret: Arc<Secret>) {
         let name = Arc::clone(&secret.name);
-        self.inner.lock().secrets.insert(secret);
-        self.reconnect_users_of(&name);
+        let mut inner = self.inner.lock();
+        inner.secrets.insert(secret);
+        let Inner {
+            clusters, secrets, ..
+        } = &mut *inner;
+        let mut complete = Vec::new();
+        for (cluster, entry) in clusters.iter_mut() {
+            if names_secret(&entry.snapshot.config, &name) {
+                self.reconnect(cluster, entry, secrets);
+            }
+            let fits = |pending: &mut Pending| secrets.has_all_of(&pending.config);
+            if entry.pending.as_mut().is_some_and(fits) {
+                complete.push(Arc::clone(cluster));
+            }
+        }
+        for cluster in complete {
+            let entry = inner.clusters.get_mut(&cluster);
+            if let Some(pending) = entry.and_then(|entry| entry.pending.take()) {
+                self.install(&mut inner, pending);
+            }
+        }
+    }
+
+    /// Keeps a change until its secrets are there, or forgets it.
+    pub(super) fn set_pending(&self, inner: &mut Inner, name: &Arc<str>, new: Option<Pending>) {
+        let Some(entry) = inner.clusters.get_mut(name) else {
+            return;
+        };
+        let before = entry.services();
+        entry.pending = new;
+        let after = entry.services();
+        inner.relink(name, &before, &after);
+        self.changed();
     }
 
     /// Forgets a secret. Connections that were made with it stay.
@@ -39,20 +99,6 @@ impl ClusterStore {
         }
     }
 
-    fn reconnect_users_of(&self, secret: &Arc<str>) {
-        let mut inner = self.inner.lock();
-        let Inner {
-            clusters, secrets, ..
-        } = &mut *inner;
-        for (name, entry) in clusters.iter_mut() {
-            let config = Arc::clone(&entry.snapshot.config);
-            let mut contexts = config.tls_contexts();
-            if contexts.any(|tls| tls.context.secret_names().any(|n| n == secret)) {
-                self.reconnect(name, entry, secrets);
-            }
-        }
-    }
-
     fn reconnect(&self, name: &Arc<str>, entry: &mut Entry, secrets: &Secrets) {
         let old = &entry.snapshot;
         entry.snapshot = Arc::new(Snapshot {
@@ -64,4 +110,9 @@ impl ClusterStore {
         });
         self.publish(name, Some(&entry.snapshot));
     }
+}
+
+fn names_secret(config: &Config, secret: &Arc<str>) -> bool {
+    let mut contexts = config.tls_contexts();
+    contexts.any(|tls| tls.context.secret_names().any(|name| name == secret))
 }

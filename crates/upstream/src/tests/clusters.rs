@@ -1,10 +1,7 @@
 //! Changes of clusters under traffic, discovery, and what outlives a change.
 
 use super::*;
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::Mutex;
-use weft_config::cluster::{DnsSettings, OutlierDetection};
+use weft_config::cluster::OutlierDetection;
 
 fn eds(name: &str) -> Config {
     let mut config = config(name, Arc::new(LoadAssignment::empty(name.into())));
@@ -231,87 +228,6 @@ fn switching_outlier_detection_off_lets_everybody_back_and_closes_nothing() {
     });
 }
 
-#[derive(Default)]
-struct Names(Mutex<HashMap<String, Vec<IpAddr>>>);
-
-impl dns::Resolve for Names {
-    fn resolve(&self, name: &str) -> dns::Answer {
-        let found = self.0.lock().unwrap().get(name).cloned();
-        let answer = found.ok_or_else(|| std::io::Error::other("no such name"));
-        Box::pin(std::future::ready(answer))
-    }
-}
-
-#[test]
-fn dns_follows_changes_and_keeps_the_last_answer_on_failure() {
-    on_worker(async {
-        let names = Arc::new(Names::default());
-        let ip = |s: &str| -> IpAddr { s.parse().unwrap() };
-        let set = |addresses: Option<&[&str]>| {
-            let mut map = names.0.lock().unwrap();
-            match addresses {
-                Some(list) => {
-                    let list = list.iter().map(|s| ip(s)).collect();
-                    map.insert("a.test".to_owned(), list);
-                }
-                None => map.clear(),
-            }
-        };
-        let registry = Arc::new(Registry::default());
-        let store = ClusterStore::with_resolver(Arc::clone(&registry), 1, names.clone());
-        let world = World::of(store, registry);
-        let named = Endpoint {
-            address: Address::Host {
-                host: "a.test".into(),
-                port: 80,
-            },
-            ..endpoint(([0, 0, 0, 0], 0).into())
-        };
-        let mut config = config(
-            "c",
-            assignment("c", vec![vec![locality(None, vec![named])]]),
-        );
-        let settings = DnsSettings {
-            refresh_rate: Duration::from_millis(20),
-            ..DnsSettings::default()
-        };
-        config.discovery = Discovery::StrictDns(settings.clone());
-        set(Some(&["127.0.0.2", "127.0.0.1"]));
-        world.store.apply_cluster(Arc::new(config.clone()), false);
-        world.store.wait_ready().await;
-        assert_eq!(world.stat("membership_total"), 2);
-        let host = world.cluster().pick(&PickContext::default()).unwrap();
-        assert_eq!(&**host.hostname(), "a.test");
-        set(Some(&["127.0.0.2", "127.0.0.1", "127.0.0.3"]));
-        world.until("membership_total", 3).await;
-        set(None);
-        let failures = world.stat("update_failure");
-        while world.stat("update_failure") < failures + 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert_eq!(world.stat("membership_total"), 3);
-        // LOGICAL_DNS: one address, which stays while it is among those found.
-        config.discovery = Discovery::LogicalDns(settings);
-        set(Some(&["127.0.0.7", "127.0.0.8"]));
-        world.store.apply_cluster(Arc::new(config), false);
-        let address = || {
-            let host = world.cluster().pick(&PickContext::default());
-            host.map(|host| host.address().ip())
-        };
-        while address() != Some(ip("127.0.0.7")) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert_eq!(world.stat("membership_total"), 1);
-        set(Some(&["127.0.0.8", "127.0.0.7", "127.0.0.9"]));
-        tokio::time::sleep(Duration::from_millis(80)).await;
-        assert_eq!(address(), Some(ip("127.0.0.7")));
-        set(Some(&["127.0.0.8", "127.0.0.9"]));
-        while address() != Some(ip("127.0.0.8")) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-}
-
 #[test]
 fn original_destinations_are_hosts_while_they_are_used() {
     on_worker(async {
@@ -373,5 +289,27 @@ fn an_unused_cluster_is_small() {
         assert_eq!(world.manager.len(), 5000);
         assert!(world.manager.get("cluster-4999").is_some());
         assert!(world.manager.get("cluster-5000").is_none());
+    });
+}
+
+#[test]
+fn the_tables_of_a_cluster_in_use_are_built_before_a_request_needs_them() {
+    on_worker(async {
+        let world = World::new();
+        let address = |i: u8| SocketAddr::from(([10, 0, 0, i], 80));
+        let mut config = config("c", flat("c", &[address(1)]));
+        config.lb = LbPolicy::Maglev { table_size: 251 };
+        let built = |world: &World| {
+            let snapshot = Arc::clone(&world.cluster().snapshot);
+            let (_, view) = snapshot.state.view(&snapshot.hosts, &snapshot.config);
+            let group = view.group(0, balance::Source::Healthy);
+            group.is_some_and(balance::view::Group::has_table)
+        };
+        world.store.apply_cluster(Arc::new(config.clone()), true);
+        assert!(!built(&world));
+        assert!(world.cluster().pick(&PickContext::default()).is_some());
+        config.endpoints = flat("c", &[address(1), address(2)]);
+        world.store.apply_cluster(Arc::new(config), true);
+        assert!(built(&world));
     });
 }

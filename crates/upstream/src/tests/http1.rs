@@ -73,6 +73,27 @@ fn a_body_goes_up_whole() {
 }
 
 #[test]
+fn a_body_of_unknown_length_goes_up_with_every_method() {
+    on_worker(async {
+        let (world, server) = (World::new(), server("a", false).await);
+        world
+            .store
+            .apply_cluster(Arc::new(config("c", flat("c", &[server.address]))), false);
+        let cluster = world.cluster();
+        let host = cluster.pick(&PickContext::default()).unwrap();
+        for method in ["GET", "DELETE", "OPTIONS", "POST"] {
+            let frames = ["one", "two"].map(|text| Ok(http_body::Frame::data(text.into())));
+            let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+            let request = Request::builder().method(method).uri("/");
+            let request = request.body(RequestBody::boxed(body)).unwrap();
+            let sent = cluster.send(&host, request, &SendOptions::default()).await;
+            assert_eq!(text(sent.unwrap()).await, "a 6", "{method}");
+        }
+        assert_eq!(server.accepted.get(), 1);
+    });
+}
+
+#[test]
 fn a_connection_that_the_server_closed_is_noticed_while_idle() {
     on_worker(async {
         let (world, server) = (World::new(), server("a", false).await);
@@ -317,5 +338,20 @@ fn an_upgraded_connection_counts_until_it_closes() {
         drop((stream, response));
         world.until("upstream_cx_active", 0).await;
         assert_eq!(world.stat("upstream_rq_active"), 0);
+    });
+}
+
+#[test]
+fn a_head_that_is_too_large_is_a_protocol_error() {
+    on_worker(async {
+        let (world, server) = (World::new(), server("a", false).await);
+        world
+            .store
+            .apply_cluster(Arc::new(config("c", flat("c", &[server.address]))), false);
+        assert!(world.send("/header/80000").await.is_ok());
+        let failure = world.send("/header/82000").await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::ProtocolError);
+        assert_eq!(world.stat("upstream_cx_protocol_error"), 1);
+        assert_eq!(world.text("/").await, "a");
     });
 }

@@ -3,6 +3,8 @@
 mod clusters;
 mod http1;
 mod http2;
+mod names;
+mod pools;
 mod tls;
 
 use std::cell::Cell;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use weft_config::cluster::{CircuitBreakers, LbCommon, UpstreamHttp};
@@ -177,7 +180,8 @@ async fn text(response: Response<ResponseBody>) -> String {
     String::from_utf8(body.to_vec()).unwrap()
 }
 
-/// A server that answers with its name; `/slow` takes 100 ms, `/status/N` has that status.
+/// A server that answers with its name; `/slow` takes 100 ms, `/status/N` has that status,
+/// `/header/N` and `/trailer/N` a header or a trailer of that size.
 #[derive(Clone)]
 struct Server {
     address: SocketAddr,
@@ -190,7 +194,7 @@ struct Server {
 async fn answer(
     name: &'static str,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await;
     let size = body.map_or(0, |b| b.to_bytes().len());
@@ -203,8 +207,24 @@ async fn answer(
     } else {
         name.to_owned()
     };
-    let response = Response::builder().status(status.unwrap_or(200));
-    Ok(response.body(Full::new(text.into())).unwrap())
+    let mut response = Response::builder().status(status.unwrap_or(200));
+    let header = |prefix| {
+        let size: usize = path.strip_prefix(prefix)?.parse().ok()?;
+        Some(http::HeaderValue::from_bytes(&vec![b'a'; size]).unwrap())
+    };
+    if let Some(value) = header("/header/") {
+        response = response.header("x-large", value);
+    }
+    let trailers = header("/trailer/").map(|value| {
+        let before = (
+            http::HeaderName::from_static("x-first"),
+            "1".parse().unwrap(),
+        );
+        let large = (http::HeaderName::from_static("x-large"), value);
+        Ok(http::HeaderMap::from_iter([before, large]))
+    });
+    let body = Full::new(text.into()).with_trailers(std::future::ready(trailers));
+    Ok(response.body(body.boxed()).unwrap())
 }
 
 #[derive(Clone, Copy)]

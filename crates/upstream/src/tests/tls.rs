@@ -4,7 +4,7 @@ use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_config::secret::SecretKind;
 use weft_config::tls::{
-    SanKind, SanMatcher, TlsContext, TlsValidation, TlsVersion, ValidationSource,
+    SanKind, SanMatcher, TlsCertificate, TlsContext, TlsValidation, TlsVersion, ValidationSource,
 };
 use weft_config::{DataSource, Secret, UpstreamTls};
 use weft_net::tls::{Identity, Pem, ServerSpec, Version};
@@ -132,5 +132,81 @@ fn a_secret_that_arrives_late_lets_the_cluster_connect() {
             kind: SecretKind::Validation(Arc::new(validation(&own.0, None))),
         }));
         assert_eq!(world.text("/").await, "up.test http/1.1");
+    });
+}
+
+#[test]
+fn a_change_waits_for_its_secret_and_the_old_form_serves_on() {
+    on_worker(async {
+        let own = certificate("up.test");
+        let address = tls_server(&own).await;
+        let world = World::new();
+        let mut old = config("c", flat("c", &[address]));
+        let inline = ValidationSource::Inline(Arc::new(validation(&own.0, None)));
+        old.transport = tls(inline);
+        world.store.apply_cluster(Arc::new(old.clone()), true);
+        let mut new = old.clone();
+        new.lb = LbPolicy::Random;
+        new.transport = tls(ValidationSource::Sds {
+            name: "roots".into(),
+            defaults: Arc::new(TlsValidation::default()),
+        });
+        world.store.apply_cluster(Arc::new(new.clone()), true);
+        assert_eq!(world.text("/").await, "up.test http/1.1");
+        assert_eq!(world.cluster().config.lb, old.lb);
+        // Another one in between takes its place.
+        new.connect_timeout = Duration::from_secs(2);
+        world.store.apply_cluster(Arc::new(new.clone()), true);
+        assert_eq!(world.text("/").await, "up.test http/1.1");
+        let roots = |ca: &str| {
+            Arc::new(Secret {
+                name: "roots".into(),
+                kind: SecretKind::Validation(Arc::new(validation(ca, None))),
+            })
+        };
+        assert!(world.store.check_secret(&roots("nothing")).is_err());
+        assert!(world.store.check_secret(&roots(&own.0)).is_ok());
+        world.store.apply_secret(roots(&own.0));
+        assert_eq!(*world.cluster().config, new);
+        assert_eq!(world.text("/").await, "up.test http/1.1");
+        // Back to what was in force: nothing waits any more.
+        let mut strange = new.clone();
+        strange.transport = tls(ValidationSource::Sds {
+            name: "strange".into(),
+            defaults: Arc::new(TlsValidation::default()),
+        });
+        world.store.apply_cluster(Arc::new(strange), true);
+        assert_eq!(world.store.count(), (1, 1));
+        world.store.apply_cluster(Arc::new(new), true);
+        assert_eq!(world.store.count(), (1, 0));
+    });
+}
+
+#[test]
+fn a_secret_of_the_wrong_kind_is_refused_where_it_is_used() {
+    on_worker(async {
+        let (own, world) = (certificate("up.test"), World::new());
+        let mut config = config("c", flat("c", &[]));
+        config.transport = tls(ValidationSource::Sds {
+            name: "roots".into(),
+            defaults: Arc::new(TlsValidation::default()),
+        });
+        world.store.apply_cluster(Arc::new(config), true);
+        let inline = |text: &str| DataSource::Inline(text.to_owned().into());
+        let certificate = TlsCertificate {
+            chain: inline(&own.0),
+            key: inline(&own.1),
+        };
+        let secret = |name: &str| {
+            let kind = SecretKind::Certificate(Arc::new(certificate.clone()));
+            let name = name.into();
+            Arc::new(Secret { name, kind })
+        };
+        assert!(world.store.check_secret(&secret("unused")).is_ok());
+        let error = world.store.check_secret(&secret("roots")).unwrap_err();
+        assert!(
+            error.starts_with("cluster c: transport_socket: "),
+            "{error}"
+        );
     });
 }

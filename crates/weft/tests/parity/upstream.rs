@@ -95,6 +95,10 @@ impl Orders {
                     let (name, value) = header.split_once(": ").expect("a header");
                     orders.headers.push((name.to_owned(), value.to_owned()));
                 }
+                "big" => {
+                    let value = "a".repeat(number(1) as usize);
+                    orders.headers.push(("x-big".to_owned(), value));
+                }
                 "no-body" => orders.no_body = true,
                 "delay" => orders.delay = number(1),
                 "fail" if early => orders.status = number(2) as u16,

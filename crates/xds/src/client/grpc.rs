@@ -24,8 +24,10 @@ const OUTBOUND: usize = 16;
 const QUEUE: usize = 64;
 /// The driver stops reading the stream while more than this waits for verdicts.
 const BACKLOG: usize = 16;
-/// How long opening a connection and a stream may take.
-const OPEN: Duration = Duration::from_secs(10);
+/// How long opening a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long opening a stream may take. Some servers send their headers with their first answer.
+const OPEN: Duration = Duration::from_mins(1);
 
 /// Why an attempt failed; its text is reported in [`ClientEvent::Disconnected`].
 pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
@@ -66,6 +68,8 @@ pub struct DriverConfig {
     pub options: ClientOptions,
     /// Makes the pauses differ between proxies.
     pub seed: u64,
+    /// How long a server may take to accept the stream, before the next one is tried.
+    pub open_timeout: Duration,
     /// Bytes of the largest answer that is read.
     pub max_response_bytes: usize,
     /// Counts of this client.
@@ -87,6 +91,7 @@ impl DriverConfig {
             connector,
             options,
             seed,
+            open_timeout: OPEN,
             max_response_bytes: 256 << 20,
             counters: Arc::default(),
         }
@@ -364,7 +369,7 @@ impl<P: Rpc> Driver<P> {
             Progress::Retry => {
                 let connecting = (self.config.connector)(self.server);
                 *link = Link::Connecting(Box::pin(async move {
-                    match tokio::time::timeout(OPEN, connecting).await {
+                    match tokio::time::timeout(CONNECT, connecting).await {
                         Ok(outcome) => outcome,
                         Err(_) => Err("the server did not answer in time".into()),
                     }
@@ -376,11 +381,20 @@ impl<P: Rpc> Driver<P> {
                 self.next_request = None;
                 self.machine.connected();
                 // Requests flow before the call is answered: servers may wait for the first one.
-                *link = Link::Opening(Box::pin(P::open(
+                let opening = P::open(
                     channel,
                     self.config.max_response_bytes,
                     ReceiverStream::new(outbound),
-                )));
+                );
+                let timeout = self.config.open_timeout;
+                *link = Link::Opening(Box::pin(async move {
+                    match tokio::time::timeout(timeout, opening).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => Err(Status::deadline_exceeded(
+                            "the server did not accept the stream in time",
+                        )),
+                    }
+                }));
             }
             Progress::Opened(stream) => {
                 self.reached = true;

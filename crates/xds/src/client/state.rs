@@ -250,8 +250,8 @@ impl TypeState {
 
     /// Finds out what an answer changes.
     fn examine(&mut self, incoming: Incoming, events: &mut VecDeque<ClientEvent>) -> Pending {
-        let complete =
-            self.mode == Mode::Sotw && !self.type_url.is_partial() && !incoming.nonce.is_empty();
+        let ours = incoming.nonce.is_empty();
+        let complete = self.mode == Mode::Sotw && !self.type_url.is_partial() && !ours;
         let mut seen = BTreeSet::new();
         let mut added = Vec::new();
         let mut refused = Vec::new();
@@ -265,6 +265,10 @@ impl TypeState {
             };
             if !self.interest.wants(&name) {
                 self.park(name, received.version, received.body);
+                continue;
+            }
+            if ours && self.accepted.contains_key(&name) {
+                // Something newer was accepted while this waited.
                 continue;
             }
             self.deadlines.remove(&name);
@@ -365,6 +369,8 @@ impl TypeState {
             if !self.interest.wants(&added.name) {
                 self.park(added.name, added.version, added.body);
             } else if !all.iter().any(|refused| refused.name == added.name) {
+                self.parked.remove(&added.name);
+                self.unpark_at.remove(&added.name);
                 self.accepted.insert(
                     added.name,
                     Accepted {

@@ -3,11 +3,26 @@
 
 use std::sync::Arc;
 
+use ahash::AHashSet;
+
 /// The names that stand in the message as whole words. A name that occurs only inside a longer
 /// one is not meant.
 pub(super) fn named<'a>(message: &str, names: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<str>> {
+    // An answer may offer a hundred thousand names: the message is taken apart once.
+    let words: AHashSet<&str> = message
+        .split(|c| !in_name(c))
+        .flat_map(|word| [Some(word), word.strip_suffix(['.', ':'])])
+        .flatten()
+        .collect();
+    let is_named = |name: &str| {
+        if name.chars().all(in_name) {
+            words.contains(name)
+        } else {
+            stands_in(message, name)
+        }
+    };
     names
-        .filter(|name| !name.is_empty() && stands_in(message, name))
+        .filter(|name| !name.is_empty() && is_named(name))
         .cloned()
         .collect()
 }
@@ -74,5 +89,28 @@ mod tests {
         assert!(names("virtualInbound-x failed", &["virtualInbound", "x"]).is_empty());
         assert_eq!(names("failed: 'x'.", &["x"]), ["x"]);
         assert_eq!(names("cannot load x.", &["x"]), ["x"]);
+    }
+
+    #[test]
+    fn words_are_what_stands_in_the_message() {
+        let pieces = [
+            "a", "a.b", "|", ".", ":", " ", "'", ",", "b", "-", "a:", "é",
+        ];
+        let mut state = 1_u64;
+        for _ in 0..3_000 {
+            let mut text = |length: u64| -> String {
+                (0..length)
+                    .map(|_| {
+                        state = state
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1);
+                        pieces[(state >> 33) as usize % pieces.len()]
+                    })
+                    .collect()
+            };
+            let (message, name) = (text(8), text(2));
+            let found = !names(&message, &[&name]).is_empty();
+            assert_eq!(found, stands_in(&message, &name), "{name:?} in {message:?}");
+        }
     }
 }

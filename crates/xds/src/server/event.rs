@@ -62,6 +62,16 @@ pub enum Event {
         /// [`crate::ResourceSet::version`] of the view's set of the type.
         version: Version,
     },
+    /// Removals that are held back, because the client may need what they take until it has taken
+    /// something else, are more or fewer than before.
+    RemovalsHeld {
+        /// The type.
+        type_url: TypeUrl,
+        /// How many there are now.
+        held: usize,
+        /// How many went out before their time, for [`Limits::held_removals`].
+        forced: usize,
+    },
     /// A request answered a response that is not the latest; it was ignored as the protocol says.
     StaleNonce {
         /// The type.
@@ -100,6 +110,11 @@ pub struct Limits {
     /// How long clusters outlive the last route to them, so that requests routed a moment ago
     /// still find theirs.
     pub removal_delay: Duration,
+    /// Removals of one type that a client which refuses, or never accepts, what they wait for may
+    /// hold up for longer than [`Limits::held_for`].
+    pub held_removals: usize,
+    /// How long any number of removals may be held.
+    pub held_for: Duration,
     /// How long listeners and routes wait for the client to accept new clusters, which Envoy does
     /// when they are warm. A route that arrives earlier would answer 503.
     pub cluster_wait: Duration,
@@ -115,6 +130,8 @@ impl Default for Limits {
             ack_overdue: Duration::from_secs(30),
             removal_grace: Duration::from_secs(3),
             removal_delay: Duration::from_secs(1),
+            held_removals: 1000,
+            held_for: Duration::from_mins(1),
             cluster_wait: Duration::from_secs(5),
         }
     }

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+pub use super::incoming::{Admitted, incoming};
 use super::{Event, Limits, ServerStream};
 use crate::pb;
 use crate::pb::aggregated_discovery_service_server::{
@@ -22,6 +23,8 @@ use crate::view::View;
 
 /// Answers that wait for the network; the machine itself keeps one a type under way.
 const OUTBOUND: usize = 8;
+/// Streams of one connection: those of the proxies behind one gateway, say.
+const STREAMS_PER_CONNECTION: u32 = 1024;
 /// A stream must name its node within this time.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
@@ -67,6 +70,8 @@ pub struct Counters {
     pub streams: AtomicU64,
     /// Streams that are open now.
     pub streams_active: AtomicU64,
+    /// Connections that were closed because there are too many.
+    pub connections_refused: AtomicU64,
     /// Streams that were refused or ended for a bound or a bad request.
     pub streams_refused: AtomicU64,
     /// Requests read.
@@ -87,6 +92,8 @@ pub struct Counters {
     pub unknown_types: AtomicU64,
     /// Answers whose ACK was reported missing.
     pub acks_overdue: AtomicU64,
+    /// Removals sent before their time: see [`Limits::held_removals`].
+    pub removals_forced: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, by: u64) {
@@ -98,6 +105,8 @@ fn add(counter: &AtomicU64, by: u64) {
 pub struct Options {
     /// Bounds of every stream.
     pub limits: Limits,
+    /// Streams that are open at once; a proxy has one.
+    pub max_streams: usize,
     /// Bytes of the largest request that is read.
     pub max_request_bytes: usize,
     /// Bytes of the largest answer that is sent.
@@ -110,6 +119,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             limits: Limits::default(),
+            max_streams: 16_384,
             max_request_bytes: 16 << 20,
             max_response_bytes: 256 << 20,
             identifier: None,
@@ -126,6 +136,7 @@ struct Shared<S> {
     source: Arc<S>,
     options: Options,
     counters: Arc<Counters>,
+    places: Arc<Semaphore>,
     next_id: AtomicU64,
 }
 
@@ -137,8 +148,10 @@ pub fn service<S: ViewSource>(
     counters: Arc<Counters>,
 ) -> AggregatedDiscoveryServiceServer<AdsService<S>> {
     let (request_bytes, response_bytes) = (options.max_request_bytes, options.max_response_bytes);
+    let places = options.max_streams.min(Semaphore::MAX_PERMITS);
     let shared = Arc::new(Shared {
         source,
+        places: Arc::new(Semaphore::new(places)),
         options,
         counters,
         next_id: AtomicU64::new(1),
@@ -149,9 +162,10 @@ pub fn service<S: ViewSource>(
 }
 
 /// A gRPC server with keep-alive, so that streams of vanished clients end within a minute. Sockets
-/// that the caller accepts itself need `TCP_NODELAY` from the caller.
+/// that the caller accepts itself need `TCP_NODELAY` from the caller; those of [`incoming`] have it.
 pub fn server_builder() -> tonic::transport::Server {
     tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .tcp_keepalive(Some(Duration::from_mins(1)))
@@ -169,19 +183,28 @@ impl<S: ViewSource> AggregatedDiscoveryService for AdsService<S> {
         &self,
         request: Request<Streaming<pb::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(self.start::<Sotw>(request))
+        self.start::<Sotw>(request)
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<pb::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(self.start::<Delta>(request))
+        self.start::<Delta>(request)
     }
 }
 
 impl<S: ViewSource> AdsService<S> {
-    fn start<P: Protocol>(&self, request: Request<Streaming<P::Request>>) -> Response<Answers<P>> {
+    fn start<P: Protocol>(
+        &self,
+        request: Request<Streaming<P::Request>>,
+    ) -> Result<Response<Answers<P>>, Status> {
+        let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
+            add(&self.shared.counters.streams_refused, 1);
+            return Err(Status::resource_exhausted(
+                "too many streams are open; go to another replica",
+            ));
+        };
         let (answers, receiver) = mpsc::channel(OUTBOUND);
         let peer = request.remote_addr();
         let (metadata, _, inbound) = request.into_parts();
@@ -195,8 +218,9 @@ impl<S: ViewSource> AdsService<S> {
                 // The client may be gone or stuck; then there is nobody to tell.
                 let _ = tokio::time::timeout(FIRST_REQUEST, answers.send(Err(status))).await;
             }
+            drop(place);
         });
-        Response::new(ReceiverStream::new(receiver))
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
@@ -332,6 +356,9 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 Event::StaleNonce { .. } => add(&counters.stale_nonces, 1),
                 Event::UnknownType { .. } => add(&counters.unknown_types, 1),
                 Event::AckOverdue { .. } => add(&counters.acks_overdue, 1),
+                Event::RemovalsHeld { forced, .. } => {
+                    add(&counters.removals_forced, *forced as u64);
+                }
                 Event::Subscribed { .. } | Event::Sent { .. } | Event::InSync { .. } => {}
             }
             self.shared.source.event(self.id, &event);

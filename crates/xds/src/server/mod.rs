@@ -4,6 +4,7 @@
 mod blame;
 mod event;
 pub mod grpc;
+mod incoming;
 mod plan;
 mod state;
 
@@ -193,7 +194,17 @@ impl<P: Protocol> ServerStream<P> {
             limits: &self.limits,
         };
         let state = self.types.get_mut(index)?;
-        match plan(state, &turn, &nonce) {
+        let step = plan(state, &turn, &nonce);
+        let removals = &mut state.removals;
+        if removals.held != removals.reported || removals.forced > 0 {
+            removals.reported = removals.held;
+            self.events.push_back(Event::RemovalsHeld {
+                type_url: type_url.clone(),
+                held: removals.held,
+                forced: std::mem::take(&mut removals.forced),
+            });
+        }
+        match step {
             Step::Busy | Step::Idle(None) => None,
             Step::Idle(Some(version)) => {
                 if state.reported != Some(version) {

@@ -36,6 +36,9 @@ struct Wanted {
     absent: Vec<Arc<str>>,
     /// Whether something is left out because the client refuses it.
     refused: bool,
+    /// Whether the client has, or may have, an earlier form of that. What the earlier form refers
+    /// to must stay; a resource that the client does not have refers to nothing.
+    outdated: bool,
     /// Whether removals are left out because their time has not come.
     held: bool,
 }
@@ -67,7 +70,8 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
     if silent && !state.answer_owed {
         return idle(state, turn, &wanted);
     }
-    let complete = !truncated && !wanted.refused && !wanted.held;
+    let settles = !truncated && !wanted.outdated && !wanted.held;
+    let complete = settles && !wanted.refused;
     if !truncated && !wanted.removed.is_empty() {
         state.held = None;
     }
@@ -103,7 +107,7 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
         parents: turn.parents.clone(),
         offered,
         answered,
-        complete_at: complete.then_some(turn.generation),
+        complete_at: settles.then_some(turn.generation),
         sent: turn.now,
         overdue: false,
     });
@@ -142,14 +146,22 @@ fn gather(state: &mut TypeState, turn: &Turn<'_>) -> Wanted {
             changed.insert(resource.name.clone(), resource.clone());
         }
     }
-    let all = changed.len();
+    let (mut refused, mut outdated) = (false, false);
     changed.retain(|name, resource| {
-        state
-            .refused
-            .get(name)
-            .is_none_or(|refusal| refusal.version != resource.version)
+        let refusal = state.refused.get(name);
+        if refusal.is_none_or(|refusal| refusal.version != resource.version) {
+            return true;
+        }
+        refused = true;
+        outdated |= state.may_have(name);
+        false
     });
-    let refused = changed.len() < all;
+    if turn.mode == Mode::Sotw && !state.type_url.is_partial() {
+        // Answers without a resource say that it is gone; nothing else is owed.
+        for name in &absent {
+            state.pending.remove(name);
+        }
+    }
     let mut gone = difference.removed;
     gone.retain(|name| state.wants(name) && !state.pending.contains(name));
     if !state.type_url.is_removable() {
@@ -167,21 +179,21 @@ fn gather(state: &mut TypeState, turn: &Turn<'_>) -> Wanted {
     }
     let gone_count = gone.len();
     let removed = released(state, turn, gone);
+    state.removals.held = gone_count - removed.len();
     Wanted {
         changed,
-        held: removed.len() < gone_count,
+        held: state.removals.held > 0,
         removed,
         absent,
         refused,
+        outdated,
     }
 }
 
 /// What is gone from the view is no longer refused.
 fn forget_refused(state: &mut TypeState, turn: &Turn<'_>) {
     let before = state.refused.len();
-    state
-        .refused
-        .retain(|name, _| turn.target.get(name).is_some());
+    state.forget(&turn.target);
     let whole = turn.mode == Mode::Sotw && !state.type_url.is_partial();
     if whole && state.unknown_past && state.refused.len() < before {
         // The client may have an earlier form of it.
@@ -225,7 +237,14 @@ fn released(state: &mut TypeState, turn: &Turn<'_>, gone: Vec<Arc<str>>) -> Vec<
     });
     let due = removal_due(&state.type_url, held, turn.limits);
     if turn.released_upto < held.since || turn.now < due {
-        return Vec::new();
+        let patience = held.at + turn.limits.held_for;
+        if gone.len() <= turn.limits.held_removals || turn.now < patience {
+            return Vec::new();
+        }
+        // A client that never takes the rest would keep everything that ever was.
+        state.removals.forced += gone.len();
+        state.held = None;
+        return gone;
     }
     let (now, later): (Vec<_>, Vec<_>) =
         gone.into_iter().partition(|name| held.names.contains(name));
@@ -295,12 +314,14 @@ fn listed(
 
 fn idle(state: &mut TypeState, turn: &Turn<'_>, wanted: &Wanted) -> Step {
     state.parents = turn.parents.clone();
+    if !wanted.held && !wanted.outdated {
+        state.settled_at = turn.generation;
+    }
     if wanted.refused {
         return Step::Idle(None);
     }
     if !wanted.held {
         state.base = turn.target.clone();
-        state.settled_at = turn.generation;
     }
     Step::Idle(Some(turn.target.version()))
 }

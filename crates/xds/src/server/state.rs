@@ -47,6 +47,17 @@ pub(super) struct Held {
     pub(super) names: AHashSet<Arc<str>>,
 }
 
+/// Counts of removals, for the report.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    /// Held now.
+    pub(super) held: usize,
+    /// Held as of the last report.
+    pub(super) reported: usize,
+    /// Let go for [`Limits::held_removals`] since the last report.
+    pub(super) forced: usize,
+}
+
 /// One type on one stream. The client has `base`, restricted to what it asks for, without
 /// `pending`.
 #[derive(Debug)]
@@ -70,10 +81,17 @@ pub(super) struct TypeState {
     pub(super) in_flight: Option<InFlight>,
     last_nonce: String,
     pub(super) refused: AHashMap<Arc<str>, Refusal>,
+    /// Names that were asked for anew and not accepted since: the client has them in no form,
+    /// whatever `base` says.
+    lacking: AHashSet<Arc<str>>,
+    /// Contents of answers that were refused for something else: the client may have them.
+    unsure: AHashMap<Arc<str>, Version>,
     /// How many resources the next answer may hold; lowered to find out whom a NACK is about.
     pub(super) batch: usize,
     pub(super) held: Option<Held>,
-    /// The newest generation of the view of which the client has accepted everything.
+    pub(super) removals: Removals,
+    /// The newest generation of the view of which the client has accepted everything, or refuses
+    /// only what it does not have in any form.
     pub(super) settled_at: u64,
     /// The set version last reported by [`Event::InSync`].
     pub(super) reported: Option<Version>,
@@ -101,8 +119,11 @@ impl TypeState {
             in_flight: None,
             last_nonce: String::new(),
             refused: AHashMap::default(),
+            lacking: AHashSet::default(),
+            unsure: AHashMap::default(),
             batch: usize::MAX,
             held: None,
+            removals: Removals::default(),
             settled_at: 0,
             reported: None,
             type_url,
@@ -112,6 +133,19 @@ impl TypeState {
     /// Whether the client asks for this resource.
     pub(super) fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
+    }
+
+    /// Whether the client has, or may have, this resource in another form than the one that it
+    /// refuses.
+    pub(super) fn may_have(&self, name: &str) -> bool {
+        let accepted = self.base.get(name).is_some() && !self.lacking.contains(name);
+        accepted || self.unknown_past || self.unsure.contains_key(name)
+    }
+
+    /// What is gone from the view is neither refused nor in doubt.
+    pub(super) fn forget(&mut self, target: &ResourceSet) {
+        self.refused.retain(|name, _| target.get(name).is_some());
+        self.unsure.retain(|name, _| target.get(name).is_some());
     }
 
     /// Whether the client asks for anything, or waits for a first answer.
@@ -198,7 +232,7 @@ impl TypeState {
             self.started = true;
             self.subscribe_first(mode, request, events);
             self.resume(mode, request, first, events);
-            return self.check_names(limits);
+            return self.check_names(first.target, limits);
         }
         // An empty nonce is never stale: grpc-js asks for more before the first answer comes.
         let stale = !request.nonce.is_empty()
@@ -218,7 +252,7 @@ impl TypeState {
             Mode::Sotw => self.subscribe_sotw(request, events),
             Mode::Delta => self.subscribe_delta(request, false, events),
         }
-        self.check_names(limits)
+        self.check_names(first.target, limits)
     }
 
     fn check(&self, request: &Request, limits: &Limits) -> Result<(), StreamError> {
@@ -235,8 +269,14 @@ impl TypeState {
         Ok(())
     }
 
-    fn check_names(&self, limits: &Limits) -> Result<(), StreamError> {
-        if self.names.len() > limits.names {
+    fn check_names(&self, target: &ResourceSet, limits: &Limits) -> Result<(), StreamError> {
+        let is_absent = |name: &&Arc<str>| target.get(name).is_none();
+        // Names given up under a wildcard wait for their answer as well. Those that exist are as
+        // many as the view has.
+        let too_many = self.names.len() > limits.names
+            || (self.pending.len() > limits.names
+                && self.pending.iter().filter(is_absent).count() > limits.names);
+        if too_many {
             return Err(self.too_many(limits));
         }
         Ok(())
@@ -306,6 +346,7 @@ impl TypeState {
                 continue;
             }
             self.pending.remove(name.as_str());
+            self.lacking.remove(name.as_str());
             known.push(match first.target.get(name) {
                 Some(resource)
                     if self.wire_version(resource, &first.parents).to_string() == *version =>
@@ -397,6 +438,7 @@ impl TypeState {
             self.names.remove(name);
             if !wildcard {
                 self.pending.remove(name);
+                self.lacking.remove(name);
             }
         }
         let added: Vec<Arc<str>> = added
@@ -411,9 +453,12 @@ impl TypeState {
             self.widen();
         }
         let turned = wildcard != self.wildcard;
-        self.wildcard = wildcard;
+        let had_all = std::mem::replace(&mut self.wildcard, wildcard);
         for name in &added {
             if self.names.insert(name.clone()) {
+                if !had_all {
+                    self.lacking.insert(name.clone());
+                }
                 // Asked for anew: it may be refused anew.
                 self.refused.remove(name);
             }

@@ -10,9 +10,12 @@ pub mod mesh_config;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
 pub(crate) mod virtual_service;
+mod virtual_service_cors;
+mod virtual_service_destination;
 mod virtual_service_fault;
 mod virtual_service_headers;
 mod virtual_service_match;
+mod virtual_service_stream;
 pub(crate) mod workload_entry;
 
 /// Istio's messages.

@@ -4,16 +4,20 @@
 use std::time::Duration;
 
 use weft_model::{
-    Destination, DirectResponse, GatewayRef, Hostname, HttpAction, HttpRoute, Mirror, Percent,
-    PortNumber, Redirect, RedirectPath, RedirectPort, RegexRewrite, ResponseBody, Rewrite,
-    RouteDestination, VirtualService, Weight,
+    DirectResponse, GatewayRef, Hostname, HttpAction, HttpRoute, Redirect, RedirectPath,
+    RedirectPort, RegexRewrite, ResponseBody, Rewrite, VirtualService,
 };
 use weft_proto::regex;
 
 use super::message as pb;
+use super::virtual_service_cors::cors_policy_of;
+use super::virtual_service_destination::{
+    delegate_of, destinations, hostname, mirror_of, mirrors_of,
+};
 use super::virtual_service_fault::{MILLISECOND, fault_of, retries_of, status_of};
 use super::virtual_service_headers::{header_operations, is_authority};
 use super::virtual_service_match::{gateway_ref, http_match};
+use super::virtual_service_stream::{tcp_route, tls_route};
 use crate::check::{At, Context, optional};
 
 pub(crate) fn convert(
@@ -29,11 +33,16 @@ pub(crate) fn convert(
         tcp,
         export_to,
     } = message;
-    at.field("tls").refuse(!tls.is_empty());
-    at.field("tcp").refuse(!tcp.is_empty());
-    if hosts.is_empty() {
-        at.field("hosts")
-            .error("there is no host: name at least one");
+    let delegated = hosts.is_empty();
+    if delegated && !gateways.is_empty() {
+        at.field("gateways")
+            .error("a rule without hosts has the gateways of those that delegate to it: remove this, or name hosts");
+    }
+    for (field, set) in [("tls", !tls.is_empty()), ("tcp", !tcp.is_empty())] {
+        if delegated && set {
+            at.field(field)
+                .error("only http routes can be delegated: remove this, or name hosts");
+        }
     }
     if http.is_empty() && tls.is_empty() && tcp.is_empty() {
         at.field("http")
@@ -44,8 +53,14 @@ pub(crate) fn convert(
     let hosts = hosts_of(&hosts, in_mesh, context, at.field("hosts"));
     let (list, mut routes) = (at.field("http"), Vec::with_capacity(http.len()));
     for (index, route) in http.into_iter().enumerate() {
-        routes.extend(http_route(route, context, list.index(index)));
+        routes.extend(http_route(route, delegated, context, list.index(index)));
     }
+    let (list, mut streams) = (at.field("tls"), Vec::with_capacity(tls.len()));
+    for (index, route) in tls.into_iter().enumerate() {
+        streams.extend(tls_route(route, &hosts, context, list.index(index)));
+    }
+    let list = at.field("tcp");
+    let tcp = tcp.into_iter().enumerate();
     VirtualService {
         meta: context.meta(),
         hosts,
@@ -56,6 +71,10 @@ pub(crate) fn convert(
             context.settings.default_virtual_service_export_to.as_ref(),
         ),
         http: routes,
+        tls: streams,
+        tcp: tcp
+            .filter_map(|(index, route)| tcp_route(route, context, list.index(index)))
+            .collect(),
     }
 }
 
@@ -88,11 +107,13 @@ fn hosts_of(hosts: &[String], in_mesh: bool, context: &Context<'_>, at: At<'_>) 
     found
 }
 
-fn hostname(text: &str, context: &Context<'_>) -> Result<Hostname, weft_model::HostnameError> {
-    Hostname::resolve(text, context.namespace(), &context.settings.cluster_domain)
-}
-
-fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Option<HttpRoute> {
+/// A route; `delegated`: of a rule that others delegate to.
+fn http_route(
+    message: pb::HttpRoute,
+    delegated: bool,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<HttpRoute> {
     #[allow(deprecated)]
     let pb::HttpRoute {
         name,
@@ -112,8 +133,11 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
         cors_policy,
         headers,
     } = message;
-    at.field("delegate").refuse(delegate.is_some());
-    at.field("corsPolicy").refuse(cors_policy.is_some());
+    if delegated && delegate.is_some() {
+        at.field("delegate")
+            .error("a rule without hosts is a delegate and cannot delegate further: name hosts, or write the routes here");
+        return None;
+    }
     let conditions = at.field("match");
     let matches = r#match
         .into_iter()
@@ -127,14 +151,18 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
                 .error("does nothing beside a redirect: remove one of them");
         }
     }
-    let mirrors = mirrors_of(
+    if mirror.is_some() && !mirrors.is_empty() {
+        at.field("mirror")
+            .error("cannot stand beside mirrors: keep one of them");
+    }
+    let (mirror, mirror_percent) = mirror_of(
         mirror,
-        mirrors,
-        mirror_percent,
-        mirror_percentage,
+        mirror_percent.as_ref(),
+        mirror_percentage.as_ref(),
         context,
         &at,
     );
+    let mirrors = mirrors_of(mirrors, context, at.field("mirrors"));
     let headers = header_operations(headers, at.field("headers"));
     let rewrite = rewrite.map(|rewrite| rewrite_of(rewrite, at.field("rewrite")));
     if rewrite
@@ -158,14 +186,7 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
         at.field("timeout")
             .error("the duration is too short: use at least 1ms, or 0s for no limit");
     }
-    let action = action_of(
-        route,
-        redirect,
-        direct_response,
-        delegate.is_some(),
-        context,
-        &at,
-    )?;
+    let action = action_of(route, redirect, direct_response, delegate, context, &at)?;
     Some(HttpRoute {
         name: name.into(),
         matches,
@@ -174,161 +195,50 @@ fn http_route(message: pb::HttpRoute, context: &Context<'_>, at: At<'_>) -> Opti
         timeout,
         retries,
         fault,
+        mirror,
+        mirror_percent,
         mirrors,
         headers,
+        cors: cors_policy.map(|policy| cors_policy_of(policy, at.field("corsPolicy"))),
     })
 }
+
+const ENDS: &str = "route, redirect, directResponse, delegate";
 
 fn action_of(
     route: Vec<pb::HttpRouteDestination>,
     redirect: Option<pb::HttpRedirect>,
     direct_response: Option<pb::HttpDirectResponse>,
-    delegated: bool,
+    delegate: Option<pb::Delegate>,
     context: &Context<'_>,
     at: &At<'_>,
 ) -> Option<HttpAction> {
-    match (route.is_empty(), redirect, direct_response) {
-        (false, None, None) => {
+    match (route.is_empty(), redirect, direct_response, delegate) {
+        (false, None, None, None) => {
             destinations(route, context, at.field("route")).map(HttpAction::Forward)
         }
-        (true, Some(redirect), None) => Some(HttpAction::Redirect(redirect_of(
+        (true, Some(redirect), None, None) => Some(HttpAction::Redirect(redirect_of(
             redirect,
             at.field("redirect"),
         ))),
-        (true, None, Some(response)) => {
+        (true, None, Some(response), None) => {
             let at = at.field("directResponse");
             direct_response_of(response, at).map(HttpAction::Respond)
         }
-        // `delegate` was refused already; a second finding would only confuse.
-        (true, None, None) if delegated => None,
-        (true, None, None) => {
-            at.error("the route leads nowhere: write one of route, redirect, directResponse");
+        (true, None, None, Some(delegate)) => {
+            delegate_of(delegate, context, at.field("delegate")).map(HttpAction::Delegate)
+        }
+        (true, None, None, None) => {
+            at.error(format_args!("the route leads nowhere: write one of {ENDS}"));
             None
         }
         _ => {
-            at.error(
-                "the route leads to several ends: keep one of route, redirect, directResponse",
-            );
+            at.error(format_args!(
+                "the route leads to several ends: keep one of {ENDS}"
+            ));
             None
         }
     }
-}
-
-fn destinations(
-    list: Vec<pb::HttpRouteDestination>,
-    context: &Context<'_>,
-    at: At<'_>,
-) -> Option<Vec<RouteDestination>> {
-    let count = list.len();
-    let mut total: u64 = 0;
-    let mut result = Vec::with_capacity(count);
-    for (index, item) in list.into_iter().enumerate() {
-        let at = at.index(index);
-        let pb::HttpRouteDestination {
-            destination,
-            weight,
-            headers,
-        } = item;
-        let headers = header_operations(headers, at.field("headers"));
-        let weight = at.field("weight").count(weight).unwrap_or(0);
-        total += u64::from(weight);
-        let Some(destination) = destination else {
-            at.field("destination")
-                .error("there is no destination: name a host");
-            continue;
-        };
-        let destination = destination_of(destination, context, at.field("destination"));
-        result.extend(destination.map(|destination| RouteDestination {
-            destination,
-            weight: Weight(weight),
-            headers,
-        }));
-    }
-    if count > 1 && total == 0 {
-        at.error("the weights add up to 0: give at least one destination a weight");
-    } else if total > u64::from(u32::MAX) {
-        at.error("the weights add up to more than 4294967295: use smaller ones");
-    }
-    (result.len() == count).then_some(result)
-}
-
-fn destination_of(
-    message: pb::Destination,
-    context: &Context<'_>,
-    at: At<'_>,
-) -> Option<Destination> {
-    let pb::Destination { host, subset, port } = message;
-    let port = port.and_then(|pb::PortSelector { number }| -> Option<PortNumber> {
-        at.field("port").field("number").port(number)
-    });
-    if host == "*" {
-        at.field("host")
-            .error("\"*\" is no destination: name a service");
-        return None;
-    }
-    let host = at.field("host").ok(hostname(&host, context))?;
-    Some(Destination {
-        host,
-        subset: optional(subset),
-        port,
-    })
-}
-
-#[allow(clippy::needless_pass_by_value)] // taken apart
-fn mirrors_of(
-    mirror: Option<pb::Destination>,
-    mirrors: Vec<pb::HttpMirrorPolicy>,
-    percent: Option<weft_proto::pb::google::protobuf::UInt32Value>,
-    percentage: Option<pb::Percent>,
-    context: &Context<'_>,
-    at: &At<'_>,
-) -> Vec<Mirror> {
-    if mirror.is_some() && !mirrors.is_empty() {
-        at.field("mirror")
-            .error("cannot stand beside mirrors: keep one of them");
-    }
-    let whole = match (percentage, percent) {
-        (Some(pb::Percent { value }), _) => {
-            at.field("mirrorPercentage").field("value").percent(value)
-        }
-        (None, Some(percent)) => at.field("mirrorPercent").percent(f64::from(percent.value)),
-        (None, None) => Some(Percent::ALL),
-    };
-    let mut result = Vec::new();
-    if let Some(mirror) = mirror {
-        let destination = destination_of(mirror, context, at.field("mirror"));
-        result.extend(destination.zip(whole).map(|(destination, percent)| Mirror {
-            destination,
-            percent,
-        }));
-    }
-    let list = at.field("mirrors");
-    for (index, item) in mirrors.into_iter().enumerate() {
-        let at = list.index(index);
-        let pb::HttpMirrorPolicy {
-            destination,
-            percentage,
-        } = item;
-        let percent = match percentage {
-            Some(pb::Percent { value }) => at.field("percentage").field("value").percent(value),
-            None => Some(Percent::ALL),
-        };
-        let Some(destination) = destination else {
-            at.field("destination")
-                .error("there is no destination: name a host");
-            continue;
-        };
-        let destination = destination_of(destination, context, at.field("destination"));
-        result.extend(
-            destination
-                .zip(percent)
-                .map(|(destination, percent)| Mirror {
-                    destination,
-                    percent,
-                }),
-        );
-    }
-    result
 }
 
 fn rewrite_of(message: pb::HttpRewrite, at: At<'_>) -> Rewrite {

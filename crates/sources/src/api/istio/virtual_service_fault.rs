@@ -118,7 +118,8 @@ fn delay_of(message: pb::http_fault_injection::Delay, at: At<'_>) -> Option<Dela
             at.field("fixedDelay").duration(Some(delay), MILLISECOND)
         }
         Some(HttpDelayType::ExponentialDelay(_)) => {
-            at.field("exponentialDelay").refuse(true);
+            at.field("exponentialDelay")
+                .error("has no effect in any proxy: write fixedDelay");
             None
         }
         None => {
@@ -157,7 +158,8 @@ fn abort_of(message: pb::http_fault_injection::Abort, at: At<'_>) -> Option<Abor
             code.map(AbortKind::Grpc)
         }
         Some(ErrorType::Http2Error(_)) => {
-            at.field("http2Error").refuse(true);
+            at.field("http2Error")
+                .error("has no effect in any proxy: write httpStatus or grpcStatus");
             None
         }
         None => {

@@ -29,7 +29,6 @@ pub(super) fn http_match(
         source_namespace,
         stat_prefix,
     } = message;
-    at.field("statPrefix").refuse(!stat_prefix.is_empty());
     let list = at.field("gateways");
     let gateways = gateways
         .iter()
@@ -56,6 +55,7 @@ pub(super) fn http_match(
         source_labels: at.field("sourceLabels").labels(source_labels),
         source_namespace,
         gateways,
+        stat_prefix: stat_prefix.into(),
     }
 }
 
@@ -100,7 +100,7 @@ fn text_match(message: Option<pb::StringMatch>, at: At<'_>) -> Option<StringMatc
 }
 
 /// An empty match, or a prefix or expression that takes everything, asks for mere presence.
-fn string_match(message: pb::StringMatch, at: At<'_>) -> StringMatch {
+pub(super) fn string_match(message: pb::StringMatch, at: At<'_>) -> StringMatch {
     use pb::string_match::MatchType;
     let pb::StringMatch { match_type } = message;
     match match_type {

@@ -31,6 +31,8 @@ impl TypeState {
     fn accept(&mut self, in_flight: InFlight) {
         for (name, _) in &in_flight.offered {
             self.refused.remove(name);
+            self.lacking.remove(name);
+            self.unsure.remove(name);
         }
         self.base = in_flight.proposal;
         self.parents = in_flight.parents;
@@ -76,18 +78,25 @@ impl TypeState {
         let blamed: AHashSet<Arc<str>> = blamed.into_iter().collect();
         // Clients may keep the good part of an answer that they refuse (Envoy and gRPC do), so
         // what they have of it is unknown until it is sent again. What they did not have before,
-        // they still do not have.
+        // they still do not have. Removals, too, may have been carried out.
         let good = offered().filter(|name| !blamed.contains(*name));
+        let gone = self.base.difference(&in_flight.proposal).removed;
         let unsure: Vec<Arc<str>> = good
             .chain(&in_flight.answered)
+            .chain(&gone)
             .filter(|name| self.wants(name))
             .cloned()
             .collect();
         for (name, version) in in_flight.offered {
-            if blamed.contains(&name) {
-                let error = error.clone();
-                self.refused.insert(name, Refusal { version, error });
+            if !blamed.contains(&name) {
+                self.unsure.insert(name, version);
+                continue;
             }
+            if self.unsure.get(&name) == Some(&version) {
+                self.unsure.remove(&name);
+            }
+            let error = error.clone();
+            self.refused.insert(name, Refusal { version, error });
         }
         self.pending.extend(unsure);
         self.answer_owed |= whole;

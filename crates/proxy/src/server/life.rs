@@ -1,0 +1,160 @@
+//! The proxy's life after its start: it listens to the control plane, the admin endpoint and the
+//! drain signal, and takes the steps of the start as they become possible.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use weft_core::drain::DrainSignal;
+use weft_upstream::ClusterStore;
+
+use super::resources::Resources;
+use super::workers::WorkerPool;
+use super::{drain, xds};
+use crate::admin::{AdminCommand, AdminState, ServerState};
+
+/// The proxy's life after its start: whatever comes first of control plane, admin and drain.
+pub(super) struct Life {
+    pub(super) resources: Resources,
+    pub(super) commands: mpsc::Receiver<AdminCommand>,
+    pub(super) drain: DrainSignal,
+    pub(super) shutdown_time: Duration,
+    pub(super) workers: WorkerPool,
+    pub(super) admin: Arc<AdminState>,
+    pub(super) on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
+    pub(super) admin_address: Option<SocketAddr>,
+    pub(super) start: Start,
+    /// When memory that configuration needed goes back to the system.
+    pub(super) give_back: Option<Instant>,
+}
+
+/// How long after an update its memory goes back: once for updates that follow each other.
+const REST: Duration = Duration::from_secs(1);
+
+/// The longest that the start waits for endpoints, and then for routes and secrets: Envoy's
+/// `initial_fetch_timeout`.
+const FETCH: Duration = Duration::from_secs(15);
+
+/// How far the start has come. Listeners of the control plane open when the clusters have their
+/// endpoints, and the proxy is live when those listeners are open: Envoy's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// The control plane's first answers are awaited.
+    Answers,
+    /// Clusters wait for endpoints.
+    Clusters(Instant),
+    /// Listeners wait for routes and secrets.
+    Listeners(Instant),
+    Live,
+}
+
+impl Start {
+    /// Ends when there may be a next step that no event of the control plane announces.
+    async fn next(self, clusters: &ClusterStore) {
+        match self {
+            Self::Clusters(deadline) => {
+                // Late or not, it goes on.
+                let _ = tokio::time::timeout_at(deadline, clusters.wait_ready()).await;
+            }
+            Self::Listeners(deadline) if Instant::now() < deadline => {
+                tokio::time::sleep_until(deadline).await;
+            }
+            // What is missing, if anything, is an event of the control plane.
+            Self::Listeners(_) | Self::Answers | Self::Live => std::future::pending().await,
+        }
+    }
+}
+
+/// Ends at a time, or never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Life {
+    pub(super) async fn run(
+        &mut self,
+        ads: Option<&weft_config::AdsConfig>,
+        node: &weft_config::Node,
+    ) {
+        let mut control = ads.and_then(|ads| xds::Control::connect(ads, node, &self.resources));
+        if let Some(control) = &mut control {
+            self.admin.readiness.set(ServerState::Initializing);
+            self.resources.listeners.hold();
+            control.ask(&self.resources).await;
+        }
+        self.check_ready(control.as_ref()).await;
+        let drain = self.drain.clone();
+        let clusters = Arc::clone(&self.resources.clusters);
+        loop {
+            let leave = self.resources.leaving.next();
+            tokio::select! {
+                event = xds::next(&mut control) => {
+                    if let Some(control) = &mut control {
+                        control.handle(event, &mut self.resources).await;
+                        self.give_back.get_or_insert_with(|| Instant::now() + REST);
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(AdminCommand::Quit) | None => return,
+                    Some(AdminCommand::DrainListeners(request)) => {
+                        self.admin.readiness.set(ServerState::Draining);
+                        self.resources.listeners.stop(request.inbound_only).await;
+                    }
+                },
+                () = self.start.next(&clusters) => {}
+                () = at(self.give_back) => {
+                    self.give_back = None;
+                    weft_net::memory::give_back();
+                }
+                () = at(leave) => {
+                    self.resources.settle().await;
+                    if let Some(control) = &mut control {
+                        control.ask_for_references(&self.resources).await;
+                    }
+                }
+                () = drain.wait() => {
+                    self.admin.readiness.set(ServerState::Draining);
+                    self.resources.listeners.stop(false).await;
+                    drain::finish(&self.workers, self.shutdown_time, &mut self.commands).await;
+                    return;
+                }
+            }
+            self.check_ready(control.as_ref()).await;
+        }
+    }
+
+    /// Takes the steps of the start that have become possible.
+    async fn check_ready(&mut self, control: Option<&xds::Control>) {
+        let now = Instant::now();
+        if self.start == Start::Answers && !control.is_some_and(xds::Control::awaits_clusters) {
+            self.start = Start::Clusters(now + FETCH);
+        }
+        if let Start::Clusters(deadline) = self.start
+            && (control.is_none()
+                || now >= deadline
+                || self.resources.clusters.unready().is_empty())
+        {
+            self.start = Start::Listeners(now + FETCH);
+            self.resources.listeners.release();
+            // What fails is logged.
+            self.resources.settle().await;
+        }
+        let Start::Listeners(deadline) = self.start else {
+            return;
+        };
+        let answered = !control.is_some_and(xds::Control::is_initializing);
+        if !answered || (self.resources.listeners.is_warming() && now < deadline) {
+            return;
+        }
+        self.start = Start::Live;
+        self.admin.readiness.set(ServerState::Live);
+        if let Some(tell) = self.on_ready.take() {
+            tell(self.admin_address);
+        }
+    }
+}

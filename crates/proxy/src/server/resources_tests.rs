@@ -1,0 +1,261 @@
+//! What an update of the control plane leaves in force.
+
+use std::time::Duration;
+
+use prost::Name;
+use tokio::sync::mpsc;
+use weft_core::metrics::Registry;
+
+use super::*;
+use crate::access_log::AccessLogs;
+use crate::admin::{AdminParts, LogControl, LogLevel, ServerOptions};
+use crate::server::clusters::Directory;
+use crate::server::workers::WorkerPool;
+use crate::stats::ListenerManagerStats;
+use crate::worker::Command;
+
+struct NoLogs;
+
+impl LogControl for NoLogs {
+    fn levels(&self) -> Vec<(String, LogLevel)> {
+        Vec::new()
+    }
+    fn set(&self, _: Option<&str>, _: LogLevel) -> bool {
+        false
+    }
+}
+
+/// Resources, what their listeners count, and the orders to a worker that nobody carries out.
+type Scene = (
+    Resources,
+    Arc<ListenerManagerStats>,
+    Vec<mpsc::Receiver<Command>>,
+);
+
+fn resources() -> Scene {
+    let registry = Arc::new(Registry::default());
+    let (pool, orders) = WorkerPool::new(1);
+    let clusters = ClusterStore::new(Arc::clone(&registry), 1);
+    let logs = AccessLogs::new(Arc::clone(&registry));
+    let (admin, _) = AdminState::new(AdminParts {
+        registry,
+        options: ServerOptions::default(),
+        clusters: Box::new(Directory(Arc::clone(&clusters))),
+        logging: Box::new(NoLogs),
+        access_logs: logs.clone(),
+    });
+    let routes = Arc::new(RouteTable::default());
+    let stats = Arc::new(ListenerManagerStats::default());
+    let listeners = Listeners::new(
+        Arc::clone(&routes),
+        logs,
+        Arc::clone(&admin),
+        Arc::clone(&stats),
+        pool,
+        Duration::from_secs(1),
+    );
+    let resources = Resources {
+        context: Context::default(),
+        listeners,
+        clusters,
+        leaving: Leaving::default(),
+        routes,
+        files: Arc::default(),
+        admin,
+        xds: Arc::default(),
+        clusters_stats: Arc::default(),
+        kept: Kept::default(),
+    };
+    (resources, stats, orders)
+}
+
+impl Resources {
+    async fn add_yaml<M: Message + Name + Default>(
+        &mut self,
+        kind: TypeUrl,
+        name: &str,
+        yaml: &str,
+    ) -> Result<(), String> {
+        let message: M =
+            weft_proto::bootstrap::read_yaml_message(name, yaml, &M::full_name()).unwrap();
+        let body = message.encode_to_vec();
+        self.add(&kind, name, "1", &body).await?;
+        self.settle().await;
+        Ok(())
+    }
+
+    async fn add_certificate(&mut self, (chain, key): (&str, &str)) -> Result<(), String> {
+        let inline = |text| serde_json::json!({ "inline_string": text });
+        let secret = serde_json::json!({
+            "name": "own",
+            "tls_certificate": { "certificate_chain": inline(chain), "private_key": inline(key) },
+        });
+        let text = secret.to_string();
+        self.add_yaml::<SecretMessage>(TypeUrl::SECRET, "own", &text)
+            .await
+    }
+}
+
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// A cluster with TLS; `certificate` is a line that names its own.
+fn cluster(certificate: &str) -> String {
+    format!(
+        r#"
+name: up
+type: STATIC
+connect_timeout: 1s
+load_assignment:
+  cluster_name: up
+  endpoints:
+  - lb_endpoints:
+    - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 9 }} }} }}
+transport_socket:
+  name: tls
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+    common_tls_context: {certificate}
+"#
+    )
+}
+
+const OWN: &str = "{ tls_certificate_sds_secret_configs: [{ name: own, sds_config: { ads: {}, resource_api_version: V3 } }] }";
+
+/// A listener without a port of its own, with TLS, that gets its routes over RDS.
+const LISTENER: &str = r#"
+name: front
+bind_to_port: false
+address: { socket_address: { address: 127.0.0.1, port_value: 8443 } }
+filter_chains:
+- filters:
+  - name: http
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+      stat_prefix: front
+      rds: { route_config_name: r, config_source: { ads: {}, resource_api_version: V3 } }
+      http_filters:
+      - name: router
+        typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }
+  transport_socket:
+    name: tls
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+      common_tls_context:
+        tls_certificate_sds_secret_configs:
+        - { name: own, sds_config: { ads: {}, resource_api_version: V3 } }
+"#;
+
+#[tokio::test]
+async fn a_broken_secret_is_refused_and_the_last_good_one_stays() {
+    let (mut resources, _, _orders) = resources();
+    let yaml = cluster(OWN);
+    resources
+        .add_yaml::<ClusterMessage>(TypeUrl::CLUSTER, "up", &yaml)
+        .await
+        .unwrap();
+    let (good, other) = (certificate(), certificate());
+    resources.add_certificate((&good.0, &good.1)).await.unwrap();
+    for broken in [(&*good.0, &*other.1), ("nothing", "nothing")] {
+        let error = resources.add_certificate(broken).await.unwrap_err();
+        assert!(error.starts_with("secret own: "), "{error}");
+    }
+    let status = resources.clusters.statuses().remove(0);
+    let tls = status.config.tls_contexts().next().unwrap().clone();
+    let secrets = resources.clusters.secrets();
+    let spec = weft_upstream::client_spec(&tls, &secrets).unwrap();
+    assert_eq!(spec.identity.unwrap().key.bytes, good.1.as_bytes());
+}
+
+#[tokio::test]
+async fn a_cluster_change_asks_for_its_secret_and_waits_for_it() {
+    let (mut resources, _, _orders) = resources();
+    for yaml in [cluster("{}"), cluster(OWN)] {
+        resources
+            .add_yaml::<ClusterMessage>(TypeUrl::CLUSTER, "up", &yaml)
+            .await
+            .unwrap();
+    }
+    assert!(resources.references().secrets.contains("own"));
+    let status = resources.clusters.statuses().remove(0);
+    assert!(status.pending.is_some());
+    assert_eq!(resources.clusters.count(), (1, 1));
+    let own = certificate();
+    resources.add_certificate((&own.0, &own.1)).await.unwrap();
+    let status = resources.clusters.statuses().remove(0);
+    assert!(status.pending.is_none());
+    assert_eq!(resources.clusters.count(), (1, 0));
+    assert!(resources.references().secrets.contains("own"));
+}
+
+const ROUTES: &str = "{ name: r, virtual_hosts: [{ name: v, domains: ['*'], routes: [] }] }";
+
+#[tokio::test]
+async fn a_secret_that_one_listener_cannot_use_is_in_force_in_none() {
+    let (mut resources, stats, _orders) = resources();
+    let own = certificate();
+    let inline = |text: &str| serde_json::json!({ "inline_string": text });
+    let context = serde_json::json!({
+        "tls_certificates": [{ "certificate_chain": inline(&own.0), "private_key": inline(&own.1) }],
+        "validation_context_sds_secret_config":
+            { "name": "own", "sds_config": { "ads": {}, "resource_api_version": "V3" } },
+    });
+    let (before, _) = LISTENER.split_once("common_tls_context:").unwrap();
+    let other = format!("{before}common_tls_context: {context}\n");
+    let other = other
+        .replace("name: front", "name: other")
+        .replace("8443", "8444");
+    for (name, yaml) in [("front", LISTENER), ("other", &other)] {
+        resources
+            .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, name, yaml)
+            .await
+            .unwrap();
+    }
+    resources
+        .add_yaml::<RouteConfiguration>(TypeUrl::ROUTE, "r", ROUTES)
+        .await
+        .unwrap();
+    let error = resources
+        .add_certificate((&own.0, &own.1))
+        .await
+        .unwrap_err();
+    assert!(error.starts_with("listener other: "), "{error}");
+    resources.settle().await;
+    assert_eq!(stats.listener_create_success.get(), 0);
+}
+
+#[tokio::test]
+async fn removed_routes_and_secrets_stay_while_a_listener_needs_them() {
+    let (mut resources, stats, _orders) = resources();
+    let own = certificate();
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", LISTENER)
+        .await
+        .unwrap();
+    resources
+        .add_yaml::<RouteConfiguration>(TypeUrl::ROUTE, "r", ROUTES)
+        .await
+        .unwrap();
+    resources.add_certificate((&own.0, &own.1)).await.unwrap();
+    assert_eq!(stats.listener_create_success.get(), 1);
+    let slot = resources.routes.slot(&"r".into());
+    for (kind, name) in [(TypeUrl::ROUTE, "r"), (TypeUrl::SECRET, "own")] {
+        resources.remove(&kind, name).await;
+        resources.settle().await;
+    }
+    assert!(slot.load().is_some());
+    assert!(resources.routes.ready("r"));
+    // A change of the listener finds both.
+    let changed = LISTENER.replace("stat_prefix: front", "stat_prefix: other");
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", &changed)
+        .await
+        .unwrap();
+    assert_eq!(stats.listener_create_success.get(), 2);
+    resources.remove(&TypeUrl::LISTENER, "front").await;
+    resources.settle().await;
+    assert!(!resources.routes.ready("r"));
+    assert_eq!(resources.references(), References::default());
+}

@@ -1,0 +1,61 @@
+//! Files and directories read once, without a watch.
+
+use std::path::{Path, PathBuf};
+
+use weft_model::{MeshSettings, Object};
+use weft_proto::Problem;
+
+use super::scan;
+use super::store::{FileStore, ObjectStatus};
+
+/// What some files hold.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The mesh.
+    pub objects: Vec<Object>,
+    /// Everything that is wrong, in the order of files and lines.
+    pub problems: Vec<Problem>,
+    /// The status of every object.
+    pub statuses: Vec<ObjectStatus>,
+}
+
+/// Reads files and directories once, as `weft validate` does. Files are named in errors as they
+/// were reached from `paths`.
+pub fn load_once(paths: &[PathBuf], settings: &MeshSettings) -> Loaded {
+    let mut store = FileStore::new(settings.clone());
+    let mut problems = Vec::new();
+    for path in paths {
+        problems.extend(load_path(path, &mut store));
+    }
+    let statuses: Vec<ObjectStatus> = store.statuses().cloned().collect();
+    problems.extend(
+        statuses
+            .iter()
+            .flat_map(|status| status.problems.iter().cloned()),
+    );
+    problems.sort_by(|a, b| (&a.source, a.line, a.column).cmp(&(&b.source, b.line, b.column)));
+    Loaded {
+        objects: store.objects().cloned().collect(),
+        problems,
+        statuses,
+    }
+}
+
+fn load_path(path: &Path, store: &mut FileStore) -> Vec<Problem> {
+    let scan::Listing {
+        files,
+        mut problems,
+        ..
+    } = scan::list(path);
+    for file in files.keys() {
+        let name = file.display().to_string();
+        match scan::read(file) {
+            Ok(bytes) => {
+                let text = weft_proto::document::decode_text(&name, &bytes);
+                store.apply_all([(name.as_str(), Some(text))]);
+            }
+            Err(error) => problems.push(*error.into_problem()),
+        }
+    }
+    problems
+}
