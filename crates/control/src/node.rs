@@ -114,11 +114,10 @@ impl Proxy {
         if ips.is_empty() {
             ips.extend(id.ip);
         }
-        let locality = node.locality.as_ref().map_or_else(String::new, |l| {
-            [l.region.as_str(), &l.zone, &l.sub_zone]
-                .join("/")
-                .trim_end_matches('/')
-                .to_owned()
+        let labels = metadata.labels()?;
+        let locality = locality_of(&labels).unwrap_or_else(|| {
+            let said = node.locality.as_ref();
+            said.map_or_else(String::new, |l| join([&l.region, &l.zone, &l.sub_zone]))
         });
         Ok(Self {
             id: node.id.clone(),
@@ -127,7 +126,7 @@ impl Proxy {
             name: id.name,
             namespace: metadata.text("NAMESPACE").unwrap_or(id.namespace),
             dns_domain: id.dns_domain,
-            labels: metadata.labels()?,
+            labels,
             cluster_id: metadata.text("CLUSTER_ID").unwrap_or_default(),
             network: metadata.text("NETWORK").unwrap_or_default(),
             locality,
@@ -138,6 +137,32 @@ impl Proxy {
             agent: node.user_agent_name.clone(),
         })
     }
+}
+
+fn join(parts: [&str; 3]) -> String {
+    parts.join("/").trim_end_matches('/').to_owned()
+}
+
+/// The place that a workload's labels name, which counts before that of the node.
+fn locality_of(labels: &BTreeMap<String, String>) -> Option<String> {
+    let parts = [
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+        "topology.istio.io/subzone",
+    ]
+    .map(|name| labels.get(name).map_or("", String::as_str));
+    if parts.iter().any(|part| !part.is_empty()) {
+        return Some(join(parts));
+    }
+    let names = ["topology.istio.io/locality", "istio-locality"];
+    let mut whole = names.iter().filter_map(|name| labels.get(*name));
+    let whole = whole.next().filter(|text| !text.is_empty())?;
+    // No label can hold a slash in Kubernetes, so that dots stand for them.
+    Some(if whole.contains('/') {
+        whole.clone()
+    } else {
+        whole.replace('.', "/")
+    })
 }
 
 struct NodeId {

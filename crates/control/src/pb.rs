@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::time::Duration as StdDuration;
 
+pub(crate) use weft_proto::pb::envoy::config::common::matcher as matchers;
 pub(crate) use weft_proto::pb::envoy::config::{
     accesslog, cluster, core, endpoint, listener, route,
 };
@@ -20,6 +21,8 @@ pub(crate) use weft_proto::pb::envoy::extensions::filters::network::http_connect
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
+pub(crate) use weft_proto::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;
+pub(crate) use weft_proto::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub(crate) use weft_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub(crate) use weft_proto::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub(crate) use weft_proto::pb::envoy::r#type::matcher::v3 as matcher;
@@ -27,7 +30,7 @@ pub(crate) use weft_proto::pb::envoy::r#type::v3 as types;
 pub(crate) use weft_proto::pb::google::protobuf;
 
 use prost::{Message, Name};
-use protobuf::{Any, BoolValue, Duration, UInt32Value};
+use protobuf::{Any, BoolValue, Duration, UInt32Value, UInt64Value};
 
 /// Wraps a message for an extension's `typed_config`.
 pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
@@ -51,6 +54,10 @@ pub(crate) fn seconds(seconds: u64) -> Option<Duration> {
 
 pub(crate) fn u32_value(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
+}
+
+pub(crate) fn u64_value(value: u64) -> Option<UInt64Value> {
+    Some(UInt64Value { value })
 }
 
 pub(crate) fn bool_value(value: bool) -> Option<BoolValue> {
@@ -134,12 +141,22 @@ pub(crate) fn regex(text: &str) -> matcher::RegexMatcher {
 }
 
 pub(crate) fn transport_socket<M: Message + Name>(context: &M) -> core::v3::TransportSocket {
+    // grpc clients insist on this very name.
+    socket("envoy.transport_sockets.tls", context)
+}
+
+pub(crate) fn socket<M: Message + Name>(name: &str, config: &M) -> core::v3::TransportSocket {
     core::v3::TransportSocket {
-        // grpc clients insist on this very name.
-        name: "envoy.transport_sockets.tls".to_owned(),
+        name: name.to_owned(),
         config_type: Some(core::v3::transport_socket::ConfigType::TypedConfig(any(
-            context,
+            config,
         ))),
+    }
+}
+
+pub(crate) fn percent(share: weft_model::Percent) -> types::Percent {
+    types::Percent {
+        value: f64::from(share.millionths()) / 10_000.0,
     }
 }
 

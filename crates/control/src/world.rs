@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
-    DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, Object, ObjectKey,
-    ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+    DestinationRule, Gateway, GatewayRef, Hostname, Labels, MeshSettings, Namespace, Object,
+    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
 };
 use weft_sources::Change;
 
@@ -25,6 +25,8 @@ pub(crate) struct World {
     addresses: HashMap<Key, BTreeSet<ServiceKey>>,
     sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
     gateways: Vec<Arc<Gateway>>,
+    /// `DestinationRules` that are for some workloads only.
+    selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
     /// Rules that leave routes to others.
     delegating: BTreeSet<ObjectRef>,
     /// Label keys that objects mention, with how many do.
@@ -47,6 +49,7 @@ impl World {
             addresses: HashMap::default(),
             sidecars: HashMap::default(),
             gateways: Vec::new(),
+            selectors: HashMap::default(),
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
             stream_labels: BTreeMap::new(),
@@ -242,6 +245,7 @@ impl World {
             origin: rule.meta.origin.clone(),
             created: rule.meta.created,
             export_to: rule.export_to.clone(),
+            selector: None,
         };
         let has_streams = !rule.tcp.is_empty() || !rule.tls.is_empty();
         for gateway in &rule.gateways {
@@ -275,6 +279,7 @@ impl World {
             origin: rule.meta.origin.clone(),
             created: rule.meta.created,
             export_to: rule.export_to.clone(),
+            selector: rule.selector.clone(),
         };
         let namespace = rule.meta.origin.namespace.clone();
         let index = if rule.host.is_wildcard() {
@@ -283,6 +288,14 @@ impl World {
             Key::DestinationIndex(namespace, Shard::of(rule.host.as_str()))
         };
         self.index(index, &rule.host, &facts, comes);
+        if let Some(selector) = &rule.selector {
+            let namespace = rule.meta.origin.namespace.clone();
+            let list = self.selectors.entry(namespace).or_default();
+            list.remove(&rule.meta.origin);
+            if comes {
+                list.insert(rule.meta.origin.clone(), selector.clone());
+            }
+        }
     }
 
     /// Adds a rule to an index or takes it out. The engine hears of it in [`Self::publish`], when
@@ -345,6 +358,18 @@ impl World {
                     self.engine.set(key, value);
                 } else {
                     self.sidecars.remove(namespace);
+                    self.engine.remove(&key);
+                }
+            }
+            Some(Object::DestinationRule(rule)) => {
+                let namespace = &rule.meta.origin.namespace;
+                let key = Key::RuleSelectors(namespace.clone());
+                let list = self.selectors.get(namespace).filter(|l| !l.is_empty());
+                if let Some(list) = list {
+                    let list = list.iter().map(|(rule, on)| (rule.clone(), on.clone()));
+                    self.engine.set(key, Value::Selectors(list.collect()));
+                } else {
+                    self.selectors.remove(namespace);
                     self.engine.remove(&key);
                 }
             }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balancing::LoadBalancing;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{ExportTo, PortNumber, RuleMeta};
+use crate::route::Percent;
 
 /// Policies for the traffic to a host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -18,6 +20,8 @@ pub struct DestinationRule {
     pub host: Hostname,
     /// Who sees it.
     pub export_to: ExportTo,
+    /// The workloads of its namespace for which it holds; `None`: all callers.
+    pub selector: Option<Labels>,
     /// For the whole host.
     pub policy: TrafficPolicy,
     /// Named subsets, in the order written; names are unique.
@@ -57,7 +61,13 @@ impl DestinationRule {
             return host.clone();
         };
         if let Some(settings) = policy.ports.get(&port) {
-            return settings.clone();
+            // Ports cannot set these.
+            return PolicySettings {
+                retry_budget: host.retry_budget,
+                proxy_protocol: host.proxy_protocol,
+                tunnel: host.tunnel.clone(),
+                ..settings.clone()
+            };
         }
         policy.settings.or(host)
     }
@@ -93,13 +103,19 @@ impl TrafficPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct PolicySettings {
     /// How an endpoint is chosen.
-    pub load_balancer: Option<LoadBalancer>,
+    pub load_balancer: Option<LoadBalancing>,
     /// Limits and times of connections.
     pub connection_pool: Option<ConnectionPool>,
     /// When an endpoint is left out.
     pub outlier_detection: Option<OutlierDetection>,
     /// How connections are secured.
     pub tls: Option<ClientTls>,
+    /// How many retries there may be, by the requests under way; not for a port.
+    pub retry_budget: Option<RetryBudget>,
+    /// Whether connections begin with the client's address; not for a port.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// A proxy through which TCP connections go; not for a port.
+    pub tunnel: Option<Tunnel>,
 }
 
 impl PolicySettings {
@@ -108,7 +124,7 @@ impl PolicySettings {
     pub fn or(&self, base: &Self) -> Self {
         let first = self.clone();
         Self {
-            load_balancer: first.load_balancer.or(base.load_balancer),
+            load_balancer: first.load_balancer.or_else(|| base.load_balancer.clone()),
             connection_pool: first
                 .connection_pool
                 .or_else(|| base.connection_pool.clone()),
@@ -116,21 +132,42 @@ impl PolicySettings {
                 .outlier_detection
                 .or_else(|| base.outlier_detection.clone()),
             tls: first.tls.or_else(|| base.tls.clone()),
+            retry_budget: first.retry_budget.or(base.retry_budget),
+            proxy_protocol: first.proxy_protocol.or(base.proxy_protocol),
+            tunnel: first.tunnel.or_else(|| base.tunnel.clone()),
         }
     }
 }
 
-/// How an endpoint is chosen.
+/// How many retries there may be at once, as a share of the requests under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LoadBalancer {
-    /// One after the other.
-    RoundRobin,
-    /// The less busy of two.
-    LeastRequest,
-    /// Any.
-    Random,
-    /// The address that the client chose.
-    Passthrough,
+pub struct RetryBudget {
+    /// The share.
+    pub share: Percent,
+    /// So many are always allowed.
+    pub min_concurrency: u32,
+    /// Requests of this long ago still count.
+    pub interval: Option<Duration>,
+}
+
+/// Versions of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// A proxy through which TCP connections go: the host's endpoints are asked to connect to a target.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tunnel {
+    /// Whether by `POST` instead of `CONNECT`.
+    pub post: bool,
+    /// A name or an IP address.
+    pub target_host: Arc<str>,
+    /// Its port.
+    pub target_port: PortNumber,
 }
 
 /// Limits and times of connections.
@@ -187,6 +224,17 @@ pub struct HttpPool {
     pub use_client_protocol: bool,
     /// Streams at once on an HTTP/2 connection.
     pub max_concurrent_streams: Option<u32>,
+    /// Pings on HTTP/2 connections.
+    pub http2_keepalive: Option<Http2Keepalive>,
+}
+
+/// Pings on HTTP/2 connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Http2Keepalive {
+    /// Time between pings.
+    pub interval: Duration,
+    /// Time without an answer after which the connection is dead.
+    pub timeout: Duration,
 }
 
 /// `h2UpgradePolicy`.
@@ -220,6 +268,8 @@ pub struct OutlierDetection {
     pub max_ejection_percent: Option<u32>,
     /// Below this share of healthy endpoints, in percent, nothing is ejected.
     pub min_health_percent: Option<u32>,
+    /// Statuses that count as errors, in place of 5xx; none twice.
+    pub http_error_codes: Vec<u16>,
 }
 
 /// How the proxy secures its connections to the host.
@@ -261,6 +311,7 @@ pub struct KeyPairFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balancing::LoadBalancer;
     use crate::name::{Kind, Namespace, ObjectRef};
 
     fn pool(max: u32) -> PolicySettings {
@@ -279,7 +330,12 @@ mod tests {
             settings: pool(1),
             ports: BTreeMap::new(),
         };
-        host.settings.load_balancer = Some(LoadBalancer::Random);
+        let random = LoadBalancing {
+            policy: Some(LoadBalancer::Random),
+            ..LoadBalancing::default()
+        };
+        host.settings.load_balancer = Some(random.clone());
+        host.settings.proxy_protocol = Some(ProxyProtocol::V2);
         host.ports.insert(port(81), pool(2));
         let mut subset = Subset {
             name: "v1".into(),
@@ -300,6 +356,7 @@ mod tests {
             },
             host: Hostname::parse("a.b").expect("valid"),
             export_to: ExportTo::All,
+            selector: None,
             policy: host.clone(),
             subsets: vec![subset.clone()],
         };
@@ -310,16 +367,17 @@ mod tests {
             "a port inherits nothing"
         );
         let over = rule.effective(Some(&subset), port(80));
-        assert_eq!(over.load_balancer, Some(LoadBalancer::Random), "inherited");
+        assert_eq!(over.load_balancer, Some(random), "inherited");
         assert_eq!(over.connection_pool, pool(3).connection_pool, "replaced");
         assert_eq!(
             rule.effective(Some(&subset), port(81)),
             pool(3),
             "over the host's port"
         );
-        assert_eq!(
-            rule.effective(Some(&subset), port(82)),
-            PolicySettings::default()
-        );
+        let only = PolicySettings {
+            proxy_protocol: Some(ProxyProtocol::V2),
+            ..PolicySettings::default()
+        };
+        assert_eq!(rule.effective(Some(&subset), port(82)), only);
     }
 }

@@ -11,9 +11,11 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod balancing;
 pub mod cors;
 pub mod delegate;
 pub mod destination;
+pub mod forwarding;
 pub mod gateway;
 pub mod hostname;
 pub mod labels;
@@ -27,12 +29,18 @@ pub mod sidecar;
 pub mod stream;
 
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
+pub use balancing::{
+    ConsistentHash, Distribute, Growth, HashCookie, HashKey, HashTable, LoadBalancer,
+    LoadBalancing, LocalityBalancing, LocalityPattern, Number, PriorityLabel, Warmup,
+};
 pub use cors::CorsPolicy;
 pub use delegate::{DelegateProblem, Resolved};
 pub use destination::{
-    ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, HttpPool, KeyPairFiles,
-    LoadBalancer, OutlierDetection, PolicySettings, Subset, TcpKeepalive, TcpPool, TrafficPolicy,
+    ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, Http2Keepalive, HttpPool,
+    KeyPairFiles, OutlierDetection, PolicySettings, ProxyProtocol, RetryBudget, Subset,
+    TcpKeepalive, TcpPool, TrafficPolicy, Tunnel,
 };
+pub use forwarding::Forwarding;
 pub use gateway::{Gateway, GatewayServer, ServerTls, TlsVersion};
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;

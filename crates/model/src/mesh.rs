@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balancing::LocalityBalancing;
+use crate::destination::PolicySettings;
 use crate::name::{ExportTo, Namespace, PortNumber};
 
 /// What happens to calls of hosts that the mesh does not know.
@@ -56,6 +58,10 @@ pub struct MeshSettings {
     pub default_virtual_service_export_to: Option<ExportTo>,
     /// Who sees `DestinationRules` that do not say.
     pub default_destination_rule_export_to: Option<ExportTo>,
+    /// Which places come first, for services that do not say.
+    pub locality: LocalityBalancing,
+    /// Limits and outlier detection for services that do not say.
+    pub default_policy: PolicySettings,
 }
 
 impl Default for MeshSettings {
@@ -79,6 +85,8 @@ impl Default for MeshSettings {
             default_service_export_to: None,
             default_virtual_service_export_to: None,
             default_destination_rule_export_to: None,
+            locality: LocalityBalancing::mesh_default(),
+            default_policy: PolicySettings::default(),
         }
     }
 }

@@ -351,7 +351,10 @@ fn destination_rules_gateways_and_sidecars_keep_their_semantics() {
         panic!();
     };
     let settings = rule.effective(rule.subset("v2"), port(9080));
-    assert_eq!(settings.load_balancer, Some(LoadBalancer::RoundRobin));
+    assert_eq!(
+        settings.load_balancer.and_then(|lb| lb.policy),
+        Some(LoadBalancer::RoundRobin)
+    );
     let pool = settings.connection_pool.expect("inherited");
     assert_eq!(
         (pool.tcp.max_connections, pool.http.max_retries),

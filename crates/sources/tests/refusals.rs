@@ -53,6 +53,11 @@ fn virtual_services() {
 }
 
 #[test]
+fn destination_rules() {
+    check("destination-rule.yaml", of_objects);
+}
+
+#[test]
 fn other_kinds() {
     check("others.yaml", of_objects);
 }

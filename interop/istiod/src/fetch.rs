@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use weft_proto::Any;
+use weft_proto::pb::envoy::config::core::v3::Locality;
 use weft_proto::pb::google::protobuf::{Struct, Value as PbValue, value::Kind as PbKind};
 use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -79,9 +80,16 @@ impl Stream {
             Some(PbKind::StructValue(fields)) => Some(fields),
             _ => None,
         };
+        let [region, zone, sub_zone] = node.locality.map(str::to_owned);
+        let locality = Locality {
+            region,
+            zone,
+            sub_zone,
+        };
         let node = WireNode {
             id: node.id.to_owned(),
             metadata,
+            locality: Some(locality),
             ..WireNode::default()
         };
         let first = request(&node, &kind, names);

@@ -22,6 +22,8 @@ pub struct Node {
     pub kind: Kind,
     /// `type~ip~name.namespace~domain`.
     pub id: &'static str,
+    /// Region, zone and sub-zone.
+    pub locality: [&'static str; 3],
     labels: &'static [(&'static str, &'static str)],
 }
 
@@ -32,24 +34,28 @@ pub const NODES: [Node; 4] = [
         name: "client",
         kind: Kind::Sidecar,
         id: "sidecar~10.1.0.1~client-1.shop~shop.svc.cluster.local",
+        locality: ["eu", "eu-1", "a"],
         labels: &[("app", "client"), ("version", "v1")],
     },
     Node {
         name: "reviews",
         kind: Kind::Sidecar,
         id: "sidecar~10.1.1.1~reviews-v1.shop~shop.svc.cluster.local",
+        locality: ["eu", "eu-2", "b"],
         labels: &[("app", "reviews"), ("version", "v1")],
     },
     Node {
         name: "gateway",
         kind: Kind::Gateway,
         id: "router~10.1.2.1~gateway-1.shop~shop.svc.cluster.local",
+        locality: ["us", "us-1", ""],
         labels: &[("istio", "ingressgateway")],
     },
     Node {
         name: "grpc",
         kind: Kind::Grpc,
         id: "sidecar~10.1.3.1~grpc-1.shop~shop.svc.cluster.local",
+        locality: ["eu", "eu-1", "a"],
         labels: &[("app", "grpc")],
     },
 ];

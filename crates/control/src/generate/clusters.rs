@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use prost::Message;
 use weft_model::{
-    DestinationRule, Hostname, LoadBalancer, MeshSettings, ObjectRef, PolicySettings, Protocol,
-    Resolution, Service, ServiceEndpoints, ServicePort, Subset,
+    DestinationRule, Endpoint, HashTable, Hostname, LoadBalancer, MeshSettings, ObjectRef,
+    PolicySettings, Protocol, Resolution, Service, ServiceEndpoints, ServicePort, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
+use super::endpoints::Order;
+use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ServiceName};
 use super::policies::{
-    Http, apply_load_balancer, apply_outlier, apply_pool, apply_tls, http_for, http2, set_http,
+    Http, apply_outlier, apply_pool, apply_proxy_protocol, apply_tls, http_for, http2, set_http,
     unlimited, use_downstream,
 };
-use super::{endpoints, names};
+use super::{balancers, endpoints, names};
 use crate::emit::{Emitted, Origins, origins};
 use crate::node::ProxyKind;
 use crate::pb::cluster::v3::{
@@ -40,7 +42,8 @@ fn discovery(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> 
     // Only a sidecar sees where its workload meant to go. To a gateway clients connect by its own
     // address, and a gRPC client has no connection yet: they choose among the endpoints.
     let captures = proxy == ProxyKind::Sidecar;
-    if captures && settings.load_balancer == Some(LoadBalancer::Passthrough) {
+    let balancer = settings.load_balancer.as_ref();
+    if captures && balancer.is_some_and(|b| b.policy == Some(LoadBalancer::Passthrough)) {
         return DiscoveryType::OriginalDst;
     }
     match service.resolution {
@@ -83,14 +86,21 @@ pub(crate) fn of_service(
     service: &Service,
     endpoints: Option<&ServiceEndpoints>,
     policies: &Policies,
-    proxy: ProxyKind,
+    (proxy, place): (ProxyKind, &Place),
 ) -> Vec<Emitted> {
     let from = origins_of(service, policies);
     let rule = policies.rule.as_deref();
     variants(service, policies)
         .filter_map(|(port, subset, settings)| {
             let kind = discovery(service, &settings, proxy);
-            let cluster = outbound(mesh, service, port, subset, &settings, (kind, endpoints))?;
+            let settings = settings.or(&mesh.default_policy);
+            let list = endpoints.map_or(&[][..], |e| &e.endpoints);
+            let to = Target {
+                service,
+                port,
+                subset,
+            };
+            let cluster = outbound(mesh, &to, &settings, kind, (list, place))?;
             let metadata = metadata::istio(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
                 &[ServiceName {
@@ -119,23 +129,34 @@ fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
     Emitted::new(resource, Origins::clone(from))
 }
 
+/// What a cluster leads to.
+struct Target<'a> {
+    service: &'a Service,
+    port: &'a ServicePort,
+    subset: Option<&'a Subset>,
+}
+
 /// `None` for a service that is resolved by name and has nothing to resolve.
 fn outbound(
     mesh: &MeshSettings,
-    service: &Service,
-    port: &ServicePort,
-    subset: Option<&Subset>,
+    to: &Target<'_>,
     settings: &PolicySettings,
-    (kind, endpoints): (DiscoveryType, Option<&ServiceEndpoints>),
+    kind: DiscoveryType,
+    (list, place): (&[Endpoint], &Place),
 ) -> Option<Cluster> {
+    let (service, port, subset) = (to.service, to.port, to.subset);
     let subset_name = subset.map_or("", |s| &*s.name);
     let name = names::outbound(port.number, subset_name, &service.hostname);
     let mut cluster = base(mesh, &name, kind);
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
-            let list = endpoints.map_or(&[][..], |e| &e.endpoints);
-            let assignment = endpoints::assignment(&name, list, port.number, subset);
+            let order = Order {
+                locality: balancers::locality(mesh, settings),
+                failover: settings.outlier_detection.is_some(),
+                place,
+            };
+            let assignment = endpoints::assignment(&name, list, port.number, subset, &order);
             if kind == DiscoveryType::LogicalDns && endpoints::count(&assignment) != 1 {
                 // Envoy takes exactly one name; several are resolved like STRICT_DNS.
                 cluster.cluster_discovery_type =
@@ -149,13 +170,14 @@ fn outbound(
         }
         _ => {}
     }
-    apply_load_balancer(&mut cluster, settings.load_balancer);
     let mut http = http_for(port.protocol, settings.connection_pool.as_ref());
-    apply_pool(&mut cluster, &mut http, settings.connection_pool.as_ref());
+    apply_pool(&mut cluster, &mut http, settings);
     if let Some(outlier) = &settings.outlier_detection {
-        apply_outlier(&mut cluster, outlier);
+        apply_outlier(&mut cluster, &mut http, outlier);
     }
+    balancers::apply(&mut cluster, mesh, settings);
     apply_tls(&mut cluster, &mut http, service, port.protocol, settings);
+    apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
     set_http(&mut cluster, http);
     Some(cluster)
 }
@@ -252,8 +274,8 @@ pub(crate) fn inbound(
     emit(&cluster, None, from)
 }
 
-/// The clusters of a service for gRPC clients, which take EDS with round robin or least request
-/// and `max_requests` only (gRFC A27, A32), and refuse what else Envoy takes.
+/// The clusters of a service for gRPC clients, which take EDS with round robin or a ring of hashes
+/// and `max_requests` only (gRFC A27, A32, A42), and refuse what else Envoy takes.
 pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
     let from = origins_of(service, policies);
     variants(service, policies)
@@ -261,6 +283,11 @@ pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
         .map(|(port, subset, settings)| {
             let subset = subset.map_or("", |s| &*s.name);
             let name = names::outbound(port.number, subset, &service.hostname);
+            let balancer = settings.load_balancer.and_then(|b| b.policy);
+            let (policy, config) = match balancer {
+                Some(LoadBalancer::Hash(hash)) => balancers::table(grpc_table(hash.table)),
+                _ => (LbPolicy::RoundRobin, None),
+            };
             let max = settings.connection_pool.and_then(|p| p.http.max_requests);
             let cluster = Cluster {
                 name: name.clone(),
@@ -269,7 +296,8 @@ pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
                     eds_config: Some(grpc_ads()),
                     service_name: name,
                 }),
-                lb_policy: LbPolicy::RoundRobin as i32,
+                lb_policy: policy as i32,
+                lb_config: config,
                 circuit_breakers: max.filter(|n| *n > 0).map(|n| CircuitBreakers {
                     thresholds: vec![Thresholds {
                         max_requests: u32_value(n),
@@ -282,6 +310,14 @@ pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
             emit(&cluster, None, &from)
         })
         .collect()
+}
+
+/// gRPC clients have rings only (gRFC A42), and refuse a cluster with a table.
+fn grpc_table(table: HashTable) -> HashTable {
+    match table {
+        HashTable::Ring(size) => HashTable::Ring(size),
+        HashTable::Maglev(_) => HashTable::Ring(None),
+    }
 }
 
 /// gRPC clients know no timeout of the first fetch.

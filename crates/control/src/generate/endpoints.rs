@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use weft_model::{
-    Endpoint, EndpointAddress, Health, Locality, PortNumber, Service, ServiceEndpoints, Subset,
+    Endpoint, EndpointAddress, Health, Locality, LocalityBalancing, MeshSettings, PortNumber,
+    Service, ServiceEndpoints, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
-use super::{clusters, names};
+use super::locality::{self, Group, Place};
+use super::{balancers, clusters, names};
 use crate::emit::{Emitted, origins};
 use crate::node::ProxyKind;
 use crate::pb::core::v3::Locality as PbLocality;
@@ -20,13 +22,14 @@ use crate::pb::endpoint::v3::{
 };
 use crate::pb::{address, pipe, u32_value};
 
-/// The assignments of all EDS clusters that a service has for proxies of a kind. One without endpoints is there too, so that
-/// its cluster ends warming and answers at once.
+/// The assignments of all EDS clusters that a service has for proxies of a kind that stand at a
+/// place. One without endpoints is there too, so that its cluster ends warming and answers at once.
 pub(crate) fn of_service(
+    mesh: &MeshSettings,
     service: &Service,
     endpoints: Option<&ServiceEndpoints>,
     policies: &clusters::Policies,
-    proxy: ProxyKind,
+    (proxy, place): (ProxyKind, &Place),
 ) -> Vec<Emitted> {
     let all = endpoints.map_or(&[][..], |e| &e.endpoints);
     // Names are for the proxy to resolve, and EDS clusters do not.
@@ -39,13 +42,18 @@ pub(crate) fn of_service(
     let from = origins(objects.chain(clusters::origins_of(service, policies).iter().cloned()));
     clusters::variants(service, policies)
         .filter(|(.., settings)| clusters::by_eds(service, settings, proxy))
-        .map(|(port, subset, _)| {
+        .map(|(port, subset, settings)| {
             let name = names::outbound(
                 port.number,
                 subset.map_or("", |s| &*s.name),
                 &service.hostname,
             );
-            let assignment = assignment(&name, &list, port.number, subset);
+            let order = Order {
+                locality: balancers::locality(mesh, &settings),
+                failover: settings.outlier_detection.is_some(),
+                place,
+            };
+            let assignment = assignment(&name, &list, port.number, subset, &order);
             let resource = Resource::new(
                 &TypeUrl::ENDPOINT,
                 name.as_str(),
@@ -56,54 +64,74 @@ pub(crate) fn of_service(
         .collect()
 }
 
+/// What comes first, and for whom.
+pub(super) struct Order<'a> {
+    /// `None`: places do not matter.
+    pub(super) locality: Option<&'a LocalityBalancing>,
+    /// Whether endpoints can be found to fail.
+    pub(super) failover: bool,
+    /// Where the callers stand.
+    pub(super) place: &'a Place,
+}
+
 /// Of a service with very many workloads, this many are named as origins.
 const MAX_ORIGINS: usize = 64;
 
 /// The endpoints that serve a port of a service (and carry the labels of a subset).
-pub(crate) fn assignment(
+pub(super) fn assignment(
     cluster: &str,
     endpoints: &[Endpoint],
     port: PortNumber,
     subset: Option<&Subset>,
+    order: &Order<'_>,
 ) -> ClusterLoadAssignment {
-    let mut localities: BTreeMap<&Locality, Vec<LbEndpoint>> = BTreeMap::new();
+    let mut localities: BTreeMap<&Locality, Vec<(&Endpoint, LbEndpoint)>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for endpoint in endpoints {
         let Some(target) = endpoint.ports.get(&port) else {
             continue;
         };
-        let chosen = subset.is_none_or(|s| s.labels.selects(&endpoint.labels));
+        let chosen = subset.is_none_or(|s| locality::carries(endpoint, &s.labels));
         let serves = endpoint.health == Health::Healthy && endpoint.weight.0 > 0;
         if chosen && serves && seen.insert((&endpoint.address, target)) {
             let list = localities.entry(&endpoint.locality).or_default();
-            list.push(lb_endpoint(endpoint, *target));
+            list.push((endpoint, lb_endpoint(endpoint, *target)));
         }
     }
-    let endpoints = localities
-        .into_iter()
-        .map(|(locality, list)| LocalityLbEndpoints {
-            locality: Some(PbLocality {
-                region: locality.region.to_string(),
-                zone: locality.zone.to_string(),
-                sub_zone: locality.sub_zone.to_string(),
-            }),
-            load_balancing_weight: u32_value(total_weight(&list)),
-            lb_endpoints: list,
-            ..LocalityLbEndpoints::default()
-        })
-        .collect();
+    let groups = localities.into_iter();
+    let mut groups: Vec<Group<'_>> = groups.map(|(l, list)| Group::new(l, list, 0)).collect();
+    // By their whole names, as istiod: "us-east/1" before "us/1".
+    groups.sort_by_cached_key(|group| path(group.locality));
+    if let Some(setting) = order.locality {
+        groups = locality::arrange(groups, setting, order.failover, order.place);
+    }
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
-        endpoints,
+        endpoints: groups.into_iter().map(written).collect(),
         ..ClusterLoadAssignment::default()
     }
 }
 
-/// The sum must fit 32 bits, also over all localities (Envoy refuses more).
-fn total_weight(list: &[LbEndpoint]) -> u32 {
-    let weights = list.iter().filter_map(|e| e.load_balancing_weight.as_ref());
-    let sum: u64 = weights.map(|w| u64::from(w.value)).sum();
-    u32::try_from(sum).unwrap_or(u32::MAX).clamp(1, 1 << 24)
+fn path(locality: &Locality) -> String {
+    format!(
+        "{}/{}/{}",
+        locality.region, locality.zone, locality.sub_zone
+    )
+}
+
+fn written(group: Group<'_>) -> LocalityLbEndpoints {
+    let members = group.members.into_iter();
+    LocalityLbEndpoints {
+        locality: Some(PbLocality {
+            region: group.locality.region.to_string(),
+            zone: group.locality.zone.to_string(),
+            sub_zone: group.locality.sub_zone.to_string(),
+        }),
+        load_balancing_weight: u32_value(group.weight),
+        lb_endpoints: members.map(|(_, endpoint)| endpoint).collect(),
+        priority: group.priority,
+        ..LocalityLbEndpoints::default()
+    }
 }
 
 fn lb_endpoint(endpoint: &Endpoint, port: PortNumber) -> LbEndpoint {

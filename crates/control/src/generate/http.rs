@@ -2,13 +2,13 @@
 //! which listener it is for.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Name;
 use weft_model::{AccessLogEncoding, MeshSettings};
 
 use super::cors::CORS_FILTER;
 use super::routes::FAULT_FILTER;
+use super::tcp::TcpPolicy;
 use crate::pb::accesslog::v3::{AccessLog, access_log};
 use crate::pb::core::v3::{
     Http1ProtocolOptions, SubstitutionFormatString, substitution_format_string::Format,
@@ -151,9 +151,9 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
 }
 
 /// A filter that forwards bytes to one cluster.
-pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, idle: Option<Duration>) -> Filter {
+pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, policy: Option<&TcpPolicy>) -> Filter {
     let to = ClusterSpecifier::Cluster(cluster.to_owned());
-    forward_bytes(mesh, cluster, to, idle)
+    forward_bytes(mesh, cluster, to, policy)
 }
 
 /// A filter that divides connections among clusters.
@@ -161,7 +161,7 @@ pub(crate) fn tcp_split(
     mesh: &MeshSettings,
     stat_prefix: &str,
     clusters: &[(Arc<str>, u32)],
-    idle: Option<Duration>,
+    policy: &TcpPolicy,
 ) -> Filter {
     let clusters = clusters.iter().map(|(name, weight)| ClusterWeight {
         name: name.to_string(),
@@ -171,25 +171,25 @@ pub(crate) fn tcp_split(
     let to = ClusterSpecifier::WeightedClusters(WeightedCluster {
         clusters: clusters.collect(),
     });
-    forward_bytes(mesh, stat_prefix, to, idle)
+    forward_bytes(mesh, stat_prefix, to, Some(policy))
 }
 
 fn forward_bytes(
     mesh: &MeshSettings,
     stat_prefix: &str,
     to: ClusterSpecifier,
-    idle: Option<Duration>,
+    policy: Option<&TcpPolicy>,
 ) -> Filter {
-    filter(
-        TCP_PROXY,
-        &TcpProxy {
-            stat_prefix: stat_prefix.to_owned(),
-            cluster_specifier: Some(to),
-            idle_timeout: idle.map(pb::duration),
-            access_log: access_log(mesh).into_iter().collect(),
-            ..TcpProxy::default()
-        },
-    )
+    let mut proxy = TcpProxy {
+        stat_prefix: stat_prefix.to_owned(),
+        cluster_specifier: Some(to),
+        access_log: access_log(mesh).into_iter().collect(),
+        ..TcpProxy::default()
+    };
+    if let Some(policy) = policy {
+        policy.apply(&mut proxy);
+    }
+    filter(TCP_PROXY, &proxy)
 }
 
 fn access_log(mesh: &MeshSettings) -> Option<AccessLog> {

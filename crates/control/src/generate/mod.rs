@@ -3,18 +3,22 @@
 //! the engine that calls them, nor proxies beyond what they are told.
 
 mod actions;
+mod balancers;
 pub(crate) mod clusters;
 mod cors;
 pub(crate) mod endpoints;
 pub(crate) mod gateways;
 pub(crate) mod grpc;
+pub(crate) mod hash;
 pub(crate) mod http;
 pub(crate) mod listeners;
+pub(crate) mod locality;
 pub(crate) mod matches;
 pub(crate) mod metadata;
 pub(crate) mod names;
 mod policies;
 pub(crate) mod routes;
 mod streams;
+pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod virtual_hosts;

@@ -4,26 +4,32 @@
 use std::collections::HashMap;
 
 use weft_model::{
-    ConnectionPool, H2Upgrade, LoadBalancer, OutlierDetection, PolicySettings, Protocol, Service,
+    ConnectionPool, H2Upgrade, HttpPool, OutlierDetection, PolicySettings, Protocol, ProxyProtocol,
+    RetryBudget, Service,
 };
 
 use super::tls;
 use crate::pb::cluster::v3::{
     CircuitBreakers, Cluster, OutlierDetection as PbOutlier, UpstreamConnectionOptions,
-    circuit_breakers::Thresholds,
-    cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy},
+    circuit_breakers::{Thresholds, thresholds},
 };
 use crate::pb::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttp, TcpKeepalive,
-    UpstreamHttpProtocolOptions,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttp,
+    KeepaliveSettings, ProxyProtocolConfig, TcpKeepalive, UpstreamHttpProtocolOptions,
+    proxy_protocol_config::Version,
+};
+use crate::pb::matchers::v3::{
+    HttpHeadersMatch, MatchPredicate,
+    match_predicate::{MatchSet, Rule},
 };
 use crate::pb::protobuf::Any;
+use crate::pb::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use crate::pb::types::Percent;
 use crate::pb::upstream_http::{
     HttpProtocolOptions,
     http_protocol_options::{
-        ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
-        explicit_http_config::ProtocolConfig,
+        ExplicitHttpConfig, OutlierDetection as ErrorCodes, UpstreamProtocolOptions,
+        UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
     },
 };
 use crate::pb::{self, any, duration, u32_value};
@@ -42,26 +48,13 @@ pub(super) fn unlimited() -> Thresholds {
     }
 }
 
-pub(super) fn apply_load_balancer(cluster: &mut Cluster, balancer: Option<LoadBalancer>) {
-    let original_dst = ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32);
-    let policy = match balancer {
-        _ if cluster.cluster_discovery_type == Some(original_dst) => LbPolicy::ClusterProvided,
-        Some(LoadBalancer::RoundRobin) => LbPolicy::RoundRobin,
-        Some(LoadBalancer::Random) => LbPolicy::Random,
-        // Passthrough where nothing can be passed through: the default.
-        Some(LoadBalancer::LeastRequest | LoadBalancer::Passthrough) | None => {
-            LbPolicy::LeastRequest
-        }
-    };
-    cluster.lb_policy = policy as i32;
-}
-
 /// HTTP settings of a cluster while they are being put together.
 #[derive(Default)]
 pub(super) struct Http {
     pub(super) upstream: Option<UpstreamProtocolOptions>,
     pub(super) common: Option<CommonHttp>,
     pub(super) auto: Option<UpstreamHttpProtocolOptions>,
+    pub(super) errors: Option<ErrorCodes>,
 }
 
 pub(super) fn http2() -> UpstreamProtocolOptions {
@@ -101,11 +94,16 @@ pub(super) fn http_for(protocol: Protocol, pool: Option<&ConnectionPool>) -> Htt
     }
 }
 
-pub(super) fn apply_pool(cluster: &mut Cluster, http: &mut Http, pool: Option<&ConnectionPool>) {
-    let Some(ConnectionPool { tcp, http: limits }) = pool else {
+pub(super) fn apply_pool(cluster: &mut Cluster, http: &mut Http, settings: &PolicySettings) {
+    let mut thresholds = unlimited();
+    thresholds.retry_budget = settings.retry_budget.map(retry_budget);
+    let Some(ConnectionPool { tcp, http: limits }) = &settings.connection_pool else {
+        cluster.circuit_breakers = Some(CircuitBreakers {
+            thresholds: vec![thresholds],
+            ..CircuitBreakers::default()
+        });
         return;
     };
-    let mut thresholds = unlimited();
     let set = |to: &mut Option<pb::protobuf::UInt32Value>, from: Option<u32>| {
         // Istio cannot tell zero from unset, and zero would mean "no traffic".
         if let Some(value) = from.filter(|v| *v > 0) {
@@ -140,7 +138,9 @@ pub(super) fn apply_pool(cluster: &mut Cluster, http: &mut Http, pool: Option<&C
     }
     let idle = limits.idle_timeout.or(tcp.idle_timeout);
     let per_connection = limits.max_requests_per_connection.filter(|n| *n > 0);
-    if idle.is_some() || per_connection.is_some() || tcp.max_connection_duration.is_some() {
+    let streams = limits.max_concurrent_streams.filter(|n| *n > 0);
+    let said = idle.is_some() || per_connection.is_some() || streams.is_some();
+    if said || tcp.max_connection_duration.is_some() || limits.http2_keepalive.is_some() {
         http.common = Some(CommonHttp {
             idle_timeout: idle.map(duration),
             max_requests_per_connection: per_connection.and_then(u32_value),
@@ -148,19 +148,37 @@ pub(super) fn apply_pool(cluster: &mut Cluster, http: &mut Http, pool: Option<&C
             ..CommonHttp::default()
         });
     }
-    let streams = limits.max_concurrent_streams.filter(|n| *n > 0);
-    if let (
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(options)),
-        })),
-        Some(streams),
-    ) = (&mut http.upstream, streams)
-    {
+    apply_http2(http, limits);
+}
+
+/// What only holds where HTTP/2 is spoken for certain.
+fn apply_http2(http: &mut Http, limits: &HttpPool) {
+    let Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(options)),
+    })) = &mut http.upstream
+    else {
+        return;
+    };
+    if let Some(streams) = limits.max_concurrent_streams.filter(|n| *n > 0) {
         options.max_concurrent_streams = u32_value(streams);
+    }
+    options.connection_keepalive = limits.http2_keepalive.map(|keepalive| KeepaliveSettings {
+        interval: Some(duration(keepalive.interval)),
+        timeout: Some(duration(keepalive.timeout)),
+        ..KeepaliveSettings::default()
+    });
+}
+
+fn retry_budget(budget: RetryBudget) -> thresholds::RetryBudget {
+    thresholds::RetryBudget {
+        budget_percent: Some(pb::percent(budget.share)),
+        budget_interval: budget.interval.map(duration),
+        min_retry_concurrency: u32_value(budget.min_concurrency),
     }
 }
 
-pub(super) fn apply_outlier(cluster: &mut Cluster, outlier: &OutlierDetection) {
+pub(super) fn apply_outlier(cluster: &mut Cluster, http: &mut Http, outlier: &OutlierDetection) {
+    http.errors = error_codes(&outlier.http_error_codes);
     // A check that is set is enforced fully, and switched off by zero.
     let enforce = |count: Option<u32>| {
         count
@@ -199,6 +217,57 @@ pub(super) fn apply_outlier(cluster: &mut Cluster, outlier: &OutlierDetection) {
     }
 }
 
+/// The statuses that count as errors; `None`: 5xx.
+fn error_codes(codes: &[u16]) -> Option<ErrorCodes> {
+    let one = |code: &u16| MatchPredicate {
+        rule: Some(Rule::HttpResponseHeadersMatch(HttpHeadersMatch {
+            headers: vec![HeaderMatcher {
+                name: ":status".to_owned(),
+                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(pb::exact(
+                    &code.to_string(),
+                ))),
+                ..HeaderMatcher::default()
+            }],
+        })),
+    };
+    let mut rules: Vec<MatchPredicate> = codes.iter().map(one).collect();
+    let matcher = match rules.len() {
+        0 => return None,
+        1 => rules.pop(),
+        _ => Some(MatchPredicate {
+            rule: Some(Rule::OrMatch(MatchSet { rules })),
+        }),
+    };
+    Some(ErrorCodes {
+        error_matcher: matcher,
+    })
+}
+
+/// Puts the PROXY protocol around whatever secures the connections.
+pub(super) fn apply_proxy_protocol(cluster: &mut Cluster, version: Option<ProxyProtocol>) {
+    let Some(version) = version else { return };
+    let inner = cluster.transport_socket.take();
+    let version = match version {
+        ProxyProtocol::V1 => Version::V1,
+        ProxyProtocol::V2 => Version::V2,
+    };
+    let outer = pb::proxy_protocol::ProxyProtocolUpstreamTransport {
+        config: Some(ProxyProtocolConfig {
+            version: version as i32,
+            ..ProxyProtocolConfig::default()
+        }),
+        transport_socket: Some(
+            inner
+                .unwrap_or_else(|| pb::socket("raw_buffer", &pb::raw_buffer::RawBuffer::default())),
+        ),
+        ..Default::default()
+    };
+    cluster.transport_socket = Some(pb::socket(
+        "envoy.transport_sockets.upstream_proxy_protocol",
+        &outer,
+    ));
+}
+
 pub(super) fn apply_tls(
     cluster: &mut Cluster,
     http: &mut Http,
@@ -232,7 +301,8 @@ pub(super) fn apply_tls(
 }
 
 pub(super) fn set_http(cluster: &mut Cluster, http: Http) {
-    if http.upstream.is_none() && http.common.is_none() && http.auto.is_none() {
+    let nothing = http.upstream.is_none() && http.common.is_none() && http.auto.is_none();
+    if nothing && http.errors.is_none() {
         return;
     }
     let http1 = || {
@@ -243,6 +313,7 @@ pub(super) fn set_http(cluster: &mut Cluster, http: Http) {
     let options = HttpProtocolOptions {
         common_http_protocol_options: http.common,
         upstream_http_protocol_options: http.auto,
+        outlier_detection: http.errors,
         upstream_protocol_options: Some(http.upstream.unwrap_or_else(http1)),
         ..HttpProtocolOptions::default()
     };

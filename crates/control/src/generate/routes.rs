@@ -6,15 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use weft_model::{
-    CorsPolicy, Destination, Fault, GatewayRef, Hostname, HttpAction, HttpMatch, HttpRoute, Labels,
-    Namespace, PortNumber, Rewrite, RouteDestination, Service, VirtualService,
+    ConsistentHash, CorsPolicy, Destination, Fault, GatewayRef, Hostname, HttpAction, HttpMatch,
+    HttpRoute, Labels, Namespace, PortNumber, Rewrite, RouteDestination, Service, VirtualService,
 };
 
 use super::actions::{
     Headers, mirror, retry, translate_fault, translate_redirect, translate_response,
 };
 use super::cors::{self, CORS_FILTER};
-use super::{clusters, matches, metadata};
+use super::{clusters, hash, matches, metadata};
 use crate::pb::matcher::RegexMatchAndSubstitute;
 use crate::pb::route::v3::{
     Decorator, DirectResponseAction, NonForwardingAction, Route, RouteAction, WeightedCluster,
@@ -44,6 +44,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) tls: bool,
     /// Whether it is a gRPC client.
     pub(crate) grpc: bool,
+    /// What is hashed for the destinations.
+    pub(crate) hashes: &'a hash::Hosts,
 }
 
 /// Routes, encoded; in the order of matching.
@@ -282,6 +284,12 @@ fn forward(
         }));
     }
     action.host_rewrite_specifier = authority.map(HostRewriteSpecifier::HostRewriteLiteral);
+    hash::apply(
+        &mut action,
+        reader.hashes,
+        destinations,
+        http.retries.as_ref(),
+    );
     action
 }
 
@@ -332,10 +340,16 @@ fn apply_rewrite(action: &mut RouteAction, rewrite: &Rewrite) {
 }
 
 /// The route of a service without a rule: everything to its cluster.
-pub(crate) fn default_for(cluster: String, port: PortNumber, host: &Hostname, grpc: bool) -> Bytes {
+pub(crate) fn default_for(
+    cluster: String,
+    port: PortNumber,
+    host: &Hostname,
+    (grpc, hash): (bool, Option<&ConsistentHash>),
+) -> Bytes {
     let mut action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
         retry_policy: retry(None),
+        hash_policy: hash.and_then(hash::policy).into_iter().collect(),
         ..RouteAction::default()
     };
     set_timeout(&mut action, None, grpc);

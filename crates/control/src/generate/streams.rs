@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Message;
 use weft_model::{AddressRange, MeshSettings, ObjectRef};
 
+use super::tcp::TcpPolicy;
 use super::{http, metadata};
 use crate::pb::cidr;
 use crate::pb::core::v3::Metadata;
@@ -21,7 +21,9 @@ pub(crate) struct TcpChain {
     pub(crate) ranges: Vec<AddressRange>,
     /// Server names; empty is all, and connections without one.
     pub(crate) sni: Vec<Arc<str>>,
-    pub(crate) idle: Option<Duration>,
+    pub(crate) policy: TcpPolicy,
+    /// The rules that say it.
+    pub(crate) policy_from: Arc<[ObjectRef]>,
     /// The rule behind it.
     pub(crate) rule: Option<ObjectRef>,
     /// Whether the chain names its rule.
@@ -86,11 +88,11 @@ impl TcpChain {
 
     pub(super) fn filter(&self, mesh: &MeshSettings) -> Filter {
         match &self.target {
-            TcpTarget::Cluster(cluster) => http::tcp(mesh, cluster, self.idle),
+            TcpTarget::Cluster(cluster) => http::tcp(mesh, cluster, Some(&self.policy)),
             TcpTarget::Split {
                 stat_prefix,
                 clusters,
-            } => http::tcp_split(mesh, stat_prefix, clusters, self.idle),
+            } => http::tcp_split(mesh, stat_prefix, clusters, &self.policy),
         }
     }
 

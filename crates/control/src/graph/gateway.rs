@@ -9,7 +9,7 @@ use weft_xds::TypeUrl;
 use super::hosts::{Joined, merged};
 use super::key::{GatewayClass, GatewayHost};
 use super::value::{GatewayHosts, HostChunk, HostField, RuleIndex, Value};
-use super::{Cx, Key, Shard, contain, read};
+use super::{Cx, Key, Shard, contain, places, read};
 use crate::emit::{TypeView, origins};
 use crate::generate::gateways::{self, BoundServer, GatewayPort};
 use crate::generate::virtual_hosts::{self, Style};
@@ -127,7 +127,9 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
         let Some((rule, objects)) = cx.resolved(rule) else {
             continue;
         };
+        let (hashes, hashed_by) = places::of_destinations(cx, &reader.scope, &rule);
         from.extend(objects);
+        from.extend(hashed_by);
         let bound = GatewayRef::Named {
             namespace: gateway.namespace.clone(),
             name: Arc::clone(&gateway.name),
@@ -139,6 +141,7 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
             port: key.port,
             tls: key.tls,
             grpc: false,
+            hashes: &hashes,
         };
         let mut lookup = |name: &Hostname| cx.visible_service(&reader.scope, name);
         let mut routes = routes::of_rule(&rule, &to, &mut lookup);

@@ -11,7 +11,7 @@ use weft_xds::Resource;
 
 use super::key::{HostForm, HostTarget, OutboundHost, Reader, RouteName};
 use super::value::{HostChunk, HostField, HostRules, Value};
-use super::{Cx, Key, Shard, contain, outbound, read};
+use super::{Cx, Key, Shard, contain, outbound, places, read};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{clusters, names, routes};
@@ -46,6 +46,10 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
         None => None,
     };
     let grpc = host.form == HostForm::Grpc;
+    let (hashes, mut hashed_by) = match &rule {
+        Some((rule, _)) => places::of_destinations(cx, &reader.scope, rule),
+        None => Default::default(),
+    };
     let mut encoded = rule.as_ref().map(|(rule, _)| {
         let to = routes::Reader {
             namespace: &reader.scope.namespace,
@@ -54,6 +58,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
             port: host.port,
             tls: false,
             grpc,
+            hashes: &hashes,
         };
         routes::of_rule(rule, &to, &mut |name| {
             cx.visible_service(&reader.scope, name)
@@ -64,9 +69,14 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
     if encoded.as_ref().is_none_or(Vec::is_empty) {
         service.as_ref()?;
         let cluster = clusters::destination(hostname, None, Some(host.port), None, host.port);
-        encoded = Some(vec![routes::default_for(
-            cluster, host.port, hostname, grpc,
-        )]);
+        let own = places::of_host(cx, &reader.scope, hostname);
+        let hash = own.as_ref().and_then(|(_, says)| says.port_hash(host.port));
+        hashed_by = match (&own, hash) {
+            (Some((rules, _)), Some(_)) => rules.to_vec(),
+            _ => Vec::new(),
+        };
+        let to = (grpc, hash);
+        encoded = Some(vec![routes::default_for(cluster, host.port, hostname, to)]);
     }
     let domains = domains(cx, host, hostname, service.as_deref());
     if domains.is_empty() {
@@ -78,7 +88,10 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
     let from = service.map(|s| s.origin.clone()).into_iter();
     Some(HostField {
         bytes: virtual_hosts::field(&shell, &encoded.unwrap_or_default()),
-        origins: origins(from.chain(rule.into_iter().flat_map(|(_, objects)| objects))),
+        origins: origins(
+            from.chain(rule.into_iter().flat_map(|(_, objects)| objects))
+                .chain(hashed_by),
+        ),
         faults: Arc::default(),
     })
 }

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{GatewayRef, Hostname, Labels, Namespace, ObjectRef, PortNumber, ServiceKey};
+use weft_model::{
+    GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber, ServiceKey,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::generate::locality::Place;
 use crate::node::{Interception, Proxy, ProxyKind};
 
 /// The rules that hold together for a host, the first in precedence first; mostly none or one.
@@ -35,6 +38,8 @@ impl Shard {
 pub(crate) struct Scope {
     pub(crate) namespace: Namespace,
     pub(crate) sidecar: Option<ObjectRef>,
+    /// Those `DestinationRules` for some workloads only that are for these.
+    pub(crate) rules: Arc<[ObjectRef]>,
 }
 
 /// Those proxies of a scope whose routes are the same.
@@ -130,6 +135,8 @@ pub(crate) struct ProxyFacts {
     pub(crate) namespace: Namespace,
     pub(crate) dns_domain: Arc<str>,
     pub(crate) labels: Labels,
+    pub(crate) locality: Locality,
+    pub(crate) network: Arc<str>,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
@@ -146,6 +153,8 @@ impl ProxyFacts {
                 .iter()
                 .map(|(k, v)| (k.as_str(), v.as_str()))
                 .collect(),
+            locality: Locality::parse(&proxy.locality),
+            network: proxy.network.as_str().into(),
             // A gRPC client's address decides nothing, so that clients share one view.
             ips: if proxy.kind == ProxyKind::Grpc {
                 Vec::new()
@@ -185,6 +194,8 @@ pub(crate) enum Key {
     WildcardDestinations(Namespace),
     Gateways,
     Sidecars(Namespace),
+    /// Those `DestinationRules` of a namespace that are for some workloads only.
+    RuleSelectors(Namespace),
     /// Services that have an endpoint at an address.
     ServicesAt(IpAddr),
     /// Services that have a virtual address.
@@ -198,8 +209,13 @@ pub(crate) enum Key {
     /// A rule with the routes of its delegates.
     ResolvedRule(ObjectRef),
     Visible(Arc<Scope>, Shard),
-    ServiceClusters(ServiceKey, RuleRefs, ProxyKind),
-    ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind),
+    RuleNeeds(RuleRefs),
+    ShardNeeds(Arc<Scope>, Shard),
+    ScopeNeeds(Arc<Scope>),
+    /// What rules say to routes and listeners.
+    Forwarding(Arc<Scope>, Shard),
+    ServiceClusters(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
+    ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
     StandingClusters(ProxyKind),
@@ -207,8 +223,8 @@ pub(crate) enum Key {
     HostRules(Arc<Scope>, Shard),
     PortShard(Arc<Scope>, Shard),
     GatewayPorts(Arc<GatewayClass>),
-    ClusterChunk(Arc<Scope>, ProxyKind, Shard),
-    EndpointChunk(Arc<Scope>, ProxyKind, Shard),
+    ClusterChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
+    EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
     WildcardPorts(Arc<Scope>),
     VipListeners(Arc<Caller>, Binding, Shard),
@@ -223,8 +239,8 @@ pub(crate) enum Key {
     GatewayHostChunk(Arc<GatewayClass>, Arc<str>, Shard),
     OutboundRoute(Arc<Reader>, RouteName, bool),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
-    ClusterView(Arc<Scope>, ProxyKind),
-    EndpointView(Arc<Scope>, ProxyKind),
+    ClusterView(Arc<Scope>, ProxyKind, Arc<Place>),
+    EndpointView(Arc<Scope>, ProxyKind, Arc<Place>),
     OutboundListeners(Arc<Caller>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
@@ -251,12 +267,14 @@ impl Key {
             | Self::WildcardDestinations(_)
             | Self::Gateways
             | Self::Sidecars(_)
+            | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
             | Self::MentionedLabels
             | Self::StreamLabels => 0,
             Self::ResolvedRule(_)
             | Self::Visible(..)
+            | Self::RuleNeeds(_)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
             | Self::GrpcClusters(..)
@@ -266,19 +284,22 @@ impl Key {
             Self::Destinations(..) | Self::HostRules(..) | Self::PortShard(..) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
+            | Self::ShardNeeds(..)
+            | Self::Forwarding(..)
             | Self::GrpcListenerChunk(..)
             | Self::WildcardPorts(_)
-            | Self::VipListeners(..)
-            | Self::OutboundHost(_)
             | Self::GatewayHosts(..)
-            | Self::GatewayListener(..)
-            | Self::GatewayHost(_) => 3,
-            Self::WildcardListener(..)
-            | Self::HostChunk(..)
+            | Self::GatewayListener(..) => 3,
+            Self::ScopeNeeds(_)
+            | Self::VipListeners(..)
+            | Self::WildcardListener(..)
+            | Self::OutboundHost(_)
+            | Self::GatewayHost(_) => 4,
+            Self::HostChunk(..)
             | Self::SniffedRoutes(..)
             | Self::GrpcRoutes(..)
-            | Self::GatewayHostChunk(..) => 4,
-            Self::OutboundRoute(..) | Self::GatewayRoute(..) => 5,
+            | Self::GatewayHostChunk(..) => 5,
+            Self::OutboundRoute(..) | Self::GatewayRoute(..) => 6,
             Self::ClusterView(..)
             | Self::EndpointView(..)
             | Self::OutboundListeners(..)
@@ -286,8 +307,8 @@ impl Key {
             | Self::GrpcListenerView(..)
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(_)
-            | Self::GatewayRoutes(_) => 6,
-            Self::ProxyView(_) => 7,
+            | Self::GatewayRoutes(_) => 7,
+            Self::ProxyView(_) => 8,
         }
     }
 }

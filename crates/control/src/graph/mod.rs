@@ -2,12 +2,15 @@
 //! function computes which key; the functions read only through [`Cx`], which records each read.
 //! Must never know connections.
 
+mod clusters;
 mod contain;
+mod destinations;
 mod gateway;
 mod hosts;
 mod key;
 mod load;
 mod outbound;
+mod places;
 mod proxy;
 mod scope;
 mod streams;
@@ -52,22 +55,26 @@ impl Recipe for Mesh {
         match key {
             Key::ResolvedRule(origin) => resolved_rule(cx, origin),
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
-            Key::Destinations(scope, shard) => scope::destinations(cx, scope, *shard),
+            Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
-            Key::ServiceClusters(service, rules, kind) => {
-                outbound::service_clusters(cx, service, rules, *kind)
+            Key::RuleNeeds(rules) => places::rule_needs(cx, rules),
+            Key::ShardNeeds(scope, shard) => places::shard_needs(cx, scope, *shard),
+            Key::ScopeNeeds(scope) => places::scope_needs(cx, scope),
+            Key::Forwarding(scope, shard) => places::forwarding(cx, scope, *shard),
+            Key::ServiceClusters(service, rules, kind, place) => {
+                clusters::service_clusters(cx, service, rules, (*kind, place))
             }
-            Key::ServiceEndpoints(service, rules, kind) => {
-                outbound::service_endpoints(cx, service, rules, *kind)
+            Key::ServiceEndpoints(service, rules, kind, place) => {
+                clusters::service_endpoints(cx, service, rules, (*kind, place))
             }
-            Key::GrpcClusters(service, rules) => outbound::grpc_clusters(cx, service, rules),
+            Key::GrpcClusters(service, rules) => clusters::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
-            Key::StandingClusters(kind) => outbound::standing_clusters(cx, *kind),
-            Key::ClusterChunk(scope, kind, shard) => {
-                outbound::cluster_chunk(cx, scope, *kind, *shard)
+            Key::StandingClusters(kind) => clusters::standing_clusters(cx, *kind),
+            Key::ClusterChunk(scope, kind, place, shard) => {
+                clusters::cluster_chunk(cx, scope, (*kind, place), *shard)
             }
-            Key::EndpointChunk(scope, kind, shard) => {
-                outbound::endpoint_chunk(cx, scope, *kind, *shard)
+            Key::EndpointChunk(scope, kind, place, shard) => {
+                clusters::endpoint_chunk(cx, scope, (*kind, place), *shard)
             }
             Key::GrpcListenerChunk(scope, domain, shard) => {
                 outbound::grpc_listener_chunk(cx, scope, domain, *shard)
@@ -99,8 +106,8 @@ impl Recipe for Mesh {
             }
             Key::GatewayListeners(class) => gateway::listener_view(cx, class),
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
-            Key::ClusterView(scope, kind) => proxy::cluster_view(cx, scope, *kind),
-            Key::EndpointView(scope, kind) => proxy::endpoint_view(cx, scope, *kind),
+            Key::ClusterView(scope, kind, place) => proxy::cluster_view(cx, scope, *kind, place),
+            Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),

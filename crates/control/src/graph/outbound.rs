@@ -1,4 +1,4 @@
-//! Clusters, endpoints and listeners of visible services. Must never know routes.
+//! Listeners of visible services. Must never know routes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,124 +7,20 @@ use std::sync::Arc;
 use weft_model::{ObjectRef, PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
 use weft_xds::TypeUrl;
 
-use super::key::{Binding, Caller, RuleRefs};
+use super::clusters::{concatenate, nothing};
+use super::key::{Binding, Caller};
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
-use super::{Cx, Key, Scope, Shard, contain, is_envoy, read, streams};
-use crate::emit::{Chunk, Emitted, origins};
+use super::{Cx, Key, Scope, Shard, contain, read, streams};
+use crate::emit::origins;
 use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain, TcpTarget};
-use crate::generate::{clusters, endpoints, grpc, listeners, names};
-use crate::node::{Interception, ProxyKind};
-
-fn nothing() -> Value {
-    Value::Chunk(Arc::new([]))
-}
-
-pub(super) fn service_clusters(
-    cx: &mut Cx<'_, '_>,
-    key: &ServiceKey,
-    rules: &RuleRefs,
-    kind: ProxyKind,
-) -> Value {
-    let Some(service) = cx.service(key) else {
-        return nothing();
-    };
-    let mesh = cx.mesh();
-    let policies = cx.policies(rules);
-    let by_name = matches!(
-        service.resolution,
-        Resolution::Dns | Resolution::DnsRoundRobin
-    );
-    // An endpoint change must not touch clusters whose endpoints travel apart.
-    let endpoints = if by_name { cx.endpoints(key) } else { None };
-    let made = clusters::of_service(&mesh, &service, endpoints.as_deref(), &policies, kind);
-    contain::chunk(cx, &TypeUrl::CLUSTER, made)
-}
-
-pub(super) fn service_endpoints(
-    cx: &mut Cx<'_, '_>,
-    key: &ServiceKey,
-    rules: &RuleRefs,
-    kind: ProxyKind,
-) -> Value {
-    let Some(service) = cx.service(key) else {
-        return nothing();
-    };
-    let policies = cx.policies(rules);
-    let endpoints = cx.endpoints(key);
-    let made = endpoints::of_service(&service, endpoints.as_deref(), &policies, kind);
-    contain::chunk(cx, &TypeUrl::ENDPOINT, made)
-}
-
-pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleRefs) -> Value {
-    let Some(service) = cx.service(key) else {
-        return nothing();
-    };
-    let policies = cx.policies(rules);
-    contain::chunk(
-        cx,
-        &TypeUrl::CLUSTER,
-        clusters::for_grpc(&service, &policies),
-    )
-}
+use crate::generate::{grpc, listeners, names};
+use crate::node::Interception;
 
 pub(super) fn grpc_listeners(cx: &mut Cx<'_, '_>, key: &ServiceKey, domain: &str) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
     };
     contain::chunk(cx, &TypeUrl::LISTENER, grpc::listeners(&service, domain))
-}
-
-pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
-    if !is_envoy(kind) {
-        return nothing();
-    }
-    let mesh = cx.mesh();
-    contain::chunk(
-        cx,
-        &TypeUrl::CLUSTER,
-        clusters::standing(&mesh, kind == ProxyKind::Sidecar),
-    )
-}
-
-fn chosen(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Arc<[(ServiceKey, RuleRefs)]> {
-    read!(cx, Key::Destinations(Arc::clone(scope), shard), Chosen).unwrap_or_default()
-}
-
-fn concatenate(chunks: impl Iterator<Item = Chunk>) -> Value {
-    let all: Vec<Emitted> = chunks.flat_map(|c| c.to_vec()).collect();
-    Value::Chunk(all.into())
-}
-
-pub(super) fn cluster_chunk(
-    cx: &mut Cx<'_, '_>,
-    scope: &Arc<Scope>,
-    kind: ProxyKind,
-    shard: Shard,
-) -> Value {
-    let chosen = chosen(cx, scope, shard);
-    concatenate(chosen.iter().map(|(service, rules)| {
-        cx.chunk(&if is_envoy(kind) {
-            Key::ServiceClusters(service.clone(), Arc::clone(rules), kind)
-        } else {
-            Key::GrpcClusters(service.clone(), Arc::clone(rules))
-        })
-    }))
-}
-
-pub(super) fn endpoint_chunk(
-    cx: &mut Cx<'_, '_>,
-    scope: &Arc<Scope>,
-    kind: ProxyKind,
-    shard: Shard,
-) -> Value {
-    let chosen = chosen(cx, scope, shard);
-    concatenate(chosen.iter().map(|(service, rules)| {
-        cx.chunk(&Key::ServiceEndpoints(
-            service.clone(),
-            Arc::clone(rules),
-            kind,
-        ))
-    }))
 }
 
 pub(super) fn grpc_listener_chunk(
@@ -240,7 +136,13 @@ fn cluster(service: &Service, port: PortNumber) -> Arc<str> {
 }
 
 /// The TCP chain of a service. A TLS service without an address of its own is known by its name.
-fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort) -> TcpChain {
+fn tcp_chain(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    service: &Service,
+    port: PortNumber,
+    shared: &SharedPort,
+) -> TcpChain {
     let by_name = shared.protocol.is_tls() && !service.hostname.is_wildcard();
     let sni = (by_name && (shared.range.is_some() || service.addresses.is_empty()))
         .then(|| service.hostname.as_str().into());
@@ -249,17 +151,24 @@ fn tcp_chain(service: &Service, port: PortNumber, shared: &SharedPort) -> TcpCha
     TcpChain {
         ranges: shared.range.into_iter().collect(),
         sni: sni.into_iter().collect(),
-        ..own_chain(service, port)
+        ..own_chain(cx, scope, service, port)
     }
 }
 
 /// All connections of a listener to the service itself.
-fn own_chain(service: &Service, port: PortNumber) -> TcpChain {
+fn own_chain(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    service: &Service,
+    port: PortNumber,
+) -> TcpChain {
+    let (policy, policy_from) = streams::policy(cx, scope, &service.hostname, None);
     TcpChain {
         target: TcpTarget::Cluster(cluster(service, port)),
         ranges: Vec::new(),
         sni: Vec::new(),
-        idle: None,
+        policy,
+        policy_from,
         rule: None,
         named: false,
     }
@@ -298,7 +207,7 @@ pub(super) fn wildcard_listener(
         let Some(service_port) = service.port(port) else {
             continue;
         };
-        let own = tcp_chain(&service, port, shared);
+        let own = tcp_chain(cx, scope, &service, port, shared);
         let all = streams::chains(cx, caller, &service, service_port, own);
         if tcp.add(all) {
             from.push(service.origin.clone());
@@ -346,6 +255,7 @@ impl Chains {
         for chain in more {
             if self.taken.insert(chain.match_key()) {
                 self.from.extend(chain.rule.clone());
+                self.from.extend(chain.policy_from.iter().cloned());
                 self.all.push(Chain::Tcp(chain));
             }
         }
@@ -423,7 +333,7 @@ pub(super) fn vip_listeners(
                 continue;
             }
             let mut tcp = Chains::default();
-            let own = own_chain(&service, port.number);
+            let own = own_chain(cx, scope, &service, port.number);
             tcp.add(streams::chains(cx, caller, &service, port, own));
             let mut chains = tcp.all;
             let mut from = tcp.from;

@@ -10,26 +10,55 @@ use weft_xds::{ResourceSet, TypeUrl, View};
 
 use super::gateway::type_view;
 use super::key::{Binding, Caller, GatewayClass, ProxyFacts, Reader, RouteName};
-use super::value::{ProxyView, Value};
-use super::{Cx, Key, Scope, Shard, read, scope};
+use super::value::{PlaceNeeds, ProxyView, Value};
+use super::{Cx, Key, Scope, Shard, places, read, scope};
 use crate::emit::{Chunk, Emitted, Origins, TypeView, origins};
 use crate::generate::listeners::{self, InboundPort};
+use crate::generate::locality::{Needs, Place};
 use crate::generate::{clusters, names};
 use crate::node::{Interception, ProxyKind};
 
-pub(super) fn cluster_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, kind: ProxyKind) -> Value {
+pub(super) fn cluster_view(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    kind: ProxyKind,
+    place: &Arc<Place>,
+) -> Value {
     let mut chunks = vec![cx.chunk(&Key::StandingClusters(kind))];
     for shard in Shard::all() {
-        chunks.push(cx.chunk(&Key::ClusterChunk(Arc::clone(scope), kind, shard)));
+        let place = within(cx, scope, shard, place, |needs| &needs.clusters);
+        chunks.push(cx.chunk(&Key::ClusterChunk(Arc::clone(scope), kind, place, shard)));
     }
     type_view(cx, &TypeUrl::CLUSTER, chunks)
 }
 
-pub(super) fn endpoint_view(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, kind: ProxyKind) -> Value {
-    let chunks = Shard::all()
-        .map(|shard| cx.chunk(&Key::EndpointChunk(Arc::clone(scope), kind, shard)))
-        .collect();
+pub(super) fn endpoint_view(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    kind: ProxyKind,
+    place: &Arc<Place>,
+) -> Value {
+    let chunk = |shard| {
+        let place = within(cx, scope, shard, place, |needs| &needs.endpoints);
+        cx.chunk(&Key::EndpointChunk(Arc::clone(scope), kind, place, shard))
+    };
+    let chunks = Shard::all().map(chunk).collect();
     type_view(cx, &TypeUrl::ENDPOINT, chunks)
+}
+
+/// What of a place matters in a shard.
+fn within(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    shard: Shard,
+    place: &Arc<Place>,
+    part: fn(&PlaceNeeds) -> &Needs,
+) -> Arc<Place> {
+    if **place == Place::default() {
+        return Arc::clone(place);
+    }
+    let needs = places::of_shard(cx, scope, shard);
+    Arc::new(part(&needs).of_place(place))
 }
 
 pub(super) fn listener_view(cx: &mut Cx<'_, '_>, caller: &Arc<Caller>, binding: Binding) -> Value {
@@ -142,8 +171,12 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let reader = reader(cx, facts);
     let scope = &reader.scope;
     let view = |cx: &mut Cx<'_, '_>, key: Key| read!(cx, key, TypeView);
-    let clusters = view(cx, Key::ClusterView(Arc::clone(scope), facts.kind));
-    let endpoints = view(cx, Key::EndpointView(Arc::clone(scope), facts.kind));
+    let needs = read!(cx, Key::ScopeNeeds(Arc::clone(scope)), Needs).unwrap_or_default();
+    let place =
+        |needs: &Needs| Arc::new(needs.of_proxy(&facts.locality, &facts.network, &facts.labels));
+    let (here, there) = (place(&needs.clusters), place(&needs.endpoints));
+    let clusters = view(cx, Key::ClusterView(Arc::clone(scope), facts.kind, here));
+    let endpoints = view(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
     let mut own = Own::default();
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
@@ -198,9 +231,16 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
         ProxyKind::Gateway => None,
         _ => scope::sidecar_for(cx, &facts.namespace, &labels),
     };
+    let selectors = Key::RuleSelectors(facts.namespace.clone());
+    let selectors = read!(cx, selectors, Selectors).unwrap_or_default();
+    let rules = selectors
+        .iter()
+        .filter(|(_, selector)| selector.selects(&facts.labels))
+        .map(|(rule, _)| rule.clone());
     let scope = Arc::new(Scope {
         namespace: facts.namespace.clone(),
         sidecar,
+        rules: rules.collect(),
     });
     Arc::new(Reader {
         scope,

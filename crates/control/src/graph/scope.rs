@@ -6,7 +6,6 @@ use weft_model::{
     GatewayRef, HostScope, Hostname, Namespace, ObjectRef, ScopedHost, ServiceKey, Sidecar,
 };
 
-use super::key::RuleRefs;
 use super::value::{HostRules, RuleFacts, RuleIndex, Value, Visible};
 use super::{Cx, Key, Scope, Shard, read};
 
@@ -71,57 +70,8 @@ pub(super) fn imports_rule(
         .is_none_or(|hosts| hosts.iter().any(covers))
 }
 
-/// The `DestinationRule` that holds for each visible service of a shard, looked for in the client's
-/// namespace (unless it is the root), the service's, and the root namespace. Several for one host in
-/// one namespace hold together.
-pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
-    let root = cx.mesh().root_namespace.clone();
-    let visible = cx.visible(scope, shard);
-    let chosen = visible.iter().map(|(host, key)| {
-        let client = (scope.namespace != root).then_some(&scope.namespace);
-        let mut namespaces: Vec<&Namespace> = client.into_iter().collect();
-        for namespace in [&key.namespace, &root] {
-            if !namespaces.contains(&namespace) {
-                namespaces.push(namespace);
-            }
-        }
-        let rule = namespaces
-            .into_iter()
-            .find_map(|ns| destination_in(cx, ns, &scope.namespace, shard, host));
-        (key.clone(), rule.unwrap_or_default())
-    });
-    Value::Chosen(chosen.collect())
-}
-
-fn destination_in(
-    cx: &mut Cx<'_, '_>,
-    namespace: &Namespace,
-    client: &Namespace,
-    shard: Shard,
-    host: &Hostname,
-) -> Option<RuleRefs> {
-    let allowed = |f: &&RuleFacts| f.origin.namespace == *client || f.export_to.allows(client);
-    let exact = cx.rules(&Key::DestinationIndex(namespace.clone(), shard));
-    if let Some(rules) = exact.get(host).and_then(|rules| together(rules, allowed)) {
-        return Some(rules);
-    }
-    let wildcards = cx.rules(&Key::WildcardDestinations(namespace.clone()));
-    let (wildcard, _) = most_specific(&wildcards, host, allowed)?;
-    together(wildcards.get(wildcard)?, allowed)
-}
-
-/// Of the rules for one host, the first that is allowed and the later ones that are exported at
-/// least as widely: what Istio merges.
-fn together(rules: &[RuleFacts], allowed: impl Fn(&&RuleFacts) -> bool) -> Option<RuleRefs> {
-    let mut rest = rules.iter();
-    let first = rest.find(allowed)?;
-    let others = rest.filter(|facts| facts.export_to.merges_into(&first.export_to));
-    let all = std::iter::once(first).chain(others);
-    Some(all.map(|facts| facts.origin.clone()).collect())
-}
-
 /// The winner among wildcard rules that cover a host: the longest wildcard, then precedence.
-fn most_specific<'a>(
+pub(super) fn most_specific<'a>(
     wildcards: &'a RuleIndex,
     host: &Hostname,
     allowed: impl Fn(&&RuleFacts) -> bool,

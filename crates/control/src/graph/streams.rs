@@ -8,11 +8,12 @@ use weft_model::{
     StreamDestination, StreamMatch, VirtualService,
 };
 
-use super::key::Caller;
+use super::key::{Caller, RuleRefs, Scope};
 use super::value::{RuleFacts, RuleIndex};
-use super::{Cx, Key, Shard, scope};
+use super::{Cx, Key, Shard, places, scope};
 use crate::generate::clusters;
 use crate::generate::listeners::{TcpChain, TcpTarget};
+use crate::generate::tcp::TcpPolicy;
 
 /// The rules whose hosts overlap with a host, in Istio's order: those that the own namespace keeps
 /// for itself, those that others export to it by name, those for all; within each the older first.
@@ -111,13 +112,15 @@ fn tls(
                 } else {
                     destination_subnets.clone()
                 };
+                let (policy, policy_from) = policy_of_route(cx, caller, &route.destinations);
                 out.push(TcpChain {
                     target: target(cx, caller, rule, &route.destinations, port),
                     ranges,
                     sni: sni_hosts.iter().map(|h| h.as_str().into()).collect(),
+                    policy,
+                    policy_from,
                     rule: Some(rule.meta.origin.clone()),
                     named: true,
-                    ..own.clone()
                 });
             }
         }
@@ -145,8 +148,11 @@ fn tcp(
             if !anywhere && subnets.is_empty() {
                 continue;
             }
+            let (policy, policy_from) = policy_of_route(cx, caller, &route.destinations);
             let chain = TcpChain {
                 target: target(cx, caller, rule, &route.destinations, port),
+                policy,
+                policy_from,
                 rule: Some(rule.meta.origin.clone()),
                 named: anywhere,
                 ..own.clone()
@@ -163,6 +169,33 @@ fn tcp(
     }
     out.push(own);
     out
+}
+
+/// What the rules for a host, or for a subset of it, say about TCP connections, and which rules.
+pub(super) fn policy(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    host: &Hostname,
+    subset: Option<&str>,
+) -> (TcpPolicy, RuleRefs) {
+    let says = places::of_host(cx, scope, host);
+    says.map(|(rules, says)| (TcpPolicy::of(&says, subset), rules))
+        .unwrap_or_default()
+}
+
+/// That of a route is its first destination's; of its subset only if there is no other destination.
+fn policy_of_route(
+    cx: &mut Cx<'_, '_>,
+    caller: &Caller,
+    destinations: &[StreamDestination],
+) -> (TcpPolicy, RuleRefs) {
+    let (first, alone) = match destinations {
+        [] => return Default::default(),
+        [only] => (&only.destination, true),
+        [first, ..] => (&first.destination, false),
+    };
+    let subset = first.subset.as_deref().filter(|_| alone);
+    policy(cx, &caller.scope, &first.host, subset)
 }
 
 fn target(

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_model::{
-    AddressRange, DestinationRule, ExportTo, Gateway, Hostname, MeshSettings, ObjectRef,
-    PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar, Timestamp,
-    VirtualService,
+    AddressRange, DestinationRule, ExportTo, Forwarding, Gateway, Hostname, Labels, MeshSettings,
+    ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar,
+    Timestamp, VirtualService,
 };
 use weft_xds::View;
 
 use super::key::{RuleRefs, Shard};
 use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::gateways::GatewayPort;
+use crate::generate::locality::Needs;
 
 /// What an index says about a rule, enough to choose without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +23,16 @@ pub(crate) struct RuleFacts {
     pub(crate) origin: ObjectRef,
     pub(crate) created: Option<Timestamp>,
     pub(crate) export_to: ExportTo,
+    /// The workloads for which it is; `None`: all.
+    pub(crate) selector: Option<Labels>,
 }
 
 impl RuleFacts {
-    /// The winner sorts first; see `RuleMeta::precedence`.
-    pub(crate) fn precedence(&self) -> (Option<Timestamp>, &str, &str) {
+    /// The winner sorts first; see `RuleMeta::precedence`. What is for some workloads only comes
+    /// before what is for all.
+    pub(crate) fn precedence(&self) -> (bool, Option<Timestamp>, &str, &str) {
         (
+            self.selector.is_none(),
             self.created,
             &self.origin.name,
             self.origin.namespace.as_str(),
@@ -105,6 +110,16 @@ pub(crate) struct HostChunk {
 /// the rules for each (gateway, rule).
 pub(crate) type GatewayHosts = BTreeMap<Hostname, (bool, Vec<(ObjectRef, ObjectRef)>)>;
 
+/// What of a proxy's place its clusters and endpoints depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PlaceNeeds {
+    pub(crate) clusters: Needs,
+    pub(crate) endpoints: Needs,
+}
+
+/// What rules say to routes and listeners, by host, and which rules.
+pub(crate) type ForwardingOf = BTreeMap<Hostname, (RuleRefs, Arc<Forwarding>)>;
+
 /// The ports of a gateway.
 pub(crate) type GatewayPorts = BTreeMap<(u16, Option<Arc<str>>), GatewayPort>;
 
@@ -171,6 +186,9 @@ pub(crate) enum Value {
     Visible(Arc<Visible>),
     Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),
+    Selectors(Arc<[(ObjectRef, Labels)]>),
+    Needs(Arc<PlaceNeeds>),
+    Forwarding(Arc<ForwardingOf>),
     PortShard(Arc<PortShard>),
     WildcardPorts(Arc<BTreeMap<PortNumber, WildcardPort>>),
     GatewayPorts(Arc<GatewayPorts>),

@@ -4,7 +4,7 @@ use prost::Message;
 use weft_config::{Cluster, Context, Listener, LoadAssignment, RouteConfig};
 use weft_xds::{Resource, TypeUrl};
 
-use super::worlds::{PORTS, SHOP, STREAMS};
+use super::worlds::{BALANCED, PORTS, SHOP, STREAMS};
 use super::{Mesh, gateway, proxy, sidecar};
 use crate::node::Proxy;
 
@@ -68,5 +68,10 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     ];
     check(SHOP, &proxies);
     check(PORTS, &[sidecar("10.0.0.9", "shop")]);
+    let near = proxy(
+        "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local",
+        &[("LABELS", r#"{"istio-locality":"eu.eu-1"}"#)],
+    );
+    check(BALANCED, &[near]);
     check(&format!("{PORTS}{STREAMS}"), &[sidecar("10.0.0.9", "shop")]);
 }

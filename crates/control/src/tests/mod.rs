@@ -2,11 +2,13 @@
 
 mod accepted;
 mod apply;
+mod balancing;
 mod cors;
 mod delegate;
 mod discovery;
 mod gateway_conflicts;
 mod held_back;
+mod localities;
 mod merged_rules;
 mod oracle;
 mod resources;

@@ -111,10 +111,11 @@ fn service(random: &mut Random, name: &str) -> String {
         for i in 0..=random.below(3) {
             let _ = write!(
                 out,
-                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}}}",
+                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}}}",
                 random.below(6) + 1 + i,
                 random.below(3),
                 random.below(3) + 1,
+                random.pick(&["eu/eu-1", "eu/eu-2", "us/us-1", "''"]),
             );
         }
     }
@@ -213,16 +214,45 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
     let mut out = head("DestinationRule", name, random.pick(&NAMESPACES));
     let host = random.pick(&[&HOSTS[..], &["*.svc.cluster.local"]].concat());
     let _ = write!(out, "\n  host: '{host}'");
-    out += export(random);
-    let policy = random.pick(&["ROUND_ROBIN", "RANDOM", "PASSTHROUGH", "LEAST_REQUEST"]);
-    let _ = write!(
-        out,
-        "\n  trafficPolicy: {{loadBalancer: {{simple: {policy}}}}}"
-    );
+    out += match random.below(5) {
+        0 => "\n  workloadSelector: {matchLabels: {tier: beta}}",
+        _ => export(random),
+    };
+    let balancer = balancer(random);
+    let more = random.pick(&[
+        "",
+        "outlierDetection: {interval: 5s}, ",
+        "outlierDetection: {}, retryBudget: {percent: 30}, ",
+        "connectionPool: {tcp: {idleTimeout: 9s}}, tunnel: {targetHost: a.b, targetPort: 1}, ",
+        "proxyProtocol: {}, ",
+    ]);
+    let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
     if random.chance(60) {
-        out += "\n  subsets: [{name: v1, labels: {version: v1}}]";
+        out += "\n  subsets: [{name: v1, labels: {version: v1}";
+        if random.chance(30) {
+            let _ = write!(
+                out,
+                ", trafficPolicy: {{loadBalancer: {}}}",
+                self::balancer(random)
+            );
+        }
+        out += "}]";
     }
     out
+}
+
+fn balancer(random: &mut Random) -> &'static str {
+    random.pick(&[
+        "{simple: ROUND_ROBIN, warmup: {duration: 5s}}",
+        "{simple: RANDOM}",
+        "{simple: PASSTHROUGH}",
+        "{simple: LEAST_REQUEST, localityLbSetting: {enabled: false}}",
+        "{consistentHash: {httpHeaderName: x}}",
+        "{consistentHash: {useSourceIp: true, maglev: {tableSize: 17}}}",
+        "{localityLbSetting: {distribute: [{from: eu, to: {eu: 90, us: 10}}]}}",
+        "{localityLbSetting: {failover: [{from: eu, to: us}]}}",
+        "{localityLbSetting: {failoverPriority: [version, topology.kubernetes.io/region]}}",
+    ])
 }
 
 fn object(random: &mut Random, name: &str) -> String {
@@ -268,13 +298,16 @@ fn proxies() -> Vec<Arc<ProxyFacts>> {
         sidecar("10.0.0.1", "a"),
         proxy(
             "sidecar~10.0.0.2~w.a~a.svc.cluster.local",
-            &[("LABELS", "{\"tier\":\"beta\"}")],
+            &[(
+                "LABELS",
+                "{\"tier\":\"beta\",\"version\":\"v1\",\"istio-locality\":\"eu.eu-1\"}",
+            )],
         ),
         sidecar("10.0.0.3", "b"),
         proxy("sidecar~10.0.0.4~n.a~a.svc.cluster.local", none),
         proxy(
             "router~10.0.0.5~g.b~b.svc.cluster.local",
-            &[("LABELS", "{\"app\":\"gw\"}")],
+            &[("LABELS", "{\"app\":\"gw\",\"istio-locality\":\"us.us-1\"}")],
         ),
         gateway(),
         grpc("a"),

@@ -206,3 +206,25 @@ fn an_edit_of_a_rule_arrives_and_one_without_meaning_does_not() {
     assert_eq!(chains(&found), ["→ outbound|5432||queue.example.com"]);
     assert_eq!(mesh.edit("rule.yaml", ""), 1);
 }
+
+#[test]
+fn the_first_destination_says_how_connections_are_kept() {
+    let policy = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: queue, namespace: data}\nspec:\n  host: queue.example.com\n  trafficPolicy: {connectionPool: {tcp: {idleTimeout: 9s}}}\n  subsets:\n  - name: v1\n    labels: {version: v1}\n    trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}\n";
+    let kept = |route: &str| {
+        let text = rule(
+            "kept",
+            &format!("  hosts: [db]\n  tcp: [{{route: [{route}]}}]\n"),
+        );
+        let text = format!("{text}{policy}");
+        let found = config(&text, &sidecar("10.0.0.9", "data")).listener("10.96.0.20_5432");
+        let filter = tcp(&found.filter_chains[0]);
+        let idle = filter.idle_timeout.map(|d| d.seconds);
+        (idle, filter.hash_policy.len())
+    };
+    let v1 = "{destination: {host: queue.example.com, subset: v1}, weight: 1}";
+    let db = "{destination: {host: db}, weight: 1}";
+    assert_eq!(kept(v1), (Some(9), 1));
+    // A subset among several destinations has no say.
+    assert_eq!(kept(&format!("{v1}, {db}")), (Some(9), 0));
+    assert_eq!(kept(&format!("{db}, {v1}")), (None, 0));
+}

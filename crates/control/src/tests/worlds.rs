@@ -108,6 +108,89 @@ spec:
   - {number: 80, name: tcp, protocol: TCP}
 ";
 
+/// Balancers and limits that Weft's own proxy has, too.
+pub(crate) const BALANCED: &str = r"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: all, namespace: shop}
+spec:
+  hosts:
+  - ring.shop.svc.cluster.local
+  - maglev.shop.svc.cluster.local
+  - near.shop.svc.cluster.local
+  - shares.shop.svc.cluster.local
+  location: MESH_INTERNAL
+  resolution: STATIC
+  addresses: [10.96.8.1]
+  ports:
+  - {number: 80, name: http, protocol: HTTP}
+  - {number: 81, name: grpc, protocol: GRPC}
+  - {number: 90, name: tcp, protocol: TCP}
+  endpoints:
+  - {address: 10.8.0.1, locality: eu/eu-1/a, labels: {version: v1}}
+  - {address: 10.8.0.2, locality: us/us-1, labels: {version: v2}, weight: 3}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: ring, namespace: shop}
+spec:
+  host: ring.shop.svc.cluster.local
+  trafficPolicy:
+    loadBalancer: {consistentHash: {httpHeaderName: ':authority'}}
+    retryBudget: {percent: 25}
+    connectionPool:
+      tcp: {idleTimeout: 60s, maxConnectionDuration: 600s}
+      http: {http2KeepAlive: {interval: 30s, timeout: 5s}}
+  subsets:
+  - name: v1
+    labels: {version: v1}
+    trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: c, path: /}}}}
+  - name: v2
+    labels: {version: v2}
+    trafficPolicy: {loadBalancer: {consistentHash: {httpQueryParameterName: q, ringHash: {}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: maglev, namespace: shop}
+spec:
+  host: maglev.shop.svc.cluster.local
+  trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 251}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: near, namespace: shop}
+spec:
+  host: near.shop.svc.cluster.local
+  trafficPolicy:
+    outlierDetection: {interval: 5s}
+    loadBalancer:
+      simple: ROUND_ROBIN
+      warmup: {duration: 30s, aggression: 1.5}
+      localityLbSetting: {failover: [{from: eu, to: us}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: shares, namespace: shop}
+spec:
+  host: shares.shop.svc.cluster.local
+  trafficPolicy:
+    loadBalancer:
+      warmupDurationSecs: 30s
+      localityLbSetting: {distribute: [{from: '*', to: {eu: 100}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ring, namespace: shop}
+spec:
+  hosts: [ring.shop.svc.cluster.local]
+  http:
+  - match: [{uri: {prefix: /v2}}]
+    route: [{destination: {host: ring.shop.svc.cluster.local, subset: v2}}]
+  - route:
+    - {destination: {host: ring.shop.svc.cluster.local, subset: v1}, weight: 50}
+    - {destination: {host: maglev.shop.svc.cluster.local}, weight: 50}
+";
+
 /// Routes of connections to the services of [`PORTS`].
 pub(crate) const STREAMS: &str = r"---
 apiVersion: networking.istio.io/v1

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use weft_model::{
-    ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, Hostname, HttpPool,
-    KeyPairFiles, LoadBalancer, OutlierDetection, PolicySettings, Subset, TcpKeepalive, TcpPool,
-    TrafficPolicy,
+    ClientTls, ClientTlsMode, DestinationRule, ExportTo, Hostname, KeyPairFiles, Labels, Namespace,
+    PolicySettings, ProxyProtocol, RetryBudget, Subset, TrafficPolicy, Tunnel,
 };
+use weft_proto::istio::r#type::v1beta1::WorkloadSelector;
 
+use super::destination_rule_balancer::load_balancing;
+use super::destination_rule_pool::{connection_pool, outlier_detection as outlier_detection_of};
 use super::message as pb;
 use crate::check::{At, Context, optional};
-
-const MILLISECOND: Duration = Duration::from_millis(1);
 
 pub(crate) fn convert(
     message: pb::DestinationRule,
@@ -27,13 +27,19 @@ pub(crate) fn convert(
         export_to,
         workload_selector,
     } = message;
-    at.field("workloadSelector")
-        .refuse(workload_selector.is_some());
-    let export_to = at.field("exportTo").export_to(
-        &export_to,
-        context.namespace(),
-        context.settings.default_destination_rule_export_to.as_ref(),
-    );
+    let default = context.settings.default_destination_rule_export_to.as_ref();
+    let own = context.namespace();
+    let mut export = at.field("exportTo").export_to(&export_to, own, default);
+    let selector =
+        workload_selector.map(|message| selector_of(message, at.field("workloadSelector")));
+    if selector.is_some() {
+        let alone = only(own);
+        if !export_to.is_empty() && export != alone {
+            at.field("exportTo")
+                .error("a rule with workloadSelector is for its own namespace: write \".\"");
+        }
+        export = alone;
+    }
     let policy = traffic_policy_of(traffic_policy, at.field("trafficPolicy"));
     let list = at.field("subsets");
     let mut found: Vec<Subset> = Vec::with_capacity(subsets.len());
@@ -55,10 +61,20 @@ pub(crate) fn convert(
     Some(DestinationRule {
         meta: context.meta(),
         host,
-        export_to,
+        export_to: export,
+        selector,
         policy,
         subsets: found,
     })
+}
+
+fn only(namespace: &Namespace) -> ExportTo {
+    ExportTo::Namespaces([namespace.clone()].into())
+}
+
+fn selector_of(message: WorkloadSelector, at: At<'_>) -> Labels {
+    let WorkloadSelector { match_labels } = message;
+    at.field("matchLabels").labels(match_labels)
 }
 
 fn subset_of(message: pb::Subset, at: At<'_>) -> Subset {
@@ -87,7 +103,7 @@ fn traffic_policy_of(message: Option<pb::TrafficPolicy>, at: At<'_>) -> TrafficP
     };
     let pb::TrafficPolicy {
         load_balancer,
-        connection_pool,
+        connection_pool: pool,
         outlier_detection,
         tls,
         port_level_settings,
@@ -95,9 +111,10 @@ fn traffic_policy_of(message: Option<pb::TrafficPolicy>, at: At<'_>) -> TrafficP
         proxy_protocol,
         retry_budget,
     } = message;
-    at.field("tunnel").refuse(tunnel.is_some());
-    at.field("proxyProtocol").refuse(proxy_protocol.is_some());
-    at.field("retryBudget").refuse(retry_budget.is_some());
+    if tunnel.is_some() && proxy_protocol.is_some() {
+        at.field("tunnel")
+            .error("contradicts proxyProtocol: keep one of them");
+    }
     let mut ports = BTreeMap::new();
     let list = at.field("portLevelSettings");
     for (index, item) in port_level_settings.into_iter().enumerate() {
@@ -105,11 +122,11 @@ fn traffic_policy_of(message: Option<pb::TrafficPolicy>, at: At<'_>) -> TrafficP
         let pb::traffic_policy::PortTrafficPolicy {
             port,
             load_balancer,
-            connection_pool,
+            connection_pool: pool,
             outlier_detection,
             tls,
         } = item;
-        let settings = settings_of(load_balancer, connection_pool, outlier_detection, tls, at);
+        let settings = settings_of(load_balancer, pool, outlier_detection, tls, at);
         let Some(pb::PortSelector { number }) = port else {
             at.field("port")
                 .error("there is no port: write port.number");
@@ -123,202 +140,91 @@ fn traffic_policy_of(message: Option<pb::TrafficPolicy>, at: At<'_>) -> TrafficP
             place.error(format_args!("port {number} has settings twice: merge them"));
         }
     }
-    let settings = settings_of(load_balancer, connection_pool, outlier_detection, tls, at);
+    let settings = PolicySettings {
+        retry_budget: retry_budget
+            .and_then(|message| retry_budget_of(message, at.field("retryBudget"))),
+        proxy_protocol: proxy_protocol
+            .and_then(|message| proxy_protocol_of(message, at.field("proxyProtocol"))),
+        tunnel: tunnel.and_then(|message| tunnel_of(message, at.field("tunnel"))),
+        ..settings_of(load_balancer, pool, outlier_detection, tls, at)
+    };
     TrafficPolicy { settings, ports }
 }
 
 fn settings_of(
-    load_balancer: Option<pb::LoadBalancerSettings>,
-    connection_pool: Option<pb::ConnectionPoolSettings>,
+    balancer: Option<pb::LoadBalancerSettings>,
+    pool: Option<pb::ConnectionPoolSettings>,
     outlier_detection: Option<pb::OutlierDetection>,
     tls: Option<pb::ClientTlsSettings>,
     at: At<'_>,
 ) -> PolicySettings {
     PolicySettings {
-        load_balancer: load_balancer
-            .and_then(|message| load_balancer_of(message, at.field("loadBalancer"))),
-        connection_pool: connection_pool
-            .map(|message| connection_pool_of(message, at.field("connectionPool"))),
+        load_balancer: balancer.map(|message| load_balancing(message, at.field("loadBalancer"))),
+        connection_pool: pool.map(|message| connection_pool(message, at.field("connectionPool"))),
         outlier_detection: outlier_detection
             .map(|message| outlier_detection_of(message, at.field("outlierDetection"))),
         tls: tls.and_then(|message| client_tls_of(message, at.field("tls"))),
+        ..PolicySettings::default()
     }
 }
 
-fn load_balancer_of(message: pb::LoadBalancerSettings, at: At<'_>) -> Option<LoadBalancer> {
-    use pb::load_balancer_settings::{LbPolicy, SimpleLb};
-    let pb::LoadBalancerSettings {
-        locality_lb_setting,
-        zone_aware_lb_setting,
-        warmup_duration_secs,
-        warmup,
-        lb_policy,
+fn retry_budget_of(message: pb::traffic_policy::RetryBudget, at: At<'_>) -> Option<RetryBudget> {
+    let pb::traffic_policy::RetryBudget {
+        percent,
+        min_retry_concurrency,
+        budget_interval,
     } = message;
-    at.field("localityLbSetting")
-        .refuse(locality_lb_setting.is_some());
-    at.field("zoneAwareLbSetting")
-        .refuse(zone_aware_lb_setting.is_some());
-    at.field("warmupDurationSecs")
-        .refuse(warmup_duration_secs.is_some());
-    at.field("warmup").refuse(warmup.is_some());
-    let simple = match lb_policy? {
-        LbPolicy::Simple(simple) => simple,
-        LbPolicy::ConsistentHash(_) => {
-            at.field("consistentHash").refuse(true);
-            return None;
-        }
-    };
-    match at.field("simple").ok(SimpleLb::try_from(simple))? {
-        SimpleLb::Unspecified => None,
-        SimpleLb::LeastConn | SimpleLb::LeastRequest => Some(LoadBalancer::LeastRequest),
-        SimpleLb::Random => Some(LoadBalancer::Random),
-        SimpleLb::Passthrough => Some(LoadBalancer::Passthrough),
-        SimpleLb::RoundRobin => Some(LoadBalancer::RoundRobin),
-    }
-}
-
-fn connection_pool_of(message: pb::ConnectionPoolSettings, at: At<'_>) -> ConnectionPool {
-    let pb::ConnectionPoolSettings { tcp, http } = message;
-    if tcp.is_none() && http.is_none() {
-        at.error("sets nothing: write tcp or http");
-    }
-    ConnectionPool {
-        tcp: tcp
-            .map(|message| tcp_pool(message, at.field("tcp")))
-            .unwrap_or_default(),
-        http: http
-            .map(|message| http_pool(message, at.field("http")))
-            .unwrap_or_default(),
-    }
-}
-
-fn tcp_pool(message: pb::connection_pool_settings::TcpSettings, at: At<'_>) -> TcpPool {
-    let pb::connection_pool_settings::TcpSettings {
-        max_connections,
-        connect_timeout,
-        tcp_keepalive,
-        max_connection_duration,
-        idle_timeout,
-    } = message;
-    let keepalive = tcp_keepalive.map(|message| {
-        let pb::connection_pool_settings::tcp_settings::TcpKeepalive {
-            probes,
-            time,
-            interval,
-        } = message;
-        let at = at.field("tcpKeepalive");
-        let second = Duration::from_secs(1);
-        TcpKeepalive {
-            probes: (probes != 0).then_some(probes),
-            time: at.field("time").duration(time, second),
-            interval: at.field("interval").duration(interval, second),
-        }
-    });
-    TcpPool {
-        max_connections: at.field("maxConnections").count(max_connections),
-        connect_timeout: at
-            .field("connectTimeout")
-            .duration(connect_timeout, MILLISECOND),
-        max_connection_duration: at
-            .field("maxConnectionDuration")
-            .duration(max_connection_duration, MILLISECOND),
-        idle_timeout: at
-            .field("idleTimeout")
-            .duration(idle_timeout, Duration::ZERO),
-        keepalive,
-    }
-}
-
-fn http_pool(message: pb::connection_pool_settings::HttpSettings, at: At<'_>) -> HttpPool {
-    use pb::connection_pool_settings::http_settings::H2UpgradePolicy;
-    let pb::connection_pool_settings::HttpSettings {
-        http1_max_pending_requests,
-        http2_max_requests,
-        max_requests_per_connection,
-        max_retries,
-        idle_timeout,
-        h2_upgrade_policy,
-        use_client_protocol,
-        max_concurrent_streams,
-        http2_keep_alive,
-    } = message;
-    at.field("http2KeepAlive")
-        .refuse(http2_keep_alive.is_some());
-    let h2_upgrade = match at
-        .field("h2UpgradePolicy")
-        .ok(H2UpgradePolicy::try_from(h2_upgrade_policy))
-    {
-        Some(H2UpgradePolicy::DoNotUpgrade) => H2Upgrade::Never,
-        Some(H2UpgradePolicy::Upgrade) => H2Upgrade::Upgrade,
-        Some(H2UpgradePolicy::Default) | None => H2Upgrade::Default,
-    };
-    if h2_upgrade == H2Upgrade::Upgrade && use_client_protocol {
-        at.field("useClientProtocol")
-            .error("contradicts h2UpgradePolicy UPGRADE: keep one of them");
-    }
-    HttpPool {
-        max_pending_requests: at
-            .field("http1MaxPendingRequests")
-            .count(http1_max_pending_requests),
-        max_requests: at.field("http2MaxRequests").count(http2_max_requests),
-        max_requests_per_connection: at
-            .field("maxRequestsPerConnection")
-            .count(max_requests_per_connection),
-        max_retries: at.field("maxRetries").count(max_retries),
-        idle_timeout: at
-            .field("idleTimeout")
-            .duration(idle_timeout, Duration::ZERO),
-        h2_upgrade,
-        use_client_protocol,
-        max_concurrent_streams: at
-            .field("maxConcurrentStreams")
-            .count(max_concurrent_streams),
-    }
-}
-
-fn outlier_detection_of(message: pb::OutlierDetection, at: At<'_>) -> OutlierDetection {
-    #[allow(deprecated)]
-    let pb::OutlierDetection {
-        consecutive_errors,
-        split_external_local_origin_errors,
-        consecutive_local_origin_failures,
-        consecutive_gateway_errors,
-        consecutive_5xx_errors,
+    let share = percent.map_or(20.0, |percent| percent.value);
+    let interval = at
+        .field("budgetInterval")
+        .duration(budget_interval, Duration::ZERO);
+    Some(RetryBudget {
+        share: at.field("percent").percent(share)?,
+        min_concurrency: if min_retry_concurrency == 0 {
+            3
+        } else {
+            min_retry_concurrency
+        },
         interval,
-        base_ejection_time,
-        max_ejection_percent,
-        min_health_percent,
-        outlier_detection_http_error_codes,
+    })
+}
+
+fn proxy_protocol_of(
+    message: pb::traffic_policy::ProxyProtocol,
+    at: At<'_>,
+) -> Option<ProxyProtocol> {
+    use pb::traffic_policy::proxy_protocol::Version;
+    let pb::traffic_policy::ProxyProtocol { version } = message;
+    Some(match at.field("version").ok(Version::try_from(version))? {
+        Version::V1 => ProxyProtocol::V1,
+        Version::V2 => ProxyProtocol::V2,
+    })
+}
+
+fn tunnel_of(message: pb::traffic_policy::TunnelSettings, at: At<'_>) -> Option<Tunnel> {
+    let pb::traffic_policy::TunnelSettings {
+        protocol,
+        target_host,
+        target_port,
     } = message;
-    if consecutive_errors != 0 {
-        at.field("consecutiveErrors")
-            .error("has no effect since Istio 1.7: use consecutive5xxErrors");
+    if !["", "CONNECT", "POST"].contains(&protocol.as_str()) {
+        at.field("protocol").error(format_args!(
+            "\"{protocol}\" is unknown: use CONNECT or POST"
+        ));
     }
-    at.field("outlierDetectionHttpErrorCodes")
-        .refuse(!outlier_detection_http_error_codes.is_empty());
-    if consecutive_local_origin_failures.is_some() && !split_external_local_origin_errors {
-        at.field("consecutiveLocalOriginFailures")
-            .error("counts only if splitExternalLocalOriginErrors is true: set it, or remove this");
+    let known = target_host.parse::<std::net::IpAddr>().is_ok()
+        || Hostname::parse(&target_host).is_ok_and(|host| !host.is_wildcard());
+    if !known {
+        at.field("targetHost").error(format_args!(
+            "\"{target_host}\" is neither a host name nor an IP address"
+        ));
     }
-    let percent = |value: i32, at: At<'_>| match at.count(value) {
-        Some(percent) if percent > 100 => {
-            at.error(format_args!("{percent} is no percentage: use 0 to 100"));
-            None
-        }
-        percent => percent,
-    };
-    OutlierDetection {
-        consecutive_5xx: consecutive_5xx_errors.map(|count| count.value),
-        consecutive_gateway: consecutive_gateway_errors.map(|count| count.value),
-        consecutive_local_origin: consecutive_local_origin_failures.map(|count| count.value),
-        split_local_origin: split_external_local_origin_errors,
-        interval: at.field("interval").duration(interval, MILLISECOND),
-        base_ejection_time: at
-            .field("baseEjectionTime")
-            .duration(base_ejection_time, MILLISECOND),
-        max_ejection_percent: percent(max_ejection_percent, at.field("maxEjectionPercent")),
-        min_health_percent: percent(min_health_percent, at.field("minHealthPercent")),
-    }
+    let target_port = at.field("targetPort").port(target_port)?;
+    known.then(|| Tunnel {
+        post: protocol == "POST",
+        target_host: target_host.into(),
+        target_port,
+    })
 }
 
 fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls> {

@@ -6,12 +6,15 @@
 use std::time::Duration;
 
 use weft_model::{
-    AccessLogEncoding, ExportTo, MeshSettings, Namespace, OutboundTrafficPolicy, PortNumber,
+    AccessLogEncoding, ExportTo, MeshSettings, Namespace, OutboundTrafficPolicy, PolicySettings,
+    PortNumber,
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
 use weft_proto::{Problem, bootstrap, reader};
 
+use super::destination_rule_balancer::locality;
+use super::destination_rule_pool::{connection_pool, outlier_detection};
 use crate::check::{At, Checker, Finding, optional};
 
 /// Fields of `MeshConfig` that are taken and have no effect, and why.
@@ -117,7 +120,26 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         &message.default_destination_rule_export_to,
         at.field("defaultDestinationRuleExportTo"),
     );
+    if let Some(message) = message.locality_lb_setting {
+        settings.locality = locality(message, at.field("localityLbSetting"));
+    }
+    if let Some(message) = message.default_traffic_policy {
+        settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
+    }
     settings
+}
+
+fn default_policy(message: mesh::mesh_config::DefaultTrafficPolicy, at: At<'_>) -> PolicySettings {
+    let mesh::mesh_config::DefaultTrafficPolicy {
+        connection_pool: pool,
+        outlier_detection: outlier,
+    } = message;
+    PolicySettings {
+        connection_pool: pool.map(|message| connection_pool(message, at.field("connectionPool"))),
+        outlier_detection: outlier
+            .map(|message| outlier_detection(message, at.field("outlierDetection"))),
+        ..PolicySettings::default()
+    }
 }
 
 fn port(number: i32, at: At<'_>) -> Option<PortNumber> {
@@ -177,6 +199,8 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         default_virtual_service_export_to: _,
         default_destination_rule_export_to: _,
         root_namespace: _,
+        locality_lb_setting: _,
+        default_traffic_policy: _,
         // Ignored by name.
         default_config: _,
         disable_envoy_listener_log: _,
@@ -196,7 +220,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         enable_auto_mtls,
         trust_domain_aliases,
         ca_certificates,
-        locality_lb_setting,
         zone_aware_lb_setting,
         dns_refresh_rate,
         h2_upgrade_policy,
@@ -214,7 +237,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         default_http_retry_policy,
         mesh_m_tls,
         tls_defaults,
-        default_traffic_policy,
         service_entry_visibility,
     } = message;
     let refused = [
@@ -238,7 +260,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ),
         ("trustDomainAliases", !trust_domain_aliases.is_empty()),
         ("caCertificates", !ca_certificates.is_empty()),
-        ("localityLbSetting", locality_lb_setting.is_some()),
         ("zoneAwareLbSetting", zone_aware_lb_setting.is_some()),
         ("dnsRefreshRate", dns_refresh_rate.is_some()),
         ("h2UpgradePolicy", *h2_upgrade_policy != 0),
@@ -268,7 +289,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ),
         ("meshMTLS", mesh_m_tls.is_some()),
         ("tlsDefaults", tls_defaults.is_some()),
-        ("defaultTrafficPolicy", default_traffic_policy.is_some()),
         ("serviceEntryVisibility", service_entry_visibility.is_some()),
     ];
     for (field, set) in refused {

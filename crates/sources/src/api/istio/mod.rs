@@ -3,6 +3,8 @@
 //! generated yet is refused with its path.
 
 pub(crate) mod destination_rule;
+mod destination_rule_balancer;
+mod destination_rule_pool;
 pub(crate) mod gateway;
 pub mod mesh_config;
 pub(crate) mod service_entry;

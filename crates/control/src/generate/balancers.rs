@@ -1,0 +1,109 @@
+//! Load balancers of clusters: algorithm, tables of hashes, warm-up, and whether the weights of
+//! places count. Must never know endpoints.
+
+use weft_model::{
+    HashTable, LoadBalancer, LocalityBalancing, MeshSettings, PolicySettings, Warmup,
+};
+
+use crate::pb::cluster::v3::{
+    Cluster,
+    cluster::{
+        ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy, LeastRequestLbConfig,
+        MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig, SlowStartConfig,
+        common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
+    },
+};
+use crate::pb::core::v3::RuntimeDouble;
+use crate::pb::{duration, percent, u64_value};
+
+/// What a cluster's settings and the mesh say about places, unless they do not matter.
+pub(super) fn locality<'a>(
+    mesh: &'a MeshSettings,
+    settings: &'a PolicySettings,
+) -> Option<&'a LocalityBalancing> {
+    let own = settings.load_balancer.as_ref();
+    let own = own.and_then(|balancing| balancing.locality.as_ref());
+    Some(own.unwrap_or(&mesh.locality)).filter(|locality| locality.enabled)
+}
+
+pub(super) fn apply(cluster: &mut Cluster, mesh: &MeshSettings, settings: &PolicySettings) {
+    let original_dst = ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32);
+    if cluster.cluster_discovery_type == Some(original_dst) {
+        cluster.lb_policy = LbPolicy::ClusterProvided as i32;
+        return;
+    }
+    if locality(mesh, settings).is_some_and(|l| weighs(l, cluster.outlier_detection.is_some())) {
+        let weighted = LocalityWeightedLbConfig::default();
+        cluster
+            .common_lb_config
+            .get_or_insert_default()
+            .locality_config_specifier =
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(weighted));
+    }
+    let balancing = settings.load_balancer.as_ref();
+    let warmup = balancing.and_then(|b| b.warmup).map(slow_start);
+    let (policy, config) = match balancing.and_then(|b| b.policy.as_ref()) {
+        Some(LoadBalancer::RoundRobin) => (LbPolicy::RoundRobin, warmup.map(round_robin)),
+        Some(LoadBalancer::Random) => (LbPolicy::Random, None),
+        // Passthrough where nothing can be passed through: the default.
+        Some(LoadBalancer::LeastRequest | LoadBalancer::Passthrough) | None => {
+            (LbPolicy::LeastRequest, warmup.map(least_request))
+        }
+        Some(LoadBalancer::Hash(hash)) => table(hash.table),
+    };
+    cluster.lb_policy = policy as i32;
+    cluster.lb_config = config;
+}
+
+/// Whether the weights of places count. Near places come first only if an endpoint can be found
+/// to fail: without that, traffic would never leave them.
+fn weighs(locality: &LocalityBalancing, failover: bool) -> bool {
+    let ordered = !locality.failover.is_empty() || !locality.failover_priority.is_empty();
+    (failover && ordered) || !locality.distribute.is_empty()
+}
+
+/// Policy and configuration of a balancer by hash.
+pub(super) fn table(table: HashTable) -> (LbPolicy, Option<LbConfig>) {
+    match table {
+        HashTable::Ring(size) => {
+            let config = size.map(|size| {
+                LbConfig::RingHashLbConfig(RingHashLbConfig {
+                    minimum_ring_size: u64_value(size),
+                    ..RingHashLbConfig::default()
+                })
+            });
+            (LbPolicy::RingHash, config)
+        }
+        HashTable::Maglev(size) => {
+            let config = LbConfig::MaglevLbConfig(MaglevLbConfig {
+                table_size: u64_value(size),
+            });
+            (LbPolicy::Maglev, Some(config))
+        }
+    }
+}
+
+fn round_robin(slow_start: SlowStartConfig) -> LbConfig {
+    LbConfig::RoundRobinLbConfig(RoundRobinLbConfig {
+        slow_start_config: Some(slow_start),
+    })
+}
+
+fn least_request(slow_start: SlowStartConfig) -> LbConfig {
+    LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+        slow_start_config: Some(slow_start),
+        ..LeastRequestLbConfig::default()
+    })
+}
+
+fn slow_start(warmup: Warmup) -> SlowStartConfig {
+    SlowStartConfig {
+        slow_start_window: Some(duration(warmup.window)),
+        aggression: warmup.growth.map(|growth| RuntimeDouble {
+            default_value: growth.aggression.get(),
+            // Envoy wants a key, and istiod writes one that nobody can set.
+            runtime_key: "(".to_owned(),
+        }),
+        min_weight_percent: warmup.growth.map(|growth| percent(growth.minimum)),
+    }
+}

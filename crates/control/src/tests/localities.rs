@@ -1,0 +1,162 @@
+//! Which endpoints come first, for proxies at several places.
+
+use std::sync::Arc;
+
+use weft_model::MeshSettings;
+use weft_sources::mesh_config;
+use weft_xds::TypeUrl;
+
+use super::{Mesh, proxy};
+use crate::node::Proxy;
+use crate::pb::endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier};
+
+const NAME: &str = "outbound|80||x.shop.svc.cluster.local";
+
+const SERVICE: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: x, namespace: shop}
+spec:
+  hosts: [x.shop.svc.cluster.local, other.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints:
+  - {address: 10.0.0.1, locality: eu/eu-1/a, labels: {version: v1}}
+  - {address: 10.0.0.2, locality: eu/eu-1/b, labels: {version: v2}}
+  - {address: 10.0.0.3, locality: eu/eu-2/a, labels: {version: v1}}
+  - {address: 10.0.0.4, locality: us/us-1, labels: {version: v1}, weight: 3}
+  - {address: 10.0.0.5, locality: asia/as-1, labels: {version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: x, namespace: shop}
+spec:
+  host: x.shop.svc.cluster.local
+  trafficPolicy:
+";
+
+fn at(place: &str, version: &str) -> Proxy {
+    let labels = format!(r#"{{"istio-locality":"{place}","version":"{version}"}}"#);
+    let id = "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local";
+    proxy(id, &[("LABELS", &labels)])
+}
+
+fn mesh(policy: &str) -> Mesh {
+    Mesh::new(&format!("{SERVICE}    {policy}"))
+}
+
+/// Last digit of the address, priority, weight of the place.
+fn told(assignment: &ClusterLoadAssignment) -> Vec<(char, u32, u32)> {
+    let mut all = Vec::new();
+    for group in &assignment.endpoints {
+        let weight = group.load_balancing_weight.as_ref().map_or(0, |w| w.value);
+        for endpoint in &group.lb_endpoints {
+            let Some(HostIdentifier::Endpoint(inner)) = &endpoint.host_identifier else {
+                panic!("{endpoint:?}")
+            };
+            let text = format!("{:?}", inner.address);
+            let from = text.find("10.0.0.").expect("an address") + "10.0.0.".len();
+            let digit = text[from..].chars().next().expect("a digit");
+            all.push((digit, group.priority, weight));
+        }
+    }
+    all.sort_unstable();
+    all
+}
+
+fn seen(mesh: &mut Mesh, proxy: &Proxy) -> Vec<(char, u32, u32)> {
+    told(&mesh.config(proxy).endpoints(NAME))
+}
+
+fn priorities(mesh: &mut Mesh, proxy: &Proxy) -> Vec<u32> {
+    seen(mesh, proxy).into_iter().map(|(_, p, _)| p).collect()
+}
+
+#[test]
+fn near_places_come_first_where_failures_are_seen() {
+    let mut mesh = mesh("outlierDetection: {interval: 5s}");
+    assert_eq!(priorities(&mut mesh, &at("eu.eu-1.a", "")), [0, 1, 2, 3, 3]);
+    assert_eq!(priorities(&mut mesh, &at("us.us-1", "")), [1, 1, 1, 0, 1]);
+    assert_eq!(priorities(&mut mesh, &at("", "")), [0; 5]);
+    mesh.edit(
+        "mesh.yaml",
+        &format!("{SERVICE}    loadBalancer: {{simple: RANDOM}}"),
+    );
+    assert_eq!(priorities(&mut mesh, &at("eu.eu-1.a", "")), [0; 5]);
+}
+
+#[test]
+fn a_region_may_be_named_that_comes_next() {
+    let mut mesh = mesh(
+        "{outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: eu, to: asia}]}}}",
+    );
+    assert_eq!(priorities(&mut mesh, &at("eu.eu-1.a", "")), [0, 1, 2, 4, 3]);
+    let config = mesh.config(&at("eu.eu-1.a", ""));
+    let lb = config.cluster(NAME).common_lb_config.expect("given");
+    assert!(
+        lb.locality_config_specifier.is_some(),
+        "places have weights"
+    );
+}
+
+#[test]
+fn labels_in_common_come_first() {
+    let mut mesh = mesh(
+        "{outlierDetection: {}, loadBalancer: {localityLbSetting: {failoverPriority: [version, topology.kubernetes.io/region]}}}",
+    );
+    assert_eq!(priorities(&mut mesh, &at("eu.eu-9", "v1")), [0, 2, 0, 1, 2]);
+    assert_eq!(
+        priorities(&mut mesh, &at("asia.as-1", "v2")),
+        [2, 1, 2, 2, 0]
+    );
+}
+
+#[test]
+fn shares_of_places_need_no_detection() {
+    let mut mesh = mesh(
+        "{loadBalancer: {localityLbSetting: {distribute: [{from: eu/*, to: {eu: 80, us: 20}}]}}}",
+    );
+    let own = [('1', 0, 27), ('2', 0, 27), ('3', 0, 27), ('4', 0, 20)];
+    assert_eq!(seen(&mut mesh, &at("eu.eu-1.a", "")), own);
+    let others: Vec<u32> = seen(&mut mesh, &at("us.us-1", ""))
+        .iter()
+        .map(|e| e.2)
+        .collect();
+    assert_eq!(others, [1, 1, 1, 3, 1], "nothing is said about them");
+}
+
+#[test]
+fn what_is_switched_off_is_off() {
+    let text = "localityLbSetting: {distribute: [{from: '*', to: {us: 100}}]}";
+    let settings: MeshSettings = mesh_config::parse("mesh.yaml", text).expect("valid");
+    let policy = "loadBalancer: {localityLbSetting: {enabled: false}}";
+    let mut mesh = Mesh::with(settings, &format!("{SERVICE}    {policy}"));
+    let here = at("eu.eu-1.a", "");
+    assert_eq!(seen(&mut mesh, &here).len(), 5);
+    let other = mesh
+        .config(&here)
+        .endpoints("outbound|80||other.shop.svc.cluster.local");
+    assert_eq!(told(&other), [('4', 0, 100)], "the mesh's setting");
+}
+
+/// Proxies at one place share the endpoints, and those that depend on no place are shared by all.
+#[test]
+fn places_share_what_they_can() {
+    let mut mesh = mesh("outlierDetection: {interval: 5s}");
+    let endpoints = |mesh: &mut Mesh, place: &str, version: &str| {
+        let view = mesh.view(&at(place, version));
+        let parts = view.parts.iter();
+        let mut all = parts.filter(|p| *p.set.type_url() == TypeUrl::ENDPOINT);
+        all.next().expect("endpoints").chunks.clone()
+    };
+    let here = endpoints(&mut mesh, "eu.eu-1.a", "v1");
+    let same = endpoints(&mut mesh, "eu.eu-1.a", "v2");
+    let there = endpoints(&mut mesh, "us.us-1", "v1");
+    let shared = |others: &[crate::emit::Chunk]| {
+        let pairs = here.iter().zip(others);
+        pairs.filter(|(a, b)| !Arc::ptr_eq(a, b)).count()
+    };
+    assert_eq!(shared(&same), 0);
+    assert_eq!(shared(&there), 1, "the shard of the host with a rule");
+}
