@@ -100,3 +100,42 @@ fn either(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn answers(name: &str, value: Value) -> Answers {
+        BTreeMap::from([("cluster", BTreeMap::from([(name.to_owned(), value)]))])
+    }
+
+    #[test]
+    fn a_difference_is_told_with_its_path() {
+        let istiod = answers(
+            "a",
+            json!({"lb": "RANDOM", "hosts": [{"port": 1}, {"port": 2}]}),
+        );
+        let weft = answers(
+            "a",
+            json!({"lb": "RANDOM", "hosts": [{"port": 1}, {"port": 3}]}),
+        );
+        let found = differences(&istiod, &weft);
+        let found: Vec<_> = found
+            .iter()
+            .map(|one| (&*one.path, &*one.istiod, &*one.weft))
+            .collect();
+        assert_eq!(found, [(".hosts[1].port", "2", "3")]);
+        assert!(differences(&istiod, &istiod).is_empty());
+    }
+
+    #[test]
+    fn a_resource_of_one_side_only_is_told() {
+        let found = differences(&answers("a", json!({})), &answers("b", json!({})));
+        let found: Vec<_> = found.iter().map(|one| (&*one.name, &*one.istiod)).collect();
+        assert_eq!(found, [("a", "(there)"), ("b", "")]);
+    }
+}

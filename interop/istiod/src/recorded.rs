@@ -45,7 +45,11 @@ pub fn path(world: &str) -> PathBuf {
 /// The file cannot be written.
 pub fn write(world: &str, record: &Record) -> std::io::Result<()> {
     let text = serde_json::to_string_pretty(record).map_err(std::io::Error::other)?;
-    std::fs::write(path(world), text + "\n")
+    let path = path(world);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, text + "\n")
 }
 
 /// Reads the record of a world.
