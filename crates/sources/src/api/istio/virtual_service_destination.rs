@@ -19,17 +19,38 @@ pub(super) fn destinations(
     context: &Context<'_>,
     at: At<'_>,
 ) -> Option<Vec<RouteDestination>> {
-    let count = list.len();
-    let mut weights = Vec::with_capacity(count);
-    let mut result = Vec::with_capacity(count);
-    for (index, item) in list.into_iter().enumerate() {
-        let at = at.index(index);
+    let parts = |item, at: At<'_>| {
         let pb::HttpRouteDestination {
             destination,
             weight,
             headers,
         } = item;
         let headers = header_operations(headers, at.field("headers"));
+        (destination, weight, headers)
+    };
+    let shares = shares(list, context, at, parts)?.into_iter();
+    let route = shares.map(|(destination, weight, headers)| RouteDestination {
+        destination,
+        weight,
+        headers,
+    });
+    Some(route.collect())
+}
+
+/// Destinations and their shares. `parts` takes an item apart: where, its weight, and what else is
+/// said of it.
+pub(super) fn shares<M, R>(
+    list: Vec<M>,
+    context: &Context<'_>,
+    at: At<'_>,
+    parts: impl Fn(M, At<'_>) -> (Option<pb::Destination>, i32, R),
+) -> Option<Vec<(Destination, Weight, R)>> {
+    let count = list.len();
+    let mut weights = Vec::with_capacity(count);
+    let mut result = Vec::with_capacity(count);
+    for (index, item) in list.into_iter().enumerate() {
+        let at = at.index(index);
+        let (destination, weight, rest) = parts(item, at);
         let weight = at.field("weight").count(weight).unwrap_or(0);
         weights.push(weight);
         let Some(destination) = destination else {
@@ -38,18 +59,14 @@ pub(super) fn destinations(
             continue;
         };
         let destination = destination_of(destination, context, at.field("destination"));
-        result.extend(destination.map(|destination| RouteDestination {
-            destination,
-            weight: Weight(weight),
-            headers,
-        }));
+        result.extend(destination.map(|destination| (destination, Weight(weight), rest)));
     }
     check_weights(&weights, at);
     (result.len() == count).then_some(result)
 }
 
 /// Whether the shares of several destinations are such that a proxy can divide by them.
-pub(super) fn check_weights(weights: &[u32], at: At<'_>) {
+fn check_weights(weights: &[u32], at: At<'_>) {
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
     if weights.len() > 1 && total == 0 {
         at.error("the weights add up to 0: give at least one destination a weight");
@@ -58,7 +75,7 @@ pub(super) fn check_weights(weights: &[u32], at: At<'_>) {
     }
 }
 
-pub(super) fn destination_of(
+fn destination_of(
     message: pb::Destination,
     context: &Context<'_>,
     at: At<'_>,

@@ -2,11 +2,10 @@
 
 use weft_model::{
     AddressRange, GatewayRef, Hostname, Namespace, StreamDestination, StreamMatch, StreamRoute,
-    Weight,
 };
 
 use super::message as pb;
-use super::virtual_service_destination::{check_weights, destination_of};
+use super::virtual_service_destination::shares;
 use super::virtual_service_match::gateway_ref;
 use crate::check::{At, Context};
 
@@ -144,28 +143,17 @@ fn destinations(
         at.error("there is no destination: write at least one");
         return None;
     }
-    let count = list.len();
-    let mut weights = Vec::with_capacity(count);
-    let mut result = Vec::with_capacity(count);
-    for (index, item) in list.into_iter().enumerate() {
-        let at = at.index(index);
+    let parts = |item, _: At<'_>| {
         let pb::RouteDestination {
             destination,
             weight,
         } = item;
-        let weight = at.field("weight").count(weight).unwrap_or(0);
-        weights.push(weight);
-        let Some(destination) = destination else {
-            at.field("destination")
-                .error("there is no destination: name a host");
-            continue;
-        };
-        let destination = destination_of(destination, context, at.field("destination"));
-        result.extend(destination.map(|destination| StreamDestination {
-            destination,
-            weight: Weight(weight),
-        }));
-    }
-    check_weights(&weights, at);
-    (result.len() == count).then_some(result)
+        (destination, weight, ())
+    };
+    let shares = shares(list, context, at, parts)?.into_iter();
+    let route = shares.map(|(destination, weight, ())| StreamDestination {
+        destination,
+        weight,
+    });
+    Some(route.collect())
 }
