@@ -1,6 +1,6 @@
 //! Sockets: listening, connecting, original destination, TLS, protocol sniffing, workers and
-//! byte copying. The only crate with `unsafe`. It must never know what HTTP means, which
-//! cluster a connection belongs to, or how configuration is written in protobuf.
+//! byte copying, giving memory back. The only crate with `unsafe`. It must never know what HTTP
+//! means, which cluster a connection belongs to, or how configuration is written in protobuf.
 
 pub mod connect;
 pub mod copy;
