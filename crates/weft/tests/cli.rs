@@ -259,8 +259,10 @@ fn a_proxy_takes_signals_as_envoy_does() {
 #[test]
 fn the_examples_are_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
-    let output = validate(&examples.join("bookinfo"));
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    for mesh in ["bookinfo", "grpc/mesh"] {
+        let output = validate(&examples.join(mesh));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
     let bootstraps = std::fs::read_dir(examples.join("envoy-bootstrap")).expect("a directory");
     let mut checked = 0;
     for bootstrap in bootstraps {
