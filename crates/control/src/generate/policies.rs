@@ -43,7 +43,6 @@ pub(super) fn unlimited() -> Thresholds {
         max_pending_requests: u32_value(u32::MAX),
         max_requests: u32_value(u32::MAX),
         max_retries: u32_value(u32::MAX),
-        track_remaining: true,
         ..Thresholds::default()
     }
 }
