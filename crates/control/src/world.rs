@@ -8,7 +8,8 @@ use std::sync::Arc;
 use ahash::HashMap;
 use weft_model::{
     DestinationRule, Gateway, GatewayRef, Hostname, Labels, MeshSettings, Namespace, Object,
-    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, Telemetry,
+    VirtualService,
 };
 use weft_sources::Change;
 
@@ -24,6 +25,7 @@ pub(crate) struct World {
     rules: HashMap<Key, RuleIndex>,
     addresses: HashMap<Key, BTreeSet<ServiceKey>>,
     sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
+    telemetries: HashMap<Namespace, Vec<Arc<Telemetry>>>,
     gateways: Vec<Arc<Gateway>>,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
@@ -48,6 +50,7 @@ impl World {
             rules: HashMap::default(),
             addresses: HashMap::default(),
             sidecars: HashMap::default(),
+            telemetries: HashMap::default(),
             gateways: Vec::new(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
@@ -206,6 +209,7 @@ impl World {
                 count_labels(&mut self.labels, keys, comes);
             }
             Object::Sidecar(sidecar) => self.sidecar(sidecar, comes),
+            Object::Telemetry(rule) => self.telemetry(rule, comes),
             // Endpoints already carry what workloads say; nobody reads namespaces yet.
             Object::Workload(_)
             | Object::Namespace(_)
@@ -332,6 +336,16 @@ impl World {
         count_labels(&mut self.labels, keys, comes);
     }
 
+    fn telemetry(&mut self, rule: &Arc<Telemetry>, comes: bool) {
+        let namespace = rule.meta.origin.namespace.clone();
+        let list = self.telemetries.entry(namespace).or_default();
+        list.retain(|other| other.meta.origin != rule.meta.origin);
+        if comes {
+            list.push(Arc::clone(rule));
+            list.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
+        }
+    }
+
     /// Tells the engine about the indexes that a change of a rule has touched.
     fn publish(&mut self, object: Option<&Object>) {
         for key in std::mem::take(&mut self.touched) {
@@ -358,6 +372,18 @@ impl World {
                     self.engine.set(key, value);
                 } else {
                     self.sidecars.remove(namespace);
+                    self.engine.remove(&key);
+                }
+            }
+            Some(Object::Telemetry(rule)) => {
+                let namespace = &rule.meta.origin.namespace;
+                let key = Key::Telemetries(namespace.clone());
+                let list = self.telemetries.get(namespace).filter(|l| !l.is_empty());
+                if let Some(list) = list {
+                    let value = Value::Telemetries(list.clone().into());
+                    self.engine.set(key, value);
+                } else {
+                    self.telemetries.remove(namespace);
                     self.engine.remove(&key);
                 }
             }

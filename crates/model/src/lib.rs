@@ -23,10 +23,13 @@ pub mod mesh;
 pub mod name;
 pub mod object;
 pub mod protocol;
+pub mod provider;
+pub mod proxy;
 pub mod route;
 pub mod service;
 pub mod sidecar;
 pub mod stream;
+pub mod telemetry;
 
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use balancing::{
@@ -44,12 +47,14 @@ pub use forwarding::Forwarding;
 pub use gateway::{Gateway, GatewayServer, ServerTls, TlsVersion};
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
-pub use mesh::{AccessLogEncoding, MeshSettings, OutboundTrafficPolicy};
+pub use mesh::{MeshSettings, OutboundTrafficPolicy, PathNormalization};
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };
 pub use object::{NamespaceInfo, Object, ObjectKey, ServiceEndpoints, ServiceKey};
 pub use protocol::Protocol;
+pub use provider::{DefaultProviders, Provider, ProviderKind, ProviderService};
+pub use proxy::{ProxyHeaders, ProxySettings};
 pub use route::{
     Abort, AbortKind, Delay, Destination, DirectResponse, Fault, GatewayRef, HeaderOperations,
     HeaderOps, HttpAction, HttpMatch, HttpRoute, Mirror, Percent, Redirect, RedirectPath,
@@ -59,3 +64,4 @@ pub use route::{
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
+pub use telemetry::{AccessLogging, CallSide, Telemetry, TraceTag, Tracing};

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use crate::balancing::LocalityBalancing;
 use crate::destination::PolicySettings;
+use crate::destination::TcpKeepalive;
 use crate::name::{ExportTo, Namespace, PortNumber};
+use crate::provider::{DefaultProviders, FileLog, LogFormat, Provider, ProviderKind};
+use crate::proxy::ProxySettings;
 
 /// What happens to calls of hosts that the mesh does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -17,14 +20,18 @@ pub enum OutboundTrafficPolicy {
     RegistryOnly,
 }
 
-/// How access logs are written.
+/// What becomes of a path before routes look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum AccessLogEncoding {
-    /// A line of text.
+pub enum PathNormalization {
+    /// Nothing.
+    None,
+    /// RFC 3986, 6.
     #[default]
-    Text,
-    /// A JSON object.
-    Json,
+    Base,
+    /// The same, and slashes are merged.
+    MergeSlashes,
+    /// The same, and escaped slashes are slashes.
+    DecodeAndMergeSlashes,
 }
 
 /// Settings of the whole mesh.
@@ -40,10 +47,34 @@ pub struct MeshSettings {
     pub outbound_policy: OutboundTrafficPolicy,
     /// Access log's path; `None` is no log.
     pub access_log_file: Option<Arc<str>>,
-    /// Its encoding.
-    pub access_log_encoding: AccessLogEncoding,
-    /// Its format; `None` is the default format.
-    pub access_log_format: Option<Arc<str>>,
+    /// Its format, also that of the provider `envoy`.
+    pub access_log_format: LogFormat,
+    /// Whether logs go to the cluster `envoy_accesslog_service` of the bootstrap.
+    pub access_log_service: bool,
+    /// Whether listeners log connections that no filter chain takes.
+    pub listener_log: bool,
+    /// Whether proxies make spans where nothing else says so.
+    pub tracing: bool,
+    /// Services that proxies call for logs and spans.
+    pub providers: Vec<Provider>,
+    /// Which of them count where no rule names any.
+    pub default_providers: DefaultProviders,
+    /// Settings of proxies that bring none.
+    pub proxy: Arc<ProxySettings>,
+    /// What becomes of paths.
+    pub path_normalization: PathNormalization,
+    /// Longest wait for the first bytes of a connection whose protocol is sniffed; zero is for ever.
+    pub protocol_detection_timeout: Duration,
+    /// Whether HTTP services without a policy are called by HTTP/2.
+    pub h2_upgrade: bool,
+    /// Keepalive of connections to services whose rules do not say.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// How often names are looked up whose answers have no lifetime.
+    pub dns_refresh: Duration,
+    /// Pattern for the statistics of outbound clusters; `None` is their names.
+    pub outbound_stat_name: Option<Arc<str>>,
+    /// The same for inbound clusters.
+    pub inbound_stat_name: Option<Arc<str>>,
     /// Time to connect to an endpoint.
     pub connect_timeout: Duration,
     /// Port on which sidecars act as an explicit HTTP proxy; `None` is no such port.
@@ -76,8 +107,20 @@ impl Default for MeshSettings {
             trust_domain: "cluster.local".into(),
             outbound_policy: OutboundTrafficPolicy::AllowAny,
             access_log_file: None,
-            access_log_encoding: AccessLogEncoding::Text,
-            access_log_format: None,
+            access_log_format: LogFormat::DefaultText,
+            access_log_service: false,
+            listener_log: true,
+            tracing: true,
+            providers: default_providers(),
+            default_providers: DefaultProviders::default(),
+            proxy: Arc::default(),
+            path_normalization: PathNormalization::Base,
+            protocol_detection_timeout: Duration::ZERO,
+            h2_upgrade: false,
+            tcp_keepalive: None,
+            dns_refresh: Duration::from_secs(60),
+            outbound_stat_name: None,
+            inbound_stat_name: None,
             connect_timeout: Duration::from_secs(10),
             proxy_http_port: None,
             proxy_listen_port: port(15001),
@@ -89,4 +132,22 @@ impl Default for MeshSettings {
             default_policy: PolicySettings::default(),
         }
     }
+}
+
+/// Providers that every mesh has: proxies that are scraped, and a log on standard output.
+fn default_providers() -> Vec<Provider> {
+    let envoy = FileLog {
+        path: "/dev/stdout".into(),
+        format: None,
+        omit_empty: false,
+    };
+    [
+        ("prometheus", ProviderKind::Prometheus),
+        ("envoy", ProviderKind::FileLog(envoy)),
+    ]
+    .map(|(name, kind)| Provider {
+        name: name.into(),
+        kind,
+    })
+    .into()
 }

@@ -109,11 +109,13 @@ pub enum Kind {
     DestinationRule,
     Gateway,
     Sidecar,
+    ProxyConfig,
+    Telemetry,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -125,6 +127,8 @@ impl Kind {
         Self::DestinationRule,
         Self::Gateway,
         Self::Sidecar,
+        Self::ProxyConfig,
+        Self::Telemetry,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -132,6 +136,7 @@ impl Kind {
         match self {
             Self::Service | Self::Endpoints | Self::Pod | Self::Namespace => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::Telemetry => "telemetry.istio.io",
             _ => "networking.istio.io",
         }
     }
@@ -155,6 +160,8 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::Gateway => "Gateway",
             Self::Sidecar => "Sidecar",
+            Self::ProxyConfig => "ProxyConfig",
+            Self::Telemetry => "Telemetry",
         }
     }
 
@@ -172,6 +179,8 @@ impl Kind {
             Self::DestinationRule => "destination-rule",
             Self::Gateway => "gateway",
             Self::Sidecar => "sidecar",
+            Self::ProxyConfig => "proxy-config",
+            Self::Telemetry => "telemetry",
         }
     }
 }

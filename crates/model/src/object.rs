@@ -11,6 +11,7 @@ use crate::name::{Namespace, ObjectRef};
 use crate::route::VirtualService;
 use crate::service::{Endpoint, Service, Workload};
 use crate::sidecar::Sidecar;
+use crate::telemetry::Telemetry;
 
 /// The identity of a service: its host and the namespace that owns it. Two namespaces may define
 /// the same host; within one, a host is unique (sources report the conflict).
@@ -57,6 +58,7 @@ pub enum ObjectKey {
     DestinationRule(ObjectRef),
     Gateway(ObjectRef),
     Sidecar(ObjectRef),
+    Telemetry(ObjectRef),
     Namespace(Namespace),
 }
 
@@ -69,7 +71,8 @@ impl fmt::Display for ObjectKey {
             Self::VirtualService(origin)
             | Self::DestinationRule(origin)
             | Self::Gateway(origin)
-            | Self::Sidecar(origin) => origin.fmt(f),
+            | Self::Sidecar(origin)
+            | Self::Telemetry(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
         }
     }
@@ -86,6 +89,7 @@ pub enum Object {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    Telemetry(Arc<Telemetry>),
     Namespace(Arc<NamespaceInfo>),
 }
 
@@ -100,6 +104,7 @@ impl Object {
             Self::DestinationRule(rule) => ObjectKey::DestinationRule(rule.meta.origin.clone()),
             Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),
             Self::Sidecar(rule) => ObjectKey::Sidecar(rule.meta.origin.clone()),
+            Self::Telemetry(rule) => ObjectKey::Telemetry(rule.meta.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }
     }

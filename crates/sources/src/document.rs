@@ -9,8 +9,8 @@ use weft_proto::document::{Document, Recognised, parse_file};
 use weft_proto::{Problem, reader};
 
 use crate::api::istio::{
-    destination_rule, gateway, message as istio, service_entry, sidecar, virtual_service,
-    workload_entry,
+    destination_rule, gateway, message as istio, proxy_config, service_entry, sidecar, telemetry,
+    virtual_service, workload_entry,
 };
 use crate::api::kubernetes;
 use crate::check::{Checker, Context, Finding};
@@ -232,6 +232,15 @@ fn convert_kind(
             Some(Piece::Sidecar(Arc::new(sidecar::convert(
                 message, context, spec,
             ))))
+        }
+        Kind::ProxyConfig => {
+            proxy_config::check(document.read_spec()?, spec);
+            None
+        }
+        Kind::Telemetry => {
+            let message = document.read_spec()?;
+            let rule = telemetry::convert(message, context, spec);
+            Some(Piece::Telemetry(Arc::new(rule)))
         }
     })
 }

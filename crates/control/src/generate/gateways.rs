@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{Gateway, GatewayServer, HostScope, Hostname, MeshSettings, ObjectRef};
+use weft_model::{Gateway, GatewayServer, HostScope, Hostname, ObjectRef};
 use weft_xds::{Resource, TypeUrl};
 
-use super::http::{self, Routes, Side};
+use super::http::{self, Routes, Setup, Side};
 use super::{names, tls};
 use crate::emit::{Emitted, Fault, origins};
 use crate::pb::core::v3::TrafficDirection;
@@ -129,7 +129,7 @@ fn route_name(gateway: &Gateway, server: &GatewayServer, bound: u16) -> Arc<str>
 }
 
 /// The listener of a port.
-pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) -> Emitted {
+pub(crate) fn listener(setup: &Setup<'_>, port: &GatewayPort, wildcard: &str) -> Emitted {
     let bind = port.bind.as_deref().unwrap_or(wildcard);
     let name = names::listener(bind, port.bound);
     let stat_prefix = format!("outbound_{name}");
@@ -138,7 +138,7 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
     for (route, servers) in &port.routes {
         let manager = || {
             http::manager(
-                mesh,
+                setup,
                 Side::Gateway,
                 &stat_prefix,
                 Routes::Rds(Arc::clone(route)),
@@ -165,6 +165,7 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
     });
     let message = Listener {
         name: name.clone(),
+        access_log: setup.reporting.listener_logs.clone(),
         address: Some(address(bind, port.bound)),
         filter_chains: chains,
         listener_filters: inspector.into_iter().collect(),
@@ -175,7 +176,8 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
         .routes
         .values()
         .flatten()
-        .map(|s| s.gateway.meta.origin.clone());
+        .map(|s| s.gateway.meta.origin.clone())
+        .chain(setup.rules.iter().cloned());
     let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
         .with_links(port.routes.keys().cloned());
     Emitted {

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{MeshSettings, OutboundTrafficPolicy, PortNumber, Protocol};
+use weft_model::{OutboundTrafficPolicy, PortNumber, Protocol};
 use weft_xds::{Resource, TypeUrl};
 
-use super::http::{self, Routes, Side};
+use super::http::{self, Routes, Setup, Side};
+use super::reporting::Reporting;
 pub(crate) use super::streams::{MatchKey, TcpChain, TcpTarget};
 use super::{names, routes, virtual_hosts};
 use crate::emit::{Emitted, Origins};
@@ -17,8 +18,8 @@ use crate::pb::core::v3::TrafficDirection;
 use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter};
 use crate::pb::route::v3::RouteConfiguration;
 use crate::pb::{
-    address, bool_value, http_inspector, listener_filter, original_dst, seconds, tls_inspector,
-    u32_value,
+    address, bool_value, duration, http_inspector, listener_filter, original_dst, seconds,
+    tls_inspector, u32_value,
 };
 
 /// What a chain of an outbound listener does.
@@ -42,7 +43,7 @@ pub(crate) struct Outbound<'a> {
 /// Writes an outbound listener. A chain that matches everything becomes the default one; without
 /// such a chain unknown traffic goes where the mesh's policy sends it.
 pub(crate) fn outbound(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     policy: OutboundTrafficPolicy,
     listener: &Outbound<'_>,
 ) -> Emitted {
@@ -59,13 +60,13 @@ pub(crate) fn outbound(
                 links.push(Arc::clone(route));
                 sniff_http |= sniffed;
                 let rds = Routes::Rds(Arc::clone(route));
-                let filter = http::manager(mesh, Side::Outbound, &stat_prefix, rds);
+                let filter = http::manager(setup, Side::Outbound, &stat_prefix, rds);
                 (sniffed.then(plain_http), filter)
             }
             Chain::Tcp(chain) => {
                 sniff_tls |= !chain.sni.is_empty();
                 metadata = chain.metadata();
-                (chain.condition(), chain.filter(mesh))
+                (chain.condition(), chain.filter(setup))
             }
         };
         match condition {
@@ -92,7 +93,7 @@ pub(crate) fn outbound(
         default = Some(FilterChain {
             name: "PassthroughFilterChain".to_owned(),
             filter_chain_match: Some(FilterChainMatch::default()),
-            filters: vec![fall_through(mesh, policy)],
+            filters: vec![fall_through(setup, policy)],
             ..FilterChain::default()
         });
     }
@@ -103,7 +104,11 @@ pub(crate) fn outbound(
         default_filter_chain: default,
         listener_filters: inspectors(sniff_tls, sniff_http),
         // A client that waits for the server to speak is not cut off, and is treated as TCP.
-        listener_filters_timeout: seconds(0),
+        listener_filters_timeout: if sniff_http {
+            Some(duration(setup.mesh.protocol_detection_timeout))
+        } else {
+            seconds(0)
+        },
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Outbound as i32,
         bind_to_port: if listener.bind_to_port {
@@ -164,26 +169,33 @@ fn plain_http() -> FilterChainMatch {
     }
 }
 
-fn fall_through(mesh: &MeshSettings, policy: OutboundTrafficPolicy) -> Filter {
+fn fall_through(setup: &Setup<'_>, policy: OutboundTrafficPolicy) -> Filter {
     let cluster = match policy {
         OutboundTrafficPolicy::AllowAny => names::PASSTHROUGH,
         OutboundTrafficPolicy::RegistryOnly => names::BLACK_HOLE,
     };
-    http::tcp(mesh, cluster, None)
+    http::tcp(setup, cluster, None)
 }
 
 /// Where captured outbound connections arrive; they are handed to the listener of their original
 /// destination, and stay here if there is none.
 pub(crate) fn virtual_outbound(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     policy: OutboundTrafficPolicy,
     wildcard: &str,
     interception: Interception,
     origins: &Origins,
 ) -> Emitted {
-    let port = mesh.proxy_listen_port.get();
+    let port = setup.mesh.proxy_listen_port.get();
+    let quiet = Reporting::default();
+    // As in Istio, that is not logged on this side.
+    let silent = Setup {
+        reporting: &quiet,
+        ..*setup
+    };
     let message = Listener {
         name: "virtualOutbound".to_owned(),
+        access_log: setup.reporting.listener_logs.clone(),
         address: Some(address(wildcard, port)),
         use_original_dst: bool_value(true),
         max_connections_to_accept_per_socket_event: accepts_per_event(),
@@ -192,10 +204,10 @@ pub(crate) fn virtual_outbound(
             .flatten(),
         filter_chains: vec![
             // A connection to this very port would loop.
-            own_port_chain(mesh, "virtualOutbound-blackhole", port),
+            own_port_chain(&silent, "virtualOutbound-blackhole", port),
             FilterChain {
                 name: "virtualOutbound-catchall-tcp".to_owned(),
-                filters: vec![fall_through(mesh, policy)],
+                filters: vec![fall_through(setup, policy)],
                 ..FilterChain::default()
             },
         ],
@@ -205,25 +217,25 @@ pub(crate) fn virtual_outbound(
     emit(&message, Vec::new(), origins)
 }
 
-fn own_port_chain(mesh: &MeshSettings, name: &str, port: u16) -> FilterChain {
+fn own_port_chain(setup: &Setup<'_>, name: &str, port: u16) -> FilterChain {
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(FilterChainMatch {
             destination_port: u32_value(port.into()),
             ..FilterChainMatch::default()
         }),
-        filters: vec![http::tcp(mesh, names::BLACK_HOLE, None)],
+        filters: vec![http::tcp(setup, names::BLACK_HOLE, None)],
         ..FilterChain::default()
     }
 }
 
 /// The explicit HTTP proxy port on loopback.
-pub(crate) fn http_proxy(mesh: &MeshSettings, v6: bool, port: u16, origins: &Origins) -> Emitted {
+pub(crate) fn http_proxy(setup: &Setup<'_>, v6: bool, port: u16, origins: &Origins) -> Emitted {
     let bind = if v6 { "::1" } else { "127.0.0.1" };
     let name = names::listener(bind, port);
     let route: Arc<str> = names::HTTP_PROXY.into();
     let routes = Routes::Rds(Arc::clone(&route));
-    let manager = http::manager(mesh, Side::HttpProxy, &format!("outbound_{name}"), routes);
+    let manager = http::manager(setup, Side::HttpProxy, &format!("outbound_{name}"), routes);
     let message = Listener {
         name,
         address: Some(address(bind, port)),
@@ -244,12 +256,14 @@ pub(crate) struct InboundPort {
     pub(crate) port: u16,
     /// What is spoken there.
     pub(crate) protocol: Protocol,
+    /// The service's port that leads there.
+    pub(crate) service_port: Option<PortNumber>,
     /// Name for traces, `host:port` of the service.
     pub(crate) operation: Arc<str>,
 }
 
 /// The chains of one inbound port: HTTP, bytes, or whichever the first bytes say.
-fn inbound_chains(mesh: &MeshSettings, inbound: &InboundPort, by_port: bool) -> Vec<FilterChain> {
+fn inbound_chains(setup: &Setup<'_>, inbound: &InboundPort, by_port: bool) -> Vec<FilterChain> {
     let cluster = names::inbound(inbound.port);
     let prefix = format!("inbound_{}", names::listener("0.0.0.0", inbound.port));
     let condition = |sniffed: bool| {
@@ -271,7 +285,7 @@ fn inbound_chains(mesh: &MeshSettings, inbound: &InboundPort, by_port: bool) -> 
     let http = |sniffed: bool| FilterChain {
         filter_chain_match: Some(condition(sniffed)),
         filters: vec![http::manager(
-            mesh,
+            setup,
             Side::Inbound,
             &prefix,
             Routes::Inline(Box::new(inbound_routes(&cluster, inbound))),
@@ -281,7 +295,7 @@ fn inbound_chains(mesh: &MeshSettings, inbound: &InboundPort, by_port: bool) -> 
     };
     let tcp = || FilterChain {
         filter_chain_match: Some(condition(false)),
-        filters: vec![http::tcp(mesh, &cluster, None)],
+        filters: vec![http::tcp(setup, &cluster, None)],
         name: names::listener("0.0.0.0", inbound.port),
         ..FilterChain::default()
     };
@@ -297,8 +311,11 @@ fn inbound_routes(cluster: &str, inbound: &InboundPort) -> RouteConfiguration {
         format!("inbound|http|{}", inbound.port),
         vec!["*".to_owned()],
         false,
+        virtual_hosts::RouteHeaders {
+            attempt_count: false,
+            forwarded_host: false,
+        },
     );
-    host.include_request_attempt_count = false;
     host.routes = vec![routes::inbound(cluster, format!("{}/*", inbound.operation))];
     RouteConfiguration {
         name: cluster.to_owned(),
@@ -310,27 +327,28 @@ fn inbound_routes(cluster: &str, inbound: &InboundPort) -> RouteConfiguration {
 
 /// Where captured inbound connections arrive.
 pub(crate) fn virtual_inbound(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     wildcard: &str,
     interception: Interception,
     ports: &[InboundPort],
     origins: &Origins,
 ) -> Emitted {
-    let port = mesh.proxy_inbound_listen_port.get();
-    let mut chains = vec![own_port_chain(mesh, "virtualInbound-blackhole", port)];
+    let port = setup.mesh.proxy_inbound_listen_port.get();
+    let mut chains = vec![own_port_chain(setup, "virtualInbound-blackhole", port)];
     for inbound in ports {
-        chains.extend(inbound_chains(mesh, inbound, true));
+        chains.extend(inbound_chains(setup, inbound, true));
     }
     let unknown = InboundPort {
         port: 0,
         protocol: Protocol::Unsupported,
+        service_port: None,
         operation: names::INBOUND_PASSTHROUGH.into(),
     };
     chains.push(FilterChain {
         name: "virtualInbound-catchall-http".to_owned(),
         filter_chain_match: Some(plain_http()),
         filters: vec![http::manager(
-            mesh,
+            setup,
             Side::Inbound,
             names::INBOUND_PASSTHROUGH,
             Routes::Inline(Box::new(inbound_routes(
@@ -343,7 +361,7 @@ pub(crate) fn virtual_inbound(
     chains.push(FilterChain {
         name: "virtualInbound".to_owned(),
         filter_chain_match: Some(FilterChainMatch::default()),
-        filters: vec![http::tcp(mesh, names::INBOUND_PASSTHROUGH, None)],
+        filters: vec![http::tcp(setup, names::INBOUND_PASSTHROUGH, None)],
         ..FilterChain::default()
     });
     let mut filters = vec![listener_filter(
@@ -353,10 +371,11 @@ pub(crate) fn virtual_inbound(
     filters.extend(inspectors(false, true));
     let message = Listener {
         name: "virtualInbound".to_owned(),
+        access_log: setup.reporting.listener_logs.clone(),
         address: Some(address(wildcard, port)),
         filter_chains: chains,
         listener_filters: filters,
-        listener_filters_timeout: seconds(0),
+        listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         max_connections_to_accept_per_socket_event: accepts_per_event(),
         transparent: (interception == Interception::Tproxy)
@@ -370,14 +389,14 @@ pub(crate) fn virtual_inbound(
 
 /// An inbound listener that binds the workload's own address and port: no capture needed.
 pub(crate) fn bound_inbound(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     ip: IpAddr,
     inbound: &InboundPort,
     origins: &Origins,
 ) -> Emitted {
     let bind = ip.to_string();
     let sniffed = inbound.protocol.is_sniffed();
-    let mut chains = inbound_chains(mesh, inbound, false);
+    let mut chains = inbound_chains(setup, inbound, false);
     let mut default = None;
     if sniffed {
         default = chains.pop().map(|c| FilterChain {
@@ -391,11 +410,12 @@ pub(crate) fn bound_inbound(
     }
     let message = Listener {
         name: names::listener(&bind, inbound.port),
+        access_log: setup.reporting.listener_logs.clone(),
         address: Some(address(&bind, inbound.port)),
         filter_chains: chains,
         default_filter_chain: default,
         listener_filters: inspectors(false, sniffed),
-        listener_filters_timeout: seconds(0),
+        listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()

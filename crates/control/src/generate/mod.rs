@@ -2,6 +2,7 @@
 //! (see `shared` conventions in ARCHITECTURE.md). Equal input gives equal bytes. Must never know
 //! the engine that calls them, nor proxies beyond what they are told.
 
+mod access_logs;
 mod actions;
 mod balancers;
 pub(crate) mod clusters;
@@ -17,8 +18,10 @@ pub(crate) mod matches;
 pub(crate) mod metadata;
 pub(crate) mod names;
 mod policies;
+pub(crate) mod reporting;
 pub(crate) mod routes;
 mod streams;
 pub(crate) mod tcp;
 pub(crate) mod tls;
+mod tracing;
 pub(crate) mod virtual_hosts;

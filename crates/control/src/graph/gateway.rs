@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use weft_model::{Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
+use weft_model::{CallSide, Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
 use weft_xds::TypeUrl;
 
 use super::hosts::{Joined, merged};
-use super::key::{GatewayClass, GatewayHost};
+use super::key::{GatewayClass, GatewayHost, Observer};
 use super::value::{GatewayHosts, HostChunk, HostField, RuleIndex, Value};
 use super::{Cx, Key, Shard, contain, places, read};
 use crate::emit::{TypeView, origins};
@@ -141,6 +141,7 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
             port: key.port,
             tls: key.tls,
             grpc: false,
+            forwarded_host: reader.headers.forwarded_host,
             hashes: &hashes,
         };
         let mut lookup = |name: &Hostname| cx.visible_service(&reader.scope, name);
@@ -156,7 +157,7 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
     }
     let name = names::host_port(key.host.as_str(), key.port.get());
     let domains = vec![names::domain(key.host.as_str())];
-    let shell = virtual_hosts::shell(name, domains, key.redirect);
+    let shell = virtual_hosts::shell(name, domains, key.redirect, reader.headers);
     let made = HostField {
         bytes: virtual_hosts::field(&shell, &encoded),
         origins: origins(from),
@@ -220,23 +221,29 @@ pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<
 /// The listener of one port.
 pub(super) fn listener(
     cx: &mut Cx<'_, '_>,
-    class: &Arc<GatewayClass>,
+    (class, observer): (&Arc<GatewayClass>, &Arc<Observer>),
     bound: u16,
     bind: Option<&Arc<str>>,
 ) -> Value {
-    let mesh = cx.mesh();
+    let (mesh, reports) = (cx.mesh(), cx.reports(observer));
+    let setup = reports.setup(&mesh, observer, CallSide::Client);
     let ports = read_ports(cx, class);
     let wildcard = if class.v6 { "::" } else { "0.0.0.0" };
     let port = ports.get(&(bound, bind.cloned()));
-    let listener = port.map(|port| gateways::listener(&mesh, port, wildcard));
+    let listener = port.map(|port| gateways::listener(&setup, port, wildcard));
     contain::chunk(cx, &TypeUrl::LISTENER, listener.into_iter().collect())
 }
 
-pub(super) fn listener_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
+pub(super) fn listener_view(
+    cx: &mut Cx<'_, '_>,
+    class: &Arc<GatewayClass>,
+    observer: &Arc<Observer>,
+) -> Value {
     let ports = read_ports(cx, class);
     let chunks = ports.keys().map(|key| {
         cx.chunk(&Key::GatewayListener(
             Arc::clone(class),
+            Arc::clone(observer),
             key.0,
             key.1.clone(),
         ))

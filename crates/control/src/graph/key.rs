@@ -6,11 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{
-    GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber, ServiceKey,
+    GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber, ProxySettings,
+    ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::generate::locality::Place;
+use crate::generate::reporting::Identity;
+use crate::generate::virtual_hosts::RouteHeaders;
 use crate::node::{Interception, Proxy, ProxyKind};
 
 /// The rules that hold together for a host, the first in precedence first; mostly none or one.
@@ -49,6 +52,19 @@ pub(crate) struct Reader {
     pub(crate) dns_domain: Arc<str>,
     /// Only labels that some rule mentions.
     pub(crate) labels: Labels,
+    pub(crate) headers: RouteHeaders,
+}
+
+/// Those proxies of a scope that report the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Observer {
+    pub(crate) scope: Arc<Scope>,
+    /// The Telemetry objects that hold, those of the root namespace first.
+    pub(crate) rules: Arc<[ObjectRef]>,
+    /// What the proxies bring, else what the mesh says.
+    pub(crate) proxy: Arc<ProxySettings>,
+    pub(crate) gateway: bool,
+    pub(crate) identity: Identity,
 }
 
 /// Those proxies of a scope whose connections are routed the same.
@@ -57,6 +73,7 @@ pub(crate) struct Caller {
     pub(crate) scope: Arc<Scope>,
     /// Only labels that some rule for connections mentions.
     pub(crate) labels: Labels,
+    pub(crate) observer: Arc<Observer>,
 }
 
 /// How outbound listeners are bound.
@@ -140,6 +157,9 @@ pub(crate) struct ProxyFacts {
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
+    /// Settings that it brings.
+    pub(crate) settings: Option<Arc<ProxySettings>>,
+    pub(crate) identity: Identity,
 }
 
 impl ProxyFacts {
@@ -168,7 +188,33 @@ impl ProxyFacts {
                 http_proxy_port: proxy.http_proxy_port,
             },
             inbound: proxy.inbound.clone(),
+            settings: proxy.settings.clone(),
+            // A gRPC client has no listeners that could report.
+            identity: if proxy.kind == ProxyKind::Grpc {
+                Identity::default()
+            } else {
+                identity(proxy)
+            },
         }
+    }
+}
+
+/// What spans say of a proxy, in Istio's words and in those of OpenTelemetry's conventions.
+fn identity(proxy: &Proxy) -> Identity {
+    let label = |name: &str| -> Arc<str> { proxy.labels.get(name).map_or("", |v| v).into() };
+    let workload = ["app.kubernetes.io/instance", "app.kubernetes.io/name"]
+        .map(label)
+        .into_iter()
+        .chain([proxy.workload.as_str().into(), proxy.name.as_str().into()])
+        .find(|name| !name.is_empty());
+    Identity {
+        service: label("service.istio.io/canonical-name"),
+        revision: label("service.istio.io/canonical-revision"),
+        mesh: proxy.mesh_id.as_str().into(),
+        namespace: proxy.said_namespace.as_str().into(),
+        site: proxy.cluster_id.as_str().into(),
+        cluster: proxy.cluster.as_str().into(),
+        workload: workload.unwrap_or_default(),
     }
 }
 
@@ -194,6 +240,7 @@ pub(crate) enum Key {
     WildcardDestinations(Namespace),
     Gateways,
     Sidecars(Namespace),
+    Telemetries(Namespace),
     /// Those `DestinationRules` of a namespace that are for some workloads only.
     RuleSelectors(Namespace),
     /// Services that have an endpoint at an address.
@@ -231,7 +278,9 @@ pub(crate) enum Key {
     WildcardListener(Arc<Caller>, Binding, PortNumber),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
-    GatewayListener(Arc<GatewayClass>, u16, Option<Arc<str>>),
+    GatewayListener(Arc<GatewayClass>, Arc<Observer>, u16, Option<Arc<str>>),
+    /// What listeners report.
+    Reports(Arc<Observer>),
     GatewayHost(Arc<GatewayHost>),
     HostChunk(Arc<Reader>, RouteName, Shard),
     SniffedRoutes(Arc<Reader>, Shard),
@@ -245,7 +294,7 @@ pub(crate) enum Key {
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
     GrpcRouteView(Arc<Reader>),
-    GatewayListeners(Arc<GatewayClass>),
+    GatewayListeners(Arc<GatewayClass>, Arc<Observer>),
     GatewayRoutes(Arc<GatewayClass>),
     ProxyView(Arc<ProxyFacts>),
 }
@@ -267,6 +316,7 @@ impl Key {
             | Self::WildcardDestinations(_)
             | Self::Gateways
             | Self::Sidecars(_)
+            | Self::Telemetries(_)
             | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
@@ -281,7 +331,10 @@ impl Key {
             | Self::GrpcListeners(..)
             | Self::StandingClusters(_)
             | Self::GatewayPorts(_) => 1,
-            Self::Destinations(..) | Self::HostRules(..) | Self::PortShard(..) => 2,
+            Self::Destinations(..)
+            | Self::HostRules(..)
+            | Self::PortShard(..)
+            | Self::Reports(_) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
             | Self::ShardNeeds(..)
@@ -306,7 +359,7 @@ impl Key {
             | Self::OutboundRoutes(..)
             | Self::GrpcListenerView(..)
             | Self::GrpcRouteView(_)
-            | Self::GatewayListeners(_)
+            | Self::GatewayListeners(..)
             | Self::GatewayRoutes(_) => 7,
             Self::ProxyView(_) => 8,
         }

@@ -14,6 +14,7 @@ mod places;
 mod proxy;
 mod scope;
 mod streams;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeSet;
@@ -22,11 +23,12 @@ use std::sync::Arc;
 
 use weft_model::{
     DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, ObjectRef, Service,
-    ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+    ServiceEndpoints, ServiceKey, Sidecar, Telemetry, VirtualService,
 };
 
-use key::RuleRefs;
 pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
+use key::{Observer, RuleRefs};
+use telemetry::Reports;
 pub use value::ProxyView;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
 
@@ -101,10 +103,11 @@ impl Recipe for Mesh {
                 gateway::host_chunk(cx, class, route, *shard)
             }
             Key::GatewayRoute(class, route) => gateway::route(cx, class, route),
-            Key::GatewayListener(class, port, bind) => {
-                gateway::listener(cx, class, *port, bind.as_ref())
+            Key::Reports(observer) => telemetry::reports(cx, observer),
+            Key::GatewayListener(class, observer, port, bind) => {
+                gateway::listener(cx, (class, observer), *port, bind.as_ref())
             }
-            Key::GatewayListeners(class) => gateway::listener_view(cx, class),
+            Key::GatewayListeners(class, observer) => gateway::listener_view(cx, class, observer),
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
             Key::ClusterView(scope, kind, place) => proxy::cluster_view(cx, scope, *kind, place),
             Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
@@ -194,6 +197,14 @@ impl Cx<'_, '_> {
 
     fn sidecars(&mut self, namespace: &Namespace) -> Arc<[Arc<Sidecar>]> {
         read!(self, Key::Sidecars(namespace.clone()), Sidecars).unwrap_or_default()
+    }
+
+    fn telemetries(&mut self, namespace: &Namespace) -> Arc<[Arc<Telemetry>]> {
+        read!(self, Key::Telemetries(namespace.clone()), Telemetries).unwrap_or_default()
+    }
+
+    fn reports(&mut self, observer: &Arc<Observer>) -> Arc<Reports> {
+        read!(self, Key::Reports(Arc::clone(observer)), Reports).unwrap_or_default()
     }
 
     fn sidecar(&mut self, origin: Option<&ObjectRef>) -> Option<Arc<Sidecar>> {

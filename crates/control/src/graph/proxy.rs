@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{Labels, MeshSettings, ObjectRef, Protocol, Service};
+use weft_model::{CallSide, Labels, MeshSettings, ObjectRef, Protocol, Service};
 use weft_xds::{ResourceSet, TypeUrl, View};
 
 use super::gateway::type_view;
-use super::key::{Binding, Caller, GatewayClass, ProxyFacts, Reader, RouteName};
+use super::key::{Binding, Caller, GatewayClass, Observer, ProxyFacts, Reader, RouteName};
 use super::value::{PlaceNeeds, ProxyView, Value};
-use super::{Cx, Key, Scope, Shard, places, read, scope};
+use super::{Cx, Key, Scope, Shard, places, read, scope, telemetry};
 use crate::emit::{Chunk, Emitted, Origins, TypeView, origins};
 use crate::generate::clusters::{Application, Served};
+use crate::generate::http::Setup;
 use crate::generate::listeners::{self, InboundPort};
 use crate::generate::locality::{Needs, Place};
 use crate::generate::{clusters, names};
@@ -66,17 +67,19 @@ pub(super) fn listener_view(cx: &mut Cx<'_, '_>, caller: &Arc<Caller>, binding: 
     let scope = &caller.scope;
     let mesh = cx.mesh();
     let policy = cx.outbound_policy(scope);
-    let from = origins([]);
+    let reports = cx.reports(&caller.observer);
+    let setup = reports.setup(&mesh, &caller.observer, CallSide::Client);
+    let from = origins(caller.observer.rules.iter().cloned());
     let mut standing = Vec::new();
     if binding.interception != Interception::None {
         let wildcard = if binding.v6 { "::" } else { "0.0.0.0" };
         let mode = binding.interception;
         standing.push(listeners::virtual_outbound(
-            &mesh, policy, wildcard, mode, &from,
+            &setup, policy, wildcard, mode, &from,
         ));
     }
     if let Some(port) = proxy_port(&mesh, binding) {
-        standing.push(listeners::http_proxy(&mesh, binding.v6, port, &from));
+        standing.push(listeners::http_proxy(&setup, binding.v6, port, &from));
     }
     let mut chunks: Vec<Chunk> = vec![standing.into()];
     if binding.by_port {
@@ -179,10 +182,13 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let clusters = view(cx, Key::ClusterView(Arc::clone(scope), facts.kind, here));
     let endpoints = view(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
     let mut own = Own::default();
+    let mut silent = Arc::default();
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
-            own = inbound(cx, facts);
-            let caller = caller(cx, &reader);
+            let observer = telemetry::observer(cx, facts, scope);
+            own = inbound(cx, facts, &observer);
+            silent = cx.reports(&observer).faults.clone();
+            let caller = caller(cx, &reader, observer);
             (
                 view(cx, Key::OutboundListeners(caller, facts.binding)),
                 view(cx, Key::OutboundRoutes(Arc::clone(&reader), facts.binding)),
@@ -194,8 +200,10 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 target_ports: target_ports(cx, facts),
                 v6: facts.binding.v6,
             });
+            let observer = telemetry::observer(cx, facts, scope);
+            silent = cx.reports(&observer).faults.clone();
             (
-                view(cx, Key::GatewayListeners(Arc::clone(&class))),
+                view(cx, Key::GatewayListeners(Arc::clone(&class), observer)),
                 view(cx, Key::GatewayRoutes(class)),
             )
         }
@@ -217,6 +225,7 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         view: View::new(sets),
         parts: parts.clone().into(),
         own: Arc::new([own.clusters, own.listeners]),
+        silent,
     }))
 }
 
@@ -247,15 +256,17 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
         scope,
         dns_domain: Arc::clone(&facts.dns_domain),
         labels,
+        headers: telemetry::route_headers(cx, facts),
     })
 }
 
-fn caller(cx: &mut Cx<'_, '_>, reader: &Reader) -> Arc<Caller> {
+fn caller(cx: &mut Cx<'_, '_>, reader: &Reader, observer: Arc<Observer>) -> Arc<Caller> {
     let mentioned = read!(cx, Key::StreamLabels, LabelKeys).unwrap_or_default();
     let labels = reader.labels.iter();
     Arc::new(Caller {
         scope: Arc::clone(&reader.scope),
         labels: labels.filter(|(key, _)| mentioned.contains(*key)).collect(),
+        observer,
     })
 }
 
@@ -311,6 +322,7 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                     let inbound = InboundPort {
                         port: target.get(),
                         protocol: service_port.protocol,
+                        service_port: Some(*port),
                         operation: operation.into(),
                     };
                     own.from.push(service.origin.clone());
@@ -336,14 +348,15 @@ fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
         .collect()
 }
 
-fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
-    let mesh = cx.mesh();
+fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
+    let (mesh, reports) = (cx.mesh(), cx.reports(observer));
+    let setup = reports.setup(&mesh, observer, CallSide::Server);
     let OwnPorts {
         ports,
         services,
         from,
     } = own_ports(cx, facts);
-    let from = origins(from);
+    let from = origins(from.into_iter().chain(observer.rules.iter().cloned()));
     let by_target: BTreeMap<u16, InboundPort> = {
         // Of two services on one workload port the first one's protocol holds.
         let mut map = BTreeMap::new();
@@ -353,9 +366,9 @@ fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
         map
     };
     let mut own = if facts.binding.interception == Interception::None {
-        bound_inbound(&mesh, facts, &by_target, &from)
+        bound_inbound(&setup, facts, &by_target, &from)
     } else {
-        captured_inbound(&mesh, facts, (&by_target, &services), &from)
+        captured_inbound(&setup, facts, (&by_target, &services), &from)
     };
     let targets: BTreeSet<u16> = by_target.keys().copied().collect();
     own.dropped = own_listener_names(&facts.ips, &targets);
@@ -374,7 +387,7 @@ fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
 }
 
 fn captured_inbound(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     facts: &ProxyFacts,
     (ports, services): (
         &BTreeMap<u16, InboundPort>,
@@ -387,16 +400,18 @@ fn captured_inbound(
         let served = Served {
             protocol: inbound.protocol,
             services: services.get(&inbound.port).map_or(&[], |s| &s[..]),
+            port: inbound.service_port,
+            target: inbound.port,
         };
         let name = names::inbound(inbound.port);
-        clusters::inbound(mesh, &name, Application::AsCalled, &served, from)
+        clusters::inbound(setup.mesh, &name, Application::AsCalled, &served, from)
     });
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
     let mode = facts.binding.interception;
     Own {
         clusters: clusters.collect(),
         listeners: Arc::new([listeners::virtual_inbound(
-            mesh, wildcard, mode, &list, from,
+            setup, wildcard, mode, &list, from,
         )]),
         dropped: Vec::new(),
     }
@@ -404,7 +419,7 @@ fn captured_inbound(
 
 /// Without capture: the ports that the node names, bound on the workload's own address.
 fn bound_inbound(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     facts: &ProxyFacts,
     ports: &BTreeMap<u16, InboundPort>,
     from: &Origins,
@@ -418,6 +433,7 @@ fn bound_inbound(
         let unknown = || InboundPort {
             port: *port,
             protocol: Protocol::Unsupported,
+            service_port: None,
             operation: names::host_port(&ip.to_string(), *port).into(),
         };
         let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
@@ -425,10 +441,18 @@ fn bound_inbound(
         let served = Served {
             protocol: inbound.protocol,
             services: &[],
+            port: None,
+            target: *port,
         };
         let application = Application::Loopback(*app);
-        clusters.push(clusters::inbound(mesh, &name, application, &served, from));
-        bound.push(listeners::bound_inbound(mesh, *ip, &inbound, from));
+        clusters.push(clusters::inbound(
+            setup.mesh,
+            &name,
+            application,
+            &served,
+            from,
+        ));
+        bound.push(listeners::bound_inbound(setup, *ip, &inbound, from));
     }
     Own {
         clusters: clusters.into(),

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use weft_model::{
     AddressRange, DestinationRule, ExportTo, Forwarding, Gateway, Hostname, Labels, MeshSettings,
     ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar,
-    Timestamp, VirtualService,
+    Telemetry, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
 use super::key::{RuleRefs, Shard};
+use super::telemetry::Reports;
 use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::gateways::GatewayPort;
 use crate::generate::locality::Needs;
@@ -132,11 +133,13 @@ pub struct ProxyView {
     pub parts: Arc<[TypeView]>,
     /// The proxy's own pieces.
     pub(crate) own: Arc<[Chunk]>,
+    /// What of its reports is left out.
+    pub(crate) silent: Arc<[Fault]>,
 }
 
 impl PartialEq for ProxyView {
     fn eq(&self, other: &Self) -> bool {
-        self.parts == other.parts && self.own == other.own
+        self.parts == other.parts && self.own == other.own && self.silent == other.silent
     }
 }
 
@@ -144,7 +147,8 @@ impl ProxyView {
     /// What is held back because proxies would refuse it.
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
         let emitted = self.chunks().flat_map(|chunk| chunk.iter());
-        emitted.flat_map(|e| e.faults.iter())
+        let held = emitted.flat_map(|e| e.faults.iter());
+        held.chain(self.silent.iter())
     }
 
     /// All its pieces; other views share most of them.
@@ -180,6 +184,8 @@ pub(crate) enum Value {
     Rules(Arc<RuleIndex>),
     Gateways(Arc<[Arc<Gateway>]>),
     Sidecars(Arc<[Arc<Sidecar>]>),
+    Telemetries(Arc<[Arc<Telemetry>]>),
+    Reports(Arc<Reports>),
     Services(Arc<BTreeSet<ServiceKey>>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
     Resolved(Option<Arc<Resolved>>),

@@ -15,6 +15,7 @@ mod resources;
 mod short_names;
 mod speed;
 mod streams;
+mod telemetry;
 mod worlds;
 
 use std::collections::BTreeMap;

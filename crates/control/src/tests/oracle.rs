@@ -256,7 +256,8 @@ fn balancer(random: &mut Random) -> &'static str {
 }
 
 fn object(random: &mut Random, name: &str) -> String {
-    match random.below(10) {
+    match random.below(11) {
+        10 => telemetry(random, name),
         0..=3 => service(random, name),
         4..=6 => virtual_service(random, name),
         7 | 8 => destination_rule(random, name),
@@ -286,6 +287,44 @@ fn object(random: &mut Random, name: &str) -> String {
                 + &format!("{selector}\n  egress: [{{hosts: [{hosts}]}}]{policy}")
         }
     }
+}
+
+fn telemetry(random: &mut Random, name: &str) -> String {
+    let namespace = random.pick(&NAMESPACES);
+    let head = head("Telemetry", name, namespace);
+    let head = head.replace("networking.istio.io", "telemetry.istio.io");
+    let selector = random.pick(&["", "", "\n  selector: {matchLabels: {tier: beta}}"]);
+    let logs = random.pick(&[
+        "",
+        "\n  accessLogging: [{providers: [{name: envoy}], filter: {expression: response.code > 1}}]",
+        "\n  accessLogging: [{providers: [{name: service}], match: {mode: SERVER}}]",
+        "\n  accessLogging: [{disabled: true}, {providers: [{name: nobody}]}]",
+    ]);
+    let spans = random.pick(&[
+        "",
+        "\n  tracing: [{providers: [{name: spans}], randomSamplingPercentage: 7}]",
+        "\n  tracing: [{disableSpanReporting: true, match: {mode: CLIENT}}]",
+        "\n  tracing: [{customTags: {a: {literal: {value: b}}}, enableIstioTags: false}]",
+    ]);
+    let nothing = if selector.is_empty() && logs.is_empty() && spans.is_empty() {
+        " {}"
+    } else {
+        ""
+    };
+    format!("{head}{nothing}{selector}{logs}{spans}")
+}
+
+/// Providers whose services come and go.
+fn settings() -> MeshSettings {
+    let text = "
+extensionProviders:
+- name: service
+  envoyHttpAls: {service: x.a.svc.cluster.local, port: 9001}
+- name: spans
+  zipkin: {service: api.example.com, port: 80}
+defaultProviders: {accessLogging: [service]}
+";
+    weft_sources::mesh_config::parse("mesh.yaml", text).expect("a valid mesh configuration")
 }
 
 fn proxies() -> Vec<Arc<ProxyFacts>> {
@@ -330,7 +369,7 @@ fn compare(
     all: &[Arc<ProxyFacts>],
     step: &str,
 ) {
-    let mut fresh = World::new(MeshSettings::default());
+    let mut fresh = World::new(settings());
     let changes: Vec<Change> = world
         .objects()
         .map(|o| Change {
@@ -434,8 +473,8 @@ fn short_names(configuration: &RouteConfiguration) {
 
 fn run(seed: u64, steps: usize) {
     let mut random = Random(seed);
-    let mut store = FileStore::new(MeshSettings::default());
-    let mut world = World::new(MeshSettings::default());
+    let mut store = FileStore::new(settings());
+    let mut world = World::new(settings());
     let all = proxies();
     let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
     let mut seen = Seen::new();

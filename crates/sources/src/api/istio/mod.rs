@@ -5,10 +5,14 @@
 pub(crate) mod destination_rule;
 mod destination_rule_balancer;
 mod destination_rule_pool;
+mod extension_providers;
 pub(crate) mod gateway;
 pub mod mesh_config;
+pub(crate) mod proxy_config;
+pub mod proxy_settings;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
+pub(crate) mod telemetry;
 pub(crate) mod virtual_service;
 mod virtual_service_cors;
 mod virtual_service_destination;
