@@ -118,7 +118,7 @@ impl Default for MeshSettings {
             protocol_detection_timeout: Duration::ZERO,
             h2_upgrade: false,
             tcp_keepalive: None,
-            dns_refresh: Duration::from_secs(60),
+            dns_refresh: Duration::from_mins(1),
             outbound_stat_name: None,
             inbound_stat_name: None,
             connect_timeout: Duration::from_secs(10),

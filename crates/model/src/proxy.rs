@@ -1,4 +1,4 @@
-//! Settings of proxies that their listeners and routes depend on: Istio's ProxyConfig, as far as it
+//! Settings of proxies that their listeners and routes depend on: Istio's `ProxyConfig`, as far as it
 //! is not about how a proxy is started.
 
 use std::collections::BTreeMap;

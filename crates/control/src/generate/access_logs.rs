@@ -135,6 +135,7 @@ struct JsonFile {
 }
 
 #[derive(Clone, PartialEq, Message)]
+#[allow(clippy::struct_field_names)] // the names are those of the message
 struct JsonFormat {
     #[prost(message, optional, tag = "2")]
     json_format: Option<Struct>,

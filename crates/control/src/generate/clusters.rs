@@ -286,7 +286,7 @@ fn own_workload() -> BindConfig {
 }
 
 /// Idle time of passed-through connections, as istiod: nobody knows what is at their ends.
-const PASSTHROUGH_IDLE: Duration = Duration::from_secs(300);
+const PASSTHROUGH_IDLE: Duration = Duration::from_mins(5);
 
 fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     let mut cluster = bare(mesh, name, DiscoveryType::OriginalDst);
@@ -449,9 +449,9 @@ pub(crate) fn grpc_ads() -> ConfigSource {
 pub(crate) fn destination(
     host: &Hostname,
     subset: Option<&str>,
-    port: Option<weft_model::PortNumber>,
+    port: Option<PortNumber>,
     service: Option<&Service>,
-    listener_port: weft_model::PortNumber,
+    listener_port: PortNumber,
 ) -> String {
     let only = service.and_then(|s| match &s.ports[..] {
         [port] => Some(port.number),

@@ -211,7 +211,7 @@ fn request_id(samples: bool) -> RequestIdExtension {
 
 /// Fault injection and CORS, which routes set up, and the router, which must be the last.
 fn http_filters(no_envoy_headers: bool) -> Vec<HttpFilter> {
-    let mut filters = client_filters(Router {
+    let mut filters = client_filters(&Router {
         suppress_envoy_headers: no_envoy_headers,
         ..Router::default()
     });
@@ -220,10 +220,10 @@ fn http_filters(no_envoy_headers: bool) -> Vec<HttpFilter> {
 }
 
 /// What gRPC clients know of them.
-fn client_filters(router: Router) -> Vec<HttpFilter> {
+fn client_filters(router: &Router) -> Vec<HttpFilter> {
     vec![
         http_filter(FAULT_FILTER, any(&HttpFault::default())),
-        http_filter("envoy.filters.http.router", any(&router)),
+        http_filter("envoy.filters.http.router", any(router)),
     ]
 }
 
@@ -241,7 +241,7 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
     let manager = HttpConnectionManager {
         // istiod leaves it out, against the message's own rule.
         stat_prefix: route.to_owned(),
-        http_filters: client_filters(Router::default()),
+        http_filters: client_filters(&Router::default()),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(super::clusters::grpc_ads()),
             route_config_name: route.to_owned(),

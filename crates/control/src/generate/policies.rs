@@ -132,7 +132,7 @@ pub(super) fn keep_alive(mesh: &MeshSettings, settings: &PolicySettings, cluster
     if own.is_none() && mesh.tcp_keepalive.is_none() {
         return;
     }
-    let default = Default::default();
+    let default = weft_model::TcpKeepalive::default();
     let (own, of_mesh) = (own.unwrap_or(&default), mesh.tcp_keepalive.as_ref());
     let of_mesh = of_mesh.unwrap_or(&default);
     let secs = |d: std::time::Duration| u32_value(u32::try_from(d.as_secs()).unwrap_or(u32::MAX));

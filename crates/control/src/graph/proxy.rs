@@ -386,13 +386,13 @@ fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
         .collect()
 }
 
+/// Workload port → services that lead there.
+type ServicesByPort = BTreeMap<u16, Vec<Arc<Service>>>;
+
 fn captured_inbound(
     setup: &Setup<'_>,
     facts: &ProxyFacts,
-    (ports, services): (
-        &BTreeMap<u16, InboundPort>,
-        &BTreeMap<u16, Vec<Arc<Service>>>,
-    ),
+    (ports, services): (&BTreeMap<u16, InboundPort>, &ServicesByPort),
     from: &Origins,
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();

@@ -128,7 +128,7 @@ fn the_narrowest_rule_that_names_providers_decides() {
     assert_eq!(names(&log), ["envoy.access_loggers.http_grpc"]);
     let filter = log[0].filter.clone().and_then(|f| f.filter_specifier);
     assert!(
-        matches!(&filter, Some(FilterSpecifier::ExtensionFilter(f)) if f.name.ends_with(".cel")),
+        matches!(&filter, Some(FilterSpecifier::ExtensionFilter(f)) if f.name == "envoy.access_loggers.extension_filters.cel"),
         "{filter:?}"
     );
     // A listener itself logs only what no chain takes, and of that what the rule wants.

@@ -298,13 +298,13 @@ fn json(value: Value, at: At<'_>, depth: usize) -> Json {
     };
     match value.kind {
         Some(ValueKind::BoolValue(flag)) => Json::Bool(flag),
-        Some(ValueKind::NumberValue(number)) => match Number::new(number) {
-            Some(number) => Json::Number(number),
-            None => {
+        Some(ValueKind::NumberValue(number)) => {
+            let finite = Number::new(number);
+            if finite.is_none() {
                 at.error("is no finite number");
-                Json::Null
             }
-        },
+            finite.map_or(Json::Null, Json::Number)
+        }
         Some(ValueKind::StringValue(text)) => {
             operators(&text, at);
             Json::Text(text.into())
