@@ -7,19 +7,18 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::MeshSettings;
 use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
 
-use super::{gateway, grpc, proxy, sidecar};
+use super::{gateway, grpc, proxy, sidecar, telemetry};
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::pb::route::v3::RouteConfiguration;
 use crate::world::World;
 
 /// A small deterministic generator, so that a failure replays from its seed.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
     fn below(&mut self, bound: usize) -> usize {
@@ -30,7 +29,7 @@ impl Random {
         (self.0 >> 33) as usize % bound
     }
 
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+    pub(super) fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
         list[self.below(list.len())]
     }
 
@@ -39,7 +38,7 @@ impl Random {
     }
 }
 
-const NAMESPACES: [&str; 3] = ["a", "b", "istio-system"];
+pub(super) const NAMESPACES: [&str; 3] = ["a", "b", "istio-system"];
 const HOSTS: [&str; 9] = [
     "x.a.svc.cluster.local",
     "y.a.svc.cluster.local",
@@ -61,7 +60,7 @@ fn export(random: &mut Random) -> &'static str {
     ])
 }
 
-fn head(kind: &str, name: &str, namespace: &str) -> String {
+pub(super) fn head(kind: &str, name: &str, namespace: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:"
     )
@@ -257,7 +256,7 @@ fn balancer(random: &mut Random) -> &'static str {
 
 fn object(random: &mut Random, name: &str) -> String {
     match random.below(11) {
-        10 => telemetry(random, name),
+        10 => telemetry::random_rule(random, name),
         0..=3 => service(random, name),
         4..=6 => virtual_service(random, name),
         7 | 8 => destination_rule(random, name),
@@ -287,44 +286,6 @@ fn object(random: &mut Random, name: &str) -> String {
                 + &format!("{selector}\n  egress: [{{hosts: [{hosts}]}}]{policy}")
         }
     }
-}
-
-fn telemetry(random: &mut Random, name: &str) -> String {
-    let namespace = random.pick(&NAMESPACES);
-    let head = head("Telemetry", name, namespace);
-    let head = head.replace("networking.istio.io", "telemetry.istio.io");
-    let selector = random.pick(&["", "", "\n  selector: {matchLabels: {tier: beta}}"]);
-    let logs = random.pick(&[
-        "",
-        "\n  accessLogging: [{providers: [{name: envoy}], filter: {expression: response.code > 1}}]",
-        "\n  accessLogging: [{providers: [{name: service}], match: {mode: SERVER}}]",
-        "\n  accessLogging: [{disabled: true}, {providers: [{name: nobody}]}]",
-    ]);
-    let spans = random.pick(&[
-        "",
-        "\n  tracing: [{providers: [{name: spans}], randomSamplingPercentage: 7}]",
-        "\n  tracing: [{disableSpanReporting: true, match: {mode: CLIENT}}]",
-        "\n  tracing: [{customTags: {a: {literal: {value: b}}}, enableIstioTags: false}]",
-    ]);
-    let nothing = if selector.is_empty() && logs.is_empty() && spans.is_empty() {
-        " {}"
-    } else {
-        ""
-    };
-    format!("{head}{nothing}{selector}{logs}{spans}")
-}
-
-/// Providers whose services come and go.
-fn settings() -> MeshSettings {
-    let text = "
-extensionProviders:
-- name: service
-  envoyHttpAls: {service: x.a.svc.cluster.local, port: 9001}
-- name: spans
-  zipkin: {service: api.example.com, port: 80}
-defaultProviders: {accessLogging: [service]}
-";
-    weft_sources::mesh_config::parse("mesh.yaml", text).expect("a valid mesh configuration")
 }
 
 fn proxies() -> Vec<Arc<ProxyFacts>> {
@@ -369,7 +330,7 @@ fn compare(
     all: &[Arc<ProxyFacts>],
     step: &str,
 ) {
-    let mut fresh = World::new(settings());
+    let mut fresh = World::new(telemetry::random_settings());
     let changes: Vec<Change> = world
         .objects()
         .map(|o| Change {
@@ -473,8 +434,8 @@ fn short_names(configuration: &RouteConfiguration) {
 
 fn run(seed: u64, steps: usize) {
     let mut random = Random(seed);
-    let mut store = FileStore::new(settings());
-    let mut world = World::new(settings());
+    let mut store = FileStore::new(telemetry::random_settings());
+    let mut world = World::new(telemetry::random_settings());
     let all = proxies();
     let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
     let mut seen = Seen::new();

@@ -3,6 +3,7 @@
 use weft_model::MeshSettings;
 use weft_sources::mesh_config;
 
+use super::oracle::{NAMESPACES, Random, head};
 use super::worlds::SHOP;
 use super::{Config, Mesh, gateway, manager, proxy, sidecar};
 use crate::pb::accesslog::v3::{AccessLog, access_log_filter::FilterSpecifier};
@@ -286,4 +287,43 @@ fn a_broken_proxy_config_is_refused_with_its_field() {
     }
     let error = Proxy::parse(&node(deep)).expect_err("too deep").to_string();
     assert!(error.contains("nested deeper"), "{error}");
+}
+
+/// A rule for the oracle.
+pub(super) fn random_rule(random: &mut Random, name: &str) -> String {
+    let namespace = random.pick(&NAMESPACES);
+    let head = head("Telemetry", name, namespace);
+    let head = head.replace("networking.istio.io", "telemetry.istio.io");
+    let selector = random.pick(&["", "", "\n  selector: {matchLabels: {tier: beta}}"]);
+    let logs = random.pick(&[
+        "",
+        "\n  accessLogging: [{providers: [{name: envoy}], filter: {expression: response.code > 1}}]",
+        "\n  accessLogging: [{providers: [{name: service}], match: {mode: SERVER}}]",
+        "\n  accessLogging: [{disabled: true}, {providers: [{name: nobody}]}]",
+    ]);
+    let spans = random.pick(&[
+        "",
+        "\n  tracing: [{providers: [{name: spans}], randomSamplingPercentage: 7}]",
+        "\n  tracing: [{disableSpanReporting: true, match: {mode: CLIENT}}]",
+        "\n  tracing: [{customTags: {a: {literal: {value: b}}}, enableIstioTags: false}]",
+    ]);
+    let nothing = if selector.is_empty() && logs.is_empty() && spans.is_empty() {
+        " {}"
+    } else {
+        ""
+    };
+    format!("{head}{nothing}{selector}{logs}{spans}")
+}
+
+/// Providers whose services come and go.
+pub(super) fn random_settings() -> MeshSettings {
+    let text = "
+extensionProviders:
+- name: service
+  envoyHttpAls: {service: x.a.svc.cluster.local, port: 9001}
+- name: spans
+  zipkin: {service: api.example.com, port: 80}
+defaultProviders: {accessLogging: [service]}
+";
+    mesh_config::parse("mesh.yaml", text).expect("a valid mesh configuration")
 }

@@ -15,7 +15,7 @@ use weft_proto::{Problem, bootstrap, reader};
 
 use super::destination_rule_balancer::locality;
 use super::destination_rule_pool::{connection_pool, outlier_detection, probing};
-use super::{extension_providers, proxy_settings};
+use super::{extension_providers, log_format, proxy_settings};
 use crate::check::{At, Checker, Finding, optional};
 
 /// Fields of `MeshConfig` that are taken and have no effect, and why.
@@ -83,10 +83,8 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     let text = &message.access_log_format;
     settings.access_log_format =
         match mesh::mesh_config::AccessLogEncoding::try_from(message.access_log_encoding) {
-            Ok(mesh::mesh_config::AccessLogEncoding::Json) => {
-                extension_providers::json_format(text, format)
-            }
-            _ => extension_providers::text_format(text, format),
+            Ok(mesh::mesh_config::AccessLogEncoding::Json) => log_format::json_format(text, format),
+            _ => log_format::text_format(text, format),
         };
     settings.access_log_service = message.enable_envoy_access_log_service;
     settings.listener_log = !message.disable_envoy_listener_log;

@@ -7,6 +7,7 @@ mod destination_rule_balancer;
 mod destination_rule_pool;
 mod extension_providers;
 pub(crate) mod gateway;
+mod log_format;
 pub mod mesh_config;
 pub(crate) mod proxy_config;
 pub mod proxy_settings;
