@@ -20,6 +20,7 @@ mod generate;
 mod graph;
 mod monitoring;
 pub mod node;
+mod patch;
 mod pb;
 mod plane;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -66,6 +67,10 @@ pub struct Proxy {
     /// Whether a sidecar without redirection binds a listener for each outbound port
     /// (metadata `WEFT_OUTBOUND_LISTENERS`, default true as in Istio).
     pub outbound_listeners: bool,
+    /// Istio's version, if it says one (metadata `ISTIO_VERSION`).
+    pub version: Option<String>,
+    /// The entries of its metadata that are text.
+    pub metadata: Arc<BTreeMap<String, String>>,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -134,6 +139,8 @@ impl Proxy {
             http_proxy_port: metadata.port("HTTP_PROXY_PORT")?,
             inbound: metadata.inbound()?,
             outbound_listeners: metadata.flag("WEFT_OUTBOUND_LISTENERS", true)?,
+            version: metadata.text("ISTIO_VERSION"),
+            metadata: Arc::new(metadata.texts()),
             agent: node.user_agent_name.clone(),
         })
     }
@@ -213,6 +220,15 @@ impl Metadata<'_> {
             Kind::BoolValue(b) => Some(b.to_string()),
             _ => None,
         }
+    }
+
+    fn texts(&self) -> BTreeMap<String, String> {
+        let entries = self.0.fields.iter();
+        let texts = entries.filter_map(|(key, value)| match &value.kind {
+            Some(Kind::StringValue(text)) => Some((key.clone(), text.clone())),
+            _ => None,
+        });
+        texts.collect()
     }
 
     /// A list, or a string of parts that are separated by commas.

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
-    DestinationRule, Gateway, GatewayRef, Hostname, Labels, MeshSettings, Namespace, Object,
-    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+    DestinationRule, EnvoyFilter, Gateway, GatewayRef, Hostname, Labels, MeshSettings, Namespace,
+    Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
 };
 use weft_sources::Change;
 
 use crate::emit::{Fault, origins};
 use crate::engine::Engine;
-use crate::graph::{Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
+use crate::graph::{FilterFacts, Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
 
 /// The engine of the mesh and the objects that it was told.
 pub(crate) struct World {
@@ -25,6 +25,7 @@ pub(crate) struct World {
     addresses: HashMap<Key, BTreeSet<ServiceKey>>,
     sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
     gateways: Vec<Arc<Gateway>>,
+    envoy_filters: HashMap<Namespace, BTreeMap<ObjectRef, FilterFacts>>,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
     /// Rules that leave routes to others.
@@ -49,6 +50,7 @@ impl World {
             addresses: HashMap::default(),
             sidecars: HashMap::default(),
             gateways: Vec::new(),
+            envoy_filters: HashMap::default(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
@@ -206,6 +208,7 @@ impl World {
                 count_labels(&mut self.labels, keys, comes);
             }
             Object::Sidecar(sidecar) => self.sidecar(sidecar, comes),
+            Object::EnvoyFilter(filter) => self.envoy_filter(filter, comes),
             // Endpoints already carry what workloads say; nobody reads namespaces yet.
             Object::Workload(_)
             | Object::Namespace(_)
@@ -332,6 +335,18 @@ impl World {
         count_labels(&mut self.labels, keys, comes);
     }
 
+    fn envoy_filter(&mut self, filter: &Arc<EnvoyFilter>, comes: bool) {
+        let origin = &filter.meta.origin;
+        let namespace = origin.namespace.clone();
+        let list = self.envoy_filters.entry(namespace).or_default();
+        list.remove(origin);
+        if comes {
+            list.insert(origin.clone(), FilterFacts::of(filter));
+            let value = Value::EnvoyFilter(Arc::clone(filter));
+            self.engine.set(Key::EnvoyFilter(origin.clone()), value);
+        }
+    }
+
     /// Tells the engine about the indexes that a change of a rule has touched.
     fn publish(&mut self, object: Option<&Object>) {
         for key in std::mem::take(&mut self.touched) {
@@ -358,6 +373,18 @@ impl World {
                     self.engine.set(key, value);
                 } else {
                     self.sidecars.remove(namespace);
+                    self.engine.remove(&key);
+                }
+            }
+            Some(Object::EnvoyFilter(filter)) => {
+                let namespace = &filter.meta.origin.namespace;
+                let key = Key::EnvoyFilters(namespace.clone());
+                let list = self.envoy_filters.get(namespace);
+                if let Some(list) = list.filter(|list| !list.is_empty()) {
+                    let list = list.values().cloned().collect();
+                    self.engine.set(key, Value::EnvoyFilters(list));
+                } else {
+                    self.envoy_filters.remove(namespace);
                     self.engine.remove(&key);
                 }
             }
@@ -394,6 +421,10 @@ impl World {
             Object::DestinationRule(rule) => {
                 self.engine
                     .remove(&Key::DestinationRule(rule.meta.origin.clone()));
+            }
+            Object::EnvoyFilter(filter) => {
+                self.engine
+                    .remove(&Key::EnvoyFilter(filter.meta.origin.clone()));
             }
             _ => {}
         }

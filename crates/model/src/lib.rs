@@ -15,6 +15,7 @@ pub mod balancing;
 pub mod cors;
 pub mod delegate;
 pub mod destination;
+pub mod envoy_filter;
 pub mod forwarding;
 pub mod gateway;
 pub mod hostname;
@@ -39,6 +40,11 @@ pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2Upgrade, Http2Keepalive, HttpPool,
     KeyPairFiles, OutlierDetection, PolicySettings, ProxyProtocol, RetryBudget, Subset,
     TcpKeepalive, TcpPool, TrafficPolicy, Tunnel,
+};
+pub use envoy_filter::{
+    ChainCondition, ClusterCondition, EnvoyFilter, EnvoyPatch, HostCondition, HttpRouteCondition,
+    ListenerCondition, ObjectCondition, PatchContext, PatchOperation, PatchTarget, PatchValue,
+    ProxyCondition, RouteActionKind, RouteCondition,
 };
 pub use forwarding::Forwarding;
 pub use gateway::{Gateway, GatewayServer, ServerTls, TlsVersion};

@@ -109,11 +109,12 @@ pub enum Kind {
     DestinationRule,
     Gateway,
     Sidecar,
+    EnvoyFilter,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -125,6 +126,7 @@ impl Kind {
         Self::DestinationRule,
         Self::Gateway,
         Self::Sidecar,
+        Self::EnvoyFilter,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -138,7 +140,10 @@ impl Kind {
 
     /// The canonical version of the kind's group.
     pub fn version(self) -> &'static str {
-        "v1"
+        match self {
+            Self::EnvoyFilter => "v1alpha3",
+            _ => "v1",
+        }
     }
 
     /// The kind as it is written.
@@ -155,6 +160,7 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::Gateway => "Gateway",
             Self::Sidecar => "Sidecar",
+            Self::EnvoyFilter => "EnvoyFilter",
         }
     }
 
@@ -172,6 +178,7 @@ impl Kind {
             Self::DestinationRule => "destination-rule",
             Self::Gateway => "gateway",
             Self::Sidecar => "sidecar",
+            Self::EnvoyFilter => "envoy-filter",
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::destination::DestinationRule;
+use crate::envoy_filter::EnvoyFilter;
 use crate::gateway::Gateway;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
@@ -57,6 +58,7 @@ pub enum ObjectKey {
     DestinationRule(ObjectRef),
     Gateway(ObjectRef),
     Sidecar(ObjectRef),
+    EnvoyFilter(ObjectRef),
     Namespace(Namespace),
 }
 
@@ -69,7 +71,8 @@ impl fmt::Display for ObjectKey {
             Self::VirtualService(origin)
             | Self::DestinationRule(origin)
             | Self::Gateway(origin)
-            | Self::Sidecar(origin) => origin.fmt(f),
+            | Self::Sidecar(origin)
+            | Self::EnvoyFilter(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
         }
     }
@@ -86,6 +89,7 @@ pub enum Object {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    EnvoyFilter(Arc<EnvoyFilter>),
     Namespace(Arc<NamespaceInfo>),
 }
 
@@ -100,6 +104,7 @@ impl Object {
             Self::DestinationRule(rule) => ObjectKey::DestinationRule(rule.meta.origin.clone()),
             Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),
             Self::Sidecar(rule) => ObjectKey::Sidecar(rule.meta.origin.clone()),
+            Self::EnvoyFilter(rule) => ObjectKey::EnvoyFilter(rule.meta.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }
     }

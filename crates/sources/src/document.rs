@@ -9,8 +9,8 @@ use weft_proto::document::{Document, Recognised, parse_file};
 use weft_proto::{Problem, reader};
 
 use crate::api::istio::{
-    destination_rule, gateway, message as istio, service_entry, sidecar, virtual_service,
-    workload_entry,
+    destination_rule, envoy_filter, gateway, message as istio, service_entry, sidecar,
+    virtual_service, workload_entry,
 };
 use crate::api::kubernetes;
 use crate::check::{Checker, Context, Finding};
@@ -154,16 +154,17 @@ fn convert(
         annotations: &document.metadata.annotations,
         settings,
     };
-    let piece = convert_kind(document, &context, &checker)?;
+    let piece = convert_kind(document, &context, &checker);
     let findings = checker.into_findings();
     match piece {
-        Some(piece) if findings.is_empty() => Ok(piece),
+        Ok(Some(piece)) if findings.is_empty() => Ok(piece),
         // Nothing without a finding: the object is valid, but nothing follows from it.
-        None if findings.is_empty() => Ok(Piece::Nothing),
-        _ => {
+        Ok(None) if findings.is_empty() => Ok(Piece::Nothing),
+        piece => {
             let place =
                 |finding: Finding| document.problem(&finding.path.to_string(), finding.text);
             let mut problems: Vec<Problem> = findings.into_iter().map(place).collect();
+            problems.extend(piece.err().into_iter().flatten());
             problems.sort_by_key(|problem| (problem.line, problem.column));
             Err(problems)
         }
@@ -232,6 +233,11 @@ fn convert_kind(
             Some(Piece::Sidecar(Arc::new(sidecar::convert(
                 message, context, spec,
             ))))
+        }
+        Kind::EnvoyFilter => {
+            let message = document.read_spec()?;
+            let filter = envoy_filter::convert(message, document, context, spec)?;
+            Some(Piece::EnvoyFilter(Arc::new(filter)))
         }
     })
 }

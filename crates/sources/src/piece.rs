@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use weft_model::{
-    DestinationRule, Gateway, NamespaceInfo, ObjectRef, Sidecar, VirtualService, Workload,
+    DestinationRule, EnvoyFilter, Gateway, NamespaceInfo, ObjectRef, Sidecar, VirtualService,
+    Workload,
 };
 use weft_proto::Problem;
 
@@ -25,6 +26,7 @@ pub(crate) enum Piece {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    EnvoyFilter(Arc<EnvoyFilter>),
 }
 
 /// One document, and what became of it.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use weft_model::{
     AbortKind, AddressRange, ClientTlsMode, Endpoint, EndpointAddress, ExportTo, GatewayRef,
     H2Upgrade, Health, HostScope, Hostname, HttpAction, HttpMatch, LoadBalancer, MeshSettings,
-    Namespace, Object, OutboundTrafficPolicy, Percent, PortNumber, Protocol, RedirectPath,
-    RedirectPort, Resolution, ResponseBody, Service, StringMatch, Timestamp, TlsVersion,
-    VirtualService, Weight,
+    Namespace, Object, OutboundTrafficPolicy, PatchContext, PatchOperation, PatchTarget, Percent,
+    PortNumber, Protocol, RedirectPath, RedirectPort, Resolution, ResponseBody, Service,
+    StringMatch, Timestamp, TlsVersion, VirtualService, Weight,
 };
 use weft_sources::{FileStore, ObjectState, mesh_config};
 
@@ -406,6 +406,44 @@ fn destination_rules_gateways_and_sidecars_keep_their_semantics() {
         sidecar.outbound_policy,
         Some(OutboundTrafficPolicy::RegistryOnly)
     );
+}
+
+#[test]
+fn patches_are_read_as_messages_of_envoy() {
+    let text = include_str!("data/good/patches.yaml");
+    let read = |text: &str| {
+        let mut store = FileStore::new(MeshSettings::default());
+        let update = store.apply("patches.yaml", Some(text));
+        assert_eq!(update.statuses[0].problems, []);
+        let object = store.objects().next().cloned();
+        match object {
+            Some(Object::EnvoyFilter(filter)) => filter,
+            other => panic!("{other:?}"),
+        }
+    };
+    let filter = read(text);
+    assert_eq!((filter.priority, filter.patches.len()), (-1, 2));
+    assert!(filter.selector.is_some());
+    let [first, second] = &filter.patches[..] else {
+        panic!("two patches")
+    };
+    assert_eq!(first.context, PatchContext::SidecarInbound);
+    assert_eq!(first.target, PatchTarget::HttpFilter);
+    let value = first.value.as_ref().expect("a value");
+    assert!(value.message.ends_with("HttpFilter") && !value.body.is_empty());
+    assert_eq!(
+        (second.operation, &second.value),
+        (PatchOperation::Remove, &None)
+    );
+    // Another way to write the same is no change: the order of keys, the form of names.
+    let other = text
+        .replace(
+            "{b: [1, {c: true}], a: text}",
+            "{a: text, b: [1, {c: true}]}",
+        )
+        .replace("typedConfig", "typed_config");
+    assert_ne!(other, text);
+    assert_eq!(read(&other), filter);
 }
 
 #[test]

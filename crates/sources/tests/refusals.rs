@@ -58,6 +58,11 @@ fn destination_rules() {
 }
 
 #[test]
+fn envoy_filters() {
+    check("envoy-filter.yaml", of_objects);
+}
+
+#[test]
 fn other_kinds() {
     check("others.yaml", of_objects);
 }

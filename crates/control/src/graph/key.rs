@@ -10,8 +10,11 @@ use weft_model::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::patches::Areas;
+use crate::emit::Chunk;
 use crate::generate::locality::Place;
 use crate::node::{Interception, Proxy, ProxyKind};
+use crate::patch::Workloads;
 
 /// The rules that hold together for a host, the first in precedence first; mostly none or one.
 pub(crate) type RuleRefs = Arc<[ObjectRef]>;
@@ -128,6 +131,29 @@ pub(crate) enum RouteName {
     HttpProxy,
 }
 
+/// Those proxies for which the same patches of some resources hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PatchClass {
+    /// In the order in which they are applied.
+    pub(crate) filters: Arc<[ObjectRef]>,
+    /// Of the patches in them, those of these resources.
+    pub(crate) areas: Areas,
+    /// The proxy's version, if a patch asks for it.
+    pub(crate) version: Option<Arc<str>>,
+    /// Only entries that a patch asks for.
+    pub(crate) metadata: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// A proxy's own resources before they are patched. Proxies with equal ones share the result.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OwnPatches {
+    pub(crate) clusters: Option<Arc<PatchClass>>,
+    pub(crate) listeners: Option<Arc<PatchClass>>,
+    pub(crate) own_clusters: Chunk,
+    pub(crate) own_listeners: Chunk,
+    pub(crate) workloads: Workloads,
+}
+
 /// What of a proxy its configuration depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProxyFacts {
@@ -140,6 +166,9 @@ pub(crate) struct ProxyFacts {
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
+    /// What patches may ask for; nothing of gRPC clients, which have none.
+    pub(crate) version: Option<Arc<str>>,
+    pub(crate) metadata: Arc<BTreeMap<String, String>>,
 }
 
 impl ProxyFacts {
@@ -168,6 +197,16 @@ impl ProxyFacts {
                 http_proxy_port: proxy.http_proxy_port,
             },
             inbound: proxy.inbound.clone(),
+            version: proxy
+                .version
+                .as_deref()
+                .filter(|_| proxy.kind != ProxyKind::Grpc)
+                .map(Arc::from),
+            metadata: if proxy.kind == ProxyKind::Grpc {
+                Arc::default()
+            } else {
+                Arc::clone(&proxy.metadata)
+            },
         }
     }
 }
@@ -194,6 +233,9 @@ pub(crate) enum Key {
     WildcardDestinations(Namespace),
     Gateways,
     Sidecars(Namespace),
+    EnvoyFilter(ObjectRef),
+    /// What the filters of a namespace are for.
+    EnvoyFilters(Namespace),
     /// Those `DestinationRules` of a namespace that are for some workloads only.
     RuleSelectors(Namespace),
     /// Services that have an endpoint at an address.
@@ -247,6 +289,11 @@ pub(crate) enum Key {
     GrpcRouteView(Arc<Reader>),
     GatewayListeners(Arc<GatewayClass>),
     GatewayRoutes(Arc<GatewayClass>),
+    PatchPlan(Arc<PatchClass>),
+    /// A view with the patches of a class.
+    PatchedView(Arc<PatchClass>, Arc<Key>),
+    PatchedOwn(Arc<OwnPatches>),
+    ExtensionView(Arc<PatchClass>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -267,6 +314,8 @@ impl Key {
             | Self::WildcardDestinations(_)
             | Self::Gateways
             | Self::Sidecars(_)
+            | Self::EnvoyFilter(_)
+            | Self::EnvoyFilters(_)
             | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
@@ -280,6 +329,7 @@ impl Key {
             | Self::GrpcClusters(..)
             | Self::GrpcListeners(..)
             | Self::StandingClusters(_)
+            | Self::PatchPlan(_)
             | Self::GatewayPorts(_) => 1,
             Self::Destinations(..) | Self::HostRules(..) | Self::PortShard(..) => 2,
             Self::ClusterChunk(..)
@@ -308,7 +358,8 @@ impl Key {
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(_)
             | Self::GatewayRoutes(_) => 7,
-            Self::ProxyView(_) => 8,
+            Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,
+            Self::ProxyView(_) => 9,
         }
     }
 }

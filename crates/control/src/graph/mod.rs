@@ -10,6 +10,7 @@ mod hosts;
 mod key;
 mod load;
 mod outbound;
+mod patches;
 mod places;
 mod proxy;
 mod scope;
@@ -25,8 +26,10 @@ use weft_model::{
     ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
 };
 
+pub(crate) use contain::refused_host;
 use key::RuleRefs;
 pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
+pub(crate) use patches::FilterFacts;
 pub use value::ProxyView;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
 
@@ -112,6 +115,10 @@ impl Recipe for Mesh {
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
             Key::GrpcRouteView(reader) => proxy::grpc_route_view(cx, reader),
+            Key::PatchPlan(class) => patches::plan(cx, class),
+            Key::PatchedView(class, inner) => patches::view(cx, class, inner),
+            Key::PatchedOwn(own) => patches::own(cx, own),
+            Key::ExtensionView(class) => patches::extensions(cx, class),
             Key::ProxyView(facts) => proxy::proxy_view(cx, facts),
             source => unreachable!("{source:?} is a source and never computed"),
         }

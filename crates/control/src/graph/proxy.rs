@@ -9,15 +9,16 @@ use weft_model::{Labels, MeshSettings, ObjectRef, Protocol, Service};
 use weft_xds::{ResourceSet, TypeUrl, View};
 
 use super::gateway::type_view;
-use super::key::{Binding, Caller, GatewayClass, ProxyFacts, Reader, RouteName};
+use super::key::{Binding, Caller, GatewayClass, OwnPatches, ProxyFacts, Reader, RouteName};
 use super::value::{PlaceNeeds, ProxyView, Value};
-use super::{Cx, Key, Scope, Shard, places, read, scope};
+use super::{Cx, Key, Scope, Shard, patches, places, read, scope};
 use crate::emit::{Chunk, Emitted, Origins, TypeView, origins};
 use crate::generate::clusters::{Application, Served};
 use crate::generate::listeners::{self, InboundPort};
 use crate::generate::locality::{Needs, Place};
 use crate::generate::{clusters, names};
 use crate::node::{Interception, ProxyKind};
+use crate::patch::Workloads;
 
 pub(super) fn cluster_view(
     cx: &mut Cx<'_, '_>,
@@ -171,21 +172,24 @@ pub(super) fn grpc_route_view(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>) -> Valu
 pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let reader = reader(cx, facts);
     let scope = &reader.scope;
-    let view = |cx: &mut Cx<'_, '_>, key: Key| read!(cx, key, TypeView);
+    let patches = patches::of_proxy(cx, facts);
+    let plain = |cx: &mut Cx<'_, '_>, key: Key| read!(cx, key, TypeView);
     let needs = read!(cx, Key::ScopeNeeds(Arc::clone(scope)), Needs).unwrap_or_default();
     let place =
         |needs: &Needs| Arc::new(needs.of_proxy(&facts.locality, &facts.network, &facts.labels));
     let (here, there) = (place(&needs.clusters), place(&needs.endpoints));
-    let clusters = view(cx, Key::ClusterView(Arc::clone(scope), facts.kind, here));
-    let endpoints = view(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
+    let clusters = Key::ClusterView(Arc::clone(scope), facts.kind, here);
+    let clusters = patches::read_view(cx, patches.clusters.as_ref(), clusters);
+    let endpoints = plain(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
     let mut own = Own::default();
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
             own = inbound(cx, facts);
+            own.patch(cx, &patches);
             let caller = caller(cx, &reader);
             (
-                view(cx, Key::OutboundListeners(caller, facts.binding)),
-                view(cx, Key::OutboundRoutes(Arc::clone(&reader), facts.binding)),
+                Key::OutboundListeners(caller, facts.binding),
+                Key::OutboundRoutes(Arc::clone(&reader), facts.binding),
             )
         }
         ProxyKind::Gateway => {
@@ -195,19 +199,23 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 v6: facts.binding.v6,
             });
             (
-                view(cx, Key::GatewayListeners(Arc::clone(&class))),
-                view(cx, Key::GatewayRoutes(class)),
+                Key::GatewayListeners(Arc::clone(&class)),
+                Key::GatewayRoutes(class),
             )
         }
         ProxyKind::Grpc => {
             let domain = Arc::clone(&facts.dns_domain);
             (
-                view(cx, Key::GrpcListenerView(Arc::clone(scope), domain)),
-                view(cx, Key::GrpcRouteView(Arc::clone(&reader))),
+                Key::GrpcListenerView(Arc::clone(scope), domain),
+                Key::GrpcRouteView(Arc::clone(&reader)),
             )
         }
     };
-    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes]
+    let listeners = patches::read_view(cx, patches.listeners.as_ref(), listeners);
+    let routes = patches::read_view(cx, patches.routes.as_ref(), routes);
+    let extensions = patches.extensions.map(Key::ExtensionView);
+    let extensions = extensions.and_then(|key| plain(cx, key));
+    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, extensions]
         .iter()
         .flatten()
         .map(|v| (**v).clone())
@@ -266,9 +274,29 @@ struct Own {
     listeners: Chunk,
     /// Listeners of the class that would catch the proxy's own traffic.
     dropped: Vec<String>,
+    /// The hosts behind its ports.
+    workloads: Workloads,
 }
 
 impl Own {
+    fn patch(&mut self, cx: &mut Cx<'_, '_>, patches: &patches::OfProxy) {
+        let (clusters, listeners) = (&patches.own_clusters, &patches.own_listeners);
+        if clusters.is_none() && listeners.is_none() {
+            return;
+        }
+        let key = Key::PatchedOwn(Arc::new(OwnPatches {
+            clusters: clusters.clone(),
+            listeners: listeners.clone(),
+            own_clusters: Arc::clone(&self.clusters),
+            own_listeners: Arc::clone(&self.listeners),
+            workloads: self.workloads.clone(),
+        }));
+        if let Some(patched) = read!(cx, key, PatchedOwn) {
+            self.clusters = Arc::clone(&patched.clusters);
+            self.listeners = Arc::clone(&patched.listeners);
+        }
+    }
+
     fn onto(&self, set: &ResourceSet) -> ResourceSet {
         let chunk = match set.type_url() {
             t if *t == TypeUrl::CLUSTER => &self.clusters,
@@ -357,6 +385,13 @@ fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
     } else {
         captured_inbound(&mesh, facts, (&by_target, &services), &from)
     };
+    own.workloads = services
+        .iter()
+        .map(|(port, list)| {
+            let hosts = list.iter().map(|s| s.hostname.as_str().into());
+            (*port, hosts.collect())
+        })
+        .collect();
     let targets: BTreeSet<u16> = by_target.keys().copied().collect();
     own.dropped = own_listener_names(&facts.ips, &targets);
     own
@@ -398,7 +433,7 @@ fn captured_inbound(
         listeners: Arc::new([listeners::virtual_inbound(
             mesh, wildcard, mode, &list, from,
         )]),
-        dropped: Vec::new(),
+        ..Own::default()
     }
 }
 
@@ -433,6 +468,6 @@ fn bound_inbound(
     Own {
         clusters: clusters.into(),
         listeners: bound.into(),
-        dropped: Vec::new(),
+        ..Own::default()
     }
 }

@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_model::{
-    AddressRange, DestinationRule, ExportTo, Forwarding, Gateway, Hostname, Labels, MeshSettings,
-    ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar,
-    Timestamp, VirtualService,
+    AddressRange, DestinationRule, EnvoyFilter, ExportTo, Forwarding, Gateway, Hostname, Labels,
+    MeshSettings, ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey,
+    Sidecar, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
 use super::key::{RuleRefs, Shard};
+use super::patches::{FilterFacts, PatchedOwn, PatchedView};
 use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::gateways::GatewayPort;
 use crate::generate::locality::Needs;
+use crate::patch::Plan;
 
 /// What an index says about a rule, enough to choose without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +182,8 @@ pub(crate) enum Value {
     Rules(Arc<RuleIndex>),
     Gateways(Arc<[Arc<Gateway>]>),
     Sidecars(Arc<[Arc<Sidecar>]>),
+    EnvoyFilter(Arc<EnvoyFilter>),
+    EnvoyFilters(Arc<[FilterFacts]>),
     Services(Arc<BTreeSet<ServiceKey>>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
     Resolved(Option<Arc<Resolved>>),
@@ -197,5 +201,8 @@ pub(crate) enum Value {
     Host(Option<HostField>),
     Hosts(Arc<HostChunk>),
     TypeView(Arc<TypeView>),
+    PatchPlan(Arc<Plan>),
+    PatchedView(Arc<PatchedView>),
+    PatchedOwn(Arc<PatchedOwn>),
     ProxyView(Arc<ProxyView>),
 }

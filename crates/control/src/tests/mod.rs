@@ -6,6 +6,7 @@ mod balancing;
 mod cors;
 mod delegate;
 mod discovery;
+mod envoy_filters;
 mod gateway_conflicts;
 mod held_back;
 mod localities;

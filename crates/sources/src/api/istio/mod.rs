@@ -5,6 +5,9 @@
 pub(crate) mod destination_rule;
 mod destination_rule_balancer;
 mod destination_rule_pool;
+pub(crate) mod envoy_filter;
+mod envoy_filter_match;
+mod envoy_filter_value;
 pub(crate) mod gateway;
 pub mod mesh_config;
 pub(crate) mod service_entry;
