@@ -318,3 +318,83 @@ async fn envoy_validates_all_that_is_emitted() {
         }
     }
 }
+
+/// A filter whose configuration is asked for by name, and what that answers.
+fn discovered(status: u16) -> String {
+    format!(
+        r#"apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {{name: answer, namespace: istio-system}}
+spec:
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match: {{context: GATEWAY}}
+    patch:
+      operation: INSERT_FIRST
+      value:
+        name: answer
+        config_discovery:
+          config_source: {{ads: {{}}}}
+          type_urls: [type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua]
+  - applyTo: EXTENSION_CONFIG
+    patch:
+      operation: ADD
+      value:
+        name: answer
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
+          default_source_code:
+            inline_string: |
+              function envoy_on_request(handle)
+                handle:respond({{[":status"] = "{status}"}}, "")
+              end
+"#
+    )
+}
+
+async fn answers(way: Way, status: u16) {
+    let what = format!("the gateway answers {status}");
+    eventually(&what, Duration::from_secs(20), async || {
+        let mut connection = Connection::open(way.address).await?;
+        let answer = connection.get(way.host, way.uri).await?;
+        (answer.status == status)
+            .then_some(())
+            .ok_or_else(|| format!("{answer:?}"))
+    })
+    .await;
+}
+
+/// A patch puts a filter in, its configuration is discovered and edited, and both go again.
+async fn extensions_are_discovered(mode: AdsMode) {
+    let _turn = one_at_a_time();
+    let scene = Scene::start(WEFT).await;
+    let proxy = scene.proxy(&envoy(), &Node::gateway("gateway"), mode).await;
+    let way = Way::gateway(scene.mesh.gateway_ports[0]);
+    scene.wait_for(&way, &["v1", "v2"]).await;
+    scene.folder.write("answer.yaml", &discovered(418));
+    answers(way, 418).await;
+    let before = proxy
+        .stats()
+        .await
+        .get("listener_manager.lds.update_success");
+    scene.folder.write("answer.yaml", &discovered(419));
+    answers(way, 419).await;
+    let after = proxy
+        .stats()
+        .await
+        .get("listener_manager.lds.update_success");
+    assert_eq!(after, before, "an edit of the extension touched listeners");
+    scene.folder.remove("answer.yaml");
+    answers(way, 200).await;
+    proxy.assert_nothing_refused().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_discovers_extensions_over_delta() {
+    extensions_are_discovered(AdsMode::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_discovers_extensions_over_sotw() {
+    extensions_are_discovered(AdsMode::Sotw).await;
+}

@@ -50,6 +50,34 @@ fn check(mesh: &str, proxies: &[Proxy]) {
     }
 }
 
+/// Patches that our own proxy understands.
+const PATCHES: &str = r#"
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: ours, namespace: istio-system}
+spec:
+  configPatches:
+  - applyTo: NETWORK_FILTER
+    match: {listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}}
+    patch:
+      operation: MERGE
+      value:
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          server_name: ours
+          stream_idle_timeout: 9s
+  - applyTo: LISTENER
+    patch: {operation: MERGE, value: {per_connection_buffer_limit_bytes: 65536}}
+  - applyTo: CLUSTER
+    patch: {operation: MERGE, value: {connect_timeout: 2s}}
+  - applyTo: VIRTUAL_HOST
+    patch: {operation: MERGE, value: {request_headers_to_add: [{header: {key: x-host, value: a}}]}}
+  - applyTo: HTTP_ROUTE
+    match: {routeConfiguration: {vhost: {route: {action: ROUTE}}}}
+    patch: {operation: MERGE, value: {route: {idle_timeout: 5s}}}
+"#;
+
 #[test]
 fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     let plain = proxy(
@@ -74,4 +102,5 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     );
     check(BALANCED, &[near]);
     check(&format!("{PORTS}{STREAMS}"), &[sidecar("10.0.0.9", "shop")]);
+    check(&format!("{SHOP}{PATCHES}"), &proxies);
 }
