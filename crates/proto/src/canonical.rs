@@ -149,7 +149,7 @@ mod tests {
         let bytes = recode(name, &host.encode_to_vec()).expect("valid bytes");
         assert_eq!(VirtualHost::decode(&bytes[..]).expect("valid"), host);
         let header = HeaderValue {
-            raw_value: vec![0, 255].into(),
+            raw_value: vec![0, 255],
             ..HeaderValue::default()
         };
         let name = "envoy.config.core.v3.HeaderValue";

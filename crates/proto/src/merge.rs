@@ -63,7 +63,10 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::pb::envoy::config::cluster::v3::{Cluster, cluster::ClusterDiscoveryType};
+    use crate::pb::envoy::config::cluster::v3::{
+        Cluster,
+        cluster::{ClusterDiscoveryType, CustomClusterType, TransportSocketMatch},
+    };
     use crate::pb::envoy::config::core::v3::{TransportSocket, transport_socket::ConfigType};
     use crate::pb::google::protobuf::{Any, Duration, UInt32Value};
 
@@ -79,25 +82,25 @@ mod tests {
         Cluster::decode(&merged.expect("clusters")[..]).expect("a cluster")
     }
 
-    fn time(seconds: i64, nanos: i32) -> Option<Duration> {
-        Some(Duration { seconds, nanos })
+    fn time(seconds: i64, nanos: i32) -> Duration {
+        Duration { seconds, nanos }
     }
 
     #[test]
     fn durations_are_replaced_as_a_whole_and_wrappers_of_nothing_change_nothing() {
         let lower = Cluster {
             name: "a".to_owned(),
-            connect_timeout: time(7, 5),
+            connect_timeout: Some(time(7, 5)),
             per_connection_buffer_limit_bytes: Some(UInt32Value { value: 9 }),
             ..Cluster::default()
         };
         let upper = Cluster {
-            connect_timeout: time(1, 0),
+            connect_timeout: Some(time(1, 0)),
             per_connection_buffer_limit_bytes: Some(UInt32Value { value: 0 }),
             ..Cluster::default()
         };
         let merged = over(&lower, &upper, Lists::Append);
-        assert_eq!(merged.connect_timeout, time(1, 0));
+        assert_eq!(merged.connect_timeout, Some(time(1, 0)));
         assert_eq!(merged.name, "a");
         let limit = merged.per_connection_buffer_limit_bytes;
         assert_eq!(limit, Some(UInt32Value { value: 9 }));
@@ -106,7 +109,7 @@ mod tests {
     #[test]
     fn lists_are_appended_or_replaced() {
         let lower = Cluster {
-            transport_socket_matches: vec![Default::default()],
+            transport_socket_matches: vec![TransportSocketMatch::default()],
             ..Cluster::default()
         };
         let upper = &lower;
@@ -133,7 +136,7 @@ mod tests {
             transport_socket: socket("a", b"x"),
             ..Cluster::default()
         };
-        let kind = ClusterDiscoveryType::ClusterType(Default::default());
+        let kind = ClusterDiscoveryType::ClusterType(CustomClusterType::default());
         let upper = Cluster {
             cluster_discovery_type: Some(kind.clone()),
             transport_socket: socket("b", b""),

@@ -317,17 +317,14 @@ pub(super) fn view(cx: &mut Cx<'_, '_>, class: &Arc<PatchClass>, inner: &Arc<Key
     let mut outcomes = Vec::with_capacity(inputs.len());
     for (index, input) in inputs.iter().enumerate() {
         let known = same.and_then(|before| Known::of(before, index));
-        match known.filter(|known| Arc::ptr_eq(known.input, input)) {
-            Some(known) => {
-                known.keep(&mut hosts);
-                chunks.push(Arc::clone(known.chunk));
-                outcomes.push(Arc::clone(known.outcomes));
-            }
-            None => {
-                let patched = chunk(&plan, of, &ports, input, known, &mut hosts);
-                chunks.push(patched.iter().flatten().cloned().collect());
-                outcomes.push(patched);
-            }
+        if let Some(known) = known.filter(|known| Arc::ptr_eq(known.input, input)) {
+            known.keep(&mut hosts);
+            chunks.push(Arc::clone(known.chunk));
+            outcomes.push(Arc::clone(known.outcomes));
+        } else {
+            let patched = chunk(&plan, of, &ports, input, known, &mut hosts);
+            chunks.push(patched.iter().flatten().cloned().collect());
+            outcomes.push(patched);
         }
     }
     let type_url = match of {

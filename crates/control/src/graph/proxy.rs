@@ -314,8 +314,7 @@ impl Own {
 struct OwnPorts {
     /// Service port → (workload port, protocol, name).
     ports: BTreeMap<u16, (u16, InboundPort)>,
-    /// Workload port → services that lead there.
-    services: BTreeMap<u16, Vec<Arc<Service>>>,
+    services: Behind,
     from: Vec<ObjectRef>,
 }
 
@@ -408,13 +407,13 @@ fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
         .collect()
 }
 
+/// Workload port → services that lead there.
+type Behind = BTreeMap<u16, Vec<Arc<Service>>>;
+
 fn captured_inbound(
     mesh: &MeshSettings,
     facts: &ProxyFacts,
-    (ports, services): (
-        &BTreeMap<u16, InboundPort>,
-        &BTreeMap<u16, Vec<Arc<Service>>>,
-    ),
+    (ports, services): (&BTreeMap<u16, InboundPort>, &Behind),
     from: &Origins,
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();

@@ -159,15 +159,13 @@ fn merge_socket(cluster: &mut Cluster, upper: TransportSocket) -> Result<(), Str
         let socket = cluster.transport_socket.as_mut();
         socket.filter(|socket| socket.name == upper.name)
     };
-    match lower {
-        Some(lower) => merge_sockets(lower, upper),
-        None => {
-            if !several {
-                cluster.transport_socket = Some(upper);
-            }
-            Ok(())
-        }
+    if let Some(lower) = lower {
+        return merge_sockets(lower, upper);
     }
+    if !several {
+        cluster.transport_socket = Some(upper);
+    }
+    Ok(())
 }
 
 pub(super) fn merge_sockets(

@@ -3,6 +3,7 @@
 //! never know what a virtual host is made of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 use std::sync::Arc;
 
 use ahash::HashMap;
@@ -219,7 +220,7 @@ impl<'a, 'p> Joint<'a, 'p> {
                 continue;
             }
             if let Some(reason) = refused_host(&as_field(VIRTUAL_HOSTS, &bytes)) {
-                self.fault(&host.name, &[active.origin.clone()], &reason);
+                self.fault(&host.name, slice::from_ref(active.origin), &reason);
                 continue;
             }
             self.pieces.push(Piece {

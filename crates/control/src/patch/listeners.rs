@@ -82,7 +82,7 @@ fn finish(listener: Listener) -> Result<Resource, String> {
 }
 
 /// Applies everything but additions of listeners; false if the listener is taken away.
-fn whole<'a>(patches: &Patches<'a>, listener: &mut Listener) -> Result<bool, String> {
+fn whole(patches: &Patches<'_>, listener: &mut Listener) -> Result<bool, String> {
     for active in patches.of(PatchTarget::Listener) {
         if !is_listener(listener, &active) {
             continue;
@@ -101,7 +101,7 @@ fn whole<'a>(patches: &Patches<'a>, listener: &mut Listener) -> Result<bool, Str
     Ok(true)
 }
 
-fn listener_filters<'a>(patches: &Patches<'a>, listener: &mut Listener) -> Result<(), String> {
+fn listener_filters(patches: &Patches<'_>, listener: &mut Listener) -> Result<(), String> {
     for active in patches.of(PatchTarget::ListenerFilter) {
         if !is_listener(listener, &active) {
             continue;
@@ -144,7 +144,7 @@ fn merge_listener_filter(
     }
 }
 
-fn chains<'a>(patches: &Patches<'a>, listener: &mut Listener) -> Result<(), String> {
+fn chains(patches: &Patches<'_>, listener: &mut Listener) -> Result<(), String> {
     let mut all = std::mem::take(&mut listener.filter_chains);
     let mut kept = Vec::with_capacity(all.len());
     for mut one in all.drain(..) {
@@ -168,8 +168,8 @@ fn chains<'a>(patches: &Patches<'a>, listener: &mut Listener) -> Result<(), Stri
 }
 
 /// Patches a chain; false if it is taken away.
-fn chain<'a>(
-    patches: &Patches<'a>,
+fn chain(
+    patches: &Patches<'_>,
     listener: &Listener,
     chain: &mut FilterChain,
 ) -> Result<bool, String> {

@@ -212,7 +212,7 @@ fn contained<'a, T>(
             tracing::error!(fault = message, "a patch is left out");
             faults.push(Fault {
                 message: message.into(),
-                origins: joined(from, &[active.origin.clone()]),
+                origins: joined(from, std::slice::from_ref(active.origin)),
             });
         }
     }
