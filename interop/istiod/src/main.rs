@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use weft_interop_istiod::difference::differences;
 use weft_interop_istiod::fetch::fetch;
-use weft_interop_istiod::nodes::NODES;
+use weft_interop_istiod::nodes::{Kind, NODES};
 use weft_interop_istiod::normal::normalise;
 use weft_interop_istiod::planes;
 use weft_interop_istiod::recorded::{self, Record};
@@ -49,8 +49,9 @@ async fn run() -> Result<usize, String> {
         let ours = planes::weft(&world).await?;
         let mut seen = Record::new();
         for node in &NODES {
-            let istiod = normalise(fetch(&theirs.address, node, &targets).await?);
-            let weft = normalise(fetch(&ours.address, node, &targets).await?);
+            let grpc = node.kind == Kind::Grpc;
+            let istiod = normalise(fetch(&theirs.address, node, &targets).await?, grpc);
+            let weft = normalise(fetch(&ours.address, node, &targets).await?, grpc);
             seen.insert(node.name.to_owned(), recorded::hashes(&istiod));
             let found = differences(&istiod, &weft);
             count += found.len();
