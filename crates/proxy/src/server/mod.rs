@@ -29,6 +29,7 @@ use weft_upstream::ClusterStore;
 
 use crate::access_log::AccessLogs;
 use crate::admin::{AdminParts, AdminServer, AdminState, Kind, LogControl, ServerOptions};
+use crate::chain::ServerTls;
 use crate::routes::RouteTable;
 use crate::stats::{ClusterManagerStats, ListenerManagerStats, XdsStats};
 use crate::worker::{self, Common};
@@ -115,8 +116,7 @@ pub fn validate(bootstrap: &BootstrapMessage) -> Result<Vec<String>, ProxyError>
             .chain(&listener.chains.default);
         for tls in chains.filter_map(|chain| chain.tls.as_ref()) {
             if secrets.has_all(&tls.context) {
-                let spec = weft_upstream::server_spec(tls, &secrets);
-                if let Err(error) = spec.and_then(|spec| weft_net::tls::server_config(&spec)) {
+                if let Err(error) = ServerTls::new(tls, &secrets) {
                     problems.push(format!("listener {}: {error}", listener.name));
                 }
             }

@@ -259,3 +259,51 @@ async fn removed_routes_and_secrets_stay_while_a_listener_needs_them() {
     assert!(!resources.routes.ready("r"));
     assert_eq!(resources.references(), References::default());
 }
+
+/// Serial numbers of what `/certs` lists.
+fn listed(resources: &Resources) -> Vec<String> {
+    let contexts = crate::admin::certificate_contexts(&resources.admin);
+    let presented = contexts.iter().flat_map(|context| &context.presented);
+    presented
+        .map(|certificate| certificate.serial_number.clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn certificates_are_listed_while_a_listener_or_cluster_has_them() {
+    let (mut resources, _, mut orders) = resources();
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", LISTENER)
+        .await
+        .unwrap();
+    let yaml = cluster(OWN);
+    resources
+        .add_yaml::<ClusterMessage>(TypeUrl::CLUSTER, "up", &yaml)
+        .await
+        .unwrap();
+    assert!(listed(&resources).is_empty(), "the secret is missing");
+    let (first, second) = (certificate(), certificate());
+    resources
+        .add_certificate((&first.0, &first.1))
+        .await
+        .unwrap();
+    let of_first = listed(&resources);
+    assert_eq!(of_first.len(), 2, "the listener's and the cluster's");
+    assert_eq!(of_first.first(), of_first.last());
+    resources
+        .add_certificate((&second.0, &second.1))
+        .await
+        .unwrap();
+    let of_second = listed(&resources);
+    assert_eq!(of_second.len(), 2);
+    assert!(!of_second.iter().any(|serial| of_first.contains(serial)));
+
+    resources.remove(&TypeUrl::CLUSTER, "up").await;
+    resources.settle().await;
+    assert_eq!(listed(&resources).len(), 1);
+    resources.remove(&TypeUrl::LISTENER, "front").await;
+    resources.settle().await;
+    // What a worker would drop when it removes the listener.
+    while orders.iter_mut().any(|orders| orders.try_recv().is_ok()) {}
+    assert_eq!(listed(&resources), [""; 0]);
+}
