@@ -149,7 +149,8 @@ pub(super) fn memory(_: &AdminState, _: &AdminRequest) -> Reply {
 struct Memory {
     /// Anonymous resident memory.
     allocated: u64,
-    /// Size of the data segments.
+    /// The same with what is swapped out. Address space that is only reserved does not count:
+    /// the allocator reserves a gigabyte before it needs any of it.
     heap: u64,
     /// All resident memory.
     physical: u64,
@@ -167,9 +168,10 @@ impl Memory {
             let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse().ok());
             kib.unwrap_or(0_u64).saturating_mul(1024)
         };
+        let anonymous = field("RssAnon:");
         Self {
-            allocated: field("RssAnon:"),
-            heap: field("VmData:"),
+            allocated: anonymous,
+            heap: anonymous.saturating_add(field("VmSwap:")),
             physical: field("VmRSS:"),
         }
     }
@@ -261,7 +263,9 @@ mod tests {
 
     #[test]
     fn memory_is_read_from_the_kernels_words() {
-        let memory = Memory::parse("Name:\tx\nVmData:\t  12 kB\nVmRSS:\t 8 kB\nRssAnon:\t4 kB\n");
+        let memory = Memory::parse(
+            "Name:\tx\nVmData:\t 99 kB\nVmSwap:\t  8 kB\nVmRSS:\t 8 kB\nRssAnon:\t4 kB\n",
+        );
         assert_eq!(
             (memory.allocated, memory.heap, memory.physical),
             (4096, 12_288, 8192)
