@@ -272,7 +272,7 @@ fn own_workload() -> BindConfig {
 }
 
 /// Idle time of passed-through connections, as istiod: nobody knows what is at their ends.
-const PASSTHROUGH_IDLE: Duration = Duration::from_secs(300);
+const PASSTHROUGH_IDLE: Duration = Duration::from_mins(5);
 
 fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     let mut cluster = bare(mesh, name, DiscoveryType::OriginalDst);

@@ -355,7 +355,7 @@ fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
     let mut own = if facts.binding.interception == Interception::None {
         bound_inbound(&mesh, facts, &by_target, &from)
     } else {
-        captured_inbound(&mesh, facts, (&by_target, &services), &from)
+        captured_inbound(&mesh, facts, &by_target, &services, &from)
     };
     let targets: BTreeSet<u16> = by_target.keys().copied().collect();
     own.dropped = own_listener_names(&facts.ips, &targets);
@@ -376,10 +376,8 @@ fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
 fn captured_inbound(
     mesh: &MeshSettings,
     facts: &ProxyFacts,
-    (ports, services): (
-        &BTreeMap<u16, InboundPort>,
-        &BTreeMap<u16, Vec<Arc<Service>>>,
-    ),
+    ports: &BTreeMap<u16, InboundPort>,
+    services: &BTreeMap<u16, Vec<Arc<Service>>>,
     from: &Origins,
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();
