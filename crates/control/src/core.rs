@@ -180,15 +180,11 @@ impl Core {
 
     fn take_statuses(&self, statuses: Vec<ObjectStatus>) {
         let mut news = News::default();
-        let mut told = BTreeSet::new();
+        for problem in news::distinct(&statuses) {
+            tracing::warn!(%problem, "configuration");
+        }
         let mut known = self.statuses.lock();
         for status in statuses {
-            for problem in &status.problems {
-                // A part that cannot be read is the problem of each object that may be in it.
-                if told.insert(problem.to_string()) {
-                    tracing::warn!(%problem, "configuration");
-                }
-            }
             let key = status.key();
             if status.state == ObjectState::Removed {
                 let before = known.remove(&key);
