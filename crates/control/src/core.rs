@@ -366,8 +366,13 @@ impl ViewSource for Core {
             return;
         };
         match event {
-            Event::Subscribed { type_url, .. } | Event::Resumed { type_url } => {
+            Event::Subscribed { type_url, .. } => {
                 connected.types.entry(type_url.clone()).or_default();
+            }
+            Event::Resumed { type_url, version } => {
+                // It says that it has this; the ACK was given to an earlier stream.
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.acked = Some(*version);
             }
             Event::Acked { type_url, version } => {
                 let state = connected.types.entry(type_url.clone()).or_default();

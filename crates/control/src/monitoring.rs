@@ -398,7 +398,7 @@ fn work(core: &Core) -> [Sample; 12] {
         (
             "weft_xds_resumed",
             "counter",
-            "Types resumed without sending.",
+            "Types resumed without sending a resource.",
             resumed,
         ),
         (
