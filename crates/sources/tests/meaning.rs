@@ -8,8 +8,8 @@ use weft_model::{
     AbortKind, AddressRange, ClientTlsMode, Endpoint, EndpointAddress, ExportTo, GatewayRef,
     H2Upgrade, Health, HostScope, Hostname, HttpAction, HttpMatch, LoadBalancer, MeshSettings,
     Namespace, Object, OutboundTrafficPolicy, Percent, PortNumber, Protocol, RedirectPath,
-    RedirectPort, Resolution, ResponseBody, Service, StringMatch, Timestamp, TlsVersion,
-    VirtualService, Weight,
+    RedirectPort, Resolution, ResponseBody, ServerIdentity, Service, StringMatch, Timestamp,
+    TlsVersion, VirtualService, Weight,
 };
 use weft_sources::{FileStore, ObjectState, mesh_config};
 
@@ -385,9 +385,12 @@ fn destination_rules_gateways_and_sidecars_keep_their_semantics() {
         plain.hosts[1].scope,
         HostScope::Namespace(Namespace::new("shop"))
     );
-    let tls = secure.tls.as_ref().expect("given");
+    let tls = secure.termination().expect("given");
+    let ServerIdentity::Files { pairs, .. } = &tls.identity else {
+        panic!("{tls:?}")
+    };
     assert_eq!(
-        (&*tls.key_pair.certificate, tls.min_version),
+        (&*pairs[0].certificate, tls.min_version),
         ("/etc/cert.pem", Some(TlsVersion::V1_2))
     );
 

@@ -19,8 +19,8 @@ use crate::pb::file_log::{FileAccessLog, file_access_log::AccessLogFormat};
 use crate::pb::hcm::{
     HttpConnectionManager, HttpFilter, Rds,
     http_connection_manager::{
-        CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
-        UpgradeConfig,
+        CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+        SetCurrentClientCertDetails, UpgradeConfig,
     },
     http_filter,
 };
@@ -58,16 +58,26 @@ pub(crate) enum Side {
     Gateway,
 }
 
-/// The connection manager filter.
+/// The connection manager filter. The delimiter keeps Envoy from cutting its prefix at a dot.
 pub(crate) fn manager(
     mesh: &MeshSettings,
     side: Side,
     stat_prefix: &str,
     routes: Routes,
 ) -> Filter {
+    named_manager(mesh, side, format!("{stat_prefix};"), routes)
+}
+
+/// The same with a prefix as somebody wrote it.
+pub(crate) fn named_manager(
+    mesh: &MeshSettings,
+    side: Side,
+    stat_prefix: String,
+    routes: Routes,
+) -> Filter {
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
-        stat_prefix: format!("{stat_prefix};"),
+        stat_prefix,
         route_specifier: Some(match routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds {
                 config_source: Some(pb::ads()),
@@ -95,6 +105,11 @@ pub(crate) fn manager(
             });
         }
         Side::Gateway => {
+            "istio-envoy".clone_into(&mut manager.server_name);
+            manager.path_with_escaped_slashes_action =
+                PathWithEscapedSlashesAction::KeepUnchanged as i32;
+            manager.http_protocol_options = Some(Http1ProtocolOptions::default());
+            manager.proxy_100_continue = true;
             manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet as i32;
             manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
                 subject: bool_value(true),
