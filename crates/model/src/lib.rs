@@ -48,7 +48,9 @@ pub use gateway::{
 };
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
-pub use mesh::{AccessLogEncoding, MeshSettings, OutboundTrafficPolicy};
+pub use mesh::{
+    AccessLogEncoding, ForwardedCertificates, GatewayTopology, MeshSettings, OutboundTrafficPolicy,
+};
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };

@@ -15,7 +15,7 @@ use super::{names, tls};
 use crate::emit::{Emitted, Fault, origins};
 use crate::pb::core::v3::TrafficDirection;
 use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
-use crate::pb::{self, address, listener_filter, tls_inspector};
+use crate::pb::{self, address, listener_filter, proxy_protocol_listener, tls_inspector};
 
 /// A server and the gateway it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,20 +250,27 @@ pub(crate) fn listener(
     if chains.is_empty() {
         return None;
     }
-    let inspector = needs_tls.then(|| {
-        listener_filter(
+    let mut filters = Vec::new();
+    if around.mesh.gateway_topology.proxy_protocol {
+        filters.push(listener_filter(
+            "envoy.filters.listener.proxy_protocol",
+            &proxy_protocol_listener::v3::ProxyProtocol::default(),
+        ));
+    }
+    if needs_tls {
+        filters.push(listener_filter(
             "envoy.filters.listener.tls_inspector",
             &tls_inspector::v3::TlsInspector {
                 initial_read_buffer_size: pb::u32_value(512),
                 ..tls_inspector::v3::TlsInspector::default()
             },
-        )
-    });
+        ));
+    }
     let message = Listener {
         name: name.clone(),
         address: Some(address(bind, port.bound)),
         filter_chains: chains,
-        listener_filters: inspector.into_iter().collect(),
+        listener_filters: filters,
         traffic_direction: TrafficDirection::Outbound as i32,
         // A burst of connections is spread over the workers.
         max_connections_to_accept_per_socket_event: pb::u32_value(1),

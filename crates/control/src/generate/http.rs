@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use prost::Name;
-use weft_model::{AccessLogEncoding, MeshSettings};
+use weft_model::{AccessLogEncoding, ForwardedCertificates, GatewayTopology, MeshSettings};
 
 use super::cors::CORS_FILTER;
 use super::routes::FAULT_FILTER;
@@ -110,18 +110,37 @@ pub(crate) fn named_manager(
                 PathWithEscapedSlashesAction::KeepUnchanged as i32;
             manager.http_protocol_options = Some(Http1ProtocolOptions::default());
             manager.proxy_100_continue = true;
-            manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet as i32;
-            manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
-                subject: bool_value(true),
-                cert: true,
-                dns: true,
-                uri: true,
-                ..SetCurrentClientCertDetails::default()
-            });
+            behind_others(&mut manager, &mesh.gateway_topology);
         }
         Side::Outbound | Side::Inbound => {}
     }
     filter(HCM, &manager)
+}
+
+/// What a gateway makes of headers that proxies in front of it have added.
+fn behind_others(manager: &mut HttpConnectionManager, topology: &GatewayTopology) {
+    let details = match topology.client_certificates {
+        ForwardedCertificates::Sanitize => ForwardClientCertDetails::Sanitize,
+        ForwardedCertificates::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
+        ForwardedCertificates::AppendForward => ForwardClientCertDetails::AppendForward,
+        ForwardedCertificates::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
+        ForwardedCertificates::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+    };
+    manager.xff_num_trusted_hops = topology.trusted_proxies;
+    manager.forward_client_cert_details = details as i32;
+    let adds = [
+        ForwardClientCertDetails::AppendForward,
+        ForwardClientCertDetails::SanitizeSet,
+    ];
+    if adds.contains(&details) {
+        manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+            subject: bool_value(true),
+            cert: true,
+            dns: true,
+            uri: true,
+            ..SetCurrentClientCertDetails::default()
+        });
+    }
 }
 
 /// Fault injection and CORS, which routes set up, and the router, which must be the last.

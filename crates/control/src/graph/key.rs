@@ -79,6 +79,8 @@ pub(crate) struct GatewayClass {
     pub(crate) v6: bool,
     /// Whether Istio's agent runs beside them.
     pub(crate) agent: bool,
+    /// Whether they may not bind ports below 1024.
+    pub(crate) unprivileged: bool,
 }
 
 /// A virtual host of a gateway: the rules that speak for a host, in order of precedence.
@@ -144,6 +146,7 @@ pub(crate) struct ProxyFacts {
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
     pub(crate) agent: bool,
+    pub(crate) unprivileged: bool,
 }
 
 impl ProxyFacts {
@@ -172,7 +175,8 @@ impl ProxyFacts {
                 http_proxy_port: proxy.http_proxy_port,
             },
             inbound: proxy.inbound.clone(),
-            // It makes a difference to gateways only, so that others share their views.
+            // Both make a difference to gateways only, so that others share their views.
+            unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
             agent: proxy.istio_agent && proxy.kind == ProxyKind::Gateway,
         }
     }

@@ -194,6 +194,7 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 target_ports: target_ports(cx, facts),
                 v6: facts.binding.v6,
                 agent: facts.agent,
+                unprivileged: facts.unprivileged,
             });
             gateway = Some(Arc::clone(&class));
             (

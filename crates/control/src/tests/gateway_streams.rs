@@ -239,3 +239,42 @@ fn the_workloads_own_identity_comes_from_the_agent_if_there_is_one() {
         assert!(format!("{:?}", common.validation_context_type).contains("ROOTCA"));
     }
 }
+
+#[test]
+fn what_stands_in_front_of_a_gateway_is_said_by_the_mesh() {
+    let servers = gateways(&["port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']"]);
+    let topology = weft_model::GatewayTopology {
+        trusted_proxies: 2,
+        client_certificates: weft_model::ForwardedCertificates::Sanitize,
+        proxy_protocol: true,
+    };
+    let settings = weft_model::MeshSettings {
+        gateway_topology: topology,
+        ..weft_model::MeshSettings::default()
+    };
+    let listener = Mesh::with(settings, &servers)
+        .config(&gateway())
+        .listener("0.0.0.0_80");
+    assert!(
+        listener.listener_filters[0]
+            .name
+            .ends_with("proxy_protocol")
+    );
+    let manager = super::manager(&listener.filter_chains[0]);
+    assert_eq!(manager.xff_num_trusted_hops, 2);
+    assert_eq!(manager.forward_client_cert_details, 0);
+    assert_eq!(manager.set_current_client_cert_details, None);
+}
+
+#[test]
+fn who_may_not_bind_low_ports_gets_none() {
+    let servers = gateways(&[
+        "port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']",
+        "port: {number: 1024, name: high, protocol: HTTP}, hosts: ['*']",
+    ]);
+    let labels = ("LABELS", r#"{"istio":"ingressgateway"}"#);
+    let id = "router~10.9.9.9~gw.infra~infra.svc.cluster.local";
+    let proxy = proxy(id, &[labels, ("UNPRIVILEGED_POD", "true")]);
+    let config = Mesh::new(&servers).config(&proxy);
+    assert_eq!(config.names(&weft_xds::TypeUrl::LISTENER), ["0.0.0.0_1024"]);
+}
