@@ -21,14 +21,19 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the control plane: a directory of YAML becomes xDS for every proxy that connects
+    #[command(display_name = "weft")]
     Control(ControlArgs),
     /// Run the data plane: an Envoy v3 bootstrap becomes listeners, routes and clusters
+    #[command(display_name = "weft")]
     Proxy(Box<ProxyArgs>),
     /// Check files and directories of mesh configuration; exit 1 with all errors
+    #[command(display_name = "weft")]
     Validate(ValidateArgs),
     /// Watch a whole mesh at work on this machine, with nothing installed and without root
+    #[command(display_name = "weft")]
     Demo(DemoArgs),
     /// Print the completion script for a shell
+    #[command(display_name = "weft")]
     Completions(CompletionsArgs),
     /// One of the demo's sample services
     #[command(hide = true)]

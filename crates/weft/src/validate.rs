@@ -1,10 +1,12 @@
 //! `weft validate`: reads mesh configuration as the control plane would and says all that is
 //! wrong. Must never know what any kind of object means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use weft_model::MeshSettings;
+use weft_proto::Problem;
+use weft_proto::yaml::{self, Limits};
 use weft_sources::{Loaded, ObjectState, load_once};
 
 use crate::cli::ValidateArgs;
@@ -14,6 +16,20 @@ pub(crate) fn run(args: &ValidateArgs) -> ExitCode {
     let loaded = load_once(&args.paths, &MeshSettings::default());
     for problem in &loaded.problems {
         eprintln!("{problem}");
+    }
+    for file in bootstraps(&loaded.problems) {
+        eprintln!(
+            "{file} looks like an Envoy bootstrap; to check it: weft proxy --mode validate -c {file}"
+        );
+    }
+    if loaded.problems.is_empty() && loaded.statuses.is_empty() {
+        // A check that looked at nothing must not pass: most likely the path is wrong.
+        let paths: Vec<String> = args.paths.iter().map(|p| p.display().to_string()).collect();
+        eprintln!(
+            "no YAML document found in {}; give files, or folders with .yaml, .yml or .json files",
+            paths.join(", ")
+        );
+        return ExitCode::FAILURE;
     }
     if !loaded.problems.is_empty() {
         eprintln!(
@@ -25,6 +41,29 @@ pub(crate) fn run(args: &ValidateArgs) -> ExitCode {
     }
     output::line(&format!("valid: {}", summary(&loaded)));
     ExitCode::SUCCESS
+}
+
+/// The files among those with problems that are no mesh configuration but an Envoy bootstrap.
+fn bootstraps(problems: &[Problem]) -> BTreeSet<&str> {
+    let unknown = problems.iter().filter(|problem| problem.object.is_none());
+    let files: BTreeSet<&str> = unknown.map(|problem| &*problem.source).collect();
+    files
+        .into_iter()
+        .filter(|file| is_bootstrap(file))
+        .collect()
+}
+
+fn is_bootstrap(file: &str) -> bool {
+    const FIELDS: [&str; 4] = [
+        "static_resources",
+        "staticResources",
+        "dynamic_resources",
+        "dynamicResources",
+    ];
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let roots = yaml::parse(&text, &Limits::default()).into_iter();
+    let mut roots = roots.filter_map(|document| document.root);
+    roots.any(|root| root.get("kind").is_none() && FIELDS.iter().any(|f| root.get(f).is_some()))
 }
 
 /// `3 objects (1 Gateway, 2 VirtualService), 1 ignored`.

@@ -10,12 +10,12 @@ use weft_model::{Gateway, GatewayServer, HostScope, Hostname, MeshSettings, Obje
 use weft_xds::{Resource, TypeUrl};
 
 use super::http::{self, Routes, Side};
-use super::listeners::TcpChain;
+use super::listeners::{self, TcpChain};
 use super::{names, tls};
 use crate::emit::{Emitted, Fault, origins};
 use crate::pb::core::v3::TrafficDirection;
 use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
-use crate::pb::{self, address, listener_filter, proxy_protocol_listener, tls_inspector};
+use crate::pb::{self, address, listener_filter, proxy_protocol_listener};
 
 /// A server and the gateway it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,23 +257,14 @@ pub(crate) fn listener(
             &proxy_protocol_listener::v3::ProxyProtocol::default(),
         ));
     }
-    if needs_tls {
-        filters.push(listener_filter(
-            "envoy.filters.listener.tls_inspector",
-            &tls_inspector::v3::TlsInspector {
-                initial_read_buffer_size: pb::u32_value(512),
-                ..tls_inspector::v3::TlsInspector::default()
-            },
-        ));
-    }
+    filters.extend(listeners::inspectors(needs_tls, false));
     let message = Listener {
         name: name.clone(),
         address: Some(address(bind, port.bound)),
         filter_chains: chains,
         listener_filters: filters,
         traffic_direction: TrafficDirection::Outbound as i32,
-        // A burst of connections is spread over the workers.
-        max_connections_to_accept_per_socket_event: pb::u32_value(1),
+        max_connections_to_accept_per_socket_event: listeners::accepts_per_event(),
         ..Listener::default()
     };
     let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
@@ -289,8 +280,7 @@ pub(crate) fn listener(
 fn plain(filter: Filter) -> FilterChain {
     FilterChain {
         filters: vec![filter],
-        // Slow handshakes must not pile up.
-        transport_socket_connect_timeout: pb::seconds(15),
+        transport_socket_connect_timeout: listeners::handshake_timeout(),
         ..FilterChain::default()
     }
 }
