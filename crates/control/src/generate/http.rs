@@ -111,7 +111,7 @@ pub(crate) fn named_manager(
         Side::Gateway => {
             "istio-envoy".clone_into(&mut manager.server_name);
             manager.http_protocol_options = Some(Http1ProtocolOptions::default());
-            behind_others(&mut manager, &mesh.gateway_topology);
+            behind_others(&mut manager, mesh.gateway_topology);
         }
         Side::Outbound | Side::Inbound => {}
     }
@@ -119,7 +119,7 @@ pub(crate) fn named_manager(
 }
 
 /// What a gateway makes of headers that proxies in front of it have added.
-fn behind_others(manager: &mut HttpConnectionManager, topology: &GatewayTopology) {
+fn behind_others(manager: &mut HttpConnectionManager, topology: GatewayTopology) {
     let details = match topology.client_certificates {
         ForwardedCertificates::Sanitize => ForwardClientCertDetails::Sanitize,
         ForwardedCertificates::ForwardOnly => ForwardClientCertDetails::ForwardOnly,

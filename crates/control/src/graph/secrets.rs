@@ -103,7 +103,13 @@ pub(super) fn view(
     class: Option<&Arc<GatewayClass>>,
 ) -> Value {
     let mut names = BTreeSet::new();
-    if kind != ProxyKind::Grpc {
+    // Sidecars have credentials only by rules for some workloads, and most have no such rule.
+    let may_name = match kind {
+        ProxyKind::Gateway => true,
+        ProxyKind::Sidecar => !scope.rules.is_empty(),
+        ProxyKind::Grpc => false,
+    };
+    if may_name {
         for shard in Shard::all() {
             let key = Key::ShardCredentials(Arc::clone(scope), kind, shard);
             let of_shard = read!(cx, key, Credentials).unwrap_or_default();

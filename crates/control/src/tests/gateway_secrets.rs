@@ -2,12 +2,16 @@
 
 use std::fmt::Write as _;
 
+use prost::Message as _;
 use weft_xds::TypeUrl;
 
 use super::{Mesh, gateway, proxy, sidecar};
 use crate::generate::secrets::without_keys;
 use crate::node::Proxy;
 use crate::pb::core::v3::data_source::Specifier;
+use crate::pb::core::v3::transport_socket::ConfigType;
+use crate::pb::tls::UpstreamTlsContext;
+use crate::pb::tls::common_tls_context::ValidationContextType;
 use crate::pb::tls::secret::Type;
 
 /// A certificate and its key.
@@ -235,7 +239,23 @@ fn calls_of_sidecars_use_a_secret_only_by_a_rule_for_some_workloads() {
     let cluster = mesh
         .config(&gateway())
         .cluster("outbound|443||out.example.net");
-    assert!(cluster.transport_socket.is_some());
+    let socket = cluster.transport_socket.expect("TLS").config_type;
+    let Some(ConfigType::TypedConfig(any)) = socket else {
+        panic!("{socket:?}")
+    };
+    let context = UpstreamTlsContext::decode(&any.value[..]).expect("a valid message");
+    let common = context.common_tls_context.expect("set");
+    let [shown] = &common.tls_certificate_sds_secret_configs[..] else {
+        panic!("{common:?}")
+    };
+    assert_eq!(shown.name, "kubernetes://client");
+    let Some(ValidationContextType::CombinedValidationContext(check)) =
+        common.validation_context_type
+    else {
+        panic!("nothing is checked")
+    };
+    let roots = check.validation_context_sds_secret_config;
+    assert_eq!(roots.expect("set").name, "kubernetes://client-cacert");
 }
 
 #[test]

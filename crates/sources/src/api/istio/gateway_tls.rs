@@ -30,16 +30,9 @@ const CIPHER_SUITES: [&str; 15] = [
     "AES256-SHA",
     "DES-CBC3-SHA",
 ];
-/// The same of curves.
-const CURVES: [&str; 7] = [
-    "P-224",
-    "P-256",
-    "P-521",
-    "P-384",
-    "X25519",
-    "X25519Kyber768Draft00",
-    "X25519MLKEM768",
-];
+/// The same of curves, save for two that Envoy 1.40 does not have (`P-224`,
+/// `X25519Kyber768Draft00`): it would refuse the whole listener.
+const CURVES: [&str; 5] = ["P-256", "P-521", "P-384", "X25519", "X25519MLKEM768"];
 
 pub(super) fn server_tls(message: pb::ServerTlsSettings, at: At<'_>) -> Option<ServerTls> {
     if message.https_redirect {
@@ -131,6 +124,7 @@ fn termination(message: pb::ServerTlsSettings, mode: Mode, at: At<'_>) -> Option
         at.field("caCrl")
             .error("does not go with a credential: put the list into its Secret (ca.crl)");
     }
+    hashes(&verify_certificate_spki, &verify_certificate_hash, &at);
     let (min, max) = (min_protocol_version, max_protocol_version);
     let (min_version, max_version) = versions(min, max, &at);
     let own = mode == Mode::IstioMutual;
@@ -296,14 +290,12 @@ fn shared(texts: Vec<String>) -> Vec<Arc<str>> {
     texts.into_iter().map(Into::into).collect()
 }
 
-/// Names that Istio lets through. It drops others in silence, which weakens nothing but surprises.
+/// Names that proxies know, for they would refuse the whole listener for another one.
 fn known(names: Vec<String>, all: &[&str], at: At<'_>) -> Vec<Arc<str>> {
     let mut seen = BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
         let at = at.index(index);
-        // `ALL`, and expressions such as `-SHA` or `[A|B]`, are the proxy's to judge.
-        let judged = name != "ALL" && name.starts_with(|c: char| c.is_ascii_alphanumeric());
-        if name.is_empty() || (judged && !all.contains(&name.as_str())) {
+        if !is_known(name, all) {
             at.error(format_args!(
                 "\"{name}\" is unknown: use some of {}",
                 all.join(", ")
@@ -313,6 +305,41 @@ fn known(names: Vec<String>, all: &[&str], at: At<'_>) -> Vec<Arc<str>> {
         }
     }
     shared(names)
+}
+
+/// A name, or a group of equal rank (`[A|B]`).
+fn is_known(name: &str, all: &[&str]) -> bool {
+    let group = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+    match group {
+        Some(group) => group.split('|').all(|name| all.contains(&name)),
+        None => all.contains(&name),
+    }
+}
+
+/// SHA-256 of public keys in base64, and of certificates in hexadecimal, as Envoy reads them.
+fn hashes(keys: &[String], certificates: &[String], at: &At<'_>) {
+    let list = at.field("verifyCertificateSpki");
+    for (index, key) in keys.iter().enumerate() {
+        let digits = key.strip_suffix('=').unwrap_or_default();
+        let base64 = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+        if digits.len() != 43 || !digits.bytes().all(base64) {
+            list.index(index)
+                .error("is no SHA-256 hash in base64: write 44 characters");
+        }
+    }
+    let list = at.field("verifyCertificateHash");
+    for (index, hash) in certificates.iter().enumerate() {
+        let bytes: Vec<&str> = hash.split(':').collect();
+        let fits = match &bytes[..] {
+            [whole] => whole.len() == 64,
+            each => each.len() == 32 && each.iter().all(|byte| byte.len() == 2),
+        };
+        let hex = |b: u8| b.is_ascii_hexdigit() || b == b':';
+        if !fits || !hash.bytes().all(hex) {
+            list.index(index)
+                .error("is no SHA-256 hash in hexadecimal: write 64 digits");
+        }
+    }
 }
 
 fn versions(min: i32, max: i32, at: &At<'_>) -> (Option<TlsVersion>, Option<TlsVersion>) {
