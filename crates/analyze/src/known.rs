@@ -72,8 +72,9 @@ impl<'a> Known<'a> {
                 self.gateways.insert(gateway_ref(gateway), gateway);
             }
             Object::Sidecar(sidecar) => self.sidecars.push(sidecar),
-            // Names nothing, and nothing here names it.
-            Object::Namespace(_) => {}
+            // A Secret is looked for in the namespace of the gateway that asks for it, which only a
+            // connected proxy can tell.
+            Object::Secret(_) | Object::Namespace(_) => {}
         }
     }
 

@@ -66,6 +66,11 @@ pub struct Proxy {
     /// Whether a sidecar without redirection binds a listener for each outbound port
     /// (metadata `WEFT_OUTBOUND_LISTENERS`, default true as in Istio).
     pub outbound_listeners: bool,
+    /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
+    pub unprivileged: bool,
+    /// Whether Istio's agent runs beside it (metadata `ISTIO_VERSION`): it serves the workload's
+    /// identity, and files of certificates as secrets.
+    pub istio_agent: bool,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -134,6 +139,8 @@ impl Proxy {
             http_proxy_port: metadata.port("HTTP_PROXY_PORT")?,
             inbound: metadata.inbound()?,
             outbound_listeners: metadata.flag("WEFT_OUTBOUND_LISTENERS", true)?,
+            unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
+            istio_agent: metadata.text("ISTIO_VERSION").is_some(),
             agent: node.user_agent_name.clone(),
         })
     }

@@ -9,6 +9,7 @@ use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{Namespace, ObjectRef};
 use crate::route::VirtualService;
+use crate::secret::Secret;
 use crate::service::{Endpoint, Service, Workload};
 use crate::sidecar::Sidecar;
 
@@ -57,6 +58,7 @@ pub enum ObjectKey {
     DestinationRule(ObjectRef),
     Gateway(ObjectRef),
     Sidecar(ObjectRef),
+    Secret(ObjectRef),
     Namespace(Namespace),
 }
 
@@ -69,7 +71,8 @@ impl fmt::Display for ObjectKey {
             Self::VirtualService(origin)
             | Self::DestinationRule(origin)
             | Self::Gateway(origin)
-            | Self::Sidecar(origin) => origin.fmt(f),
+            | Self::Sidecar(origin)
+            | Self::Secret(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
         }
     }
@@ -86,6 +89,7 @@ pub enum Object {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    Secret(Arc<Secret>),
     Namespace(Arc<NamespaceInfo>),
 }
 
@@ -100,6 +104,7 @@ impl Object {
             Self::DestinationRule(rule) => ObjectKey::DestinationRule(rule.meta.origin.clone()),
             Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),
             Self::Sidecar(rule) => ObjectKey::Sidecar(rule.meta.origin.clone()),
+            Self::Secret(secret) => ObjectKey::Secret(secret.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }
     }

@@ -118,7 +118,7 @@ impl Document {
                 }
                 Ok(Recognised::IstioNetworking)
             }
-            ("", "Service" | "Endpoints" | "Pod" | "Namespace")
+            ("", "Service" | "Endpoints" | "Pod" | "Namespace" | "Secret")
             | ("discovery.k8s.io", "EndpointSlice") => Ok(Recognised::Kubernetes),
             _ => Ok(Recognised::Other),
         }

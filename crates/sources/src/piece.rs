@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use weft_model::{
-    DestinationRule, Gateway, NamespaceInfo, ObjectRef, Sidecar, VirtualService, Workload,
+    DestinationRule, Gateway, NamespaceInfo, ObjectRef, Secret, Sidecar, VirtualService, Workload,
 };
 use weft_proto::Problem;
 
@@ -25,6 +25,7 @@ pub(crate) enum Piece {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    Secret(Arc<Secret>),
 }
 
 /// One document, and what became of it.

@@ -58,6 +58,16 @@ fn destination_rules() {
 }
 
 #[test]
+fn gateways() {
+    check("gateway.yaml", of_objects);
+}
+
+#[test]
+fn secrets() {
+    check("secret.yaml", of_objects);
+}
+
+#[test]
 fn other_kinds() {
     check("others.yaml", of_objects);
 }

@@ -100,7 +100,13 @@ pub(crate) fn of_service(
     variants(service, policies)
         .filter_map(|(port, subset, settings)| {
             let kind = discovery(service, &settings, proxy);
-            let settings = settings.or(&mesh.default_policy);
+            let mut settings = settings.or(&mesh.default_policy);
+            let for_all = rule.is_none_or(|rule| rule.selector.is_none());
+            if proxy == ProxyKind::Sidecar && for_all {
+                // As in Istio: else every sidecar that sees the host would wait for a secret that
+                // it may not have.
+                settings.tls = settings.tls.filter(|tls| !tls.has_credential());
+            }
             let list = endpoints.map_or(&[][..], |e| &e.endpoints);
             let to = Target {
                 service,

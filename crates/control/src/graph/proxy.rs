@@ -179,6 +179,7 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let clusters = view(cx, Key::ClusterView(Arc::clone(scope), facts.kind, here));
     let endpoints = view(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
     let mut own = Own::default();
+    let mut gateway = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
             own = inbound(cx, facts);
@@ -193,7 +194,10 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 reader: Arc::clone(&reader),
                 target_ports: target_ports(cx, facts),
                 v6: facts.binding.v6,
+                agent: facts.agent,
+                unprivileged: facts.unprivileged,
             });
+            gateway = Some(Arc::clone(&class));
             (
                 view(cx, Key::GatewayListeners(Arc::clone(&class))),
                 view(cx, Key::GatewayRoutes(class)),
@@ -207,7 +211,8 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
             )
         }
     };
-    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes]
+    let secrets = view(cx, Key::Secrets(Arc::clone(scope), facts.kind, gateway));
+    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, secrets]
         .iter()
         .flatten()
         .map(|v| (**v).clone())

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_model::{
-    AddressRange, DestinationRule, ExportTo, Forwarding, Gateway, Hostname, Labels, MeshSettings,
-    ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar,
-    Timestamp, VirtualService,
+    AddressRange, CredentialName, DestinationRule, ExportTo, Forwarding, Gateway, Hostname, Labels,
+    MeshSettings, ObjectRef, PortNumber, Protocol, Resolved, Secret, Service, ServiceEndpoints,
+    ServiceKey, Sidecar, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
@@ -179,6 +179,8 @@ pub(crate) enum Value {
     DestinationRule(Arc<DestinationRule>),
     Rules(Arc<RuleIndex>),
     Gateways(Arc<[Arc<Gateway>]>),
+    Secret(Arc<Secret>),
+    Credentials(Arc<BTreeSet<CredentialName>>),
     Sidecars(Arc<[Arc<Sidecar>]>),
     Services(Arc<BTreeSet<ServiceKey>>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),

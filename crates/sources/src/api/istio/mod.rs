@@ -6,6 +6,7 @@ pub(crate) mod destination_rule;
 mod destination_rule_balancer;
 mod destination_rule_pool;
 pub(crate) mod gateway;
+mod gateway_tls;
 pub mod mesh_config;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
