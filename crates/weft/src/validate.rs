@@ -4,16 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
-use weft_model::MeshSettings;
+use weft_analyze::Depth;
 use weft_proto::Problem;
 use weft_proto::yaml::{self, Limits};
 use weft_sources::{Loaded, ObjectState, load_once};
 
 use crate::cli::ValidateArgs;
-use crate::output;
+use crate::{Failure, analyze, output};
 
-pub(crate) fn run(args: &ValidateArgs) -> ExitCode {
-    let loaded = load_once(&args.paths, &MeshSettings::default());
+pub(crate) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
+    let settings = analyze::settings(args.mesh_config.as_deref())?;
+    let loaded = load_once(&args.paths, &settings);
     for problem in &loaded.problems {
         eprintln!("{problem}");
     }
@@ -29,18 +30,28 @@ pub(crate) fn run(args: &ValidateArgs) -> ExitCode {
             "no YAML document found in {}; give files, or folders with .yaml, .yml or .json files",
             paths.join(", ")
         );
-        return ExitCode::FAILURE;
+        return Ok(ExitCode::FAILURE);
     }
-    if !loaded.problems.is_empty() {
-        eprintln!(
-            "{} found in {}",
-            count(loaded.problems.len(), "problem"),
-            summary(&loaded)
-        );
-        return ExitCode::FAILURE;
+    let warnings = analyze::look(&loaded, &settings, Depth::References);
+    for warning in &warnings.placed {
+        eprintln!("{warning}");
     }
-    output::line(&format!("valid: {}", summary(&loaded)));
-    ExitCode::SUCCESS
+    let wrong = loaded.problems.len();
+    let found = count(wrong, "problem");
+    let found = match warnings.total() {
+        0 => found,
+        suspicious => format!("{found} and {}", count(suspicious, "warning")),
+    };
+    if wrong > 0 || args.strict && warnings.total() > 0 {
+        eprintln!("{found} found in {}", summary(&loaded));
+        return Ok(ExitCode::FAILURE);
+    }
+    let warned = match warnings.total() {
+        0 => String::new(),
+        suspicious => format!("; {}", count(suspicious, "warning")),
+    };
+    output::line(&format!("valid: {}{warned}", summary(&loaded)));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The files among those with problems that are no mesh configuration but an Envoy bootstrap.
@@ -67,7 +78,7 @@ fn is_bootstrap(file: &str) -> bool {
 }
 
 /// `3 objects (1 Gateway, 2 VirtualService), 1 ignored`.
-fn summary(loaded: &Loaded) -> String {
+pub(crate) fn summary(loaded: &Loaded) -> String {
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     let mut ignored = 0;
     for status in &loaded.statuses {
@@ -91,6 +102,6 @@ fn summary(loaded: &Loaded) -> String {
     text
 }
 
-fn count(number: usize, thing: &str) -> String {
+pub(crate) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }

@@ -64,11 +64,83 @@ fn version_is_the_packages() {
     }
 }
 
+const SERVICE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec: {ports: [{name: http, port: 80}]}
+---
+";
+
 #[test]
 fn validate_accepts_and_counts_what_is_right() {
-    let output = validate(&file("good.yaml", VIRTUAL_SERVICE));
+    let output = validate(&file("good.yaml", &format!("{SERVICE}{VIRTUAL_SERVICE}")));
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stdout), "valid: 1 object (1 VirtualService)\n");
+    assert_eq!(
+        text(&output.stdout),
+        "valid: 2 objects (1 Service, 1 VirtualService)\n"
+    );
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn a_rule_that_leads_nowhere_is_a_warning_and_fails_only_if_that_is_asked_for() {
+    let path = file(
+        "nowhere.yaml",
+        &format!(
+            "{SERVICE}{}",
+            VIRTUAL_SERVICE.replace("host: reviews", "host: revews")
+        ),
+    );
+    let path = path.display().to_string();
+    let output = weft(&["validate", &path]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let expected = "nowhere.yaml:16: warning: VirtualService/default/reviews: \
+        spec.http[0].route[0].destination.host: no service has the host \
+        \"revews.default.svc.cluster.local\", so what is sent there fails; \
+        did you mean \"reviews.default.svc.cluster.local\"? (IST0101)\n";
+    assert!(
+        text(&output.stderr).ends_with(expected),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(text(&output.stdout).contains("; 1 warning"));
+    assert_eq!(
+        weft(&["validate", "--strict", &path]).status.code(),
+        Some(1)
+    );
+
+    let mesh = file("nowhere-mesh.conf", "rootNamespace: mesh-root")
+        .display()
+        .to_string();
+    let args = ["analyze", "-o", "json", "--mesh-config", &mesh, &path];
+    let output = weft(&args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(
+        (&report["errors"], &report["warnings"]),
+        (&0.into(), &1.into())
+    );
+    let finding = &report["findings"][0];
+    assert_eq!(
+        (&finding["code"], &finding["line"]),
+        (&"IST0101".into(), &16.into())
+    );
+    assert_eq!(weft(&["analyze", "--strict", &path]).status.code(), Some(1));
+}
+
+#[test]
+fn analyze_tells_what_is_wrong_as_well() {
+    let bad = VIRTUAL_SERVICE.replace("timeout: 2s", "timeuot: 2s");
+    let path = file("analyze-bad.yaml", &bad).display().to_string();
+    let output = weft(&["analyze", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stdout);
+    assert!(
+        told.contains("analyze-bad.yaml:12: error: VirtualService/default/reviews: "),
+        "{told}"
+    );
+    assert!(told.contains("(IST0106)"), "{told}");
 }
 
 #[test]

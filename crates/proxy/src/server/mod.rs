@@ -177,15 +177,13 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     life.run(ads.as_ref(), &node).await;
     pool.send_each(|_| worker::Command::Stop).await;
     drop(life);
-    let panicked = tokio::task::spawn_blocking(move || workers.join())
-        .await
-        .unwrap_or(0);
+    let panicked = tokio::task::spawn_blocking(move || workers.join()).await;
     logs.finish(Duration::from_secs(2));
     drop((admin_server, background));
-    if panicked > 0 {
-        return Err(ProxyError::Worker(panicked));
+    match panicked.unwrap_or(0) {
+        0 => Ok(()),
+        panicked => Err(ProxyError::Worker(panicked)),
     }
-    Ok(())
 }
 
 fn tell_ignored(ignored: &[IgnoredField], stats: &MainStats) {
