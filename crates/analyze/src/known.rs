@@ -72,9 +72,10 @@ impl<'a> Known<'a> {
                 self.gateways.insert(gateway_ref(gateway), gateway);
             }
             Object::Sidecar(sidecar) => self.sidecars.push(sidecar),
-            // A Secret is looked for in the namespace of the gateway that asks for it, which only a
-            // connected proxy can tell.
-            Object::Secret(_) | Object::Namespace(_) => {}
+            // What is missing to a gateway is told by the control plane, proxy by proxy.
+            Object::Secret(_) => {}
+            // Names nothing, and nothing here names it.
+            Object::Namespace(_) => {}
         }
     }
 

@@ -135,27 +135,6 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     settings
 }
 
-/// What proxies would refuse with every listener in it.
-fn access_log_format(settings: &MeshSettings, at: At<'_>) {
-    let Some(format) = settings.access_log_format.as_deref() else {
-        return;
-    };
-    at.ok(format::check(format));
-    if settings.access_log_encoding == AccessLogEncoding::Json {
-        let documents = yaml::parse(format, &Limits::default());
-        let is_object = match &documents[..] {
-            [only] => {
-                let root = only.root.as_ref();
-                only.errors.is_empty() && root.is_some_and(|root| root.entries().is_some())
-            }
-            _ => false,
-        };
-        if !is_object || !format.trim_start().starts_with('{') {
-            at.error("it must be a JSON object with accessLogEncoding JSON: write one such as {\"status\": \"%RESPONSE_CODE%\"}");
-        }
-    }
-}
-
 fn gateway_topology(message: mesh::Topology, at: At<'_>) -> GatewayTopology {
     use mesh::ForwardClientCertDetails as Details;
     let mesh::Topology {
@@ -178,6 +157,27 @@ fn gateway_topology(message: mesh::Topology, at: At<'_>) -> GatewayTopology {
             }
         },
         proxy_protocol: proxy_protocol.is_some(),
+    }
+}
+
+/// What proxies would refuse with every listener in it.
+fn access_log_format(settings: &MeshSettings, at: At<'_>) {
+    let Some(format) = settings.access_log_format.as_deref() else {
+        return;
+    };
+    at.ok(format::check(format));
+    if settings.access_log_encoding == AccessLogEncoding::Json {
+        let documents = yaml::parse(format, &Limits::default());
+        let is_object = match &documents[..] {
+            [only] => {
+                let root = only.root.as_ref();
+                only.errors.is_empty() && root.is_some_and(|root| root.entries().is_some())
+            }
+            _ => false,
+        };
+        if !is_object || !format.trim_start().starts_with('{') {
+            at.error("it must be a JSON object with accessLogEncoding JSON: write one such as {\"status\": \"%RESPONSE_CODE%\"}");
+        }
     }
 }
 
