@@ -71,6 +71,11 @@ pub struct Proxy {
     pub version: Option<String>,
     /// The entries of its metadata that are text.
     pub metadata: Arc<BTreeMap<String, String>>,
+    /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
+    pub unprivileged: bool,
+    /// Whether Istio's agent runs beside it (metadata `ISTIO_VERSION`): it serves the workload's
+    /// identity, and files of certificates as secrets.
+    pub istio_agent: bool,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -141,6 +146,8 @@ impl Proxy {
             outbound_listeners: metadata.flag("WEFT_OUTBOUND_LISTENERS", true)?,
             version: metadata.text("ISTIO_VERSION"),
             metadata: Arc::new(metadata.texts()),
+            unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
+            istio_agent: metadata.text("ISTIO_VERSION").is_some(),
             agent: node.user_agent_name.clone(),
         })
     }

@@ -15,10 +15,11 @@ pub(crate) use weft_proto::pb::envoy::extensions::filters::http::cors::v3 as cor
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::router::v3 as router;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::listener::{
-    http_inspector, original_dst, tls_inspector,
+    http_inspector, original_dst, proxy_protocol as proxy_protocol_listener, tls_inspector,
 };
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub(crate) use weft_proto::pb::envoy::extensions::network::dns_resolver::cares::v3 as dns_cares;
 pub(crate) use weft_proto::pb::envoy::extensions::request_id::uuid::v3 as request_id;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;

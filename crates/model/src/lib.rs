@@ -25,6 +25,7 @@ pub mod name;
 pub mod object;
 pub mod protocol;
 pub mod route;
+pub mod secret;
 pub mod service;
 pub mod sidecar;
 pub mod stream;
@@ -47,10 +48,15 @@ pub use envoy_filter::{
     ProxyCondition, RouteActionKind, RouteCondition,
 };
 pub use forwarding::Forwarding;
-pub use gateway::{Gateway, GatewayServer, ServerTls, TlsVersion};
+pub use gateway::{
+    ClientCertificates, ClientCheck, Gateway, GatewayServer, ServerIdentity, ServerTls,
+    TlsTermination, TlsVersion,
+};
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
-pub use mesh::{AccessLogEncoding, MeshSettings, OutboundTrafficPolicy};
+pub use mesh::{
+    AccessLogEncoding, ForwardedCertificates, GatewayTopology, MeshSettings, OutboundTrafficPolicy,
+};
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };
@@ -62,6 +68,7 @@ pub use route::{
     RedirectPort, RegexRewrite, ResponseBody, RetryPolicy, Rewrite, RouteDestination, StringMatch,
     VirtualService,
 };
+pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};

@@ -10,6 +10,7 @@ use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{Namespace, ObjectRef};
 use crate::route::VirtualService;
+use crate::secret::Secret;
 use crate::service::{Endpoint, Service, Workload};
 use crate::sidecar::Sidecar;
 
@@ -59,6 +60,7 @@ pub enum ObjectKey {
     Gateway(ObjectRef),
     Sidecar(ObjectRef),
     EnvoyFilter(ObjectRef),
+    Secret(ObjectRef),
     Namespace(Namespace),
 }
 
@@ -72,7 +74,8 @@ impl fmt::Display for ObjectKey {
             | Self::DestinationRule(origin)
             | Self::Gateway(origin)
             | Self::Sidecar(origin)
-            | Self::EnvoyFilter(origin) => origin.fmt(f),
+            | Self::EnvoyFilter(origin)
+            | Self::Secret(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
         }
     }
@@ -90,6 +93,7 @@ pub enum Object {
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
     EnvoyFilter(Arc<EnvoyFilter>),
+    Secret(Arc<Secret>),
     Namespace(Arc<NamespaceInfo>),
 }
 
@@ -105,6 +109,7 @@ impl Object {
             Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),
             Self::Sidecar(rule) => ObjectKey::Sidecar(rule.meta.origin.clone()),
             Self::EnvoyFilter(rule) => ObjectKey::EnvoyFilter(rule.meta.origin.clone()),
+            Self::Secret(secret) => ObjectKey::Secret(secret.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }
     }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use weft_model::{
-    DestinationRule, EnvoyFilter, Gateway, NamespaceInfo, ObjectRef, Sidecar, VirtualService,
-    Workload,
+    DestinationRule, EnvoyFilter, Gateway, NamespaceInfo, ObjectRef, Secret, Sidecar,
+    VirtualService, Workload,
 };
 use weft_proto::Problem;
 
@@ -27,6 +27,7 @@ pub(crate) enum Piece {
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
     EnvoyFilter(Arc<EnvoyFilter>),
+    Secret(Arc<Secret>),
 }
 
 /// One document, and what became of it.

@@ -63,8 +63,23 @@ fn envoy_filters() {
 }
 
 #[test]
+fn gateways() {
+    check("gateway.yaml", of_objects);
+}
+
+#[test]
+fn secrets() {
+    check("secret.yaml", of_objects);
+}
+
+#[test]
 fn other_kinds() {
     check("others.yaml", of_objects);
+}
+
+#[test]
+fn names_and_indents() {
+    check("names.yaml", of_objects);
 }
 
 #[test]

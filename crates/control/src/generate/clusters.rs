@@ -30,10 +30,12 @@ use crate::pb::cluster::v3::{
         LbPolicy,
     },
 };
+use crate::pb::core::v3::TypedExtensionConfig;
 use crate::pb::core::v3::{
     ApiVersion, BindConfig, ConfigSource, HttpProtocolOptions as CommonHttp, SocketAddress,
     socket_address,
 };
+use crate::pb::dns_cares::CaresDnsResolverConfig;
 use crate::pb::types::Percent;
 use crate::pb::{self, duration, seconds, u32_value};
 use crate::wire::put_field;
@@ -98,14 +100,20 @@ pub(crate) fn of_service(
     variants(service, policies)
         .filter_map(|(port, subset, settings)| {
             let kind = discovery(service, &settings, proxy);
-            let settings = settings.or(&mesh.default_policy);
+            let mut settings = settings.or(&mesh.default_policy);
+            let for_all = rule.is_none_or(|rule| rule.selector.is_none());
+            if proxy == ProxyKind::Sidecar && for_all {
+                // As in Istio: else every sidecar that sees the host would wait for a secret that
+                // it may not have.
+                settings.tls = settings.tls.filter(|tls| !tls.has_credential());
+            }
             let list = endpoints.map_or(&[][..], |e| &e.endpoints);
             let to = Target {
                 service,
                 port,
                 subset,
             };
-            let cluster = outbound(mesh, &to, &settings, kind, (list, place))?;
+            let cluster = outbound(mesh, &to, &settings, kind, (list, proxy, place))?;
             let metadata = metadata::istio(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
                 &[service_name(service)],
@@ -143,7 +151,7 @@ fn outbound(
     to: &Target<'_>,
     settings: &PolicySettings,
     kind: DiscoveryType,
-    (list, place): (&[Endpoint], &Place),
+    (list, proxy, place): (&[Endpoint], ProxyKind, &Place),
 ) -> Option<Cluster> {
     let (service, port, subset) = (to.service, to.port, to.subset);
     let subset_name = subset.map_or("", |s| &*s.name);
@@ -171,7 +179,8 @@ fn outbound(
         }
         _ => {}
     }
-    let mut http = http_for(port.protocol, settings.connection_pool.as_ref());
+    let sniffs = proxy == ProxyKind::Sidecar;
+    let mut http = http_for(port.protocol, settings.connection_pool.as_ref(), sniffs);
     apply_pool(&mut cluster, &mut http, settings);
     if let Some(outlier) = &settings.outlier_detection {
         apply_outlier(&mut cluster, &mut http, outlier);
@@ -183,9 +192,23 @@ fn outbound(
     Some(cluster)
 }
 
+/// Added to the time between look-ups, as istiod.
+const DNS_JITTER: Duration = Duration::from_millis(100);
+/// Queries by one UDP socket, after which Envoy's resolver takes another port, as istiod.
+const MAX_QUERIES: u32 = 100;
+
 #[allow(deprecated)] // as istiod: the cluster extension that replaces these is younger than most proxies
 fn set_dns(cluster: &mut Cluster) {
     cluster.dns_refresh_rate = seconds(60);
+    // Not all proxies of a mesh at once.
+    cluster.dns_jitter = Some(duration(DNS_JITTER));
+    cluster.typed_dns_resolver_config = Some(TypedExtensionConfig {
+        name: "envoy.network.dns_resolver.cares".to_owned(),
+        typed_config: Some(pb::any(&CaresDnsResolverConfig {
+            udp_max_queries: u32_value(MAX_QUERIES),
+            ..CaresDnsResolverConfig::default()
+        })),
+    });
     cluster.respect_dns_ttl = true;
     cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
 }
@@ -262,21 +285,21 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     // Both passthroughs count under one name, as in Istio.
     cluster.alt_stat_name = format!("{};", names::PASSTHROUGH);
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
-    cluster.circuit_breakers = Some(CircuitBreakers {
-        thresholds: vec![unlimited()],
-        ..CircuitBreakers::default()
+    let mut http = Http {
+        upstream: Some(use_downstream()),
+        ..Http::default()
+    };
+    // The mesh's limits hold for what is no service, too; there is nobody to eject.
+    let limits = PolicySettings {
+        connection_pool: mesh.default_policy.connection_pool.clone(),
+        ..PolicySettings::default()
+    };
+    apply_pool(&mut cluster, &mut http, &limits);
+    http.common = Some(CommonHttp {
+        idle_timeout: Some(duration(PASSTHROUGH_IDLE)),
+        ..CommonHttp::default()
     });
-    set_http(
-        &mut cluster,
-        Http {
-            upstream: Some(use_downstream()),
-            common: Some(CommonHttp {
-                idle_timeout: Some(duration(PASSTHROUGH_IDLE)),
-                ..CommonHttp::default()
-            }),
-            ..Http::default()
-        },
-    );
+    set_http(&mut cluster, http);
     cluster
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use prost::Name;
-use weft_model::{AccessLogEncoding, MeshSettings};
+use weft_model::{AccessLogEncoding, ForwardedCertificates, GatewayTopology, MeshSettings};
 
 use super::cors::CORS_FILTER;
 use super::routes::FAULT_FILTER;
@@ -59,16 +59,26 @@ pub(crate) enum Side {
     Gateway,
 }
 
-/// The connection manager filter.
+/// The connection manager filter. The delimiter keeps Envoy from cutting its prefix at a dot.
 pub(crate) fn manager(
     mesh: &MeshSettings,
     side: Side,
     stat_prefix: &str,
     routes: Routes,
 ) -> Filter {
+    named_manager(mesh, side, format!("{stat_prefix};"), routes)
+}
+
+/// The same with a prefix as somebody wrote it.
+pub(crate) fn named_manager(
+    mesh: &MeshSettings,
+    side: Side,
+    stat_prefix: String,
+    routes: Routes,
+) -> Filter {
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
-        stat_prefix: format!("{stat_prefix};"),
+        stat_prefix,
         route_specifier: Some(match routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds {
                 config_source: Some(pb::ads()),
@@ -99,18 +109,39 @@ pub(crate) fn manager(
             });
         }
         Side::Gateway => {
-            manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet as i32;
-            manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
-                subject: bool_value(true),
-                cert: true,
-                dns: true,
-                uri: true,
-                ..SetCurrentClientCertDetails::default()
-            });
+            "istio-envoy".clone_into(&mut manager.server_name);
+            manager.http_protocol_options = Some(Http1ProtocolOptions::default());
+            behind_others(&mut manager, mesh.gateway_topology);
         }
         Side::Outbound | Side::Inbound => {}
     }
     filter(HCM, &manager)
+}
+
+/// What a gateway makes of headers that proxies in front of it have added.
+fn behind_others(manager: &mut HttpConnectionManager, topology: GatewayTopology) {
+    let details = match topology.client_certificates {
+        ForwardedCertificates::Sanitize => ForwardClientCertDetails::Sanitize,
+        ForwardedCertificates::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
+        ForwardedCertificates::AppendForward => ForwardClientCertDetails::AppendForward,
+        ForwardedCertificates::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
+        ForwardedCertificates::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+    };
+    manager.xff_num_trusted_hops = topology.trusted_proxies;
+    manager.forward_client_cert_details = details as i32;
+    let adds = [
+        ForwardClientCertDetails::AppendForward,
+        ForwardClientCertDetails::SanitizeSet,
+    ];
+    if adds.contains(&details) {
+        manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+            subject: bool_value(true),
+            cert: true,
+            dns: true,
+            uri: true,
+            ..SetCurrentClientCertDetails::default()
+        });
+    }
 }
 
 /// UUIDs, of which tracing takes its samples.

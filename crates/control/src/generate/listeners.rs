@@ -121,7 +121,7 @@ pub(crate) fn outbound(
 }
 
 /// Envoy's workers take turns, as istiod has them do.
-fn accepts_per_event() -> Option<crate::pb::protobuf::UInt32Value> {
+pub(super) fn accepts_per_event() -> Option<crate::pb::protobuf::UInt32Value> {
     u32_value(1)
 }
 
@@ -139,12 +139,16 @@ fn emit(message: &Listener, links: Vec<Arc<str>>, origins: &Origins) -> Emitted 
     Emitted::new(resource.with_links(links), Origins::clone(origins))
 }
 
-fn inspectors(tls: bool, http: bool) -> Vec<ListenerFilter> {
+pub(super) fn inspectors(tls: bool, http: bool) -> Vec<ListenerFilter> {
     let mut filters = Vec::new();
     if tls {
         filters.push(listener_filter(
             "envoy.filters.listener.tls_inspector",
-            &tls_inspector::v3::TlsInspector::default(),
+            &tls_inspector::v3::TlsInspector {
+                // Most greetings fit, at a hundredth of Envoy's own buffer; it grows.
+                initial_read_buffer_size: u32_value(512),
+                ..tls_inspector::v3::TlsInspector::default()
+            },
         ));
     }
     if http {

@@ -18,6 +18,8 @@ pub(crate) mod metadata;
 pub(crate) mod names;
 mod policies;
 pub(crate) mod routes;
+pub(crate) mod sds;
+pub(crate) mod secrets;
 mod streams;
 pub(crate) mod tcp;
 pub(crate) mod tls;

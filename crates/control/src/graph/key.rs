@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{
-    GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber, ServiceKey,
+    CredentialName, GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber,
+    ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -79,6 +80,10 @@ pub(crate) struct GatewayClass {
     /// Port of the gateway's own service → port its workloads listen on.
     pub(crate) target_ports: BTreeMap<u16, u16>,
     pub(crate) v6: bool,
+    /// Whether Istio's agent runs beside them.
+    pub(crate) agent: bool,
+    /// Whether they may not bind ports below 1024.
+    pub(crate) unprivileged: bool,
 }
 
 /// A virtual host of a gateway: the rules that speak for a host, in order of precedence.
@@ -169,6 +174,8 @@ pub(crate) struct ProxyFacts {
     /// What patches may ask for; nothing of gRPC clients, which have none.
     pub(crate) version: Option<Arc<str>>,
     pub(crate) metadata: Arc<BTreeMap<String, String>>,
+    pub(crate) agent: bool,
+    pub(crate) unprivileged: bool,
 }
 
 impl ProxyFacts {
@@ -207,6 +214,9 @@ impl ProxyFacts {
             } else {
                 Arc::clone(&proxy.metadata)
             },
+            // Both make a difference to gateways only, so that others share their views.
+            unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
+            agent: proxy.istio_agent && proxy.kind == ProxyKind::Gateway,
         }
     }
 }
@@ -228,10 +238,13 @@ pub(crate) enum Key {
     StreamIndex(Shard),
     /// Rules of the mesh for connections, for wildcard hosts.
     WildcardStreams,
+    /// Rules of a gateway for connections.
+    GatewayStreams(GatewayRef),
     DestinationRule(ObjectRef),
     DestinationIndex(Namespace, Shard),
     WildcardDestinations(Namespace),
     Gateways,
+    Secret(Namespace, Arc<str>),
     Sidecars(Namespace),
     EnvoyFilter(ObjectRef),
     /// What the filters of a namespace are for.
@@ -265,6 +278,10 @@ pub(crate) enum Key {
     HostRules(Arc<Scope>, Shard),
     PortShard(Arc<Scope>, Shard),
     GatewayPorts(Arc<GatewayClass>),
+    /// A credential as proxies of a namespace get it.
+    Credential(Namespace, CredentialName),
+    /// The credentials that the rules of a shard name.
+    ShardCredentials(Arc<Scope>, ProxyKind, Shard),
     ClusterChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
     EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
@@ -294,6 +311,8 @@ pub(crate) enum Key {
     PatchedView(Arc<PatchClass>, Arc<Key>),
     PatchedOwn(Arc<OwnPatches>),
     ExtensionView(Arc<PatchClass>),
+    /// The credentials that rules name, and the servers of a gateway.
+    Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -309,6 +328,8 @@ impl Key {
             | Self::WildcardRules(_)
             | Self::StreamIndex(_)
             | Self::WildcardStreams
+            | Self::GatewayStreams(_)
+            | Self::Secret(..)
             | Self::DestinationRule(_)
             | Self::DestinationIndex(..)
             | Self::WildcardDestinations(_)
@@ -330,6 +351,7 @@ impl Key {
             | Self::GrpcListeners(..)
             | Self::StandingClusters(_)
             | Self::PatchPlan(_)
+            | Self::Credential(..)
             | Self::GatewayPorts(_) => 1,
             Self::Destinations(..) | Self::HostRules(..) | Self::PortShard(..) => 2,
             Self::ClusterChunk(..)
@@ -338,12 +360,13 @@ impl Key {
             | Self::Forwarding(..)
             | Self::GrpcListenerChunk(..)
             | Self::WildcardPorts(_)
-            | Self::GatewayHosts(..)
-            | Self::GatewayListener(..) => 3,
+            | Self::ShardCredentials(..)
+            | Self::GatewayHosts(..) => 3,
             Self::ScopeNeeds(_)
             | Self::VipListeners(..)
             | Self::WildcardListener(..)
             | Self::OutboundHost(_)
+            | Self::GatewayListener(..)
             | Self::GatewayHost(_) => 4,
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
@@ -357,7 +380,8 @@ impl Key {
             | Self::GrpcListenerView(..)
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(_)
-            | Self::GatewayRoutes(_) => 7,
+            | Self::GatewayRoutes(_)
+            | Self::Secrets(..) => 7,
             Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,
             Self::ProxyView(_) => 9,
         }

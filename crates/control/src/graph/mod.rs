@@ -14,6 +14,7 @@ mod patches;
 mod places;
 mod proxy;
 mod scope;
+mod secrets;
 mod streams;
 mod value;
 
@@ -109,6 +110,11 @@ impl Recipe for Mesh {
             }
             Key::GatewayListeners(class) => gateway::listener_view(cx, class),
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
+            Key::Credential(namespace, name) => secrets::credential(cx, namespace, name),
+            Key::ShardCredentials(scope, kind, shard) => {
+                secrets::of_shard(cx, scope, *kind, *shard)
+            }
+            Key::Secrets(scope, kind, class) => secrets::view(cx, scope, *kind, class.as_ref()),
             Key::ClusterView(scope, kind, place) => proxy::cluster_view(cx, scope, *kind, place),
             Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),

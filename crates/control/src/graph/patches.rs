@@ -291,7 +291,8 @@ fn ports(cx: &mut Cx<'_, '_>, key: &Key) -> Ports {
     let all = read!(cx, Key::GatewayPorts(Arc::clone(class)), GatewayPorts).unwrap_or_default();
     let mut ports = Ports::new();
     for port in all.values() {
-        let servers = port.routes.values().flatten();
+        let routed = port.slots.iter().filter(|slot| slot.route.is_some());
+        let servers = routed.flat_map(|slot| &slot.servers);
         let numbers = servers.map(|bound| u32::from(bound.server().port.get()));
         ports.entry(port.bound.into()).or_default().extend(numbers);
     }

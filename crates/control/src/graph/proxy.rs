@@ -182,6 +182,7 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let clusters = patches::read_view(cx, patches.clusters.as_ref(), clusters);
     let endpoints = plain(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
     let mut own = Own::default();
+    let mut gateway = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
             own = inbound(cx, facts);
@@ -197,7 +198,10 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 reader: Arc::clone(&reader),
                 target_ports: target_ports(cx, facts),
                 v6: facts.binding.v6,
+                agent: facts.agent,
+                unprivileged: facts.unprivileged,
             });
+            gateway = Some(Arc::clone(&class));
             (
                 Key::GatewayListeners(Arc::clone(&class)),
                 Key::GatewayRoutes(class),
@@ -215,7 +219,8 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let routes = patches::read_view(cx, patches.routes.as_ref(), routes);
     let extensions = patches.extensions.map(Key::ExtensionView);
     let extensions = extensions.and_then(|key| plain(cx, key));
-    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, extensions]
+    let secrets = plain(cx, Key::Secrets(Arc::clone(scope), facts.kind, gateway));
+    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, secrets, extensions]
         .iter()
         .flatten()
         .map(|v| (**v).clone())
@@ -382,7 +387,7 @@ fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
     let mut own = if facts.binding.interception == Interception::None {
         bound_inbound(&mesh, facts, &by_target, &from)
     } else {
-        captured_inbound(&mesh, facts, (&by_target, &services), &from)
+        captured_inbound(&mesh, facts, &by_target, &services, &from)
     };
     own.workloads = services
         .iter()
@@ -413,7 +418,8 @@ type Behind = BTreeMap<u16, Vec<Arc<Service>>>;
 fn captured_inbound(
     mesh: &MeshSettings,
     facts: &ProxyFacts,
-    (ports, services): (&BTreeMap<u16, InboundPort>, &Behind),
+    ports: &BTreeMap<u16, InboundPort>,
+    services: &Behind,
     from: &Origins,
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_model::{
-    AddressRange, DestinationRule, EnvoyFilter, ExportTo, Forwarding, Gateway, Hostname, Labels,
-    MeshSettings, ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey,
-    Sidecar, Timestamp, VirtualService,
+    AddressRange, CredentialName, DestinationRule, EnvoyFilter, ExportTo, Forwarding, Gateway,
+    Hostname, Labels, MeshSettings, ObjectRef, PortNumber, Protocol, Resolved, Secret, Service,
+    ServiceEndpoints, ServiceKey, Sidecar, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
@@ -181,6 +181,8 @@ pub(crate) enum Value {
     DestinationRule(Arc<DestinationRule>),
     Rules(Arc<RuleIndex>),
     Gateways(Arc<[Arc<Gateway>]>),
+    Secret(Arc<Secret>),
+    Credentials(Arc<BTreeSet<CredentialName>>),
     Sidecars(Arc<[Arc<Sidecar>]>),
     EnvoyFilter(Arc<EnvoyFilter>),
     EnvoyFilters(Arc<[FilterFacts]>),

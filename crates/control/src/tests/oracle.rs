@@ -12,17 +12,17 @@ use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
 
-use super::{gateway, grpc, proxy, sidecar};
+use super::{gateway, grpc, oracle_gateways, proxy, sidecar};
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::pb::route::v3::RouteConfiguration;
 use crate::world::World;
 
 /// A small deterministic generator, so that a failure replays from its seed.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -30,11 +30,11 @@ impl Random {
         (self.0 >> 33) as usize % bound
     }
 
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+    pub(super) fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
         list[self.below(list.len())]
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 }
@@ -61,7 +61,7 @@ fn export(random: &mut Random) -> &'static str {
     ])
 }
 
-fn head(kind: &str, name: &str, namespace: &str) -> String {
+pub(super) fn head(kind: &str, name: &str, namespace: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:"
     )
@@ -225,6 +225,7 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "outlierDetection: {}, retryBudget: {percent: 30}, ",
         "connectionPool: {tcp: {idleTimeout: 9s}}, tunnel: {targetHost: a.b, targetPort: 1}, ",
         "proxyProtocol: {}, ",
+        "tls: {mode: MUTUAL, credentialName: other}, ",
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
     if random.chance(60) {
@@ -357,18 +358,12 @@ fn object(random: &mut Random, name: &str) -> String {
     if random.chance(15) {
         return envoy_filter(random, name);
     }
-    match random.below(10) {
-        0..=3 => service(random, name),
-        4..=6 => virtual_service(random, name),
-        7 | 8 => destination_rule(random, name),
-        _ if random.chance(50) => {
-            let port = random.pick(&["80", "8080"]);
-            let host = random.pick(&["'*'", "'*.example.com'", "a/www.example.com"]);
-            head("Gateway", "public", "b")
-                + &format!(
-                    "\n  selector: {{app: gw}}\n  servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: [{host}]}}]"
-                )
-        }
+    match random.below(13) {
+        0..=4 => service(random, name),
+        5..=7 => virtual_service(random, name),
+        8 | 9 => destination_rule(random, name),
+        _ if random.chance(40) => oracle_gateways::gateways(random),
+        _ if random.chance(40) => oracle_gateways::secret(random),
         _ => {
             let namespace = random.pick(&NAMESPACES);
             let hosts = random.pick(&[
@@ -395,7 +390,7 @@ fn proxies() -> Vec<Arc<ProxyFacts>> {
         ("HTTP_PROXY_PORT", "15007"),
         ("WEFT_INBOUND", "{\"80\": 1080}"),
     ];
-    let all: [Proxy; 7] = [
+    let all: [Proxy; 8] = [
         sidecar("10.0.0.1", "a"),
         proxy(
             "sidecar~10.0.0.2~w.a~a.svc.cluster.local",
@@ -411,6 +406,10 @@ fn proxies() -> Vec<Arc<ProxyFacts>> {
             &[("LABELS", "{\"app\":\"gw\",\"istio-locality\":\"us.us-1\"}")],
         ),
         gateway(),
+        proxy(
+            "router~10.0.0.6~h.b~b.svc.cluster.local",
+            &[("LABELS", "{\"app\":\"gw\"}"), ("ISTIO_VERSION", "1.32.0")],
+        ),
         grpc("a"),
     ];
     all.iter().map(|p| Arc::new(ProxyFacts::of(p))).collect()

@@ -118,6 +118,7 @@ impl Assembly {
             Piece::Gateway(rule) => self.rule(Object::Gateway(rule.clone()), comes),
             Piece::Sidecar(rule) => self.rule(Object::Sidecar(rule.clone()), comes),
             Piece::EnvoyFilter(rule) => self.rule(Object::EnvoyFilter(rule.clone()), comes),
+            Piece::Secret(secret) => self.rule(Object::Secret(secret.clone()), comes),
             Piece::Service(service) => {
                 self.owner(origin, service.service.selector.as_ref(), comes);
             }

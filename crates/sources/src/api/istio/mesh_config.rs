@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use weft_model::{
-    AccessLogEncoding, ExportTo, MeshSettings, Namespace, OutboundTrafficPolicy, PolicySettings,
-    PortNumber,
+    AccessLogEncoding, ExportTo, ForwardedCertificates, GatewayTopology, MeshSettings, Namespace,
+    OutboundTrafficPolicy, PolicySettings, PortNumber,
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
-use weft_proto::{Problem, bootstrap, reader};
+use weft_proto::{Problem, bootstrap, format, reader};
 
 use super::destination_rule_balancer::locality;
 use super::destination_rule_pool::{connection_pool, outlier_detection};
@@ -21,7 +21,7 @@ use crate::check::{At, Checker, Finding, optional};
 pub const IGNORED: [(&str, &str); 7] = [
     (
         "defaultConfig",
-        "says how injected proxies are started; ours are started by hand",
+        "says how injected proxies are started; ours are started by hand (gatewayTopology is used)",
     ),
     (
         "disableEnvoyListenerLog",
@@ -88,6 +88,7 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
             Ok(mesh::mesh_config::AccessLogEncoding::Json) => AccessLogEncoding::Json,
             _ => AccessLogEncoding::Text,
         };
+    access_log_format(&settings, at.field("accessLogFormat"));
     if let Some(timeout) = at
         .field("connectTimeout")
         .duration(message.connect_timeout, Duration::from_millis(1))
@@ -126,7 +127,58 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     if let Some(message) = message.default_traffic_policy {
         settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
     }
+    let topology = message.default_config.and_then(|c| c.gateway_topology);
+    if let Some(message) = topology {
+        let at = at.field("defaultConfig");
+        settings.gateway_topology = gateway_topology(message, at.field("gatewayTopology"));
+    }
     settings
+}
+
+fn gateway_topology(message: mesh::Topology, at: At<'_>) -> GatewayTopology {
+    use mesh::ForwardClientCertDetails as Details;
+    let mesh::Topology {
+        num_trusted_proxies,
+        forward_client_cert_details: details,
+        proxy_protocol,
+    } = message;
+    let details = at
+        .field("forwardClientCertDetails")
+        .ok(Details::try_from(details));
+    GatewayTopology {
+        trusted_proxies: num_trusted_proxies,
+        client_certificates: match details {
+            Some(Details::Sanitize) => ForwardedCertificates::Sanitize,
+            Some(Details::ForwardOnly) => ForwardedCertificates::ForwardOnly,
+            Some(Details::AppendForward) => ForwardedCertificates::AppendForward,
+            Some(Details::AlwaysForwardOnly) => ForwardedCertificates::AlwaysForwardOnly,
+            Some(Details::SanitizeSet | Details::Undefined) | None => {
+                ForwardedCertificates::SanitizeSet
+            }
+        },
+        proxy_protocol: proxy_protocol.is_some(),
+    }
+}
+
+/// What proxies would refuse with every listener in it.
+fn access_log_format(settings: &MeshSettings, at: At<'_>) {
+    let Some(format) = settings.access_log_format.as_deref() else {
+        return;
+    };
+    at.ok(format::check(format));
+    if settings.access_log_encoding == AccessLogEncoding::Json {
+        let documents = yaml::parse(format, &Limits::default());
+        let is_object = match &documents[..] {
+            [only] => {
+                let root = only.root.as_ref();
+                only.errors.is_empty() && root.is_some_and(|root| root.entries().is_some())
+            }
+            _ => false,
+        };
+        if !is_object || !format.trim_start().starts_with('{') {
+            at.error("it must be a JSON object with accessLogEncoding JSON: write one such as {\"status\": \"%RESPONSE_CODE%\"}");
+        }
+    }
 }
 
 fn default_policy(message: mesh::mesh_config::DefaultTrafficPolicy, at: At<'_>) -> PolicySettings {

@@ -9,6 +9,7 @@ pub(crate) mod envoy_filter;
 mod envoy_filter_match;
 mod envoy_filter_value;
 pub(crate) mod gateway;
+mod gateway_tls;
 pub mod mesh_config;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
