@@ -72,12 +72,9 @@ impl<'a> Known<'a> {
                 self.gateways.insert(gateway_ref(gateway), gateway);
             }
             Object::Sidecar(sidecar) => self.sidecars.push(sidecar),
-            // What is missing to a gateway is told by the control plane, proxy by proxy.
-            Object::Secret(_) => {}
-            // What a patch names is there or not from proxy to proxy, and both are common.
-            Object::EnvoyFilter(_) => {}
-            // Names nothing, and nothing here names it.
-            Object::Namespace(_) => {}
+            // What is missing to a gateway is told by the control plane, proxy by proxy; what a patch
+            // names is there for some proxies and not for others; a namespace names nothing.
+            Object::Secret(_) | Object::EnvoyFilter(_) | Object::Namespace(_) => {}
         }
     }
 

@@ -15,6 +15,7 @@ mod localities;
 mod merged_rules;
 mod oracle;
 mod oracle_gateways;
+mod oracle_patches;
 mod resources;
 mod short_names;
 mod speed;
