@@ -40,8 +40,8 @@ pub(crate) struct HostOutcome {
 enum HostResult {
     Same,
     Gone(String),
-    /// The field, encoded, and the host's domains.
-    Changed(Bytes, Vec<String>),
+    /// The field, encoded, and the host's domains if they are others now.
+    Changed(Bytes, Option<Vec<String>>),
 }
 
 /// Of a virtual host, what patches know it by.
@@ -205,7 +205,7 @@ impl<'a, 'p> Joint<'a, 'p> {
             HostResult::Changed(bytes, domains) => self.pieces.push(Piece {
                 bytes: bytes.clone(),
                 unpatched: Some(field.clone()),
-                domains: Some(domains.clone()),
+                domains: domains.clone(),
                 used: outcome.used.clone(),
             }),
         }
@@ -312,7 +312,7 @@ fn host(patches: &Patches<'_>, what: &str, field: &Bytes) -> HostOutcome {
 
 fn apply(patches: &Patches<'_>, field: &Bytes) -> Result<HostResult, String> {
     let mut host = VirtualHost::decode(field.clone()).map_err(|e| e.to_string())?;
-    let name = host.name.clone();
+    let (name, domains) = (host.name.clone(), host.domains.clone());
     match routes::host(patches, &mut host)? {
         Patched::Same => Ok(HostResult::Same),
         Patched::Gone => Ok(HostResult::Gone(name)),
@@ -320,7 +320,10 @@ fn apply(patches: &Patches<'_>, field: &Bytes) -> Result<HostResult, String> {
             let bytes = encode(&host)?;
             match refused_host(&as_field(VIRTUAL_HOSTS, &bytes)) {
                 Some(reason) => Err(reason),
-                None => Ok(HostResult::Changed(bytes.into(), host.domains)),
+                None => {
+                    let domains = (host.domains != domains).then_some(host.domains);
+                    Ok(HostResult::Changed(bytes.into(), domains))
+                }
             }
         }
     }
