@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
+use crate::identity::Identity;
 use crate::pb::core::v3::Node;
 use crate::pb::protobuf::{Struct, Value, value::Kind};
 
@@ -66,6 +67,8 @@ pub struct Proxy {
     /// Whether a sidecar without redirection binds a listener for each outbound port
     /// (metadata `WEFT_OUTBOUND_LISTENERS`, default true as in Istio).
     pub outbound_listeners: bool,
+    /// Its certificates.
+    pub identity: Identity,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -134,6 +137,7 @@ impl Proxy {
             http_proxy_port: metadata.port("HTTP_PROXY_PORT")?,
             inbound: metadata.inbound()?,
             outbound_listeners: metadata.flag("WEFT_OUTBOUND_LISTENERS", true)?,
+            identity: Identity::read(|key| metadata.text(key))?,
             agent: node.user_agent_name.clone(),
         })
     }

@@ -1,6 +1,8 @@
 //! The writer's side of the graph: turns changed objects into source keys, and keeps the indexes
 //! that generators list instead of searching. Must never know what is derived from them.
 
+mod security;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use weft_sources::Change;
 use crate::emit::{Fault, origins};
 use crate::engine::Engine;
 use crate::graph::{Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
+use security::SecurityRules;
 
 /// The engine of the mesh and the objects that it was told.
 pub(crate) struct World {
@@ -25,6 +28,7 @@ pub(crate) struct World {
     addresses: HashMap<Key, BTreeSet<ServiceKey>>,
     sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
     gateways: Vec<Arc<Gateway>>,
+    security: SecurityRules,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
     /// Rules that leave routes to others.
@@ -49,6 +53,7 @@ impl World {
             addresses: HashMap::default(),
             sidecars: HashMap::default(),
             gateways: Vec::new(),
+            security: SecurityRules::default(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
@@ -206,6 +211,9 @@ impl World {
                 count_labels(&mut self.labels, keys, comes);
             }
             Object::Sidecar(sidecar) => self.sidecar(sidecar, comes),
+            Object::PeerAuthentication(_)
+            | Object::AuthorizationPolicy(_)
+            | Object::RequestAuthentication(_) => self.security.change(object, comes),
             // Endpoints already carry what workloads say; nobody reads namespaces yet.
             Object::Workload(_)
             | Object::Namespace(_)
@@ -373,7 +381,8 @@ impl World {
                     self.engine.remove(&key);
                 }
             }
-            _ => {}
+            Some(object) => self.security.publish(object, &mut self.engine),
+            None => {}
         }
         for (key, counts) in [
             (Key::MentionedLabels, &self.labels),

@@ -10,6 +10,7 @@
 //!   integers: a reader needs no context to understand a rule.
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod address;
 pub mod balancing;
 pub mod cors;
@@ -22,12 +23,18 @@ pub mod labels;
 pub mod mesh;
 pub mod name;
 pub mod object;
+pub mod peer;
 pub mod protocol;
 pub mod route;
 pub mod service;
 pub mod sidecar;
 pub mod stream;
+pub mod token;
 
+pub use access::{
+    AccessAction, AccessCondition, AccessOperation, AccessRule, AccessSource, Attribute,
+    AuthorizationPolicy, ValueSet,
+};
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use balancing::{
     ConsistentHash, Distribute, Growth, HashCookie, HashKey, HashTable, LoadBalancer,
@@ -44,11 +51,15 @@ pub use forwarding::Forwarding;
 pub use gateway::{Gateway, GatewayServer, ServerTls, TlsVersion};
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
-pub use mesh::{AccessLogEncoding, MeshSettings, OutboundTrafficPolicy};
+pub use mesh::{
+    AccessLogEncoding, AuthorizationProvider, CheckProtocol, HttpCheck, MeshSettings, MeshTls,
+    OutboundTrafficPolicy, RequestBodyLimit,
+};
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };
 pub use object::{NamespaceInfo, Object, ObjectKey, ServiceEndpoints, ServiceKey};
+pub use peer::{MutualTlsMode, PeerAuthentication, PeerModes, spiffe_id};
 pub use protocol::Protocol;
 pub use route::{
     Abort, AbortKind, Delay, Destination, DirectResponse, Fault, GatewayRef, HeaderOperations,
@@ -59,3 +70,4 @@ pub use route::{
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
+pub use token::{RequestAuthentication, TokenRule};

@@ -109,11 +109,14 @@ pub enum Kind {
     DestinationRule,
     Gateway,
     Sidecar,
+    PeerAuthentication,
+    AuthorizationPolicy,
+    RequestAuthentication,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -125,6 +128,9 @@ impl Kind {
         Self::DestinationRule,
         Self::Gateway,
         Self::Sidecar,
+        Self::PeerAuthentication,
+        Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -132,6 +138,9 @@ impl Kind {
         match self {
             Self::Service | Self::Endpoints | Self::Pod | Self::Namespace => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
+                "security.istio.io"
+            }
             _ => "networking.istio.io",
         }
     }
@@ -155,6 +164,9 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::Gateway => "Gateway",
             Self::Sidecar => "Sidecar",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 
@@ -172,6 +184,9 @@ impl Kind {
             Self::DestinationRule => "destination-rule",
             Self::Gateway => "gateway",
             Self::Sidecar => "sidecar",
+            Self::PeerAuthentication => "peer-authentication",
+            Self::AuthorizationPolicy => "authorization-policy",
+            Self::RequestAuthentication => "request-authentication",
         }
     }
 }

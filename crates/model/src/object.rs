@@ -3,14 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::access::AuthorizationPolicy;
 use crate::destination::DestinationRule;
 use crate::gateway::Gateway;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{Namespace, ObjectRef};
+use crate::peer::PeerAuthentication;
 use crate::route::VirtualService;
 use crate::service::{Endpoint, Service, Workload};
 use crate::sidecar::Sidecar;
+use crate::token::RequestAuthentication;
 
 /// The identity of a service: its host and the namespace that owns it. Two namespaces may define
 /// the same host; within one, a host is unique (sources report the conflict).
@@ -57,6 +60,9 @@ pub enum ObjectKey {
     DestinationRule(ObjectRef),
     Gateway(ObjectRef),
     Sidecar(ObjectRef),
+    PeerAuthentication(ObjectRef),
+    AuthorizationPolicy(ObjectRef),
+    RequestAuthentication(ObjectRef),
     Namespace(Namespace),
 }
 
@@ -69,7 +75,10 @@ impl fmt::Display for ObjectKey {
             Self::VirtualService(origin)
             | Self::DestinationRule(origin)
             | Self::Gateway(origin)
-            | Self::Sidecar(origin) => origin.fmt(f),
+            | Self::Sidecar(origin)
+            | Self::PeerAuthentication(origin)
+            | Self::AuthorizationPolicy(origin)
+            | Self::RequestAuthentication(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
         }
     }
@@ -86,6 +95,9 @@ pub enum Object {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    RequestAuthentication(Arc<RequestAuthentication>),
     Namespace(Arc<NamespaceInfo>),
 }
 
@@ -100,6 +112,15 @@ impl Object {
             Self::DestinationRule(rule) => ObjectKey::DestinationRule(rule.meta.origin.clone()),
             Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),
             Self::Sidecar(rule) => ObjectKey::Sidecar(rule.meta.origin.clone()),
+            Self::PeerAuthentication(rule) => {
+                ObjectKey::PeerAuthentication(rule.meta.origin.clone())
+            }
+            Self::AuthorizationPolicy(rule) => {
+                ObjectKey::AuthorizationPolicy(rule.meta.origin.clone())
+            }
+            Self::RequestAuthentication(rule) => {
+                ObjectKey::RequestAuthentication(rule.meta.origin.clone())
+            }
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }
     }

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use weft_model::{
-    DestinationRule, Gateway, NamespaceInfo, ObjectRef, Sidecar, VirtualService, Workload,
+    AuthorizationPolicy, DestinationRule, Gateway, NamespaceInfo, ObjectRef, PeerAuthentication,
+    RequestAuthentication, Sidecar, VirtualService, Workload,
 };
 use weft_proto::Problem;
 
@@ -25,6 +26,9 @@ pub(crate) enum Piece {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    RequestAuthentication(Arc<RequestAuthentication>),
 }
 
 /// One document, and what became of it.

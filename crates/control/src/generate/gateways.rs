@@ -8,6 +8,7 @@ use prost::Message;
 use weft_model::{Gateway, GatewayServer, HostScope, Hostname, MeshSettings, ObjectRef};
 use weft_xds::{Resource, TypeUrl};
 
+use super::access::Guard;
 use super::http::{self, Routes, Side};
 use super::{names, tls};
 use crate::emit::{Emitted, Fault, origins};
@@ -129,7 +130,12 @@ fn route_name(gateway: &Gateway, server: &GatewayServer, bound: u16) -> Arc<str>
 }
 
 /// The listener of a port.
-pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) -> Emitted {
+pub(crate) fn listener(
+    mesh: &MeshSettings,
+    port: &GatewayPort,
+    wildcard: &str,
+    guard: &Guard,
+) -> Emitted {
     let bind = port.bind.as_deref().unwrap_or(wildcard);
     let name = names::listener(bind, port.bound);
     let stat_prefix = format!("outbound_{name}");
@@ -137,11 +143,12 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
     let mut needs_tls = false;
     for (route, servers) in &port.routes {
         let manager = || {
-            http::manager(
+            http::guarded_manager(
                 mesh,
                 Side::Gateway,
                 &stat_prefix,
                 Routes::Rds(Arc::clone(route)),
+                guard,
             )
         };
         match servers.first().map(BoundServer::server) {
@@ -178,9 +185,13 @@ pub(crate) fn listener(mesh: &MeshSettings, port: &GatewayPort, wildcard: &str) 
         .map(|s| s.gateway.meta.origin.clone());
     let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
         .with_links(port.routes.keys().cloned());
+    let faults = port.left_out.iter().chain(&guard.faults).cloned();
     Emitted {
-        faults: port.left_out.clone().into(),
-        ..Emitted::new(resource, origins(gateways))
+        faults: faults.collect(),
+        ..Emitted::new(
+            resource,
+            origins(gateways.chain(guard.origins.iter().cloned())),
+        )
     }
 }
 

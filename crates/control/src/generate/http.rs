@@ -6,6 +6,7 @@ use std::sync::Arc;
 use prost::Name;
 use weft_model::{AccessLogEncoding, MeshSettings};
 
+use super::access::Guard;
 use super::cors::CORS_FILTER;
 use super::routes::FAULT_FILTER;
 use super::tcp::TcpPolicy;
@@ -58,13 +59,25 @@ pub(crate) enum Side {
     Gateway,
 }
 
-/// The connection manager filter.
+/// The connection manager filter, with nothing before its routes.
 pub(crate) fn manager(
     mesh: &MeshSettings,
     side: Side,
     stat_prefix: &str,
     routes: Routes,
 ) -> Filter {
+    guarded_manager(mesh, side, stat_prefix, routes, &Guard::default())
+}
+
+/// The connection manager filter; requests pass the guard first.
+pub(crate) fn guarded_manager(
+    mesh: &MeshSettings,
+    side: Side,
+    stat_prefix: &str,
+    routes: Routes,
+    guard: &Guard,
+) -> Filter {
+    let filters = guard.http.iter().cloned().chain(http_filters());
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
         stat_prefix: format!("{stat_prefix};"),
@@ -75,7 +88,7 @@ pub(crate) fn manager(
             }),
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
-        http_filters: http_filters(),
+        http_filters: filters.collect(),
         use_remote_address: bool_value(side == Side::Gateway),
         normalize_path: bool_value(true),
         // Streams may be quiet for as long as their timeouts allow.
@@ -104,7 +117,17 @@ pub(crate) fn manager(
                 ..SetCurrentClientCertDetails::default()
             });
         }
-        Side::Outbound | Side::Inbound => {}
+        Side::Inbound => {
+            // Who calls by mutual TLS goes to the workload; without it, nobody may say who calls.
+            manager.forward_client_cert_details = ForwardClientCertDetails::AppendForward as i32;
+            manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+                subject: bool_value(true),
+                dns: true,
+                uri: true,
+                ..SetCurrentClientCertDetails::default()
+            });
+        }
+        Side::Outbound => {}
     }
     filter(HCM, &manager)
 }

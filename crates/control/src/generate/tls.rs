@@ -24,7 +24,8 @@ pub(crate) fn upstream(
     h2: bool,
 ) -> Option<UpstreamTlsContext> {
     let certificates = match &client.mode {
-        ClientTlsMode::Disable => return None,
+        // Certificates of the mesh are the proxy's own: `mutual::client`.
+        ClientTlsMode::Disable | ClientTlsMode::IstioMutual => return None,
         ClientTlsMode::Simple => Vec::new(),
         ClientTlsMode::Mutual(pair) => vec![certificate(pair)],
     };
@@ -80,7 +81,7 @@ pub(crate) fn downstream(server: &ServerTls) -> DownstreamTlsContext {
     }
 }
 
-fn certificate(pair: &KeyPairFiles) -> TlsCertificate {
+pub(super) fn certificate(pair: &KeyPairFiles) -> TlsCertificate {
     TlsCertificate {
         certificate_chain: file(&pair.certificate),
         private_key: file(&pair.private_key),

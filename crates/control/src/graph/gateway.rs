@@ -7,9 +7,9 @@ use weft_model::{Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost
 use weft_xds::TypeUrl;
 
 use super::hosts::{Joined, merged};
-use super::key::{GatewayClass, GatewayHost};
+use super::key::{GatewayClass, GatewayHost, PolicyRefs};
 use super::value::{GatewayHosts, HostChunk, HostField, RuleIndex, Value};
-use super::{Cx, Key, Shard, contain, places, read};
+use super::{Cx, Key, Shard, contain, places, read, security};
 use crate::emit::{TypeView, origins};
 use crate::generate::gateways::{self, BoundServer, GatewayPort};
 use crate::generate::virtual_hosts::{self, Style};
@@ -221,22 +221,28 @@ pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<
 pub(super) fn listener(
     cx: &mut Cx<'_, '_>,
     class: &Arc<GatewayClass>,
-    bound: u16,
-    bind: Option<&Arc<str>>,
+    policies: &PolicyRefs,
+    (bound, bind): (u16, Option<&Arc<str>>),
 ) -> Value {
     let mesh = cx.mesh();
+    let guard = security::read_guard(cx, policies, true);
     let ports = read_ports(cx, class);
     let wildcard = if class.v6 { "::" } else { "0.0.0.0" };
     let port = ports.get(&(bound, bind.cloned()));
-    let listener = port.map(|port| gateways::listener(&mesh, port, wildcard));
+    let listener = port.map(|port| gateways::listener(&mesh, port, wildcard, &guard));
     contain::chunk(cx, &TypeUrl::LISTENER, listener.into_iter().collect())
 }
 
-pub(super) fn listener_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
+pub(super) fn listener_view(
+    cx: &mut Cx<'_, '_>,
+    class: &Arc<GatewayClass>,
+    policies: &PolicyRefs,
+) -> Value {
     let ports = read_ports(cx, class);
     let chunks = ports.keys().map(|key| {
         cx.chunk(&Key::GatewayListener(
             Arc::clone(class),
+            Arc::clone(policies),
             key.0,
             key.1.clone(),
         ))

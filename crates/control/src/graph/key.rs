@@ -10,11 +10,16 @@ use weft_model::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::generate::clusters::Client;
 use crate::generate::locality::Place;
+use crate::identity::Identity;
 use crate::node::{Interception, Proxy, ProxyKind};
 
 /// The rules that hold together for a host, the first in precedence first; mostly none or one.
 pub(crate) type RuleRefs = Arc<[ObjectRef]>;
+
+/// Policies and rules for tokens that hold for a workload.
+pub(crate) type PolicyRefs = Arc<[ObjectRef]>;
 
 /// Services and rules are sharded by host, so that an edit touches one piece of every list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,6 +145,7 @@ pub(crate) struct ProxyFacts {
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
+    pub(crate) identity: Identity,
 }
 
 impl ProxyFacts {
@@ -168,6 +174,12 @@ impl ProxyFacts {
                 http_proxy_port: proxy.http_proxy_port,
             },
             inbound: proxy.inbound.clone(),
+            // A gRPC client brings its own credentials.
+            identity: if proxy.kind == ProxyKind::Grpc {
+                Identity::default()
+            } else {
+                proxy.identity.clone()
+            },
         }
     }
 }
@@ -204,8 +216,17 @@ pub(crate) enum Key {
     MentionedLabels,
     /// Label keys that some rule for connections mentions.
     StreamLabels,
+    PeerAuthentications(Namespace),
+    AuthorizationPolicies(Namespace),
+    RequestAuthentications(Namespace),
 
     // Derived.
+    /// What clients assume of the workloads of a namespace.
+    NamespaceMode(Namespace),
+    /// Whose identity the endpoints of a service have.
+    Accounts(ServiceKey),
+    /// The filters of policies; whether for a gateway.
+    Guard(PolicyRefs, bool),
     /// A rule with the routes of its delegates.
     ResolvedRule(ObjectRef),
     Visible(Arc<Scope>, Shard),
@@ -214,7 +235,7 @@ pub(crate) enum Key {
     ScopeNeeds(Arc<Scope>),
     /// What rules say to routes and listeners.
     Forwarding(Arc<Scope>, Shard),
-    ServiceClusters(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
+    ServiceClusters(ServiceKey, RuleRefs, Client, Arc<Place>),
     ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
@@ -223,7 +244,7 @@ pub(crate) enum Key {
     HostRules(Arc<Scope>, Shard),
     PortShard(Arc<Scope>, Shard),
     GatewayPorts(Arc<GatewayClass>),
-    ClusterChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
+    ClusterChunk(Arc<Scope>, Client, Arc<Place>, Shard),
     EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
     WildcardPorts(Arc<Scope>),
@@ -231,7 +252,7 @@ pub(crate) enum Key {
     WildcardListener(Arc<Caller>, Binding, PortNumber),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
-    GatewayListener(Arc<GatewayClass>, u16, Option<Arc<str>>),
+    GatewayListener(Arc<GatewayClass>, PolicyRefs, u16, Option<Arc<str>>),
     GatewayHost(Arc<GatewayHost>),
     HostChunk(Arc<Reader>, RouteName, Shard),
     SniffedRoutes(Arc<Reader>, Shard),
@@ -239,13 +260,13 @@ pub(crate) enum Key {
     GatewayHostChunk(Arc<GatewayClass>, Arc<str>, Shard),
     OutboundRoute(Arc<Reader>, RouteName, bool),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
-    ClusterView(Arc<Scope>, ProxyKind, Arc<Place>),
+    ClusterView(Arc<Scope>, Client, Arc<Place>),
     EndpointView(Arc<Scope>, ProxyKind, Arc<Place>),
     OutboundListeners(Arc<Caller>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
     GrpcRouteView(Arc<Reader>),
-    GatewayListeners(Arc<GatewayClass>),
+    GatewayListeners(Arc<GatewayClass>, PolicyRefs),
     GatewayRoutes(Arc<GatewayClass>),
     ProxyView(Arc<ProxyFacts>),
 }
@@ -271,17 +292,25 @@ impl Key {
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
             | Self::MentionedLabels
-            | Self::StreamLabels => 0,
+            | Self::StreamLabels
+            | Self::PeerAuthentications(_)
+            | Self::AuthorizationPolicies(_)
+            | Self::RequestAuthentications(_) => 0,
             Self::ResolvedRule(_)
             | Self::Visible(..)
             | Self::RuleNeeds(_)
-            | Self::ServiceClusters(..)
-            | Self::ServiceEndpoints(..)
-            | Self::GrpcClusters(..)
+            | Self::NamespaceMode(_)
+            | Self::Accounts(_)
+            | Self::Guard(..)
             | Self::GrpcListeners(..)
             | Self::StandingClusters(_)
             | Self::GatewayPorts(_) => 1,
-            Self::Destinations(..) | Self::HostRules(..) | Self::PortShard(..) => 2,
+            Self::Destinations(..)
+            | Self::HostRules(..)
+            | Self::PortShard(..)
+            | Self::ServiceClusters(..)
+            | Self::ServiceEndpoints(..)
+            | Self::GrpcClusters(..) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
             | Self::ShardNeeds(..)
@@ -306,7 +335,7 @@ impl Key {
             | Self::OutboundRoutes(..)
             | Self::GrpcListenerView(..)
             | Self::GrpcRouteView(_)
-            | Self::GatewayListeners(_)
+            | Self::GatewayListeners(..)
             | Self::GatewayRoutes(_) => 7,
             Self::ProxyView(_) => 8,
         }

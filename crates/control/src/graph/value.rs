@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_model::{
-    AddressRange, DestinationRule, ExportTo, Forwarding, Gateway, Hostname, Labels, MeshSettings,
-    ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar,
-    Timestamp, VirtualService,
+    AddressRange, AuthorizationPolicy, DestinationRule, ExportTo, Forwarding, Gateway, Hostname,
+    Labels, MeshSettings, MutualTlsMode, ObjectRef, PeerAuthentication, PortNumber, Protocol,
+    RequestAuthentication, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar, Timestamp,
+    VirtualService,
 };
 use weft_xds::View;
 
 use super::key::{RuleRefs, Shard};
 use crate::emit::{Chunk, Fault, Origins, TypeView};
+use crate::generate::access::Guard;
 use crate::generate::gateways::GatewayPort;
 use crate::generate::locality::Needs;
+use crate::generate::peers::Accounts;
 
 /// What an index says about a rule, enough to choose without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,6 +184,12 @@ pub(crate) enum Value {
     Gateways(Arc<[Arc<Gateway>]>),
     Sidecars(Arc<[Arc<Sidecar>]>),
     Services(Arc<BTreeSet<ServiceKey>>),
+    Peers(Arc<[Arc<PeerAuthentication>]>),
+    Access(Arc<[Arc<AuthorizationPolicy>]>),
+    Tokens(Arc<[Arc<RequestAuthentication>]>),
+    Mode(MutualTlsMode),
+    Accounts(Arc<Accounts>),
+    Guard(Arc<Guard>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
     Resolved(Option<Arc<Resolved>>),
     Visible(Arc<Visible>),

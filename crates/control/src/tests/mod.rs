@@ -12,6 +12,7 @@ mod localities;
 mod merged_rules;
 mod oracle;
 mod resources;
+mod security;
 mod short_names;
 mod speed;
 mod streams;

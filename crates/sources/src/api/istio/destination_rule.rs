@@ -254,12 +254,20 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
                 at.field(field)
                     .error("is missing: mode MUTUAL needs the path of a PEM file");
             }
-            Mode::Disable | Mode::Simple if !value.is_empty() => {
+            Mode::Disable | Mode::Simple | Mode::IstioMutual if !value.is_empty() => {
                 at.field(field)
                     .error("is not used by this mode: use mode MUTUAL, or remove it");
             }
             _ => {}
         }
+    }
+    if mode == Mode::IstioMutual && !ca_certificates.is_empty() {
+        at.field("caCertificates")
+            .error("is not used by this mode: authorities are those of the mesh; remove it");
+    }
+    if mode == Mode::IstioMutual && insecure_skip_verify.is_some_and(|flag| flag.value) {
+        at.field("insecureSkipVerify")
+            .error("is not used by this mode: servers of the mesh are always verified");
     }
     let mode = match mode {
         Mode::Disable => ClientTlsMode::Disable,
@@ -268,11 +276,7 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
             certificate: client_certificate.into(),
             private_key: private_key.into(),
         }),
-        Mode::IstioMutual => {
-            at.field("mode")
-                .error("ISTIO_MUTUAL is not supported yet (see docs/compatibility.md)");
-            return None;
-        }
+        Mode::IstioMutual => ClientTlsMode::IstioMutual,
     };
     Some(ClientTls {
         mode,

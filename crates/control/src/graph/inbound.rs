@@ -1,0 +1,185 @@
+//! What a proxy has for its own workload: clusters and listeners of the services that stand at its
+//! addresses, with the rules about who may call. Must never know what other proxies get.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_model::{ObjectRef, Protocol};
+use weft_xds::{ResourceSet, TypeUrl};
+
+use super::key::ProxyFacts;
+use super::{Cx, security};
+use crate::emit::{Chunk, Origins, origins};
+use crate::generate::inbound::{self, InboundPort, Workload};
+use crate::generate::{clusters, names};
+use crate::node::Interception;
+
+/// A proxy's own resources, laid over those of its class.
+#[derive(Default)]
+pub(super) struct Own {
+    pub(super) clusters: Chunk,
+    pub(super) listeners: Chunk,
+    /// Listeners of the class that would catch the proxy's own traffic.
+    dropped: Vec<String>,
+}
+
+impl Own {
+    pub(super) fn onto(&self, set: &ResourceSet) -> ResourceSet {
+        let chunk = match set.type_url() {
+            t if *t == TypeUrl::CLUSTER => &self.clusters,
+            t if *t == TypeUrl::LISTENER => &self.listeners,
+            _ => return set.clone(),
+        };
+        let listeners = *set.type_url() == TypeUrl::LISTENER;
+        let dropped = if listeners { &self.dropped[..] } else { &[] };
+        set.update(chunk.iter().map(|e| e.resource.clone()).collect(), dropped)
+    }
+}
+
+/// Ports of the services that a proxy stands for: service port → (workload port, protocol, name).
+fn own_ports(
+    cx: &mut Cx<'_, '_>,
+    facts: &ProxyFacts,
+) -> (BTreeMap<u16, (u16, InboundPort)>, Vec<ObjectRef>) {
+    let mut ports = BTreeMap::new();
+    let mut from = Vec::new();
+    for ip in &facts.ips {
+        for key in cx.services_at(*ip).iter() {
+            let (Some(service), Some(endpoints)) = (cx.service(key), cx.endpoints(key)) else {
+                continue;
+            };
+            let mine = endpoints.endpoints.iter().filter(|e| {
+                // The same address in another namespace is another network's workload.
+                e.address.ip() == Some(*ip) && e.namespace == facts.namespace
+            });
+            for endpoint in mine {
+                for (port, target) in &endpoint.ports {
+                    let Some(service_port) = service.port(*port) else {
+                        continue;
+                    };
+                    let operation = names::host_port(service.hostname.as_str(), port.get());
+                    let inbound = InboundPort {
+                        port: target.get(),
+                        protocol: service_port.protocol,
+                        operation: operation.into(),
+                    };
+                    from.push(service.origin.clone());
+                    ports.entry(port.get()).or_insert((target.get(), inbound));
+                }
+            }
+        }
+    }
+    (ports, from)
+}
+
+pub(super) fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
+    let (ports, _) = own_ports(cx, facts);
+    ports
+        .into_iter()
+        .map(|(port, (target, _))| (port, target))
+        .filter(|(p, t)| p != t)
+        .collect()
+}
+
+/// What a sidecar has for its own workload.
+pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
+    let mesh = cx.mesh();
+    let (ports, services) = own_ports(cx, facts);
+    let modes = security::modes(cx, &facts.namespace, &facts.labels);
+    let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
+    let guard = security::read_guard(cx, &policies, false);
+    let rules = modes.rules.iter().chain(&guard.origins).cloned();
+    let from = origins(services.iter().cloned().chain(rules));
+    let services = origins(services);
+    let workload = Workload {
+        mesh: &mesh,
+        identity: &facts.identity,
+        modes: &modes,
+        guard: &guard,
+        origins: &from,
+    };
+    let by_target: BTreeMap<u16, InboundPort> = {
+        // Of two services on one workload port the first one's protocol holds.
+        let mut map = BTreeMap::new();
+        for (_, (target, inbound)) in ports {
+            map.entry(target).or_insert(inbound);
+        }
+        map
+    };
+    let mut own = if facts.binding.interception == Interception::None {
+        bound(&workload, facts, &by_target, &services)
+    } else {
+        captured(&workload, facts, &by_target, &services)
+    };
+    let targets: BTreeSet<u16> = by_target.keys().copied().collect();
+    own.dropped = own_listener_names(&facts.ips, &targets);
+    own
+}
+
+/// An outbound listener at the workload's own address would catch what is meant for it.
+fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
+    ips.iter()
+        .flat_map(|ip| {
+            ports
+                .iter()
+                .map(move |port| names::listener(&ip.to_string(), *port))
+        })
+        .collect()
+}
+
+fn captured(
+    workload: &Workload<'_>,
+    facts: &ProxyFacts,
+    ports: &BTreeMap<u16, InboundPort>,
+    from: &Origins,
+) -> Own {
+    let list: Vec<InboundPort> = ports.values().cloned().collect();
+    let clusters = list.iter().map(|inbound| {
+        clusters::inbound(
+            workload.mesh,
+            &names::inbound(inbound.port),
+            inbound.port,
+            inbound.protocol,
+            from,
+        )
+    });
+    let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
+    let mode = facts.binding.interception;
+    Own {
+        clusters: clusters.collect(),
+        listeners: Arc::new([inbound::captured(workload, wildcard, mode, &list)]),
+        dropped: Vec::new(),
+    }
+}
+
+/// Without capture: the ports that the node names, bound on the workload's own address.
+fn bound(
+    workload: &Workload<'_>,
+    facts: &ProxyFacts,
+    ports: &BTreeMap<u16, InboundPort>,
+    from: &Origins,
+) -> Own {
+    let Some(ip) = facts.ips.first() else {
+        return Own::default();
+    };
+    let mut clusters = Vec::new();
+    let mut bound = Vec::new();
+    for (port, app) in &facts.inbound {
+        let unknown = || InboundPort {
+            port: *port,
+            protocol: Protocol::Unsupported,
+            operation: names::host_port(&ip.to_string(), *port).into(),
+        };
+        let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
+        let name = names::inbound(*port);
+        let mesh = workload.mesh;
+        clusters.push(clusters::inbound(mesh, &name, *app, inbound.protocol, from));
+        bound.push(inbound::bound(workload, *ip, &inbound));
+    }
+    Own {
+        clusters: clusters.into(),
+        listeners: bound.into(),
+        dropped: Vec::new(),
+    }
+}
