@@ -5,10 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use weft_config::DownstreamTls;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
 use weft_config::http_manager::CodecType;
 use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect};
+use weft_net::tls::{CertificateReader, ContextCertificates, TlsError};
 use weft_net::{Peeked, Stream};
+use weft_upstream::Secrets;
 
 use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
@@ -18,8 +21,30 @@ use crate::stats::ListenerStats;
 use crate::tcp::TcpManager;
 use crate::worker::Worker;
 
-/// A TLS server configuration that a secret may replace; empty until its secrets are there.
-pub(crate) type TlsSlot = Arc<ArcSwapOption<rustls::ServerConfig>>;
+/// A finished TLS context of a filter chain.
+#[derive(Debug)]
+pub(crate) struct ServerTls {
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    /// For the admin endpoint.
+    pub(crate) certificates: Arc<ContextCertificates>,
+}
+
+impl ServerTls {
+    /// What the configuration makes of the secrets that are known.
+    ///
+    /// # Errors
+    /// Names the file, secret or text that is wrong.
+    pub(crate) fn new(tls: &DownstreamTls, secrets: &Secrets) -> Result<Arc<Self>, TlsError> {
+        let spec = weft_upstream::server_spec(tls, secrets)?;
+        Ok(Arc::new(Self {
+            config: weft_net::tls::server_config(&spec)?,
+            certificates: Arc::new(CertificateReader::default().server(&spec)),
+        }))
+    }
+}
+
+/// A TLS context that a secret may replace; empty until its secrets are there.
+pub(crate) type TlsSlot = Arc<ArcSwapOption<ServerTls>>;
 
 /// A filter chain as the main thread makes it for all workers. The same `id` means the same
 /// configuration: a listener update keeps the connections of such a chain.
@@ -153,7 +178,7 @@ impl Chain {
         registered: &Registered,
     ) -> Option<Stream> {
         // Without its secrets a listener accepts nothing, as in Envoy.
-        let config = slot.load_full()?;
+        let config = Arc::clone(&slot.load().as_ref()?.config);
         let timeout = self.spec.config.transport_socket_connect_timeout;
         let handshake = tokio::select! {
             handshake = weft_net::tls::accept(io, config, timeout) => handshake,

@@ -10,7 +10,7 @@ use weft_model::{MeshSettings, MutualTlsMode, PeerModes, PortNumber, Protocol};
 use super::access::Guard;
 use super::http::{self, Routes, Side};
 use super::inspectors::{self, Inspected};
-use super::listeners::{emit, own_port_chain};
+use super::listeners::{accepts_per_event, emit, own_port_chain};
 use super::{mutual, names, routes, virtual_hosts};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
@@ -334,7 +334,7 @@ pub(crate) fn captured(
         listener_filters: filters,
         listener_filters_timeout: seconds(0),
         continue_on_listener_filters_timeout: true,
-        use_original_dst: bool_value(false),
+        max_connections_to_accept_per_socket_event: accepts_per_event(),
         transparent: (interception == Interception::Tproxy)
             .then(|| bool_value(true))
             .flatten(),

@@ -4,14 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use prost::Name;
-
 use crate::pb::listener::v3::{
     ListenerFilter, ListenerFilterChainMatchPredicate,
     listener_filter_chain_match_predicate::{MatchSet, Rule},
 };
 use crate::pb::types::Int32Range;
-use crate::pb::{http_inspector, listener_filter, tls_inspector};
+use crate::pb::{http_inspector, listener_filter, tls_inspector, u32_value};
 
 /// What has to be found at a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,23 +29,27 @@ pub(super) fn by_port(ports: &BTreeMap<u16, Inspected>) -> Vec<ListenerFilter> {
     if ports.values().any(|port| port.tls) {
         filters.push(ListenerFilter {
             filter_disabled: tls_disabled(ports),
-            ..inspector::<tls_inspector::v3::TlsInspector>("envoy.filters.listener.tls_inspector")
+            ..listener_filter(
+                "envoy.filters.listener.tls_inspector",
+                &tls_inspector::v3::TlsInspector {
+                    // Most greetings fit, at a hundredth of Envoy's own buffer; it grows.
+                    initial_read_buffer_size: u32_value(512),
+                    ..tls_inspector::v3::TlsInspector::default()
+                },
+            )
         });
     }
     if ports.values().any(|port| port.http) {
         let off = ports.iter().filter(|(_, port)| !port.http);
         filters.push(ListenerFilter {
             filter_disabled: at(off.map(|(number, _)| *number).collect()),
-            ..inspector::<http_inspector::v3::HttpInspector>(
+            ..listener_filter(
                 "envoy.filters.listener.http_inspector",
+                &http_inspector::v3::HttpInspector::default(),
             )
         });
     }
     filters
-}
-
-fn inspector<M: prost::Message + Name + Default>(name: &str) -> ListenerFilter {
-    listener_filter(name, &M::default())
 }
 
 /// Where unnamed ports are inspected, the others are named; else those that are.

@@ -68,6 +68,7 @@ pub(crate) fn outbound(
                 default = Some(FilterChain {
                     filters: vec![filter],
                     metadata,
+                    transport_socket_connect_timeout: handshake_timeout(),
                     ..Default::default()
                 });
             }
@@ -75,6 +76,7 @@ pub(crate) fn outbound(
                 filter_chain_match: Some(condition),
                 filters: vec![filter],
                 metadata,
+                transport_socket_connect_timeout: handshake_timeout(),
                 ..FilterChain::default()
             }),
         }
@@ -104,9 +106,23 @@ pub(crate) fn outbound(
         } else {
             bool_value(false)
         },
+        max_connections_to_accept_per_socket_event: listener
+            .bind_to_port
+            .then(accepts_per_event)
+            .flatten(),
         ..Listener::default()
     };
     emit(&message, links, &listener.origins)
+}
+
+/// Envoy's workers take turns, as istiod has them do.
+pub(super) fn accepts_per_event() -> Option<crate::pb::protobuf::UInt32Value> {
+    u32_value(1)
+}
+
+/// Longest TLS handshake, as istiod sets it everywhere but on inbound chains.
+pub(crate) fn handshake_timeout() -> Option<crate::pb::protobuf::Duration> {
+    seconds(15)
 }
 
 pub(super) fn emit(message: &Listener, links: Vec<Arc<str>>, origins: &Origins) -> Emitted {
@@ -148,6 +164,7 @@ pub(crate) fn virtual_outbound(
         name: "virtualOutbound".to_owned(),
         address: Some(address(wildcard, port)),
         use_original_dst: bool_value(true),
+        max_connections_to_accept_per_socket_event: accepts_per_event(),
         transparent: (interception == Interception::Tproxy)
             .then(|| bool_value(true))
             .flatten(),

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{ObjectRef, Protocol};
+use weft_model::{ObjectRef, Protocol, Service};
 use weft_xds::{ResourceSet, TypeUrl};
 
 use super::key::ProxyFacts;
 use super::{Cx, security};
 use crate::emit::{Chunk, Origins, origins};
+use crate::generate::clusters::{Application, Served};
 use crate::generate::inbound::{self, InboundPort, Workload};
 use crate::generate::{clusters, names};
 use crate::node::Interception;
@@ -37,13 +38,18 @@ impl Own {
     }
 }
 
-/// Ports of the services that a proxy stands for: service port → (workload port, protocol, name).
-fn own_ports(
-    cx: &mut Cx<'_, '_>,
-    facts: &ProxyFacts,
-) -> (BTreeMap<u16, (u16, InboundPort)>, Vec<ObjectRef>) {
-    let mut ports = BTreeMap::new();
-    let mut from = Vec::new();
+/// Ports of the services that a proxy stands for.
+#[derive(Default)]
+struct OwnPorts {
+    /// Service port → (workload port, protocol, name).
+    ports: BTreeMap<u16, (u16, InboundPort)>,
+    /// Workload port → services that lead there.
+    services: BTreeMap<u16, Vec<Arc<Service>>>,
+    from: Vec<ObjectRef>,
+}
+
+fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
+    let mut own = OwnPorts::default();
     for ip in &facts.ips {
         for key in cx.services_at(*ip).iter() {
             let (Some(service), Some(endpoints)) = (cx.service(key), cx.endpoints(key)) else {
@@ -64,18 +70,23 @@ fn own_ports(
                         protocol: service_port.protocol,
                         operation: operation.into(),
                     };
-                    from.push(service.origin.clone());
-                    ports.entry(port.get()).or_insert((target.get(), inbound));
+                    own.from.push(service.origin.clone());
+                    let services = own.services.entry(target.get()).or_default();
+                    if !services.contains(&service) {
+                        services.push(Arc::clone(&service));
+                    }
+                    let entry = own.ports.entry(port.get());
+                    entry.or_insert((target.get(), inbound));
                 }
             }
         }
     }
-    (ports, from)
+    own
 }
 
 pub(super) fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
-    let (ports, _) = own_ports(cx, facts);
-    ports
+    let own = own_ports(cx, facts);
+    own.ports
         .into_iter()
         .map(|(port, (target, _))| (port, target))
         .filter(|(p, t)| p != t)
@@ -85,19 +96,23 @@ pub(super) fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<
 /// What a sidecar has for its own workload.
 pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
     let mesh = cx.mesh();
-    let (ports, services) = own_ports(cx, facts);
+    let OwnPorts {
+        ports,
+        services,
+        from,
+    } = own_ports(cx, facts);
     let modes = security::modes(cx, &facts.namespace, &facts.labels);
     let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
     let guard = security::read_guard(cx, &policies, false);
     let rules = modes.rules.iter().chain(&guard.origins).cloned();
-    let from = origins(services.iter().cloned().chain(rules));
-    let services = origins(services);
+    let all = origins(from.iter().cloned().chain(rules));
+    let from = origins(from);
     let workload = Workload {
         mesh: &mesh,
         identity: &facts.identity,
         modes: &modes,
         guard: &guard,
-        origins: &from,
+        origins: &all,
     };
     let by_target: BTreeMap<u16, InboundPort> = {
         // Of two services on one workload port the first one's protocol holds.
@@ -108,9 +123,9 @@ pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
         map
     };
     let mut own = if facts.binding.interception == Interception::None {
-        bound(&workload, facts, &by_target, &services)
+        bound(&workload, facts, &by_target, &from)
     } else {
-        captured(&workload, facts, &by_target, &services)
+        captured(&workload, facts, &by_target, &services, &from)
     };
     let targets: BTreeSet<u16> = by_target.keys().copied().collect();
     own.dropped = own_listener_names(&facts.ips, &targets);
@@ -132,17 +147,17 @@ fn captured(
     workload: &Workload<'_>,
     facts: &ProxyFacts,
     ports: &BTreeMap<u16, InboundPort>,
+    services: &BTreeMap<u16, Vec<Arc<Service>>>,
     from: &Origins,
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();
     let clusters = list.iter().map(|inbound| {
-        clusters::inbound(
-            workload.mesh,
-            &names::inbound(inbound.port),
-            inbound.port,
-            inbound.protocol,
-            from,
-        )
+        let served = Served {
+            protocol: inbound.protocol,
+            services: services.get(&inbound.port).map_or(&[], |s| &s[..]),
+        };
+        let name = names::inbound(inbound.port);
+        clusters::inbound(workload.mesh, &name, Application::AsCalled, &served, from)
     });
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
     let mode = facts.binding.interception;
@@ -173,8 +188,13 @@ fn bound(
         };
         let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
         let name = names::inbound(*port);
+        let served = Served {
+            protocol: inbound.protocol,
+            services: &[],
+        };
+        let application = Application::Loopback(*app);
         let mesh = workload.mesh;
-        clusters.push(clusters::inbound(mesh, &name, *app, inbound.protocol, from));
+        clusters.push(clusters::inbound(mesh, &name, application, &served, from));
         bound.push(inbound::bound(workload, *ip, &inbound));
     }
     Own {
