@@ -57,7 +57,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("matcher.GoogleRE2", "max_program_size", "compiled expressions have a size limit of their own"),
     line("core.SocketAddress", "resolver_name", "names are resolved by the cluster's type"),
     line("core.SocketAddress", "ipv4_compat", "IPv6 sockets follow the system's setting"),
-    line("format string", "DYNAMIC_METADATA", NO_VALUE),
     line("format string", "CLUSTER_METADATA", NO_VALUE),
     line("format string", "UPSTREAM_METADATA", NO_VALUE),
     line("format string", "METADATA", NO_VALUE),
@@ -66,6 +65,9 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("format string", "TRACE_ID", NO_VALUE),
     line("format string", "SPAN_ID", NO_VALUE),
     line("format string", "VIRTUAL_CLUSTER_NAME", NO_VALUE),
+    line("rbac.RBAC", "track_per_rule_stats", STATS),
+    line("jwt_authn.JwtProvider", "jwt_cache_config", "every token is verified"),
+    line("jwt_authn.JwksAsyncFetch", "fast_listener", "no listener waits for keys"),
     // Configuration sources.
     line("core.ConfigSource", "initial_fetch_timeout", "the bootstrap's counts"),
     line("core.ApiConfigSource", "refresh_delay", ADS_ONLY),

@@ -35,9 +35,13 @@ pub mod header_ops;
 pub mod http_filter;
 pub mod http_manager;
 pub mod http_options;
+pub mod http_uri;
 pub mod ignored;
+pub mod jwt;
 pub mod listener;
 pub mod matching;
+pub mod metadata;
+pub mod rbac;
 pub mod route;
 pub mod secret;
 pub mod tcp_proxy;
@@ -63,7 +67,9 @@ pub use http_filter::{Fault, HttpFilter, HttpFilterConfig};
 pub use http_manager::{HttpManager, RouteSource};
 pub use ignored::IgnoredField;
 pub use listener::Listener;
+pub use metadata::Metadata;
 pub use pass::Context;
+pub use rbac::Rbac;
 pub use route::{
     Forward, Redirect, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
 };

@@ -12,6 +12,7 @@ use weft_net::{Peeked, Stream};
 
 use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
+use crate::guard::Guard;
 use crate::http::{Downstream, Manager, serve, version};
 use crate::routes::RouteSlot;
 use crate::stats::ListenerStats;
@@ -50,6 +51,7 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Chain {
     spec: Arc<ChainSpec>,
+    guards: Vec<Guard>,
     network: Network,
 }
 
@@ -63,6 +65,7 @@ enum Network {
 
 impl Chain {
     pub(crate) fn new(spec: Arc<ChainSpec>, worker: Rc<Worker>) -> Rc<Self> {
+        let guards = Guard::all(&spec.config.guards, &worker);
         let network = match spec.config.filters.last() {
             Some(NetworkFilter::Http(config)) => Network::Http(Manager::new(
                 Arc::clone(config),
@@ -75,7 +78,11 @@ impl Chain {
             }
             None => Network::Nothing,
         };
-        Rc::new(Self { spec, network })
+        Rc::new(Self {
+            spec,
+            guards,
+            network,
+        })
     }
 
     /// Serves a connection to its end.
@@ -105,36 +112,67 @@ impl Chain {
         match (&self.network, &self.spec.tls) {
             (Network::Nothing, _) => {}
             (Network::Tcp(manager), None) => {
-                manager
-                    .serve(Stream::plain(io), (peer, local), &registered)
-                    .await;
+                let name = inspected.hello.and_then(|hello| hello.server_name);
+                let stream = Stream::plain(io);
+                if self
+                    .admits(&stream, name.as_deref(), (peer, local), &registered)
+                    .await
+                {
+                    manager.serve(stream, (peer, local), &registered).await;
+                }
             }
             (Network::Http(manager), None) => {
                 let Some((io, sniffed)) = sniff(manager, io, inspected, &registered).await else {
                     return;
                 };
-                http(
-                    manager,
-                    Stream::plain(io),
-                    sniffed,
-                    (peer, local),
-                    registered,
-                )
-                .await;
+                let stream = Stream::plain(io);
+                if self.admits(&stream, None, (peer, local), &registered).await {
+                    http(manager, stream, sniffed, (peer, local), registered).await;
+                }
             }
             (network, Some(slot)) => {
-                let stream = self.handshake(io, slot, &listener_stats, &registered).await;
-                match (network, stream) {
-                    (_, None) | (Network::Nothing, _) => {}
-                    (Network::Tcp(manager), Some(stream)) => {
+                let handshake = self.handshake(io, slot, &listener_stats, &registered);
+                let Some(stream) = handshake.await else {
+                    return;
+                };
+                if !self.admits(&stream, None, (peer, local), &registered).await {
+                    return;
+                }
+                match network {
+                    Network::Nothing => {}
+                    Network::Tcp(manager) => {
                         manager.serve(stream, (peer, local), &registered).await;
                     }
-                    (Network::Http(manager), Some(stream)) => {
+                    Network::Http(manager) => {
                         http(manager, stream, None, (peer, local), registered).await;
                     }
                 }
             }
         }
+    }
+
+    /// Whether all guards let a connection go on; a refused one is closed by the caller.
+    async fn admits(
+        &self,
+        stream: &Stream,
+        server_name: Option<&str>,
+        addresses: (SocketAddr, SocketAddr),
+        registered: &Registered,
+    ) -> bool {
+        for guard in &self.guards {
+            let Err(refused) = guard.check(stream, server_name, addresses) else {
+                continue;
+            };
+            tracing::debug!(details = refused.details, "a connection is refused");
+            if let Some(delay) = refused.delay {
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = registered.handle().finishing() => {}
+                }
+            }
+            return false;
+        }
+        true
     }
 
     fn requires_sni(&self) -> bool {

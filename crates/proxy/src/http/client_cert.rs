@@ -10,6 +10,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
 use weft_config::HttpManager;
 use weft_config::http_manager::{ClientCertDetails, ForwardClientCert};
+use weft_config::rbac::PeerNames;
 use weft_net::tls::subject_names;
 
 use super::headers;
@@ -56,6 +57,19 @@ impl ClientCert {
         if let Some(entry) = &self.entry {
             headers::append_joined(headers, &XFCC, b",", entry);
         }
+    }
+}
+
+/// The names in a client's certificate; none if it showed none.
+pub(crate) fn peer_names(chain: Option<&[CertificateDer<'_>]>) -> PeerNames {
+    let Some([leaf, ..]) = chain else {
+        return PeerNames::default();
+    };
+    let (uris, dns) = subject_names(leaf);
+    PeerNames {
+        uris,
+        dns,
+        subject: subject(leaf).unwrap_or_default(),
     }
 }
 

@@ -8,7 +8,9 @@ use std::rc::Rc;
 use http::Version;
 use http::header::HeaderValue;
 
-use super::client_cert::ClientCert;
+use weft_filters::Connection;
+
+use super::client_cert::{ClientCert, peer_names};
 use super::headers::Peer;
 use super::manager::Manager;
 use crate::connection::{Handle, Phase, Reason, Registered};
@@ -25,6 +27,8 @@ pub(crate) struct Downstream {
     /// What `x-forwarded-client-cert` tells.
     pub(crate) client_cert: ClientCert,
     pub(super) tls: Option<TlsInfo>,
+    /// What filters see of it.
+    pub(crate) connection: Connection,
     requests: Cell<u32>,
 }
 
@@ -55,6 +59,13 @@ impl Downstream {
         };
         let scheme = if tls.is_some() { "https" } else { "http" };
         let client_cert = ClientCert::of(&manager.config, stream.peer_certificates());
+        let connection = Connection {
+            local,
+            peer: remote,
+            server_name: stream.server_name().unwrap_or_default().into(),
+            names: (manager.wants_names && tls.is_some())
+                .then(|| peer_names(stream.peer_certificates())),
+        };
         let this = Rc::new(Self {
             manager,
             registered,
@@ -70,6 +81,7 @@ impl Downstream {
             version,
             client_cert,
             tls,
+            connection,
             requests: Cell::new(0),
         });
         this.count_begin();

@@ -13,7 +13,7 @@ use std::time::Instant;
 use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use weft_config::format::FormatSource;
-use weft_config::{Route, VirtualHost};
+use weft_config::{Metadata, Route, VirtualHost};
 use weft_filters::CorsAnswer;
 
 use super::downstream::Downstream;
@@ -70,6 +70,8 @@ pub(crate) struct Exchange {
     /// What the cross-origin filter wants on the answer, whoever gives it.
     pub(crate) cors: Option<CorsAnswer>,
     pub(crate) record: Option<Box<Record>>,
+    /// What filters have left.
+    pub(crate) metadata: Metadata,
     /// `None` for a request without a body.
     pub(super) received: Option<Rc<Received>>,
     pub(crate) sent: u64,
@@ -113,6 +115,7 @@ impl Exchange {
             route: None,
             cors: None,
             record: None,
+            metadata: Metadata::default(),
             received: None,
             sent: 0,
             response_started: None,
@@ -216,6 +219,7 @@ impl Exchange {
             route: self.route.clone(),
             cors: None,
             record: self.record.take(),
+            metadata: std::mem::take(&mut self.metadata),
             received: None,
             sent: 0,
             response_started: self.response_started,

@@ -49,7 +49,7 @@ pub(crate) fn local(
     let (response, body) = reply.response(grpc);
     let (mut parts, ()) = response.into_parts();
     if exchange.details.is_empty() {
-        exchange.details = reply.details.into();
+        exchange.details.clone_from(&reply.details);
     }
     exchange.flags.add(flag_of(reply.flag));
     exchange.set_status(parts.status);
