@@ -5,6 +5,7 @@ pub(crate) mod convert;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ext_authz::{AuthzOverride, ExtAuthz};
 use crate::fraction::Fraction;
 use crate::jwt::{JwtAuthn, JwtOverride};
 use crate::matching::{HeaderMatch, StringMatch};
@@ -34,6 +35,8 @@ pub enum HttpFilterConfig {
     Rbac(Arc<RbacFilter>),
     /// Tokens.
     Jwt(Arc<JwtAuthn>),
+    /// Another service decides.
+    ExtAuthz(Arc<ExtAuthz>),
 }
 
 /// `envoy.filters.http.router`.
@@ -112,6 +115,8 @@ pub enum FilterOverride {
     Rbac(Arc<RbacFilter>),
     /// Another requirement for tokens.
     Jwt(Arc<JwtOverride>),
+    /// More to tell the service that decides.
+    ExtAuthz(Arc<AuthzOverride>),
 }
 
 impl FilterOverrides {

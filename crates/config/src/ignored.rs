@@ -68,6 +68,10 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("rbac.RBAC", "track_per_rule_stats", STATS),
     line("jwt_authn.JwtProvider", "jwt_cache_config", "every token is verified"),
     line("jwt_authn.JwksAsyncFetch", "fast_listener", "no listener waits for keys"),
+    line("ext_authz.ExtAuthz", "charge_cluster_response_stats", STATS),
+    line("ext_authz.ExtAuthz", "enforce_response_header_limits", "the limits of a cluster's responses always hold"),
+    line("ext_authz.ExtAuthz", "emit_client_span", TRACING),
+    line("core.RuntimeFeatureFlag", "runtime_key", RUNTIME),
     // Configuration sources.
     line("core.ConfigSource", "initial_fetch_timeout", "the bootstrap's counts"),
     line("core.ApiConfigSource", "refresh_delay", ADS_ONLY),

@@ -27,6 +27,7 @@ pub mod cluster;
 pub mod data_source;
 pub mod endpoint;
 pub mod error;
+pub mod ext_authz;
 pub mod extension;
 pub mod filter_chain;
 pub mod format;

@@ -8,7 +8,7 @@ use weft_config::http_filter::FilterOverrides;
 use weft_config::rbac::PeerNames;
 use weft_config::{Metadata, RequestHead};
 
-use crate::{Calls, CorsAnswer};
+use crate::{Calls, CorsAnswer, HeaderEdit};
 
 /// The request's head; what a filter changes, the filters after it and the upstream see.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ impl RequestParts<'_> {
 pub struct Connection {
     /// The address that the client wanted to reach.
     pub local: SocketAddr,
+    /// HTTP version of its requests.
+    pub protocol: &'static str,
     /// Its peer.
     pub peer: SocketAddr,
     /// Server name of the TLS hello, or empty.
@@ -72,6 +74,8 @@ pub struct RequestContext<'a> {
     pub delayed: bool,
     /// The request is to be routed again: a filter changed what routes look at.
     pub reroute: bool,
+    /// Changes of the response's headers.
+    pub response: Vec<HeaderEdit>,
     /// What the response gets of the cross-origin filter.
     pub cors: Option<CorsAnswer>,
 }

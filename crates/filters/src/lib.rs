@@ -6,7 +6,9 @@ pub mod call;
 pub mod context;
 pub mod cors;
 pub mod counters;
+mod ext_authz;
 pub mod fault;
+mod header_edit;
 pub mod jwt;
 pub mod local_reply;
 mod rbac;
@@ -24,6 +26,7 @@ pub use context::{Connection, RequestContext, RequestParts};
 pub use cors::CorsAnswer;
 pub use counters::CounterGroup;
 pub use fault::FaultStats;
+pub use header_edit::HeaderEdit;
 pub use jwt::RemoteKeys;
 pub use local_reply::LocalReply;
 pub use rbac::{RbacCounters, details as rbac_details};
@@ -63,6 +66,7 @@ enum Kind {
     Cors,
     Rbac(rbac::RbacFilter),
     Jwt(Box<jwt::JwtFilter>),
+    ExtAuthz(ext_authz::AuthzFilter),
 }
 
 impl Filter {
@@ -78,6 +82,9 @@ impl Filter {
                 Kind::Fault(fault::FaultFilter::new(fault, surroundings.faults()))
             }
             HttpFilterConfig::Cors => Kind::Cors,
+            HttpFilterConfig::ExtAuthz(authz) => {
+                Kind::ExtAuthz(ext_authz::AuthzFilter::new(authz, surroundings))
+            }
             HttpFilterConfig::Jwt(jwt) => {
                 Kind::Jwt(Box::new(jwt::JwtFilter::new(jwt, surroundings)))
             }
@@ -106,7 +113,7 @@ impl Filter {
 
     /// Whether it looks at the names in the client's certificate.
     pub fn wants_names(&self) -> bool {
-        matches!(self.kind, Kind::Rbac(_))
+        matches!(self.kind, Kind::Rbac(_) | Kind::ExtAuthz(_))
     }
 
     /// Lets the request pass, waits, or answers it.
@@ -133,6 +140,7 @@ impl Filter {
                 Some(FilterOverride::Cors(policy)) => cors::request(policy, context),
                 _ => Verdict::Continue,
             },
+            Kind::ExtAuthz(filter) => filter.request(&self.name, context).await,
             Kind::Jwt(filter) => {
                 let own = match found {
                     Some(FilterOverride::Jwt(own)) => Some(&**own),

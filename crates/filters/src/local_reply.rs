@@ -67,8 +67,13 @@ impl LocalReply {
             }
             self.body.clone()
         };
-        for (name, value) in &self.headers {
-            headers.append(name.clone(), value.clone());
+        for (place, (name, value)) in self.headers.iter().enumerate() {
+            let before = self.headers.iter().take(place);
+            if before.into_iter().any(|(other, _)| other == name) {
+                headers.append(name.clone(), value.clone());
+            } else {
+                headers.insert(name.clone(), value.clone());
+            }
         }
         if !grpc {
             *response.status_mut() = self.status;

@@ -13,6 +13,7 @@ mod parity {
     pub(crate) mod wire;
 }
 mod security {
+    pub(crate) mod authz;
     pub(crate) mod certificates;
     pub(crate) mod proxies;
     pub(crate) mod scene;
@@ -46,6 +47,21 @@ async fn tokens_are_wanted_as_in_envoy() {
     let port = security::servers::keys(words["jwks:plain"].clone()).await;
     words.insert("port-of-keys".to_owned(), port.to_string());
     compare(&scene, include_str!("security/tokens.txt"), &words).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_service_decides_as_in_envoy() {
+    let scene = Scene {
+        bootstrap: include_str!("security/authz.yaml"),
+        listeners: &["http", "grpc", "open", "gone", "disabled", "custom"],
+        stats: ".ext_authz.",
+    };
+    let (http, grpc) = tokio::join!(security::authz::by_http(), security::authz::by_grpc());
+    let words = BTreeMap::from([
+        ("port-of-authz".to_owned(), http.to_string()),
+        ("port-of-grpc".to_owned(), grpc.to_string()),
+    ]);
+    compare(&scene, include_str!("security/authz.txt"), &words).await;
 }
 
 /// Sends every case to both proxies and tells all that differs. `words` stand in the tables and

@@ -7,6 +7,7 @@ use super::{
     AbortKind, CorsPolicy, Fault, FaultAbort, FaultDelay, FilterOverride, FilterOverrides,
     HttpFilter, HttpFilterConfig, Router,
 };
+use crate::ext_authz;
 use crate::extension::{Extension, decode, type_name, typed};
 use crate::fraction::Fraction;
 use crate::jwt;
@@ -60,6 +61,14 @@ const HTTP_FILTERS: &[Extension<Option<HttpFilterConfig>>] = &[
         },
     },
     Extension {
+        name: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            ext_authz::convert::ext_authz(p, &message)
+                .map(|filter| Some(HttpFilterConfig::ExtAuthz(Arc::new(filter))))
+        },
+    },
+    Extension {
         name: GRPC_STATS,
         read: |p, _| {
             p.ignore("http_filter", GRPC_STATS, true);
@@ -98,6 +107,13 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
         read: |p, bytes| {
             let message = decode(p, bytes)?;
             jwt::convert::per_route(p, &message)
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            ext_authz::convert::per_route(p, &message)
         },
     },
     Extension {

@@ -61,6 +61,11 @@ impl Downstream {
         let client_cert = ClientCert::of(&manager.config, stream.peer_certificates());
         let connection = Connection {
             local,
+            protocol: if version == Version::HTTP_2 {
+                "HTTP/2"
+            } else {
+                "HTTP/1.1"
+            },
             peer: remote,
             server_name: stream.server_name().unwrap_or_default().into(),
             names: (manager.wants_names && tls.is_some())

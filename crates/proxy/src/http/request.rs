@@ -282,10 +282,12 @@ impl Found {
             random: [manager.worker.random(), manager.worker.random()],
             delayed: false,
             reroute: false,
+            response: Vec::new(),
             cors: None,
         };
         for filter in &manager.filters {
             let verdict = filter.request(&mut context).await;
+            exchange.response_edits.append(&mut context.response);
             if context.cors.is_some() {
                 exchange.cors = context.cors.take();
             }

@@ -133,7 +133,7 @@ impl Proxy {
         let answer = answer.unwrap_or_else(|error| panic!("/stats: {error}"));
         let lines = answer.body.lines().filter(|line| {
             let name = line.split(": ").next().unwrap_or_default();
-            name.contains(scene.stats) && !line.ends_with(": 0") && !line.contains("P0(")
+            name.contains(scene.stats) && !line.ends_with(": 0") && !name.starts_with("cluster.")
         });
         lines.map(|line| self.name_ports(line)).collect()
     }

@@ -45,8 +45,15 @@ pub(crate) const KNOWN: &[Known] = &[
         "header content-length: ",
         LATE,
     ),
+    known("open deny", "header x-envoy-upstream-service-time: ", CALL),
+    known(
+        "custom asked",
+        "header x-envoy-upstream-service-time: ",
+        CALL,
+    ),
 ];
 
+const CALL: &str = "Envoy's own client adds it to the service's answer";
 const WORDS: &str = "the TLS libraries have words of their own";
 const LATE: &str = "the upstream refuses after the client's side of the handshake";
 
