@@ -190,11 +190,13 @@ fn state_name(state: ObjectState) -> &'static str {
     }
 }
 
-/// `{"objects": [{"object", "source", "line", "state", "problems", "heldBack", "refusedBy"}]}`:
-/// `heldBack` says which of its newer resources proxies would refuse, `refusedBy` which they did.
+/// `{"objects": [{"object", "source", "line", "state", "problems", "heldBack", "refusedBy", "warnings"}]}`:
+/// `heldBack` says which of its newer resources proxies would refuse, `refusedBy` which they did,
+/// `warnings` what is suspicious although it is valid.
 fn statuses(core: &Core) -> Value {
     let refusals = core.refusals();
     let faults = core.faults();
+    let warnings = core.warnings();
     let objects = core.statuses().into_iter().map(|status| {
         let object = status.object.as_ref().map(ToString::to_string);
         let refused: Vec<Value> = refusals
@@ -216,6 +218,7 @@ fn statuses(core: &Core) -> Value {
             })
             .map(|f| &*f.message)
             .collect();
+        let warned = object.as_ref().and_then(|object| warnings.get(object));
         json!({
             "object": object,
             "source": &*status.source,
@@ -224,6 +227,7 @@ fn statuses(core: &Core) -> Value {
             "problems": status.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "heldBack": held,
             "refusedBy": refused,
+            "warnings": warned.map_or(&[] as &[String], Vec::as_slice),
         })
     });
     json!({ "objects": objects.collect::<Vec<_>>() })
@@ -331,7 +335,7 @@ fn metrics(core: &Core) -> String {
 /// Name, kind, help and value.
 type Sample = (&'static str, &'static str, &'static str, u64);
 
-fn objects(core: &Core) -> [Sample; 5] {
+fn objects(core: &Core) -> [Sample; 7] {
     let count = |kind: fn(&ObjectKey) -> bool| core.count(kind) as u64;
     let services = count(|k| matches!(k, ObjectKey::Service(_)));
     let virtuals = count(|k| matches!(k, ObjectKey::VirtualService(_)));
@@ -339,6 +343,7 @@ fn objects(core: &Core) -> [Sample; 5] {
     let statuses = core.statuses();
     let bad = statuses.iter().filter(|s| !s.problems.is_empty()).count() as u64;
     let held = core.faults().len() as u64;
+    let (suspicious, looks) = core.analysis_counts();
     [
         ("pilot_services", "gauge", "Known services.", services),
         (
@@ -365,6 +370,18 @@ fn objects(core: &Core) -> [Sample; 5] {
             "Invalid pieces held back.",
             held,
         ),
+        (
+            "weft_config_warnings",
+            "gauge",
+            "What is suspicious in valid objects, those included that are not kept.",
+            suspicious,
+        ),
+        (
+            "weft_config_analyses",
+            "counter",
+            "Looks for what is suspicious.",
+            looks,
+        ),
     ]
 }
 
@@ -381,7 +398,7 @@ fn work(core: &Core) -> [Sample; 12] {
         (
             "weft_xds_resumed",
             "counter",
-            "Types resumed without sending.",
+            "Types resumed without sending a resource.",
             resumed,
         ),
         (

@@ -19,6 +19,8 @@ pub(crate) use weft_proto::pb::envoy::extensions::filters::listener::{
 };
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub(crate) use weft_proto::pb::envoy::extensions::network::dns_resolver::cares::v3 as dns_cares;
+pub(crate) use weft_proto::pb::envoy::extensions::request_id::uuid::v3 as request_id;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
 pub(crate) use weft_proto::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;

@@ -16,7 +16,7 @@ use weft_sources::{
 };
 use weft_xds::server::grpc as ads;
 
-use crate::core::Core;
+use crate::core::{Core, analysis};
 use crate::monitoring;
 
 /// How long open connections may take to end when the control plane stops.
@@ -123,6 +123,8 @@ impl ControlPlane {
             let grpc = listen(grpc, config.grpc_addr)?;
             core.set_ready(true);
             tasks.spawn(write(source, Arc::clone(&core), drain.clone()));
+            let looking = analysis::watch(Arc::clone(&core), drain.clone());
+            tasks.spawn(async { looking.await.map_err(ControlError::Part) });
             tasks.spawn(serve_ads(grpc, Arc::clone(&core), drain));
             tracing::info!(%grpc_addr, %monitoring_addr, "control plane serves");
         }

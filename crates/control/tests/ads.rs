@@ -214,6 +214,68 @@ async fn a_refused_resource_shows_on_its_objects() {
     plane.drain.finish().await;
 }
 
+const RULE: &str = r"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  http:
+  - route:
+    - destination:
+        host: revews
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: front, namespace: shop}
+spec:
+  selector: {istio: ingress}
+  servers:
+  - port: {number: 80, name: http, protocol: HTTP}
+    hosts: ['*']
+";
+
+/// Asks for a page until it says something, or does not any more.
+async fn until(plane: &Running, path: &str, text: &str, there: bool) -> String {
+    let mut page = String::new();
+    for _ in 0..100 {
+        page = get(plane, path).await;
+        if page.contains(text) == there {
+            return page;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{text:?} in {path} is not {there}: {page}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_leads_nowhere_is_in_force_and_its_status_says_so() {
+    let plane = start(&[("mesh.yaml", SERVICE), ("rule.yaml", RULE)]).await;
+    let said = "spec.http[0].route[0].destination.host: no service has the host";
+    let status = until(&plane, "/debug/status", said, true).await;
+    assert!(
+        status.contains("rule.yaml:10: VirtualService/shop/reviews"),
+        "{status}"
+    );
+    assert!(
+        status.contains("accepted") && !status.contains("refused\""),
+        "{status}"
+    );
+    let idle = "no workload and no proxy has the labels istio=ingress";
+    assert!(status.contains(idle), "{status}");
+    let metrics = get(&plane, "/metrics").await;
+    assert!(metrics.contains("weft_config_warnings 1\n"), "{metrics}");
+
+    write(
+        plane.directory.path(),
+        "rule.yaml",
+        &RULE.replace("revews", "reviews"),
+    );
+    until(&plane, "/debug/status", said, false).await;
+    until(&plane, "/metrics", "weft_config_warnings 0\n", true).await;
+    plane.drain.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconnect_with_delta_resumes_without_resources() {
     let plane = start(&[("mesh.yaml", SERVICE)]).await;

@@ -314,10 +314,7 @@ impl FileParse {
         let (Some(api_version), Some(kind)) = (api_version, kind) else {
             for (key, value) in [("apiVersion", api_version), ("kind", kind)] {
                 if value.is_none() {
-                    let message = match body.get(key) {
-                        Some(node) => format!("must be a string, got {}", node.describe()),
-                        None => format!("{key} is missing"),
-                    };
+                    let message = unnamed(&body, key, kind);
                     faults.push(place(&body, key, message));
                 }
             }
@@ -356,7 +353,7 @@ impl FileParse {
                 faults.push(place(
                     &body,
                     "metadata.name",
-                    "the object has no name".to_owned(),
+                    format!("is missing: give the {kind} a name"),
                 ));
             }
             return self.refuse(&body, faults);
@@ -427,6 +424,24 @@ fn identity(body: &Node) -> Option<ObjectRef> {
         kind,
         name,
     })
+}
+
+/// Why an object without a sound `apiVersion` or `kind` is not one, and what to write.
+fn unnamed(body: &Node, key: &str, kind: Option<&str>) -> String {
+    let version = match kind {
+        Some("Service" | "Endpoints" | "Pod" | "Namespace") => "v1",
+        Some("EndpointSlice") => "discovery.k8s.io/v1",
+        _ => "networking.istio.io/v1",
+    };
+    let remedy = match key {
+        "kind" => "write what the object is, such as VirtualService".to_owned(),
+        _ => format!("write the API that the object is of, such as {version}"),
+    };
+    match body.get(key) {
+        Some(node) if node.as_str() == Some("") || node.is_null() => format!("is empty: {remedy}"),
+        Some(node) => format!("must be a string, got {}", node.describe()),
+        None => format!("is missing: {remedy}"),
+    }
 }
 
 /// The text of a file; a file that is not UTF-8 is a problem with a line.

@@ -5,10 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use weft_config::DownstreamTls;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
 use weft_config::http_manager::CodecType;
 use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect};
+use weft_net::tls::{CertificateReader, ContextCertificates, TlsError};
 use weft_net::{Peeked, Stream};
+use weft_upstream::Secrets;
 
 use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
@@ -19,8 +22,36 @@ use crate::stats::ListenerStats;
 use crate::tcp::TcpManager;
 use crate::worker::Worker;
 
-/// A TLS server configuration that a secret may replace; empty until its secrets are there.
-pub(crate) type TlsSlot = Arc<ArcSwapOption<rustls::ServerConfig>>;
+/// A finished TLS context of a filter chain.
+#[derive(Debug)]
+pub(crate) struct ServerTls {
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    /// For the admin endpoint.
+    pub(crate) certificates: Arc<ContextCertificates>,
+    /// URIs in the certificate that clients see; empty if that is not the same for all.
+    own_uris: Vec<String>,
+}
+
+impl ServerTls {
+    /// What the configuration makes of the secrets that are known.
+    ///
+    /// # Errors
+    /// Names the file, secret or text that is wrong.
+    pub(crate) fn new(tls: &DownstreamTls, secrets: &Secrets) -> Result<Arc<Self>, TlsError> {
+        let spec = weft_upstream::server_spec(tls, secrets)?;
+        let certificates = CertificateReader::default().server(&spec);
+        let mut all = certificates.presented.iter().map(|one| &one.uri_names);
+        let first = all.next().filter(|first| all.all(|other| other == *first));
+        Ok(Arc::new(Self {
+            config: weft_net::tls::server_config(&spec)?,
+            own_uris: first.cloned().unwrap_or_default(),
+            certificates: Arc::new(certificates),
+        }))
+    }
+}
+
+/// A TLS context that a secret may replace; empty until its secrets are there.
+pub(crate) type TlsSlot = Arc<ArcSwapOption<ServerTls>>;
 
 /// A filter chain as the main thread makes it for all workers. The same `id` means the same
 /// configuration: a listener update keeps the connections of such a chain.
@@ -127,12 +158,12 @@ impl Chain {
                 };
                 let stream = Stream::plain(io);
                 if self.admits(&stream, None, (peer, local), &registered).await {
-                    http(manager, stream, sniffed, (peer, local), registered).await;
+                    http(manager, (stream, &[]), sniffed, (peer, local), registered).await;
                 }
             }
             (network, Some(slot)) => {
                 let handshake = self.handshake(io, slot, &listener_stats, &registered);
-                let Some(stream) = handshake.await else {
+                let Some((stream, tls)) = handshake.await else {
                     return;
                 };
                 if !self.admits(&stream, None, (peer, local), &registered).await {
@@ -144,6 +175,7 @@ impl Chain {
                         manager.serve(stream, (peer, local), &registered).await;
                     }
                     Network::Http(manager) => {
+                        let stream = (stream, tls.own_uris.as_slice());
                         http(manager, stream, None, (peer, local), registered).await;
                     }
                 }
@@ -189,9 +221,10 @@ impl Chain {
         slot: &TlsSlot,
         stats: &ListenerStats,
         registered: &Registered,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Arc<ServerTls>)> {
         // Without its secrets a listener accepts nothing, as in Envoy.
-        let config = slot.load_full()?;
+        let tls = slot.load_full()?;
+        let config = Arc::clone(&tls.config);
         let timeout = self.spec.config.transport_socket_connect_timeout;
         let handshake = tokio::select! {
             handshake = weft_net::tls::accept(io, config, timeout) => handshake,
@@ -205,7 +238,7 @@ impl Chain {
             }
             Ok(stream) => {
                 stats.ssl_handshake.inc();
-                Some(stream)
+                Some((stream, tls))
             }
             Err(error) => {
                 if matches!(error, weft_net::tls::HandshakeError::Timeout) {
@@ -244,16 +277,18 @@ async fn sniff(
     (!io.prefix().is_empty()).then_some((io, found.http))
 }
 
+/// `own_uris` are the URIs in our certificate.
 async fn http(
     manager: &Rc<Manager>,
-    stream: Stream,
+    (stream, own_uris): (Stream, &[String]),
     sniffed: Option<HttpVersion>,
     (peer, local): (SocketAddr, SocketAddr),
     registered: Registered,
 ) {
     let version = version(manager.config.codec, stream.alpn(), sniffed);
     let manager = Rc::clone(manager);
-    let downstream = Downstream::new(manager, &stream, version, (peer, local), registered);
+    let seen = (&stream, own_uris);
+    let downstream = Downstream::new(manager, seen, version, (peer, local), registered);
     let ended = serve(stream, version, Rc::clone(&downstream)).await;
     downstream.ended(ended);
 }

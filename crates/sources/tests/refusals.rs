@@ -63,6 +63,11 @@ fn other_kinds() {
 }
 
 #[test]
+fn names_and_indents() {
+    check("names.yaml", of_objects);
+}
+
+#[test]
 fn mesh_settings() {
     check("mesh.yaml", |name, text| {
         mesh_config::parse(name, text).expect_err("it is wrong")

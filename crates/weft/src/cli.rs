@@ -21,14 +21,21 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the control plane: a directory of YAML becomes xDS for every proxy that connects
+    #[command(display_name = "weft")]
     Control(ControlArgs),
     /// Run the data plane: an Envoy v3 bootstrap becomes listeners, routes and clusters
+    #[command(display_name = "weft")]
     Proxy(Box<ProxyArgs>),
     /// Check files and directories of mesh configuration; exit 1 with all errors
+    #[command(display_name = "weft")]
     Validate(ValidateArgs),
+    /// Look for what is suspicious in mesh configuration, with the codes of `istioctl analyze`
+    Analyze(AnalyzeArgs),
     /// Watch a whole mesh at work on this machine, with nothing installed and without root
+    #[command(display_name = "weft")]
     Demo(DemoArgs),
     /// Print the completion script for a shell
+    #[command(display_name = "weft")]
     Completions(CompletionsArgs),
     /// One of the demo's sample services
     #[command(hide = true)]
@@ -270,6 +277,37 @@ pub(crate) struct ValidateArgs {
     /// Files, or directories of YAML
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    /// Exit 1 for warnings, too
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// File with the mesh's settings (Istio's `MeshConfig`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mesh_config: Option<PathBuf>,
+}
+
+/// How findings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportForm {
+    /// A line each
+    Text,
+    /// One JSON object
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AnalyzeArgs {
+    /// Files, or directories of YAML
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// File with the mesh's settings (Istio's `MeshConfig`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mesh_config: Option<PathBuf>,
+    /// How findings are printed
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: ReportForm,
+    /// Exit 1 for warnings, too
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 #[derive(Debug, Args)]

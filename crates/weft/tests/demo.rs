@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -91,21 +91,25 @@ impl Drop for Place {
     }
 }
 
-/// Starts a demo with plain output and waits until it has said `line`; gives its folder of rules.
-fn started(place: &Place, line: &str) -> (Child, PathBuf) {
+/// What a demo says, line by line.
+type Said = std::io::Lines<BufReader<ChildStdout>>;
+
+/// Starts a demo with plain output and waits until it has said `line`; gives its folder of rules
+/// and what it says afterwards.
+fn started(place: &Place, line: &str) -> (Child, PathBuf, Said) {
     let mut child = place
         .demo(&["--plain", "--step-time", "3600"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the copy runs");
-    let output = BufReader::new(child.stdout.take().expect("piped"));
+    let mut output = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut rules = PathBuf::new();
-    for said in output.lines().map_while(Result::ok) {
+    while let Some(Ok(said)) = output.next() {
         if let Some((_, rest)) = said.split_once("the rules are in ") {
             rules = PathBuf::from(rest.split(':').next().unwrap_or_default());
         }
         if said.contains(line) {
-            return (child, rules);
+            return (child, rules, output);
         }
     }
     let _ = child.kill();
@@ -183,7 +187,7 @@ fn the_whole_walk_holds_for_a_normal_user() {
 #[test]
 fn an_interrupted_demo_leaves_nothing_behind() {
     let place = Place::new("interrupt");
-    let (mut child, rules) = started(&place, "serve the page");
+    let (mut child, rules, _said) = started(&place, "serve the page");
     assert!(
         rules.join("30-reviews.yaml").is_file(),
         "{}",
@@ -198,7 +202,7 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 #[test]
 fn the_death_of_the_demo_ends_its_children() {
     let place = Place::new("death");
-    let (mut child, _) = started(&place, "serve the page");
+    let (mut child, _, _said) = started(&place, "serve the page");
     signal(&child, "KILL");
     child.wait().expect("own child");
     assert!(
@@ -206,6 +210,34 @@ fn the_death_of_the_demo_ends_its_children() {
         "{:?}",
         place.leftovers()
     );
+}
+
+#[test]
+fn a_broken_edit_is_told_where_its_author_looks() {
+    let place = Place::new("edit");
+    // The walk has written its first step by then.
+    let (mut child, rules, mut said) = started(&place, "requests/s");
+    let file = rules.join("30-reviews.yaml");
+    let text = std::fs::read_to_string(&file).expect("the demo's file");
+    let broken = text.replacen("  http:", "  htpt:", 1);
+    assert_ne!(broken, text);
+    std::fs::write(&file, broken).expect("own folder");
+    let mut until = |wanted: &str| {
+        let found = said
+            .by_ref()
+            .map_while(Result::ok)
+            .take(20)
+            .any(|line| line.contains(wanted));
+        if !found {
+            signal(&child, "KILL");
+        }
+        assert!(found, "the demo never said {wanted:?}");
+    };
+    until("unknown field \"htpt\", did you mean \"http\"?");
+    std::fs::write(&file, text).expect("own folder");
+    until("no complaint any more");
+    signal(&child, "TERM");
+    child.wait().expect("own child");
 }
 
 #[test]

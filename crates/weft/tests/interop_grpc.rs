@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_testkit::{
-    ConfigFolder, Control, Mesh, Peers, Script, Version, eventually, one_at_a_time,
+    ConfigFolder, Control, Mesh, Peers, Process, Script, Version, eventually, one_at_a_time,
 };
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -142,4 +142,51 @@ async fn grpcio_splits_and_follows_an_edit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_js_splits_and_follows_an_edit() {
     the_row_holds("grpc-js", "xds:///reviews:9080", grpc_js).await;
+}
+
+/// As `examples/grpc/README.md` tells it, except for the control plane's port.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_example_does_what_its_readme_says() {
+    let _turn = one_at_a_time();
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let read = |file: &str| {
+        let path = format!("{examples}/{file}");
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let folder = ConfigFolder::new();
+    folder.write("greeter.yaml", &read("grpc/mesh/greeter.yaml"));
+    let mut python = Command::new(Peers::new().python());
+    python.arg(format!("{examples}/grpc/server.py"));
+    let server = Process::start("the greeters", python, &folder.log("greeters.log"));
+    eventually("the greeters serve", Duration::from_secs(30), async || {
+        let said = server.output();
+        if said.contains("serving") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+    let control = Control::start(WEFT, &folder, None).await;
+    let bootstrap = read("envoy-bootstrap/grpc.json");
+    assert!(bootstrap.contains("127.0.0.1:15010"));
+    let output = Command::new(Peers::new().python())
+        .arg(format!("{examples}/grpc/client.py"))
+        .env(
+            "GRPC_XDS_BOOTSTRAP_CONFIG",
+            bootstrap.replace("127.0.0.1:15010", &control.grpc().to_string()),
+        )
+        .output()
+        .expect("python runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let of = |version: &str| -> usize {
+        said.lines()
+            .filter(|line| line.ends_with(&format!("hello you from {version}")))
+            .filter_map(|line| line.split_whitespace().next()?.parse::<usize>().ok())
+            .sum()
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(of("v1") + of("v2"), 100, "{said}{errors}");
+    // Nine of ten, give or take five standard deviations of a hundred calls.
+    assert!(of("v1") >= 75, "{said}");
 }

@@ -5,35 +5,158 @@ use serde_json::{Map, Value};
 
 use crate::Answers;
 
-/// Fields that say nothing about how traffic is handled, or that each side chooses freely. A key
-/// is taken out wherever it stands.
-const KEYS: &[(&str, &str)] = &[];
+/// Named extensions that are taken out of every list.
+const EXTENSIONS: &[(&str, &str)] = &[
+    ("istio.metadata_exchange", NOT_PUBLIC),
+    ("istio.stats", NOT_PUBLIC),
+    ("istio.alpn", NOT_PUBLIC),
+    (
+        "envoy.filters.http.grpc_stats",
+        "set up to tell istio.stats about gRPC, and nothing else",
+    ),
+];
+
+const NOT_PUBLIC: &str = "only Istio's own build of Envoy has it";
+
+/// Keys that are taken out wherever they stand.
+const KEYS: &[(&str, &str)] = &[(
+    "workload",
+    "in an endpoint's metadata: the peer's name for istio.stats",
+)];
+
+/// Single values that are taken out of resources of a kind, by path with `*` for any one step.
+const PATHS: &[(&str, &str, &str)] = &[(
+    "listener",
+    "/api_listener/api_listener/stat_prefix",
+    "istiod leaves it out for gRPC clients, against the rule of the message",
+)];
+
+/// Keys that are taken out of what gRPC clients get, wherever they stand: istiod gives them what
+/// it gives Envoy, although they refuse or do not know it.
+const GRPC_KEYS: &[(&str, &str)] = &[
+    (
+        "envoy.filters.http.cors",
+        "gRPC has no such filter (gRFC A39)",
+    ),
+    (
+        "max_grpc_timeout",
+        "gRPC reads max_stream_duration (gRFC A31)",
+    ),
+    ("max_stream_duration", "the same"),
+    ("redirect", "gRPC fails such a call (gRFC A28)"),
+    ("direct_response", "the same"),
+    ("non_forwarding_action", "the same, said in gRPC's words"),
+    ("lb_policy", "gRPC has rings, but no tables (gRFC A42)"),
+    ("maglev_lb_config", "the same"),
+];
 
 /// Normalises all answers of one node.
-pub fn normalise(answers: Answers) -> Answers {
+pub fn normalise(answers: Answers, grpc: bool) -> Answers {
     answers
         .into_iter()
         .map(|(kind, resources)| {
             let resources = resources
                 .into_iter()
-                .map(|(name, value)| (name, tidy(value)))
+                .map(|(name, value)| {
+                    let mut value = tidy(value, grpc);
+                    sort_hosts(&mut value);
+                    for (_, path, _) in PATHS.iter().filter(|(of, ..)| *of == kind) {
+                        take(&mut value, path);
+                    }
+                    (name, value)
+                })
                 .collect();
             (kind, resources)
         })
         .collect()
 }
 
-fn tidy(value: Value) -> Value {
+fn take(value: &mut Value, path: &str) {
+    let Some((parent, key)) = path.rsplit_once('/') else {
+        return;
+    };
+    if let Some(Value::Object(fields)) = value.pointer_mut(parent) {
+        fields.remove(key);
+    }
+}
+
+/// The order of virtual hosts says nothing, since no two share a domain; istiod's is that of the
+/// services' ages.
+fn sort_hosts(value: &mut Value) {
+    if let Some(Value::Array(hosts)) = value.get_mut("virtual_hosts") {
+        hosts.sort_by_cached_key(|host| host.get("name").map(Value::to_string));
+    }
+}
+
+fn tidy(value: Value, grpc: bool) -> Value {
     match value {
         Value::Object(fields) => {
             let kept: Map<String, Value> = fields
                 .into_iter()
                 .filter(|(key, _)| !KEYS.iter().any(|(taken, _)| taken == key))
-                .map(|(key, value)| (key, tidy(value)))
+                .filter(|(key, _)| !(grpc && GRPC_KEYS.iter().any(|(taken, _)| taken == key)))
+                .map(|(key, value)| {
+                    let had = !is_empty(&value);
+                    let value = tidy(value, grpc);
+                    (key, value, had)
+                })
+                // What has become empty was only there for what was taken out.
+                .filter(|(_, value, had)| !(*had && is_empty(value)))
+                .map(|(key, value, _)| (key, value))
                 .collect();
             Value::Object(kept)
         }
-        Value::Array(items) => Value::Array(items.into_iter().map(tidy).collect()),
+        Value::Array(items) => Value::Array(
+            items
+                .into_iter()
+                .filter(|item| !is_taken(item))
+                .map(|item| tidy(item, grpc))
+                .collect(),
+        ),
         other => other,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_taken(item: &Value) -> bool {
+    let name = item.get("name").and_then(Value::as_str);
+    EXTENSIONS.iter().any(|(taken, _)| name == Some(taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn normal(kind: &'static str, value: Value) -> Value {
+        let resources = BTreeMap::from([("a".to_owned(), value)]);
+        let answers = normalise(BTreeMap::from([(kind, resources)]), false);
+        answers[kind]["a"].clone()
+    }
+
+    #[test]
+    fn what_the_public_envoy_lacks_is_taken_out_and_nothing_else() {
+        let filters =
+            json!({"filters": [{"name": "istio.stats"}, {"name": "router"}], "empty": {}});
+        let expected = json!({"filters": [{"name": "router"}], "empty": {}});
+        assert_eq!(normal("listener", filters), expected);
+        let only = json!({"filters": [{"name": "istio.metadata_exchange"}]});
+        assert_eq!(normal("cluster", only), json!({}));
+    }
+
+    #[test]
+    fn metadata_that_becomes_empty_goes_as_a_whole() {
+        let endpoint = json!({"metadata": {"filter_metadata": {"istio": {"workload": "x"}}}});
+        assert_eq!(normal("endpoint", endpoint), json!({}));
     }
 }

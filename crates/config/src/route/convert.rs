@@ -47,11 +47,6 @@ pub(crate) fn route_config(
     ignore!(p, "route.RouteConfiguration"; metadata);
     p.ignore(
         "route.RouteConfiguration",
-        "validate_clusters",
-        flag(validate_clusters.as_ref(), false),
-    );
-    p.ignore(
-        "route.RouteConfiguration",
         "max_direct_response_body_size_bytes",
         max_direct_response_body_size_bytes.is_set(),
     );
@@ -93,6 +88,7 @@ pub(crate) fn route_config(
         ignore_path_parameters: *ignore_path_parameters_in_path_matching,
         most_specific_header_mutations_wins: *most_specific_header_mutations_wins,
         overrides: overrides(p, typed_per_filter_config),
+        validate_clusters: validate_clusters.as_ref().map(|flag| flag.value),
     })
 }
 

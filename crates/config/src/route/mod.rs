@@ -2,6 +2,7 @@
 //! then says. Pure look-ups: balancing, timers and bodies are the proxy's.
 
 mod action;
+mod clusters;
 mod convert;
 mod convert_answer;
 mod convert_forward;
@@ -119,6 +120,8 @@ pub struct RouteConfig {
     pub most_specific_header_mutations_wins: bool,
     /// Filter overrides.
     pub overrides: FilterOverrides,
+    /// See [`RouteConfig::unknown_clusters`].
+    validate_clusters: Option<bool>,
 }
 
 /// What routing found.

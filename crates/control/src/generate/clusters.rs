@@ -3,6 +3,7 @@
 //! listeners or single proxies: the result is the same for every proxy of a kind with the same rule.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
@@ -29,7 +30,13 @@ use crate::pb::cluster::v3::{
         LbPolicy,
     },
 };
-use crate::pb::core::v3::{BindConfig, ConfigSource, SocketAddress, socket_address};
+use crate::pb::core::v3::TypedExtensionConfig;
+use crate::pb::core::v3::{
+    ApiVersion, BindConfig, ConfigSource, HttpProtocolOptions as CommonHttp, SocketAddress,
+    socket_address,
+};
+use crate::pb::dns_cares::CaresDnsResolverConfig;
+use crate::pb::types::Percent;
 use crate::pb::{self, duration, seconds, u32_value};
 use crate::wire::put_field;
 
@@ -100,14 +107,10 @@ pub(crate) fn of_service(
                 port,
                 subset,
             };
-            let cluster = outbound(mesh, &to, &settings, kind, (list, place))?;
+            let cluster = outbound(mesh, &to, &settings, kind, (list, proxy, place))?;
             let metadata = metadata::istio(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
-                &[ServiceName {
-                    host: service.hostname.as_str(),
-                    name: &service.name,
-                    namespace: service.namespace.as_str(),
-                }],
+                &[service_name(service)],
                 subset.map(|s| &*s.name),
             );
             Some(emit(&cluster, metadata.as_deref(), &from))
@@ -142,7 +145,7 @@ fn outbound(
     to: &Target<'_>,
     settings: &PolicySettings,
     kind: DiscoveryType,
-    (list, place): (&[Endpoint], &Place),
+    (list, proxy, place): (&[Endpoint], ProxyKind, &Place),
 ) -> Option<Cluster> {
     let (service, port, subset) = (to.service, to.port, to.subset);
     let subset_name = subset.map_or("", |s| &*s.name);
@@ -170,7 +173,8 @@ fn outbound(
         }
         _ => {}
     }
-    let mut http = http_for(port.protocol, settings.connection_pool.as_ref());
+    let sniffs = proxy == ProxyKind::Sidecar;
+    let mut http = http_for(port.protocol, settings.connection_pool.as_ref(), sniffs);
     apply_pool(&mut cluster, &mut http, settings);
     if let Some(outlier) = &settings.outlier_detection {
         apply_outlier(&mut cluster, &mut http, outlier);
@@ -182,9 +186,23 @@ fn outbound(
     Some(cluster)
 }
 
+/// Added to the time between look-ups, as istiod.
+const DNS_JITTER: Duration = Duration::from_millis(100);
+/// Queries by one UDP socket, after which Envoy's resolver takes another port, as istiod.
+const MAX_QUERIES: u32 = 100;
+
 #[allow(deprecated)] // as istiod: the cluster extension that replaces these is younger than most proxies
 fn set_dns(cluster: &mut Cluster) {
     cluster.dns_refresh_rate = seconds(60);
+    // Not all proxies of a mesh at once.
+    cluster.dns_jitter = Some(duration(DNS_JITTER));
+    cluster.typed_dns_resolver_config = Some(TypedExtensionConfig {
+        name: "envoy.network.dns_resolver.cares".to_owned(),
+        typed_config: Some(pb::any(&CaresDnsResolverConfig {
+            udp_max_queries: u32_value(MAX_QUERIES),
+            ..CaresDnsResolverConfig::default()
+        })),
+    });
     cluster.respect_dns_ttl = true;
     cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
 }
@@ -200,7 +218,11 @@ fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
             thresholds: vec![unlimited()],
             ..CircuitBreakers::default()
         }),
-        common_lb_config: Some(CommonLbConfig::default()),
+        // Istio never panics unless a rule says so: what is known to fail gets nothing.
+        common_lb_config: Some(CommonLbConfig {
+            healthy_panic_threshold: Some(Percent::default()),
+            ..CommonLbConfig::default()
+        }),
         ..Cluster::default()
     }
 }
@@ -215,21 +237,11 @@ fn eds(name: &str) -> EdsClusterConfig {
 /// The clusters that every Envoy has: where unknown traffic goes or ends.
 pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
     let from = origins([]);
-    let mut black_hole = base(mesh, names::BLACK_HOLE, DiscoveryType::Static);
-    black_hole.alt_stat_name = String::new();
-    let mut clusters = vec![black_hole];
+    let mut clusters = vec![bare(mesh, names::BLACK_HOLE, DiscoveryType::Static)];
     if sidecar {
         clusters.push(passthrough(mesh, names::PASSTHROUGH));
         let mut inbound = passthrough(mesh, names::INBOUND_PASSTHROUGH);
-        // Istio's mark by which iptables know connections of the sidecar to its own workload.
-        inbound.upstream_bind_config = Some(BindConfig {
-            source_address: Some(SocketAddress {
-                address: "127.0.0.6".to_owned(),
-                port_specifier: Some(socket_address::PortSpecifier::PortValue(0)),
-                ..SocketAddress::default()
-            }),
-            ..BindConfig::default()
-        });
+        inbound.upstream_bind_config = Some(own_workload());
         clusters.push(inbound);
     }
     clusters
@@ -238,30 +250,92 @@ pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
         .collect()
 }
 
+/// A cluster with nothing but a name, for what is no service.
+fn bare(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
+    Cluster {
+        circuit_breakers: None,
+        common_lb_config: None,
+        ..base(mesh, name, kind)
+    }
+}
+
+/// Istio's mark by which iptables know connections of the sidecar to its own workload.
+fn own_workload() -> BindConfig {
+    BindConfig {
+        source_address: Some(SocketAddress {
+            address: "127.0.0.6".to_owned(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(0)),
+            ..SocketAddress::default()
+        }),
+        ..BindConfig::default()
+    }
+}
+
+/// Idle time of passed-through connections, as istiod: nobody knows what is at their ends.
+const PASSTHROUGH_IDLE: Duration = Duration::from_mins(5);
+
 fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
-    let mut cluster = base(mesh, name, DiscoveryType::OriginalDst);
-    cluster.alt_stat_name = String::new();
+    let mut cluster = bare(mesh, name, DiscoveryType::OriginalDst);
+    // Both passthroughs count under one name, as in Istio.
+    cluster.alt_stat_name = format!("{};", names::PASSTHROUGH);
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
-    set_http(
-        &mut cluster,
-        Http {
-            upstream: Some(use_downstream()),
-            ..Http::default()
-        },
-    );
+    let mut http = Http {
+        upstream: Some(use_downstream()),
+        ..Http::default()
+    };
+    // The mesh's limits hold for what is no service, too; there is nobody to eject.
+    let limits = PolicySettings {
+        connection_pool: mesh.default_policy.connection_pool.clone(),
+        ..PolicySettings::default()
+    };
+    apply_pool(&mut cluster, &mut http, &limits);
+    http.common = Some(CommonHttp {
+        idle_timeout: Some(duration(PASSTHROUGH_IDLE)),
+        ..CommonHttp::default()
+    });
+    set_http(&mut cluster, http);
     cluster
 }
 
-/// The cluster of a workload's own port: 127.0.0.1 and the application's port.
+/// Where a workload's own port is served.
+#[derive(Clone, Copy)]
+pub(crate) enum Application {
+    /// At the address and port that the captured connection was made to.
+    AsCalled,
+    /// At this port of 127.0.0.1.
+    Loopback(u16),
+}
+
+/// What a workload's own cluster is told of the service that it serves.
+pub(crate) struct Served<'a> {
+    pub(crate) protocol: Protocol,
+    /// The services with this port; none for a port that no service knows.
+    pub(crate) services: &'a [Arc<Service>],
+}
+
+/// The cluster of a workload's own port.
 pub(crate) fn inbound(
     mesh: &MeshSettings,
     name: &str,
-    app_port: u16,
-    protocol: Protocol,
+    application: Application,
+    served: &Served<'_>,
     from: &Origins,
 ) -> Emitted {
-    let mut cluster = base(mesh, name, DiscoveryType::Static);
-    cluster.load_assignment = Some(endpoints::single(name, "127.0.0.1", app_port));
+    let protocol = served.protocol;
+    let mut cluster = match application {
+        Application::Loopback(port) => Cluster {
+            load_assignment: Some(endpoints::single(name, "127.0.0.1", port)),
+            ..base(mesh, name, DiscoveryType::Static)
+        },
+        Application::AsCalled => Cluster {
+            lb_policy: LbPolicy::ClusterProvided as i32,
+            upstream_bind_config: Some(own_workload()),
+            // Its one host never becomes old. The longest time that Envoy can count.
+            cleanup_interval: seconds(9_223_372_035),
+            ..base(mesh, name, DiscoveryType::OriginalDst)
+        },
+    };
+    cluster.common_lb_config = Some(CommonLbConfig::default());
     let http = Http {
         upstream: if protocol.is_http2() {
             Some(http2())
@@ -271,7 +345,17 @@ pub(crate) fn inbound(
         ..Http::default()
     };
     set_http(&mut cluster, http);
-    emit(&cluster, None, from)
+    let services: Vec<ServiceName<'_>> = served.services.iter().map(|s| service_name(s)).collect();
+    let metadata = metadata::istio(None, &services, None);
+    emit(&cluster, metadata.as_deref(), from)
+}
+
+fn service_name(service: &Service) -> ServiceName<'_> {
+    ServiceName {
+        host: service.hostname.as_str(),
+        name: &service.name,
+        namespace: service.namespace.as_str(),
+    }
 }
 
 /// The clusters of a service for gRPC clients, which take EDS with round robin or a ring of hashes
@@ -291,6 +375,7 @@ pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
             let max = settings.connection_pool.and_then(|p| p.http.max_requests);
             let cluster = Cluster {
                 name: name.clone(),
+                alt_stat_name: format!("{name};"),
                 cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
                 eds_cluster_config: Some(EdsClusterConfig {
                     eds_config: Some(grpc_ads()),
@@ -320,10 +405,11 @@ fn grpc_table(table: HashTable) -> HashTable {
     }
 }
 
-/// gRPC clients know no timeout of the first fetch.
+/// gRPC clients know neither a timeout of the first fetch nor another version.
 pub(crate) fn grpc_ads() -> ConfigSource {
     ConfigSource {
         initial_fetch_timeout: None,
+        resource_api_version: ApiVersion::Auto as i32,
         ..pb::ads()
     }
 }

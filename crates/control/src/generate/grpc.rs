@@ -7,6 +7,7 @@ use weft_xds::{Resource, TypeUrl};
 
 use super::{http, names};
 use crate::emit::{Emitted, origins};
+use crate::pb::address;
 use crate::pb::listener::v3::{ApiListener, Listener};
 
 /// The API listeners of a service, whose names are those of `xds:///` targets: the host and its
@@ -40,10 +41,17 @@ pub(crate) fn listeners(service: &Service, dns_domain: &str) -> Vec<Emitted> {
     out
 }
 
+/// What istiod names as a service's own address: of no consequence to a client that asks by name.
+fn service_address(service: &Service) -> String {
+    let own = service.addresses.iter().find(|a| a.is_host());
+    own.map_or_else(|| "0.0.0.0".to_owned(), |a| a.ip.to_string())
+}
+
 fn listener(service: &Service, port: &ServicePort, name: String) -> Emitted {
     let route = names::outbound(port.number, "", &service.hostname);
     let message = Listener {
         name: name.clone(),
+        address: Some(address(&service_address(service), port.number.get())),
         api_listener: Some(ApiListener {
             api_listener: Some(http::grpc_manager(&route)),
         }),

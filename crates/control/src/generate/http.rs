@@ -17,15 +17,16 @@ use crate::pb::cors::Cors;
 use crate::pb::fault::HttpFault;
 use crate::pb::file_log::{FileAccessLog, file_access_log::AccessLogFormat};
 use crate::pb::hcm::{
-    HttpConnectionManager, HttpFilter, Rds,
+    HttpConnectionManager, HttpFilter, Rds, RequestIdExtension,
     http_connection_manager::{
-        CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
-        UpgradeConfig,
+        CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+        SetCurrentClientCertDetails, UpgradeConfig,
     },
     http_filter,
 };
 use crate::pb::listener::v3::Filter;
 use crate::pb::protobuf::Any;
+use crate::pb::request_id::UuidRequestIdConfig;
 use crate::pb::route::v3::RouteConfiguration;
 use crate::pb::router::Router;
 use crate::pb::tcp_proxy::{
@@ -78,6 +79,9 @@ pub(crate) fn manager(
         http_filters: http_filters(),
         use_remote_address: bool_value(side == Side::Gateway),
         normalize_path: bool_value(true),
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged as i32,
+        proxy_100_continue: true,
+        request_id_extension: Some(request_id()),
         // Streams may be quiet for as long as their timeouts allow.
         stream_idle_timeout: seconds(0),
         upgrade_configs: vec![UpgradeConfig {
@@ -109,6 +113,16 @@ pub(crate) fn manager(
     filter(HCM, &manager)
 }
 
+/// UUIDs, of which tracing takes its samples.
+fn request_id() -> RequestIdExtension {
+    RequestIdExtension {
+        typed_config: Some(any(&UuidRequestIdConfig {
+            use_request_id_for_trace_sampling: bool_value(true),
+            ..UuidRequestIdConfig::default()
+        })),
+    }
+}
+
 /// Fault injection and CORS, which routes set up, and the router, which must be the last.
 fn http_filters() -> Vec<HttpFilter> {
     let mut filters = grpc_filters();
@@ -136,6 +150,7 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
 /// is refused, so nothing but filters and routes.
 pub(crate) fn grpc_manager(route: &str) -> Any {
     let manager = HttpConnectionManager {
+        // istiod leaves it out, against the message's own rule.
         stat_prefix: route.to_owned(),
         http_filters: grpc_filters(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {

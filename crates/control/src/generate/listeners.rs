@@ -73,6 +73,7 @@ pub(crate) fn outbound(
                 default = Some(FilterChain {
                     filters: vec![filter],
                     metadata,
+                    transport_socket_connect_timeout: handshake_timeout(),
                     ..Default::default()
                 });
             }
@@ -80,6 +81,7 @@ pub(crate) fn outbound(
                 filter_chain_match: Some(condition),
                 filters: vec![filter],
                 metadata,
+                transport_socket_connect_timeout: handshake_timeout(),
                 ..FilterChain::default()
             }),
         }
@@ -109,9 +111,23 @@ pub(crate) fn outbound(
         } else {
             bool_value(false)
         },
+        max_connections_to_accept_per_socket_event: listener
+            .bind_to_port
+            .then(accepts_per_event)
+            .flatten(),
         ..Listener::default()
     };
     emit(&message, links, &listener.origins)
+}
+
+/// Envoy's workers take turns, as istiod has them do.
+fn accepts_per_event() -> Option<crate::pb::protobuf::UInt32Value> {
+    u32_value(1)
+}
+
+/// Longest TLS handshake, as istiod sets it everywhere but on inbound chains.
+pub(crate) fn handshake_timeout() -> Option<crate::pb::protobuf::Duration> {
+    seconds(15)
 }
 
 fn emit(message: &Listener, links: Vec<Arc<str>>, origins: &Origins) -> Emitted {
@@ -128,7 +144,11 @@ fn inspectors(tls: bool, http: bool) -> Vec<ListenerFilter> {
     if tls {
         filters.push(listener_filter(
             "envoy.filters.listener.tls_inspector",
-            &tls_inspector::v3::TlsInspector::default(),
+            &tls_inspector::v3::TlsInspector {
+                // Most greetings fit, at a hundredth of Envoy's own buffer; it grows.
+                initial_read_buffer_size: u32_value(512),
+                ..tls_inspector::v3::TlsInspector::default()
+            },
         ));
     }
     if http {
@@ -170,6 +190,7 @@ pub(crate) fn virtual_outbound(
         name: "virtualOutbound".to_owned(),
         address: Some(address(wildcard, port)),
         use_original_dst: bool_value(true),
+        max_connections_to_accept_per_socket_event: accepts_per_event(),
         transparent: (interception == Interception::Tproxy)
             .then(|| bool_value(true))
             .flatten(),
@@ -341,7 +362,7 @@ pub(crate) fn virtual_inbound(
         listener_filters: filters,
         listener_filters_timeout: seconds(0),
         continue_on_listener_filters_timeout: true,
-        use_original_dst: bool_value(false),
+        max_connections_to_accept_per_socket_event: accepts_per_event(),
         transparent: (interception == Interception::Tproxy)
             .then(|| bool_value(true))
             .flatten(),

@@ -64,11 +64,13 @@ pub(crate) fn alternatives(host: &str, dns_domain: &str) -> Vec<String> {
         if domain != cluster_domain || name.is_empty() || name.starts_with('*') {
             return names;
         }
+        let svc = format!("{head}.svc");
+        // In istiod's order, which differs.
         if namespace == own_namespace {
-            names.push(name.to_owned());
+            names.extend([name.to_owned(), svc, head.to_owned()]);
+        } else {
+            names.extend([head.to_owned(), svc]);
         }
-        names.push(head.to_owned());
-        names.push(format!("{head}.svc"));
         return names;
     }
     // Only names of the proxy's whole domain are shortened, so that no two hosts share a form.
@@ -92,8 +94,8 @@ mod tests {
             [
                 "reviews.shop.svc.cluster.local.",
                 "reviews",
-                "reviews.shop",
-                "reviews.shop.svc"
+                "reviews.shop.svc",
+                "reviews.shop"
             ]
         );
         assert_eq!(

@@ -43,7 +43,6 @@ pub(super) fn unlimited() -> Thresholds {
         max_pending_requests: u32_value(u32::MAX),
         max_requests: u32_value(u32::MAX),
         max_retries: u32_value(u32::MAX),
-        track_remaining: true,
         ..Thresholds::default()
     }
 }
@@ -77,11 +76,13 @@ pub(super) fn use_downstream() -> UpstreamProtocolOptions {
     })
 }
 
-pub(super) fn http_for(protocol: Protocol, pool: Option<&ConnectionPool>) -> Http {
+/// `sniffs`: whether the proxy finds out what its clients speak. A gateway does not: its clients
+/// choose HTTP/2 by ALPN, which says nothing about the service.
+pub(super) fn http_for(protocol: Protocol, pool: Option<&ConnectionPool>, sniffs: bool) -> Http {
     let (upgrade, client) = pool.map_or((H2Upgrade::Default, false), |p| {
         (p.http.h2_upgrade, p.http.use_client_protocol)
     });
-    let upstream = if client || (protocol.is_sniffed() && upgrade != H2Upgrade::Upgrade) {
+    let upstream = if client || (sniffs && protocol.is_sniffed() && upgrade != H2Upgrade::Upgrade) {
         Some(use_downstream())
     } else if protocol.is_http2() || upgrade == H2Upgrade::Upgrade {
         Some(http2())

@@ -83,8 +83,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
         return None;
     }
     let name = names::host_port(hostname.as_str(), host.port.get());
-    let mut shell = virtual_hosts::shell(name, domains, false);
-    shell.include_request_attempt_count = !grpc;
+    let shell = virtual_hosts::shell(name, domains, false);
     let from = service.map(|s| s.origin.clone()).into_iter();
     Some(HostField {
         bytes: virtual_hosts::field(&shell, &encoded.unwrap_or_default()),
@@ -115,18 +114,16 @@ fn domains(
                 .into_iter()
                 .filter(|name| !is_taken(cx, host, hostname, name)),
         );
-        if host.form != HostForm::Grpc {
-            let own: Vec<IpAddr> = service
-                .addresses
-                .iter()
-                .filter(|a| a.is_host())
-                .map(|a| a.ip)
-                .collect();
-            for ip in own {
-                let free = !is_taken(cx, host, hostname, &ip.to_string());
-                if free && outbound::owns_address(cx, &host.reader.scope, ip, host.port, key) {
-                    bare.push(names::domain(&ip.to_string()));
-                }
+        let own: Vec<IpAddr> = service
+            .addresses
+            .iter()
+            .filter(|a| a.is_host())
+            .map(|a| a.ip)
+            .collect();
+        for ip in own {
+            let free = !is_taken(cx, host, hostname, &ip.to_string());
+            if free && outbound::owns_address(cx, &host.reader.scope, ip, host.port, key) {
+                bare.push(names::domain(&ip.to_string()));
             }
         }
     }
@@ -138,21 +135,20 @@ fn domains(
         HostForm::Shared | HostForm::Only => bare,
         // Wildcards with a port are no domains to Envoy.
         HostForm::HttpProxy if port == 80 || hostname.is_wildcard() => {
-            let ported: Vec<String> = bare
-                .iter()
-                .filter(|d| !d.starts_with('*'))
-                .map(with_port)
-                .collect();
-            if port == 80 {
-                bare.into_iter().chain(ported).collect()
-            } else {
-                ported
-            }
+            let both = |domain: String| {
+                let ported = (!domain.starts_with('*')).then(|| with_port(&domain));
+                let bare = (port == 80).then_some(domain);
+                bare.into_iter().chain(ported)
+            };
+            bare.into_iter().flat_map(both).collect()
         }
         HostForm::HttpProxy => bare.iter().map(with_port).collect(),
         HostForm::Grpc => {
-            let ported: Vec<String> = bare.iter().map(with_port).collect();
-            bare.into_iter().chain(ported).collect()
+            let both = |domain: String| {
+                let ported = with_port(&domain);
+                [domain, ported]
+            };
+            bare.into_iter().flat_map(both).collect()
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{Labels, MeshSettings, ObjectRef, Protocol};
+use weft_model::{Labels, MeshSettings, ObjectRef, Protocol, Service};
 use weft_xds::{ResourceSet, TypeUrl, View};
 
 use super::gateway::type_view;
@@ -13,6 +13,7 @@ use super::key::{Binding, Caller, GatewayClass, ProxyFacts, Reader, RouteName};
 use super::value::{PlaceNeeds, ProxyView, Value};
 use super::{Cx, Key, Scope, Shard, places, read, scope};
 use crate::emit::{Chunk, Emitted, Origins, TypeView, origins};
+use crate::generate::clusters::{Application, Served};
 use crate::generate::listeners::{self, InboundPort};
 use crate::generate::locality::{Needs, Place};
 use crate::generate::{clusters, names};
@@ -280,13 +281,18 @@ impl Own {
     }
 }
 
-/// Ports of the services that a proxy stands for: service port → (workload port, protocol, name).
-fn own_ports(
-    cx: &mut Cx<'_, '_>,
-    facts: &ProxyFacts,
-) -> (BTreeMap<u16, (u16, InboundPort)>, Vec<ObjectRef>) {
-    let mut ports = BTreeMap::new();
-    let mut from = Vec::new();
+/// Ports of the services that a proxy stands for.
+#[derive(Default)]
+struct OwnPorts {
+    /// Service port → (workload port, protocol, name).
+    ports: BTreeMap<u16, (u16, InboundPort)>,
+    /// Workload port → services that lead there.
+    services: BTreeMap<u16, Vec<Arc<Service>>>,
+    from: Vec<ObjectRef>,
+}
+
+fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
+    let mut own = OwnPorts::default();
     for ip in &facts.ips {
         for key in cx.services_at(*ip).iter() {
             let (Some(service), Some(endpoints)) = (cx.service(key), cx.endpoints(key)) else {
@@ -307,18 +313,23 @@ fn own_ports(
                         protocol: service_port.protocol,
                         operation: operation.into(),
                     };
-                    from.push(service.origin.clone());
-                    ports.entry(port.get()).or_insert((target.get(), inbound));
+                    own.from.push(service.origin.clone());
+                    let services = own.services.entry(target.get()).or_default();
+                    if !services.contains(&service) {
+                        services.push(Arc::clone(&service));
+                    }
+                    let entry = own.ports.entry(port.get());
+                    entry.or_insert((target.get(), inbound));
                 }
             }
         }
     }
-    (ports, from)
+    own
 }
 
 fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
-    let (ports, _) = own_ports(cx, facts);
-    ports
+    let own = own_ports(cx, facts);
+    own.ports
         .into_iter()
         .map(|(port, (target, _))| (port, target))
         .filter(|(p, t)| p != t)
@@ -327,7 +338,11 @@ fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
 
 fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
     let mesh = cx.mesh();
-    let (ports, from) = own_ports(cx, facts);
+    let OwnPorts {
+        ports,
+        services,
+        from,
+    } = own_ports(cx, facts);
     let from = origins(from);
     let by_target: BTreeMap<u16, InboundPort> = {
         // Of two services on one workload port the first one's protocol holds.
@@ -340,7 +355,7 @@ fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
     let mut own = if facts.binding.interception == Interception::None {
         bound_inbound(&mesh, facts, &by_target, &from)
     } else {
-        captured_inbound(&mesh, facts, &by_target, &from)
+        captured_inbound(&mesh, facts, &by_target, &services, &from)
     };
     let targets: BTreeSet<u16> = by_target.keys().copied().collect();
     own.dropped = own_listener_names(&facts.ips, &targets);
@@ -362,17 +377,17 @@ fn captured_inbound(
     mesh: &MeshSettings,
     facts: &ProxyFacts,
     ports: &BTreeMap<u16, InboundPort>,
+    services: &BTreeMap<u16, Vec<Arc<Service>>>,
     from: &Origins,
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();
     let clusters = list.iter().map(|inbound| {
-        clusters::inbound(
-            mesh,
-            &names::inbound(inbound.port),
-            inbound.port,
-            inbound.protocol,
-            from,
-        )
+        let served = Served {
+            protocol: inbound.protocol,
+            services: services.get(&inbound.port).map_or(&[], |s| &s[..]),
+        };
+        let name = names::inbound(inbound.port);
+        clusters::inbound(mesh, &name, Application::AsCalled, &served, from)
     });
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
     let mode = facts.binding.interception;
@@ -405,7 +420,12 @@ fn bound_inbound(
         };
         let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
         let name = names::inbound(*port);
-        clusters.push(clusters::inbound(mesh, &name, *app, inbound.protocol, from));
+        let served = Served {
+            protocol: inbound.protocol,
+            services: &[],
+        };
+        let application = Application::Loopback(*app);
+        clusters.push(clusters::inbound(mesh, &name, application, &served, from));
         bound.push(listeners::bound_inbound(mesh, *ip, &inbound, from));
     }
     Own {

@@ -217,9 +217,10 @@ fn read_duration(node: &Node, descriptor: &MessageDescriptor) -> Result<DynamicM
         Value::String(text, _) => text,
         Value::Number(number) => {
             return Err(format!(
-                "expected a duration, got {}; write it with a unit, e.g. \"{}s\"",
+                "expected a duration, got {}; write it with a unit: {text}s are seconds, {text}ms \
+                 are milliseconds",
                 node.describe(),
-                number.text
+                text = number.text
             ));
         }
         _ => {

@@ -28,8 +28,12 @@ pub(crate) struct ClientCert {
 }
 
 impl ClientCert {
-    /// Reads the certificates of a connection, once.
-    pub(crate) fn of(config: &HttpManager, chain: Option<&[CertificateDer<'_>]>) -> Self {
+    /// Reads the certificates of a connection, once; `own_uris` are the URIs in our own.
+    pub(crate) fn of(
+        config: &HttpManager,
+        chain: Option<&[CertificateDer<'_>]>,
+        own_uris: &[String],
+    ) -> Self {
         let Some(chain @ [leaf, ..]) = chain else {
             return Self::default();
         };
@@ -37,7 +41,7 @@ impl ClientCert {
             config.forward_client_cert,
             ForwardClientCert::AppendForward | ForwardClientCert::SanitizeSet
         );
-        let entry = wanted.then(|| describe(leaf, chain, config.client_cert_details));
+        let entry = wanted.then(|| describe(leaf, chain, config.client_cert_details, own_uris));
         Self {
             shown: true,
             entry: entry.and_then(|entry| HeaderValue::try_from(entry).ok()),
@@ -77,8 +81,12 @@ fn describe(
     leaf: &CertificateDer<'_>,
     chain: &[CertificateDer<'_>],
     details: ClientCertDetails,
+    own_uris: &[String],
 ) -> String {
     let mut parts = Vec::new();
+    if !own_uris.is_empty() {
+        parts.push(format!("By={}", own_uris.join(",")));
+    }
     if let Some(hash) = sha256(leaf) {
         parts.push(format!("Hash={hash}"));
     }

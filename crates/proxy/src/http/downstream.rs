@@ -39,10 +39,10 @@ pub(super) struct TlsInfo {
 }
 
 impl Downstream {
-    /// A connection that begins to be served.
+    /// A connection that begins to be served; `own_uris` are the URIs in our certificate.
     pub(crate) fn new(
         manager: Rc<Manager>,
-        stream: &weft_net::Stream,
+        (stream, own_uris): (&weft_net::Stream, &[String]),
         version: Version,
         (remote, local): (SocketAddr, SocketAddr),
         registered: Registered,
@@ -58,7 +58,7 @@ impl Downstream {
             address.clone()
         };
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let client_cert = ClientCert::of(&manager.config, stream.peer_certificates());
+        let client_cert = ClientCert::of(&manager.config, stream.peer_certificates(), own_uris);
         let connection = Connection {
             local,
             protocol: if version == Version::HTTP_2 {

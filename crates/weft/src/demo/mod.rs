@@ -5,11 +5,14 @@
 mod bootstrap;
 mod child;
 pub(crate) mod client;
+mod complaints;
 mod folder;
 mod load;
+mod news;
 mod outcome;
 mod page;
 mod plan;
+mod probe;
 mod pushes;
 mod rules;
 pub(crate) mod service;

@@ -2,17 +2,17 @@
 //! through it, and stays until it is told to end. Must never print: the view does.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::bootstrap;
 use super::child::Family;
-use super::client::{self, Client};
+use super::client::Client;
 use super::load::{self, Load};
+use super::news::News;
 use super::outcome::Outcome;
 use super::plan::{Instance, Plan};
-use super::pushes::Pushes;
+use super::probe::{connects, ready};
 use super::rules::RulesFolder;
 use super::steps::{REST, Step, StepReport, WALK};
 use super::tally::Record;
@@ -39,7 +39,7 @@ pub(crate) struct Session<'a> {
     plan: Plan,
     folder: RulesFolder,
     view: View,
-    pushes: Pushes,
+    news: News,
     began: Instant,
     drawn: Instant,
 }
@@ -68,7 +68,7 @@ impl<'a> Session<'a> {
             args,
             root,
             family,
-            pushes: Pushes::follow(plan.monitoring),
+            news: News::follow(plan.monitoring),
             plan,
             folder,
             view,
@@ -209,7 +209,7 @@ impl<'a> Session<'a> {
             args,
             family,
             view,
-            pushes,
+            news,
             folder,
             drawn,
             ..
@@ -225,15 +225,7 @@ impl<'a> Session<'a> {
                     return Err(format!("{name} was edited"));
                 }
             }
-            show(
-                view,
-                family,
-                pushes,
-                Some(load),
-                &title,
-                step.split.0,
-                drawn,
-            );
+            show(view, family, news, Some(load), &title, step.split.0, drawn);
             Ok(())
         };
         walk::take(step, folder, load, watch, &mut look).await
@@ -269,11 +261,11 @@ impl<'a> Session<'a> {
             let Self {
                 family,
                 view,
-                pushes,
+                news,
                 drawn,
                 ..
             } = self;
-            show(view, family, pushes, Some(load), &title, &[], drawn);
+            show(view, family, news, Some(load), &title, &[], drawn);
         }
     }
 
@@ -397,14 +389,14 @@ impl<'a> Session<'a> {
             let Self {
                 family,
                 view,
-                pushes,
+                news,
                 drawn,
                 ..
             } = self;
             show(
                 view,
                 family,
-                pushes,
+                news,
                 None,
                 &format!("starting: waiting for {name}"),
                 &[],
@@ -427,7 +419,7 @@ fn count(outcome: &mut Outcome, load: &Load, expected_errors: u64) {
 fn show(
     view: &mut View,
     family: &Family,
-    pushes: &Pushes,
+    news: &News,
     load: Option<&Load>,
     title: &str,
     wanted: &[(&'static str, u32)],
@@ -437,7 +429,7 @@ fn show(
         return;
     }
     *drawn = Instant::now();
-    view.pushed(&pushes.news());
+    news.tell(view);
     let none = RefCell::new(Record::new());
     let record = load.map_or(&none, |load| &*load.record).borrow();
     let recent = record.recent(SPAN);
@@ -455,29 +447,10 @@ fn show(
         requests: record.total.requests,
         errors: record.total.errors,
         last_failure: record.last_failure.as_deref(),
-        pushes: pushes.latest(),
+        pushes: news.pushes.latest(),
         processes: family
             .members()
             .map(|(name, id)| (name.to_owned(), id))
             .collect(),
     });
-}
-
-async fn connects(address: SocketAddr) -> Result<(), String> {
-    let connected = tokio::net::TcpStream::connect(address).await;
-    connected
-        .map(drop)
-        .map_err(|error| format!("{address}: {error}"))
-}
-
-async fn ready(admin: SocketAddr) -> Result<(), String> {
-    let answer = client::get(admin, "/ready", Duration::from_secs(5)).await?;
-    if answer.status() == 200 {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(answer.body()).trim().to_owned();
-    Err(format!(
-        "http://{admin}/ready answers {}: {text}",
-        answer.status().as_u16()
-    ))
 }

@@ -84,7 +84,7 @@ pub struct Counters {
     pub acks: AtomicU64,
     /// Answers refused.
     pub nacks: AtomicU64,
-    /// Types resumed without sending anything.
+    /// Types resumed without sending a resource.
     pub resumed: AtomicU64,
     /// Requests ignored for their nonce.
     pub stale_nonces: AtomicU64,

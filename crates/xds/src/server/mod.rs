@@ -66,6 +66,11 @@ impl<P: Protocol> ServerStream<P> {
         if !self.view.ptr_eq(&view) {
             self.view = view;
             self.generation += 1;
+            for state in &mut self.types {
+                if let Some(target) = self.view.get(&state.type_url) {
+                    state.is_back(target);
+                }
+            }
         }
     }
 

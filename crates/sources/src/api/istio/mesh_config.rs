@@ -11,7 +11,7 @@ use weft_model::{
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
-use weft_proto::{Problem, bootstrap, reader};
+use weft_proto::{Problem, bootstrap, format, reader};
 
 use super::destination_rule_balancer::locality;
 use super::destination_rule_pool::{connection_pool, outlier_detection};
@@ -88,6 +88,7 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
             Ok(mesh::mesh_config::AccessLogEncoding::Json) => AccessLogEncoding::Json,
             _ => AccessLogEncoding::Text,
         };
+    access_log_format(&settings, at.field("accessLogFormat"));
     if let Some(timeout) = at
         .field("connectTimeout")
         .duration(message.connect_timeout, Duration::from_millis(1))
@@ -127,6 +128,27 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
     }
     settings
+}
+
+/// What proxies would refuse with every listener in it.
+fn access_log_format(settings: &MeshSettings, at: At<'_>) {
+    let Some(format) = settings.access_log_format.as_deref() else {
+        return;
+    };
+    at.ok(format::check(format));
+    if settings.access_log_encoding == AccessLogEncoding::Json {
+        let documents = yaml::parse(format, &Limits::default());
+        let is_object = match &documents[..] {
+            [only] => {
+                let root = only.root.as_ref();
+                only.errors.is_empty() && root.is_some_and(|root| root.entries().is_some())
+            }
+            _ => false,
+        };
+        if !is_object || !format.trim_start().starts_with('{') {
+            at.error("it must be a JSON object with accessLogEncoding JSON: write one such as {\"status\": \"%RESPONSE_CODE%\"}");
+        }
+    }
 }
 
 fn default_policy(message: mesh::mesh_config::DefaultTrafficPolicy, at: At<'_>) -> PolicySettings {

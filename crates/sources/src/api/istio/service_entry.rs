@@ -70,9 +70,10 @@ pub(crate) fn convert(
     );
     let services = hosts.into_iter().map(|hostname| {
         let service = Service {
-            hostname,
             namespace: context.namespace().clone(),
-            name: context.origin.name.clone(),
+            // As in Istio: of several hosts each is a service of its own name.
+            name: hostname.as_str().into(),
+            hostname,
             addresses: addresses.clone(),
             ports: ports.clone(),
             resolution,
