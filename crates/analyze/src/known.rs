@@ -72,8 +72,11 @@ impl<'a> Known<'a> {
                 self.gateways.insert(gateway_ref(gateway), gateway);
             }
             Object::Sidecar(sidecar) => self.sidecars.push(sidecar),
-            // Name nothing (workloads are selected, not named), and nothing here names them.
-            Object::Namespace(_)
+            // What is missing to a gateway is told by the control plane, proxy by proxy.
+            // Of the others, none names anything (workloads are selected, not named), and nothing
+            // here names them.
+            Object::Secret(_)
+            | Object::Namespace(_)
             | Object::PeerAuthentication(_)
             | Object::AuthorizationPolicy(_)
             | Object::RequestAuthentication(_) => {}

@@ -23,6 +23,7 @@ use weft_sources::ObjectState;
 use weft_xds::TypeUrl;
 
 use crate::core::{Connected, Core, TypeCounts};
+use crate::generate::secrets;
 use crate::node::ProxyKind;
 
 /// Connections at once; more wait in the listener's queue.
@@ -261,9 +262,14 @@ fn config_dump(core: &Core, wanted: Option<&str>) -> Option<Value> {
         let type_url = set.type_url().clone();
         let view = &view;
         set.iter().map(move |resource| {
+            let value = if type_url == TypeUrl::SECRET {
+                secrets::without_keys(&resource.body)
+            } else {
+                resource.body.to_vec()
+            };
             let any = weft_proto::Any {
                 type_url: type_url.as_str().to_owned(),
-                value: resource.body.to_vec(),
+                value,
             };
             let origins = view.origins(&type_url, &resource.name);
             let origins: Vec<String> = origins

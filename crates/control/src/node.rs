@@ -69,6 +69,8 @@ pub struct Proxy {
     pub outbound_listeners: bool,
     /// Its certificates.
     pub identity: Identity,
+    /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
+    pub unprivileged: bool,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -138,6 +140,7 @@ impl Proxy {
             inbound: metadata.inbound()?,
             outbound_listeners: metadata.flag("WEFT_OUTBOUND_LISTENERS", true)?,
             identity: Identity::read(|key| metadata.text(key))?,
+            unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
             agent: node.user_agent_name.clone(),
         })
     }

@@ -18,7 +18,7 @@ pub(crate) use weft_proto::pb::envoy::extensions::filters::http::fault::v3 as fa
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as jwt_authn;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::router::v3 as router;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::listener::{
-    http_inspector, original_dst, tls_inspector,
+    http_inspector, original_dst, proxy_protocol as proxy_protocol_listener, tls_inspector,
 };
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::ext_authz::v3 as network_ext_authz;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;

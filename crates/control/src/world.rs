@@ -214,6 +214,12 @@ impl World {
             Object::PeerAuthentication(_)
             | Object::AuthorizationPolicy(_)
             | Object::RequestAuthentication(_) => self.security.change(object, comes),
+            Object::Secret(secret) => {
+                if comes {
+                    let value = Value::Secret(Arc::clone(secret));
+                    self.engine.set(secret_key(&secret.origin), value);
+                }
+            }
             // Endpoints already carry what workloads say; nobody reads namespaces yet.
             Object::Workload(_)
             | Object::Namespace(_)
@@ -261,8 +267,8 @@ impl World {
                 if !rule.http.is_empty() {
                     self.index(rule_key(gateway, host), host, &facts, comes);
                 }
-                if has_streams && *gateway == GatewayRef::Mesh {
-                    self.index(stream_key(host), host, &facts, comes);
+                if has_streams {
+                    self.index(stream_key(gateway, host), host, &facts, comes);
                 }
             }
         }
@@ -404,6 +410,9 @@ impl World {
                 self.engine
                     .remove(&Key::DestinationRule(rule.meta.origin.clone()));
             }
+            Object::Secret(secret) => {
+                self.engine.remove(&secret_key(&secret.origin));
+            }
             _ => {}
         }
     }
@@ -417,8 +426,15 @@ fn rule_key(gateway: &GatewayRef, host: &Hostname) -> Key {
     }
 }
 
-fn stream_key(host: &Hostname) -> Key {
-    if host.is_wildcard() {
+fn secret_key(origin: &ObjectRef) -> Key {
+    Key::Secret(origin.namespace.clone(), Arc::clone(&origin.name))
+}
+
+fn stream_key(gateway: &GatewayRef, host: &Hostname) -> Key {
+    if *gateway != GatewayRef::Mesh {
+        // A gateway's servers look at all of its rules.
+        Key::GatewayStreams(gateway.clone())
+    } else if host.is_wildcard() {
         Key::WildcardStreams
     } else {
         Key::StreamIndex(Shard::of(host.as_str()))

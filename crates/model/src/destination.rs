@@ -10,6 +10,7 @@ use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{ExportTo, PortNumber, RuleMeta};
 use crate::route::Percent;
+use crate::secret::CredentialName;
 
 /// Policies for the traffic to a host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -132,6 +133,20 @@ pub struct PolicySettings {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// A proxy through which TCP connections go; not for a port.
     pub tunnel: Option<Tunnel>,
+}
+
+impl DestinationRule {
+    /// The credentials that it names, of all subsets and ports.
+    pub fn credentials(&self) -> impl Iterator<Item = (&CredentialName, bool)> {
+        let subsets = self.subsets.iter().map(|subset| &subset.policy);
+        let policies = std::iter::once(&self.policy).chain(subsets);
+        let settings = policies
+            .flat_map(|policy| std::iter::once(&policy.settings).chain(policy.ports.values()));
+        settings.filter_map(|settings| match &settings.tls.as_ref()?.mode {
+            ClientTlsMode::Credential { name, mutual } => Some((name, *mutual)),
+            _ => None,
+        })
+    }
 }
 
 impl PolicySettings {
@@ -302,6 +317,15 @@ pub struct ClientTls {
     pub sni: Option<Arc<str>>,
     /// Whether verification is switched off although authorities are known.
     pub insecure_skip_verify: bool,
+    /// PEM file with lists of revoked certificates.
+    pub crl_file: Option<Arc<str>>,
+}
+
+impl ClientTls {
+    /// Whether it takes certificates from a secret.
+    pub fn has_credential(&self) -> bool {
+        matches!(self.mode, ClientTlsMode::Credential { .. })
+    }
 }
 
 /// Kinds of client TLS.
@@ -315,6 +339,14 @@ pub enum ClientTlsMode {
     Mutual(KeyPairFiles),
     /// Both do, with the certificates of the mesh.
     IstioMutual,
+    /// The server shows a certificate, whose authorities are a secret's; with `mutual` the proxy
+    /// shows that of the secret.
+    Credential {
+        /// The secret.
+        name: CredentialName,
+        /// Whether the proxy shows a certificate.
+        mutual: bool,
+    },
 }
 
 /// PEM files of a certificate chain and its key, as the proxy sees them.

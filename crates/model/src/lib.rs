@@ -26,6 +26,7 @@ pub mod object;
 pub mod peer;
 pub mod protocol;
 pub mod route;
+pub mod secret;
 pub mod service;
 pub mod sidecar;
 pub mod stream;
@@ -48,12 +49,15 @@ pub use destination::{
     TcpKeepalive, TcpPool, TrafficPolicy, Tunnel,
 };
 pub use forwarding::Forwarding;
-pub use gateway::{Gateway, GatewayServer, ServerTls, TlsVersion};
+pub use gateway::{
+    ClientCertificates, ClientCheck, Gateway, GatewayServer, ServerIdentity, ServerTls,
+    TlsTermination, TlsVersion,
+};
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
 pub use mesh::{
-    AccessLogEncoding, AuthorizationProvider, CheckProtocol, HttpCheck, MeshSettings, MeshTls,
-    OutboundTrafficPolicy, RequestBodyLimit,
+    AccessLogEncoding, AuthorizationProvider, CheckProtocol, ForwardedCertificates,
+    GatewayTopology, HttpCheck, MeshSettings, MeshTls, OutboundTrafficPolicy, RequestBodyLimit,
 };
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
@@ -67,6 +71,7 @@ pub use route::{
     RedirectPort, RegexRewrite, ResponseBody, RetryPolicy, Rewrite, RouteDestination, StringMatch,
     VirtualService,
 };
+pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};

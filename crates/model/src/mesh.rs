@@ -97,6 +97,33 @@ pub struct HttpCheck {
     pub downstream_on_allow: Vec<Arc<str>>,
 }
 
+/// What stands in front of gateways (`gatewayTopology`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct GatewayTopology {
+    /// How many trusted proxies add to `x-forwarded-for`.
+    pub trusted_proxies: u32,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub client_certificates: ForwardedCertificates,
+    /// Whether connections begin with the PROXY protocol.
+    pub proxy_protocol: bool,
+}
+
+/// What a gateway does with the header `x-forwarded-client-cert`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ForwardedCertificates {
+    /// Takes it away.
+    Sanitize,
+    /// Passes it on where the client has shown a certificate.
+    ForwardOnly,
+    /// Adds the client's certificate to it.
+    AppendForward,
+    /// Puts the client's certificate in its place.
+    #[default]
+    SanitizeSet,
+    /// Passes it on.
+    AlwaysForwardOnly,
+}
+
 /// Settings of the whole mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MeshSettings {
@@ -140,6 +167,8 @@ pub struct MeshSettings {
     pub locality: LocalityBalancing,
     /// Limits and outlier detection for services that do not say.
     pub default_policy: PolicySettings,
+    /// What stands in front of gateways.
+    pub gateway_topology: GatewayTopology,
 }
 
 impl Default for MeshSettings {
@@ -169,6 +198,7 @@ impl Default for MeshSettings {
             default_destination_rule_export_to: None,
             locality: LocalityBalancing::mesh_default(),
             default_policy: PolicySettings::default(),
+            gateway_topology: GatewayTopology::default(),
         }
     }
 }

@@ -103,6 +103,7 @@ pub enum Kind {
     EndpointSlice,
     Pod,
     Namespace,
+    Secret,
     ServiceEntry,
     WorkloadEntry,
     VirtualService,
@@ -116,12 +117,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
         Self::Pod,
         Self::Namespace,
+        Self::Secret,
         Self::ServiceEntry,
         Self::WorkloadEntry,
         Self::VirtualService,
@@ -136,7 +138,7 @@ impl Kind {
     /// The API group; empty for Kubernetes' core group.
     pub fn group(self) -> &'static str {
         match self {
-            Self::Service | Self::Endpoints | Self::Pod | Self::Namespace => "",
+            Self::Service | Self::Endpoints | Self::Pod | Self::Namespace | Self::Secret => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
                 "security.istio.io"
@@ -158,6 +160,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
+            Self::Secret => "Secret",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::VirtualService => "VirtualService",
@@ -178,6 +181,7 @@ impl Kind {
             Self::EndpointSlice => "endpoint-slice",
             Self::Pod => "pod",
             Self::Namespace => "namespace",
+            Self::Secret => "secret",
             Self::ServiceEntry => "service-entry",
             Self::WorkloadEntry => "workload-entry",
             Self::VirtualService => "virtual-service",

@@ -11,6 +11,7 @@ use crate::labels::Labels;
 use crate::name::{Namespace, ObjectRef};
 use crate::peer::PeerAuthentication;
 use crate::route::VirtualService;
+use crate::secret::Secret;
 use crate::service::{Endpoint, Service, Workload};
 use crate::sidecar::Sidecar;
 use crate::token::RequestAuthentication;
@@ -60,6 +61,7 @@ pub enum ObjectKey {
     DestinationRule(ObjectRef),
     Gateway(ObjectRef),
     Sidecar(ObjectRef),
+    Secret(ObjectRef),
     PeerAuthentication(ObjectRef),
     AuthorizationPolicy(ObjectRef),
     RequestAuthentication(ObjectRef),
@@ -76,6 +78,7 @@ impl fmt::Display for ObjectKey {
             | Self::DestinationRule(origin)
             | Self::Gateway(origin)
             | Self::Sidecar(origin)
+            | Self::Secret(origin)
             | Self::PeerAuthentication(origin)
             | Self::AuthorizationPolicy(origin)
             | Self::RequestAuthentication(origin) => origin.fmt(f),
@@ -95,6 +98,7 @@ pub enum Object {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    Secret(Arc<Secret>),
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     RequestAuthentication(Arc<RequestAuthentication>),
@@ -121,6 +125,7 @@ impl Object {
             Self::RequestAuthentication(rule) => {
                 ObjectKey::RequestAuthentication(rule.meta.origin.clone())
             }
+            Self::Secret(secret) => ObjectKey::Secret(secret.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }
     }

@@ -120,7 +120,7 @@ impl Document {
                 self.known(kind, &ISTIO_SECURITY_KINDS, &ISTIO_SECURITY_VERSIONS)?;
                 Ok(Recognised::IstioSecurity)
             }
-            ("", "Service" | "Endpoints" | "Pod" | "Namespace")
+            ("", "Service" | "Endpoints" | "Pod" | "Namespace" | "Secret")
             | ("discovery.k8s.io", "EndpointSlice") => Ok(Recognised::Kubernetes),
             _ => Ok(Recognised::Other),
         }

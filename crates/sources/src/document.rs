@@ -12,7 +12,7 @@ use crate::api::istio::{
     authorization_policy, destination_rule, gateway, message as istio, peer_authentication,
     request_authentication, service_entry, sidecar, virtual_service, workload_entry,
 };
-use crate::api::kubernetes;
+use crate::api::kubernetes::{self, secret};
 use crate::check::{Checker, Context, Finding};
 use crate::piece::{Outcome, Piece, ReadDocument};
 
@@ -74,7 +74,7 @@ pub(crate) fn model_name(name: &weft_proto::ObjectRef) -> Option<ObjectRef> {
 
 /// Kubernetes' own kinds that no mesh reads; others of its core group are misspelt, if they look
 /// like one that a mesh reads.
-const OTHER_CORE_KINDS: [&str; 12] = [
+const OTHER_CORE_KINDS: [&str; 11] = [
     "Binding",
     "ConfigMap",
     "Event",
@@ -85,7 +85,6 @@ const OTHER_CORE_KINDS: [&str; 12] = [
     "PodTemplate",
     "ReplicationController",
     "ResourceQuota",
-    "Secret",
     "ServiceAccount",
 ];
 
@@ -96,7 +95,7 @@ fn recognise(document: &Document) -> Result<Recognised, Box<Problem>> {
         && document.group().is_empty()
         && !OTHER_CORE_KINDS.contains(&kind)
     {
-        let ours = ["Endpoints", "Namespace", "Pod", "Service"];
+        let ours = ["Endpoints", "Namespace", "Pod", "Secret", "Service"];
         if let Some(near) = reader::closest(kind, ours.into_iter()) {
             let text = format!("unknown kind \"{kind}\", did you mean \"{near}\"?");
             return Err(Box::new(document.problem("kind", text)));
@@ -200,6 +199,11 @@ fn convert_kind(
         Kind::Namespace => {
             let _checked: weft_proto::kubernetes::Namespace = document.read_body()?;
             Some(Piece::Namespace(Arc::new(kubernetes::namespace(context))))
+        }
+        Kind::Secret => {
+            let message = document.read_body().map_err(secret::without_values)?;
+            let secret = secret::convert(message, context, root);
+            secret.map(|secret| Piece::Secret(Arc::new(secret)))
         }
         Kind::ServiceEntry => {
             let message: istio::ServiceEntry = document.read_spec()?;

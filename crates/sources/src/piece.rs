@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft_model::{
     AuthorizationPolicy, DestinationRule, Gateway, NamespaceInfo, ObjectRef, PeerAuthentication,
-    RequestAuthentication, Sidecar, VirtualService, Workload,
+    RequestAuthentication, Secret, Sidecar, VirtualService, Workload,
 };
 use weft_proto::Problem;
 
@@ -26,6 +26,7 @@ pub(crate) enum Piece {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    Secret(Arc<Secret>),
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     RequestAuthentication(Arc<RequestAuthentication>),

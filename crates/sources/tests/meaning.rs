@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{
-    AbortKind, AddressRange, ClientTlsMode, Endpoint, EndpointAddress, ExportTo, GatewayRef,
-    H2Upgrade, Health, HostScope, Hostname, HttpAction, HttpMatch, LoadBalancer, MeshSettings,
-    Namespace, Object, OutboundTrafficPolicy, Percent, PortNumber, Protocol, RedirectPath,
-    RedirectPort, Resolution, ResponseBody, Service, StringMatch, Timestamp, TlsVersion,
-    VirtualService, Weight,
+    AbortKind, AddressRange, ClientTlsMode, Endpoint, EndpointAddress, ExportTo,
+    ForwardedCertificates, GatewayRef, GatewayTopology, H2Upgrade, Health, HostScope, Hostname,
+    HttpAction, HttpMatch, LoadBalancer, MeshSettings, Namespace, Object, OutboundTrafficPolicy,
+    Percent, PortNumber, Protocol, RedirectPath, RedirectPort, Resolution, ResponseBody,
+    ServerIdentity, Service, StringMatch, Timestamp, TlsVersion, VirtualService, Weight,
 };
 use weft_sources::{FileStore, ObjectState, mesh_config};
 
@@ -385,9 +385,12 @@ fn destination_rules_gateways_and_sidecars_keep_their_semantics() {
         plain.hosts[1].scope,
         HostScope::Namespace(Namespace::new("shop"))
     );
-    let tls = secure.tls.as_ref().expect("given");
+    let tls = secure.termination().expect("given");
+    let ServerIdentity::Files { pairs, .. } = &tls.identity else {
+        panic!("{tls:?}")
+    };
     assert_eq!(
-        (&*tls.key_pair.certificate, tls.min_version),
+        (&*pairs[0].certificate, tls.min_version),
         ("/etc/cert.pem", Some(TlsVersion::V1_2))
     );
 
@@ -412,12 +415,17 @@ fn destination_rules_gateways_and_sidecars_keep_their_semantics() {
 fn mesh_settings_are_read_over_istios_defaults() {
     let text = "accessLogFile: /dev/stdout\nproxyHttpPort: 15080\nconnectTimeout: 3s\n\
                 outboundTrafficPolicy: {mode: REGISTRY_ONLY}\ndefaultServiceExportTo: [\"~\"]\n\
-                enableAutoMtls: false\ndefaultConfig: {concurrency: 2}\n";
+                enableAutoMtls: false\ndefaultConfig: {concurrency: 2, gatewayTopology: {numTrustedProxies: 2, forwardClientCertDetails: APPEND_FORWARD, proxyProtocol: {}}}\n";
     let settings = mesh_config::parse("mesh.yaml", text).expect("valid");
     let expected = MeshSettings {
         access_log_file: Some("/dev/stdout".into()),
         proxy_http_port: Some(port(15080)),
         connect_timeout: Duration::from_secs(3),
+        gateway_topology: GatewayTopology {
+            trusted_proxies: 2,
+            client_certificates: ForwardedCertificates::AppendForward,
+            proxy_protocol: true,
+        },
         outbound_policy: OutboundTrafficPolicy::RegistryOnly,
         default_service_export_to: Some(ExportTo::Nobody),
         auto_mtls: false,

@@ -72,6 +72,16 @@ fn security_rules() {
 }
 
 #[test]
+fn gateways() {
+    check("gateway.yaml", of_objects);
+}
+
+#[test]
+fn secrets() {
+    check("secret.yaml", of_objects);
+}
+
+#[test]
 fn other_kinds() {
     check("others.yaml", of_objects);
 }

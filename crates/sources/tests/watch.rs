@@ -191,7 +191,7 @@ fn paths_are_validated_at_once() {
         "{told:?}"
     );
     assert!(
-        told[2].starts_with("/missing.yaml:1: cannot be read: "),
+        told[2].starts_with("/missing.yaml: cannot be read: "),
         "{told:?}"
     );
 }

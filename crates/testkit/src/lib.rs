@@ -3,6 +3,7 @@
 //! remembers every answer. A dev-dependency only; everything here panics with a full account
 //! where a test cannot go on. Must never know how the control plane or the proxy work inside.
 
+mod certificate;
 mod control;
 mod dataplane;
 mod folder;
@@ -19,6 +20,7 @@ mod static_bootstrap;
 mod upstream;
 mod wait;
 
+pub use certificate::Certificate;
 pub use control::Control;
 pub use dataplane::{AdsMode, Dataplane, Node, Program, Stats};
 pub use folder::ConfigFolder;

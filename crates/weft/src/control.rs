@@ -10,6 +10,12 @@ use crate::{logging, stop};
 
 pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
     logging::start(&args.log.log_level, None)?;
+    if !args.grpc_addr.ip().is_loopback() {
+        tracing::warn!(
+            address = %args.grpc_addr,
+            "xDS is served in plain text: who reaches this address can read all configuration, and the keys of Secrets that gateways use"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("weft-control")

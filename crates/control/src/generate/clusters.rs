@@ -105,7 +105,13 @@ pub(crate) fn of_service(
     variants(service, policies)
         .filter_map(|(port, subset, settings)| {
             let kind = discovery(service, &settings, client.kind);
-            let settings = settings.or(&mesh.default_policy);
+            let mut settings = settings.or(&mesh.default_policy);
+            let for_all = rule.is_none_or(|rule| rule.selector.is_none());
+            if client.kind == ProxyKind::Sidecar && for_all {
+                // As in Istio: else every sidecar that sees the host would wait for a secret that
+                // it may not have.
+                settings.tls = settings.tls.filter(|tls| !tls.has_credential());
+            }
             let to = Target {
                 service,
                 port,

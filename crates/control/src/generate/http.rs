@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use prost::Name;
-use weft_model::{AccessLogEncoding, MeshSettings};
+use weft_model::{AccessLogEncoding, ForwardedCertificates, GatewayTopology, MeshSettings};
 
 use super::access::Guard;
 use super::cors::CORS_FILTER;
@@ -67,21 +67,32 @@ pub(crate) fn manager(
     stat_prefix: &str,
     routes: Routes,
 ) -> Filter {
-    guarded_manager(mesh, side, stat_prefix, routes, &Guard::default())
+    guarded_manager(
+        mesh,
+        side,
+        delimited(stat_prefix),
+        routes,
+        &Guard::default(),
+    )
+}
+
+/// A prefix of statistics with the delimiter that keeps Envoy from cutting it at a dot.
+pub(crate) fn delimited(stat_prefix: &str) -> String {
+    format!("{stat_prefix};")
 }
 
 /// The connection manager filter; requests pass the guard first.
 pub(crate) fn guarded_manager(
     mesh: &MeshSettings,
     side: Side,
-    stat_prefix: &str,
+    stat_prefix: String,
     routes: Routes,
     guard: &Guard,
 ) -> Filter {
     let filters = guard.http.iter().cloned().chain(http_filters());
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
-        stat_prefix: format!("{stat_prefix};"),
+        stat_prefix,
         route_specifier: Some(match routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds {
                 config_source: Some(pb::ads()),
@@ -112,14 +123,9 @@ pub(crate) fn guarded_manager(
             });
         }
         Side::Gateway => {
-            manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet as i32;
-            manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
-                subject: bool_value(true),
-                cert: true,
-                dns: true,
-                uri: true,
-                ..SetCurrentClientCertDetails::default()
-            });
+            "istio-envoy".clone_into(&mut manager.server_name);
+            manager.http_protocol_options = Some(Http1ProtocolOptions::default());
+            behind_others(&mut manager, mesh.gateway_topology);
         }
         Side::Inbound => {
             // Who calls by mutual TLS goes to the workload; without it, nobody may say who calls.
@@ -134,6 +140,32 @@ pub(crate) fn guarded_manager(
         Side::Outbound => {}
     }
     filter(HCM, &manager)
+}
+
+/// What a gateway makes of headers that proxies in front of it have added.
+fn behind_others(manager: &mut HttpConnectionManager, topology: GatewayTopology) {
+    let details = match topology.client_certificates {
+        ForwardedCertificates::Sanitize => ForwardClientCertDetails::Sanitize,
+        ForwardedCertificates::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
+        ForwardedCertificates::AppendForward => ForwardClientCertDetails::AppendForward,
+        ForwardedCertificates::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
+        ForwardedCertificates::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+    };
+    manager.xff_num_trusted_hops = topology.trusted_proxies;
+    manager.forward_client_cert_details = details as i32;
+    let adds = [
+        ForwardClientCertDetails::AppendForward,
+        ForwardClientCertDetails::SanitizeSet,
+    ];
+    if adds.contains(&details) {
+        manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+            subject: bool_value(true),
+            cert: true,
+            dns: true,
+            uri: true,
+            ..SetCurrentClientCertDetails::default()
+        });
+    }
 }
 
 /// UUIDs, of which tracing takes its samples.

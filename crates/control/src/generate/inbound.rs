@@ -187,7 +187,7 @@ impl Workload<'_> {
                 let manager = http::guarded_manager(
                     self.mesh,
                     Side::Inbound,
-                    place.stat_prefix,
+                    http::delimited(place.stat_prefix),
                     Routes::Inline(Box::new(routes)),
                     self.guard,
                 );

@@ -23,6 +23,8 @@ pub(crate) mod names;
 pub(crate) mod peers;
 mod policies;
 pub(crate) mod routes;
+pub(crate) mod sds;
+pub(crate) mod secrets;
 mod streams;
 pub(crate) mod tcp;
 pub(crate) mod tls;

@@ -44,7 +44,8 @@ const CIPHER_SUITES: [&str; 6] = [
 pub(crate) fn server(mesh: &MeshSettings, identity: &Identity) -> Option<DownstreamTlsContext> {
     let version = match mesh.mesh_tls.min_version {
         Some(TlsVersion::V1_3) => TlsProtocol::TlSv13,
-        Some(TlsVersion::V1_2) | None => TlsProtocol::TlSv12,
+        // Older ones are no choice for the mesh.
+        _ => TlsProtocol::TlSv12,
     };
     let suites = &mesh.mesh_tls.cipher_suites;
     let suites = if suites.is_empty() {

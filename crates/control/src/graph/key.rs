@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{
-    GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber, ServiceKey,
+    CredentialName, GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber,
+    ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -81,6 +82,10 @@ pub(crate) struct GatewayClass {
     /// Port of the gateway's own service → port its workloads listen on.
     pub(crate) target_ports: BTreeMap<u16, u16>,
     pub(crate) v6: bool,
+    /// Whether Istio's agent runs beside them.
+    pub(crate) agent: bool,
+    /// Whether they may not bind ports below 1024.
+    pub(crate) unprivileged: bool,
 }
 
 /// A virtual host of a gateway: the rules that speak for a host, in order of precedence.
@@ -146,6 +151,7 @@ pub(crate) struct ProxyFacts {
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
     pub(crate) identity: Identity,
+    pub(crate) unprivileged: bool,
 }
 
 impl ProxyFacts {
@@ -180,6 +186,8 @@ impl ProxyFacts {
             } else {
                 proxy.identity.clone()
             },
+            // It makes a difference to gateways only, so that others share their views.
+            unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
         }
     }
 }
@@ -201,10 +209,13 @@ pub(crate) enum Key {
     StreamIndex(Shard),
     /// Rules of the mesh for connections, for wildcard hosts.
     WildcardStreams,
+    /// Rules of a gateway for connections.
+    GatewayStreams(GatewayRef),
     DestinationRule(ObjectRef),
     DestinationIndex(Namespace, Shard),
     WildcardDestinations(Namespace),
     Gateways,
+    Secret(Namespace, Arc<str>),
     Sidecars(Namespace),
     /// Those `DestinationRules` of a namespace that are for some workloads only.
     RuleSelectors(Namespace),
@@ -244,6 +255,10 @@ pub(crate) enum Key {
     HostRules(Arc<Scope>, Shard),
     PortShard(Arc<Scope>, Shard),
     GatewayPorts(Arc<GatewayClass>),
+    /// A credential as proxies of a namespace get it.
+    Credential(Namespace, CredentialName),
+    /// The credentials that the rules of a shard name.
+    ShardCredentials(Arc<Scope>, ProxyKind, Shard),
     ClusterChunk(Arc<Scope>, Client, Arc<Place>, Shard),
     EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
@@ -268,6 +283,8 @@ pub(crate) enum Key {
     GrpcRouteView(Arc<Reader>),
     GatewayListeners(Arc<GatewayClass>, PolicyRefs),
     GatewayRoutes(Arc<GatewayClass>),
+    /// The credentials that rules name, and the servers of a gateway.
+    Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -283,6 +300,8 @@ impl Key {
             | Self::WildcardRules(_)
             | Self::StreamIndex(_)
             | Self::WildcardStreams
+            | Self::GatewayStreams(_)
+            | Self::Secret(..)
             | Self::DestinationRule(_)
             | Self::DestinationIndex(..)
             | Self::WildcardDestinations(_)
@@ -304,6 +323,7 @@ impl Key {
             | Self::Guard(..)
             | Self::GrpcListeners(..)
             | Self::StandingClusters(_)
+            | Self::Credential(..)
             | Self::GatewayPorts(_) => 1,
             Self::Destinations(..)
             | Self::HostRules(..)
@@ -317,12 +337,13 @@ impl Key {
             | Self::Forwarding(..)
             | Self::GrpcListenerChunk(..)
             | Self::WildcardPorts(_)
-            | Self::GatewayHosts(..)
-            | Self::GatewayListener(..) => 3,
+            | Self::ShardCredentials(..)
+            | Self::GatewayHosts(..) => 3,
             Self::ScopeNeeds(_)
             | Self::VipListeners(..)
             | Self::WildcardListener(..)
             | Self::OutboundHost(_)
+            | Self::GatewayListener(..)
             | Self::GatewayHost(_) => 4,
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
@@ -336,7 +357,8 @@ impl Key {
             | Self::GrpcListenerView(..)
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(..)
-            | Self::GatewayRoutes(_) => 7,
+            | Self::GatewayRoutes(_)
+            | Self::Secrets(..) => 7,
             Self::ProxyView(_) => 8,
         }
     }

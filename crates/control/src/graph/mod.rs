@@ -14,6 +14,7 @@ mod outbound;
 mod places;
 mod proxy;
 mod scope;
+mod secrets;
 mod security;
 mod streams;
 mod value;
@@ -111,6 +112,11 @@ impl Recipe for Mesh {
             }
             Key::GatewayListeners(class, policies) => gateway::listener_view(cx, class, policies),
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
+            Key::Credential(namespace, name) => secrets::credential(cx, namespace, name),
+            Key::ShardCredentials(scope, kind, shard) => {
+                secrets::of_shard(cx, scope, *kind, *shard)
+            }
+            Key::Secrets(scope, kind, class) => secrets::view(cx, scope, *kind, class.as_ref()),
             Key::ClusterView(scope, client, place) => proxy::cluster_view(cx, scope, client, place),
             Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),

@@ -182,6 +182,7 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let clusters = view(cx, Key::ClusterView(Arc::clone(scope), client, here));
     let endpoints = view(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
     let mut own = Own::default();
+    let mut gateway = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
             own = inbound::of_proxy(cx, facts);
@@ -196,8 +197,11 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 reader: Arc::clone(&reader),
                 target_ports: inbound::target_ports(cx, facts),
                 v6: facts.binding.v6,
+                agent: facts.identity.agent,
+                unprivileged: facts.unprivileged,
             });
             let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
+            gateway = Some(Arc::clone(&class));
             (
                 view(cx, Key::GatewayListeners(Arc::clone(&class), policies)),
                 view(cx, Key::GatewayRoutes(class)),
@@ -211,7 +215,8 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
             )
         }
     };
-    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes]
+    let secrets = view(cx, Key::Secrets(Arc::clone(scope), facts.kind, gateway));
+    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, secrets]
         .iter()
         .flatten()
         .map(|v| (**v).clone())

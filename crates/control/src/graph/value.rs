@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_model::{
-    AddressRange, AuthorizationPolicy, DestinationRule, ExportTo, Forwarding, Gateway, Hostname,
-    Labels, MeshSettings, MutualTlsMode, ObjectRef, PeerAuthentication, PortNumber, Protocol,
-    RequestAuthentication, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar, Timestamp,
-    VirtualService,
+    AddressRange, AuthorizationPolicy, CredentialName, DestinationRule, ExportTo, Forwarding,
+    Gateway, Hostname, Labels, MeshSettings, MutualTlsMode, ObjectRef, PeerAuthentication,
+    PortNumber, Protocol, RequestAuthentication, Resolved, Secret, Service, ServiceEndpoints,
+    ServiceKey, Sidecar, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
@@ -182,6 +182,8 @@ pub(crate) enum Value {
     DestinationRule(Arc<DestinationRule>),
     Rules(Arc<RuleIndex>),
     Gateways(Arc<[Arc<Gateway>]>),
+    Secret(Arc<Secret>),
+    Credentials(Arc<BTreeSet<CredentialName>>),
     Sidecars(Arc<[Arc<Sidecar>]>),
     Services(Arc<BTreeSet<ServiceKey>>),
     Peers(Arc<[Arc<PeerAuthentication>]>),

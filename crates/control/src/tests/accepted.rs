@@ -1,11 +1,11 @@
 //! What the control plane emits must be what Weft's own data plane accepts.
 
 use prost::Message;
-use weft_config::{Cluster, Context, Listener, LoadAssignment, RouteConfig};
+use weft_config::{Cluster, Context, Listener, LoadAssignment, RouteConfig, Secret};
 use weft_xds::{Resource, TypeUrl};
 
 use super::worlds::{BALANCED, PORTS, SHOP, STREAMS};
-use super::{Mesh, gateway, proxy, sidecar};
+use super::{Mesh, gateway, gateway_secrets, gateway_streams, proxy, sidecar};
 use crate::node::Proxy;
 
 fn decoded<M: Message + Default>(resource: &Resource) -> M {
@@ -25,6 +25,7 @@ fn refusal(kind: &TypeUrl, resource: &Resource) -> Option<String> {
         kind if *kind == TypeUrl::LISTENER => {
             Listener::from_proto(&decoded(resource), &context).err()
         }
+        kind if *kind == TypeUrl::SECRET => Secret::from_proto(&decoded(resource), &context).err(),
         _ => RouteConfig::from_proto(&decoded(resource), &context).err(),
     };
     error.map(|error| error.to_string())
@@ -60,6 +61,7 @@ fn check(mesh: &str, proxies: &[Proxy]) {
             TypeUrl::ENDPOINT,
             TypeUrl::LISTENER,
             TypeUrl::ROUTE,
+            TypeUrl::SECRET,
         ];
         for kind in kinds {
             let set = config.0.get(&kind).expect("a set of the type");
@@ -95,4 +97,6 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     );
     check(BALANCED, &[near]);
     check(&format!("{PORTS}{STREAMS}"), &[sidecar("10.0.0.9", "shop")]);
+    check(&gateway_streams::world(), &[gateway()]);
+    check(&gateway_secrets::world(), &[gateway()]);
 }

@@ -15,15 +15,16 @@ use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
 
+use super::oracle_gateways;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::pb::route::v3::RouteConfiguration;
 use crate::world::World;
 
 /// A small deterministic generator, so that a failure replays from its seed.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -31,11 +32,11 @@ impl Random {
         (self.0 >> 33) as usize % bound
     }
 
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+    pub(super) fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
         list[self.below(list.len())]
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 }
@@ -62,7 +63,7 @@ fn export(random: &mut Random) -> &'static str {
     ])
 }
 
-fn head(kind: &str, name: &str, namespace: &str) -> String {
+pub(super) fn head(kind: &str, name: &str, namespace: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:"
     )
@@ -228,6 +229,7 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "connectionPool: {tcp: {idleTimeout: 9s}}, tunnel: {targetHost: a.b, targetPort: 1}, ",
         "proxyProtocol: {}, ",
         "tls: {mode: ISTIO_MUTUAL}, ",
+        "tls: {mode: MUTUAL, credentialName: other}, ",
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
     if random.chance(60) {
@@ -264,14 +266,8 @@ fn object(random: &mut Random, name: &str) -> String {
         0..=3 => service(random, name),
         4..=6 => virtual_service(random, name),
         7 | 8 => destination_rule(random, name),
-        _ if random.chance(50) => {
-            let port = random.pick(&["80", "8080"]);
-            let host = random.pick(&["'*'", "'*.example.com'", "a/www.example.com"]);
-            head("Gateway", "public", "b")
-                + &format!(
-                    "\n  selector: {{app: gw}}\n  servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: [{host}]}}]"
-                )
-        }
+        _ if random.chance(40) => oracle_gateways::gateways(random),
+        _ if random.chance(40) => oracle_gateways::secret(random),
         _ => {
             let namespace = random.pick(&NAMESPACES);
             let hosts = random.pick(&[

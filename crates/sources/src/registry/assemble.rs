@@ -117,6 +117,7 @@ impl Assembly {
             Piece::DestinationRule(rule) => self.rule(Object::DestinationRule(rule.clone()), comes),
             Piece::Gateway(rule) => self.rule(Object::Gateway(rule.clone()), comes),
             Piece::Sidecar(rule) => self.rule(Object::Sidecar(rule.clone()), comes),
+            Piece::Secret(secret) => self.rule(Object::Secret(secret.clone()), comes),
             Piece::PeerAuthentication(rule) => {
                 self.rule(Object::PeerAuthentication(rule.clone()), comes);
             }

@@ -275,10 +275,7 @@ mod tests {
         }
         let told = told(&found);
         assert_eq!(told.len(), 2, "{told:?}");
-        assert!(
-            told[0].contains("loop.yaml:1: cannot be read: "),
-            "{told:?}"
-        );
+        assert!(told[0].contains("loop.yaml: cannot be read: "), "{told:?}");
     }
 
     #[test]

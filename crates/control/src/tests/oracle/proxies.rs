@@ -15,7 +15,7 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
         ("TLS_SERVER_KEY", "/s.key"),
         ("TLS_SERVER_ROOT_CERT", "/ca.pem"),
     ];
-    let all: [Proxy; 7] = [
+    let all: [Proxy; 8] = [
         sidecar("10.0.0.1", "a"),
         proxy(
             "sidecar~10.0.0.2~w.a~a.svc.cluster.local",
@@ -34,6 +34,10 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
             &[("LABELS", "{\"app\":\"gw\",\"istio-locality\":\"us.us-1\"}")],
         ),
         gateway(),
+        proxy(
+            "router~10.0.0.6~h.b~b.svc.cluster.local",
+            &[("LABELS", "{\"app\":\"gw\"}"), ("ISTIO_VERSION", "1.32.0")],
+        ),
         grpc("a"),
     ];
     all.iter().map(|p| Arc::new(ProxyFacts::of(p))).collect()

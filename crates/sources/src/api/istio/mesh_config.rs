@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{
-    AccessLogEncoding, ExportTo, MeshSettings, MeshTls, Namespace, OutboundTrafficPolicy,
-    PolicySettings, PortNumber, TlsVersion,
+    AccessLogEncoding, ExportTo, ForwardedCertificates, GatewayTopology, MeshSettings, MeshTls,
+    Namespace, OutboundTrafficPolicy, PolicySettings, PortNumber, TlsVersion,
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
@@ -23,7 +23,7 @@ use crate::check::{At, Checker, Finding, optional};
 pub const IGNORED: [(&str, &str); 7] = [
     (
         "defaultConfig",
-        "says how injected proxies are started; ours are started by hand",
+        "says how injected proxies are started; ours are started by hand (gatewayTopology is used)",
     ),
     (
         "disableEnvoyListenerLog",
@@ -160,6 +160,11 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     if let Some(message) = message.default_traffic_policy {
         settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
     }
+    let topology = message.default_config.and_then(|c| c.gateway_topology);
+    if let Some(message) = topology {
+        let at = at.field("defaultConfig");
+        settings.gateway_topology = gateway_topology(message, at.field("gatewayTopology"));
+    }
     settings
 }
 
@@ -199,6 +204,31 @@ fn mesh_tls(message: mesh::mesh_config::TlsConfig, at: At<'_>) -> MeshTls {
             Some(TlsProtocol::TlsAuto) | None => None,
         },
         cipher_suites: cipher_suites.into_iter().map(Into::into).collect(),
+    }
+}
+
+fn gateway_topology(message: mesh::Topology, at: At<'_>) -> GatewayTopology {
+    use mesh::ForwardClientCertDetails as Details;
+    let mesh::Topology {
+        num_trusted_proxies,
+        forward_client_cert_details: details,
+        proxy_protocol,
+    } = message;
+    let details = at
+        .field("forwardClientCertDetails")
+        .ok(Details::try_from(details));
+    GatewayTopology {
+        trusted_proxies: num_trusted_proxies,
+        client_certificates: match details {
+            Some(Details::Sanitize) => ForwardedCertificates::Sanitize,
+            Some(Details::ForwardOnly) => ForwardedCertificates::ForwardOnly,
+            Some(Details::AppendForward) => ForwardedCertificates::AppendForward,
+            Some(Details::AlwaysForwardOnly) => ForwardedCertificates::AlwaysForwardOnly,
+            Some(Details::SanitizeSet | Details::Undefined) | None => {
+                ForwardedCertificates::SanitizeSet
+            }
+        },
+        proxy_protocol: proxy_protocol.is_some(),
     }
 }
 

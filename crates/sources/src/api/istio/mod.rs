@@ -9,6 +9,7 @@ pub(crate) mod destination_rule;
 mod destination_rule_balancer;
 mod destination_rule_pool;
 pub(crate) mod gateway;
+mod gateway_tls;
 pub mod mesh_config;
 mod mesh_config_providers;
 pub(crate) mod peer_authentication;
