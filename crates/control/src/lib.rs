@@ -18,6 +18,7 @@ pub mod emit;
 pub mod engine;
 mod generate;
 mod graph;
+pub mod identity;
 mod monitoring;
 pub mod node;
 mod patch;

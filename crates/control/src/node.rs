@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::identity::Identity;
 use crate::pb::core::v3::Node;
 use crate::pb::protobuf::{Struct, Value, value::Kind};
 
@@ -71,11 +72,10 @@ pub struct Proxy {
     pub version: Option<String>,
     /// The entries of its metadata that are text.
     pub metadata: Arc<BTreeMap<String, String>>,
+    /// Its certificates.
+    pub identity: Identity,
     /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
     pub unprivileged: bool,
-    /// Whether Istio's agent runs beside it (metadata `ISTIO_VERSION`): it serves the workload's
-    /// identity, and files of certificates as secrets.
-    pub istio_agent: bool,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -146,8 +146,8 @@ impl Proxy {
             outbound_listeners: metadata.flag("WEFT_OUTBOUND_LISTENERS", true)?,
             version: metadata.text("ISTIO_VERSION"),
             metadata: Arc::new(metadata.texts()),
+            identity: Identity::read(|key| metadata.text(key))?,
             unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
-            istio_agent: metadata.text("ISTIO_VERSION").is_some(),
             agent: node.user_agent_name.clone(),
         })
     }

@@ -1,6 +1,8 @@
 //! The writer's side of the graph: turns changed objects into source keys, and keeps the indexes
 //! that generators list instead of searching. Must never know what is derived from them.
 
+mod security;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use weft_sources::Change;
 use crate::emit::{Fault, origins};
 use crate::engine::Engine;
 use crate::graph::{FilterFacts, Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
+use security::SecurityRules;
 
 /// The engine of the mesh and the objects that it was told.
 pub(crate) struct World {
@@ -26,6 +29,7 @@ pub(crate) struct World {
     sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
     gateways: Vec<Arc<Gateway>>,
     envoy_filters: HashMap<Namespace, BTreeMap<ObjectRef, FilterFacts>>,
+    security: SecurityRules,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
     /// Rules that leave routes to others.
@@ -51,6 +55,7 @@ impl World {
             sidecars: HashMap::default(),
             gateways: Vec::new(),
             envoy_filters: HashMap::default(),
+            security: SecurityRules::default(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
@@ -209,6 +214,9 @@ impl World {
             }
             Object::Sidecar(sidecar) => self.sidecar(sidecar, comes),
             Object::EnvoyFilter(filter) => self.envoy_filter(filter, comes),
+            Object::PeerAuthentication(_)
+            | Object::AuthorizationPolicy(_)
+            | Object::RequestAuthentication(_) => self.security.change(object, comes),
             Object::Secret(secret) => {
                 if comes {
                     let value = Value::Secret(Arc::clone(secret));
@@ -406,7 +414,8 @@ impl World {
                     self.engine.remove(&key);
                 }
             }
-            _ => {}
+            Some(object) => self.security.publish(object, &mut self.engine),
+            None => {}
         }
         for (key, counts) in [
             (Key::MentionedLabels, &self.labels),

@@ -72,6 +72,17 @@ impl DestinationRule {
         }
         policy.settings.or(host)
     }
+
+    /// What it says about TLS at a port, of a subset or the whole host; unlike [`Self::effective`],
+    /// a port without settings of TLS has those of its level, and a subset those of the host.
+    pub fn tls_at<'a>(
+        &'a self,
+        subset: Option<&'a Subset>,
+        port: PortNumber,
+    ) -> Option<&'a ClientTls> {
+        let own = subset.and_then(|subset| subset.policy.tls_at(port));
+        own.or_else(|| self.policy.tls_at(port))
+    }
 }
 
 /// Part of a host's endpoints.
@@ -97,6 +108,11 @@ pub struct TrafficPolicy {
 impl TrafficPolicy {
     fn at_port(&self, port: PortNumber) -> &PolicySettings {
         self.ports.get(&port).unwrap_or(&self.settings)
+    }
+
+    fn tls_at(&self, port: PortNumber) -> Option<&ClientTls> {
+        let own = self.ports.get(&port).and_then(|p| p.tls.as_ref());
+        own.or(self.settings.tls.as_ref())
     }
 }
 
@@ -321,6 +337,8 @@ pub enum ClientTlsMode {
     Simple,
     /// Both do.
     Mutual(KeyPairFiles),
+    /// Both do, with the certificates of the mesh.
+    IstioMutual,
     /// The server shows a certificate, whose authorities are a secret's; with `mutual` the proxy
     /// shows that of the secret.
     Credential {

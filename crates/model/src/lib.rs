@@ -10,6 +10,7 @@
 //!   integers: a reader needs no context to understand a rule.
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod address;
 pub mod balancing;
 pub mod cors;
@@ -23,13 +24,19 @@ pub mod labels;
 pub mod mesh;
 pub mod name;
 pub mod object;
+pub mod peer;
 pub mod protocol;
 pub mod route;
 pub mod secret;
 pub mod service;
 pub mod sidecar;
 pub mod stream;
+pub mod token;
 
+pub use access::{
+    AccessAction, AccessCondition, AccessOperation, AccessRule, AccessSource, Attribute,
+    AuthorizationPolicy, ValueSet,
+};
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use balancing::{
     ConsistentHash, Distribute, Growth, HashCookie, HashKey, HashTable, LoadBalancer,
@@ -55,12 +62,14 @@ pub use gateway::{
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
 pub use mesh::{
-    AccessLogEncoding, ForwardedCertificates, GatewayTopology, MeshSettings, OutboundTrafficPolicy,
+    AccessLogEncoding, AuthorizationProvider, CheckProtocol, ForwardedCertificates,
+    GatewayTopology, HttpCheck, MeshSettings, MeshTls, OutboundTrafficPolicy, RequestBodyLimit,
 };
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };
 pub use object::{NamespaceInfo, Object, ObjectKey, ServiceEndpoints, ServiceKey};
+pub use peer::{MutualTlsMode, PeerAuthentication, PeerModes, spiffe_id};
 pub use protocol::Protocol;
 pub use route::{
     Abort, AbortKind, Delay, Destination, DirectResponse, Fault, GatewayRef, HeaderOperations,
@@ -72,3 +81,4 @@ pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
+pub use token::{RequestAuthentication, TokenRule};

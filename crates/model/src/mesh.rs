@@ -1,10 +1,12 @@
 //! Settings of the whole mesh, with Istio's defaults (`mesh.DefaultMeshConfig`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balancing::LocalityBalancing;
 use crate::destination::PolicySettings;
+use crate::gateway::TlsVersion;
 use crate::name::{ExportTo, Namespace, PortNumber};
 
 /// What happens to calls of hosts that the mesh does not know.
@@ -25,6 +27,74 @@ pub enum AccessLogEncoding {
     Text,
     /// A JSON object.
     Json,
+}
+
+/// Versions and suites that servers of the mesh offer for mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct MeshTls {
+    /// Oldest version; `None` is 1.2.
+    pub min_version: Option<TlsVersion>,
+    /// Names as OpenSSL has them; empty: Istio's list.
+    pub cipher_suites: Vec<Arc<str>>,
+}
+
+/// A service that policies with the action `CUSTOM` ask.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AuthorizationProvider {
+    /// Its host, and the namespace that owns it if that was said.
+    pub service: Arc<str>,
+    /// The owner, if it was said.
+    pub namespace: Option<Namespace>,
+    /// Its port.
+    pub port: PortNumber,
+    /// Whether requests pass when it cannot be asked.
+    pub fail_open: bool,
+    /// The status of requests that are kept out because it cannot be asked; `None`: 403.
+    pub status_on_error: Option<u16>,
+    /// Time for an answer; `None`: ten minutes.
+    pub timeout: Option<Duration>,
+    /// How much of a request's body it gets; `None`: nothing.
+    pub body: Option<RequestBodyLimit>,
+    /// How it is asked.
+    pub protocol: CheckProtocol,
+}
+
+/// How much of a request's body goes to an authorization provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestBodyLimit {
+    /// At most so many bytes.
+    pub max_bytes: u32,
+    /// Whether a longer body is cut instead of refused.
+    pub partial: bool,
+    /// Whether it is sent as bytes instead of text.
+    pub as_bytes: bool,
+}
+
+/// How an authorization provider is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CheckProtocol {
+    /// `envoy.service.auth.v3.Authorization`.
+    Grpc,
+    /// A request for each request.
+    Http(HttpCheck),
+}
+
+/// What goes to an authorization provider over HTTP, and comes back. Names of headers are exact,
+/// `prefix*` or `*suffix`, without regard to case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct HttpCheck {
+    /// Put before the path.
+    pub path_prefix: Arc<str>,
+    /// Headers of the request that it sees.
+    pub request_headers: Vec<Arc<str>>,
+    /// Headers that are added.
+    pub additional_headers: BTreeMap<Arc<str>, Arc<str>>,
+    /// Headers of its answer that go to the workload.
+    pub upstream_on_allow: Vec<Arc<str>>,
+    /// Headers of its answer that go to the client with a refusal.
+    pub downstream_on_deny: Vec<Arc<str>>,
+    /// Headers of its answer that go to the client with the workload's answer.
+    pub downstream_on_allow: Vec<Arc<str>>,
 }
 
 /// What stands in front of gateways (`gatewayTopology`).
@@ -63,6 +133,14 @@ pub struct MeshSettings {
     pub cluster_domain: Arc<str>,
     /// Name of the trust domain in identities.
     pub trust_domain: Arc<str>,
+    /// Other names of the trust domain.
+    pub trust_domain_aliases: Vec<Arc<str>>,
+    /// Whether clients use mutual TLS where the server takes it, unasked.
+    pub auto_mtls: bool,
+    /// Mutual TLS of servers.
+    pub mesh_tls: MeshTls,
+    /// Services that policies may ask, by the name of the provider.
+    pub authorization_providers: BTreeMap<Arc<str>, AuthorizationProvider>,
     /// What happens to calls of unknown hosts.
     pub outbound_policy: OutboundTrafficPolicy,
     /// Access log's path; `None` is no log.
@@ -103,6 +181,10 @@ impl Default for MeshSettings {
             root_namespace: Namespace::new("istio-system"),
             cluster_domain: "cluster.local".into(),
             trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Vec::new(),
+            auto_mtls: true,
+            mesh_tls: MeshTls::default(),
+            authorization_providers: BTreeMap::new(),
             outbound_policy: OutboundTrafficPolicy::AllowAny,
             access_log_file: None,
             access_log_encoding: AccessLogEncoding::Text,

@@ -111,11 +111,14 @@ pub enum Kind {
     Gateway,
     Sidecar,
     EnvoyFilter,
+    PeerAuthentication,
+    AuthorizationPolicy,
+    RequestAuthentication,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -129,6 +132,9 @@ impl Kind {
         Self::Gateway,
         Self::Sidecar,
         Self::EnvoyFilter,
+        Self::PeerAuthentication,
+        Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -136,6 +142,9 @@ impl Kind {
         match self {
             Self::Service | Self::Endpoints | Self::Pod | Self::Namespace | Self::Secret => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
+                "security.istio.io"
+            }
             _ => "networking.istio.io",
         }
     }
@@ -164,6 +173,9 @@ impl Kind {
             Self::Gateway => "Gateway",
             Self::Sidecar => "Sidecar",
             Self::EnvoyFilter => "EnvoyFilter",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 
@@ -183,6 +195,9 @@ impl Kind {
             Self::Gateway => "gateway",
             Self::Sidecar => "sidecar",
             Self::EnvoyFilter => "envoy-filter",
+            Self::PeerAuthentication => "peer-authentication",
+            Self::AuthorizationPolicy => "authorization-policy",
+            Self::RequestAuthentication => "request-authentication",
         }
     }
 }

@@ -3,16 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::access::AuthorizationPolicy;
 use crate::destination::DestinationRule;
 use crate::envoy_filter::EnvoyFilter;
 use crate::gateway::Gateway;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{Namespace, ObjectRef};
+use crate::peer::PeerAuthentication;
 use crate::route::VirtualService;
 use crate::secret::Secret;
 use crate::service::{Endpoint, Service, Workload};
 use crate::sidecar::Sidecar;
+use crate::token::RequestAuthentication;
 
 /// The identity of a service: its host and the namespace that owns it. Two namespaces may define
 /// the same host; within one, a host is unique (sources report the conflict).
@@ -61,6 +64,9 @@ pub enum ObjectKey {
     Sidecar(ObjectRef),
     EnvoyFilter(ObjectRef),
     Secret(ObjectRef),
+    PeerAuthentication(ObjectRef),
+    AuthorizationPolicy(ObjectRef),
+    RequestAuthentication(ObjectRef),
     Namespace(Namespace),
 }
 
@@ -75,7 +81,10 @@ impl fmt::Display for ObjectKey {
             | Self::Gateway(origin)
             | Self::Sidecar(origin)
             | Self::EnvoyFilter(origin)
-            | Self::Secret(origin) => origin.fmt(f),
+            | Self::Secret(origin)
+            | Self::PeerAuthentication(origin)
+            | Self::AuthorizationPolicy(origin)
+            | Self::RequestAuthentication(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
         }
     }
@@ -94,6 +103,9 @@ pub enum Object {
     Sidecar(Arc<Sidecar>),
     EnvoyFilter(Arc<EnvoyFilter>),
     Secret(Arc<Secret>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    RequestAuthentication(Arc<RequestAuthentication>),
     Namespace(Arc<NamespaceInfo>),
 }
 
@@ -109,6 +121,15 @@ impl Object {
             Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),
             Self::Sidecar(rule) => ObjectKey::Sidecar(rule.meta.origin.clone()),
             Self::EnvoyFilter(rule) => ObjectKey::EnvoyFilter(rule.meta.origin.clone()),
+            Self::PeerAuthentication(rule) => {
+                ObjectKey::PeerAuthentication(rule.meta.origin.clone())
+            }
+            Self::AuthorizationPolicy(rule) => {
+                ObjectKey::AuthorizationPolicy(rule.meta.origin.clone())
+            }
+            Self::RequestAuthentication(rule) => {
+                ObjectKey::RequestAuthentication(rule.meta.origin.clone())
+            }
             Self::Secret(secret) => ObjectKey::Secret(secret.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }

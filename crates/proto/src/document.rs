@@ -32,6 +32,17 @@ pub const ISTIO_NETWORKING_KINDS: [&str; 9] = [
     "WorkloadGroup",
 ];
 
+/// The API group of Istio's security rules.
+pub const ISTIO_SECURITY: &str = "security.istio.io";
+/// Its versions, which differ in nothing that we read.
+pub const ISTIO_SECURITY_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+/// Its kinds.
+pub const ISTIO_SECURITY_KINDS: [&str; 3] = [
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "RequestAuthentication",
+];
+
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -64,6 +75,8 @@ pub struct Document {
 pub enum Recognised {
     /// A kind of Istio's networking API, in a known version.
     IstioNetworking,
+    /// A kind of Istio's security API, in a known version.
+    IstioSecurity,
     /// A plain Kubernetes object for which [`crate::kubernetes`] has a message.
     Kubernetes,
     /// Anything else: another group, or a core kind that a mesh does not read.
@@ -100,28 +113,40 @@ impl Document {
     pub fn recognise(&self) -> Result<Recognised, Problem> {
         match (self.group(), self.kind.as_str()) {
             (ISTIO_NETWORKING, kind) => {
-                if !ISTIO_NETWORKING_KINDS.contains(&kind) {
-                    let near = closest(kind, ISTIO_NETWORKING_KINDS.into_iter());
-                    let hint = near.map_or_else(
-                        || format!("it must be one of {}", ISTIO_NETWORKING_KINDS.join(", ")),
-                        |near| format!("did you mean {near:?}?"),
-                    );
-                    return Err(self.problem("kind", format!("unknown kind {kind:?}, {hint}")));
-                }
-                if !ISTIO_NETWORKING_VERSIONS.contains(&self.version()) {
-                    let message = format!(
-                        "unknown version {:?} of {ISTIO_NETWORKING}, it must be one of {}",
-                        self.version(),
-                        ISTIO_NETWORKING_VERSIONS.join(", ")
-                    );
-                    return Err(self.problem("apiVersion", message));
-                }
+                self.known(kind, &ISTIO_NETWORKING_KINDS, &ISTIO_NETWORKING_VERSIONS)?;
                 Ok(Recognised::IstioNetworking)
+            }
+            (ISTIO_SECURITY, kind) => {
+                self.known(kind, &ISTIO_SECURITY_KINDS, &ISTIO_SECURITY_VERSIONS)?;
+                Ok(Recognised::IstioSecurity)
             }
             ("", "Service" | "Endpoints" | "Pod" | "Namespace" | "Secret")
             | ("discovery.k8s.io", "EndpointSlice") => Ok(Recognised::Kubernetes),
             _ => Ok(Recognised::Other),
         }
+    }
+
+    /// Whether its group has the kind in the version.
+    #[allow(clippy::result_large_err)] // as its caller
+    fn known(&self, kind: &str, kinds: &[&'static str], versions: &[&str]) -> Result<(), Problem> {
+        if !kinds.contains(&kind) {
+            let near = closest(kind, kinds.iter().copied());
+            let hint = near.map_or_else(
+                || format!("it must be one of {}", kinds.join(", ")),
+                |near| format!("did you mean {near:?}?"),
+            );
+            return Err(self.problem("kind", format!("unknown kind {kind:?}, {hint}")));
+        }
+        if !versions.contains(&self.version()) {
+            let message = format!(
+                "unknown version {:?} of {}, it must be one of {}",
+                self.version(),
+                self.group(),
+                versions.join(", ")
+            );
+            return Err(self.problem("apiVersion", message));
+        }
+        Ok(())
     }
 
     /// The full name of the message that this document's `spec` (Istio) or whole body
@@ -132,6 +157,7 @@ impl Document {
                 Some("istio.networking.v1beta1.ProxyConfig".to_owned())
             }
             Recognised::IstioNetworking => Some(format!("istio.networking.v1alpha3.{}", self.kind)),
+            Recognised::IstioSecurity => Some(format!("istio.security.v1beta1.{}", self.kind)),
             Recognised::Kubernetes => Some(format!("weft.kubernetes.v1.{}", self.kind)),
             Recognised::Other => None,
         }

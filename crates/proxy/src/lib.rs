@@ -7,7 +7,9 @@
 
 mod chain;
 mod connection;
+mod guard;
 mod http;
+mod key_servers;
 mod listener;
 mod prefixes;
 mod routes;

@@ -9,8 +9,9 @@ use weft_proto::document::{Document, Recognised, parse_file};
 use weft_proto::{Problem, reader};
 
 use crate::api::istio::{
-    destination_rule, envoy_filter, gateway, message as istio, service_entry, sidecar,
-    virtual_service, workload_entry,
+    authorization_policy, destination_rule, envoy_filter, gateway, message as istio,
+    peer_authentication, request_authentication, service_entry, sidecar, virtual_service,
+    workload_entry,
 };
 use crate::api::kubernetes::{self, secret};
 use crate::check::{Checker, Context, Finding};
@@ -242,6 +243,22 @@ fn convert_kind(
             let message = document.read_spec()?;
             let filter = envoy_filter::convert(message, document, context, spec)?;
             Some(Piece::EnvoyFilter(Arc::new(filter)))
+        }
+        Kind::PeerAuthentication => {
+            let message = document.read_spec()?;
+            let rule = peer_authentication::convert(message, context, spec);
+            Some(Piece::PeerAuthentication(Arc::new(rule)))
+        }
+        Kind::AuthorizationPolicy => {
+            let message = document.read_spec()?;
+            let metadata = root.field("metadata");
+            let rule = authorization_policy::convert(message, context, metadata, spec);
+            rule.map(|rule| Piece::AuthorizationPolicy(Arc::new(rule)))
+        }
+        Kind::RequestAuthentication => {
+            let message = document.read_spec()?;
+            let rule = request_authentication::convert(message, context, spec);
+            Some(Piece::RequestAuthentication(Arc::new(rule)))
         }
     })
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use weft_model::{
-    DestinationRule, EnvoyFilter, Gateway, NamespaceInfo, ObjectRef, Secret, Sidecar,
-    VirtualService, Workload,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, NamespaceInfo, ObjectRef,
+    PeerAuthentication, RequestAuthentication, Secret, Sidecar, VirtualService, Workload,
 };
 use weft_proto::Problem;
 
@@ -28,6 +28,9 @@ pub(crate) enum Piece {
     Sidecar(Arc<Sidecar>),
     EnvoyFilter(Arc<EnvoyFilter>),
     Secret(Arc<Secret>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    RequestAuthentication(Arc<RequestAuthentication>),
 }
 
 /// One document, and what became of it.

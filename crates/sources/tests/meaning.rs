@@ -467,6 +467,7 @@ fn mesh_settings_are_read_over_istios_defaults() {
         },
         outbound_policy: OutboundTrafficPolicy::RegistryOnly,
         default_service_export_to: Some(ExportTo::Nobody),
+        auto_mtls: false,
         ..MeshSettings::default()
     };
     assert_eq!(settings, expected);

@@ -63,6 +63,20 @@ fn envoy_filters() {
 }
 
 #[test]
+fn security_rules() {
+    check("security.yaml", |name, text| {
+        let mut store = FileStore::new(MeshSettings::default());
+        let update = store.apply(name, Some(text));
+        assert_eq!(update.changes, []);
+        // The last document's kind is unknown, which is the file's problem.
+        let statuses = update.statuses.into_iter();
+        let mut problems: Vec<_> = statuses.flat_map(|status| status.problems).collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems
+    });
+}
+
+#[test]
 fn gateways() {
     check("gateway.yaml", of_objects);
 }

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use weft_testkit::{
-    AdsMode, ConfigFolder, Connection, Control, Dataplane, Load, Mesh, Node, Peers, Program, Scene,
-    Way, eventually, free_port, get, one_at_a_time, static_bootstrap,
+    AdsMode, ConfigFolder, Connection, Control, Dataplane, Identities, Load, Mesh, Node, Peers,
+    Program, Scene, Way, eventually, free_port, get, one_at_a_time, static_bootstrap,
 };
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -270,6 +270,29 @@ fn wide_mesh(folder: &ConfigFolder) {
     );
 }
 
+/// The providers that the policies of the good documents name; one of their services exists.
+const PROVIDERS: &str = "
+extensionProviders:
+- name: ask-grpc
+  envoyExtAuthzGrpc:
+    service: reviews.shop.svc.cluster.local
+    port: 9080
+    timeout: 3s
+    failOpen: true
+    statusOnError: '503'
+    includeRequestBodyInCheck: {maxRequestBytes: 1024, allowPartialMessage: true, packAsBytes: true}
+- name: ask-http
+  envoyExtAuthzHttp:
+    service: shop/reviews.shop.svc.cluster.local
+    port: 9080
+    pathPrefix: /check
+    includeRequestHeadersInCheck: [x-token, 'x-a*', '*-b']
+    includeAdditionalHeadersInCheck: {x-added: one}
+    headersToUpstreamOnAllow: [authorization]
+    headersToDownstreamOnDeny: [content-type]
+    headersToDownstreamOnAllow: ['x-ok*']
+";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_accepts_all_listeners_of_a_captured_sidecar() {
     let _turn = one_at_a_time();
@@ -292,14 +315,21 @@ async fn envoy_validates_all_that_is_emitted() {
     let _turn = one_at_a_time();
     let folder = ConfigFolder::new();
     wide_mesh(&folder);
-    let control = Control::start(WEFT, &folder, None).await;
+    let settings = folder.write_beside("mesh.yaml", PROVIDERS);
+    let control = Control::start(WEFT, &folder, Some(&settings)).await;
     let peer = envoy();
     let ip = Ipv4Addr::new(127, 0, 0, 9);
-    let nodes = [
+    let mut nodes = [
         Node::gateway("gateway"),
         Node::sidecar("client", ip, free_port(), &[(Mesh::PORT, 1)]),
         Node::captured_sidecar("captured", ip),
+        Node::captured_sidecar("plain", ip),
     ];
+    let identities = Identities::new(&folder);
+    for node in &mut nodes[..3] {
+        let files = identities.issue(&folder, "workload");
+        files.announce(&mut node.metadata);
+    }
     for (number, node) in nodes.iter().enumerate() {
         let proxy = Dataplane::start(&peer, node, AdsMode::Delta, control.grpc(), &folder).await;
         let resources = control.resources(&proxy.id).await;

@@ -13,6 +13,7 @@ use super::{Mirror, RequireTls, Route, RouteAction, RouteConfig, VirtualHost};
 use crate::header_ops::header_ops;
 use crate::http_filter::convert::overrides;
 use crate::matching::{cookie_matcher, header_matcher, query_matcher, regex_matcher};
+use crate::metadata::Metadata;
 use crate::pass::{IsSet as _, Pass, flag};
 use crate::pb;
 use pb::config::route::v3 as route;
@@ -244,11 +245,13 @@ fn read_route(
             ("response_headers_to_remove", response_headers_to_remove),
         ),
         overrides: overrides(p, typed_per_filter_config),
-        metadata: metadata.clone().map(Arc::new),
+        metadata: metadata
+            .as_ref()
+            .map(|found| Arc::new(Metadata::of_message(found))),
     })
 }
 
-fn route_match(p: &mut Pass<'_>, message: &route::RouteMatch) -> Option<RouteMatch> {
+pub(crate) fn route_match(p: &mut Pass<'_>, message: &route::RouteMatch) -> Option<RouteMatch> {
     let route::RouteMatch {
         case_sensitive,
         runtime_fraction,

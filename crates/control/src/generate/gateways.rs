@@ -9,9 +9,10 @@ use prost::Message;
 use weft_model::{Gateway, GatewayServer, HostScope, Hostname, MeshSettings, ObjectRef, Protocol};
 use weft_xds::{Resource, TypeUrl};
 
+use super::access::Guard;
 use super::http::{self, Routes, Side};
 use super::listeners::{self, TcpChain};
-use super::{names, tls};
+use super::{inspectors, names, tls};
 use crate::emit::{Emitted, Fault, origins};
 use crate::pb::core::v3::TrafficDirection;
 use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
@@ -199,6 +200,8 @@ pub(crate) struct Around<'a> {
     pub(crate) wildcard: &'a str,
     /// Whether the proxy has an agent of Istio's beside it.
     pub(crate) agent: bool,
+    /// What stands before all of them.
+    pub(crate) guard: &'a Guard,
 }
 
 /// The listener of a port; none if nothing is served there. `streams` are the chains of each slot
@@ -218,6 +221,7 @@ pub(crate) fn listener(
         .servers()
         .map(|s| s.gateway.meta.origin.clone())
         .collect();
+    from.extend(around.guard.origins.iter().cloned());
     for (slot, streams) in port.slots.iter().zip(streams) {
         let Some(first) = slot.servers.first().map(BoundServer::server) else {
             continue;
@@ -226,22 +230,25 @@ pub(crate) fn listener(
         if let Some(route) = &slot.route {
             let routes = Routes::Rds(Arc::clone(route));
             let named = first.tls.is_some() && !first.name.is_empty();
-            let manager = if named {
-                http::named_manager(around.mesh, Side::Gateway, first.name.to_string(), routes)
+            let prefix = if named {
+                first.name.to_string()
             } else {
-                http::manager(around.mesh, Side::Gateway, &stat_prefix, routes)
+                http::delimited(&stat_prefix)
             };
-            chains.extend(chain(around, first, manager));
+            let manager =
+                http::guarded_manager(around.mesh, Side::Gateway, prefix, routes, around.guard);
+            chains.extend(chain(around, first, vec![manager]));
         }
         for stream in streams {
             from.extend(stream.rule.clone());
             from.extend(stream.policy_from.iter().cloned());
-            let filter = stream.filter(around.mesh);
+            let guards = around.guard.tcp.iter().cloned();
+            let filters = guards.chain([stream.filter(around.mesh)]).collect();
             let made = match first.termination() {
-                Some(_) => chain(around, first, filter),
+                Some(_) => chain(around, first, filters),
                 None => Some(FilterChain {
                     filter_chain_match: stream.condition(),
-                    ..plain(filter)
+                    ..plain(filters)
                 }),
             };
             chains.extend(made);
@@ -257,7 +264,7 @@ pub(crate) fn listener(
             &proxy_protocol_listener::v3::ProxyProtocol::default(),
         ));
     }
-    filters.extend(listeners::inspectors(needs_tls, false));
+    filters.extend(inspectors::all(needs_tls, false));
     let message = Listener {
         name: name.clone(),
         address: Some(address(bind, port.bound)),
@@ -271,15 +278,16 @@ pub(crate) fn listener(
         .with_links(port.routes().cloned());
     let mut all = port.left_out.clone();
     all.extend(faults);
+    all.extend(around.guard.faults.iter().cloned());
     Some(Emitted {
         faults: all.into(),
         ..Emitted::new(resource, origins(from))
     })
 }
 
-fn plain(filter: Filter) -> FilterChain {
+fn plain(filters: Vec<Filter>) -> FilterChain {
     FilterChain {
-        filters: vec![filter],
+        filters,
         transport_socket_connect_timeout: listeners::handshake_timeout(),
         ..FilterChain::default()
     }
@@ -299,9 +307,9 @@ pub(crate) fn server_names(server: &GatewayServer) -> Vec<String> {
 }
 
 /// The chain of a server that is plain, or ends TLS.
-fn chain(around: &Around<'_>, server: &GatewayServer, filter: Filter) -> Option<FilterChain> {
+fn chain(around: &Around<'_>, server: &GatewayServer, filters: Vec<Filter>) -> Option<FilterChain> {
     let Some(termination) = server.termination() else {
-        return Some(plain(filter));
+        return Some(plain(filters));
     };
     let names = server_names(server);
     if names.is_empty() {
@@ -316,6 +324,6 @@ fn chain(around: &Around<'_>, server: &GatewayServer, filter: Filter) -> Option<
             ..FilterChainMatch::default()
         }),
         transport_socket: Some(pb::transport_socket(&context)),
-        ..plain(filter)
+        ..plain(filters)
     })
 }

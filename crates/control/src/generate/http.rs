@@ -6,6 +6,7 @@ use std::sync::Arc;
 use prost::Name;
 use weft_model::{AccessLogEncoding, ForwardedCertificates, GatewayTopology, MeshSettings};
 
+use super::access::Guard;
 use super::cors::CORS_FILTER;
 use super::routes::FAULT_FILTER;
 use super::tcp::TcpPolicy;
@@ -59,23 +60,36 @@ pub(crate) enum Side {
     Gateway,
 }
 
-/// The connection manager filter. The delimiter keeps Envoy from cutting its prefix at a dot.
+/// The connection manager filter, with nothing before its routes.
 pub(crate) fn manager(
     mesh: &MeshSettings,
     side: Side,
     stat_prefix: &str,
     routes: Routes,
 ) -> Filter {
-    named_manager(mesh, side, format!("{stat_prefix};"), routes)
+    guarded_manager(
+        mesh,
+        side,
+        delimited(stat_prefix),
+        routes,
+        &Guard::default(),
+    )
 }
 
-/// The same with a prefix as somebody wrote it.
-pub(crate) fn named_manager(
+/// A prefix of statistics with the delimiter that keeps Envoy from cutting it at a dot.
+pub(crate) fn delimited(stat_prefix: &str) -> String {
+    format!("{stat_prefix};")
+}
+
+/// The connection manager filter; requests pass the guard first.
+pub(crate) fn guarded_manager(
     mesh: &MeshSettings,
     side: Side,
     stat_prefix: String,
     routes: Routes,
+    guard: &Guard,
 ) -> Filter {
+    let filters = guard.http.iter().cloned().chain(http_filters());
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
         stat_prefix,
@@ -86,7 +100,7 @@ pub(crate) fn named_manager(
             }),
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
-        http_filters: http_filters(),
+        http_filters: filters.collect(),
         use_remote_address: bool_value(side == Side::Gateway),
         normalize_path: bool_value(true),
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged as i32,
@@ -113,7 +127,17 @@ pub(crate) fn named_manager(
             manager.http_protocol_options = Some(Http1ProtocolOptions::default());
             behind_others(&mut manager, mesh.gateway_topology);
         }
-        Side::Outbound | Side::Inbound => {}
+        Side::Inbound => {
+            // Who calls by mutual TLS goes to the workload; without it, nobody may say who calls.
+            manager.forward_client_cert_details = ForwardClientCertDetails::AppendForward as i32;
+            manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+                subject: bool_value(true),
+                dns: true,
+                uri: true,
+                ..SetCurrentClientCertDetails::default()
+            });
+        }
+        Side::Outbound => {}
     }
     filter(HCM, &manager)
 }

@@ -49,7 +49,8 @@ pub(crate) fn upstream(
         ..CommonTlsContext::default()
     };
     match &client.mode {
-        ClientTlsMode::Disable => return None,
+        // Certificates of the mesh are the proxy's own: `mutual::client`.
+        ClientTlsMode::Disable | ClientTlsMode::IstioMutual => return None,
         ClientTlsMode::Simple => {}
         ClientTlsMode::Mutual(pair) => common.tls_certificates = vec![certificate(pair)],
         ClientTlsMode::Credential { name, mutual } => {
@@ -144,7 +145,7 @@ fn parameters(server: &TlsTermination) -> Option<TlsParameters> {
     (parameters != TlsParameters::default()).then_some(parameters)
 }
 
-fn certificate(pair: &KeyPairFiles) -> TlsCertificate {
+pub(super) fn certificate(pair: &KeyPairFiles) -> TlsCertificate {
     TlsCertificate {
         certificate_chain: file(&pair.certificate),
         private_key: file(&pair.private_key),

@@ -7,9 +7,9 @@ use weft_model::{Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost
 use weft_xds::TypeUrl;
 
 use super::hosts::{Joined, merged};
-use super::key::{GatewayClass, GatewayHost};
+use super::key::{GatewayClass, GatewayHost, PolicyRefs};
 use super::value::{GatewayHosts, HostChunk, HostField, RuleIndex, Value};
-use super::{Cx, Key, Shard, contain, places, read, secrets, streams};
+use super::{Cx, Key, Shard, contain, places, read, secrets, security, streams};
 use crate::emit::{Fault, TypeView, origins};
 use crate::generate::gateways::{self, Around, BoundServer, GatewayPort};
 use crate::generate::listeners::TcpChain;
@@ -225,13 +225,14 @@ pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<
 pub(super) fn listener(
     cx: &mut Cx<'_, '_>,
     class: &Arc<GatewayClass>,
-    bound: u16,
-    bind: Option<&Arc<str>>,
+    policies: &PolicyRefs,
+    (bound, bind): (u16, Option<&Arc<str>>),
 ) -> Value {
     let mesh = cx.mesh();
     if class.unprivileged && bound < 1024 {
         return Value::Chunk(Arc::new([]));
     }
+    let guard = security::read_guard(cx, policies, true);
     let ports = read_ports(cx, class);
     let Some(port) = ports.get(&(bound, bind.cloned())) else {
         return Value::Chunk(Arc::new([]));
@@ -242,6 +243,7 @@ pub(super) fn listener(
         mesh: &mesh,
         wildcard: if class.v6 { "::" } else { "0.0.0.0" },
         agent: class.agent,
+        guard: &guard,
     };
     let listener = gateways::listener(&around, port, &streams, faults);
     contain::chunk(cx, &TypeUrl::LISTENER, listener.into_iter().collect())
@@ -299,11 +301,16 @@ fn streams_of(
     all
 }
 
-pub(super) fn listener_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
+pub(super) fn listener_view(
+    cx: &mut Cx<'_, '_>,
+    class: &Arc<GatewayClass>,
+    policies: &PolicyRefs,
+) -> Value {
     let ports = read_ports(cx, class);
     let chunks = ports.keys().map(|key| {
         cx.chunk(&Key::GatewayListener(
             Arc::clone(class),
+            Arc::clone(policies),
             key.0,
             key.1.clone(),
         ))

@@ -13,12 +13,17 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::patches::Areas;
 use crate::emit::Chunk;
+use crate::generate::clusters::Client;
 use crate::generate::locality::Place;
+use crate::identity::Identity;
 use crate::node::{Interception, Proxy, ProxyKind};
 use crate::patch::Workloads;
 
 /// The rules that hold together for a host, the first in precedence first; mostly none or one.
 pub(crate) type RuleRefs = Arc<[ObjectRef]>;
+
+/// Policies and rules for tokens that hold for a workload.
+pub(crate) type PolicyRefs = Arc<[ObjectRef]>;
 
 /// Services and rules are sharded by host, so that an edit touches one piece of every list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -174,7 +179,7 @@ pub(crate) struct ProxyFacts {
     /// What patches may ask for; nothing of gRPC clients, which have none.
     pub(crate) version: Option<Arc<str>>,
     pub(crate) metadata: Arc<BTreeMap<String, String>>,
-    pub(crate) agent: bool,
+    pub(crate) identity: Identity,
     pub(crate) unprivileged: bool,
 }
 
@@ -214,9 +219,14 @@ impl ProxyFacts {
             } else {
                 Arc::clone(&proxy.metadata)
             },
-            // Both make a difference to gateways only, so that others share their views.
+            // A gRPC client brings its own credentials.
+            identity: if proxy.kind == ProxyKind::Grpc {
+                Identity::default()
+            } else {
+                proxy.identity.clone()
+            },
+            // It makes a difference to gateways only, so that others share their views.
             unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
-            agent: proxy.istio_agent && proxy.kind == ProxyKind::Gateway,
         }
     }
 }
@@ -259,8 +269,17 @@ pub(crate) enum Key {
     MentionedLabels,
     /// Label keys that some rule for connections mentions.
     StreamLabels,
+    PeerAuthentications(Namespace),
+    AuthorizationPolicies(Namespace),
+    RequestAuthentications(Namespace),
 
     // Derived.
+    /// What clients assume of the workloads of a namespace.
+    NamespaceMode(Namespace),
+    /// Whose identity the endpoints of a service have.
+    Accounts(ServiceKey),
+    /// The filters of policies; whether for a gateway.
+    Guard(PolicyRefs, bool),
     /// A rule with the routes of its delegates.
     ResolvedRule(ObjectRef),
     Visible(Arc<Scope>, Shard),
@@ -269,7 +288,7 @@ pub(crate) enum Key {
     ScopeNeeds(Arc<Scope>),
     /// What rules say to routes and listeners.
     Forwarding(Arc<Scope>, Shard),
-    ServiceClusters(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
+    ServiceClusters(ServiceKey, RuleRefs, Client, Arc<Place>),
     ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
@@ -282,7 +301,7 @@ pub(crate) enum Key {
     Credential(Namespace, CredentialName),
     /// The credentials that the rules of a shard name.
     ShardCredentials(Arc<Scope>, ProxyKind, Shard),
-    ClusterChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
+    ClusterChunk(Arc<Scope>, Client, Arc<Place>, Shard),
     EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
     WildcardPorts(Arc<Scope>),
@@ -290,7 +309,7 @@ pub(crate) enum Key {
     WildcardListener(Arc<Caller>, Binding, PortNumber),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
-    GatewayListener(Arc<GatewayClass>, u16, Option<Arc<str>>),
+    GatewayListener(Arc<GatewayClass>, PolicyRefs, u16, Option<Arc<str>>),
     GatewayHost(Arc<GatewayHost>),
     HostChunk(Arc<Reader>, RouteName, Shard),
     SniffedRoutes(Arc<Reader>, Shard),
@@ -298,13 +317,13 @@ pub(crate) enum Key {
     GatewayHostChunk(Arc<GatewayClass>, Arc<str>, Shard),
     OutboundRoute(Arc<Reader>, RouteName, bool),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
-    ClusterView(Arc<Scope>, ProxyKind, Arc<Place>),
+    ClusterView(Arc<Scope>, Client, Arc<Place>),
     EndpointView(Arc<Scope>, ProxyKind, Arc<Place>),
     OutboundListeners(Arc<Caller>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
     GrpcRouteView(Arc<Reader>),
-    GatewayListeners(Arc<GatewayClass>),
+    GatewayListeners(Arc<GatewayClass>, PolicyRefs),
     GatewayRoutes(Arc<GatewayClass>),
     PatchPlan(Arc<PatchClass>),
     /// A view with the patches of a class.
@@ -341,19 +360,27 @@ impl Key {
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
             | Self::MentionedLabels
-            | Self::StreamLabels => 0,
+            | Self::StreamLabels
+            | Self::PeerAuthentications(_)
+            | Self::AuthorizationPolicies(_)
+            | Self::RequestAuthentications(_) => 0,
             Self::ResolvedRule(_)
             | Self::Visible(..)
             | Self::RuleNeeds(_)
-            | Self::ServiceClusters(..)
-            | Self::ServiceEndpoints(..)
-            | Self::GrpcClusters(..)
+            | Self::NamespaceMode(_)
+            | Self::Accounts(_)
+            | Self::Guard(..)
             | Self::GrpcListeners(..)
             | Self::StandingClusters(_)
             | Self::PatchPlan(_)
             | Self::Credential(..)
             | Self::GatewayPorts(_) => 1,
-            Self::Destinations(..) | Self::HostRules(..) | Self::PortShard(..) => 2,
+            Self::Destinations(..)
+            | Self::HostRules(..)
+            | Self::PortShard(..)
+            | Self::ServiceClusters(..)
+            | Self::ServiceEndpoints(..)
+            | Self::GrpcClusters(..) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
             | Self::ShardNeeds(..)
@@ -379,7 +406,7 @@ impl Key {
             | Self::OutboundRoutes(..)
             | Self::GrpcListenerView(..)
             | Self::GrpcRouteView(_)
-            | Self::GatewayListeners(_)
+            | Self::GatewayListeners(..)
             | Self::GatewayRoutes(_)
             | Self::Secrets(..) => 7,
             Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,

@@ -7,6 +7,7 @@ mod contain;
 mod destinations;
 mod gateway;
 mod hosts;
+mod inbound;
 mod key;
 mod load;
 mod outbound;
@@ -15,6 +16,7 @@ mod places;
 mod proxy;
 mod scope;
 mod secrets;
+mod security;
 mod streams;
 mod value;
 
@@ -61,12 +63,15 @@ impl Recipe for Mesh {
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
+            Key::NamespaceMode(namespace) => security::namespace_mode(cx, namespace),
+            Key::Accounts(service) => security::accounts(cx, service),
+            Key::Guard(policies, gateway) => security::guard(cx, policies, *gateway),
             Key::RuleNeeds(rules) => places::rule_needs(cx, rules),
             Key::ShardNeeds(scope, shard) => places::shard_needs(cx, scope, *shard),
             Key::ScopeNeeds(scope) => places::scope_needs(cx, scope),
             Key::Forwarding(scope, shard) => places::forwarding(cx, scope, *shard),
-            Key::ServiceClusters(service, rules, kind, place) => {
-                clusters::service_clusters(cx, service, rules, (*kind, place))
+            Key::ServiceClusters(service, rules, client, place) => {
+                clusters::service_clusters(cx, service, rules, (client, place))
             }
             Key::ServiceEndpoints(service, rules, kind, place) => {
                 clusters::service_endpoints(cx, service, rules, (*kind, place))
@@ -74,8 +79,8 @@ impl Recipe for Mesh {
             Key::GrpcClusters(service, rules) => clusters::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
             Key::StandingClusters(kind) => clusters::standing_clusters(cx, *kind),
-            Key::ClusterChunk(scope, kind, place, shard) => {
-                clusters::cluster_chunk(cx, scope, (*kind, place), *shard)
+            Key::ClusterChunk(scope, client, place, shard) => {
+                clusters::cluster_chunk(cx, scope, (client, place), *shard)
             }
             Key::EndpointChunk(scope, kind, place, shard) => {
                 clusters::endpoint_chunk(cx, scope, (*kind, place), *shard)
@@ -105,17 +110,17 @@ impl Recipe for Mesh {
                 gateway::host_chunk(cx, class, route, *shard)
             }
             Key::GatewayRoute(class, route) => gateway::route(cx, class, route),
-            Key::GatewayListener(class, port, bind) => {
-                gateway::listener(cx, class, *port, bind.as_ref())
+            Key::GatewayListener(class, policies, port, bind) => {
+                gateway::listener(cx, class, policies, (*port, bind.as_ref()))
             }
-            Key::GatewayListeners(class) => gateway::listener_view(cx, class),
+            Key::GatewayListeners(class, policies) => gateway::listener_view(cx, class, policies),
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
             Key::Credential(namespace, name) => secrets::credential(cx, namespace, name),
             Key::ShardCredentials(scope, kind, shard) => {
                 secrets::of_shard(cx, scope, *kind, *shard)
             }
             Key::Secrets(scope, kind, class) => secrets::view(cx, scope, *kind, class.as_ref()),
-            Key::ClusterView(scope, kind, place) => proxy::cluster_view(cx, scope, *kind, place),
+            Key::ClusterView(scope, client, place) => proxy::cluster_view(cx, scope, client, place),
             Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),

@@ -272,11 +272,11 @@ enum Of {
 
 fn kind_of(key: &Key) -> Option<Of> {
     Some(match key {
-        Key::ClusterView(_, kind, _) => Of::Clusters {
-            gateway: *kind == ProxyKind::Gateway,
+        Key::ClusterView(_, client, _) => Of::Clusters {
+            gateway: client.kind == ProxyKind::Gateway,
         },
         Key::OutboundListeners(..) => Of::Listeners(PatchContext::SidecarOutbound),
-        Key::GatewayListeners(_) => Of::Listeners(PatchContext::Gateway),
+        Key::GatewayListeners(..) => Of::Listeners(PatchContext::Gateway),
         Key::OutboundRoutes(..) => Of::Routes(PatchContext::SidecarOutbound),
         Key::GatewayRoutes(_) => Of::Routes(PatchContext::Gateway),
         _ => return None,

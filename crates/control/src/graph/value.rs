@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_model::{
-    AddressRange, CredentialName, DestinationRule, EnvoyFilter, ExportTo, Forwarding, Gateway,
-    Hostname, Labels, MeshSettings, ObjectRef, PortNumber, Protocol, Resolved, Secret, Service,
+    AddressRange, AuthorizationPolicy, CredentialName, DestinationRule, EnvoyFilter, ExportTo,
+    Forwarding, Gateway, Hostname, Labels, MeshSettings, MutualTlsMode, ObjectRef,
+    PeerAuthentication, PortNumber, Protocol, RequestAuthentication, Resolved, Secret, Service,
     ServiceEndpoints, ServiceKey, Sidecar, Timestamp, VirtualService,
 };
 use weft_xds::View;
@@ -15,8 +16,10 @@ use weft_xds::View;
 use super::key::{RuleRefs, Shard};
 use super::patches::{FilterFacts, PatchedOwn, PatchedView};
 use crate::emit::{Chunk, Fault, Origins, TypeView};
+use crate::generate::access::Guard;
 use crate::generate::gateways::GatewayPort;
 use crate::generate::locality::Needs;
+use crate::generate::peers::Accounts;
 use crate::patch::Plan;
 
 /// What an index says about a rule, enough to choose without reading it.
@@ -187,6 +190,12 @@ pub(crate) enum Value {
     EnvoyFilter(Arc<EnvoyFilter>),
     EnvoyFilters(Arc<[FilterFacts]>),
     Services(Arc<BTreeSet<ServiceKey>>),
+    Peers(Arc<[Arc<PeerAuthentication>]>),
+    Access(Arc<[Arc<AuthorizationPolicy>]>),
+    Tokens(Arc<[Arc<RequestAuthentication>]>),
+    Mode(MutualTlsMode),
+    Accounts(Arc<Accounts>),
+    Guard(Arc<Guard>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
     Resolved(Option<Arc<Resolved>>),
     Visible(Arc<Visible>),

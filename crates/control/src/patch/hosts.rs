@@ -318,13 +318,11 @@ fn apply(patches: &Patches<'_>, field: &Bytes) -> Result<HostResult, String> {
         Patched::Gone => Ok(HostResult::Gone(name)),
         Patched::Changed => {
             let bytes = encode(&host)?;
-            match refused_host(&as_field(VIRTUAL_HOSTS, &bytes)) {
-                Some(reason) => Err(reason),
-                None => {
-                    let domains = (host.domains != domains).then_some(host.domains);
-                    Ok(HostResult::Changed(bytes.into(), domains))
-                }
+            if let Some(reason) = refused_host(&as_field(VIRTUAL_HOSTS, &bytes)) {
+                return Err(reason);
             }
+            let domains = (host.domains != domains).then_some(host.domains);
+            Ok(HostResult::Changed(bytes.into(), domains))
         }
     }
 }

@@ -17,6 +17,7 @@ mod oracle;
 mod oracle_gateways;
 mod oracle_patches;
 mod resources;
+mod security;
 mod short_names;
 mod speed;
 mod streams;

@@ -2,6 +2,9 @@
 //! of some proxies are compared with those of a control plane that starts with the same objects.
 //! Along the way every resource is checked as Envoy would check it.
 
+mod proxies;
+mod security;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -12,9 +15,8 @@ use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
 
-use super::{gateway, grpc, oracle_gateways, oracle_patches, proxy, sidecar};
+use super::{oracle_gateways, oracle_patches};
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
-use crate::node::Proxy;
 use crate::pb::route::v3::RouteConfiguration;
 use crate::world::World;
 
@@ -111,11 +113,12 @@ fn service(random: &mut Random, name: &str) -> String {
         for i in 0..=random.below(3) {
             let _ = write!(
                 out,
-                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}}}",
+                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
                 random.below(6) + 1 + i,
                 random.below(3),
                 random.below(3) + 1,
                 random.pick(&["eu/eu-1", "eu/eu-2", "us/us-1", "''"]),
+                random.pick(&["", ", serviceAccount: one", ", serviceAccount: two"]),
             );
         }
     }
@@ -225,6 +228,7 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "outlierDetection: {}, retryBudget: {percent: 30}, ",
         "connectionPool: {tcp: {idleTimeout: 9s}}, tunnel: {targetHost: a.b, targetPort: 1}, ",
         "proxyProtocol: {}, ",
+        "tls: {mode: ISTIO_MUTUAL}, ",
         "tls: {mode: MUTUAL, credentialName: other}, ",
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
@@ -261,9 +265,10 @@ fn object(random: &mut Random, name: &str) -> String {
         return oracle_patches::envoy_filter(random, name);
     }
     match random.below(13) {
-        0..=4 => service(random, name),
-        5..=7 => virtual_service(random, name),
-        8 | 9 => destination_rule(random, name),
+        10..=12 => security::rule(random, name),
+        0..=3 => service(random, name),
+        4..=6 => virtual_service(random, name),
+        7 | 8 => destination_rule(random, name),
         _ if random.chance(40) => oracle_gateways::gateways(random),
         _ if random.chance(40) => oracle_gateways::secret(random),
         _ => {
@@ -284,37 +289,6 @@ fn object(random: &mut Random, name: &str) -> String {
                 + &format!("{selector}\n  egress: [{{hosts: [{hosts}]}}]{policy}")
         }
     }
-}
-
-fn proxies() -> Vec<Arc<ProxyFacts>> {
-    let none = &[
-        ("INTERCEPTION_MODE", "NONE"),
-        ("HTTP_PROXY_PORT", "15007"),
-        ("WEFT_INBOUND", "{\"80\": 1080}"),
-    ];
-    let all: [Proxy; 8] = [
-        sidecar("10.0.0.1", "a"),
-        proxy(
-            "sidecar~10.0.0.2~w.a~a.svc.cluster.local",
-            &[(
-                "LABELS",
-                "{\"tier\":\"beta\",\"version\":\"v1\",\"istio-locality\":\"eu.eu-1\"}",
-            )],
-        ),
-        sidecar("10.0.0.3", "b"),
-        proxy("sidecar~10.0.0.4~n.a~a.svc.cluster.local", none),
-        proxy(
-            "router~10.0.0.5~g.b~b.svc.cluster.local",
-            &[("LABELS", "{\"app\":\"gw\",\"istio-locality\":\"us.us-1\"}")],
-        ),
-        gateway(),
-        proxy(
-            "router~10.0.0.6~h.b~b.svc.cluster.local",
-            &[("LABELS", "{\"app\":\"gw\"}"), ("ISTIO_VERSION", "1.32.0")],
-        ),
-        grpc("a"),
-    ];
-    all.iter().map(|p| Arc::new(ProxyFacts::of(p))).collect()
 }
 
 fn pin(world: &mut World, facts: &Arc<ProxyFacts>) -> Arc<ProxyView> {
@@ -438,7 +412,7 @@ fn run(seed: u64, steps: usize) {
     let mut random = Random(seed);
     let mut store = FileStore::new(MeshSettings::default());
     let mut world = World::new(MeshSettings::default());
-    let all = proxies();
+    let all = proxies::all();
     let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
     let mut seen = Seen::new();
     for step in 0..steps {
@@ -479,7 +453,7 @@ fn run(seed: u64, steps: usize) {
     }
     let sources = world.engine.len();
     assert!(
-        sources < 400,
+        sources < 450,
         "{sources} nodes are left with nobody to read them"
     );
     assert!(

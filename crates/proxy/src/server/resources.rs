@@ -297,9 +297,22 @@ impl Resources {
             .iter()
             .chain(&listener.chains.default);
         for filter in chains.flat_map(|chain| &chain.filters) {
-            if let NetworkFilter::Http(http) = filter
-                && let RouteSource::Inline(routes) = &http.routes
-            {
+            let NetworkFilter::Http(http) = filter else {
+                continue;
+            };
+            for filter in &http.filters {
+                let read = |source: &DataSource| {
+                    let text = weft_upstream::read(source).map_err(|error| error.to_string())?;
+                    Ok(text.bytes.into())
+                };
+                weft_filters::Filter::check(filter, &read).map_err(|error| {
+                    format!(
+                        "listener {}: http_filters {}: {error}",
+                        listener.name, filter.name
+                    )
+                })?;
+            }
+            if let RouteSource::Inline(routes) = &http.routes {
                 self.read_files(routes)?;
             }
         }

@@ -260,6 +260,38 @@ async fn removed_routes_and_secrets_stay_while_a_listener_needs_them() {
     assert_eq!(resources.references(), References::default());
 }
 
+#[tokio::test]
+async fn keys_that_cannot_be_used_are_refused() {
+    let (mut resources, stats, _orders) = resources();
+    let filter = |keys: &str| {
+        let jwt = format!(
+            "      http_filters:\n      - name: jwt\n        typed_config: {{ \"@type\": type.googleapis.com/\
+             envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication, providers: {{ a: {{ local_jwks: {{ {keys} }} }} }} }}"
+        );
+        LISTENER.replace("      http_filters:", &jwt)
+    };
+    for (keys, wanted) in [
+        ("inline_string: odd", "has no key that can be used"),
+        ("filename: /no/such/file", "/no/such/file: cannot be read"),
+    ] {
+        let refused = resources
+            .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", &filter(keys))
+            .await
+            .unwrap_err();
+        let place = "listener front: http_filters jwt: providers[\"a\"].local_jwks: ";
+        assert!(
+            refused.starts_with(place) && refused.contains(wanted),
+            "{refused}"
+        );
+    }
+    let good = "inline_string: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"eA\"}]}'";
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", &filter(good))
+        .await
+        .unwrap();
+    assert_eq!(stats.listener_added.get(), 1);
+}
+
 /// Serial numbers of what `/certs` lists.
 fn listed(resources: &Resources) -> Vec<String> {
     let contexts = crate::admin::certificate_contexts(&resources.admin);

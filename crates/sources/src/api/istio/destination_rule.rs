@@ -255,12 +255,20 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
                 at.field(field)
                     .error("is missing: mode MUTUAL needs the path of a PEM file");
             }
-            Mode::Disable | Mode::Simple if !value.is_empty() => {
+            Mode::Disable | Mode::Simple | Mode::IstioMutual if !value.is_empty() => {
                 at.field(field)
                     .error("is not used by this mode: use mode MUTUAL, or remove it");
             }
             _ => {}
         }
+    }
+    if mode == Mode::IstioMutual && !ca_certificates.is_empty() {
+        at.field("caCertificates")
+            .error("is not used by this mode: authorities are those of the mesh; remove it");
+    }
+    if mode == Mode::IstioMutual && insecure_skip_verify.is_some_and(|flag| flag.value) {
+        at.field("insecureSkipVerify")
+            .error("is not used by this mode: servers of the mesh are always verified");
     }
     if credential.is_some() {
         let files = [
@@ -295,9 +303,10 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
             certificate: client_certificate.into(),
             private_key: private_key.into(),
         }),
-        (Mode::IstioMutual, _) => {
-            at.field("mode")
-                .error("ISTIO_MUTUAL is not supported yet (see docs/compatibility.md)");
+        (Mode::IstioMutual, None) => ClientTlsMode::IstioMutual,
+        (Mode::IstioMutual, Some(_)) => {
+            at.field("credentialName")
+                .error("is not used by mode ISTIO_MUTUAL: use SIMPLE or MUTUAL, or remove it");
             return None;
         }
     };

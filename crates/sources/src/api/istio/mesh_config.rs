@@ -3,11 +3,12 @@
 //! Fields that speak of things outside of what we generate and change nothing about it are
 //! ignored by name: [`IGNORED`]. All others are used or refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{
-    AccessLogEncoding, ExportTo, ForwardedCertificates, GatewayTopology, MeshSettings, Namespace,
-    OutboundTrafficPolicy, PolicySettings, PortNumber,
+    AccessLogEncoding, ExportTo, ForwardedCertificates, GatewayTopology, MeshSettings, MeshTls,
+    Namespace, OutboundTrafficPolicy, PolicySettings, PortNumber, TlsVersion,
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
@@ -15,6 +16,7 @@ use weft_proto::{Problem, bootstrap, format, reader};
 
 use super::destination_rule_balancer::locality;
 use super::destination_rule_pool::{connection_pool, outlier_detection};
+use super::mesh_config_providers;
 use crate::check::{At, Checker, Finding, optional};
 
 /// Fields of `MeshConfig` that are taken and have no effect, and why.
@@ -35,6 +37,18 @@ pub const IGNORED: [(&str, &str); 7] = [
     ("ingressControllerMode", "Kubernetes Ingress is not read"),
     ("ingressSelector", "Kubernetes Ingress is not read"),
     ("ingressService", "Kubernetes Ingress is not read"),
+];
+
+/// Suites of TLS 1.2 that Istio lets a mesh choose, but for those that are broken.
+const CIPHER_SUITES: [&str; 8] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
 ];
 
 /// Reads a `MeshConfig`. `source` names the file in errors; all errors are returned.
@@ -79,8 +93,27 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
             .unwrap_or(settings.root_namespace);
     }
     if let Some(domain) = optional(message.trust_domain) {
-        settings.trust_domain = domain;
+        settings.trust_domain = trust_domain(&domain, at.field("trustDomain"));
     }
+    let aliases = at.field("trustDomainAliases");
+    settings.trust_domain_aliases = message
+        .trust_domain_aliases
+        .iter()
+        .enumerate()
+        .map(|(index, alias)| trust_domain(alias, aliases.index(index)))
+        .collect();
+    // As a set, and so as in istiod.
+    settings.trust_domain_aliases.sort();
+    settings.trust_domain_aliases.dedup();
+    if let Some(flag) = message.enable_auto_mtls {
+        settings.auto_mtls = flag.value;
+    }
+    if let Some(message) = message.mesh_m_tls {
+        settings.mesh_tls = mesh_tls(message, at.field("meshMTLS"));
+    }
+    let list = message.extension_providers;
+    settings.authorization_providers =
+        mesh_config_providers::authorization(list, at.field("extensionProviders"));
     settings.access_log_file = optional(message.access_log_file);
     settings.access_log_format = optional(message.access_log_format);
     settings.access_log_encoding =
@@ -133,6 +166,45 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         settings.gateway_topology = gateway_topology(message, at.field("gatewayTopology"));
     }
     settings
+}
+
+/// A trust domain as SPIFFE allows it (SPIFFE-ID, 2.1), with Istio's upper-case letters.
+fn trust_domain(text: &str, at: At<'_>) -> Arc<str> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    if text.is_empty() || text.len() > 255 || !text.bytes().all(fits) {
+        at.error(format_args!(
+            "\"{text}\" is no trust domain: use letters, digits, '-', '_' and '.'"
+        ));
+    }
+    text.into()
+}
+
+fn mesh_tls(message: mesh::mesh_config::TlsConfig, at: At<'_>) -> MeshTls {
+    use mesh::mesh_config::tls_config::TlsProtocol;
+    let mesh::mesh_config::TlsConfig {
+        min_protocol_version,
+        ecdh_curves,
+        cipher_suites,
+    } = message;
+    at.field("ecdhCurves").refuse(!ecdh_curves.is_empty());
+    let version = at.field("minProtocolVersion");
+    let list = at.field("cipherSuites");
+    for (index, name) in cipher_suites.iter().enumerate() {
+        if !CIPHER_SUITES.contains(&name.as_str()) {
+            list.index(index).error(format_args!(
+                "\"{name}\" is unknown: use {}",
+                CIPHER_SUITES.join(", ")
+            ));
+        }
+    }
+    MeshTls {
+        min_version: match version.ok(TlsProtocol::try_from(min_protocol_version)) {
+            Some(TlsProtocol::Tlsv13) => Some(TlsVersion::V1_3),
+            Some(TlsProtocol::Tlsv12) => Some(TlsVersion::V1_2),
+            Some(TlsProtocol::TlsAuto) | None => None,
+        },
+        cipher_suites: cipher_suites.into_iter().map(Into::into).collect(),
+    }
 }
 
 fn gateway_topology(message: mesh::Topology, at: At<'_>) -> GatewayTopology {
@@ -247,6 +319,10 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         access_log_encoding: _,
         outbound_traffic_policy: _,
         trust_domain: _,
+        trust_domain_aliases: _,
+        enable_auto_mtls: _,
+        mesh_m_tls: _,
+        extension_providers: _,
         default_service_export_to: _,
         default_virtual_service_export_to: _,
         default_destination_rule_export_to: _,
@@ -269,8 +345,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         enable_envoy_access_log_service,
         inbound_traffic_policy,
         config_sources,
-        enable_auto_mtls,
-        trust_domain_aliases,
         ca_certificates,
         zone_aware_lb_setting,
         dns_refresh_rate,
@@ -282,12 +356,10 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         service_scope_configs,
         verify_certificate_at_client,
         ca,
-        extension_providers,
         default_providers,
         discovery_selectors,
         path_normalization,
         default_http_retry_policy,
-        mesh_m_tls,
         tls_defaults,
         service_entry_visibility,
     } = message;
@@ -305,12 +377,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ),
         ("inboundTrafficPolicy", inbound_traffic_policy.is_some()),
         ("configSources", !config_sources.is_empty()),
-        // Switched off is what we do.
-        (
-            "enableAutoMtls",
-            enable_auto_mtls.as_ref().is_some_and(|flag| flag.value),
-        ),
-        ("trustDomainAliases", !trust_domain_aliases.is_empty()),
         ("caCertificates", !ca_certificates.is_empty()),
         ("zoneAwareLbSetting", zone_aware_lb_setting.is_some()),
         ("dnsRefreshRate", dns_refresh_rate.is_some()),
@@ -331,7 +397,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
             verify_certificate_at_client.is_some(),
         ),
         ("ca", ca.is_some()),
-        ("extensionProviders", !extension_providers.is_empty()),
         ("defaultProviders", default_providers.is_some()),
         ("discoverySelectors", !discovery_selectors.is_empty()),
         ("pathNormalization", path_normalization.is_some()),
@@ -339,7 +404,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
             "defaultHttpRetryPolicy",
             default_http_retry_policy.is_some(),
         ),
-        ("meshMTLS", mesh_m_tls.is_some()),
         ("tlsDefaults", tls_defaults.is_some()),
         ("serviceEntryVisibility", service_entry_visibility.is_some()),
     ];

@@ -2,6 +2,9 @@
 //! field, so that a field of the real API that nobody thought of does not compile; what is not
 //! generated yet is refused with its path.
 
+pub(crate) mod authorization_policy;
+mod authorization_policy_values;
+mod authorization_policy_when;
 pub(crate) mod destination_rule;
 mod destination_rule_balancer;
 mod destination_rule_pool;
@@ -11,6 +14,10 @@ mod envoy_filter_value;
 pub(crate) mod gateway;
 mod gateway_tls;
 pub mod mesh_config;
+mod mesh_config_providers;
+pub(crate) mod peer_authentication;
+pub(crate) mod request_authentication;
+mod selector;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
 pub(crate) mod virtual_service;
