@@ -391,7 +391,7 @@ fn objects(core: &Core) -> [Sample; 7] {
     ]
 }
 
-fn work(core: &Core) -> [Sample; 12] {
+fn work(core: &Core) -> [Sample; 14] {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let engine = core.engine_counters();
     let nodes = core.engine_size() as u64;
@@ -412,6 +412,18 @@ fn work(core: &Core) -> [Sample; 12] {
             "counter",
             "Connections closed because there are too many.",
             load(&core.ads.connections_refused),
+        ),
+        (
+            "weft_xds_sent_bytes",
+            "counter",
+            "Encoded bytes of answers sent.",
+            load(&core.ads.response_bytes),
+        ),
+        (
+            "weft_xds_streams_aged",
+            "counter",
+            "Streams ended for their age.",
+            load(&core.ads.streams_aged),
         ),
         (
             "weft_xds_streams_refused",

@@ -61,6 +61,7 @@ fn config(directory: &Path) -> ControlConfig {
         mesh_config: None,
         grpc_addr: local,
         monitoring_addr: local,
+        max_connection_age: None,
     }
 }
 
@@ -288,11 +289,56 @@ async fn a_reconnect_with_delta_resumes_without_resources() {
         .iter()
         .map(|r| (r.name.clone(), r.version.clone()))
         .collect();
-    let again = delta(&plane, known).await;
-    assert!(
-        again.is_none_or(|r| r.resources.is_empty()),
-        "nothing is sent twice"
-    );
+    let again = delta(&plane, known).await.expect("it is heard");
+    assert!(again.resources.is_empty() && again.removed_resources.is_empty());
+    let bytes = prost::Message::encoded_len(&again);
+    assert!(bytes <= 1024, "{bytes}");
+    plane.drain.finish().await;
+}
+
+/// Clusters in state of the world: there is no answer that could be acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_returning_client_says_it_has_is_shown() {
+    let plane = start(&[("mesh.yaml", SERVICE)]).await;
+    let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
+    let first = proxy.next(PATIENCE, None).await.expect("clusters");
+    drop(proxy);
+    let mut is_there = true;
+    for _ in 0..500 {
+        is_there = get(&plane, "/debug/syncz").await.contains(SIDECAR);
+        if !is_there {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!is_there, "the first stream is gone");
+    let address = format!("http://{}", plane.control.grpc_addr);
+    let client = AggregatedDiscoveryServiceClient::connect(address).await;
+    let (requests, receiver) = mpsc::channel(4);
+    let request = DiscoveryRequest {
+        node: Some(node(SIDECAR)),
+        type_url: TypeUrl::CLUSTER.as_str().to_owned(),
+        version_info: first.version_info.clone(),
+        ..DiscoveryRequest::default()
+    };
+    requests.send(request).await.expect("room");
+    let call = tokio::spawn(async move {
+        let requests = ReceiverStream::new(receiver);
+        let mut client = client.expect("connects");
+        let stream = client.stream_aggregated_resources(requests).await;
+        stream.expect("a stream").into_inner().message().await
+    });
+    let wanted = format!("\"acked\": \"{}\"", first.version_info);
+    let mut page = String::new();
+    for _ in 0..100 {
+        page = get(&plane, "/debug/syncz").await;
+        if page.contains(&wanted) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(page.contains(&wanted), "{page}");
+    assert!(!call.is_finished(), "it is sent nothing");
     plane.drain.finish().await;
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
             mesh_config: args.mesh_config.clone(),
             grpc_addr: args.grpc_addr,
             monitoring_addr: args.monitoring_addr,
+            max_connection_age: args.grpc_max_connection_age.0,
         };
         ControlPlane::run(config, drain)
             .await

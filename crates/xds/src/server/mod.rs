@@ -1,6 +1,7 @@
 //! The server's side of one aggregated stream, without I/O: requests, views and time go in,
 //! answers and events come out. Never knows what a resource means or who the client is.
 
+mod age;
 mod blame;
 mod event;
 pub mod grpc;
