@@ -153,10 +153,9 @@ async fn tls_is_passed_on_by_server_name(program: &Program) {
         Upstream::start_tls("a", &certificates[0]).await,
         Upstream::start_tls("b", &certificates[1]).await,
     ];
-    let mut text = String::new();
-    for (name, upstream) in names.iter().zip(&upstreams) {
+    let entry = |(name, upstream): (&&str, &Upstream)| {
         let target = upstream.address();
-        text += &format!(
+        format!(
             "apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {{name: {}, namespace: shop}}
@@ -170,8 +169,9 @@ spec:
             name.replace('.', "-"),
             target.ip(),
             target.port()
-        );
-    }
+        )
+    };
+    let mut text: String = names.iter().zip(&upstreams).map(entry).collect();
     let server = format!(
         "port: {{number: {port}, name: tls, protocol: TLS}}, hosts: ['*.example.org'], tls: {{mode: PASSTHROUGH}}"
     );

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 const LATE: u64 = 4_102_444_800;
 
 /// `token:NAME` for each token, `jwks` and `jwks:two` for the keys.
+#[allow(clippy::too_many_lines)] // a table
 pub(crate) fn words() -> BTreeMap<String, String> {
     let rsa = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
     let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
