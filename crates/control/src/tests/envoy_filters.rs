@@ -115,7 +115,7 @@ fn inbound_outbound_and_gateway_listeners_are_told_apart() {
     let name = |chain: &FilterChain| manager(chain).server_name;
     let config = mesh.config(&sidecar("10.0.0.1", "shop"));
     let chains = config.listener("virtualInbound").filter_chains;
-    let inbound = chains.iter().find(|c| c.name.ends_with("9080_http"));
+    let inbound = chains.iter().find(|c| c.name.starts_with("0.0.0.0_9080"));
     assert_eq!(name(inbound.expect("a chain")), "sidecar_inbound");
     let outbound = config.listener("0.0.0.0_9080").filter_chains;
     assert_eq!(name(&outbound[0]), "sidecar_outbound");
