@@ -12,6 +12,8 @@ from pathlib import Path
 from . import programs, report
 from .errors import BenchError
 from .measure import Bench, CaseResult, Plan
+from .control import run as control
+from .control.cases import CASES as CONTROL_CASES
 from .suites import PEERS, SUITES, Case
 
 _LEGEND = """\
@@ -38,10 +40,11 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run", description="Weft beside Envoy, nginx and HAProxy.")
-    parser.add_argument("suite", choices=[*SUITES, "all"])
+    parser.add_argument("suite", choices=[*SUITES, "control", "all"])
     parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="rounds over all peers (3)")
     parser.add_argument("--seconds", type=_seconds, default=1.5, metavar="S", help="seconds of each measurement (1.5)")
     parser.add_argument("--weft", metavar="PATH", help="an existing weft program, instead of building one")
+    parser.add_argument("--load", metavar="PATH", help="an existing load client of the suite control, instead of building one")
     parser.add_argument("--peers", type=_peers, default=list(PEERS), metavar="A,B", help="only these peers")
     parser.add_argument("--cases", type=lambda text: text.split(","), metavar="A,B", help="only these cases")
     parser.add_argument("--out", type=Path, default=programs.REPOSITORY / "bench" / "out", metavar="DIR", help="folder of the JSON files (bench/out)")
@@ -72,6 +75,15 @@ def _peers(text: str) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
+    good = True
+    in_all = options.suite == "all" and (options.cases is None or any(name in CONTROL_CASES for name in options.cases))
+    if options.suite == "control" or in_all:
+        _raise_file_limit()
+        _warn_if_busy()
+        whole, held = control.run(options.weft, options.load, options.cases, options.out, _cores())
+        good = whole and (held or not options.check)
+        if options.suite == "control":
+            return 0 if good else 1
     suites = list(SUITES) if options.suite == "all" else [options.suite]
     chosen = {suite: _cases(suite, options.cases) for suite in suites}
     if not any(chosen.values()):
@@ -83,7 +95,6 @@ def _run(options: argparse.Namespace) -> int:
     _warn_if_busy()
     plan = Plan(options.rounds, options.seconds, proxy_core, client_core)
     directory = Path(tempfile.mkdtemp(prefix="weft-bench-"))
-    good = True
     try:
         with Bench(found, plan, directory) as bench:
             print(_LEGEND)

@@ -96,7 +96,7 @@ class Program:
     def cpu_time(self) -> CpuTime:
         """CPU time of all threads of all processes of the group, from `/proc/PID/stat`."""
         user = system = 0
-        for pid in self._members():
+        for pid in self.members():
             fields = _stat_fields(pid)
             if fields:
                 user += int(fields[11])
@@ -109,13 +109,14 @@ class Program:
         One process: its VmRSS. Several (nginx's master and worker share what they inherited): the
         largest VmRSS, and of the others only what is theirs alone.
         """
-        sizes = sorted((_resident_and_private_kib(pid) for pid in self._members()), reverse=True)
+        sizes = sorted((_resident_and_private_kib(pid) for pid in self.members()), reverse=True)
         if not sizes:
             raise CaseFailed(f"{self.name} is gone: {self.log_tail()}")
         kib = sizes[0][0] + sum(private for _resident, private in sizes[1:])
         return kib * 1024 / 1e6
 
-    def _members(self) -> list[int]:
+    def members(self) -> list[int]:
+        """The processes of the group."""
         group = self._process.pid
         pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
         return [pid for pid in pids if _process_group(pid) == group]

@@ -31,7 +31,7 @@ class Programs:
     weft: str | None
 
 
-def provide(peers: set[str], suites: list[str], weft: str | None) -> Programs:
+def provide(peers: set[str], suites: list[str], given_weft: str | None) -> Programs:
     """Makes sure that everything is there. nginx and HAProxy also serve as upstreams."""
     wanted = {"h2load": "nghttp2-client", "openssl": "openssl", "nginx": "nginx", "haproxy": "haproxy"}
     missing = [package for program, package in wanted.items() if not _which(program)]
@@ -43,7 +43,7 @@ def provide(peers: set[str], suites: list[str], weft: str | None) -> Programs:
         **{program: _must_have(program, package) for program, package in wanted.items()},
         nginx_stream_module=_STREAM_MODULE if _STREAM_MODULE.exists() else None,
         envoy=_envoy() if "envoy" in peers else None,
-        weft=_weft(weft) if "weft" in peers else None,
+        weft=weft(given_weft) if "weft" in peers else None,
     )
 
 
@@ -143,25 +143,37 @@ def _envoy_in(folder: Path) -> str | None:
     return next((str(path) for path in folder.glob("lib/python*/site-packages/envoy/_bin/envoy")), None)
 
 
-def _weft(given: str | None) -> str:
-    if given:
-        path = Path(given).resolve()
-        if not os.access(path, os.X_OK) or path.is_dir():
-            raise BenchError(f"--weft {given}: no program there")
-        return str(path)
+def weft(given: str | None) -> str:
+    """The program that `given` names, or one that is built now."""
+    return _given("--weft", given) if given else _build("weft", "weft")
+
+
+def load_client(given: str | None) -> str:
+    """The simulated proxies of the suite `control`."""
+    return _given("--load", given) if given else _build("weft-bench-control", "weft-bench-control")
+
+
+def _given(option: str, given: str) -> str:
+    path = Path(given).resolve()
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise BenchError(f"{option} {given}: no program there")
+    return str(path)
+
+
+def _build(package: str, program: str) -> str:
     if shutil.which("cargo") is None:
-        raise BenchError("cargo is not in PATH: install Rust, or name a weft program with --weft PATH")
-    _say("building weft (cargo build --release -p weft)")
-    command = ["cargo", "build", "--release", "-p", "weft", "--message-format", "json-render-diagnostics"]
+        raise BenchError("cargo is not in PATH: install Rust, or name programs with --weft PATH and --load PATH")
+    _say(f"building {program} (cargo build --release -p {package})")
+    command = ["cargo", "build", "--release", "-p", package, "--message-format", "json-render-diagnostics"]
     built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
     if built.returncode:
-        raise BenchError("weft does not build; mend that, or name a weft program with --weft PATH")
+        raise BenchError(f"{program} does not build; mend that, or name programs with --weft PATH and --load PATH")
     # Cargo says where it puts the program, whatever sets the build folder.
     for line in built.stdout.splitlines():
         message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "weft":
+        if message.get("executable") and message["target"]["name"] == program:
             return message["executable"]
-    raise BenchError("cargo built the package weft but no program weft")
+    raise BenchError(f"cargo built the package {package} but no program {program}")
 
 
 def _say(text: str) -> None:

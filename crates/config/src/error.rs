@@ -16,11 +16,44 @@ pub struct Loaded<T> {
 /// One thing wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// Kind and name of a resource inside of the refused one that is at fault: `listener foo`
+    /// of a bootstrap.
+    pub resource: Option<String>,
     /// Path of the field inside the resource, such as `filter_chains[2].transport_socket`.
     /// Empty when the resource as a whole is meant.
     pub path: String,
     /// What is wrong and what to do about it.
     pub text: String,
+}
+
+impl Problem {
+    /// A problem of the resource itself.
+    pub fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            resource: None,
+            path: path.into(),
+            text: text.into(),
+        }
+    }
+
+    /// The same problem as seen from a message that has this one at `place`.
+    #[must_use]
+    pub fn within(mut self, place: &str) -> Self {
+        let dot = match self.path.chars().next() {
+            None | Some('[') => "",
+            _ if place.is_empty() => "",
+            Some(_) => ".",
+        };
+        self.path = format!("{place}{dot}{}", self.path);
+        self
+    }
+
+    /// The same problem of a resource inside of another.
+    #[must_use]
+    pub fn of(mut self, resource: &str) -> Self {
+        self.resource = Some(resource.to_owned());
+        self
+    }
 }
 
 /// All problems of one resource. Shown as `listener foo: filter_chains[2].name: text`, joined by `; `.
@@ -44,10 +77,7 @@ impl ConfigError {
     ) -> Self {
         Self {
             resource: resource.into(),
-            problems: vec![Problem {
-                path: path.into(),
-                text: text.into(),
-            }],
+            problems: vec![Problem::new(path, text)],
         }
     }
 }
@@ -58,7 +88,8 @@ impl fmt::Display for ConfigError {
             if index > 0 {
                 f.write_str("; ")?;
             }
-            write!(f, "{}: ", self.resource)?;
+            let resource = problem.resource.as_deref().unwrap_or(&self.resource);
+            write!(f, "{resource}: ")?;
             if !problem.path.is_empty() {
                 write!(f, "{}: ", problem.path)?;
             }

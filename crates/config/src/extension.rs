@@ -3,7 +3,7 @@
 
 use prost::Message;
 
-use crate::filter_chain::NetworkFilter;
+use crate::filter_chain::{NetworkFilter, NetworkGuard};
 use crate::pass::Pass;
 use crate::pb;
 use pb::google::Any;
@@ -48,14 +48,28 @@ pub(crate) fn decode<M: Message + Default>(p: &mut Pass<'_>, bytes: &[u8]) -> Op
     }
 }
 
+/// A network filter by its place in the chain.
+pub(crate) enum ChainFilter {
+    Guard(NetworkGuard),
+    End(NetworkFilter),
+}
+
 /// Network filters.
-pub(crate) const NETWORK_FILTERS: &[Extension<NetworkFilter>] = &[
+pub(crate) const NETWORK_FILTERS: &[Extension<ChainFilter>] = &[
+    Extension {
+        name: "envoy.extensions.filters.network.rbac.v3.RBAC",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            crate::rbac::filters::network_rbac(p, &message)
+                .map(|rbac| ChainFilter::Guard(NetworkGuard::Rbac(rbac.into())))
+        },
+    },
     Extension {
         name: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         read: |p, bytes| {
             let message = decode(p, bytes)?;
             crate::http_manager::convert::http_manager(p, &message)
-                .map(|manager| NetworkFilter::Http(manager.into()))
+                .map(|manager| ChainFilter::End(NetworkFilter::Http(manager.into())))
         },
     },
     Extension {
@@ -63,7 +77,7 @@ pub(crate) const NETWORK_FILTERS: &[Extension<NetworkFilter>] = &[
         read: |p, bytes| {
             let message = decode(p, bytes)?;
             crate::tcp_proxy::convert::tcp_proxy(p, &message)
-                .map(|proxy| NetworkFilter::TcpProxy(proxy.into()))
+                .map(|proxy| ChainFilter::End(NetworkFilter::TcpProxy(proxy.into())))
         },
     },
 ];

@@ -8,10 +8,18 @@ use ahash::AHashMap;
 
 use crate::address::{CidrRange, mask};
 use crate::http_manager::HttpManager;
+use crate::rbac::NetworkRbac;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::DownstreamTls;
 
-/// A filter of a chain.
+/// A filter before the one that ends a chain: it lets a connection pass, or closes it.
+#[derive(Debug, Clone)]
+pub enum NetworkGuard {
+    /// By role-based access control.
+    Rbac(Arc<NetworkRbac>),
+}
+
+/// A filter that ends a chain.
 #[derive(Debug, Clone)]
 pub enum NetworkFilter {
     /// HTTP connection manager; ends the chain.
@@ -27,7 +35,9 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// TLS, or plain text.
     pub tls: Option<Arc<DownstreamTls>>,
-    /// Filters in order; empty chains close the connection.
+    /// Asked in their order, after the TLS handshake and before the filter that ends the chain.
+    pub guards: Vec<NetworkGuard>,
+    /// The filter that ends the chain; empty chains close the connection.
     pub filters: Vec<NetworkFilter>,
     /// Bound of the TLS handshake.
     pub transport_socket_connect_timeout: Option<Duration>,

@@ -5,8 +5,11 @@ pub(crate) mod convert;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ext_authz::{AuthzOverride, ExtAuthz};
 use crate::fraction::Fraction;
+use crate::jwt::{JwtAuthn, JwtOverride};
 use crate::matching::{HeaderMatch, StringMatch};
+use crate::rbac::RbacFilter;
 
 /// One filter of an HTTP manager, in the configured order.
 #[derive(Debug, Clone)]
@@ -28,6 +31,12 @@ pub enum HttpFilterConfig {
     Fault(Arc<Fault>),
     /// Cross-origin requests; policies are on routes and virtual hosts.
     Cors,
+    /// Access control by policies.
+    Rbac(Arc<RbacFilter>),
+    /// Tokens.
+    Jwt(Arc<JwtAuthn>),
+    /// Another service decides.
+    ExtAuthz(Arc<ExtAuthz>),
 }
 
 /// `envoy.filters.http.router`.
@@ -102,6 +111,12 @@ pub enum FilterOverride {
     Fault(Arc<Fault>),
     /// The policy for cross-origin requests.
     Cors(Arc<CorsPolicy>),
+    /// Other rules.
+    Rbac(Arc<RbacFilter>),
+    /// Another requirement for tokens.
+    Jwt(Arc<JwtOverride>),
+    /// More to tell the service that decides.
+    ExtAuthz(Arc<AuthzOverride>),
 }
 
 impl FilterOverrides {

@@ -57,7 +57,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("matcher.GoogleRE2", "max_program_size", "compiled expressions have a size limit of their own"),
     line("core.SocketAddress", "resolver_name", "names are resolved by the cluster's type"),
     line("core.SocketAddress", "ipv4_compat", "IPv6 sockets follow the system's setting"),
-    line("format string", "DYNAMIC_METADATA", NO_VALUE),
     line("format string", "CLUSTER_METADATA", NO_VALUE),
     line("format string", "UPSTREAM_METADATA", NO_VALUE),
     line("format string", "METADATA", NO_VALUE),
@@ -66,6 +65,13 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("format string", "TRACE_ID", NO_VALUE),
     line("format string", "SPAN_ID", NO_VALUE),
     line("format string", "VIRTUAL_CLUSTER_NAME", NO_VALUE),
+    line("rbac.RBAC", "track_per_rule_stats", STATS),
+    line("jwt_authn.JwtProvider", "jwt_cache_config", "every token is verified"),
+    line("jwt_authn.JwksAsyncFetch", "fast_listener", "no listener waits for keys"),
+    line("ext_authz.ExtAuthz", "charge_cluster_response_stats", STATS),
+    line("ext_authz.ExtAuthz", "enforce_response_header_limits", "the limits of a cluster's responses always hold"),
+    line("ext_authz.ExtAuthz", "emit_client_span", TRACING),
+    line("core.RuntimeFeatureFlag", "runtime_key", RUNTIME),
     // Configuration sources.
     line("core.ConfigSource", "initial_fetch_timeout", "the bootstrap's counts"),
     line("core.ApiConfigSource", "refresh_delay", ADS_ONLY),
@@ -202,7 +208,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("tcp_proxy.TcpProxy", "backoff_options", "attempts to connect follow each other at once, as in Envoy by default"),
     line("tcp_proxy.TcpProxy", "check_drain_close", TUNING),
     // Routes.
-    line("route.RouteConfiguration", "validate_clusters", "an unknown cluster is an answer at run time, not a fault of the routes"),
     line("route.RouteConfiguration", "max_direct_response_body_size_bytes", "the size of the resource bounds it"),
     line("route.RouteConfiguration", "metadata", TELEMETRY),
     line("route.VirtualHost", "metadata", TELEMETRY),
@@ -289,7 +294,38 @@ pub(crate) fn operator_name(name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::IGNORED;
+
+    const HEAD: &str = "# Ignored fields
+
+Fields of Envoy's configuration that Weft accepts although they have no effect, each with its reason.
+`weft proxy --mode validate` prints those that a bootstrap sets, with their lines; the log tells them
+at the start, and `control_plane.ignored_fields` counts them. What is in no row here is used, or
+refused with its path; [compatibility.md](compatibility.md) says which.
+
+`WEFT_UPDATE_GOLDENS=1 cargo test -p weft-config` writes this page from the table that the
+proxy uses.
+
+| Message | Field | Why it has no effect |
+|---|---|---|
+";
+
+    #[test]
+    fn the_page_for_users_is_the_table() {
+        let mut wanted = HEAD.to_owned();
+        for entry in IGNORED {
+            let (message, field, reason) = (entry.message, entry.field, entry.reason);
+            let _ = writeln!(wanted, "| `{message}` | `{field}` | {reason} |");
+        }
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ignored-fields.md");
+        if std::env::var_os("WEFT_UPDATE_GOLDENS").is_some() {
+            std::fs::write(page, &wanted).expect("the page can be written");
+        }
+        let found = std::fs::read_to_string(page).expect("the page is there");
+        assert!(found == wanted, "run this test with WEFT_UPDATE_GOLDENS=1");
+    }
 
     #[test]
     fn no_field_is_listed_twice() {

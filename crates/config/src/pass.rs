@@ -174,12 +174,14 @@ impl<'c> Pass<'c> {
 
     /// The message or value we stand at is refused.
     pub(crate) fn refuse(&mut self, text: impl Into<String>) {
+        self.adopt_problem(Problem::new("", text));
+    }
+
+    /// Takes over a problem that another conversion found inside of what we stand at.
+    pub(crate) fn adopt_problem(&mut self, problem: Problem) {
         if self.problems.len() < ConfigError::MAX_PROBLEMS {
-            let path = self.path_text();
-            self.problems.push(Problem {
-                path,
-                text: text.into(),
-            });
+            let place = self.path_text();
+            self.problems.push(problem.within(&place));
         }
     }
 

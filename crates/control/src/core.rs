@@ -1,6 +1,7 @@
 //! The state that the writer and the connections share: the engine, the published views, who is
 //! connected and what was pushed to whom. Must never know sockets.
 
+pub(crate) mod analysis;
 mod news;
 mod record;
 
@@ -24,6 +25,7 @@ use crate::engine;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
+use analysis::Analyst;
 use news::News;
 
 /// The shared state.
@@ -34,6 +36,7 @@ pub struct Core {
     statuses: Mutex<BTreeMap<StatusKey, ObjectStatus>>,
     refusals: Mutex<BTreeMap<(TypeUrl, Arc<str>), Refused>>,
     ready: AtomicBool,
+    analyst: Analyst,
     /// Batches that were applied.
     pub(crate) batches: AtomicU64,
     /// Pushes by type, and refused answers by type.
@@ -124,6 +127,7 @@ pub struct Refused {
 
 impl Core {
     pub(crate) fn new(mesh: MeshSettings) -> Self {
+        let analyst = Analyst::new(mesh.clone());
         let writer = Writer {
             world: World::new(mesh),
             published: HashMap::default(),
@@ -135,6 +139,7 @@ impl Core {
             statuses: Mutex::default(),
             refusals: Mutex::default(),
             ready: AtomicBool::new(false),
+            analyst,
             batches: AtomicU64::new(0),
             by_type: Mutex::default(),
             ads: Arc::default(),
@@ -166,6 +171,8 @@ impl Core {
                 let mut writer = self.writer.lock();
                 writer.world.apply(&part);
                 writer.publish();
+                drop(writer);
+                self.analyst.note(&part);
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);
@@ -173,11 +180,11 @@ impl Core {
 
     fn take_statuses(&self, statuses: Vec<ObjectStatus>) {
         let mut news = News::default();
+        for problem in news::distinct(&statuses) {
+            tracing::warn!(%problem, "configuration");
+        }
         let mut known = self.statuses.lock();
         for status in statuses {
-            for problem in &status.problems {
-                tracing::warn!(%problem, "configuration");
-            }
             let key = status.key();
             if status.state == ObjectState::Removed {
                 let before = known.remove(&key);
@@ -359,8 +366,13 @@ impl ViewSource for Core {
             return;
         };
         match event {
-            Event::Subscribed { type_url, .. } | Event::Resumed { type_url } => {
+            Event::Subscribed { type_url, .. } => {
                 connected.types.entry(type_url.clone()).or_default();
+            }
+            Event::Resumed { type_url, version } => {
+                // It says that it has this; the ACK was given to an earlier stream.
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.acked = Some(*version);
             }
             Event::Acked { type_url, version } => {
                 let state = connected.types.entry(type_url.clone()).or_default();

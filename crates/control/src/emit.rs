@@ -64,6 +64,14 @@ impl PartialEq for Emitted {
 
 impl Eq for Emitted {}
 
+/// Equal content has an equal name and version.
+impl std::hash::Hash for Emitted {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.resource.name.hash(state);
+        self.resource.version.hash(state);
+    }
+}
+
 impl Emitted {
     pub(crate) fn new(resource: Resource, origins: Origins) -> Self {
         Self {

@@ -18,8 +18,10 @@ pub mod emit;
 pub mod engine;
 mod generate;
 mod graph;
+pub mod identity;
 mod monitoring;
 pub mod node;
+mod patch;
 mod pb;
 mod plane;
 #[cfg(test)]

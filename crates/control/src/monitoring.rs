@@ -23,6 +23,7 @@ use weft_sources::ObjectState;
 use weft_xds::TypeUrl;
 
 use crate::core::{Connected, Core, TypeCounts};
+use crate::generate::secrets;
 use crate::node::ProxyKind;
 
 /// Connections at once; more wait in the listener's queue.
@@ -190,11 +191,13 @@ fn state_name(state: ObjectState) -> &'static str {
     }
 }
 
-/// `{"objects": [{"object", "source", "line", "state", "problems", "heldBack", "refusedBy"}]}`:
-/// `heldBack` says which of its newer resources proxies would refuse, `refusedBy` which they did.
+/// `{"objects": [{"object", "source", "line", "state", "problems", "heldBack", "refusedBy", "warnings"}]}`:
+/// `heldBack` says which of its newer resources proxies would refuse, `refusedBy` which they did,
+/// `warnings` what is suspicious although it is valid.
 fn statuses(core: &Core) -> Value {
     let refusals = core.refusals();
     let faults = core.faults();
+    let warnings = core.warnings();
     let objects = core.statuses().into_iter().map(|status| {
         let object = status.object.as_ref().map(ToString::to_string);
         let refused: Vec<Value> = refusals
@@ -216,6 +219,7 @@ fn statuses(core: &Core) -> Value {
             })
             .map(|f| &*f.message)
             .collect();
+        let warned = object.as_ref().and_then(|object| warnings.get(object));
         json!({
             "object": object,
             "source": &*status.source,
@@ -224,6 +228,7 @@ fn statuses(core: &Core) -> Value {
             "problems": status.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "heldBack": held,
             "refusedBy": refused,
+            "warnings": warned.map_or(&[] as &[String], Vec::as_slice),
         })
     });
     json!({ "objects": objects.collect::<Vec<_>>() })
@@ -257,9 +262,14 @@ fn config_dump(core: &Core, wanted: Option<&str>) -> Option<Value> {
         let type_url = set.type_url().clone();
         let view = &view;
         set.iter().map(move |resource| {
+            let value = if type_url == TypeUrl::SECRET {
+                secrets::without_keys(&resource.body)
+            } else {
+                resource.body.to_vec()
+            };
             let any = weft_proto::Any {
                 type_url: type_url.as_str().to_owned(),
-                value: resource.body.to_vec(),
+                value,
             };
             let origins = view.origins(&type_url, &resource.name);
             let origins: Vec<String> = origins
@@ -331,7 +341,7 @@ fn metrics(core: &Core) -> String {
 /// Name, kind, help and value.
 type Sample = (&'static str, &'static str, &'static str, u64);
 
-fn objects(core: &Core) -> [Sample; 5] {
+fn objects(core: &Core) -> [Sample; 7] {
     let count = |kind: fn(&ObjectKey) -> bool| core.count(kind) as u64;
     let services = count(|k| matches!(k, ObjectKey::Service(_)));
     let virtuals = count(|k| matches!(k, ObjectKey::VirtualService(_)));
@@ -339,6 +349,7 @@ fn objects(core: &Core) -> [Sample; 5] {
     let statuses = core.statuses();
     let bad = statuses.iter().filter(|s| !s.problems.is_empty()).count() as u64;
     let held = core.faults().len() as u64;
+    let (suspicious, looks) = core.analysis_counts();
     [
         ("pilot_services", "gauge", "Known services.", services),
         (
@@ -365,10 +376,22 @@ fn objects(core: &Core) -> [Sample; 5] {
             "Invalid pieces held back.",
             held,
         ),
+        (
+            "weft_config_warnings",
+            "gauge",
+            "What is suspicious in valid objects, those included that are not kept.",
+            suspicious,
+        ),
+        (
+            "weft_config_analyses",
+            "counter",
+            "Looks for what is suspicious.",
+            looks,
+        ),
     ]
 }
 
-fn work(core: &Core) -> [Sample; 12] {
+fn work(core: &Core) -> [Sample; 14] {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let engine = core.engine_counters();
     let nodes = core.engine_size() as u64;
@@ -381,7 +404,7 @@ fn work(core: &Core) -> [Sample; 12] {
         (
             "weft_xds_resumed",
             "counter",
-            "Types resumed without sending.",
+            "Types resumed without sending a resource.",
             resumed,
         ),
         (
@@ -389,6 +412,18 @@ fn work(core: &Core) -> [Sample; 12] {
             "counter",
             "Connections closed because there are too many.",
             load(&core.ads.connections_refused),
+        ),
+        (
+            "weft_xds_sent_bytes",
+            "counter",
+            "Encoded bytes of answers sent.",
+            load(&core.ads.response_bytes),
+        ),
+        (
+            "weft_xds_streams_aged",
+            "counter",
+            "Streams ended for their age.",
+            load(&core.ads.streams_aged),
         ),
         (
             "weft_xds_streams_refused",

@@ -10,6 +10,7 @@ use thiserror::Error;
 use weft_model::ProxySettings;
 use weft_sources::proxy_settings;
 
+use crate::identity::Identity;
 use crate::pb::core::v3::Node;
 use crate::pb::protobuf::{Struct, Value, value::Kind};
 
@@ -72,6 +73,14 @@ pub struct Proxy {
     /// Whether a sidecar without redirection binds a listener for each outbound port
     /// (metadata `WEFT_OUTBOUND_LISTENERS`, default true as in Istio).
     pub outbound_listeners: bool,
+    /// Istio's version, if it says one (metadata `ISTIO_VERSION`).
+    pub version: Option<String>,
+    /// The entries of its metadata that are text.
+    pub metadata: Arc<BTreeMap<String, String>>,
+    /// Its certificates.
+    pub identity: Identity,
+    /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
+    pub unprivileged: bool,
     /// The node's `cluster`: the service in the words of Envoy's bootstrap.
     pub cluster: String,
     /// Name of the mesh (metadata `MESH_ID`).
@@ -150,6 +159,10 @@ impl Proxy {
             http_proxy_port: metadata.port("HTTP_PROXY_PORT")?,
             inbound: metadata.inbound()?,
             outbound_listeners: metadata.flag("WEFT_OUTBOUND_LISTENERS", true)?,
+            version: metadata.text("ISTIO_VERSION"),
+            metadata: Arc::new(metadata.texts()),
+            identity: Identity::read(|key| metadata.text(key))?,
+            unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
             cluster: node.cluster.clone(),
             mesh_id: metadata.text("MESH_ID").unwrap_or_default(),
             workload: metadata.text("WORKLOAD_NAME").unwrap_or_default(),
@@ -234,6 +247,15 @@ impl Metadata<'_> {
             Kind::BoolValue(b) => Some(b.to_string()),
             _ => None,
         }
+    }
+
+    fn texts(&self) -> BTreeMap<String, String> {
+        let entries = self.0.fields.iter();
+        let texts = entries.filter_map(|(key, value)| match &value.kind {
+            Some(Kind::StringValue(text)) => Some((key.clone(), text.clone())),
+            _ => None,
+        });
+        texts.collect()
     }
 
     /// A list, or a string of parts that are separated by commas.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration as StdDuration;
 
 pub(crate) use weft_proto::pb::envoy::config::common::matcher as matchers;
+pub(crate) use weft_proto::pb::envoy::config::rbac::v3 as rbac;
 pub(crate) use weft_proto::pb::envoy::config::trace;
 pub(crate) use weft_proto::pb::envoy::config::{
     accesslog, cluster, core, endpoint, listener, route,
@@ -16,15 +17,22 @@ pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::grpc::v3 as gr
 pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::open_telemetry::v3 as otel_log;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::cors::v3 as cors;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::http::ext_authz::v3 as http_ext_authz;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::fault::v3 as fault;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as jwt_authn;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::router::v3 as router;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::listener::{
-    http_inspector, original_dst, tls_inspector,
+    http_inspector, original_dst, proxy_protocol as proxy_protocol_listener, tls_inspector,
 };
+pub(crate) use weft_proto::pb::envoy::extensions::filters::network::ext_authz::v3 as network_ext_authz;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+#[cfg(test)]
+pub(crate) use weft_proto::pb::envoy::extensions::filters::network::rbac::v3 as network_rbac;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub(crate) use weft_proto::pb::envoy::extensions::formatter::req_without_query::v3 as req_without_query;
 pub(crate) use weft_proto::pb::envoy::extensions::http::header_formatters::preserve_case::v3 as preserve_case;
+pub(crate) use weft_proto::pb::envoy::extensions::network::dns_resolver::cares::v3 as dns_cares;
+pub(crate) use weft_proto::pb::envoy::extensions::path::r#match::uri_template::v3 as uri_template;
 pub(crate) use weft_proto::pb::envoy::extensions::request_id::uuid::v3 as request_id;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;

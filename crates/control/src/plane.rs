@@ -16,7 +16,7 @@ use weft_sources::{
 };
 use weft_xds::server::grpc as ads;
 
-use crate::core::Core;
+use crate::core::{Core, analysis};
 use crate::monitoring;
 
 /// How long open connections may take to end when the control plane stops.
@@ -41,6 +41,9 @@ pub struct ControlConfig {
     pub grpc_addr: SocketAddr,
     /// Where people and Prometheus look; port 0 takes a free one.
     pub monitoring_addr: SocketAddr,
+    /// How long a proxy's connection lasts before it is to choose a replica anew; see
+    /// [`ads::Options::max_connection_age`].
+    pub max_connection_age: Option<Duration>,
 }
 
 /// Why the control plane does not start.
@@ -123,7 +126,10 @@ impl ControlPlane {
             let grpc = listen(grpc, config.grpc_addr)?;
             core.set_ready(true);
             tasks.spawn(write(source, Arc::clone(&core), drain.clone()));
-            tasks.spawn(serve_ads(grpc, Arc::clone(&core), drain));
+            let looking = analysis::watch(Arc::clone(&core), drain.clone());
+            tasks.spawn(async { looking.await.map_err(ControlError::Part) });
+            let age = config.max_connection_age;
+            tasks.spawn(serve_ads(grpc, Arc::clone(&core), age, drain));
             tracing::info!(%grpc_addr, %monitoring_addr, "control plane serves");
         }
         Ok(Self {
@@ -290,9 +296,11 @@ async fn write(
 async fn serve_ads(
     listener: TcpListener,
     core: Arc<Core>,
+    max_connection_age: Option<Duration>,
     drain: DrainSignal,
 ) -> Result<(), ControlError> {
     let options = ads::Options {
+        max_connection_age,
         identifier: Some(format!("weft-control-{}", env!("CARGO_PKG_VERSION")).into()),
         ..ads::Options::default()
     };
@@ -307,7 +315,7 @@ async fn serve_ads(
             core.disconnect_all();
         }
     };
-    let server = ads::server_builder()
+    let server = ads::server_builder(max_connection_age)
         .add_service(service)
         .serve_with_incoming_shutdown(accepted, ended);
     let late = async {

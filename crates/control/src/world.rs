@@ -1,21 +1,24 @@
 //! The writer's side of the graph: turns changed objects into source keys, and keeps the indexes
 //! that generators list instead of searching. Must never know what is derived from them.
 
+mod security;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
-    DestinationRule, Gateway, GatewayRef, Hostname, Labels, MeshSettings, Namespace, Object,
-    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, Telemetry,
+    DestinationRule, EnvoyFilter, Gateway, GatewayRef, Hostname, Labels, MeshSettings, Namespace,
+    Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, Telemetry,
     VirtualService,
 };
 use weft_sources::Change;
 
 use crate::emit::{Fault, origins};
 use crate::engine::Engine;
-use crate::graph::{Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
+use crate::graph::{FilterFacts, Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
+use security::SecurityRules;
 
 /// The engine of the mesh and the objects that it was told.
 pub(crate) struct World {
@@ -27,6 +30,8 @@ pub(crate) struct World {
     sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
     telemetries: HashMap<Namespace, Vec<Arc<Telemetry>>>,
     gateways: Vec<Arc<Gateway>>,
+    envoy_filters: HashMap<Namespace, BTreeMap<ObjectRef, FilterFacts>>,
+    security: SecurityRules,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
     /// Rules that leave routes to others.
@@ -52,6 +57,8 @@ impl World {
             sidecars: HashMap::default(),
             telemetries: HashMap::default(),
             gateways: Vec::new(),
+            envoy_filters: HashMap::default(),
+            security: SecurityRules::default(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
@@ -209,6 +216,16 @@ impl World {
                 count_labels(&mut self.labels, keys, comes);
             }
             Object::Sidecar(sidecar) => self.sidecar(sidecar, comes),
+            Object::EnvoyFilter(filter) => self.envoy_filter(filter, comes),
+            Object::PeerAuthentication(_)
+            | Object::AuthorizationPolicy(_)
+            | Object::RequestAuthentication(_) => self.security.change(object, comes),
+            Object::Secret(secret) => {
+                if comes {
+                    let value = Value::Secret(Arc::clone(secret));
+                    self.engine.set(secret_key(&secret.origin), value);
+                }
+            }
             Object::Telemetry(rule) => self.telemetry(rule, comes),
             // Endpoints already carry what workloads say; nobody reads namespaces yet.
             Object::Workload(_)
@@ -257,8 +274,8 @@ impl World {
                 if !rule.http.is_empty() {
                     self.index(rule_key(gateway, host), host, &facts, comes);
                 }
-                if has_streams && *gateway == GatewayRef::Mesh {
-                    self.index(stream_key(host), host, &facts, comes);
+                if has_streams {
+                    self.index(stream_key(gateway, host), host, &facts, comes);
                 }
             }
         }
@@ -346,6 +363,18 @@ impl World {
         }
     }
 
+    fn envoy_filter(&mut self, filter: &Arc<EnvoyFilter>, comes: bool) {
+        let origin = &filter.meta.origin;
+        let namespace = origin.namespace.clone();
+        let list = self.envoy_filters.entry(namespace).or_default();
+        list.remove(origin);
+        if comes {
+            list.insert(origin.clone(), FilterFacts::of(filter));
+            let value = Value::EnvoyFilter(Arc::clone(filter));
+            self.engine.set(Key::EnvoyFilter(origin.clone()), value);
+        }
+    }
+
     /// Tells the engine about the indexes that a change of a rule has touched.
     fn publish(&mut self, object: Option<&Object>) {
         for key in std::mem::take(&mut self.touched) {
@@ -387,6 +416,18 @@ impl World {
                     self.engine.remove(&key);
                 }
             }
+            Some(Object::EnvoyFilter(filter)) => {
+                let namespace = &filter.meta.origin.namespace;
+                let key = Key::EnvoyFilters(namespace.clone());
+                let list = self.envoy_filters.get(namespace);
+                if let Some(list) = list.filter(|list| !list.is_empty()) {
+                    let list = list.values().cloned().collect();
+                    self.engine.set(key, Value::EnvoyFilters(list));
+                } else {
+                    self.envoy_filters.remove(namespace);
+                    self.engine.remove(&key);
+                }
+            }
             Some(Object::DestinationRule(rule)) => {
                 let namespace = &rule.meta.origin.namespace;
                 let key = Key::RuleSelectors(namespace.clone());
@@ -399,7 +440,8 @@ impl World {
                     self.engine.remove(&key);
                 }
             }
-            _ => {}
+            Some(object) => self.security.publish(object, &mut self.engine),
+            None => {}
         }
         for (key, counts) in [
             (Key::MentionedLabels, &self.labels),
@@ -421,6 +463,13 @@ impl World {
                 self.engine
                     .remove(&Key::DestinationRule(rule.meta.origin.clone()));
             }
+            Object::EnvoyFilter(filter) => {
+                self.engine
+                    .remove(&Key::EnvoyFilter(filter.meta.origin.clone()));
+            }
+            Object::Secret(secret) => {
+                self.engine.remove(&secret_key(&secret.origin));
+            }
             _ => {}
         }
     }
@@ -434,8 +483,15 @@ fn rule_key(gateway: &GatewayRef, host: &Hostname) -> Key {
     }
 }
 
-fn stream_key(host: &Hostname) -> Key {
-    if host.is_wildcard() {
+fn secret_key(origin: &ObjectRef) -> Key {
+    Key::Secret(origin.namespace.clone(), Arc::clone(&origin.name))
+}
+
+fn stream_key(gateway: &GatewayRef, host: &Hostname) -> Key {
+    if *gateway != GatewayRef::Mesh {
+        // A gateway's servers look at all of its rules.
+        Key::GatewayStreams(gateway.clone())
+    } else if host.is_wildcard() {
         Key::WildcardStreams
     } else {
         Key::StreamIndex(Shard::of(host.as_str()))

@@ -61,6 +61,7 @@ fn config(directory: &Path) -> ControlConfig {
         mesh_config: None,
         grpc_addr: local,
         monitoring_addr: local,
+        max_connection_age: None,
     }
 }
 
@@ -214,6 +215,68 @@ async fn a_refused_resource_shows_on_its_objects() {
     plane.drain.finish().await;
 }
 
+const RULE: &str = r"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  http:
+  - route:
+    - destination:
+        host: revews
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: front, namespace: shop}
+spec:
+  selector: {istio: ingress}
+  servers:
+  - port: {number: 80, name: http, protocol: HTTP}
+    hosts: ['*']
+";
+
+/// Asks for a page until it says something, or does not any more.
+async fn until(plane: &Running, path: &str, text: &str, there: bool) -> String {
+    let mut page = String::new();
+    for _ in 0..100 {
+        page = get(plane, path).await;
+        if page.contains(text) == there {
+            return page;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{text:?} in {path} is not {there}: {page}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_leads_nowhere_is_in_force_and_its_status_says_so() {
+    let plane = start(&[("mesh.yaml", SERVICE), ("rule.yaml", RULE)]).await;
+    let said = "spec.http[0].route[0].destination.host: no service has the host";
+    let status = until(&plane, "/debug/status", said, true).await;
+    assert!(
+        status.contains("rule.yaml:10: VirtualService/shop/reviews"),
+        "{status}"
+    );
+    assert!(
+        status.contains("accepted") && !status.contains("refused\""),
+        "{status}"
+    );
+    let idle = "no workload and no proxy has the labels istio=ingress";
+    assert!(status.contains(idle), "{status}");
+    let metrics = get(&plane, "/metrics").await;
+    assert!(metrics.contains("weft_config_warnings 1\n"), "{metrics}");
+
+    write(
+        plane.directory.path(),
+        "rule.yaml",
+        &RULE.replace("revews", "reviews"),
+    );
+    until(&plane, "/debug/status", said, false).await;
+    until(&plane, "/metrics", "weft_config_warnings 0\n", true).await;
+    plane.drain.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconnect_with_delta_resumes_without_resources() {
     let plane = start(&[("mesh.yaml", SERVICE)]).await;
@@ -226,11 +289,56 @@ async fn a_reconnect_with_delta_resumes_without_resources() {
         .iter()
         .map(|r| (r.name.clone(), r.version.clone()))
         .collect();
-    let again = delta(&plane, known).await;
-    assert!(
-        again.is_none_or(|r| r.resources.is_empty()),
-        "nothing is sent twice"
-    );
+    let again = delta(&plane, known).await.expect("it is heard");
+    assert!(again.resources.is_empty() && again.removed_resources.is_empty());
+    let bytes = prost::Message::encoded_len(&again);
+    assert!(bytes <= 1024, "{bytes}");
+    plane.drain.finish().await;
+}
+
+/// Clusters in state of the world: there is no answer that could be acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_returning_client_says_it_has_is_shown() {
+    let plane = start(&[("mesh.yaml", SERVICE)]).await;
+    let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
+    let first = proxy.next(PATIENCE, None).await.expect("clusters");
+    drop(proxy);
+    let mut is_there = true;
+    for _ in 0..500 {
+        is_there = get(&plane, "/debug/syncz").await.contains(SIDECAR);
+        if !is_there {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!is_there, "the first stream is gone");
+    let address = format!("http://{}", plane.control.grpc_addr);
+    let client = AggregatedDiscoveryServiceClient::connect(address).await;
+    let (requests, receiver) = mpsc::channel(4);
+    let request = DiscoveryRequest {
+        node: Some(node(SIDECAR)),
+        type_url: TypeUrl::CLUSTER.as_str().to_owned(),
+        version_info: first.version_info.clone(),
+        ..DiscoveryRequest::default()
+    };
+    requests.send(request).await.expect("room");
+    let call = tokio::spawn(async move {
+        let requests = ReceiverStream::new(receiver);
+        let mut client = client.expect("connects");
+        let stream = client.stream_aggregated_resources(requests).await;
+        stream.expect("a stream").into_inner().message().await
+    });
+    let wanted = format!("\"acked\": \"{}\"", first.version_info);
+    let mut page = String::new();
+    for _ in 0..100 {
+        page = get(&plane, "/debug/syncz").await;
+        if page.contains(&wanted) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(page.contains(&wanted), "{page}");
+    assert!(!call.is_finished(), "it is sent nothing");
     plane.drain.finish().await;
 }
 

@@ -131,7 +131,7 @@ fn applies(fault: &Fault, context: &RequestContext<'_>) -> bool {
     fault
         .headers
         .iter()
-        .all(|matcher| matcher.matches(&context.head))
+        .all(|matcher| matcher.matches(&context.head.view()))
 }
 
 fn delay(fault: &Fault, headers: &HeaderMap, random: u64) -> Option<Duration> {

@@ -1,38 +1,35 @@
 //! HTTP filters: one file a filter, one row of [`Filter::build`] each. A filter never knows
-//! how the request was routed beyond the names it is told, nor where the answer goes.
+//! how the request was routed beyond the names it is told, nor where the answer goes. One that
+//! asks another service does so through [`Calls`], and never knows how a service is reached.
 
+pub mod call;
+pub mod context;
 pub mod cors;
+pub mod counters;
+mod ext_authz;
 pub mod fault;
+mod header_edit;
+pub mod jwt;
 pub mod local_reply;
+mod rbac;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_config::RequestHead;
-use weft_config::http_filter::{FilterOverride, FilterOverrides, HttpFilterConfig};
+use bytes::Bytes;
+use weft_config::DataSource;
+use weft_config::http_filter::{FilterOverride, HttpFilterConfig};
+use weft_config::jwt::RemoteKeySource;
 
+pub use call::{Call, CallError, CallResponse, Calls};
+pub use context::{Connection, RequestContext, RequestParts};
 pub use cors::CorsAnswer;
+pub use counters::CounterGroup;
 pub use fault::FaultStats;
+pub use header_edit::HeaderEdit;
+pub use jwt::RemoteKeys;
 pub use local_reply::LocalReply;
-
-/// What a filter may look at and change while the request is on its way up.
-#[derive(Debug)]
-pub struct RequestContext<'a> {
-    /// The request as routing sees it.
-    pub head: RequestHead<'a>,
-    /// The cluster that the route points to, if it points to one by name.
-    pub cluster: Option<&'a str>,
-    /// The request goes to a cluster, as far as its route is concerned.
-    pub forwarded: bool,
-    /// Overrides of the weighted cluster, the route, its virtual host and the route
-    /// configuration: the most specific first.
-    pub overrides: [Option<&'a FilterOverrides>; 4],
-    /// Uniformly random numbers for shares.
-    pub random: [u64; 2],
-    /// A delay was injected (response flag `DI`).
-    pub delayed: bool,
-    /// What the response gets of the cross-origin filter.
-    pub cors: Option<CorsAnswer>,
-}
+pub use rbac::{RbacCounters, details as rbac_details};
 
 /// What happens to the request after a filter.
 #[derive(Debug)]
@@ -41,6 +38,18 @@ pub enum Verdict {
     Continue,
     /// It is answered here.
     Reply(LocalReply),
+}
+
+/// What a filter gets when it is made, from the connection manager it belongs to.
+pub trait Surroundings {
+    /// The statistics of the connection manager's faults.
+    fn faults(&self) -> Arc<FaultStats>;
+    /// The keys of a server; the same ones for the same server.
+    fn remote_keys(&self, source: &Arc<RemoteKeySource>) -> Rc<RemoteKeys>;
+    /// The bytes of a data source, if they can be read.
+    fn read(&self, source: &DataSource) -> Option<Bytes>;
+    /// Counters `<prefix><name>` of the connection manager; the same ones for the same prefix.
+    fn counters(&self, prefix: &str, names: &'static [&'static str]) -> Arc<CounterGroup>;
 }
 
 /// A filter of a connection manager in one worker, ready to run.
@@ -55,26 +64,56 @@ pub struct Filter {
 enum Kind {
     Fault(fault::FaultFilter),
     Cors,
+    Rbac(rbac::RbacFilter),
+    Jwt(Box<jwt::JwtFilter>),
+    ExtAuthz(ext_authz::AuthzFilter),
 }
 
 impl Filter {
     /// The filter for a configured one; `None` for the router, which the connection manager
-    /// runs itself. A new filter is a new row here; `faults` are the statistics of its
-    /// connection manager's faults.
+    /// runs itself. A new filter is a new row here.
     pub fn build(
         configured: &weft_config::HttpFilter,
-        faults: impl FnOnce() -> Arc<FaultStats>,
+        surroundings: &dyn Surroundings,
     ) -> Option<Self> {
         let kind = match &configured.config {
             HttpFilterConfig::Router(_) => return None,
-            HttpFilterConfig::Fault(fault) => Kind::Fault(fault::FaultFilter::new(fault, faults())),
+            HttpFilterConfig::Fault(fault) => {
+                Kind::Fault(fault::FaultFilter::new(fault, surroundings.faults()))
+            }
             HttpFilterConfig::Cors => Kind::Cors,
+            HttpFilterConfig::ExtAuthz(authz) => {
+                Kind::ExtAuthz(ext_authz::AuthzFilter::new(authz, surroundings))
+            }
+            HttpFilterConfig::Jwt(jwt) => {
+                Kind::Jwt(Box::new(jwt::JwtFilter::new(jwt, surroundings)))
+            }
+            HttpFilterConfig::Rbac(rbac) => Kind::Rbac(rbac::RbacFilter::new(rbac, surroundings)),
         };
         Some(Self {
             name: Arc::clone(&configured.name),
             disabled: configured.disabled,
             kind,
         })
+    }
+
+    /// Whether what the configuration brings along can be used; `read` reads data sources.
+    ///
+    /// # Errors
+    /// The path within the filter, and what is wrong.
+    pub fn check(
+        configured: &weft_config::HttpFilter,
+        read: &dyn Fn(&DataSource) -> Result<Bytes, String>,
+    ) -> Result<(), String> {
+        match &configured.config {
+            HttpFilterConfig::Jwt(jwt) => jwt::check(jwt, read),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it looks at the names in the client's certificate.
+    pub fn wants_names(&self) -> bool {
+        matches!(self.kind, Kind::Rbac(_) | Kind::ExtAuthz(_))
     }
 
     /// Lets the request pass, waits, or answers it.
@@ -101,6 +140,21 @@ impl Filter {
                 Some(FilterOverride::Cors(policy)) => cors::request(policy, context),
                 _ => Verdict::Continue,
             },
+            Kind::ExtAuthz(filter) => filter.request(&self.name, context).await,
+            Kind::Jwt(filter) => {
+                let own = match found {
+                    Some(FilterOverride::Jwt(own)) => Some(&**own),
+                    _ => None,
+                };
+                filter.request(own, context).await
+            }
+            Kind::Rbac(filter) => {
+                let own = match found {
+                    Some(FilterOverride::Rbac(rules)) => Some(rules),
+                    _ => None,
+                };
+                filter.request(own, context)
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Answers that the proxy gives itself, in the form Envoy gives them: plain text for HTTP,
 //! `grpc-status` for gRPC.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -19,21 +21,21 @@ pub struct LocalReply {
     /// Short form of the response flag (`FI`, `UH`, …), if there is one.
     pub flag: Option<&'static str>,
     /// `%RESPONSE_CODE_DETAILS%`.
-    pub details: &'static str,
+    pub details: Cow<'static, str>,
     /// The route's operations on response headers pass it by.
     pub bare: bool,
 }
 
 impl LocalReply {
     /// A reply without body, flag and further headers.
-    pub fn new(status: StatusCode, details: &'static str) -> Self {
+    pub fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             body: Bytes::new(),
             grpc_status: None,
             headers: Vec::new(),
             flag: None,
-            details,
+            details: details.into(),
             bare: false,
         }
     }
@@ -65,8 +67,13 @@ impl LocalReply {
             }
             self.body.clone()
         };
-        for (name, value) in &self.headers {
-            headers.append(name.clone(), value.clone());
+        for (place, (name, value)) in self.headers.iter().enumerate() {
+            let before = self.headers.iter().take(place);
+            if before.into_iter().any(|(other, _)| other == name) {
+                headers.append(name.clone(), value.clone());
+            } else {
+                headers.insert(name.clone(), value.clone());
+            }
         }
         if !grpc {
             *response.status_mut() = self.status;

@@ -10,6 +10,7 @@ use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{ExportTo, PortNumber, RuleMeta};
 use crate::route::Percent;
+use crate::secret::CredentialName;
 
 /// Policies for the traffic to a host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -71,6 +72,17 @@ impl DestinationRule {
         }
         policy.settings.or(host)
     }
+
+    /// What it says about TLS at a port, of a subset or the whole host; unlike [`Self::effective`],
+    /// a port without settings of TLS has those of its level, and a subset those of the host.
+    pub fn tls_at<'a>(
+        &'a self,
+        subset: Option<&'a Subset>,
+        port: PortNumber,
+    ) -> Option<&'a ClientTls> {
+        let own = subset.and_then(|subset| subset.policy.tls_at(port));
+        own.or_else(|| self.policy.tls_at(port))
+    }
 }
 
 /// Part of a host's endpoints.
@@ -97,6 +109,11 @@ impl TrafficPolicy {
     fn at_port(&self, port: PortNumber) -> &PolicySettings {
         self.ports.get(&port).unwrap_or(&self.settings)
     }
+
+    fn tls_at(&self, port: PortNumber) -> Option<&ClientTls> {
+        let own = self.ports.get(&port).and_then(|p| p.tls.as_ref());
+        own.or(self.settings.tls.as_ref())
+    }
 }
 
 /// The settings themselves; `None` is the mesh's default.
@@ -116,6 +133,20 @@ pub struct PolicySettings {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// A proxy through which TCP connections go; not for a port.
     pub tunnel: Option<Tunnel>,
+}
+
+impl DestinationRule {
+    /// The credentials that it names, of all subsets and ports.
+    pub fn credentials(&self) -> impl Iterator<Item = (&CredentialName, bool)> {
+        let subsets = self.subsets.iter().map(|subset| &subset.policy);
+        let policies = std::iter::once(&self.policy).chain(subsets);
+        let settings = policies
+            .flat_map(|policy| std::iter::once(&policy.settings).chain(policy.ports.values()));
+        settings.filter_map(|settings| match &settings.tls.as_ref()?.mode {
+            ClientTlsMode::Credential { name, mutual } => Some((name, *mutual)),
+            _ => None,
+        })
+    }
 }
 
 impl PolicySettings {
@@ -286,6 +317,15 @@ pub struct ClientTls {
     pub sni: Option<Arc<str>>,
     /// Whether verification is switched off although authorities are known.
     pub insecure_skip_verify: bool,
+    /// PEM file with lists of revoked certificates.
+    pub crl_file: Option<Arc<str>>,
+}
+
+impl ClientTls {
+    /// Whether it takes certificates from a secret.
+    pub fn has_credential(&self) -> bool {
+        matches!(self.mode, ClientTlsMode::Credential { .. })
+    }
 }
 
 /// Kinds of client TLS.
@@ -297,6 +337,16 @@ pub enum ClientTlsMode {
     Simple,
     /// Both do.
     Mutual(KeyPairFiles),
+    /// Both do, with the certificates of the mesh.
+    IstioMutual,
+    /// The server shows a certificate, whose authorities are a secret's; with `mutual` the proxy
+    /// shows that of the secret.
+    Credential {
+        /// The secret.
+        name: CredentialName,
+        /// Whether the proxy shows a certificate.
+        mutual: bool,
+    },
 }
 
 /// PEM files of a certificate chain and its key, as the proxy sees them.

@@ -10,11 +10,13 @@
 //!   integers: a reader needs no context to understand a rule.
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod address;
 pub mod balancing;
 pub mod cors;
 pub mod delegate;
 pub mod destination;
+pub mod envoy_filter;
 pub mod forwarding;
 pub mod gateway;
 pub mod hostname;
@@ -22,15 +24,22 @@ pub mod labels;
 pub mod mesh;
 pub mod name;
 pub mod object;
+pub mod peer;
 pub mod protocol;
 pub mod provider;
 pub mod proxy;
 pub mod route;
+pub mod secret;
 pub mod service;
 pub mod sidecar;
 pub mod stream;
 pub mod telemetry;
+pub mod token;
 
+pub use access::{
+    AccessAction, AccessCondition, AccessOperation, AccessRule, AccessSource, Attribute,
+    AuthorizationPolicy, ValueSet,
+};
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use balancing::{
     ConsistentHash, Distribute, Growth, HashCookie, HashKey, HashTable, LoadBalancer,
@@ -43,15 +52,24 @@ pub use destination::{
     KeyPairFiles, OutlierDetection, PolicySettings, ProxyProtocol, RetryBudget, Subset,
     TcpKeepalive, TcpPool, TrafficPolicy, Tunnel,
 };
+pub use envoy_filter::{
+    ChainCondition, ClusterCondition, EnvoyFilter, EnvoyPatch, HostCondition, HttpRouteCondition,
+    ListenerCondition, ObjectCondition, PatchContext, PatchOperation, PatchTarget, PatchValue,
+    ProxyCondition, RouteActionKind, RouteCondition,
+};
 pub use forwarding::Forwarding;
-pub use gateway::{Gateway, GatewayServer, ServerTls, TlsVersion};
+pub use gateway::{
+    ClientCertificates, ClientCheck, Gateway, GatewayServer, ServerIdentity, ServerTls,
+    TlsTermination, TlsVersion,
+};
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
-pub use mesh::{MeshSettings, OutboundTrafficPolicy, PathNormalization};
+pub use mesh::{MeshSettings, MeshTls, OutboundTrafficPolicy, PathNormalization};
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };
 pub use object::{NamespaceInfo, Object, ObjectKey, ServiceEndpoints, ServiceKey};
+pub use peer::{MutualTlsMode, PeerAuthentication, PeerModes, spiffe_id};
 pub use protocol::Protocol;
 pub use provider::{DefaultProviders, Provider, ProviderKind, ProviderService};
 pub use proxy::{ProxyHeaders, ProxySettings};
@@ -61,7 +79,9 @@ pub use route::{
     RedirectPort, RegexRewrite, ResponseBody, RetryPolicy, Rewrite, RouteDestination, StringMatch,
     VirtualService,
 };
+pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
 pub use telemetry::{AccessLogging, CallSide, Telemetry, TraceTag, Tracing};
+pub use token::{RequestAuthentication, TokenRule};

@@ -6,8 +6,11 @@ use std::time::Duration;
 use crate::balancing::LocalityBalancing;
 use crate::destination::PolicySettings;
 use crate::destination::TcpKeepalive;
+use crate::gateway::TlsVersion;
 use crate::name::{ExportTo, Namespace, PortNumber};
-use crate::provider::{DefaultProviders, FileLog, LogFormat, Provider, ProviderKind};
+use crate::provider::{
+    AuthorizationProvider, DefaultProviders, FileLog, LogFormat, Provider, ProviderKind,
+};
 use crate::proxy::ProxySettings;
 
 /// What happens to calls of hosts that the mesh does not know.
@@ -34,6 +37,15 @@ pub enum PathNormalization {
     DecodeAndMergeSlashes,
 }
 
+/// Versions and suites that servers of the mesh offer for mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct MeshTls {
+    /// Oldest version; `None` is 1.2.
+    pub min_version: Option<TlsVersion>,
+    /// Names as OpenSSL has them; empty: Istio's list.
+    pub cipher_suites: Vec<Arc<str>>,
+}
+
 /// Settings of the whole mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MeshSettings {
@@ -43,6 +55,12 @@ pub struct MeshSettings {
     pub cluster_domain: Arc<str>,
     /// Name of the trust domain in identities.
     pub trust_domain: Arc<str>,
+    /// Other names of the trust domain.
+    pub trust_domain_aliases: Vec<Arc<str>>,
+    /// Whether clients use mutual TLS where the server takes it, unasked.
+    pub auto_mtls: bool,
+    /// Mutual TLS of servers.
+    pub mesh_tls: MeshTls,
     /// What happens to calls of unknown hosts.
     pub outbound_policy: OutboundTrafficPolicy,
     /// Access log's path; `None` is no log.
@@ -53,9 +71,9 @@ pub struct MeshSettings {
     pub access_log_service: bool,
     /// Whether listeners log connections that no filter chain takes.
     pub listener_log: bool,
-    /// Whether proxies make spans where nothing else says so.
-    pub tracing: bool,
-    /// Services that proxies call for logs and spans.
+    /// Whether proxies make spans where nothing else says so; `None` was not said, and is yes.
+    pub tracing: Option<bool>,
+    /// Services that proxies call.
     pub providers: Vec<Provider>,
     /// Which of them count where no rule names any.
     pub default_providers: DefaultProviders,
@@ -105,12 +123,15 @@ impl Default for MeshSettings {
             root_namespace: Namespace::new("istio-system"),
             cluster_domain: "cluster.local".into(),
             trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Vec::new(),
+            auto_mtls: true,
+            mesh_tls: MeshTls::default(),
             outbound_policy: OutboundTrafficPolicy::AllowAny,
             access_log_file: None,
             access_log_format: LogFormat::DefaultText,
             access_log_service: false,
             listener_log: true,
-            tracing: true,
+            tracing: None,
             providers: default_providers(),
             default_providers: DefaultProviders::default(),
             proxy: Arc::default(),
@@ -131,6 +152,18 @@ impl Default for MeshSettings {
             locality: LocalityBalancing::mesh_default(),
             default_policy: PolicySettings::default(),
         }
+    }
+}
+
+impl MeshSettings {
+    /// The service that policies ask under this name.
+    pub fn authorization_provider(&self, name: &str) -> Option<&AuthorizationProvider> {
+        self.providers
+            .iter()
+            .find_map(|provider| match &provider.kind {
+                ProviderKind::Authorization(asked) if *provider.name == *name => Some(&**asked),
+                _ => None,
+            })
     }
 }
 

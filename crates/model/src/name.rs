@@ -103,30 +103,40 @@ pub enum Kind {
     EndpointSlice,
     Pod,
     Namespace,
+    Secret,
     ServiceEntry,
     WorkloadEntry,
     VirtualService,
     DestinationRule,
     Gateway,
     Sidecar,
+    EnvoyFilter,
+    PeerAuthentication,
+    AuthorizationPolicy,
+    RequestAuthentication,
     ProxyConfig,
     Telemetry,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
         Self::Pod,
         Self::Namespace,
+        Self::Secret,
         Self::ServiceEntry,
         Self::WorkloadEntry,
         Self::VirtualService,
         Self::DestinationRule,
         Self::Gateway,
         Self::Sidecar,
+        Self::EnvoyFilter,
+        Self::PeerAuthentication,
+        Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
         Self::ProxyConfig,
         Self::Telemetry,
     ];
@@ -134,8 +144,11 @@ impl Kind {
     /// The API group; empty for Kubernetes' core group.
     pub fn group(self) -> &'static str {
         match self {
-            Self::Service | Self::Endpoints | Self::Pod | Self::Namespace => "",
+            Self::Service | Self::Endpoints | Self::Pod | Self::Namespace | Self::Secret => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
+                "security.istio.io"
+            }
             Self::Telemetry => "telemetry.istio.io",
             _ => "networking.istio.io",
         }
@@ -143,7 +156,10 @@ impl Kind {
 
     /// The canonical version of the kind's group.
     pub fn version(self) -> &'static str {
-        "v1"
+        match self {
+            Self::EnvoyFilter => "v1alpha3",
+            _ => "v1",
+        }
     }
 
     /// The kind as it is written.
@@ -154,12 +170,17 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
+            Self::Secret => "Secret",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::Gateway => "Gateway",
             Self::Sidecar => "Sidecar",
+            Self::EnvoyFilter => "EnvoyFilter",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
             Self::ProxyConfig => "ProxyConfig",
             Self::Telemetry => "Telemetry",
         }
@@ -173,12 +194,17 @@ impl Kind {
             Self::EndpointSlice => "endpoint-slice",
             Self::Pod => "pod",
             Self::Namespace => "namespace",
+            Self::Secret => "secret",
             Self::ServiceEntry => "service-entry",
             Self::WorkloadEntry => "workload-entry",
             Self::VirtualService => "virtual-service",
             Self::DestinationRule => "destination-rule",
             Self::Gateway => "gateway",
             Self::Sidecar => "sidecar",
+            Self::EnvoyFilter => "envoy-filter",
+            Self::PeerAuthentication => "peer-authentication",
+            Self::AuthorizationPolicy => "authorization-policy",
+            Self::RequestAuthentication => "request-authentication",
             Self::ProxyConfig => "proxy-config",
             Self::Telemetry => "telemetry",
         }

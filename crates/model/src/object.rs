@@ -3,15 +3,20 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::access::AuthorizationPolicy;
 use crate::destination::DestinationRule;
+use crate::envoy_filter::EnvoyFilter;
 use crate::gateway::Gateway;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{Namespace, ObjectRef};
+use crate::peer::PeerAuthentication;
 use crate::route::VirtualService;
+use crate::secret::Secret;
 use crate::service::{Endpoint, Service, Workload};
 use crate::sidecar::Sidecar;
 use crate::telemetry::Telemetry;
+use crate::token::RequestAuthentication;
 
 /// The identity of a service: its host and the namespace that owns it. Two namespaces may define
 /// the same host; within one, a host is unique (sources report the conflict).
@@ -58,6 +63,11 @@ pub enum ObjectKey {
     DestinationRule(ObjectRef),
     Gateway(ObjectRef),
     Sidecar(ObjectRef),
+    EnvoyFilter(ObjectRef),
+    Secret(ObjectRef),
+    PeerAuthentication(ObjectRef),
+    AuthorizationPolicy(ObjectRef),
+    RequestAuthentication(ObjectRef),
     Telemetry(ObjectRef),
     Namespace(Namespace),
 }
@@ -72,6 +82,11 @@ impl fmt::Display for ObjectKey {
             | Self::DestinationRule(origin)
             | Self::Gateway(origin)
             | Self::Sidecar(origin)
+            | Self::EnvoyFilter(origin)
+            | Self::Secret(origin)
+            | Self::PeerAuthentication(origin)
+            | Self::AuthorizationPolicy(origin)
+            | Self::RequestAuthentication(origin)
             | Self::Telemetry(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
         }
@@ -89,6 +104,11 @@ pub enum Object {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    EnvoyFilter(Arc<EnvoyFilter>),
+    Secret(Arc<Secret>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    RequestAuthentication(Arc<RequestAuthentication>),
     Telemetry(Arc<Telemetry>),
     Namespace(Arc<NamespaceInfo>),
 }
@@ -104,6 +124,17 @@ impl Object {
             Self::DestinationRule(rule) => ObjectKey::DestinationRule(rule.meta.origin.clone()),
             Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),
             Self::Sidecar(rule) => ObjectKey::Sidecar(rule.meta.origin.clone()),
+            Self::EnvoyFilter(rule) => ObjectKey::EnvoyFilter(rule.meta.origin.clone()),
+            Self::PeerAuthentication(rule) => {
+                ObjectKey::PeerAuthentication(rule.meta.origin.clone())
+            }
+            Self::AuthorizationPolicy(rule) => {
+                ObjectKey::AuthorizationPolicy(rule.meta.origin.clone())
+            }
+            Self::RequestAuthentication(rule) => {
+                ObjectKey::RequestAuthentication(rule.meta.origin.clone())
+            }
+            Self::Secret(secret) => ObjectKey::Secret(secret.origin.clone()),
             Self::Telemetry(rule) => ObjectKey::Telemetry(rule.meta.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }

@@ -1,5 +1,6 @@
 //! Named services outside of the data path that proxies call: Istio's extension providers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub enum ProviderKind {
     Datadog(Collector),
     SkyWalking(Collector),
     OpenTelemetry(Box<OpenTelemetry>),
+    Authorization(Box<AuthorizationProvider>),
     /// Proxies are scraped; nothing is sent.
     Prometheus,
 }
@@ -66,7 +68,7 @@ pub enum Json {
 }
 
 /// Keys, sorted, with their values.
-pub type JsonObject = std::collections::BTreeMap<Arc<str>, Json>;
+pub type JsonObject = BTreeMap<Arc<str>, Json>;
 
 /// How a line looks; it ends with a line feed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -214,6 +216,61 @@ pub struct OpenTelemetry {
     pub semantic_names: bool,
     /// Who samples; `None` is the proxy, by share.
     pub sampler: Option<DynatraceSampler>,
+}
+
+/// A service that policies with the action `CUSTOM` ask.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AuthorizationProvider {
+    /// Where it is.
+    pub service: ProviderService,
+    /// Whether requests pass when it cannot be asked.
+    pub fail_open: bool,
+    /// The status of requests that are kept out because it cannot be asked; `None`: 403.
+    pub status_on_error: Option<u16>,
+    /// Time for an answer; `None`: ten minutes.
+    pub timeout: Option<Duration>,
+    /// How much of a request's body it gets; `None`: nothing.
+    pub body: Option<RequestBodyLimit>,
+    /// How it is asked.
+    pub protocol: CheckProtocol,
+}
+
+/// How much of a request's body goes to an authorization provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestBodyLimit {
+    /// At most so many bytes.
+    pub max_bytes: u32,
+    /// Whether a longer body is cut instead of refused.
+    pub partial: bool,
+    /// Whether it is sent as bytes instead of text.
+    pub as_bytes: bool,
+}
+
+/// How an authorization provider is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CheckProtocol {
+    /// `envoy.service.auth.v3.Authorization`.
+    Grpc,
+    /// A request for each request.
+    Http(HttpCheck),
+}
+
+/// What goes to an authorization provider over HTTP, and comes back. Names of headers are exact,
+/// `prefix*` or `*suffix`, without regard to case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct HttpCheck {
+    /// Put before the path.
+    pub path_prefix: Arc<str>,
+    /// Headers of the request that it sees.
+    pub request_headers: Vec<Arc<str>>,
+    /// Headers that are added.
+    pub additional_headers: BTreeMap<Arc<str>, Arc<str>>,
+    /// Headers of its answer that go to the workload.
+    pub upstream_on_allow: Vec<Arc<str>>,
+    /// Headers of its answer that go to the client with a refusal.
+    pub downstream_on_deny: Vec<Arc<str>>,
+    /// Headers of its answer that go to the client with the workload's answer.
+    pub downstream_on_allow: Vec<Arc<str>>,
 }
 
 /// The providers that count where no rule names any.

@@ -10,8 +10,8 @@ use crate::telemetry::TraceTag;
 /// Of one proxy, or the mesh's for all that bring none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ProxySettings {
-    /// Spans where no `Telemetry` says anything.
-    pub tracing: ProxyTracing,
+    /// Spans where no `Telemetry` says anything, if there was a word about them.
+    pub tracing: Option<ProxyTracing>,
     /// Headers that proxies add, keep or take away.
     pub headers: ProxyHeaders,
     /// What stands before gateways.
@@ -96,4 +96,6 @@ pub struct GatewayTopology {
     pub trusted_proxies: u32,
     /// `None` is to replace the header by the client's own certificate.
     pub forward_client_cert: Option<ForwardClientCert>,
+    /// Whether connections begin with the PROXY protocol.
+    pub proxy_protocol: bool,
 }

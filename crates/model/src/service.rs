@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::address::{AddressRange, EndpointAddress, Locality};
 use crate::hostname::Hostname;
 use crate::labels::Labels;
-use crate::name::{ExportTo, Namespace, ObjectRef, PortNumber, Timestamp, Weight};
+use crate::name::{ExportTo, Kind, Namespace, ObjectRef, PortNumber, Timestamp, Weight};
 use crate::object::ServiceKey;
 use crate::protocol::Protocol;
 
@@ -134,6 +134,21 @@ pub struct Endpoint {
     pub namespace: Namespace,
     /// The object it was made from (`ServiceEntry`, `EndpointSlice`, Pod, `WorkloadEntry`, …).
     pub origin: ObjectRef,
+}
+
+/// Label by which a workload says whether it takes mutual TLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+
+impl Endpoint {
+    /// What its workload says about mutual TLS, as Istio finds it: the label
+    /// `security.istio.io/tlsMode` (`istio`: takes it, `disabled`); without it, a `WorkloadEntry`
+    /// with a service account takes it.
+    pub fn tls_mode(&self) -> &str {
+        let entry = matches!(self.origin.kind, Kind::WorkloadEntry | Kind::ServiceEntry);
+        let has_identity = entry && self.service_account.is_some();
+        let default = if has_identity { "istio" } else { "disabled" };
+        self.labels.get(TLS_MODE).unwrap_or(default)
+    }
 }
 
 /// A running instance: a Pod or a `WorkloadEntry`. Proxies are matched to it by address.

@@ -49,6 +49,28 @@ pub fn read_proxy_config(source: &str, text: &str) -> Result<ProxyConfig, Vec<Pr
     read_node(source, &root, &ProxyConfig::full_name(), options)
 }
 
+/// The texts of a bootstrap, for the places of its fields.
+#[derive(Debug)]
+pub struct BootstrapTexts(Vec<(Arc<str>, Node)>);
+
+impl BootstrapTexts {
+    /// A problem with a field that a later stage found, placed at the line of the field, or of
+    /// the nearest one above it that is written.
+    pub fn problem(&self, path: &str, message: impl Into<String>) -> Problem {
+        let roots: Vec<&Node> = self.0.iter().map(|(_, root)| root).collect();
+        let (text, line, column) = reader::find_merged(&roots, path).unwrap_or((0, 1, 1));
+        let source = self.0.get(text).map(|(source, _)| Arc::clone(source));
+        Problem {
+            source: source.unwrap_or_else(|| Arc::from("bootstrap")),
+            line,
+            column,
+            object: None,
+            path: path.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
 /// Reads Envoy's bootstrap from a file's text, from the text of `--config-yaml`, or from both.
 /// As in Envoy the second is merged over the first as protobuf merges: lists are joined,
 /// messages merged, everything else replaced. The result is checked against the rules that
@@ -57,10 +79,18 @@ pub fn read_bootstrap(
     file: Option<(&str, &str)>,
     config_yaml: Option<&str>,
 ) -> Result<Bootstrap, Vec<Problem>> {
+    read_located_bootstrap(file, config_yaml).map(|(bootstrap, _)| bootstrap)
+}
+
+/// [`read_bootstrap`], with what tells the places of fields.
+pub fn read_located_bootstrap(
+    file: Option<(&str, &str)>,
+    config_yaml: Option<&str>,
+) -> Result<(Bootstrap, BootstrapTexts), Vec<Problem>> {
     let name = Bootstrap::full_name();
     let mut bootstrap = Bootstrap::default();
     let mut problems = Vec::new();
-    let mut roots = Vec::new();
+    let mut texts = BootstrapTexts(Vec::new());
     for (source, text) in file
         .into_iter()
         .chain(config_yaml.map(|text| (INLINE_SOURCE, text)))
@@ -76,44 +106,27 @@ pub fn read_bootstrap(
                 if let Err(error) = merged {
                     problems.push(problem_at(source, Some(&root), "", error.to_string()));
                 }
-                roots.push((source, root));
+                texts.0.push((Arc::from(source), root));
             }
             Err(more) => problems.extend(more),
         }
     }
     if problems.is_empty() {
-        problems.extend(broken_rules(&bootstrap, &roots));
+        problems.extend(broken_rules(&bootstrap, &texts));
     }
     if problems.is_empty() {
-        Ok(bootstrap)
+        Ok((bootstrap, texts))
     } else {
         Err(problems)
     }
 }
 
 /// The rules that the merged message breaks, each placed in the text that has the field.
-fn broken_rules(bootstrap: &Bootstrap, roots: &[(&str, Node)]) -> Vec<Problem> {
-    let Some((first_source, first)) = roots.first() else {
-        return Vec::new();
-    };
-    rules::validate(bootstrap)
-        .err()
-        .unwrap_or_default()
+fn broken_rules(bootstrap: &Bootstrap, texts: &BootstrapTexts) -> Vec<Problem> {
+    let violations = rules::validate(bootstrap).err().unwrap_or_default();
+    violations
         .into_iter()
-        .map(|violation| {
-            let depth = |root: &Node| reader::find(root, &violation.path);
-            // The text in which the path leads away from the root is the one that sets it.
-            let (source, root) = roots
-                .iter()
-                .find(|(_, root)| depth(root) != (root.line, root.column))
-                .map_or((*first_source, first), |(source, root)| (*source, root));
-            problem_at(
-                source,
-                Some(root),
-                &violation.path,
-                violation.message.clone(),
-            )
-        })
+        .map(|violation| texts.problem(&violation.path, violation.message))
         .collect()
 }
 

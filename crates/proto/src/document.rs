@@ -32,6 +32,16 @@ pub const ISTIO_NETWORKING_KINDS: [&str; 9] = [
     "WorkloadGroup",
 ];
 
+/// The API group of Istio's security rules.
+pub const ISTIO_SECURITY: &str = "security.istio.io";
+/// Its versions, which differ in nothing that we read.
+pub const ISTIO_SECURITY_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+/// Its kinds.
+pub const ISTIO_SECURITY_KINDS: [&str; 3] = [
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "RequestAuthentication",
+];
 /// The API group of Istio's telemetry rules.
 pub const ISTIO_TELEMETRY: &str = "telemetry.istio.io";
 /// Its versions, which differ in nothing that we read.
@@ -71,6 +81,8 @@ pub struct Document {
 pub enum Recognised {
     /// A kind of Istio's networking API, in a known version.
     IstioNetworking,
+    /// A kind of Istio's security API, in a known version.
+    IstioSecurity,
     /// A kind of Istio's telemetry API, in a known version.
     IstioTelemetry,
     /// A plain Kubernetes object for which [`crate::kubernetes`] has a message.
@@ -112,11 +124,15 @@ impl Document {
                 self.known(kind, &ISTIO_NETWORKING_KINDS, &ISTIO_NETWORKING_VERSIONS)?;
                 Ok(Recognised::IstioNetworking)
             }
+            (ISTIO_SECURITY, kind) => {
+                self.known(kind, &ISTIO_SECURITY_KINDS, &ISTIO_SECURITY_VERSIONS)?;
+                Ok(Recognised::IstioSecurity)
+            }
             (ISTIO_TELEMETRY, kind) => {
                 self.known(kind, &ISTIO_TELEMETRY_KINDS, &ISTIO_TELEMETRY_VERSIONS)?;
                 Ok(Recognised::IstioTelemetry)
             }
-            ("", "Service" | "Endpoints" | "Pod" | "Namespace")
+            ("", "Service" | "Endpoints" | "Pod" | "Namespace" | "Secret")
             | ("discovery.k8s.io", "EndpointSlice") => Ok(Recognised::Kubernetes),
             _ => Ok(Recognised::Other),
         }
@@ -153,6 +169,7 @@ impl Document {
                 Some("istio.networking.v1beta1.ProxyConfig".to_owned())
             }
             Recognised::IstioNetworking => Some(format!("istio.networking.v1alpha3.{}", self.kind)),
+            Recognised::IstioSecurity => Some(format!("istio.security.v1beta1.{}", self.kind)),
             Recognised::IstioTelemetry => Some(format!("istio.telemetry.v1alpha1.{}", self.kind)),
             Recognised::Kubernetes => Some(format!("weft.kubernetes.v1.{}", self.kind)),
             Recognised::Other => None,
@@ -336,10 +353,7 @@ impl FileParse {
         let (Some(api_version), Some(kind)) = (api_version, kind) else {
             for (key, value) in [("apiVersion", api_version), ("kind", kind)] {
                 if value.is_none() {
-                    let message = match body.get(key) {
-                        Some(node) => format!("must be a string, got {}", node.describe()),
-                        None => format!("{key} is missing"),
-                    };
+                    let message = unnamed(&body, key, kind);
                     faults.push(place(&body, key, message));
                 }
             }
@@ -378,7 +392,7 @@ impl FileParse {
                 faults.push(place(
                     &body,
                     "metadata.name",
-                    "the object has no name".to_owned(),
+                    format!("is missing: give the {kind} a name"),
                 ));
             }
             return self.refuse(&body, faults);
@@ -449,6 +463,24 @@ fn identity(body: &Node) -> Option<ObjectRef> {
         kind,
         name,
     })
+}
+
+/// Why an object without a sound `apiVersion` or `kind` is not one, and what to write.
+fn unnamed(body: &Node, key: &str, kind: Option<&str>) -> String {
+    let version = match kind {
+        Some("Service" | "Endpoints" | "Pod" | "Namespace") => "v1",
+        Some("EndpointSlice") => "discovery.k8s.io/v1",
+        _ => "networking.istio.io/v1",
+    };
+    let remedy = match key {
+        "kind" => "write what the object is, such as VirtualService".to_owned(),
+        _ => format!("write the API that the object is of, such as {version}"),
+    };
+    match body.get(key) {
+        Some(node) if node.as_str() == Some("") || node.is_null() => format!("is empty: {remedy}"),
+        Some(node) => format!("must be a string, got {}", node.describe()),
+        None => format!("is missing: {remedy}"),
+    }
 }
 
 /// The text of a file; a file that is not UTF-8 is a problem with a line.

@@ -9,13 +9,17 @@
 //! - [`document`]: files of Kubernetes-style objects; [`bootstrap`]: Envoy's bootstrap.
 //! - [`rules`]: the constraints that Envoy's messages carry in their descriptors.
 //! - [`format`], [`regex`]: the little languages in their strings.
+//! - [`canonical`], [`merge`]: messages as bytes that are equal for equal messages, and one laid over
+//!   another.
 //! - [`json`]: messages as Envoy's admin prints them.
 
 pub mod bootstrap;
+pub mod canonical;
 pub mod document;
 pub mod duration;
 pub mod format;
 pub mod json;
+pub mod merge;
 pub mod pool;
 pub mod presence;
 pub mod problem;

@@ -33,7 +33,7 @@ impl fmt::Display for ObjectRef {
 pub struct Problem {
     /// The file, as the user named it.
     pub source: Arc<str>,
-    /// Counted from 1.
+    /// Counted from 1; 0 if the file itself is at fault, not a line of it.
     pub line: u32,
     /// Counted from 1.
     pub column: u32,
@@ -61,7 +61,10 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.source, self.line)?;
+        match self.line {
+            0 => write!(f, "{}: ", self.source)?,
+            line => write!(f, "{}:{line}: ", self.source)?,
+        }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

@@ -5,21 +5,53 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use weft_config::DownstreamTls;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
 use weft_config::http_manager::CodecType;
 use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect};
+use weft_net::tls::{CertificateReader, ContextCertificates, TlsError};
 use weft_net::{Peeked, Stream};
+use weft_upstream::Secrets;
 
 use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
+use crate::guard::Guard;
 use crate::http::{Downstream, Manager, serve, version};
 use crate::routes::RouteSlot;
 use crate::stats::ListenerStats;
 use crate::tcp::TcpManager;
 use crate::worker::Worker;
 
-/// A TLS server configuration that a secret may replace; empty until its secrets are there.
-pub(crate) type TlsSlot = Arc<ArcSwapOption<rustls::ServerConfig>>;
+/// A finished TLS context of a filter chain.
+#[derive(Debug)]
+pub(crate) struct ServerTls {
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    /// For the admin endpoint.
+    pub(crate) certificates: Arc<ContextCertificates>,
+    /// URIs in the certificate that clients see; empty if that is not the same for all.
+    own_uris: Vec<String>,
+}
+
+impl ServerTls {
+    /// What the configuration makes of the secrets that are known.
+    ///
+    /// # Errors
+    /// Names the file, secret or text that is wrong.
+    pub(crate) fn new(tls: &DownstreamTls, secrets: &Secrets) -> Result<Arc<Self>, TlsError> {
+        let spec = weft_upstream::server_spec(tls, secrets)?;
+        let certificates = CertificateReader::default().server(&spec);
+        let mut all = certificates.presented.iter().map(|one| &one.uri_names);
+        let first = all.next().filter(|first| all.all(|other| other == *first));
+        Ok(Arc::new(Self {
+            config: weft_net::tls::server_config(&spec)?,
+            own_uris: first.cloned().unwrap_or_default(),
+            certificates: Arc::new(certificates),
+        }))
+    }
+}
+
+/// A TLS context that a secret may replace; empty until its secrets are there.
+pub(crate) type TlsSlot = Arc<ArcSwapOption<ServerTls>>;
 
 /// A filter chain as the main thread makes it for all workers. The same `id` means the same
 /// configuration: a listener update keeps the connections of such a chain.
@@ -50,6 +82,7 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Chain {
     spec: Arc<ChainSpec>,
+    guards: Vec<Guard>,
     network: Network,
 }
 
@@ -63,6 +96,7 @@ enum Network {
 
 impl Chain {
     pub(crate) fn new(spec: Arc<ChainSpec>, worker: Rc<Worker>) -> Rc<Self> {
+        let guards = Guard::all(&spec.config.guards, &worker);
         let network = match spec.config.filters.last() {
             Some(NetworkFilter::Http(config)) => Network::Http(Manager::new(
                 Arc::clone(config),
@@ -75,7 +109,11 @@ impl Chain {
             }
             None => Network::Nothing,
         };
-        Rc::new(Self { spec, network })
+        Rc::new(Self {
+            spec,
+            guards,
+            network,
+        })
     }
 
     /// Serves a connection to its end.
@@ -105,36 +143,68 @@ impl Chain {
         match (&self.network, &self.spec.tls) {
             (Network::Nothing, _) => {}
             (Network::Tcp(manager), None) => {
-                manager
-                    .serve(Stream::plain(io), (peer, local), &registered)
-                    .await;
+                let name = inspected.hello.and_then(|hello| hello.server_name);
+                let stream = Stream::plain(io);
+                if self
+                    .admits(&stream, name.as_deref(), (peer, local), &registered)
+                    .await
+                {
+                    manager.serve(stream, (peer, local), &registered).await;
+                }
             }
             (Network::Http(manager), None) => {
                 let Some((io, sniffed)) = sniff(manager, io, inspected, &registered).await else {
                     return;
                 };
-                http(
-                    manager,
-                    Stream::plain(io),
-                    sniffed,
-                    (peer, local),
-                    registered,
-                )
-                .await;
+                let stream = Stream::plain(io);
+                if self.admits(&stream, None, (peer, local), &registered).await {
+                    http(manager, (stream, &[]), sniffed, (peer, local), registered).await;
+                }
             }
             (network, Some(slot)) => {
-                let stream = self.handshake(io, slot, &listener_stats, &registered).await;
-                match (network, stream) {
-                    (_, None) | (Network::Nothing, _) => {}
-                    (Network::Tcp(manager), Some(stream)) => {
+                let handshake = self.handshake(io, slot, &listener_stats, &registered);
+                let Some((stream, tls)) = handshake.await else {
+                    return;
+                };
+                if !self.admits(&stream, None, (peer, local), &registered).await {
+                    return;
+                }
+                match network {
+                    Network::Nothing => {}
+                    Network::Tcp(manager) => {
                         manager.serve(stream, (peer, local), &registered).await;
                     }
-                    (Network::Http(manager), Some(stream)) => {
+                    Network::Http(manager) => {
+                        let stream = (stream, tls.own_uris.as_slice());
                         http(manager, stream, None, (peer, local), registered).await;
                     }
                 }
             }
         }
+    }
+
+    /// Whether all guards let a connection go on; a refused one is closed by the caller.
+    async fn admits(
+        &self,
+        stream: &Stream,
+        server_name: Option<&str>,
+        addresses: (SocketAddr, SocketAddr),
+        registered: &Registered,
+    ) -> bool {
+        for guard in &self.guards {
+            let Err(refused) = guard.check(stream, server_name, addresses) else {
+                continue;
+            };
+            tracing::debug!(details = refused.details, "a connection is refused");
+            if let Some(delay) = refused.delay {
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = registered.handle().finishing() => {}
+                }
+            }
+            return false;
+        }
+        true
     }
 
     fn requires_sni(&self) -> bool {
@@ -151,9 +221,10 @@ impl Chain {
         slot: &TlsSlot,
         stats: &ListenerStats,
         registered: &Registered,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Arc<ServerTls>)> {
         // Without its secrets a listener accepts nothing, as in Envoy.
-        let config = slot.load_full()?;
+        let tls = slot.load_full()?;
+        let config = Arc::clone(&tls.config);
         let timeout = self.spec.config.transport_socket_connect_timeout;
         let handshake = tokio::select! {
             handshake = weft_net::tls::accept(io, config, timeout) => handshake,
@@ -167,7 +238,7 @@ impl Chain {
             }
             Ok(stream) => {
                 stats.ssl_handshake.inc();
-                Some(stream)
+                Some((stream, tls))
             }
             Err(error) => {
                 if matches!(error, weft_net::tls::HandshakeError::Timeout) {
@@ -206,16 +277,18 @@ async fn sniff(
     (!io.prefix().is_empty()).then_some((io, found.http))
 }
 
+/// `own_uris` are the URIs in our certificate.
 async fn http(
     manager: &Rc<Manager>,
-    stream: Stream,
+    (stream, own_uris): (Stream, &[String]),
     sniffed: Option<HttpVersion>,
     (peer, local): (SocketAddr, SocketAddr),
     registered: Registered,
 ) {
     let version = version(manager.config.codec, stream.alpn(), sniffed);
     let manager = Rc::clone(manager);
-    let downstream = Downstream::new(manager, &stream, version, (peer, local), registered);
+    let seen = (&stream, own_uris);
+    let downstream = Downstream::new(manager, seen, version, (peer, local), registered);
     let ended = serve(stream, version, Rc::clone(&downstream)).await;
     downstream.ended(ended);
 }

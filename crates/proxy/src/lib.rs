@@ -7,7 +7,9 @@
 
 mod chain;
 mod connection;
+mod guard;
 mod http;
+mod key_servers;
 mod listener;
 mod prefixes;
 mod routes;
@@ -22,4 +24,6 @@ mod tests;
 pub mod access_log;
 pub mod admin;
 
-pub use server::{ProxyError, ProxyOptions, context, run, validate};
+pub use weft_config::ConfigError; // of `CheckedBootstrap`
+
+pub use server::{CheckedBootstrap, ProxyError, ProxyOptions, context, run};

@@ -6,9 +6,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use weft_config::filter_chain::NetworkFilter;
+use weft_config::filter_chain::{NetworkFilter, NetworkGuard};
 use weft_core::metrics::{Registry, Scope, StatSet};
-use weft_filters::FaultStats;
+use weft_filters::{CounterGroup, FaultStats};
 
 use crate::listener::ListenerSpec;
 use crate::stats::{HttpStats, TcpStats};
@@ -44,7 +44,11 @@ pub(crate) struct PrefixStats {
     http: Kept<HttpStats>,
     tcp: Kept<TcpStats>,
     faults: Kept<FaultStats>,
+    counters: RefCell<HashMap<CounterKey, Arc<CounterGroup>>>,
 }
+
+/// Whose counters: the stat prefix that the configuration names, and which ones below it.
+type CounterKey = (Arc<str>, Box<str>, &'static str);
 
 fn registered<S: StatSet + Default + 'static>(registry: &Registry, scope: Scope) -> Arc<S> {
     let stats = Arc::default();
@@ -72,10 +76,32 @@ impl PrefixStats {
         self.faults.get(prefix, || all.of(registry, prefix))
     }
 
+    /// Counters of a filter under `scope`, kept as long as `owner` is named.
+    pub(crate) fn counters(
+        &self,
+        registry: &Registry,
+        owner: &Arc<str>,
+        scope: Scope,
+        (prefix, names): (&str, &'static [&'static str]),
+    ) -> Arc<CounterGroup> {
+        let first = names.first().copied().unwrap_or_default();
+        let key = (Arc::clone(owner), prefix.into(), first);
+        let mut kept = self.counters.borrow_mut();
+        let group = kept.entry(key).or_insert_with(|| {
+            let group = Arc::new(CounterGroup::new(prefix, names));
+            registry.register(scope, &group);
+            group
+        });
+        Arc::clone(group)
+    }
+
     /// Forgets prefixes that none of these listeners names and nobody counts for.
     pub(crate) fn retain<'l>(&self, listeners: impl Iterator<Item = &'l ListenerSpec>) {
         let mut named = HashSet::new();
         for chain in listeners.flat_map(|spec| spec.chains.values()) {
+            named.extend(chain.config.guards.iter().map(|guard| match guard {
+                NetworkGuard::Rbac(rbac) => Arc::clone(&rbac.filter.stat_prefix),
+            }));
             named.extend(chain.config.filters.iter().map(|filter| match filter {
                 NetworkFilter::Http(http) => Arc::clone(&http.stat_prefix),
                 NetworkFilter::TcpProxy(tcp) => Arc::clone(&tcp.stat_prefix),
@@ -83,6 +109,9 @@ impl PrefixStats {
         }
         self.http.retain(&named, 1);
         self.tcp.retain(&named, 1);
+        self.counters
+            .borrow_mut()
+            .retain(|(owner, ..), group| named.contains(owner) || Arc::strong_count(group) > 1);
         // Other workers hold them as well, and whoever counts is found again.
         self.faults.retain(&named, usize::MAX);
     }

@@ -15,6 +15,7 @@ use weft_upstream::{ClusterManager, ClusterStore};
 
 use crate::connection::{Connections, Phase, Reason};
 use crate::http::file_bodies::FileBodies;
+use crate::key_servers::KeyServers;
 use crate::listener::{Listener, ListenerSpec};
 use crate::prefixes::{AllFaults, PrefixStats};
 use crate::stats::ListenerStats;
@@ -67,6 +68,7 @@ pub(crate) struct Worker {
     pub(crate) files: Arc<FileBodies>,
     pub(crate) faults: Arc<AllFaults>,
     pub(crate) prefixes: PrefixStats,
+    pub(crate) keys: KeyServers,
     prefixes_changed: Cell<bool>,
     pub(crate) clusters: Rc<ClusterManager>,
     pub(crate) connections: Rc<Connections>,
@@ -89,6 +91,7 @@ impl Worker {
             files: common.files,
             faults: common.faults,
             prefixes: PrefixStats::default(),
+            keys: KeyServers::default(),
             prefixes_changed: Cell::new(false),
             clusters,
             connections: Rc::default(),
@@ -234,6 +237,7 @@ pub(crate) async fn run(common: Common, id: usize, mut commands: mpsc::Receiver<
             tokio::time::sleep(SWEEP).await;
             sweeper.connections.sweep(Instant::now());
             sweeper.forget_prefixes();
+            sweeper.keys.sweep(Instant::now());
         }
     });
     while let Some(command) = commands.recv().await {

@@ -17,6 +17,9 @@ use weft_proto::Duration as ProtoDuration;
 /// cannot make us hold more.
 const MAX_FINDINGS: usize = 100;
 
+/// Letters of an expression that a finding repeats.
+const LONGEST_SHOWN: usize = 200;
+
 /// One step of a path into an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Segment {
@@ -165,7 +168,10 @@ impl<'a> At<'a> {
             Ok(0) => None,
             Ok(count) => Some(count),
             Err(_) => {
-                self.error(format_args!("{number} is negative: use a number from 0 on"));
+                self.error(format_args!(
+                    "{number} is out of range: use 0 to {}",
+                    i32::MAX
+                ));
                 None
             }
         }
@@ -205,22 +211,21 @@ impl<'a> At<'a> {
         percent
     }
 
-    /// An expression in RE2's syntax. The `regex` crate takes the same language, save for a few
-    /// rare escapes, and like RE2 knows neither back references nor look-around.
+    /// An expression in RE2's syntax, within the bounds of the proxy's own check.
     pub(crate) fn regex(&self, pattern: &str) {
         if pattern.is_empty() {
             self.error("the regular expression is empty: \".*\" matches everything");
-        } else if pattern.len() > 8192 {
-            self.error("the regular expression is longer than 8192 characters");
-        } else if let Err(error) = regex::RegexBuilder::new(pattern)
-            .size_limit(8 << 20)
-            .build()
-        {
-            let error = error.to_string();
+        } else if let Err(error) = weft_proto::regex::compile(pattern) {
             let reason = error.lines().last().unwrap_or_default().trim().to_owned();
             let reason = reason.strip_prefix("error: ").unwrap_or(&reason);
+            let shown: String = pattern.chars().take(LONGEST_SHOWN).collect();
+            let more = if shown.len() < pattern.len() {
+                "…"
+            } else {
+                ""
+            };
             self.error(format_args!(
-                "\"{pattern}\" is no regular expression (RE2): {reason}"
+                "\"{shown}{more}\" is no regular expression (RE2): {reason}"
             ));
         }
     }

@@ -9,10 +9,11 @@ use weft_proto::document::{Document, Recognised, parse_file};
 use weft_proto::{Problem, reader};
 
 use crate::api::istio::{
-    destination_rule, gateway, message as istio, proxy_config, service_entry, sidecar, telemetry,
+    authorization_policy, destination_rule, envoy_filter, gateway, message as istio,
+    peer_authentication, proxy_config, request_authentication, service_entry, sidecar, telemetry,
     virtual_service, workload_entry,
 };
-use crate::api::kubernetes;
+use crate::api::kubernetes::{self, secret};
 use crate::check::{Checker, Context, Finding};
 use crate::piece::{Outcome, Piece, ReadDocument};
 
@@ -74,7 +75,7 @@ pub(crate) fn model_name(name: &weft_proto::ObjectRef) -> Option<ObjectRef> {
 
 /// Kubernetes' own kinds that no mesh reads; others of its core group are misspelt, if they look
 /// like one that a mesh reads.
-const OTHER_CORE_KINDS: [&str; 12] = [
+const OTHER_CORE_KINDS: [&str; 11] = [
     "Binding",
     "ConfigMap",
     "Event",
@@ -85,7 +86,6 @@ const OTHER_CORE_KINDS: [&str; 12] = [
     "PodTemplate",
     "ReplicationController",
     "ResourceQuota",
-    "Secret",
     "ServiceAccount",
 ];
 
@@ -96,7 +96,7 @@ fn recognise(document: &Document) -> Result<Recognised, Box<Problem>> {
         && document.group().is_empty()
         && !OTHER_CORE_KINDS.contains(&kind)
     {
-        let ours = ["Endpoints", "Namespace", "Pod", "Service"];
+        let ours = ["Endpoints", "Namespace", "Pod", "Secret", "Service"];
         if let Some(near) = reader::closest(kind, ours.into_iter()) {
             let text = format!("unknown kind \"{kind}\", did you mean \"{near}\"?");
             return Err(Box::new(document.problem("kind", text)));
@@ -154,16 +154,17 @@ fn convert(
         annotations: &document.metadata.annotations,
         settings,
     };
-    let piece = convert_kind(document, &context, &checker)?;
+    let piece = convert_kind(document, &context, &checker);
     let findings = checker.into_findings();
     match piece {
-        Some(piece) if findings.is_empty() => Ok(piece),
+        Ok(Some(piece)) if findings.is_empty() => Ok(piece),
         // Nothing without a finding: the object is valid, but nothing follows from it.
-        None if findings.is_empty() => Ok(Piece::Nothing),
-        _ => {
+        Ok(None) if findings.is_empty() => Ok(Piece::Nothing),
+        piece => {
             let place =
                 |finding: Finding| document.problem(&finding.path.to_string(), finding.text);
             let mut problems: Vec<Problem> = findings.into_iter().map(place).collect();
+            problems.extend(piece.err().into_iter().flatten());
             problems.sort_by_key(|problem| (problem.line, problem.column));
             Err(problems)
         }
@@ -201,6 +202,11 @@ fn convert_kind(
             let _checked: weft_proto::kubernetes::Namespace = document.read_body()?;
             Some(Piece::Namespace(Arc::new(kubernetes::namespace(context))))
         }
+        Kind::Secret => {
+            let message = document.read_body().map_err(secret::without_values)?;
+            let secret = secret::convert(message, context, root);
+            secret.map(|secret| Piece::Secret(Arc::new(secret)))
+        }
         Kind::ServiceEntry => {
             let message: istio::ServiceEntry = document.read_spec()?;
             let services = service_entry::convert(message, context, spec);
@@ -232,6 +238,27 @@ fn convert_kind(
             Some(Piece::Sidecar(Arc::new(sidecar::convert(
                 message, context, spec,
             ))))
+        }
+        Kind::EnvoyFilter => {
+            let message = document.read_spec()?;
+            let filter = envoy_filter::convert(message, document, context, spec)?;
+            Some(Piece::EnvoyFilter(Arc::new(filter)))
+        }
+        Kind::PeerAuthentication => {
+            let message = document.read_spec()?;
+            let rule = peer_authentication::convert(message, context, spec);
+            Some(Piece::PeerAuthentication(Arc::new(rule)))
+        }
+        Kind::AuthorizationPolicy => {
+            let message = document.read_spec()?;
+            let metadata = root.field("metadata");
+            let rule = authorization_policy::convert(message, context, metadata, spec);
+            rule.map(|rule| Piece::AuthorizationPolicy(Arc::new(rule)))
+        }
+        Kind::RequestAuthentication => {
+            let message = document.read_spec()?;
+            let rule = request_authentication::convert(message, context, spec);
+            Some(Piece::RequestAuthentication(Arc::new(rule)))
         }
         Kind::ProxyConfig => {
             proxy_config::check(document.read_spec()?, spec);

@@ -23,6 +23,7 @@ use weft_model::{Object, ObjectKey};
 pub use api::istio::{mesh_config, proxy_settings};
 pub use registry::file::{Batch, FileSource, FileSourceError, FolderState, WatchOptions};
 pub use registry::load::{Loaded, load_once};
+pub use registry::places::{Remark, place};
 pub use registry::store::{FileStore, ObjectState, ObjectStatus, StatusKey, Update};
 pub use weft_proto::Problem;
 

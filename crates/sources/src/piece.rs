@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use weft_model::{
-    DestinationRule, Gateway, NamespaceInfo, ObjectRef, Sidecar, Telemetry, VirtualService,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, NamespaceInfo, ObjectRef,
+    PeerAuthentication, RequestAuthentication, Secret, Sidecar, Telemetry, VirtualService,
     Workload,
 };
 use weft_proto::Problem;
@@ -26,6 +27,11 @@ pub(crate) enum Piece {
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
     Sidecar(Arc<Sidecar>),
+    EnvoyFilter(Arc<EnvoyFilter>),
+    Secret(Arc<Secret>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    RequestAuthentication(Arc<RequestAuthentication>),
     Telemetry(Arc<Telemetry>),
 }
 

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_model::proxy::{ForwardClientCert, GatewayTopology};
 use weft_model::{
     AbortKind, AddressRange, ClientTlsMode, Endpoint, EndpointAddress, ExportTo, GatewayRef,
     H2Upgrade, Health, HostScope, Hostname, HttpAction, HttpMatch, LoadBalancer, MeshSettings,
-    Namespace, Object, OutboundTrafficPolicy, Percent, PortNumber, Protocol, RedirectPath,
-    RedirectPort, Resolution, ResponseBody, Service, StringMatch, Timestamp, TlsVersion,
-    VirtualService, Weight,
+    Namespace, Object, OutboundTrafficPolicy, PatchContext, PatchOperation, PatchTarget, Percent,
+    PortNumber, Protocol, ProxySettings, RedirectPath, RedirectPort, Resolution, ResponseBody,
+    ServerIdentity, Service, StringMatch, Timestamp, TlsVersion, VirtualService, Weight,
 };
 use weft_sources::{FileStore, ObjectState, mesh_config};
 
@@ -385,9 +386,12 @@ fn destination_rules_gateways_and_sidecars_keep_their_semantics() {
         plain.hosts[1].scope,
         HostScope::Namespace(Namespace::new("shop"))
     );
-    let tls = secure.tls.as_ref().expect("given");
+    let tls = secure.termination().expect("given");
+    let ServerIdentity::Files { pairs, .. } = &tls.identity else {
+        panic!("{tls:?}")
+    };
     assert_eq!(
-        (&*tls.key_pair.certificate, tls.min_version),
+        (&*pairs[0].certificate, tls.min_version),
         ("/etc/cert.pem", Some(TlsVersion::V1_2))
     );
 
@@ -409,17 +413,64 @@ fn destination_rules_gateways_and_sidecars_keep_their_semantics() {
 }
 
 #[test]
+fn patches_are_read_as_messages_of_envoy() {
+    let text = include_str!("data/good/patches.yaml");
+    let read = |text: &str| {
+        let mut store = FileStore::new(MeshSettings::default());
+        let update = store.apply("patches.yaml", Some(text));
+        assert_eq!(update.statuses[0].problems, []);
+        let object = store.objects().next().cloned();
+        match object {
+            Some(Object::EnvoyFilter(filter)) => filter,
+            other => panic!("{other:?}"),
+        }
+    };
+    let filter = read(text);
+    assert_eq!((filter.priority, filter.patches.len()), (-1, 2));
+    assert!(filter.selector.is_some());
+    let [first, second] = &filter.patches[..] else {
+        panic!("two patches")
+    };
+    assert_eq!(first.context, PatchContext::SidecarInbound);
+    assert_eq!(first.target, PatchTarget::HttpFilter);
+    let value = first.value.as_ref().expect("a value");
+    assert!(value.message.ends_with("HttpFilter") && !value.body.is_empty());
+    assert_eq!(
+        (second.operation, &second.value),
+        (PatchOperation::Remove, &None)
+    );
+    // Another way to write the same is no change: the order of keys, the form of names.
+    let other = text
+        .replace(
+            "{b: [1, {c: true}], a: text}",
+            "{a: text, b: [1, {c: true}]}",
+        )
+        .replace("typedConfig", "typed_config");
+    assert_ne!(other, text);
+    assert_eq!(read(&other), filter);
+}
+
+#[test]
 fn mesh_settings_are_read_over_istios_defaults() {
     let text = "accessLogFile: /dev/stdout\nproxyHttpPort: 15080\nconnectTimeout: 3s\n\
                 outboundTrafficPolicy: {mode: REGISTRY_ONLY}\ndefaultServiceExportTo: [\"~\"]\n\
-                enableAutoMtls: false\ndefaultConfig: {concurrency: 2}\n";
+                enableAutoMtls: false\ndefaultConfig: {concurrency: 2, gatewayTopology: {numTrustedProxies: 2, forwardClientCertDetails: APPEND_FORWARD, proxyProtocol: {}}}\n";
     let settings = mesh_config::parse("mesh.yaml", text).expect("valid");
     let expected = MeshSettings {
         access_log_file: Some("/dev/stdout".into()),
         proxy_http_port: Some(port(15080)),
         connect_timeout: Duration::from_secs(3),
+        proxy: Arc::new(ProxySettings {
+            topology: GatewayTopology {
+                trusted_proxies: 2,
+                forward_client_cert: Some(ForwardClientCert::AppendForward),
+                proxy_protocol: true,
+            },
+            ..ProxySettings::default()
+        }),
         outbound_policy: OutboundTrafficPolicy::RegistryOnly,
         default_service_export_to: Some(ExportTo::Nobody),
+        auto_mtls: false,
         ..MeshSettings::default()
     };
     assert_eq!(settings, expected);

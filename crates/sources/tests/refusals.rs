@@ -58,8 +58,42 @@ fn destination_rules() {
 }
 
 #[test]
+fn envoy_filters() {
+    check("envoy-filter.yaml", of_objects);
+}
+
+#[test]
+fn security_rules() {
+    check("security.yaml", |name, text| {
+        let mut store = FileStore::new(MeshSettings::default());
+        let update = store.apply(name, Some(text));
+        assert_eq!(update.changes, []);
+        // The last document's kind is unknown, which is the file's problem.
+        let statuses = update.statuses.into_iter();
+        let mut problems: Vec<_> = statuses.flat_map(|status| status.problems).collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems
+    });
+}
+
+#[test]
+fn gateways() {
+    check("gateway.yaml", of_objects);
+}
+
+#[test]
+fn secrets() {
+    check("secret.yaml", of_objects);
+}
+
+#[test]
 fn other_kinds() {
     check("others.yaml", of_objects);
+}
+
+#[test]
+fn names_and_indents() {
+    check("names.yaml", of_objects);
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn paths_are_validated_at_once() {
         "{told:?}"
     );
     assert!(
-        told[2].starts_with("/missing.yaml:1: cannot be read: "),
+        told[2].starts_with("/missing.yaml: cannot be read: "),
         "{told:?}"
     );
 }
@@ -249,6 +249,51 @@ async fn what_cannot_be_looked_at_keeps_its_objects_and_holds_nothing_else_up() 
     let removed = |status: &ObjectStatus| status.state == ObjectState::Removed;
     assert!(last.statuses.iter().any(removed), "{last:?}");
     let _ = fs::remove_file(directory.path().with_extension("away"));
+}
+
+#[tokio::test]
+async fn files_that_are_all_emptied_at_once_are_held() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    let names = ["a", "b"];
+    for name in names {
+        fs::write(path(&format!("{name}.yaml")), route(name, 1)).expect("written");
+    }
+    let mut source = start(directory.path(), WatchOptions::default());
+    next(&mut source).await;
+    for name in names {
+        fs::write(path(&format!("{name}.yaml")), "").expect("emptied");
+    }
+    let mut held = next(&mut source).await;
+    while held.statuses.is_empty() {
+        assert_eq!(keys(&held), Vec::<String>::new(), "all stays in force");
+        held = next(&mut source).await;
+    }
+    assert_eq!(keys(&held), Vec::<String>::new(), "all stays in force");
+    assert_eq!(held.folder, FolderState::Empty);
+    let told = held.statuses[0].problems[0].to_string();
+    assert!(
+        told.contains("lost all its configuration files at once"),
+        "{told}"
+    );
+
+    for (name, weight) in [("a", 2), ("b", 1)] {
+        fs::write(path(&format!("{name}.yaml")), route(name, weight)).expect("written");
+    }
+    let mut back = next(&mut source).await;
+    while back.changes.is_empty() {
+        back = next(&mut source).await;
+    }
+    assert_eq!(keys(&back), ["+VirtualService/default/a"]);
+    assert_eq!(back.folder, FolderState::Complete);
+
+    // One alone is a person's way to take its objects away.
+    fs::write(path("a.yaml"), "").expect("emptied");
+    let mut one = next(&mut source).await;
+    while one.changes.is_empty() {
+        one = next(&mut source).await;
+    }
+    assert_eq!(keys(&one), ["-VirtualService/default/a"]);
 }
 
 #[tokio::test]

@@ -31,6 +31,16 @@ impl Control {
     /// Starts `binary control` on free ports and waits until it is ready. `mesh_config` is a
     /// file with mesh settings.
     pub async fn start(binary: &str, folder: &ConfigFolder, mesh_config: Option<&Path>) -> Self {
+        Self::start_with(binary, folder, mesh_config, &[]).await
+    }
+
+    /// The same with `more` on its command line.
+    pub async fn start_with(
+        binary: &str,
+        folder: &ConfigFolder,
+        mesh_config: Option<&Path>,
+        more: &[&str],
+    ) -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (grpc, monitoring) = (local(free_port()), local(free_port()));
         let mut arguments = vec![
@@ -41,6 +51,7 @@ impl Control {
             format!("--monitoring-addr={monitoring}"),
         ];
         arguments.extend(mesh_config.map(|file| format!("--mesh-config={}", file.display())));
+        arguments.extend(more.iter().map(ToString::to_string));
         let log = folder.log("control.log");
         let mut control = Self {
             binary: binary.into(),

@@ -10,7 +10,12 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::certificate::Certificate;
 
 /// The longest that a call may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -38,14 +43,34 @@ impl Connection {
     /// # Errors
     /// The connection is refused or takes too long.
     pub async fn open(address: SocketAddr) -> Result<Self, String> {
+        Self::over(connect(address)).await
+    }
+
+    /// Connects over TLS to a server of this name, and trusts this certificate only.
+    ///
+    /// # Errors
+    /// As [`Connection::open`]; also, the server shows another certificate.
+    pub async fn open_tls(
+        address: SocketAddr,
+        name: &str,
+        trusted: &Certificate,
+    ) -> Result<Self, String> {
+        let connector = TlsConnector::from(trusted.client());
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
+        Self::over(async {
+            let stream = connect(address).await?;
+            let secure = connector.connect(name, stream).await;
+            secure.map_err(|error| error.to_string())
+        })
+        .await
+    }
+
+    async fn over<S>(stream: impl Future<Output = Result<S, String>>) -> Result<Self, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let connecting = async {
-            let stream = TcpStream::connect(address)
-                .await
-                .map_err(|error| error.to_string())?;
-            stream
-                .set_nodelay(true)
-                .map_err(|error| error.to_string())?;
-            http1::handshake(TokioIo::new(stream))
+            http1::handshake(TokioIo::new(stream.await?))
                 .await
                 .map_err(|error| error.to_string())
         };
@@ -93,6 +118,15 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<Answer, String> {
         .await?
         .get(&address.to_string(), path)
         .await
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect(address).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
+    Ok(stream)
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {

@@ -3,10 +3,12 @@
 //! remembers every answer. A dev-dependency only; everything here panics with a full account
 //! where a test cannot go on. Must never know how the control plane or the proxy work inside.
 
+mod certificate;
 mod control;
 mod dataplane;
 mod folder;
 mod http_client;
+mod identities;
 mod load;
 mod mesh;
 mod peers;
@@ -18,10 +20,12 @@ mod static_bootstrap;
 mod upstream;
 mod wait;
 
+pub use certificate::Certificate;
 pub use control::Control;
 pub use dataplane::{AdsMode, Dataplane, Node, Program, Stats};
 pub use folder::ConfigFolder;
 pub use http_client::{Answer, Connection, get};
+pub use identities::{Identities, IdentityFiles};
 pub use load::{Call, Load};
 pub use mesh::{Mesh, Version};
 pub use peers::Peers;

@@ -30,6 +30,11 @@ pub struct Scene {
 impl Scene {
     /// Starts upstreams and `binary control` with a split of 90 to 10.
     pub async fn start(binary: &str) -> Self {
+        Self::start_with(binary, &[]).await
+    }
+
+    /// The same with `more` on the control plane's command line.
+    pub async fn start_with(binary: &str, more: &[&str]) -> Self {
         let (v1, v2) = (Upstream::start("v1").await, Upstream::start("v2").await);
         let version = |name, upstream: &Upstream| Version {
             name,
@@ -42,7 +47,7 @@ impl Scene {
         };
         let folder = ConfigFolder::new();
         mesh.write(&folder, 90, 10);
-        let control = Control::start(binary, &folder, None).await;
+        let control = Control::start_with(binary, &folder, None, more).await;
         Self {
             control,
             v1,

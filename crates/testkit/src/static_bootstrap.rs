@@ -32,8 +32,26 @@ pub fn static_bootstrap(resources: &[Value]) -> Value {
     for cluster in &mut clusters {
         inline_endpoints(cluster, &endpoints);
     }
+    // Secrets are asked for over ADS, which must be there; nobody is asked while validating.
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    clusters.push(json!({
+        "name": "xds",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "xds"},
+        "typed_extension_protocol_options": {
+            options: {
+                "@type": format!("type.googleapis.com/{options}"),
+                "explicit_http_config": {"http2_protocol_options": {}},
+            },
+        },
+    }));
     json!({
         "node": {"id": "validate", "cluster": "validate"},
+        "dynamic_resources": {"ads_config": {
+            "api_type": "GRPC",
+            "transport_api_version": "V3",
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+        }},
         "static_resources": {"listeners": listeners, "clusters": clusters},
     })
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use weft_config::cluster::UpstreamHttp;
 use weft_config::{Cluster, Transport, UpstreamProtocol};
-use weft_net::tls::{ClientSpec, SanKind, SanMatcher};
+use weft_net::tls::{CertificateReader, ClientSpec, ContextCertificates, SanKind, SanMatcher};
 use weft_net::{ConnectError, ConnectOptions, Keepalive, Stream};
 
 use crate::failure::{FailureKind, SendFailure};
@@ -43,6 +43,8 @@ struct Tls {
     /// Finished configurations that do not depend on the host: HTTP/1, HTTP/2, plain TCP.
     /// Shared, so that sessions are resumed and certificates parsed once.
     finished: [OnceLock<TlsConfig>; 3],
+    /// Read when somebody asks for them.
+    certificates: OnceLock<Arc<ContextCertificates>>,
 }
 
 /// A finished TLS configuration of one pool.
@@ -63,6 +65,7 @@ impl Connector {
                 sni_from_host: tls.auto_host_sni,
                 san_of_sni: tls.auto_sni_san_validation || config.http.auto_san_validation,
                 finished: [const { OnceLock::new() }; 3],
+                certificates: OnceLock::new(),
             }),
         };
         Self {
@@ -76,6 +79,14 @@ impl Connector {
             buffer_limit: config.per_connection_buffer_limit,
             per_host_max_connections: config.breakers.per_host_max_connections,
         }
+    }
+
+    /// The certificates of its TLS; `None` for plain TCP and while secrets are missing.
+    fn certificates(&self, reader: &mut CertificateReader) -> Option<Arc<ContextCertificates>> {
+        let tls = self.tls.as_ref()?;
+        let spec = tls.spec.as_ref().ok()?;
+        let read = || Arc::new(reader.client(spec));
+        Some(Arc::clone(tls.certificates.get_or_init(read)))
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -236,6 +247,16 @@ impl Connectors {
             default: new(&config.transport),
             matches: matches.map(|m| new(&m.transport)).collect(),
         }
+    }
+
+    /// The certificates of all TLS contexts, one entry each.
+    pub(crate) fn certificates(
+        &self,
+        reader: &mut CertificateReader,
+    ) -> impl Iterator<Item = Arc<ContextCertificates>> {
+        std::iter::once(&self.default)
+            .chain(&*self.matches)
+            .filter_map(|connector| connector.certificates(reader))
     }
 
     /// The connector for an endpoint.

@@ -11,8 +11,8 @@ use weft_config::tls::{
 };
 use weft_config::{Cluster, DataSource, DownstreamTls, Secret, UpstreamTls};
 use weft_net::tls::{
-    ClientSpec, Identity, Pem, SanKind, SanMatcher, ServerSpec, TlsError, Validation, Version,
-    client_config,
+    ClientSpec, Identity, Pem, PemSource, SanKind, SanMatcher, ServerSpec, TlsError, Validation,
+    Version, client_config,
 };
 
 /// The files in which systems keep the roots they trust.
@@ -239,9 +239,11 @@ pub fn read(source: &DataSource) -> Result<Pem, TlsError> {
             Ok(bytes) => Ok(Pem::new(&**path, bytes)),
             Err(error) => Err(failed(path, format!("cannot be read: {error}"))),
         },
-        DataSource::Inline(bytes) => Ok(Pem::new("inline", &**bytes)),
+        DataSource::Inline(bytes) => Ok(Pem::new("inline", &**bytes).of(PemSource::Value)),
         DataSource::Environment(name) => match std::env::var(&**name) {
-            Ok(text) => Ok(Pem::new(format!("environment variable {name}"), text)),
+            Ok(text) => {
+                Ok(Pem::new(format!("environment variable {name}"), text).of(PemSource::Value))
+            }
             Err(error) => Err(failed(name, error.to_string())),
         },
     }
@@ -250,7 +252,7 @@ pub fn read(source: &DataSource) -> Result<Pem, TlsError> {
 fn read_system_roots() -> Result<Pem, TlsError> {
     let mut found = SYSTEM_ROOTS.iter().filter_map(|path| {
         let bytes = std::fs::read(path).ok()?;
-        Some(Pem::new(*path, bytes))
+        Some(Pem::new(*path, bytes).of(PemSource::System))
     });
     found.next().ok_or_else(|| {
         let text = "system_root_certs: this system keeps no file of trusted roots; looked for";

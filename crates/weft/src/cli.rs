@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -21,14 +23,21 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the control plane: a directory of YAML becomes xDS for every proxy that connects
+    #[command(display_name = "weft")]
     Control(ControlArgs),
     /// Run the data plane: an Envoy v3 bootstrap becomes listeners, routes and clusters
+    #[command(display_name = "weft")]
     Proxy(Box<ProxyArgs>),
     /// Check files and directories of mesh configuration; exit 1 with all errors
+    #[command(display_name = "weft")]
     Validate(ValidateArgs),
+    /// Look for what is suspicious in mesh configuration, with the codes of `istioctl analyze`
+    Analyze(AnalyzeArgs),
     /// Watch a whole mesh at work on this machine, with nothing installed and without root
+    #[command(display_name = "weft")]
     Demo(DemoArgs),
     /// Print the completion script for a shell
+    #[command(display_name = "weft")]
     Completions(CompletionsArgs),
     /// One of the demo's sample services
     #[command(hide = true)]
@@ -53,10 +62,45 @@ pub(crate) struct ControlArgs {
     /// Where metrics, readiness and debug pages are served
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014")]
     pub(crate) monitoring_addr: SocketAddr,
+    /// How long a proxy's connection lasts before the proxy is to connect anew, so that proxies
+    /// spread over replicas: 30m, 90s, 1h; `never`. It is sent nothing again
+    #[arg(long, value_name = "TIME", default_value = "30m")]
+    pub(crate) grpc_max_connection_age: Age,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
+}
+
+/// A time with its unit, or `never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Age(pub(crate) Option<Duration>);
+
+impl FromStr for Age {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "never" {
+            return Ok(Age(None));
+        }
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err("give a number with s, m or h, such as 30m, or `never`".to_owned()),
+        };
+        let number: u64 = number
+            .parse()
+            .map_err(|_| "give a number with s, m or h, such as 30m".to_owned())?;
+        match number.checked_mul(seconds) {
+            Some(seconds @ 1..=31_536_000) => Ok(Age(Some(Duration::from_secs(seconds)))),
+            _ => Err("give a time from 1s to 8760h (a year), or `never`".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -270,6 +314,37 @@ pub(crate) struct ValidateArgs {
     /// Files, or directories of YAML
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    /// Exit 1 for warnings, too
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// File with the mesh's settings (Istio's `MeshConfig`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mesh_config: Option<PathBuf>,
+}
+
+/// How findings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportForm {
+    /// A line each
+    Text,
+    /// One JSON object
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AnalyzeArgs {
+    /// Files, or directories of YAML
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// File with the mesh's settings (Istio's `MeshConfig`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mesh_config: Option<PathBuf>,
+    /// How findings are printed
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: ReportForm,
+    /// Exit 1 for warnings, too
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 #[derive(Debug, Args)]
@@ -357,6 +432,28 @@ mod tests {
         assert_eq!(args.drain_time_s, 45);
         assert_eq!(args.concurrency, Some(2));
         assert_eq!(args.envoy.given().len(), 8);
+    }
+
+    #[test]
+    fn ages_have_a_unit() {
+        let age = |text: &str| text.parse::<Age>().map(|age| age.0.map(|it| it.as_secs()));
+        assert_eq!(age("30m"), Ok(Some(1800)));
+        assert_eq!(age("90s"), Ok(Some(90)));
+        assert_eq!(age("1h"), Ok(Some(3600)));
+        assert_eq!(age("never"), Ok(None));
+        for wrong in [
+            "",
+            "30",
+            "0s",
+            "-1m",
+            "1.5h",
+            "h",
+            "8761h",
+            "99999999999999999999h",
+            "5d",
+        ] {
+            assert!(age(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

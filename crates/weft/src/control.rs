@@ -10,6 +10,12 @@ use crate::{logging, stop};
 
 pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
     logging::start(&args.log.log_level, None)?;
+    if !args.grpc_addr.ip().is_loopback() {
+        tracing::warn!(
+            address = %args.grpc_addr,
+            "xDS is served in plain text: who reaches this address can read all configuration, and the keys of Secrets that gateways use"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("weft-control")
@@ -24,6 +30,7 @@ pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
             mesh_config: args.mesh_config.clone(),
             grpc_addr: args.grpc_addr,
             monitoring_addr: args.monitoring_addr,
+            max_connection_age: args.grpc_max_connection_age.0,
         };
         ControlPlane::run(config, drain)
             .await

@@ -1,6 +1,7 @@
 //! The `weft` binary: reads the command line and hands over to one command. Must never hold
 //! logic of its own.
 
+mod analyze;
 mod cli;
 mod completions;
 mod control;
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Control(args) => control::run(&args),
         Command::Proxy(args) => proxy::run(&args),
-        Command::Validate(args) => Ok(validate::run(&args)),
+        Command::Validate(args) => validate::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoService(args) => demo::service::run(&args),

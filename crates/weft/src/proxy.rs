@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use weft_proto::bootstrap::{INLINE_SOURCE, read_bootstrap};
+use weft_proto::bootstrap::{BootstrapTexts, INLINE_SOURCE, read_located_bootstrap};
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
 use weft_proto::pb::envoy::config::core::v3::{Locality, Node};
-use weft_proxy::ProxyOptions;
 use weft_proxy::admin::ServerOptions;
+use weft_proxy::{CheckedBootstrap, ConfigError, ProxyOptions};
 
 use crate::Failure;
 use crate::cli::{ProxyArgs, ProxyMode};
@@ -25,15 +25,20 @@ pub(crate) fn run(args: &ProxyArgs) -> Result<ExitCode, Failure> {
     if !without_effect.is_empty() {
         tracing::info!(flags = %without_effect.join(" "), "accepted without effect");
     }
-    let bootstrap = bootstrap(args)?;
+    let (message, texts) = bootstrap(args)?;
+    let bootstrap = CheckedBootstrap::new(message).map_err(|error| refused(&texts, &error))?;
     match args.mode {
-        ProxyMode::Validate => validate(args, &bootstrap),
-        ProxyMode::Serve => serve(args, bootstrap, log),
+        ProxyMode::Validate => validate(args, &bootstrap, &texts),
+        ProxyMode::Serve => {
+            // Only what is refused needs its lines.
+            drop(texts);
+            serve(args, bootstrap, log)
+        }
     }
 }
 
 /// The bootstrap of the file and of `--config-yaml`, with what the flags replace in it.
-fn bootstrap(args: &ProxyArgs) -> Result<BootstrapMessage, Failure> {
+fn bootstrap(args: &ProxyArgs) -> Result<(BootstrapMessage, BootstrapTexts), Failure> {
     let file = args.config_path.as_ref().map(read).transpose()?;
     if file.is_none() && args.config_yaml.is_none() {
         return Err("no bootstrap: give a file with -c, or its text with --config-yaml".to_owned());
@@ -41,12 +46,27 @@ fn bootstrap(args: &ProxyArgs) -> Result<BootstrapMessage, Failure> {
     let file = file
         .as_ref()
         .map(|(name, text)| (name.as_str(), text.as_str()));
-    let mut bootstrap = read_bootstrap(file, args.config_yaml.as_deref()).map_err(|problems| {
+    let read = read_located_bootstrap(file, args.config_yaml.as_deref());
+    let (mut bootstrap, texts) = read.map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         format!("the bootstrap is refused:\n{}", lines.join("\n"))
     })?;
     override_node(bootstrap.node.get_or_insert_default(), args);
-    Ok(bootstrap)
+    Ok((bootstrap, texts))
+}
+
+/// `file:line: listener x: path: text`, a line for each problem.
+fn refused(texts: &BootstrapTexts, error: &ConfigError) -> Failure {
+    let lines = error.problems.iter().map(|problem| {
+        let at = texts.problem(&problem.path, "");
+        let mut parts = vec![format!("{}:{}", at.source, at.line)];
+        parts.extend(problem.resource.clone());
+        parts.extend((!at.path.is_empty()).then_some(at.path));
+        parts.push(problem.text.clone());
+        parts.join(": ")
+    });
+    let lines: Vec<String> = lines.collect();
+    format!("the bootstrap is refused:\n{}", lines.join("\n"))
 }
 
 fn read(path: &PathBuf) -> Result<(String, String), Failure> {
@@ -76,22 +96,28 @@ fn override_node(node: &mut Node, args: &ProxyArgs) {
 }
 
 /// What Envoy's `--mode validate` does: everything is converted and loaded, no socket opened.
-fn validate(args: &ProxyArgs, message: &BootstrapMessage) -> Result<ExitCode, Failure> {
+fn validate(
+    args: &ProxyArgs,
+    bootstrap: &CheckedBootstrap,
+    texts: &BootstrapTexts,
+) -> Result<ExitCode, Failure> {
     let name = args.config_path.as_ref().map_or_else(
         || INLINE_SOURCE.to_owned(),
         |path| path.display().to_string(),
     );
-    let ignored =
-        weft_proxy::validate(message).map_err(|error| format!("{name} is refused:\n{error}"))?;
-    for line in ignored {
-        eprintln!("{name}: {line}");
+    bootstrap
+        .check_certificates()
+        .map_err(|error| refused(texts, &error))?;
+    for field in bootstrap.ignored() {
+        let text = format!("ignored: {}", field.reason);
+        eprintln!("{}", texts.problem(&field.path, text));
     }
     output::line(&format!("configuration '{name}' OK"));
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(args: &ProxyArgs, bootstrap: BootstrapMessage, log: Log) -> Result<ExitCode, Failure> {
-    let node = bootstrap.node.clone().unwrap_or_default();
+fn serve(args: &ProxyArgs, bootstrap: CheckedBootstrap, log: Log) -> Result<ExitCode, Failure> {
+    let node = bootstrap.message().node.clone().unwrap_or_default();
     let concurrency = args
         .concurrency
         .unwrap_or_else(weft_net::worker::default_concurrency)

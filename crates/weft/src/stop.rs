@@ -9,8 +9,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use weft_core::drain::{Drain, DrainSignal};
 
-/// Exit code after a second request to stop, as a shell reports an interrupt.
-const QUIT: i32 = 130;
+/// Why the process shall end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StopRequest {
+    /// For the log.
+    name: &'static str,
+    /// Exit code if it is the second one: as a shell reports a process that the signal ended,
+    /// 128 and the signal's number.
+    code: i32,
+}
 
 /// Requests to stop, in the order they come.
 pub(crate) struct StopRequests {
@@ -60,14 +67,15 @@ impl StopRequests {
         })
     }
 
-    /// The next request, and its name for the log.
-    pub(crate) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            () = received(&mut self.hang_up) => "SIGHUP",
-            _ = self.stdin.recv() => "end of standard input",
-        }
+    /// The next request.
+    pub(crate) async fn next(&mut self) -> StopRequest {
+        let (name, code) = tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 143),
+            _ = self.interrupt.recv() => ("SIGINT", 130),
+            () = received(&mut self.hang_up) => ("SIGHUP", 129),
+            _ = self.stdin.recv() => ("end of standard input", 1),
+        };
+        StopRequest { name, code }
     }
 }
 
@@ -121,14 +129,14 @@ fn drain_on(mut requests: StopRequests) -> DrainSignal {
     tokio::spawn(async move {
         let first = requests.next().await;
         tracing::info!(
-            reason = first,
+            reason = first.name,
             "draining; ask a second time to quit at once"
         );
         drain.start();
         let second = requests.next().await;
-        tracing::warn!(reason = second, "quitting at once");
+        tracing::warn!(reason = second.name, "quitting at once");
         // What the log holds is on its way already: the writer does not buffer.
-        std::process::exit(QUIT);
+        std::process::exit(second.code);
     });
     heard
 }

@@ -18,11 +18,16 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+fn text_of(output: &Output) -> String {
+    text(&output.stderr)
+}
+
 /// A file of this test alone, in the folder that cargo gives for such.
 fn file(name: &str, content: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cli");
-    std::fs::create_dir_all(&folder).expect("cargo's folder can be written");
     let path = folder.join(name);
+    let parent = path.parent().expect("a file is in a folder");
+    std::fs::create_dir_all(parent).expect("cargo's folder can be written");
     std::fs::write(&path, content).expect("cargo's folder can be written");
     path
 }
@@ -47,19 +52,95 @@ spec:
 
 #[test]
 fn version_is_the_packages() {
-    let output = weft(&["--version"]);
-    assert!(output.status.success());
-    assert_eq!(
-        text(&output.stdout),
-        format!("weft {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    for line in [
+        &["--version"][..],
+        &["proxy", "--version"],
+        &["control", "-V"],
+    ] {
+        let output = weft(line);
+        assert!(output.status.success());
+        let wanted = format!("weft {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(text(&output.stdout), wanted);
+    }
 }
+
+const SERVICE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec: {ports: [{name: http, port: 80}]}
+---
+";
 
 #[test]
 fn validate_accepts_and_counts_what_is_right() {
-    let output = validate(&file("good.yaml", VIRTUAL_SERVICE));
+    let output = validate(&file("good.yaml", &format!("{SERVICE}{VIRTUAL_SERVICE}")));
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stdout), "valid: 1 object (1 VirtualService)\n");
+    assert_eq!(
+        text(&output.stdout),
+        "valid: 2 objects (1 Service, 1 VirtualService)\n"
+    );
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn a_rule_that_leads_nowhere_is_a_warning_and_fails_only_if_that_is_asked_for() {
+    let path = file(
+        "nowhere.yaml",
+        &format!(
+            "{SERVICE}{}",
+            VIRTUAL_SERVICE.replace("host: reviews", "host: revews")
+        ),
+    );
+    let path = path.display().to_string();
+    let output = weft(&["validate", &path]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let expected = "nowhere.yaml:16: warning: VirtualService/default/reviews: \
+        spec.http[0].route[0].destination.host: no service has the host \
+        \"revews.default.svc.cluster.local\", so what is sent there fails; \
+        did you mean \"reviews.default.svc.cluster.local\"? (IST0101)\n";
+    assert!(
+        text(&output.stderr).ends_with(expected),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(text(&output.stdout).contains("; 1 warning"));
+    assert_eq!(
+        weft(&["validate", "--strict", &path]).status.code(),
+        Some(1)
+    );
+
+    let mesh = file("nowhere-mesh.conf", "rootNamespace: mesh-root")
+        .display()
+        .to_string();
+    let args = ["analyze", "-o", "json", "--mesh-config", &mesh, &path];
+    let output = weft(&args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(
+        (&report["errors"], &report["warnings"]),
+        (&0.into(), &1.into())
+    );
+    let finding = &report["findings"][0];
+    assert_eq!(
+        (&finding["code"], &finding["line"]),
+        (&"IST0101".into(), &16.into())
+    );
+    assert_eq!(weft(&["analyze", "--strict", &path]).status.code(), Some(1));
+}
+
+#[test]
+fn analyze_tells_what_is_wrong_as_well() {
+    let bad = VIRTUAL_SERVICE.replace("timeout: 2s", "timeuot: 2s");
+    let path = file("analyze-bad.yaml", &bad).display().to_string();
+    let output = weft(&["analyze", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stdout);
+    assert!(
+        told.contains("analyze-bad.yaml:12: error: VirtualService/default/reviews: "),
+        "{told}"
+    );
+    assert!(told.contains("(IST0106)"), "{told}");
 }
 
 #[test]
@@ -83,7 +164,29 @@ fn validate_names_every_error_with_its_place_and_fails() {
 fn validate_fails_for_a_path_that_is_not_there() {
     let output = weft(&["validate", "/nonexistent/weft.yaml"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("/nonexistent/weft.yaml"));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("/nonexistent/weft.yaml: "), "{errors}");
+    assert!(!errors.contains("weft.yaml:1"), "it has no lines: {errors}");
+}
+
+#[test]
+fn validate_fails_if_there_is_nothing_to_check() {
+    let readme = file("nothing/README.md", "no configuration");
+    let folder = readme.parent().expect("a file is in a folder");
+    let output = validate(folder);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("no YAML document found in "), "{errors}");
+}
+
+#[test]
+fn validate_knows_a_bootstrap_and_says_how_to_check_it() {
+    let path = file("validated-bootstrap.yaml", BOOTSTRAP);
+    let output = validate(&path);
+    assert_eq!(output.status.code(), Some(1));
+    let wanted = format!("weft proxy --mode validate -c {}", path.display());
+    let errors = text(&output.stderr);
+    assert!(errors.contains(&wanted), "{errors}");
 }
 
 #[test]
@@ -96,6 +199,9 @@ fn completions_know_the_commands() {
             script.contains("validate") && script.contains("config-dir"),
             "{shell}"
         );
+        for hidden in ["demo-service", "until-stdin-closes"] {
+            assert!(!script.contains(hidden), "{shell} offers {hidden}");
+        }
     }
 }
 
@@ -151,6 +257,106 @@ fn proxy_validation_refuses_what_the_data_plane_cannot_do() {
     assert!(
         errors.contains("direct_response") && errors.contains("status"),
         "{errors}"
+    );
+}
+
+#[test]
+fn what_the_data_plane_refuses_has_its_line_in_any_spelling() {
+    let field = "listener main: static_resources.listeners[0].filter_chains[0].filters[0].\
+                 typed_config.route_config.virtual_hosts[0].routes[0].route.cluster: leads to the cluster \"gone\"";
+    let bad = BOOTSTRAP.replace(
+        "direct_response: {status: 200, body: {inline_string: hello}}",
+        "route: {cluster: gone}",
+    );
+    let camel = bad
+        .replace("static_resources", "staticResources")
+        .replace("filter_chains", "filterChains")
+        .replace("typed_config", "typedConfig")
+        .replace("route_config", "routeConfig")
+        .replace("virtual_hosts", "virtualHosts");
+    let json = "{\n\"static_resources\": {\"clusters\": [\n{\"name\": \"a\", \
+                \"connect_timeout\": \"1s\"},\n{\"name\": \"b\",\n\
+                \"connect_timeout\": \"1s\",\n\"lb_subset_config\": {}}]}}";
+    for (name, text, wanted) in [
+        ("snake.yaml", &*bad, format!("snake.yaml:17: {field}")),
+        ("camel.yaml", &*camel, format!("camel.yaml:17: {field}")),
+        (
+            "bad.json",
+            json,
+            "bad.json:6: cluster b: static_resources.clusters[1].lb_subset_config: ".to_owned(),
+        ),
+    ] {
+        let path = file(name, text).display().to_string();
+        for mode in ["validate", "serve"] {
+            let output = weft(&["proxy", "-c", &path, "--mode", mode, "-l", "off"]);
+            assert_eq!(output.status.code(), Some(1));
+            let errors = text_of(&output);
+            assert!(errors.contains(&wanted), "{errors}\nwanted {wanted}");
+        }
+    }
+}
+
+#[test]
+fn a_problem_of_merged_texts_is_told_where_it_is_written() {
+    let path = file("first.yaml", BOOTSTRAP).display().to_string();
+    let yaml = "static_resources:\n  listeners:\n  - name: second\n    address: \
+                {pipe: {path: /x}}\n    filter_chains: []";
+    let output = weft(&[
+        "proxy",
+        "-c",
+        &path,
+        "--config-yaml",
+        yaml,
+        "--mode",
+        "validate",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text_of(&output);
+    let wanted = "--config-yaml:4: listener second: static_resources.listeners[1].address";
+    assert!(errors.contains(wanted), "{errors}");
+}
+
+#[test]
+fn an_unreadable_certificate_is_told_at_its_transport_socket() {
+    let tls = "      transport_socket:
+        name: tls
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_certificates:
+            - certificate_chain: {filename: /nonexistent/cert.pem}
+              private_key: {filename: /nonexistent/key.pem}
+";
+    let path = file("no-certificate.yaml", &format!("{BOOTSTRAP}{tls}"));
+    let output = weft(&[
+        "proxy",
+        "-c",
+        &path.display().to_string(),
+        "--mode",
+        "validate",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text_of(&output);
+    let wanted = "no-certificate.yaml:22: listener main: \
+                  static_resources.listeners[0].filter_chains[0].transport_socket: /nonexistent/cert.pem";
+    assert!(errors.contains(wanted), "{errors}");
+}
+
+#[test]
+fn what_a_bootstrap_sets_without_effect_is_told_with_its_line() {
+    let path = file("ignored.yaml", &format!("{BOOTSTRAP}flags_path: /x\n"));
+    let output = weft(&[
+        "proxy",
+        "-c",
+        &path.display().to_string(),
+        "--mode",
+        "validate",
+    ]);
+    assert!(output.status.success(), "{}", text_of(&output));
+    let told = text_of(&output);
+    assert!(
+        told.contains("ignored.yaml:22: flags_path: ignored: "),
+        "{told}"
     );
 }
 
@@ -254,6 +460,52 @@ fn a_proxy_takes_signals_as_envoy_does() {
 
     proxy.signal("TERM");
     eventually("it ends", || proxy.0.try_wait().expect("a child").is_some());
+}
+
+#[test]
+fn a_second_signal_ends_a_draining_proxy_as_a_shell_tells_it() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.expect("a port");
+    let delay = "- name: fault
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault
+              delay: {fixed_delay: 60s, percentage: {numerator: 100}}
+          - name: router";
+    let bootstrap = BOOTSTRAP
+        .replace("10000", &address.port().to_string())
+        .replace("- name: router", delay);
+    let path = file("second-signal.yaml", &bootstrap).display().to_string();
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let child = Command::new(env!("CARGO_BIN_EXE_weft"))
+            .args(["proxy", "-c", &path, "--concurrency", "1"])
+            .stderr(Stdio::null())
+            .spawn();
+        let mut proxy = Running(child.expect("the binary is built with the test"));
+        let mut stream = None;
+        eventually("the proxy accepts", || {
+            stream = TcpStream::connect(address).ok();
+            stream.is_some()
+        });
+        // A request that goes on holds the drain up.
+        let mut stream = stream.expect("it accepts");
+        let head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        stream.write_all(head).expect("it reads");
+        std::thread::sleep(Duration::from_millis(300));
+        proxy.signal("TERM");
+        eventually("it stops to accept", || {
+            TcpStream::connect(address).is_err()
+        });
+        assert!(proxy.0.try_wait().expect("a child").is_none(), "it drains");
+        proxy.signal(signal);
+        let mut ended = None;
+        eventually("it ends", || {
+            ended = proxy.0.try_wait().expect("a child");
+            ended.is_some()
+        });
+        let ended = ended.expect("it has ended");
+        assert_eq!((ended.code(), ended.signal()), (Some(code), None));
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use weft_testkit::{
-    AdsMode, ConfigFolder, Connection, Control, Dataplane, Load, Mesh, Node, Peers, Program, Scene,
-    Way, eventually, free_port, get, one_at_a_time, static_bootstrap,
+    AdsMode, ConfigFolder, Connection, Control, Dataplane, Identities, Load, Mesh, Node, Peers,
+    Program, Scene, Way, eventually, free_port, get, one_at_a_time, static_bootstrap,
 };
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -287,7 +287,8 @@ async fn envoy_accepts_all_listeners_of_a_captured_sidecar() {
     }
 }
 
-/// Providers of all kinds, and headers.
+/// Providers of all kinds, also those that the policies of the good documents name (one of their
+/// services exists), and headers.
 const PROVIDERS: &str = r#"
 accessLogFile: /dev/stdout
 accessLogEncoding: JSON
@@ -336,6 +337,24 @@ extensionProviders:
     dynatraceSampler: {tenant: t, clusterId: 5, rootSpansPerMinute: 9}
 - name: grpc
   opentelemetry: {service: collector.ops.svc.cluster.local, port: 4317, grpc: {timeout: 2s}}
+- name: ask-grpc
+  envoyExtAuthzGrpc:
+    service: reviews.shop.svc.cluster.local
+    port: 9080
+    timeout: 3s
+    failOpen: true
+    statusOnError: '503'
+    includeRequestBodyInCheck: {maxRequestBytes: 1024, allowPartialMessage: true, packAsBytes: true}
+- name: ask-http
+  envoyExtAuthzHttp:
+    service: shop/reviews.shop.svc.cluster.local
+    port: 9080
+    pathPrefix: /check
+    includeRequestHeadersInCheck: [x-token, 'x-a*', '*-b']
+    includeAdditionalHeadersInCheck: {x-added: one}
+    headersToUpstreamOnAllow: [authorization]
+    headersToDownstreamOnDeny: [content-type]
+    headersToDownstreamOnAllow: ['x-ok*']
 "#;
 
 /// Who takes spans, and what only its configuration has.
@@ -354,7 +373,7 @@ async fn resources_with(control: &Control, id: &str, mark: &str) -> Vec<serde_js
         if resources.iter().any(|one| one.to_string().contains(mark)) {
             return resources;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{id} gets nothing with {mark}");
 }
@@ -399,11 +418,17 @@ async fn envoy_validates_all_that_is_emitted() {
     let control = Control::start(WEFT, &folder, Some(&settings)).await;
     let peer = envoy();
     let ip = Ipv4Addr::new(127, 0, 0, 9);
-    let nodes = [
+    let mut nodes = [
         Node::gateway("gateway"),
         Node::sidecar("client", ip, free_port(), &[(Mesh::PORT, 1)]),
         Node::captured_sidecar("captured", ip),
+        Node::captured_sidecar("plain", ip),
     ];
+    let identities = Identities::new(&folder);
+    for node in &mut nodes[..3] {
+        let files = identities.issue(&folder, "workload");
+        files.announce(&mut node.metadata);
+    }
     for (number, node) in nodes.iter().enumerate() {
         let proxy = Dataplane::start(&peer, node, AdsMode::Delta, control.grpc(), &folder).await;
         let resources = control.resources(&proxy.id).await;
@@ -430,4 +455,84 @@ async fn envoy_validates_all_that_is_emitted() {
             }
         }
     }
+}
+
+/// A filter whose configuration is asked for by name, and what that answers.
+fn discovered(status: u16) -> String {
+    format!(
+        r#"apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {{name: answer, namespace: istio-system}}
+spec:
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match: {{context: GATEWAY}}
+    patch:
+      operation: INSERT_FIRST
+      value:
+        name: answer
+        config_discovery:
+          config_source: {{ads: {{}}}}
+          type_urls: [type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua]
+  - applyTo: EXTENSION_CONFIG
+    patch:
+      operation: ADD
+      value:
+        name: answer
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
+          default_source_code:
+            inline_string: |
+              function envoy_on_request(handle)
+                handle:respond({{[":status"] = "{status}"}}, "")
+              end
+"#
+    )
+}
+
+async fn answers(way: Way, status: u16) {
+    let what = format!("the gateway answers {status}");
+    eventually(&what, Duration::from_secs(20), async || {
+        let mut connection = Connection::open(way.address).await?;
+        let answer = connection.get(way.host, way.uri).await?;
+        (answer.status == status)
+            .then_some(())
+            .ok_or_else(|| format!("{answer:?}"))
+    })
+    .await;
+}
+
+/// A patch puts a filter in, its configuration is discovered and edited, and both go again.
+async fn extensions_are_discovered(mode: AdsMode) {
+    let _turn = one_at_a_time();
+    let scene = Scene::start(WEFT).await;
+    let proxy = scene.proxy(&envoy(), &Node::gateway("gateway"), mode).await;
+    let way = Way::gateway(scene.mesh.gateway_ports[0]);
+    scene.wait_for(&way, &["v1", "v2"]).await;
+    scene.folder.write("answer.yaml", &discovered(418));
+    answers(way, 418).await;
+    let before = proxy
+        .stats()
+        .await
+        .get("listener_manager.lds.update_success");
+    scene.folder.write("answer.yaml", &discovered(419));
+    answers(way, 419).await;
+    let after = proxy
+        .stats()
+        .await
+        .get("listener_manager.lds.update_success");
+    assert_eq!(after, before, "an edit of the extension touched listeners");
+    scene.folder.remove("answer.yaml");
+    answers(way, 200).await;
+    proxy.assert_nothing_refused().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_discovers_extensions_over_delta() {
+    extensions_are_discovered(AdsMode::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_discovers_extensions_over_sotw() {
+    extensions_are_discovered(AdsMode::Sotw).await;
 }

@@ -63,7 +63,7 @@ impl fmt::Debug for Version {
 }
 
 /// One resource, ready to be sent; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Resource {
     /// Unique within its type. An endpoint resource is named as its cluster.
     pub name: Arc<str>,
@@ -75,6 +75,17 @@ pub struct Resource {
     /// client, these are pushed to it again, since the client may be warming on them. (A cluster
     /// and its endpoints are linked by their equal names.)
     pub links: Option<Arc<[Arc<str>]>>,
+}
+
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A body may hold a private key.
+        f.debug_struct("Resource")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Resource {

@@ -128,6 +128,13 @@ impl TypeUrl {
         .contains(self)
     }
 
+    /// Whether a state-of-the-world answer without resources changes nothing for any client. Envoy
+    /// 1.40 counts such an answer of endpoints or routes as empty, and refuses one of secrets or
+    /// extensions.
+    pub fn may_be_empty(&self) -> bool {
+        [TypeUrl::ENDPOINT, TypeUrl::ROUTE].contains(self)
+    }
+
     /// Whether a delta answer may say that a resource is gone. Never for ECDS: the listener that
     /// stops referring to it is what removes it.
     pub fn is_removable(&self) -> bool {

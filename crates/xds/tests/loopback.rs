@@ -41,6 +41,8 @@ fn view(content: u8) -> View {
 struct Source {
     views: Mutex<watch::Sender<View>>,
     events: mpsc::UnboundedSender<Event>,
+    /// Ports from which streams came.
+    ports: std::sync::Mutex<Vec<u16>>,
 }
 
 impl ViewSource for Source {
@@ -48,6 +50,8 @@ impl ViewSource for Source {
         if connection.node.id != "me" {
             return Err(Status::permission_denied("not you"));
         }
+        let peer = connection.peer.expect("it is TCP");
+        self.ports.lock().expect("no panic").push(peer.port());
         let views = self.views.try_lock().map_err(|_| Status::aborted("busy"))?;
         Ok(views.subscribe())
     }
@@ -78,13 +82,15 @@ impl Mesh {
         let source = Arc::new(Source {
             views: Mutex::new(watch::Sender::new(view(1))),
             events: events_in,
+            ports: std::sync::Mutex::default(),
         });
         let counters = Arc::<Counters>::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
+        let server = server_builder(options.max_connection_age);
         let ads = service(source.clone(), options, counters.clone());
         let accepted = incoming(listener, connections, counters.clone());
-        tokio::spawn(server_builder().serve_with_incoming(ads, accepted));
+        tokio::spawn(server.serve_with_incoming(ads, accepted));
         let node = Node {
             id: "me".to_owned(),
             ..Default::default()
@@ -207,14 +213,16 @@ async fn run(mode: Mode) {
     };
     mesh.server_event(endpoints).await;
 
-    // The control plane drops the stream; the client comes back and is sent nothing.
-    let before = mesh.counters.responses.load(Ordering::Relaxed);
+    // The control plane drops the stream; the client comes back, and is only told that it is heard.
+    let before = mesh.counters.response_bytes.load(Ordering::Relaxed);
     *mesh.source.views.lock().await = watch::Sender::new(view(3));
     for _ in 0..2 {
         mesh.server_event(|event| matches!(event, Event::Resumed { .. }))
             .await;
     }
-    assert_eq!(mesh.counters.responses.load(Ordering::Relaxed), before);
+    mesh.server_event(endpoints).await;
+    let sent = mesh.counters.response_bytes.load(Ordering::Relaxed) - before;
+    assert!((1..=512).contains(&sent), "{sent} bytes");
     assert_eq!(mesh.counters.streams.load(Ordering::Relaxed), 2);
     assert_eq!(mesh.counters.nacks.load(Ordering::Relaxed), 1);
     mesh.source.views.lock().await.send_replace(view(4));
@@ -316,6 +324,37 @@ async fn streams_and_connections_are_bounded() {
     drop(source);
 }
 
+/// Streams that have lasted end, one a second here; their client comes back on a new connection,
+/// as it would to another replica, and is sent no resource again.
+#[tokio::test]
+async fn streams_that_have_lasted_end_and_cost_nothing() {
+    for mode in [Mode::Delta, Mode::Sotw] {
+        let aged = Options {
+            max_connection_age: Some(Duration::from_millis(100)),
+            ..Options::default()
+        };
+        let mut mesh = Mesh::bounded(mode, 100, aged).await;
+        mesh.until(1).await;
+        let (mut sent, mut in_step) = (0, 0);
+        while in_step < 6 {
+            let event = tokio::time::timeout(Duration::from_secs(20), mesh.events.recv()).await;
+            match event.expect("in time").expect("it runs") {
+                Event::Sent { resources, .. } => sent += resources,
+                Event::InSync { .. } => in_step += 1,
+                _ => {}
+            }
+        }
+        assert_eq!(sent, 4, "two types of two, on the first of three streams");
+        let ports = mesh.source.ports.lock().expect("no panic").clone();
+        let distinct: std::collections::BTreeSet<_> = ports.iter().collect();
+        assert!(
+            ports.len() >= 3 && distinct.len() == ports.len(),
+            "{ports:?}"
+        );
+        assert!(mesh.counters.streams_aged.load(Ordering::Relaxed) >= 2);
+    }
+}
+
 /// A server that takes calls and never answers them.
 struct Mute;
 
@@ -346,7 +385,7 @@ async fn a_server_that_never_accepts_the_stream_is_left() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let address = format!("http://{}", listener.local_addr().expect("bound"));
     let mute = AggregatedDiscoveryServiceServer::new(Mute);
-    let server = server_builder();
+    let server = server_builder(None);
     tokio::spawn(server.serve_with_incoming(mute, TcpListenerStream::new(listener)));
     let config = DriverConfig {
         open_timeout: Duration::from_millis(200),

@@ -6,16 +6,20 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use weft_interop_istiod::Answers;
 use weft_interop_istiod::difference::differences;
 use weft_interop_istiod::fetch::fetch;
-use weft_interop_istiod::nodes::NODES;
+use weft_interop_istiod::nodes::{Kind, NODES, Node};
 use weft_interop_istiod::normal::normalise;
 use weft_interop_istiod::planes;
 use weft_interop_istiod::recorded::{self, Record};
 use weft_interop_istiod::world::World;
 
 const SHOWN: usize = 20;
+const SETTLE_TRIES: usize = 20;
+const SETTLE_PAUSE: Duration = Duration::from_millis(300);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -30,6 +34,20 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What istiod says when it has come to rest: it serves while it still digests its rules.
+async fn settled(address: &str, node: &Node, targets: &[String]) -> Result<Answers, String> {
+    let mut last = fetch(address, node, targets).await?;
+    for _ in 0..SETTLE_TRIES {
+        tokio::time::sleep(SETTLE_PAUSE).await;
+        let now = fetch(address, node, targets).await?;
+        if now == last {
+            return Ok(now);
+        }
+        last = now;
+    }
+    Err(format!("istiod does not come to rest for {}", node.name))
 }
 
 async fn run() -> Result<usize, String> {
@@ -49,8 +67,9 @@ async fn run() -> Result<usize, String> {
         let ours = planes::weft(&world).await?;
         let mut seen = Record::new();
         for node in &NODES {
-            let istiod = normalise(fetch(&theirs.address, node, &targets).await?);
-            let weft = normalise(fetch(&ours.address, node, &targets).await?);
+            let grpc = node.kind == Kind::Grpc;
+            let istiod = normalise(settled(&theirs.address, node, &targets).await?, grpc);
+            let weft = normalise(fetch(&ours.address, node, &targets).await?, grpc);
             seen.insert(node.name.to_owned(), recorded::hashes(&istiod));
             let found = differences(&istiod, &weft);
             count += found.len();

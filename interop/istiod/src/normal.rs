@@ -31,15 +31,35 @@ const PATHS: &[(&str, &str, &str)] = &[(
     "istiod leaves it out for gRPC clients, against the rule of the message",
 )];
 
+/// Keys that are taken out of what gRPC clients get, wherever they stand: istiod gives them what
+/// it gives Envoy, although they refuse or do not know it.
+const GRPC_KEYS: &[(&str, &str)] = &[
+    (
+        "envoy.filters.http.cors",
+        "gRPC has no such filter (gRFC A39)",
+    ),
+    (
+        "max_grpc_timeout",
+        "gRPC reads max_stream_duration (gRFC A31)",
+    ),
+    ("max_stream_duration", "the same"),
+    ("redirect", "gRPC fails such a call (gRFC A28)"),
+    ("direct_response", "the same"),
+    ("non_forwarding_action", "the same, said in gRPC's words"),
+    ("lb_policy", "gRPC has rings, but no tables (gRFC A42)"),
+    ("maglev_lb_config", "the same"),
+];
+
 /// Normalises all answers of one node.
-pub fn normalise(answers: Answers) -> Answers {
+pub fn normalise(answers: Answers, grpc: bool) -> Answers {
     answers
         .into_iter()
         .map(|(kind, resources)| {
             let resources = resources
                 .into_iter()
                 .map(|(name, value)| {
-                    let mut value = tidy(value);
+                    let mut value = tidy(value, grpc);
+                    sort_hosts(&mut value);
                     for (_, path, _) in PATHS.iter().filter(|(of, ..)| *of == kind) {
                         take(&mut value, path);
                     }
@@ -60,15 +80,24 @@ fn take(value: &mut Value, path: &str) {
     }
 }
 
-fn tidy(value: Value) -> Value {
+/// The order of virtual hosts says nothing, since no two share a domain; istiod's is that of the
+/// services' ages.
+fn sort_hosts(value: &mut Value) {
+    if let Some(Value::Array(hosts)) = value.get_mut("virtual_hosts") {
+        hosts.sort_by_cached_key(|host| host.get("name").map(Value::to_string));
+    }
+}
+
+fn tidy(value: Value, grpc: bool) -> Value {
     match value {
         Value::Object(fields) => {
             let kept: Map<String, Value> = fields
                 .into_iter()
                 .filter(|(key, _)| !KEYS.iter().any(|(taken, _)| taken == key))
+                .filter(|(key, _)| !(grpc && GRPC_KEYS.iter().any(|(taken, _)| taken == key)))
                 .map(|(key, value)| {
                     let had = !is_empty(&value);
-                    let value = tidy(value);
+                    let value = tidy(value, grpc);
                     (key, value, had)
                 })
                 // What has become empty was only there for what was taken out.
@@ -81,7 +110,7 @@ fn tidy(value: Value) -> Value {
             items
                 .into_iter()
                 .filter(|item| !is_taken(item))
-                .map(tidy)
+                .map(|item| tidy(item, grpc))
                 .collect(),
         ),
         other => other,
@@ -111,7 +140,7 @@ mod tests {
 
     fn normal(kind: &'static str, value: Value) -> Value {
         let resources = BTreeMap::from([("a".to_owned(), value)]);
-        let answers = normalise(BTreeMap::from([(kind, resources)]));
+        let answers = normalise(BTreeMap::from([(kind, resources)]), false);
         answers[kind]["a"].clone()
     }
 

@@ -106,6 +106,7 @@ pub async fn weft(world: &World) -> Result<Plane, String> {
         grpc_addr: any,
         monitoring_addr: any,
         serve_incomplete: false,
+        max_connection_age: None,
     };
     let plane = ControlPlane::start(config, signal);
     let plane = plane

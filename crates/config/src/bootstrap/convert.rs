@@ -9,7 +9,7 @@ use crate::access_log::convert::access_log;
 use crate::address::bind_address;
 use crate::cluster::{Cluster, Transport};
 use crate::endpoint::convert::locality;
-use crate::error::{ConfigError, Loaded, Problem};
+use crate::error::{ConfigError, Loaded};
 use crate::extension::api_version;
 use crate::listener::Listener;
 use crate::pass::{IsSet as _, Pass};
@@ -110,6 +110,7 @@ pub(super) fn bootstrap(p: &mut Pass<'_>, message: &bootstrap::Bootstrap) -> Opt
     });
     out.admin = p.opt("admin", admin.as_ref(), read_admin).flatten();
     check_references(p, &out);
+    check_routes(p, &out);
     Some(out)
 }
 
@@ -164,9 +165,8 @@ fn adopt<T>(p: &mut Pass<'_>, result: Result<Loaded<T>, ConfigError>) -> Option<
             Some(Arc::new(value))
         }
         Err(ConfigError { resource, problems }) => {
-            for Problem { path, text } in problems {
-                let separator = if path.is_empty() { "" } else { ": " };
-                p.refuse(format!("{resource}: {path}{separator}{text}"));
+            for problem in problems {
+                p.adopt_problem(problem.of(&resource));
             }
             None
         }
@@ -222,6 +222,23 @@ fn check_references(p: &mut Pass<'_>, out: &Bootstrap) {
         p.at("dynamic_resources", |p| {
             p.refuse_field("ads_config", problem);
         });
+    }
+}
+
+/// Routes inside of static listeners lead to static clusters, unless they say otherwise: others
+/// come later, as in Envoy.
+fn check_routes(p: &mut Pass<'_>, out: &Bootstrap) {
+    if p.problem_count() > 0 {
+        // Clusters that were refused are missing, and listeners may have moved up.
+        return;
+    }
+    let known: HashSet<&str> = out.clusters.iter().map(|cluster| &*cluster.name).collect();
+    for (at, listener) in out.listeners.iter().enumerate() {
+        let resource = format!("listener {}", listener.name);
+        for problem in listener.unknown_clusters(&|name| known.contains(name)) {
+            let place = format!("static_resources.listeners[{at}]");
+            p.adopt_problem(problem.within(&place).of(&resource));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ fn chain() -> Arc<FilterChain> {
     Arc::new(FilterChain {
         name: Arc::from(""),
         tls: None,
+        guards: Vec::new(),
         filters: Vec::new(),
         transport_socket_connect_timeout: None,
     })

@@ -9,6 +9,7 @@ mod time;
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
@@ -19,6 +20,7 @@ pub use operator::{AddressPart, Field, Pseudo};
 pub use time::TimeFormat;
 
 use crate::matching::{HeaderKey, joined};
+use crate::metadata::Metadata;
 use operator::Operator;
 
 /// One value of a request or connection.
@@ -61,6 +63,10 @@ pub trait FormatSource {
     }
     /// The response's trailers.
     fn response_trailers(&self) -> Option<&HeaderMap> {
+        None
+    }
+    /// What filters have left.
+    fn dynamic_metadata(&self) -> Option<&Metadata> {
         None
     }
     /// When the request or connection began.
@@ -162,6 +168,10 @@ fn evaluate<'a>(operator: &Operator, source: &'a dyn FormatSource) -> Shown<'a> 
             format.write(&mut text, source.start_time());
             Shown::Bytes(Cow::Owned(text))
         }
+        Operator::DynamicMetadata(namespace, path) => {
+            let metadata = source.dynamic_metadata();
+            shown(metadata.and_then(|metadata| metadata_text(metadata, namespace, path)))
+        }
         Operator::Absent => Shown::Absent,
         Operator::Field(field, part) => match source.value(*field) {
             Value::Absent => Shown::Absent,
@@ -174,6 +184,24 @@ fn evaluate<'a>(operator: &Operator, source: &'a dyn FormatSource) -> Shown<'a> 
                 AddressPart::Port => Shown::Number(u64::from(address.port())),
             },
         },
+    }
+}
+
+/// A text as it is, anything else as JSON.
+fn metadata_text<'a>(
+    metadata: &'a Metadata,
+    namespace: &str,
+    path: &[Arc<str>],
+) -> Option<Cow<'a, [u8]>> {
+    use serde_json::Value;
+    if path.is_empty() {
+        let fields = serde_json::to_vec(metadata.namespace(namespace)?).ok()?;
+        return Some(Cow::Owned(fields));
+    }
+    match metadata.get(namespace, path)? {
+        Value::Null => None,
+        Value::String(text) => Some(Cow::Borrowed(text.as_bytes())),
+        value => serde_json::to_vec(value).ok().map(Cow::Owned),
     }
 }
 

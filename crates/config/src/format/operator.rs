@@ -1,5 +1,7 @@
 //! The operators of format strings and what each asks the source for.
 
+use std::sync::Arc;
+
 use super::time::TimeFormat;
 use crate::matching::HeaderKey;
 
@@ -139,6 +141,8 @@ pub(super) enum Operator {
         second: Option<HeaderKey>,
     },
     StartTime(TimeFormat),
+    /// Namespace and keys below it; without keys the whole namespace.
+    DynamicMetadata(Arc<str>, Vec<Arc<str>>),
     Field(Field, AddressPart),
     /// An operator of the table of ignored fields: always absent.
     Absent,

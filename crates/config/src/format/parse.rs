@@ -1,5 +1,7 @@
 //! Format strings → segments.
 
+use std::sync::Arc;
+
 use weft_proto::format::Command;
 
 use super::operator::{AddressPart, Field, Operator, plain};
@@ -107,6 +109,11 @@ fn operator(p: &mut Pass<'_>, command: &Command<'_>) -> Option<Compiled> {
             },
             AddressPart::Whole,
         ),
+        "DYNAMIC_METADATA" => {
+            let mut parts = arguments.split(':').map(Arc::from);
+            let namespace = parts.next().unwrap_or_default();
+            Operator::DynamicMetadata(namespace, parts.collect())
+        }
         "HOSTNAME" => return Some(Compiled::Literal(known(&p.context.hostname))),
         "ENVIRONMENT" => {
             let value = p
@@ -116,8 +123,7 @@ fn operator(p: &mut Pass<'_>, command: &Command<'_>) -> Option<Compiled> {
                 .map_or("", String::as_str);
             return Some(Compiled::Literal(known(value)));
         }
-        name @ ("DYNAMIC_METADATA"
-        | "CLUSTER_METADATA"
+        name @ ("CLUSTER_METADATA"
         | "UPSTREAM_METADATA"
         | "METADATA"
         | "FILTER_STATE"

@@ -7,11 +7,14 @@ use super::{
     AbortKind, CorsPolicy, Fault, FaultAbort, FaultDelay, FilterOverride, FilterOverrides,
     HttpFilter, HttpFilterConfig, Router,
 };
+use crate::ext_authz;
 use crate::extension::{Extension, decode, type_name, typed};
 use crate::fraction::Fraction;
+use crate::jwt;
 use crate::matching::{header_matcher, string_matcher};
 use crate::pass::{Pass, flag};
 use crate::pb;
+use crate::rbac::filters::{http_rbac, http_rbac_per_route};
 use pb::extensions::filters::common::fault::v3 as common_fault;
 use pb::extensions::filters::http::{cors::v3 as cors, fault::v3 as fault, router::v3 as router};
 use pb::extensions::filters::network::http_connection_manager::v3 as hcm;
@@ -43,6 +46,29 @@ const HTTP_FILTERS: &[Extension<Option<HttpFilterConfig>>] = &[
         },
     },
     Extension {
+        name: "envoy.extensions.filters.http.rbac.v3.RBAC",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            http_rbac(p, &message).map(|rbac| Some(HttpFilterConfig::Rbac(Arc::new(rbac))))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            jwt::convert::jwt_authn(p, &message)
+                .map(|filter| Some(HttpFilterConfig::Jwt(Arc::new(filter))))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            ext_authz::convert::ext_authz(p, &message)
+                .map(|filter| Some(HttpFilterConfig::ExtAuthz(Arc::new(filter))))
+        },
+    },
+    Extension {
         name: GRPC_STATS,
         read: |p, _| {
             p.ignore("http_filter", GRPC_STATS, true);
@@ -64,6 +90,30 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
         read: |p, bytes| {
             let message = decode(p, bytes)?;
             read_cors(p, &message).map(|policy| FilterOverride::Cors(Arc::new(policy)))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            http_rbac_per_route(p, &message).map(|rbac| match rbac {
+                Some(rbac) => FilterOverride::Rbac(Arc::new(rbac)),
+                None => FilterOverride::Disabled,
+            })
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            jwt::convert::per_route(p, &message)
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            ext_authz::convert::per_route(p, &message)
         },
     },
     Extension {

@@ -8,9 +8,11 @@ use super::{FilterDisabled, Listener, ListenerFilters, TrafficDirection};
 use crate::access_log::convert::access_log;
 use crate::address::{bind_address, cidr_range, tcp_keepalive};
 use crate::extension::{
-    DOWNSTREAM_TRANSPORTS, NETWORK_FILTERS, decode, transport_socket, type_name, typed,
+    ChainFilter, DOWNSTREAM_TRANSPORTS, NETWORK_FILTERS, decode, transport_socket, type_name, typed,
 };
-use crate::filter_chain::{ChainMatch, FilterChain, FilterChains, NetworkFilter, SourceType};
+use crate::filter_chain::{
+    ChainMatch, FilterChain, FilterChains, NetworkFilter, NetworkGuard, SourceType,
+};
 use crate::pass::{Pass, flag};
 use crate::pb;
 use pb::config::listener::v3 as listener;
@@ -290,7 +292,6 @@ fn filter_chain(
     } = message;
     ignore!(p, "listener.FilterChain"; metadata);
     p.unsupported("use_proxy_proto", flag(use_proxy_proto.as_ref(), false));
-    let before = p.problem_count();
     let matcher = p
         .opt(
             "filter_chain_match",
@@ -304,15 +305,7 @@ fn filter_chain(
         })
         .flatten()
         .map(Arc::new);
-    let count = filters.len();
-    let filters = p.each("filters", filters, network_filter);
-    if p.problem_count() == before && count > 1 {
-        // Both filters that exist are terminal ones.
-        p.refuse_field(
-            "filters",
-            "must have one filter: http_connection_manager or tcp_proxy ends the chain",
-        );
-    }
+    let (guards, filters) = network_filters(p, filters);
     let transport_socket_connect_timeout = p.timeout(
         "transport_socket_connect_timeout",
         transport_socket_connect_timeout.as_ref(),
@@ -321,13 +314,46 @@ fn filter_chain(
     let chain = FilterChain {
         name: Arc::from(name.as_str()),
         tls,
+        guards,
         filters,
         transport_socket_connect_timeout,
     };
     Some((matcher, chain))
 }
 
-fn network_filter(p: &mut Pass<'_>, message: &listener::Filter) -> Option<NetworkFilter> {
+/// Guards, and then the filter that ends the chain.
+fn network_filters(
+    p: &mut Pass<'_>,
+    message: &[listener::Filter],
+) -> (Vec<NetworkGuard>, Vec<NetworkFilter>) {
+    let before = p.problem_count();
+    let (mut guards, mut ends) = (Vec::new(), Vec::new());
+    for filter in p.each("filters", message, network_filter) {
+        match filter {
+            ChainFilter::Guard(guard) if ends.is_empty() => guards.push(guard),
+            ChainFilter::Guard(_) => p.refuse_field(
+                "filters",
+                "must end with http_connection_manager or tcp_proxy: nothing comes after them",
+            ),
+            ChainFilter::End(end) => ends.push(end),
+        }
+    }
+    if p.problem_count() == before && ends.len() > 1 {
+        p.refuse_field(
+            "filters",
+            "must have one filter that ends the chain: http_connection_manager or tcp_proxy",
+        );
+    }
+    if p.problem_count() == before && ends.is_empty() && !guards.is_empty() {
+        p.refuse_field(
+            "filters",
+            "must end with http_connection_manager or tcp_proxy",
+        );
+    }
+    (guards, ends)
+}
+
+fn network_filter(p: &mut Pass<'_>, message: &listener::Filter) -> Option<ChainFilter> {
     use listener::filter::ConfigType;
     let listener::Filter { name, config_type } = message;
     match config_type {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::header::{
     CookieMatch, HeaderCondition, HeaderKey, HeaderMatch, QueryCondition, QueryMatch,
 };
+use super::metadata::{MetadataMatch, ValueMatch};
 use super::text::{RegexMatch, RegexSubstitution, StringMatch};
 use crate::pass::{IsSet as _, Pass};
 use crate::pb;
@@ -198,4 +199,91 @@ pub(crate) fn cookie_matcher(
         text,
         invert: *invert_match,
     })
+}
+
+pub(crate) fn metadata_matcher(
+    p: &mut Pass<'_>,
+    message: &pb::matcher::MetadataMatcher,
+) -> Option<MetadataMatch> {
+    use pb::matcher::metadata_matcher::path_segment::Segment;
+    let pb::matcher::MetadataMatcher {
+        filter,
+        path,
+        value,
+        invert,
+    } = message;
+    let namespace = p.name("filter", filter)?;
+    if path.is_empty() {
+        p.refuse_field("path", "is required");
+    }
+    let path = p.each("path", path, |p, segment| match &segment.segment {
+        Some(Segment::Key(key)) => p.name("key", key),
+        None => {
+            p.refuse("needs a key");
+            None
+        }
+    });
+    let value = p.required("value", value.as_ref(), value_matcher)?;
+    Some(MetadataMatch {
+        namespace,
+        path,
+        value,
+        invert: *invert,
+    })
+}
+
+fn value_matcher(p: &mut Pass<'_>, message: &pb::matcher::ValueMatcher) -> Option<ValueMatch> {
+    use pb::matcher::value_matcher::{MatchPattern as Kind, NullMatch};
+    if p.too_deep() {
+        return None;
+    }
+    match &message.match_pattern {
+        Some(Kind::NullMatch(NullMatch {})) => Some(ValueMatch::Null),
+        Some(Kind::DoubleMatch(number)) => {
+            use pb::matcher::double_matcher::MatchPattern;
+            match number.match_pattern {
+                Some(MatchPattern::Range(pb::typ::DoubleRange { start, end })) => {
+                    Some(ValueMatch::Range(start, end))
+                }
+                Some(MatchPattern::Exact(number)) => Some(ValueMatch::Number(number)),
+                None => {
+                    p.refuse_field("double_match", "needs one of range, exact");
+                    None
+                }
+            }
+        }
+        Some(Kind::StringMatch(text)) => p
+            .at("string_match", |p| string_matcher(p, text))
+            .map(ValueMatch::Text),
+        Some(Kind::BoolMatch(wanted)) => Some(ValueMatch::Bool(*wanted)),
+        Some(Kind::PresentMatch(wanted)) => Some(ValueMatch::Present(*wanted)),
+        Some(Kind::ListMatch(list)) => p.at("list_match", |p| {
+            use pb::matcher::list_matcher::MatchPattern;
+            match &list.match_pattern {
+                Some(MatchPattern::OneOf(one)) => {
+                    let one = p.at("one_of", |p| value_matcher(p, one))?;
+                    Some(ValueMatch::OneOf(Box::new(one)))
+                }
+                None => {
+                    p.refuse_field("one_of", "is required");
+                    None
+                }
+            }
+        }),
+        Some(Kind::OrMatch(any)) => p.at("or_match", |p| {
+            let pb::matcher::OrMatcher { value_matchers } = any;
+            if value_matchers.len() < 2 {
+                p.refuse_field("value_matchers", "must have at least 2, as in Envoy");
+            }
+            Some(ValueMatch::Any(p.each(
+                "value_matchers",
+                value_matchers,
+                value_matcher,
+            )))
+        }),
+        None => {
+            p.refuse("needs one of null_match, double_match, string_match, bool_match, present_match, list_match, or_match");
+            None
+        }
+    }
 }

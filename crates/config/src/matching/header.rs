@@ -125,6 +125,11 @@ impl HeaderMatch {
         }
     }
 
+    /// Whether a request without any header would match.
+    pub(crate) fn matches_none(&self) -> bool {
+        self.decide(None)
+    }
+
     fn decide(&self, value: Option<&[u8]>) -> bool {
         if let HeaderCondition::Present(wanted) = self.condition {
             let present = value.is_some() || self.treat_missing_as_empty;

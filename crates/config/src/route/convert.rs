@@ -13,6 +13,7 @@ use super::{Mirror, RequireTls, Route, RouteAction, RouteConfig, VirtualHost};
 use crate::header_ops::header_ops;
 use crate::http_filter::convert::overrides;
 use crate::matching::{cookie_matcher, header_matcher, query_matcher, regex_matcher};
+use crate::metadata::Metadata;
 use crate::pass::{IsSet as _, Pass, flag};
 use crate::pb;
 use pb::config::route::v3 as route;
@@ -44,11 +45,6 @@ pub(crate) fn route_config(
     } = message;
     unsupported!(p; vhds, cluster_specifier_plugins, vhost_header, route_specifiers);
     ignore!(p, "route.RouteConfiguration"; metadata);
-    p.ignore(
-        "route.RouteConfiguration",
-        "validate_clusters",
-        flag(validate_clusters.as_ref(), false),
-    );
     p.ignore(
         "route.RouteConfiguration",
         "max_direct_response_body_size_bytes",
@@ -92,6 +88,7 @@ pub(crate) fn route_config(
         ignore_path_parameters: *ignore_path_parameters_in_path_matching,
         most_specific_header_mutations_wins: *most_specific_header_mutations_wins,
         overrides: overrides(p, typed_per_filter_config),
+        validate_clusters: validate_clusters.as_ref().map(|flag| flag.value),
     })
 }
 
@@ -248,11 +245,13 @@ fn read_route(
             ("response_headers_to_remove", response_headers_to_remove),
         ),
         overrides: overrides(p, typed_per_filter_config),
-        metadata: metadata.clone().map(Arc::new),
+        metadata: metadata
+            .as_ref()
+            .map(|found| Arc::new(Metadata::of_message(found))),
     })
 }
 
-fn route_match(p: &mut Pass<'_>, message: &route::RouteMatch) -> Option<RouteMatch> {
+pub(crate) fn route_match(p: &mut Pass<'_>, message: &route::RouteMatch) -> Option<RouteMatch> {
     let route::RouteMatch {
         case_sensitive,
         runtime_fraction,

@@ -68,6 +68,11 @@ impl RouteMatch {
                 .all(|cookie| cookie.matches(head.headers))
     }
 
+    /// Whether a request matches.
+    pub fn matches(&self, head: &RequestHead<'_>, random: u64) -> bool {
+        self.path_matches(head.path_only()) && self.conditions_match(head, random)
+    }
+
     /// The part of the path that a prefix rewrite replaces.
     pub fn matched_part<'p>(&self, path: &'p str) -> &'p str {
         let only = super::path_only(path);

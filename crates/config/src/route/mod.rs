@@ -2,6 +2,7 @@
 //! then says. Pure look-ups: balancing, timers and bodies are the proxy's.
 
 mod action;
+mod clusters;
 mod convert;
 mod convert_answer;
 mod convert_forward;
@@ -15,13 +16,14 @@ mod virtual_host;
 
 use std::sync::Arc;
 
+use http::header::{HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
 pub use action::{
     ClusterSpec, Forward, HostRewrite, MaxStreamDuration, Mirror, Picked, Priority, RouteAction,
     TimeoutSetting, WeightedCluster,
 };
-pub(crate) use convert::route_config;
+pub(crate) use convert::{route_config, route_match};
 pub use hash::{HashPolicy, HashSource};
 pub use matcher::{PathRule, RouteMatch};
 pub use redirect::{Redirect, RedirectPath};
@@ -32,9 +34,12 @@ use crate::error::{ConfigError, Loaded};
 use crate::format::{FormatSource, Pseudo};
 use crate::header_ops::HeaderOps;
 use crate::http_filter::{FilterOverride, FilterOverrides};
+use crate::metadata::Metadata;
 use crate::pass::{Context, Pass};
 use crate::pb;
 use virtual_host::Hosts;
+
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What routing looks at in a request.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +59,22 @@ pub struct RequestHead<'a> {
 }
 
 impl<'a> RequestHead<'a> {
+    /// The head of a request whose host is in the `host` header.
+    pub fn of(method: &'a Method, path: &'a str, scheme: &'a str, headers: &'a HeaderMap) -> Self {
+        let text = |name: HeaderName| {
+            let value = headers.get(name);
+            value.and_then(|value: &HeaderValue| value.to_str().ok())
+        };
+        Self {
+            authority: text(HOST).unwrap_or_default(),
+            path,
+            method,
+            scheme,
+            forwarded_proto: text(FORWARDED_PROTO).unwrap_or(scheme),
+            headers,
+        }
+    }
+
     /// The path without query and fragment, which is what path rules look at.
     pub fn path_only(&self) -> &'a str {
         path_only(self.path)
@@ -92,13 +113,15 @@ pub struct RouteConfig {
     /// Host rules look at the host without its port.
     pub ignore_port_in_host_matching: bool,
     /// Request headers that only internal callers may send.
-    pub internal_only_headers: Vec<http::HeaderName>,
+    pub internal_only_headers: Vec<HeaderName>,
     /// Path rules look at the path without `;parameters`.
     pub ignore_path_parameters: bool,
     /// Header operations of the route win over those of the virtual host and of the configuration.
     pub most_specific_header_mutations_wins: bool,
     /// Filter overrides.
     pub overrides: FilterOverrides,
+    /// See [`RouteConfig::unknown_clusters`].
+    validate_clusters: Option<bool>,
 }
 
 /// What routing found.
@@ -132,8 +155,8 @@ pub struct Route {
     pub response_headers: HeaderOps,
     /// Filter overrides.
     pub overrides: FilterOverrides,
-    /// As configured, for telemetry.
-    pub metadata: Option<Arc<pb::core::Metadata>>,
+    /// What the configuration says about it, for filters.
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 impl RouteConfig {

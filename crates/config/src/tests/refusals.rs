@@ -147,7 +147,7 @@ fn of_bootstraps() {
         ("hds_config: {}", "bootstrap: hds_config: is not supported"),
         (
             "static_resources: {clusters: [{name: c, connect_timeout: 0s}]}",
-            "bootstrap: static_resources.clusters[0]: cluster c: connect_timeout: must be more than 0s",
+            "cluster c: static_resources.clusters[0].connect_timeout: must be more than 0s",
         ),
         (
             "static_resources: {clusters: [{name: c}, {name: c}]}",
@@ -180,6 +180,77 @@ fn of_bootstraps() {
         let error = Bootstrap::from_proto(&message, &Context::default()).expect_err(text);
         check(&error.to_string(), wanted);
     }
+}
+
+#[test]
+fn of_routes_to_clusters_that_do_not_exist() {
+    let manager = HCM.replace(", route_config: {name: r}", "");
+    let refused = |config: &str, action: &str| {
+        let routes = format!(
+            "route_config: {{{config} virtual_hosts: [{{name: v, domains: ['*'], {action}}}]}}"
+        );
+        let text = format!(
+            "{{static_resources: {{clusters: [{{name: here}}], listeners: [{{name: l, {ADDRESS}, \
+             default_filter_chain: {{filters: [{{name: f, typed_config: {{{manager}, \
+             {routes}, http_filters: [{ROUTER}]}}}}]}}}}]}}}}"
+        );
+        let message: BootstrapPb = yaml(&text);
+        Bootstrap::from_proto(&message, &Context::default())
+            .err()
+            .map(|error| error.to_string())
+    };
+    let route = |action: &str| format!("routes: [{{match: {{prefix: /}}, route: {{{action}}}}}]");
+    let place = "listener l: static_resources.listeners[0].default_filter_chain.filters[0].\
+                 typed_config.route_config.virtual_hosts[0].routes[0].route";
+    for (action, field) in [
+        (route("cluster: gone"), "cluster"),
+        (
+            route(
+                "weighted_clusters: {clusters: [{name: here, weight: 1}, {name: gone, weight: 0}]}",
+            ),
+            "weighted_clusters.clusters[1].name",
+        ),
+        (
+            route("cluster: here, request_mirror_policies: [{cluster: gone}]"),
+            "request_mirror_policies",
+        ),
+        (
+            format!(
+                "request_mirror_policies: [{{cluster: gone}}], {}",
+                route("cluster_header: x")
+            ),
+            "request_mirror_policies",
+        ),
+    ] {
+        let wanted =
+            format!("{place}.{field}: leads to the cluster \"gone\", which does not exist");
+        for config in ["", "validate_clusters: true,"] {
+            check(&refused(config, &action).unwrap_or_default(), &wanted);
+        }
+        assert_eq!(
+            refused("validate_clusters: false,", &action),
+            None,
+            "{action}"
+        );
+    }
+    for fine in [route("cluster: here"), route("cluster_header: gone")] {
+        assert_eq!(refused("", &fine), None);
+    }
+}
+
+#[test]
+fn routes_of_rds_may_lead_to_clusters_that_come_later() {
+    let unknown = |config: &str| {
+        let text = format!(
+            "{{name: r, {config} virtual_hosts: [{{name: v, domains: ['*'], \
+             routes: [{{match: {{prefix: /}}, route: {{cluster: gone}}}}]}}]}}"
+        );
+        let routes = RouteConfig::from_proto(&yaml(&text), &Context::default());
+        let routes = routes.unwrap_or_else(|error| panic!("{error}")).value;
+        routes.unknown_clusters(false, &|_| false).len()
+    };
+    assert_eq!(unknown(""), 0);
+    assert_eq!(unknown("validate_clusters: true,"), 1);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! What a batch did to the objects, in a few lines of the log: what was read, what is gone, what
 //! is right again. What is wrong is logged line by line elsewhere.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use weft_proto::ObjectRef;
-use weft_sources::{ObjectState, ObjectStatus};
+use weft_sources::{ObjectState, ObjectStatus, Problem};
 
 /// Objects that one line names.
 const NAMED: usize = 20;
@@ -45,6 +46,16 @@ impl News {
             tracing::info!(objects = names(&self.removed), "no longer configured");
         }
     }
+}
+
+/// What is wrong, each once: a part of a file that cannot be read is the problem of each object
+/// that may be in it.
+pub(super) fn distinct(statuses: &[ObjectStatus]) -> Vec<&Problem> {
+    let mut told = BTreeSet::new();
+    let problems = statuses.iter().flat_map(|status| &status.problems);
+    problems
+        .filter(|problem| told.insert(problem.to_string()))
+        .collect()
 }
 
 fn names(objects: &[ObjectRef]) -> String {
@@ -92,6 +103,20 @@ mod tests {
         news.see(Some(&status(ObjectState::KeptLastGood)), &accepted);
         news.see(None, &status(ObjectState::Refused));
         assert_eq!((news.new, news.mended.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_half_written_file_is_told_once() {
+        let mut store = weft_sources::FileStore::new(weft_model::MeshSettings::default());
+        let service =
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
+        store.apply("a.yaml", Some(service));
+        let torn = store.apply(
+            "a.yaml",
+            Some("apiVersion: v1\nkind: Service\nmetadata: {name: a"),
+        );
+        assert!(torn.statuses.len() > 1, "{torn:?}");
+        assert_eq!(distinct(&torn.statuses).len(), 1, "{torn:?}");
     }
 
     #[test]

@@ -7,21 +7,23 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
-    DestinationRule, Endpoint, HashTable, Hostname, Kind, LoadBalancer, MeshSettings, ObjectRef,
-    PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints, ServicePort,
-    Subset,
+    ClientTlsMode, DestinationRule, HashTable, Hostname, Kind, LoadBalancer, MeshSettings,
+    ObjectRef, PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints,
+    ServicePort, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
-use super::endpoints::Order;
+use super::endpoints::{Members, Order};
 use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ServiceName};
+use super::peers::{self, Peers, Servers};
 use super::policies::{
-    Http, apply_outlier, apply_pool, apply_proxy_protocol, apply_tls, http_for, http2, keep_alive,
-    keep_case, set_http, unlimited, use_downstream,
+    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
+    set_http, unlimited, use_downstream,
 };
-use super::{balancers, endpoints, names};
-use crate::emit::{Emitted, Origins, origins};
+use super::{balancers, endpoints, mutual, names};
+use crate::emit::{Emitted, Fault, Origins, origins};
+use crate::identity::Identity;
 use crate::node::ProxyKind;
 use crate::pb::cluster::v3::{
     CircuitBreakers, Cluster,
@@ -31,10 +33,12 @@ use crate::pb::cluster::v3::{
         LbPolicy,
     },
 };
+use crate::pb::core::v3::TypedExtensionConfig;
 use crate::pb::core::v3::{
     ApiVersion, BindConfig, ConfigSource, HttpProtocolOptions as CommonHttp, SocketAddress,
     socket_address,
 };
+use crate::pb::dns_cares::CaresDnsResolverConfig;
 use crate::pb::types::Percent;
 use crate::pb::{self, duration, seconds, u32_value};
 use crate::wire::put_field;
@@ -86,33 +90,56 @@ pub(crate) fn variants<'a>(
     })
 }
 
-/// All clusters of a service. `endpoints` matter only for services that proxies resolve by DNS.
+/// All clusters of a service for clients that stand at a place. `endpoints` matter only for services
+/// that proxies resolve by DNS.
 pub(crate) fn of_service(
     mesh: &MeshSettings,
     service: &Service,
-    endpoints: Option<&ServiceEndpoints>,
+    endpoints: (Option<&ServiceEndpoints>, &Peers),
     policies: &Policies,
-    (proxy, place): (ProxyKind, &Place),
+    (client, place): (&Client, &Place),
+    servers: &Servers,
 ) -> Vec<Emitted> {
     let from = origins_of(service, policies);
     let rule = policies.rule.as_deref();
+    let (endpoints, peers) = endpoints;
     variants(service, policies)
         .filter_map(|(port, subset, settings)| {
-            let kind = discovery(service, &settings, proxy);
-            let settings = settings.or(&mesh.default_policy);
-            let list = endpoints.map_or(&[][..], |e| &e.endpoints);
+            let kind = discovery(service, &settings, client.kind);
+            let mut settings = settings.or(&mesh.default_policy);
+            let for_all = rule.is_none_or(|rule| rule.selector.is_none());
+            if client.kind == ProxyKind::Sidecar && for_all {
+                // As in Istio: else every sidecar that sees the host would wait for a secret that
+                // it may not have.
+                settings.tls = settings.tls.filter(|tls| !tls.has_credential());
+            }
             let to = Target {
                 service,
                 port,
                 subset,
+                client,
+                servers,
+                members: Members {
+                    list: endpoints.map_or(&[][..], |e| &e.endpoints),
+                    tls: rule.and_then(|rule| rule.tls_at(subset, port.number)),
+                    peers,
+                },
             };
-            let cluster = outbound(mesh, &to, &settings, kind, (list, place))?;
+            let (cluster, fault) = outbound(mesh, &to, &settings, kind, place)?;
             let metadata = metadata::istio(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
                 &[service_name(service)],
                 subset.map(|s| &*s.name),
             );
-            Some(emit(&cluster, metadata.as_deref(), &from))
+            let mut made = emit(&cluster, metadata.as_deref(), &from);
+            made.faults = fault
+                .map(|message| Fault {
+                    message: message.into(),
+                    origins: from.clone(),
+                })
+                .into_iter()
+                .collect();
+            Some(made)
         })
         .collect()
 }
@@ -131,21 +158,32 @@ fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
     Emitted::new(resource, Origins::clone(from))
 }
 
-/// What a cluster leads to.
-struct Target<'a> {
-    service: &'a Service,
-    port: &'a ServicePort,
-    subset: Option<&'a Subset>,
+/// What of a proxy clusters depend on, besides its place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client {
+    pub(crate) kind: ProxyKind,
+    pub(crate) identity: Arc<Identity>,
 }
 
-/// `None` for a service that is resolved by name and has nothing to resolve.
+/// What a cluster leads to, and for whom.
+pub(super) struct Target<'a> {
+    pub(super) service: &'a Service,
+    pub(super) port: &'a ServicePort,
+    pub(super) subset: Option<&'a Subset>,
+    pub(super) client: &'a Client,
+    pub(super) servers: &'a Servers,
+    members: Members<'a>,
+}
+
+/// `None` for a service that is resolved by name and has nothing to resolve. The text says why it
+/// cannot be called.
 fn outbound(
     mesh: &MeshSettings,
     to: &Target<'_>,
     settings: &PolicySettings,
     kind: DiscoveryType,
-    (list, place): (&[Endpoint], &Place),
-) -> Option<Cluster> {
+    place: &Place,
+) -> Option<(Cluster, Option<String>)> {
     let (service, port, subset) = (to.service, to.port, to.subset);
     let subset_name = subset.map_or("", |s| &*s.name);
     let name = names::outbound(port.number, subset_name, &service.hostname);
@@ -162,7 +200,7 @@ fn outbound(
                 failover: settings.outlier_detection.is_some(),
                 place,
             };
-            let assignment = endpoints::assignment(&name, list, port.number, subset, &order);
+            let assignment = endpoints::assignment(&name, &to.members, port.number, subset, &order);
             if kind == DiscoveryType::LogicalDns && endpoints::count(&assignment) != 1 {
                 // Envoy takes exactly one name; several are resolved like STRICT_DNS.
                 cluster.cluster_discovery_type =
@@ -176,22 +214,38 @@ fn outbound(
         }
         _ => {}
     }
-    let mut http = http_for(mesh, port.protocol, settings.connection_pool.as_ref());
+    let sniffs = to.client.kind == ProxyKind::Sidecar;
+    let pool = settings.connection_pool.as_ref();
+    let mut http = http_for(mesh, port.protocol, pool, sniffs);
     apply_pool(&mut cluster, &mut http, settings);
     keep_alive(mesh, settings, &mut cluster);
     if let Some(outlier) = &settings.outlier_detection {
         apply_outlier(&mut cluster, &mut http, outlier);
     }
     balancers::apply(&mut cluster, mesh, settings);
-    apply_tls(&mut cluster, &mut http, service, port.protocol, settings);
+    let closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);
     apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
     set_http(&mut cluster, http);
-    Some(cluster)
+    Some((cluster, closed))
 }
+
+/// Added to the time between look-ups, as istiod.
+const DNS_JITTER: Duration = Duration::from_millis(100);
+/// Queries by one UDP socket, after which Envoy's resolver takes another port, as istiod.
+const MAX_QUERIES: u32 = 100;
 
 #[allow(deprecated)] // as istiod: the cluster extension that replaces these is younger than most proxies
 fn set_dns(cluster: &mut Cluster, mesh: &MeshSettings) {
     cluster.dns_refresh_rate = Some(duration(mesh.dns_refresh));
+    // Not all proxies of a mesh at once.
+    cluster.dns_jitter = Some(duration(DNS_JITTER));
+    cluster.typed_dns_resolver_config = Some(TypedExtensionConfig {
+        name: "envoy.network.dns_resolver.cares".to_owned(),
+        typed_config: Some(pb::any(&CaresDnsResolverConfig {
+            udp_max_queries: u32_value(MAX_QUERIES),
+            ..CaresDnsResolverConfig::default()
+        })),
+    });
     cluster.respect_dns_ttl = true;
     cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
 }
@@ -293,22 +347,22 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     // Both passthroughs count under one name, as in Istio.
     cluster.alt_stat_name = format!("{};", names::PASSTHROUGH);
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
-    keep_alive(mesh, &PolicySettings::default(), &mut cluster);
-    cluster.circuit_breakers = Some(CircuitBreakers {
-        thresholds: vec![unlimited()],
-        ..CircuitBreakers::default()
+    let mut http = Http {
+        upstream: keep_case(mesh, Protocol::Unsupported, Some(use_downstream())),
+        ..Http::default()
+    };
+    // The mesh's limits hold for what is no service, too; there is nobody to eject.
+    let limits = PolicySettings {
+        connection_pool: mesh.default_policy.connection_pool.clone(),
+        ..PolicySettings::default()
+    };
+    apply_pool(&mut cluster, &mut http, &limits);
+    keep_alive(mesh, &limits, &mut cluster);
+    http.common = Some(CommonHttp {
+        idle_timeout: Some(duration(PASSTHROUGH_IDLE)),
+        ..CommonHttp::default()
     });
-    set_http(
-        &mut cluster,
-        Http {
-            upstream: keep_case(mesh, Protocol::Unsupported, Some(use_downstream())),
-            common: Some(CommonHttp {
-                idle_timeout: Some(duration(PASSTHROUGH_IDLE)),
-                ..CommonHttp::default()
-            }),
-            ..Http::default()
-        },
-    );
+    set_http(&mut cluster, http);
     cluster
 }
 
@@ -390,7 +444,14 @@ fn service_name(service: &Service) -> ServiceName<'_> {
 
 /// The clusters of a service for gRPC clients, which take EDS with round robin or a ring of hashes
 /// and `max_requests` only (gRFC A27, A32, A42), and refuse what else Envoy takes.
-pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
+/// Mutual TLS only where a rule asks for it: whether a client uses the credentials for it is its own
+/// to say.
+pub(crate) fn for_grpc(
+    mesh: &MeshSettings,
+    service: &Service,
+    policies: &Policies,
+    servers: &Servers,
+) -> Vec<Emitted> {
     let from = origins_of(service, policies);
     variants(service, policies)
         .filter(|(.., settings)| by_eds(service, settings, ProxyKind::Grpc))
@@ -403,6 +464,11 @@ pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
                 _ => (LbPolicy::RoundRobin, None),
             };
             let max = settings.connection_pool.and_then(|p| p.http.max_requests);
+            let mutual = settings
+                .tls
+                .filter(|t| t.mode == ClientTlsMode::IstioMutual);
+            let names = || servers.names(mesh, &service.subject_alt_names);
+            let socket = mutual.map(|_| pb::transport_socket(&mutual::grpc_client(&names())));
             let cluster = Cluster {
                 name: name.clone(),
                 alt_stat_name: format!("{name};"),
@@ -411,6 +477,7 @@ pub(crate) fn for_grpc(service: &Service, policies: &Policies) -> Vec<Emitted> {
                     eds_config: Some(grpc_ads()),
                     service_name: name,
                 }),
+                transport_socket: socket,
                 lb_policy: policy as i32,
                 lb_config: config,
                 circuit_breakers: max.filter(|n| *n > 0).map(|n| CircuitBreakers {

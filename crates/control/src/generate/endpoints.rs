@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use weft_model::{
-    Endpoint, EndpointAddress, Health, Locality, LocalityBalancing, MeshSettings, PortNumber,
-    Service, ServiceEndpoints, Subset,
+    ClientTls, Endpoint, EndpointAddress, Health, Locality, LocalityBalancing, MeshSettings,
+    PortNumber, Service, ServiceEndpoints, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
 use super::locality::{self, Group, Place};
-use super::{balancers, clusters, names};
+use super::peers::Peers;
+use super::{balancers, clusters, mutual, names};
 use crate::emit::{Emitted, origins};
 use crate::node::ProxyKind;
-use crate::pb::core::v3::Locality as PbLocality;
+use crate::pb::core::v3::{Locality as PbLocality, Metadata};
 use crate::pb::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as PbEndpoint, LbEndpoint, LocalityLbEndpoints,
     lb_endpoint::HostIdentifier,
@@ -30,6 +31,7 @@ pub(crate) fn of_service(
     endpoints: Option<&ServiceEndpoints>,
     policies: &clusters::Policies,
     (proxy, place): (ProxyKind, &Place),
+    peers: &Peers,
 ) -> Vec<Emitted> {
     let all = endpoints.map_or(&[][..], |e| &e.endpoints);
     // Names are for the proxy to resolve, and EDS clusters do not.
@@ -53,7 +55,13 @@ pub(crate) fn of_service(
                 failover: settings.outlier_detection.is_some(),
                 place,
             };
-            let assignment = assignment(&name, &list, port.number, subset, &order);
+            let rule = policies.rule.as_deref();
+            let members = Members {
+                list: &list,
+                tls: rule.and_then(|rule| rule.tls_at(subset, port.number)),
+                peers,
+            };
+            let assignment = assignment(&name, &members, port.number, subset, &order);
             let resource = Resource::new(
                 &TypeUrl::ENDPOINT,
                 name.as_str(),
@@ -62,6 +70,14 @@ pub(crate) fn of_service(
             Emitted::new(resource, from.clone())
         })
         .collect()
+}
+
+/// The endpoints that there are, and what is known of them as servers.
+pub(super) struct Members<'a> {
+    pub(super) list: &'a [Endpoint],
+    /// What rules say about TLS to them.
+    pub(super) tls: Option<&'a ClientTls>,
+    pub(super) peers: &'a Peers,
 }
 
 /// What comes first, and for whom.
@@ -80,14 +96,14 @@ const MAX_ORIGINS: usize = 64;
 /// The endpoints that serve a port of a service (and carry the labels of a subset).
 pub(super) fn assignment(
     cluster: &str,
-    endpoints: &[Endpoint],
+    members: &Members<'_>,
     port: PortNumber,
     subset: Option<&Subset>,
     order: &Order<'_>,
 ) -> ClusterLoadAssignment {
     let mut localities: BTreeMap<&Locality, Vec<(&Endpoint, LbEndpoint)>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    for endpoint in endpoints {
+    for endpoint in members.list {
         let Some(target) = endpoint.ports.get(&port) else {
             continue;
         };
@@ -95,7 +111,10 @@ pub(super) fn assignment(
         let serves = endpoint.health == Health::Healthy && endpoint.weight.0 > 0;
         if chosen && serves && seen.insert((&endpoint.address, target)) {
             let list = localities.entry(&endpoint.locality).or_default();
-            list.push((endpoint, lb_endpoint(endpoint, *target)));
+            let mutual = members
+                .peers
+                .take_mutual_tls(endpoint, *target, members.tls);
+            list.push((endpoint, lb_endpoint(endpoint, *target, mutual)));
         }
     }
     let groups = localities.into_iter();
@@ -134,7 +153,7 @@ fn written(group: Group<'_>) -> LocalityLbEndpoints {
     }
 }
 
-fn lb_endpoint(endpoint: &Endpoint, port: PortNumber) -> LbEndpoint {
+fn lb_endpoint(endpoint: &Endpoint, port: PortNumber, mutual: bool) -> LbEndpoint {
     let address = match &endpoint.address {
         EndpointAddress::Ip(ip) => address(&ip.to_string(), port.get()),
         EndpointAddress::Dns(name) => address(name, port.get()),
@@ -146,6 +165,10 @@ fn lb_endpoint(endpoint: &Endpoint, port: PortNumber) -> LbEndpoint {
             address: Some(address),
             ..PbEndpoint::default()
         })),
+        metadata: mutual.then(|| Metadata {
+            filter_metadata: [(mutual::MATCH_METADATA.to_owned(), mutual::tls_mode())].into(),
+            ..Metadata::default()
+        }),
         ..LbEndpoint::default()
     }
 }

@@ -1,19 +1,22 @@
 //! Listeners of gateways. Servers of one port share a listener; HTTP servers share a route
-//! configuration, each HTTPS server has its own. Must never know rules.
+//! configuration, each HTTPS server has its own; what forwards bytes has chains of its own. Must
+//! never know rules.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{Gateway, GatewayServer, HostScope, Hostname, ObjectRef};
+use weft_model::{Gateway, GatewayServer, HostScope, Hostname, ObjectRef, Protocol};
 use weft_xds::{Resource, TypeUrl};
 
+use super::access::Guard;
 use super::http::{self, Routes, Setup, Side};
-use super::{names, tls};
+use super::listeners::{self, TcpChain};
+use super::{inspectors, names, tls};
 use crate::emit::{Emitted, Fault, origins};
 use crate::pb::core::v3::TrafficDirection;
-use crate::pb::listener::v3::{FilterChain, FilterChainMatch, Listener};
-use crate::pb::{self, address, listener_filter, tls_inspector};
+use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
+use crate::pb::{self, address, listener_filter, proxy_protocol_listener};
 
 /// A server and the gateway it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,17 +40,75 @@ pub(crate) struct GatewayPort {
     pub(crate) bound: u16,
     /// Address; `None` is all.
     pub(crate) bind: Option<Arc<str>>,
-    /// Route configuration → its servers. One entry of HTTP servers, or one each HTTPS server.
-    pub(crate) routes: BTreeMap<Arc<str>, Vec<BoundServer>>,
+    /// In the order of their filter chains.
+    pub(crate) slots: Vec<Slot>,
     /// Servers that cannot be served beside those.
     pub(crate) left_out: Vec<Fault>,
+}
+
+/// Servers that are served alike; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// The route configuration; `None` where bytes are forwarded.
+    pub(crate) route: Option<Arc<str>>,
+    /// As the servers say.
+    pub(crate) protocol: Protocol,
+    /// All HTTP servers of the port, or one server.
+    pub(crate) servers: Vec<BoundServer>,
+}
+
+impl GatewayPort {
+    /// All its servers.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &BoundServer> {
+        self.slots.iter().flat_map(|slot| &slot.servers)
+    }
+
+    /// Its route configurations.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.slots.iter().filter_map(|slot| slot.route.as_ref())
+    }
+
+    /// The servers behind a route configuration.
+    pub(crate) fn behind(&self, route: &str) -> Option<&[BoundServer]> {
+        let slot = self
+            .slots
+            .iter()
+            .find(|slot| slot.route.as_deref() == Some(route))?;
+        Some(&slot.servers)
+    }
+
+    fn add(&mut self, server: BoundServer) {
+        let GatewayServer { protocol, .. } = *server.server();
+        let route = route_name(&server, self.bound);
+        let shared = self
+            .slots
+            .iter_mut()
+            .find(|slot| slot.route.is_some() && slot.route == route);
+        if let Some(slot) = shared {
+            slot.servers.push(server);
+            return;
+        }
+        // As in istiod, chains of one protocol stand together.
+        let last = self
+            .slots
+            .iter()
+            .rposition(|slot| slot.protocol == protocol);
+        let slot = Slot {
+            route,
+            protocol,
+            servers: vec![server],
+        };
+        self.slots
+            .insert(last.map_or(self.slots.len(), |last| last + 1), slot);
+    }
 }
 
 /// Whose an SNI host of a port is.
 type Taken = BTreeMap<(u16, Option<Arc<str>>, Hostname), ObjectRef>;
 
 /// Groups the servers of a gateway proxy. Gateways come in order of precedence; a server that
-/// conflicts with an earlier one (plain against TLS on a port, an SNI host taken) is left out.
+/// conflicts with an earlier one (plain against TLS on a port, bytes against requests, a TLS host
+/// taken) is left out.
 pub(crate) fn merge(
     gateways: &[Arc<Gateway>],
     target_ports: &BTreeMap<u16, u16>,
@@ -62,7 +123,7 @@ pub(crate) fn merge(
             let port = ports.entry(key).or_insert_with(|| GatewayPort {
                 bound,
                 bind: server.bind.clone(),
-                routes: BTreeMap::new(),
+                slots: Vec::new(),
                 left_out: Vec::new(),
             });
             if let Some(reason) = conflict(port, &taken, server) {
@@ -78,14 +139,10 @@ pub(crate) fn merge(
                 let key = (bound, server.bind.clone(), h.host.clone());
                 (key, gateway.meta.origin.clone())
             }));
-            let bound_server = BoundServer {
+            port.add(BoundServer {
                 gateway: Arc::clone(gateway),
                 index,
-            };
-            port.routes
-                .entry(route_name(gateway, server, bound))
-                .or_default()
-                .push(bound_server);
+            });
         }
     }
     ports
@@ -94,12 +151,16 @@ pub(crate) fn merge(
 /// Why a server cannot share a port with those that are there.
 fn conflict(port: &GatewayPort, taken: &Taken, server: &GatewayServer) -> Option<String> {
     let bound = port.bound;
-    let there = port.routes.values().flatten().next()?;
+    let there = port.servers().next()?;
     let owner = &there.gateway.meta.origin;
     match (server.tls.is_some(), there.server().tls.is_some()) {
         (true, false) => Some(format!("port {bound} is without TLS in {owner}")),
         (false, true) => Some(format!("port {bound} is with TLS in {owner}")),
-        (false, false) => None,
+        (false, false) => {
+            let known = there.server().protocol;
+            let fits = server.protocol.is_http() && known.is_http();
+            (!fits).then(|| format!("port {bound} is of protocol {known} in {owner}"))
+        }
         (true, true) => server.hosts.iter().find_map(|h| {
             let (host, key) = (&h.host, (bound, port.bind.clone(), h.host.clone()));
             let owner = taken.get(&key)?;
@@ -108,106 +169,163 @@ fn conflict(port: &GatewayPort, taken: &Taken, server: &GatewayServer) -> Option
     }
 }
 
-/// `http.<port>`, or `https.<port>.<portName>.<gateway>.<ns>`.
-fn route_name(gateway: &Gateway, server: &GatewayServer, bound: u16) -> Arc<str> {
-    let origin = &gateway.meta.origin;
+/// `http.<port>`, or `https.<port>.<portName>.<gateway>.<ns>`; none where no requests are routed.
+fn route_name(server: &BoundServer, bound: u16) -> Option<Arc<str>> {
+    let origin = &server.gateway.meta.origin;
+    let server = server.server();
     let bind = server
         .bind
         .as_ref()
         .map(|b| format!(".{b}"))
         .unwrap_or_default();
-    if server.tls.is_some() {
+    if !server.routes_requests() {
+        return None;
+    }
+    let name = if server.tls.is_some() {
         let (port, port_name) = (server.port, &server.port_name);
         format!(
             "https.{port}.{port_name}.{}.{}{bind}",
             origin.name, origin.namespace
         )
-        .into()
     } else {
-        format!("http.{bound}{bind}").into()
-    }
+        format!("http.{bound}{bind}")
+    };
+    Some(name.into())
 }
 
-/// The listener of a port.
-pub(crate) fn listener(setup: &Setup<'_>, port: &GatewayPort, wildcard: &str) -> Emitted {
-    let bind = port.bind.as_deref().unwrap_or(wildcard);
+/// What a listener needs besides its servers.
+pub(crate) struct Around<'a> {
+    pub(crate) setup: Setup<'a>,
+    /// The address for servers that name none.
+    pub(crate) wildcard: &'a str,
+    /// Whether the proxy has an agent of Istio's beside it.
+    pub(crate) agent: bool,
+    /// What stands before all of them.
+    pub(crate) guard: &'a Guard,
+}
+
+/// The listener of a port; none if nothing is served there. `streams` are the chains of each slot
+/// that forwards bytes; no two have the same match.
+pub(crate) fn listener(
+    around: &Around<'_>,
+    port: &GatewayPort,
+    streams: &[Vec<TcpChain>],
+    faults: Vec<Fault>,
+) -> Option<Emitted> {
+    let bind = port.bind.as_deref().unwrap_or(around.wildcard);
     let name = names::listener(bind, port.bound);
     let stat_prefix = format!("outbound_{name}");
     let mut chains = Vec::new();
     let mut needs_tls = false;
-    for (route, servers) in &port.routes {
-        let manager = || {
-            http::manager(
-                setup,
-                Side::Gateway,
-                &stat_prefix,
-                Routes::Rds(Arc::clone(route)),
-            )
+    let mut from: Vec<ObjectRef> = port
+        .servers()
+        .map(|s| s.gateway.meta.origin.clone())
+        .collect();
+    from.extend(around.guard.origins.iter().cloned());
+    from.extend(around.setup.rules.iter().cloned());
+    for (slot, streams) in port.slots.iter().zip(streams) {
+        let Some(first) = slot.servers.first().map(BoundServer::server) else {
+            continue;
         };
-        match servers.first().map(BoundServer::server) {
-            Some(GatewayServer { tls: Some(_), .. }) => {
-                for server in servers {
-                    needs_tls = true;
-                    chains.extend(tls_chain(server.server(), manager()));
-                }
-            }
-            _ => chains.push(FilterChain {
-                filters: vec![manager()],
-                ..FilterChain::default()
-            }),
+        needs_tls |= first.tls.is_some();
+        if let Some(route) = &slot.route {
+            let routes = Routes::Rds(Arc::clone(route));
+            let named = first.tls.is_some() && !first.name.is_empty();
+            let prefix = if named {
+                first.name.to_string()
+            } else {
+                http::delimited(&stat_prefix)
+            };
+            let (setup, guard) = (&around.setup, around.guard);
+            let manager = http::guarded_manager(setup, Side::Gateway, prefix, routes, guard);
+            chains.extend(chain(around, first, vec![manager]));
+        }
+        for stream in streams {
+            from.extend(stream.rule.clone());
+            from.extend(stream.policy_from.iter().cloned());
+            let guards = around.guard.tcp.iter().cloned();
+            let filters = guards.chain([stream.filter(&around.setup)]).collect();
+            let made = match first.termination() {
+                Some(_) => chain(around, first, filters),
+                None => Some(FilterChain {
+                    filter_chain_match: stream.condition(),
+                    ..plain(filters)
+                }),
+            };
+            chains.extend(made);
         }
     }
-    let inspector = needs_tls.then(|| {
-        listener_filter(
-            "envoy.filters.listener.tls_inspector",
-            &tls_inspector::v3::TlsInspector::default(),
-        )
-    });
+    if chains.is_empty() {
+        return None;
+    }
+    let mut filters = Vec::new();
+    if around.setup.proxy.topology.proxy_protocol {
+        filters.push(listener_filter(
+            "envoy.filters.listener.proxy_protocol",
+            &proxy_protocol_listener::v3::ProxyProtocol::default(),
+        ));
+    }
+    filters.extend(inspectors::all(needs_tls, false));
     let message = Listener {
         name: name.clone(),
-        access_log: setup.reporting.listener_logs.clone(),
+        access_log: around.setup.reporting.listener_logs.clone(),
         address: Some(address(bind, port.bound)),
         filter_chains: chains,
-        listener_filters: inspector.into_iter().collect(),
+        listener_filters: filters,
         traffic_direction: TrafficDirection::Outbound as i32,
+        max_connections_to_accept_per_socket_event: listeners::accepts_per_event(),
         ..Listener::default()
     };
-    let gateways = port
-        .routes
-        .values()
-        .flatten()
-        .map(|s| s.gateway.meta.origin.clone())
-        .chain(setup.rules.iter().cloned());
     let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())
-        .with_links(port.routes.keys().cloned());
-    Emitted {
-        faults: port.left_out.clone().into(),
-        ..Emitted::new(resource, origins(gateways))
+        .with_links(port.routes().cloned());
+    let mut all = port.left_out.clone();
+    all.extend(faults);
+    all.extend(around.guard.faults.iter().cloned());
+    Some(Emitted {
+        faults: all.into(),
+        ..Emitted::new(resource, origins(from))
+    })
+}
+
+fn plain(filters: Vec<Filter>) -> FilterChain {
+    FilterChain {
+        filters,
+        transport_socket_connect_timeout: listeners::handshake_timeout(),
+        ..FilterChain::default()
     }
 }
 
-fn tls_chain(server: &GatewayServer, manager: pb::listener::v3::Filter) -> Option<FilterChain> {
-    let context = tls::downstream(server.tls.as_ref()?);
+/// The server names that a server's chain matches; `*` for all. Never empty but for servers that
+/// nobody may reach.
+pub(crate) fn server_names(server: &GatewayServer) -> Vec<String> {
     let hosts = server
         .hosts
         .iter()
         .filter(|h| h.scope != HostScope::Nothing);
-    let all = hosts.clone().any(|h| h.host.as_str() == "*");
     let mut names: Vec<String> = hosts.map(|h| h.host.to_string()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The chain of a server that is plain, or ends TLS.
+fn chain(around: &Around<'_>, server: &GatewayServer, filters: Vec<Filter>) -> Option<FilterChain> {
+    let Some(termination) = server.termination() else {
+        return Some(plain(filters));
+    };
+    let names = server_names(server);
     if names.is_empty() {
         // An empty match would take every name.
         return None;
     }
-    names.sort();
-    names.dedup();
+    let all = names.iter().any(|name| name == "*");
+    let context = tls::downstream(termination, around.agent);
     Some(FilterChain {
         filter_chain_match: (!all).then(|| FilterChainMatch {
             server_names: names,
             ..FilterChainMatch::default()
         }),
-        filters: vec![manager],
         transport_socket: Some(pb::transport_socket(&context)),
-        transport_socket_connect_timeout: pb::seconds(15),
-        ..FilterChain::default()
+        ..plain(filters)
     })
 }

@@ -7,6 +7,7 @@ use prost::Name;
 use weft_model::proxy::{ForwardClientCert, ServerHeader};
 use weft_model::{MeshSettings, ObjectRef, PathNormalization, ProxySettings};
 
+use super::access::Guard;
 use super::cors::CORS_FILTER;
 use super::reporting::Reporting;
 use super::routes::FAULT_FILTER;
@@ -71,12 +72,31 @@ pub(crate) enum Side {
     Gateway,
 }
 
-/// The connection manager filter.
+/// The connection manager filter, with nothing before its routes.
 pub(crate) fn manager(setup: &Setup<'_>, side: Side, stat_prefix: &str, routes: Routes) -> Filter {
+    let prefix = delimited(stat_prefix);
+    guarded_manager(setup, side, prefix, routes, &Guard::default())
+}
+
+/// A prefix of statistics with the delimiter that keeps Envoy from cutting it at a dot.
+pub(crate) fn delimited(stat_prefix: &str) -> String {
+    format!("{stat_prefix};")
+}
+
+/// The connection manager filter; requests pass the guard first.
+pub(crate) fn guarded_manager(
+    setup: &Setup<'_>,
+    side: Side,
+    stat_prefix: String,
+    routes: Routes,
+    guard: &Guard,
+) -> Filter {
     let headers = &setup.proxy.headers;
+    let filters = http_filters(headers.no_envoy_headers);
+    let filters = guard.http.iter().cloned().chain(filters);
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
-        stat_prefix: format!("{stat_prefix};"),
+        stat_prefix,
         route_specifier: Some(match routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds {
                 config_source: Some(pb::ads()),
@@ -84,7 +104,7 @@ pub(crate) fn manager(setup: &Setup<'_>, side: Side, stat_prefix: &str, routes: 
             }),
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
-        http_filters: http_filters(headers.no_envoy_headers),
+        http_filters: filters.collect(),
         use_remote_address: bool_value(side == Side::Gateway),
         proxy_100_continue: true,
         request_id_extension: Some(request_id(setup.reporting.by_request_id)),
@@ -109,7 +129,10 @@ pub(crate) fn manager(setup: &Setup<'_>, side: Side, stat_prefix: &str, routes: 
                 ..Http1ProtocolOptions::default()
             });
         }
-        Side::Gateway => of_gateway(&mut manager, setup.proxy),
+        Side::Gateway => {
+            manager.http_protocol_options = Some(Http1ProtocolOptions::default());
+            of_gateway(&mut manager, setup.proxy);
+        }
         Side::Inbound => of_inbound(&mut manager, setup.proxy),
         Side::Outbound => {}
     }

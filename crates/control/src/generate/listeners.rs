@@ -1,26 +1,21 @@
-//! Listeners of sidecars: outbound ones by port or virtual address, the two that captured traffic
-//! arrives at, the explicit HTTP proxy port, and inbound ones. Must never know virtual hosts.
+//! Outbound listeners of sidecars: by port or virtual address, the one that captured traffic
+//! arrives at, and the explicit HTTP proxy port. Must never know virtual hosts.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{OutboundTrafficPolicy, PortNumber, Protocol};
+use weft_model::{OutboundTrafficPolicy, PortNumber};
 use weft_xds::{Resource, TypeUrl};
 
 use super::http::{self, Routes, Setup, Side};
 use super::reporting::Reporting;
 pub(crate) use super::streams::{MatchKey, TcpChain, TcpTarget};
-use super::{names, routes, virtual_hosts};
+use super::{inspectors, names};
 use crate::emit::{Emitted, Origins};
 use crate::node::Interception;
 use crate::pb::core::v3::TrafficDirection;
-use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter};
-use crate::pb::route::v3::RouteConfiguration;
-use crate::pb::{
-    address, bool_value, duration, http_inspector, listener_filter, original_dst, seconds,
-    tls_inspector, u32_value,
-};
+use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
+use crate::pb::{address, bool_value, duration, seconds, u32_value};
 
 /// What a chain of an outbound listener does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,7 +97,7 @@ pub(crate) fn outbound(
         address: Some(address(listener.bind, listener.port.get())),
         filter_chains: chains,
         default_filter_chain: default,
-        listener_filters: inspectors(sniff_tls, sniff_http),
+        listener_filters: inspectors::all(sniff_tls, sniff_http),
         // A client that waits for the server to speak is not cut off, and is treated as TCP.
         listener_filters_timeout: if sniff_http {
             Some(duration(setup.mesh.protocol_detection_timeout))
@@ -126,7 +121,7 @@ pub(crate) fn outbound(
 }
 
 /// Envoy's workers take turns, as istiod has them do.
-fn accepts_per_event() -> Option<crate::pb::protobuf::UInt32Value> {
+pub(super) fn accepts_per_event() -> Option<crate::pb::protobuf::UInt32Value> {
     u32_value(1)
 }
 
@@ -135,30 +130,13 @@ pub(crate) fn handshake_timeout() -> Option<crate::pb::protobuf::Duration> {
     seconds(15)
 }
 
-fn emit(message: &Listener, links: Vec<Arc<str>>, origins: &Origins) -> Emitted {
+pub(super) fn emit(message: &Listener, links: Vec<Arc<str>>, origins: &Origins) -> Emitted {
     let resource = Resource::new(
         &TypeUrl::LISTENER,
         message.name.as_str(),
         message.encode_to_vec(),
     );
     Emitted::new(resource.with_links(links), Origins::clone(origins))
-}
-
-fn inspectors(tls: bool, http: bool) -> Vec<ListenerFilter> {
-    let mut filters = Vec::new();
-    if tls {
-        filters.push(listener_filter(
-            "envoy.filters.listener.tls_inspector",
-            &tls_inspector::v3::TlsInspector::default(),
-        ));
-    }
-    if http {
-        filters.push(listener_filter(
-            "envoy.filters.listener.http_inspector",
-            &http_inspector::v3::HttpInspector::default(),
-        ));
-    }
-    filters
 }
 
 fn plain_http() -> FilterChainMatch {
@@ -217,7 +195,7 @@ pub(crate) fn virtual_outbound(
     emit(&message, Vec::new(), origins)
 }
 
-fn own_port_chain(setup: &Setup<'_>, name: &str, port: u16) -> FilterChain {
+pub(super) fn own_port_chain(setup: &Setup<'_>, name: &str, port: u16) -> FilterChain {
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(FilterChainMatch {
@@ -247,178 +225,4 @@ pub(crate) fn http_proxy(setup: &Setup<'_>, v6: bool, port: u16, origins: &Origi
         ..Listener::default()
     };
     emit(&message, vec![route], origins)
-}
-
-/// A port of the workload itself, as its services know it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct InboundPort {
-    /// Where clients connect.
-    pub(crate) port: u16,
-    /// What is spoken there.
-    pub(crate) protocol: Protocol,
-    /// The service's port that leads there.
-    pub(crate) service_port: Option<PortNumber>,
-    /// Name for traces, `host:port` of the service.
-    pub(crate) operation: Arc<str>,
-}
-
-/// The chains of one inbound port: HTTP, bytes, or whichever the first bytes say.
-fn inbound_chains(setup: &Setup<'_>, inbound: &InboundPort, by_port: bool) -> Vec<FilterChain> {
-    let cluster = names::inbound(inbound.port);
-    let prefix = format!("inbound_{}", names::listener("0.0.0.0", inbound.port));
-    let condition = |sniffed: bool| {
-        let base = if sniffed {
-            plain_http()
-        } else {
-            FilterChainMatch::default()
-        };
-        let destination_port = if by_port {
-            u32_value(inbound.port.into())
-        } else {
-            None
-        };
-        FilterChainMatch {
-            destination_port,
-            ..base
-        }
-    };
-    let http = |sniffed: bool| FilterChain {
-        filter_chain_match: Some(condition(sniffed)),
-        filters: vec![http::manager(
-            setup,
-            Side::Inbound,
-            &prefix,
-            Routes::Inline(Box::new(inbound_routes(&cluster, inbound))),
-        )],
-        name: format!("{}_http", names::listener("0.0.0.0", inbound.port)),
-        ..FilterChain::default()
-    };
-    let tcp = || FilterChain {
-        filter_chain_match: Some(condition(false)),
-        filters: vec![http::tcp(setup, &cluster, None)],
-        name: names::listener("0.0.0.0", inbound.port),
-        ..FilterChain::default()
-    };
-    match inbound.protocol {
-        p if p.is_http() => vec![http(false)],
-        Protocol::Unsupported => vec![http(true), tcp()],
-        _ => vec![tcp()],
-    }
-}
-
-fn inbound_routes(cluster: &str, inbound: &InboundPort) -> RouteConfiguration {
-    let mut host = virtual_hosts::shell(
-        format!("inbound|http|{}", inbound.port),
-        vec!["*".to_owned()],
-        false,
-        virtual_hosts::RouteHeaders {
-            attempt_count: false,
-            forwarded_host: false,
-        },
-    );
-    host.routes = vec![routes::inbound(cluster, format!("{}/*", inbound.operation))];
-    RouteConfiguration {
-        name: cluster.to_owned(),
-        virtual_hosts: vec![host],
-        validate_clusters: bool_value(false),
-        ..RouteConfiguration::default()
-    }
-}
-
-/// Where captured inbound connections arrive.
-pub(crate) fn virtual_inbound(
-    setup: &Setup<'_>,
-    wildcard: &str,
-    interception: Interception,
-    ports: &[InboundPort],
-    origins: &Origins,
-) -> Emitted {
-    let port = setup.mesh.proxy_inbound_listen_port.get();
-    let mut chains = vec![own_port_chain(setup, "virtualInbound-blackhole", port)];
-    for inbound in ports {
-        chains.extend(inbound_chains(setup, inbound, true));
-    }
-    let unknown = InboundPort {
-        port: 0,
-        protocol: Protocol::Unsupported,
-        service_port: None,
-        operation: names::INBOUND_PASSTHROUGH.into(),
-    };
-    chains.push(FilterChain {
-        name: "virtualInbound-catchall-http".to_owned(),
-        filter_chain_match: Some(plain_http()),
-        filters: vec![http::manager(
-            setup,
-            Side::Inbound,
-            names::INBOUND_PASSTHROUGH,
-            Routes::Inline(Box::new(inbound_routes(
-                names::INBOUND_PASSTHROUGH,
-                &unknown,
-            ))),
-        )],
-        ..FilterChain::default()
-    });
-    chains.push(FilterChain {
-        name: "virtualInbound".to_owned(),
-        filter_chain_match: Some(FilterChainMatch::default()),
-        filters: vec![http::tcp(setup, names::INBOUND_PASSTHROUGH, None)],
-        ..FilterChain::default()
-    });
-    let mut filters = vec![listener_filter(
-        "envoy.filters.listener.original_dst",
-        &original_dst::v3::OriginalDst::default(),
-    )];
-    filters.extend(inspectors(false, true));
-    let message = Listener {
-        name: "virtualInbound".to_owned(),
-        access_log: setup.reporting.listener_logs.clone(),
-        address: Some(address(wildcard, port)),
-        filter_chains: chains,
-        listener_filters: filters,
-        listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),
-        continue_on_listener_filters_timeout: true,
-        max_connections_to_accept_per_socket_event: accepts_per_event(),
-        transparent: (interception == Interception::Tproxy)
-            .then(|| bool_value(true))
-            .flatten(),
-        traffic_direction: TrafficDirection::Inbound as i32,
-        ..Listener::default()
-    };
-    emit(&message, Vec::new(), origins)
-}
-
-/// An inbound listener that binds the workload's own address and port: no capture needed.
-pub(crate) fn bound_inbound(
-    setup: &Setup<'_>,
-    ip: IpAddr,
-    inbound: &InboundPort,
-    origins: &Origins,
-) -> Emitted {
-    let bind = ip.to_string();
-    let sniffed = inbound.protocol.is_sniffed();
-    let mut chains = inbound_chains(setup, inbound, false);
-    let mut default = None;
-    if sniffed {
-        default = chains.pop().map(|c| FilterChain {
-            filter_chain_match: None,
-            ..c
-        });
-    } else {
-        for chain in &mut chains {
-            chain.filter_chain_match = None;
-        }
-    }
-    let message = Listener {
-        name: names::listener(&bind, inbound.port),
-        access_log: setup.reporting.listener_logs.clone(),
-        address: Some(address(&bind, inbound.port)),
-        filter_chains: chains,
-        default_filter_chain: default,
-        listener_filters: inspectors(false, sniffed),
-        listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),
-        continue_on_listener_filters_timeout: true,
-        traffic_direction: TrafficDirection::Inbound as i32,
-        ..Listener::default()
-    };
-    emit(&message, Vec::new(), origins)
 }

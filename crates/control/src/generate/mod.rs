@@ -2,6 +2,7 @@
 //! (see `shared` conventions in ARCHITECTURE.md). Equal input gives equal bytes. Must never know
 //! the engine that calls them, nor proxies beyond what they are told.
 
+pub(crate) mod access;
 mod access_logs;
 mod actions;
 mod balancers;
@@ -12,16 +13,23 @@ pub(crate) mod gateways;
 pub(crate) mod grpc;
 pub(crate) mod hash;
 pub(crate) mod http;
+pub(crate) mod inbound;
+mod inspectors;
 pub(crate) mod listeners;
 pub(crate) mod locality;
 pub(crate) mod matches;
 pub(crate) mod metadata;
+pub(crate) mod mutual;
 pub(crate) mod names;
+pub(crate) mod peers;
 mod policies;
 pub(crate) mod reporting;
 pub(crate) mod routes;
+pub(crate) mod sds;
+pub(crate) mod secrets;
 mod streams;
 pub(crate) mod tcp;
 pub(crate) mod tls;
+pub(crate) mod tokens;
 mod tracing;
 pub(crate) mod virtual_hosts;

@@ -18,6 +18,11 @@ pub(crate) fn outbound(port: PortNumber, subset: &str, host: &Hostname) -> Strin
     format!("outbound|{port}|{subset}|{host}")
 }
 
+/// `outbound_.port_.subset_.host`, the server name of mutual TLS.
+pub(crate) fn sni(port: PortNumber, subset: &str, host: &Hostname) -> String {
+    format!("outbound_.{port}_.{subset}_.{host}")
+}
+
 /// `inbound|port||`.
 pub(crate) fn inbound(port: u16) -> String {
     format!("inbound|{port}||")

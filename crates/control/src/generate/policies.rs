@@ -15,8 +15,8 @@ use crate::pb::cluster::v3::{
 };
 use crate::pb::core::v3::{
     Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttp,
-    KeepaliveSettings, ProxyProtocolConfig, TcpKeepalive, UpstreamHttpProtocolOptions,
-    proxy_protocol_config::Version,
+    KeepaliveSettings, ProxyProtocolConfig, TcpKeepalive, TransportSocket,
+    UpstreamHttpProtocolOptions, proxy_protocol_config::Version,
 };
 use crate::pb::matchers::v3::{
     HttpHeadersMatch, MatchPredicate,
@@ -56,6 +56,20 @@ pub(super) struct Http {
     pub(super) errors: Option<ErrorCodes>,
 }
 
+impl Http {
+    /// Whether HTTP/2 is spoken for certain.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(
+            &self.upstream,
+            Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+                ExplicitHttpConfig {
+                    protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
+                }
+            ))
+        )
+    }
+}
+
 pub(super) fn http2() -> UpstreamProtocolOptions {
     explicit(ProtocolConfig::Http2ProtocolOptions(
         Http2ProtocolOptions::default(),
@@ -76,10 +90,13 @@ pub(super) fn use_downstream() -> UpstreamProtocolOptions {
     })
 }
 
+/// `sniffs`: whether the proxy finds out what its clients speak. A gateway does not: its clients
+/// choose HTTP/2 by ALPN, which says nothing about the service.
 pub(super) fn http_for(
     mesh: &MeshSettings,
     protocol: Protocol,
     pool: Option<&ConnectionPool>,
+    sniffs: bool,
 ) -> Http {
     let (upgrade, client) = pool.map_or((H2Upgrade::Default, false), |p| {
         (p.http.h2_upgrade, p.http.use_client_protocol)
@@ -89,7 +106,7 @@ pub(super) fn http_for(
         H2Upgrade::Upgrade => true,
         H2Upgrade::Never => false,
     };
-    let upstream = if client || (protocol.is_sniffed() && !upgrade) {
+    let upstream = if client || (sniffs && protocol.is_sniffed() && !upgrade) {
         Some(use_downstream())
     } else if protocol.is_http2() || upgrade {
         Some(http2())
@@ -284,26 +301,29 @@ fn error_codes(codes: &[u16]) -> Option<ErrorCodes> {
 /// Puts the PROXY protocol around whatever secures the connections.
 pub(super) fn apply_proxy_protocol(cluster: &mut Cluster, version: Option<ProxyProtocol>) {
     let Some(version) = version else { return };
-    let inner = cluster.transport_socket.take();
     let version = match version {
         ProxyProtocol::V1 => Version::V1,
         ProxyProtocol::V2 => Version::V2,
     };
-    let outer = pb::proxy_protocol::ProxyProtocolUpstreamTransport {
-        config: Some(ProxyProtocolConfig {
-            version: version as i32,
-            ..ProxyProtocolConfig::default()
-        }),
-        transport_socket: Some(
-            inner
-                .unwrap_or_else(|| pb::socket("raw_buffer", &pb::raw_buffer::RawBuffer::default())),
-        ),
-        ..Default::default()
+    let around = |inner: TransportSocket| {
+        let outer = pb::proxy_protocol::ProxyProtocolUpstreamTransport {
+            config: Some(ProxyProtocolConfig {
+                version: version as i32,
+                ..ProxyProtocolConfig::default()
+            }),
+            transport_socket: Some(inner),
+            ..Default::default()
+        };
+        pb::socket("envoy.transport_sockets.upstream_proxy_protocol", &outer)
     };
-    cluster.transport_socket = Some(pb::socket(
-        "envoy.transport_sockets.upstream_proxy_protocol",
-        &outer,
-    ));
+    if cluster.transport_socket_matches.is_empty() {
+        let raw = || pb::socket("raw_buffer", &pb::raw_buffer::RawBuffer::default());
+        let inner = cluster.transport_socket.take().unwrap_or_else(raw);
+        cluster.transport_socket = Some(around(inner));
+    }
+    for chosen in &mut cluster.transport_socket_matches {
+        chosen.transport_socket = chosen.transport_socket.take().map(around);
+    }
 }
 
 pub(super) fn apply_tls(
@@ -314,14 +334,7 @@ pub(super) fn apply_tls(
     settings: &PolicySettings,
 ) {
     let Some(client) = &settings.tls else { return };
-    let h2 = matches!(
-        &http.upstream,
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(
-            ExplicitHttpConfig {
-                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
-            }
-        ))
-    );
+    let h2 = http.is_http2();
     let Some(context) = tls::upstream(client, &service.subject_alt_names, h2) else {
         return;
     };

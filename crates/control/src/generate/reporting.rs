@@ -9,7 +9,7 @@ use weft_model::telemetry::{AccessLogging, CallSide, Telemetry, Tracing as Rule}
 use weft_model::{MeshSettings, ProxySettings};
 
 use super::access_logs::{self, Level};
-pub(crate) use super::tracing::Identity;
+pub(crate) use super::tracing::SpanIdentity;
 use super::tracing::{self, Lookup, Spans};
 use crate::emit::{Fault, origins};
 use crate::pb::accesslog::v3::{AccessLog, AccessLogFilter};
@@ -53,7 +53,8 @@ pub(crate) struct Upstream {
 pub(crate) struct Reporter<'a> {
     pub(crate) mesh: &'a MeshSettings,
     pub(crate) proxy: &'a ProxySettings,
-    pub(crate) identity: &'a Identity,
+    /// What spans say of the proxy; none for those that are only there by default.
+    pub(crate) identity: Option<&'a SpanIdentity>,
     pub(crate) gateway: bool,
     pub(crate) rules: &'a [Arc<Telemetry>],
 }
@@ -157,6 +158,7 @@ impl Reporter<'_> {
             | ProviderKind::Datadog(_)
             | ProviderKind::SkyWalking(_)
             | ProviderKind::OpenTelemetry(_)
+            | ProviderKind::Authorization(_)
             | ProviderKind::Prometheus => return Ok(None),
         }))
     }
@@ -229,14 +231,15 @@ impl Reporter<'_> {
         let default = self.mesh.default_providers.tracing.first();
         let rules = || self.rules.iter().flat_map(|rule| &rule.tracing);
         if default.is_none() && rules().next().is_none() {
+            let said = self.proxy.tracing.as_ref();
             let spans = Spans {
                 sampling: None,
                 tags: None,
-                istio_tags: self.proxy.tracing.istio_tags.unwrap_or(true),
+                istio_tags: said.and_then(|said| said.istio_tags).unwrap_or(true),
                 no_propagation: false,
             };
             let legacy = || tracing::spans(&spans, self.proxy, self.identity);
-            made.tracing = self.mesh.tracing.then(legacy);
+            made.tracing = self.mesh.tracing.unwrap_or(true).then(legacy);
             return;
         }
         let rules: Vec<&Rule> = rules().filter(|rule| rule.side.includes(side)).collect();
@@ -256,11 +259,12 @@ impl Reporter<'_> {
             no_propagation: last(|rule| rule.no_propagation).unwrap_or(false),
         };
         let mut tracing = tracing::spans(&spans, self.proxy, self.identity);
+        let identity = self.identity.cloned().unwrap_or_default();
         let sent = match self.provider(name) {
             Some(provider) => tracing::send_to(
                 &mut tracing,
                 &provider.kind,
-                self.identity,
+                &identity,
                 self.gateway,
                 lookup,
             ),

@@ -10,6 +10,7 @@ use weft_model::provider::{
     Collector, DynatraceSampler, Export, HttpExport, OpenTelemetry, ProviderHeader, ProviderKind,
     ProviderService, Zipkin,
 };
+use weft_model::proxy::ProxyTracing;
 use weft_model::telemetry::TraceTag;
 
 use super::access_logs::grpc_to;
@@ -48,7 +49,7 @@ const ZIPKIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What spans say of the proxy that makes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Identity {
+pub(crate) struct SpanIdentity {
     pub(crate) service: Arc<str>,
     pub(crate) revision: Arc<str>,
     pub(crate) mesh: Arc<str>,
@@ -71,17 +72,23 @@ pub(super) struct Spans<'a> {
 }
 
 /// `tracing` with shares and tags, but without a provider.
-pub(super) fn spans(spans: &Spans<'_>, proxy: &ProxySettings, identity: &Identity) -> Tracing {
-    let said = proxy.tracing.sampling.map(weft_model::Number::get);
+pub(super) fn spans(
+    spans: &Spans<'_>,
+    proxy: &ProxySettings,
+    identity: Option<&SpanIdentity>,
+) -> Tracing {
+    let default = ProxyTracing::default();
+    let proxy = proxy.tracing.as_ref().unwrap_or(&default);
+    let said = proxy.sampling.map(weft_model::Number::get);
     let share = spans.sampling.or(said).unwrap_or(SAMPLING);
     let all = || Some(Percent { value: 100.0 });
     let own = spans.tags.filter(|tags| !tags.is_empty());
     let mut tags = Vec::new();
     if spans.istio_tags {
-        tags.extend(service_tags(identity));
+        tags.extend(identity.into_iter().flat_map(service_tags));
         tags.extend(dry_run_tags());
     }
-    let more = own.unwrap_or(&proxy.tracing.tags);
+    let more = own.unwrap_or(&proxy.tags);
     tags.extend(more.iter().map(|(name, tag)| custom(name, tag)));
     tags.sort_by(|a, b| a.tag.cmp(&b.tag));
     Tracing {
@@ -89,7 +96,7 @@ pub(super) fn spans(spans: &Spans<'_>, proxy: &ProxySettings, identity: &Identit
         random_sampling: Some(Percent { value: share }),
         overall_sampling: all(),
         custom_tags: tags,
-        max_path_tag_length: proxy.tracing.max_path_tag_length.and_then(u32_value),
+        max_path_tag_length: proxy.max_path_tag_length.and_then(u32_value),
         no_context_propagation: spans.no_propagation,
         ..Tracing::default()
     }
@@ -120,7 +127,7 @@ fn custom(name: &str, said: &TraceTag) -> CustomTag {
     tag(name, r#type)
 }
 
-fn service_tags(identity: &Identity) -> [CustomTag; 5] {
+fn service_tags(identity: &SpanIdentity) -> [CustomTag; 5] {
     let or = |value: &str, default: &str| {
         let value = if value.is_empty() { default } else { value };
         Type::Literal(Literal {
@@ -172,7 +179,7 @@ pub(super) type Lookup<'a> = dyn FnMut(&ProviderService) -> Result<Upstream, Str
 pub(super) fn send_to(
     tracing: &mut Tracing,
     provider: &ProviderKind,
-    identity: &Identity,
+    identity: &SpanIdentity,
     gateway: bool,
     lookup: &mut Lookup<'_>,
 ) -> Result<(), String> {
@@ -213,6 +220,7 @@ pub(super) fn send_to(
         | ProviderKind::HttpLog(_)
         | ProviderKind::TcpLog(_)
         | ProviderKind::OtelLog(_)
+        | ProviderKind::Authorization(_)
         | ProviderKind::Prometheus => return Err("it takes no spans".to_owned()),
     };
     if child {
@@ -228,7 +236,7 @@ pub(super) fn send_to(
     Ok(())
 }
 
-fn datadog(identity: &Identity, to: &Upstream) -> DatadogConfig {
+fn datadog(identity: &SpanIdentity, to: &Upstream) -> DatadogConfig {
     // Envoy refuses an empty name; istiod writes it when the bootstrap has none.
     let names = [&*identity.cluster, &*identity.service, "unknown"];
     let name = names.into_iter().find(|name| !name.is_empty());
@@ -309,7 +317,7 @@ fn export_http(said: &HttpExport, to: &Upstream, path: &str) -> HttpService {
 
 fn open_telemetry(
     said: &OpenTelemetry,
-    identity: &Identity,
+    identity: &SpanIdentity,
     to: &Upstream,
     lookup: &mut Lookup<'_>,
 ) -> Result<OpenTelemetryConfig, String> {

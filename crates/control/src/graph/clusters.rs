@@ -7,8 +7,9 @@ use weft_xds::TypeUrl;
 
 use super::key::RuleRefs;
 use super::value::Value;
-use super::{Cx, Key, Scope, Shard, contain, is_envoy, places, read};
+use super::{Cx, Key, Scope, Shard, contain, is_envoy, places, read, security};
 use crate::emit::{Chunk, Emitted};
+use crate::generate::clusters::Client;
 use crate::generate::locality::Place;
 use crate::generate::{clusters, endpoints};
 use crate::node::ProxyKind;
@@ -28,20 +29,23 @@ pub(super) fn service_clusters(
     cx: &mut Cx<'_, '_>,
     key: &ServiceKey,
     rules: &RuleRefs,
-    to: (ProxyKind, &Place),
+    to: (&Client, &Place),
 ) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
     };
     let mesh = cx.mesh();
     let policies = cx.policies(rules);
+    let servers = security::servers(cx, &service);
     // An endpoint change must not touch clusters whose endpoints travel apart.
     let endpoints = if by_name(&service) {
         cx.endpoints(key)
     } else {
         None
     };
-    let made = clusters::of_service(&mesh, &service, endpoints.as_deref(), &policies, to);
+    let peers = security::peers(cx, endpoints.as_deref());
+    let known = (endpoints.as_deref(), &peers);
+    let made = clusters::of_service(&mesh, &service, known, &policies, to, &servers);
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 
@@ -57,7 +61,9 @@ pub(super) fn service_endpoints(
     let mesh = cx.mesh();
     let policies = cx.policies(rules);
     let endpoints = cx.endpoints(key);
-    let made = endpoints::of_service(&mesh, &service, endpoints.as_deref(), &policies, to);
+    let peers = security::peers(cx, endpoints.as_deref());
+    let list = endpoints.as_deref();
+    let made = endpoints::of_service(&mesh, &service, list, &policies, to, &peers);
     contain::chunk(cx, &TypeUrl::ENDPOINT, made)
 }
 
@@ -65,12 +71,10 @@ pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleR
     let Some(service) = cx.service(key) else {
         return nothing();
     };
-    let policies = cx.policies(rules);
-    contain::chunk(
-        cx,
-        &TypeUrl::CLUSTER,
-        clusters::for_grpc(&service, &policies),
-    )
+    let (mesh, policies) = (cx.mesh(), cx.policies(rules));
+    let servers = security::servers(cx, &service);
+    let made = clusters::for_grpc(&mesh, &service, &policies, &servers);
+    contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 
 pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
@@ -101,13 +105,13 @@ pub(super) fn concatenate(chunks: impl Iterator<Item = Chunk>) -> Value {
 pub(super) fn cluster_chunk(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
-    (kind, place): (ProxyKind, &Arc<Place>),
+    (client, place): (&Client, &Arc<Place>),
     shard: Shard,
 ) -> Value {
     let nowhere = Arc::<Place>::default();
     let chosen = chosen(cx, scope, shard);
     concatenate(chosen.iter().map(|(service, rules)| {
-        if !is_envoy(kind) {
+        if !is_envoy(client.kind) {
             return cx.chunk(&Key::GrpcClusters(service.clone(), Arc::clone(rules)));
         }
         // Only what is resolved by name has its endpoints in its clusters.
@@ -120,7 +124,7 @@ pub(super) fn cluster_chunk(
         cx.chunk(&Key::ServiceClusters(
             service.clone(),
             Arc::clone(rules),
-            kind,
+            client.clone(),
             place,
         ))
     }))

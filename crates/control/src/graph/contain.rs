@@ -42,8 +42,7 @@ pub(super) fn host(cx: &Cx<'_, '_>, made: Option<HostField>) -> Value {
     let Some(field) = made else {
         return Value::Host(None);
     };
-    let refusal = fault(&TypeUrl::ROUTE, field.bytes.to_vec());
-    let Some(message) = refusal.or_else(|| load::refusal(&field.bytes)) else {
+    let Some(message) = refused_host(&field.bytes) else {
         return Value::Host(Some(field));
     };
     let fault = Fault {
@@ -59,6 +58,11 @@ pub(super) fn host(cx: &Cx<'_, '_>, made: Option<HostField>) -> Value {
         faults: vec![fault].into(),
         ..good
     }))
+}
+
+/// Why Envoy would refuse a virtual host, encoded as a field of its route configuration.
+pub(crate) fn refused_host(field: &[u8]) -> Option<String> {
+    fault(&TypeUrl::ROUTE, field.to_vec()).or_else(|| load::refusal(field))
 }
 
 fn fault(type_url: &TypeUrl, value: Vec<u8>) -> Option<String> {

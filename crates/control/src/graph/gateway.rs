@@ -1,17 +1,18 @@
 //! Listeners and routes of gateway classes. Must never know sidecars.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weft_model::{CallSide, Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
 use weft_xds::TypeUrl;
 
 use super::hosts::{Joined, merged};
-use super::key::{GatewayClass, GatewayHost, Observer};
+use super::key::{GatewayClass, GatewayHost, Observer, PolicyRefs};
 use super::value::{GatewayHosts, HostChunk, HostField, RuleIndex, Value};
-use super::{Cx, Key, Shard, contain, places, read};
-use crate::emit::{TypeView, origins};
-use crate::generate::gateways::{self, BoundServer, GatewayPort};
+use super::{Cx, Key, Shard, contain, places, read, secrets, security, streams};
+use crate::emit::{Fault, TypeView, origins};
+use crate::generate::gateways::{self, Around, BoundServer, GatewayPort};
+use crate::generate::listeners::TcpChain;
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{names, routes};
 
@@ -27,7 +28,10 @@ pub(super) fn ports(cx: &mut Cx<'_, '_>, class: &GatewayClass) -> Value {
     Value::GatewayPorts(Arc::new(gateways::merge(&mine, &class.target_ports)))
 }
 
-fn read_ports(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Arc<super::value::GatewayPorts> {
+pub(super) fn read_ports(
+    cx: &mut Cx<'_, '_>,
+    class: &Arc<GatewayClass>,
+) -> Arc<super::value::GatewayPorts> {
     read!(cx, Key::GatewayPorts(Arc::clone(class)), GatewayPorts).unwrap_or_default()
 }
 
@@ -38,7 +42,7 @@ fn servers<'a>(
 ) -> Option<(&'a GatewayPort, &'a [BoundServer])> {
     ports
         .values()
-        .find_map(|port| Some((port, port.routes.get(route)?.as_slice())))
+        .find_map(|port| Some((port, port.behind(route)?)))
 }
 
 fn reference(gateway: &Gateway) -> GatewayRef {
@@ -221,28 +225,94 @@ pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<
 /// The listener of one port.
 pub(super) fn listener(
     cx: &mut Cx<'_, '_>,
-    (class, observer): (&Arc<GatewayClass>, &Arc<Observer>),
-    bound: u16,
-    bind: Option<&Arc<str>>,
+    class: &Arc<GatewayClass>,
+    (policies, observer): (&PolicyRefs, &Arc<Observer>),
+    (bound, bind): (u16, Option<&Arc<str>>),
 ) -> Value {
+    if class.unprivileged && bound < 1024 {
+        return Value::Chunk(Arc::new([]));
+    }
     let (mesh, reports) = (cx.mesh(), cx.reports(observer));
-    let setup = reports.setup(&mesh, observer, CallSide::Client);
+    let guard = security::read_guard(cx, policies, true);
     let ports = read_ports(cx, class);
-    let wildcard = if class.v6 { "::" } else { "0.0.0.0" };
-    let port = ports.get(&(bound, bind.cloned()));
-    let listener = port.map(|port| gateways::listener(&setup, port, wildcard));
+    let Some(port) = ports.get(&(bound, bind.cloned())) else {
+        return Value::Chunk(Arc::new([]));
+    };
+    let mut faults = secrets::missing(cx, class, port);
+    let streams = streams_of(cx, class, port, &mut faults);
+    let around = Around {
+        setup: reports.setup(&mesh, observer, CallSide::Client),
+        wildcard: if class.v6 { "::" } else { "0.0.0.0" },
+        agent: class.agent,
+        guard: &guard,
+    };
+    let listener = gateways::listener(&around, port, &streams, faults);
     contain::chunk(cx, &TypeUrl::LISTENER, listener.into_iter().collect())
+}
+
+/// The chains of each slot that forwards bytes. Proxies refuse a listener with two chains for one
+/// server name; the later one is left out.
+fn streams_of(
+    cx: &mut Cx<'_, '_>,
+    class: &GatewayClass,
+    port: &GatewayPort,
+    faults: &mut Vec<Fault>,
+) -> Vec<Vec<TcpChain>> {
+    let mut taken: BTreeMap<String, ObjectRef> = BTreeMap::new();
+    for bound in port.servers() {
+        if bound.server().termination().is_some() {
+            let names = gateways::server_names(bound.server());
+            taken.extend(
+                names
+                    .into_iter()
+                    .map(|name| (name, bound.gateway.meta.origin.clone())),
+            );
+        }
+    }
+    let scope = &class.reader.scope;
+    let mut all = Vec::with_capacity(port.slots.len());
+    for slot in &port.slots {
+        let mut chains = Vec::new();
+        for bound in slot.servers.iter().filter(|_| slot.route.is_none()) {
+            for chain in streams::of_server(cx, scope, &bound.gateway, bound.server()) {
+                let owner = chain.sni.iter().find_map(|name| {
+                    let owner = taken.get(&**name)?;
+                    Some((Arc::clone(name), owner.clone()))
+                });
+                if let (Some((name, owner)), Some(rule)) = (owner, &chain.rule) {
+                    faults.push(Fault {
+                        message: format!(
+                            "a tls route for {name} is left out on port {}: the name belongs to {owner}",
+                            port.bound
+                        )
+                        .into(),
+                        origins: origins([rule.clone()]),
+                    });
+                    continue;
+                }
+                if let Some(rule) = &chain.rule {
+                    let names = chain.sni.iter();
+                    taken.extend(names.map(|name| (name.to_string(), rule.clone())));
+                }
+                chains.push(chain);
+            }
+        }
+        all.push(chains);
+    }
+    all
 }
 
 pub(super) fn listener_view(
     cx: &mut Cx<'_, '_>,
     class: &Arc<GatewayClass>,
+    policies: &PolicyRefs,
     observer: &Arc<Observer>,
 ) -> Value {
     let ports = read_ports(cx, class);
     let chunks = ports.keys().map(|key| {
         cx.chunk(&Key::GatewayListener(
             Arc::clone(class),
+            Arc::clone(policies),
             Arc::clone(observer),
             key.0,
             key.1.clone(),
@@ -254,7 +324,7 @@ pub(super) fn listener_view(
 
 pub(super) fn route_view(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> Value {
     let ports = read_ports(cx, class);
-    let names: BTreeSet<&Arc<str>> = ports.values().flat_map(|p| p.routes.keys()).collect();
+    let names: BTreeSet<&Arc<str>> = ports.values().flat_map(GatewayPort::routes).collect();
     let chunks = names
         .iter()
         .map(|name| cx.chunk(&Key::GatewayRoute(Arc::clone(class), Arc::clone(name))))

@@ -6,18 +6,26 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{
-    GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber, ProxySettings,
-    ServiceKey,
+    CredentialName, GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber,
+    ProxySettings, ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::patches::Areas;
+use crate::emit::Chunk;
+use crate::generate::clusters::Client;
 use crate::generate::locality::Place;
-use crate::generate::reporting::Identity;
+use crate::generate::reporting::SpanIdentity;
 use crate::generate::virtual_hosts::RouteHeaders;
+use crate::identity::Identity;
 use crate::node::{Interception, Proxy, ProxyKind};
+use crate::patch::Workloads;
 
 /// The rules that hold together for a host, the first in precedence first; mostly none or one.
 pub(crate) type RuleRefs = Arc<[ObjectRef]>;
+
+/// Policies and rules for tokens that hold for a workload.
+pub(crate) type PolicyRefs = Arc<[ObjectRef]>;
 
 /// Services and rules are sharded by host, so that an edit touches one piece of every list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +72,9 @@ pub(crate) struct Observer {
     /// What the proxies bring, else what the mesh says.
     pub(crate) proxy: Arc<ProxySettings>,
     pub(crate) gateway: bool,
-    pub(crate) identity: Identity,
+    /// What spans say of the proxies; none where no word sets tracing up, so that proxies share
+    /// their listeners.
+    pub(crate) identity: Option<SpanIdentity>,
 }
 
 /// Those proxies of a scope whose connections are routed the same.
@@ -93,6 +103,10 @@ pub(crate) struct GatewayClass {
     /// Port of the gateway's own service → port its workloads listen on.
     pub(crate) target_ports: BTreeMap<u16, u16>,
     pub(crate) v6: bool,
+    /// Whether Istio's agent runs beside them.
+    pub(crate) agent: bool,
+    /// Whether they may not bind ports below 1024.
+    pub(crate) unprivileged: bool,
 }
 
 /// A virtual host of a gateway: the rules that speak for a host, in order of precedence.
@@ -145,6 +159,29 @@ pub(crate) enum RouteName {
     HttpProxy,
 }
 
+/// Those proxies for which the same patches of some resources hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PatchClass {
+    /// In the order in which they are applied.
+    pub(crate) filters: Arc<[ObjectRef]>,
+    /// Of the patches in them, those of these resources.
+    pub(crate) areas: Areas,
+    /// The proxy's version, if a patch asks for it.
+    pub(crate) version: Option<Arc<str>>,
+    /// Only entries that a patch asks for.
+    pub(crate) metadata: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// A proxy's own resources before they are patched. Proxies with equal ones share the result.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OwnPatches {
+    pub(crate) clusters: Option<Arc<PatchClass>>,
+    pub(crate) listeners: Option<Arc<PatchClass>>,
+    pub(crate) own_clusters: Chunk,
+    pub(crate) own_listeners: Chunk,
+    pub(crate) workloads: Workloads,
+}
+
 /// What of a proxy its configuration depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProxyFacts {
@@ -157,9 +194,14 @@ pub(crate) struct ProxyFacts {
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
+    /// What patches may ask for; nothing of gRPC clients, which have none.
+    pub(crate) version: Option<Arc<str>>,
+    pub(crate) metadata: Arc<BTreeMap<String, String>>,
+    pub(crate) identity: Identity,
+    pub(crate) unprivileged: bool,
     /// Settings that it brings.
     pub(crate) settings: Option<Arc<ProxySettings>>,
-    pub(crate) identity: Identity,
+    pub(crate) spans: SpanIdentity,
 }
 
 impl ProxyFacts {
@@ -188,26 +230,44 @@ impl ProxyFacts {
                 http_proxy_port: proxy.http_proxy_port,
             },
             inbound: proxy.inbound.clone(),
-            settings: proxy.settings.clone(),
-            // A gRPC client has no listeners that could report.
+            version: proxy
+                .version
+                .as_deref()
+                .filter(|_| proxy.kind != ProxyKind::Grpc)
+                .map(Arc::from),
+            metadata: if proxy.kind == ProxyKind::Grpc {
+                Arc::default()
+            } else {
+                Arc::clone(&proxy.metadata)
+            },
+            // A gRPC client brings its own credentials.
             identity: if proxy.kind == ProxyKind::Grpc {
                 Identity::default()
             } else {
-                identity(proxy)
+                proxy.identity.clone()
+            },
+            // It makes a difference to gateways only, so that others share their views.
+            unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
+            settings: proxy.settings.clone(),
+            // A gRPC client has no listeners that could report.
+            spans: if proxy.kind == ProxyKind::Grpc {
+                SpanIdentity::default()
+            } else {
+                span_identity(proxy)
             },
         }
     }
 }
 
 /// What spans say of a proxy, in Istio's words and in those of OpenTelemetry's conventions.
-fn identity(proxy: &Proxy) -> Identity {
+fn span_identity(proxy: &Proxy) -> SpanIdentity {
     let label = |name: &str| -> Arc<str> { proxy.labels.get(name).map_or("", |v| v).into() };
     let workload = ["app.kubernetes.io/instance", "app.kubernetes.io/name"]
         .map(label)
         .into_iter()
         .chain([proxy.workload.as_str().into(), proxy.name.as_str().into()])
         .find(|name| !name.is_empty());
-    Identity {
+    SpanIdentity {
         service: label("service.istio.io/canonical-name"),
         revision: label("service.istio.io/canonical-revision"),
         mesh: proxy.mesh_id.as_str().into(),
@@ -235,11 +295,17 @@ pub(crate) enum Key {
     StreamIndex(Shard),
     /// Rules of the mesh for connections, for wildcard hosts.
     WildcardStreams,
+    /// Rules of a gateway for connections.
+    GatewayStreams(GatewayRef),
     DestinationRule(ObjectRef),
     DestinationIndex(Namespace, Shard),
     WildcardDestinations(Namespace),
     Gateways,
+    Secret(Namespace, Arc<str>),
     Sidecars(Namespace),
+    EnvoyFilter(ObjectRef),
+    /// What the filters of a namespace are for.
+    EnvoyFilters(Namespace),
     Telemetries(Namespace),
     /// Those `DestinationRules` of a namespace that are for some workloads only.
     RuleSelectors(Namespace),
@@ -251,8 +317,17 @@ pub(crate) enum Key {
     MentionedLabels,
     /// Label keys that some rule for connections mentions.
     StreamLabels,
+    PeerAuthentications(Namespace),
+    AuthorizationPolicies(Namespace),
+    RequestAuthentications(Namespace),
 
     // Derived.
+    /// What clients assume of the workloads of a namespace.
+    NamespaceMode(Namespace),
+    /// Whose identity the endpoints of a service have.
+    Accounts(ServiceKey),
+    /// The filters of policies; whether for a gateway.
+    Guard(PolicyRefs, bool),
     /// A rule with the routes of its delegates.
     ResolvedRule(ObjectRef),
     Visible(Arc<Scope>, Shard),
@@ -261,7 +336,7 @@ pub(crate) enum Key {
     ScopeNeeds(Arc<Scope>),
     /// What rules say to routes and listeners.
     Forwarding(Arc<Scope>, Shard),
-    ServiceClusters(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
+    ServiceClusters(ServiceKey, RuleRefs, Client, Arc<Place>),
     ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
@@ -270,7 +345,11 @@ pub(crate) enum Key {
     HostRules(Arc<Scope>, Shard),
     PortShard(Arc<Scope>, Shard),
     GatewayPorts(Arc<GatewayClass>),
-    ClusterChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
+    /// A credential as proxies of a namespace get it.
+    Credential(Namespace, CredentialName),
+    /// The credentials that the rules of a shard name.
+    ShardCredentials(Arc<Scope>, ProxyKind, Shard),
+    ClusterChunk(Arc<Scope>, Client, Arc<Place>, Shard),
     EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
     WildcardPorts(Arc<Scope>),
@@ -278,7 +357,13 @@ pub(crate) enum Key {
     WildcardListener(Arc<Caller>, Binding, PortNumber),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
-    GatewayListener(Arc<GatewayClass>, Arc<Observer>, u16, Option<Arc<str>>),
+    GatewayListener(
+        Arc<GatewayClass>,
+        PolicyRefs,
+        Arc<Observer>,
+        u16,
+        Option<Arc<str>>,
+    ),
     /// What listeners report.
     Reports(Arc<Observer>),
     GatewayHost(Arc<GatewayHost>),
@@ -288,14 +373,21 @@ pub(crate) enum Key {
     GatewayHostChunk(Arc<GatewayClass>, Arc<str>, Shard),
     OutboundRoute(Arc<Reader>, RouteName, bool),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
-    ClusterView(Arc<Scope>, ProxyKind, Arc<Place>),
+    ClusterView(Arc<Scope>, Client, Arc<Place>),
     EndpointView(Arc<Scope>, ProxyKind, Arc<Place>),
     OutboundListeners(Arc<Caller>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
     GrpcRouteView(Arc<Reader>),
-    GatewayListeners(Arc<GatewayClass>, Arc<Observer>),
+    GatewayListeners(Arc<GatewayClass>, PolicyRefs, Arc<Observer>),
     GatewayRoutes(Arc<GatewayClass>),
+    PatchPlan(Arc<PatchClass>),
+    /// A view with the patches of a class.
+    PatchedView(Arc<PatchClass>, Arc<Key>),
+    PatchedOwn(Arc<OwnPatches>),
+    ExtensionView(Arc<PatchClass>),
+    /// The credentials that rules name, and the servers of a gateway.
+    Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -311,42 +403,55 @@ impl Key {
             | Self::WildcardRules(_)
             | Self::StreamIndex(_)
             | Self::WildcardStreams
+            | Self::GatewayStreams(_)
+            | Self::Secret(..)
             | Self::DestinationRule(_)
             | Self::DestinationIndex(..)
             | Self::WildcardDestinations(_)
             | Self::Gateways
             | Self::Sidecars(_)
+            | Self::EnvoyFilter(_)
+            | Self::EnvoyFilters(_)
             | Self::Telemetries(_)
             | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
             | Self::MentionedLabels
-            | Self::StreamLabels => 0,
+            | Self::StreamLabels
+            | Self::PeerAuthentications(_)
+            | Self::AuthorizationPolicies(_)
+            | Self::RequestAuthentications(_) => 0,
             Self::ResolvedRule(_)
             | Self::Visible(..)
             | Self::RuleNeeds(_)
-            | Self::ServiceClusters(..)
-            | Self::ServiceEndpoints(..)
-            | Self::GrpcClusters(..)
+            | Self::NamespaceMode(_)
+            | Self::Accounts(_)
+            | Self::Guard(..)
             | Self::GrpcListeners(..)
             | Self::StandingClusters(_)
+            | Self::PatchPlan(_)
+            | Self::Credential(..)
             | Self::GatewayPorts(_) => 1,
             Self::Destinations(..)
             | Self::HostRules(..)
             | Self::PortShard(..)
-            | Self::Reports(_) => 2,
+            | Self::Reports(_)
+            | Self::ServiceClusters(..)
+            | Self::ServiceEndpoints(..)
+            | Self::GrpcClusters(..) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
             | Self::ShardNeeds(..)
             | Self::Forwarding(..)
             | Self::GrpcListenerChunk(..)
             | Self::WildcardPorts(_)
-            | Self::GatewayHosts(..)
-            | Self::GatewayListener(..) => 3,
+            | Self::ShardCredentials(..)
+            | Self::GatewayHosts(..) => 3,
             Self::ScopeNeeds(_)
             | Self::VipListeners(..)
             | Self::WildcardListener(..)
             | Self::OutboundHost(_)
+            | Self::GatewayListener(..)
             | Self::GatewayHost(_) => 4,
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
@@ -360,8 +465,10 @@ impl Key {
             | Self::GrpcListenerView(..)
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(..)
-            | Self::GatewayRoutes(_) => 7,
-            Self::ProxyView(_) => 8,
+            | Self::GatewayRoutes(_)
+            | Self::Secrets(..) => 7,
+            Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,
+            Self::ProxyView(_) => 9,
         }
     }
 }

@@ -7,12 +7,16 @@ mod contain;
 mod destinations;
 mod gateway;
 mod hosts;
+mod inbound;
 mod key;
 mod load;
 mod outbound;
+mod patches;
 mod places;
 mod proxy;
 mod scope;
+mod secrets;
+mod security;
 mod streams;
 mod telemetry;
 mod value;
@@ -21,13 +25,16 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_model::provider::ProviderService;
 use weft_model::{
     DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, ObjectRef, Service,
     ServiceEndpoints, ServiceKey, Sidecar, Telemetry, VirtualService,
 };
 
+pub(crate) use contain::refused_host;
 pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
 use key::{Observer, RuleRefs};
+pub(crate) use patches::FilterFacts;
 use telemetry::Reports;
 pub use value::ProxyView;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
@@ -59,12 +66,15 @@ impl Recipe for Mesh {
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
+            Key::NamespaceMode(namespace) => security::namespace_mode(cx, namespace),
+            Key::Accounts(service) => security::accounts(cx, service),
+            Key::Guard(policies, gateway) => security::guard(cx, policies, *gateway),
             Key::RuleNeeds(rules) => places::rule_needs(cx, rules),
             Key::ShardNeeds(scope, shard) => places::shard_needs(cx, scope, *shard),
             Key::ScopeNeeds(scope) => places::scope_needs(cx, scope),
             Key::Forwarding(scope, shard) => places::forwarding(cx, scope, *shard),
-            Key::ServiceClusters(service, rules, kind, place) => {
-                clusters::service_clusters(cx, service, rules, (*kind, place))
+            Key::ServiceClusters(service, rules, client, place) => {
+                clusters::service_clusters(cx, service, rules, (client, place))
             }
             Key::ServiceEndpoints(service, rules, kind, place) => {
                 clusters::service_endpoints(cx, service, rules, (*kind, place))
@@ -72,8 +82,8 @@ impl Recipe for Mesh {
             Key::GrpcClusters(service, rules) => clusters::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
             Key::StandingClusters(kind) => clusters::standing_clusters(cx, *kind),
-            Key::ClusterChunk(scope, kind, place, shard) => {
-                clusters::cluster_chunk(cx, scope, (*kind, place), *shard)
+            Key::ClusterChunk(scope, client, place, shard) => {
+                clusters::cluster_chunk(cx, scope, (client, place), *shard)
             }
             Key::EndpointChunk(scope, kind, place, shard) => {
                 clusters::endpoint_chunk(cx, scope, (*kind, place), *shard)
@@ -104,17 +114,29 @@ impl Recipe for Mesh {
             }
             Key::GatewayRoute(class, route) => gateway::route(cx, class, route),
             Key::Reports(observer) => telemetry::reports(cx, observer),
-            Key::GatewayListener(class, observer, port, bind) => {
-                gateway::listener(cx, (class, observer), *port, bind.as_ref())
+            Key::GatewayListener(class, policies, observer, port, bind) => {
+                let at = (*port, bind.as_ref());
+                gateway::listener(cx, class, (policies, observer), at)
             }
-            Key::GatewayListeners(class, observer) => gateway::listener_view(cx, class, observer),
+            Key::GatewayListeners(class, policies, observer) => {
+                gateway::listener_view(cx, class, policies, observer)
+            }
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
-            Key::ClusterView(scope, kind, place) => proxy::cluster_view(cx, scope, *kind, place),
+            Key::Credential(namespace, name) => secrets::credential(cx, namespace, name),
+            Key::ShardCredentials(scope, kind, shard) => {
+                secrets::of_shard(cx, scope, *kind, *shard)
+            }
+            Key::Secrets(scope, kind, class) => secrets::view(cx, scope, *kind, class.as_ref()),
+            Key::ClusterView(scope, client, place) => proxy::cluster_view(cx, scope, client, place),
             Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
             Key::GrpcRouteView(reader) => proxy::grpc_route_view(cx, reader),
+            Key::PatchPlan(class) => patches::plan(cx, class),
+            Key::PatchedView(class, inner) => patches::view(cx, class, inner),
+            Key::PatchedOwn(own) => patches::own(cx, own),
+            Key::ExtensionView(class) => patches::extensions(cx, class),
             Key::ProxyView(facts) => proxy::proxy_view(cx, facts),
             source => unreachable!("{source:?} is a source and never computed"),
         }
@@ -205,6 +227,27 @@ impl Cx<'_, '_> {
 
     fn reports(&mut self, observer: &Arc<Observer>) -> Arc<Reports> {
         read!(self, Key::Reports(Arc::clone(observer)), Reports).unwrap_or_default()
+    }
+
+    /// The service of a provider: its host must be that of one service.
+    fn provider_service(&mut self, service: &ProviderService) -> Result<ServiceKey, String> {
+        let ProviderService {
+            namespace, host, ..
+        } = service;
+        let shard = Shard::of(host.as_str());
+        let index = read!(self, Key::ServiceIndex(shard), ServiceIndex).unwrap_or_default();
+        let mut owners = index
+            .keys()
+            .filter(|key| key.hostname == *host)
+            .filter(|key| namespace.as_ref().is_none_or(|own| *own == key.namespace));
+        let owner = owners.next();
+        let owner = owner.ok_or_else(|| format!("there is no service {service}"))?;
+        if owners.next().is_some() {
+            return Err(format!(
+                "several namespaces have a service {host}: write namespace/host in the provider"
+            ));
+        }
+        Ok(owner.clone())
     }
 
     fn sidecar(&mut self, origin: Option<&ObjectRef>) -> Option<Arc<Sidecar>> {

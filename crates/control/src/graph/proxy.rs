@@ -1,35 +1,33 @@
-//! What each proxy gets: the views of its class, and what is its own (inbound). Must never know
+//! What each proxy gets: the views of its class, with its own (`inbound`) over them. Must never know
 //! connections.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{CallSide, Labels, MeshSettings, ObjectRef, Protocol, Service};
-use weft_xds::{ResourceSet, TypeUrl, View};
+use weft_model::{CallSide, Labels, MeshSettings};
+use weft_xds::{TypeUrl, View};
 
 use super::gateway::type_view;
+use super::inbound::{self, Own};
 use super::key::{Binding, Caller, GatewayClass, Observer, ProxyFacts, Reader, RouteName};
 use super::value::{PlaceNeeds, ProxyView, Value};
-use super::{Cx, Key, Scope, Shard, places, read, scope, telemetry};
-use crate::emit::{Chunk, Emitted, Origins, TypeView, origins};
-use crate::generate::clusters::{Application, Served};
-use crate::generate::http::Setup;
-use crate::generate::listeners::{self, InboundPort};
+use super::{Cx, Key, Scope, Shard, patches, places, read, scope, security, telemetry};
+use crate::emit::{Chunk, Emitted, TypeView, origins};
+use crate::generate::clusters::Client;
+use crate::generate::listeners;
 use crate::generate::locality::{Needs, Place};
-use crate::generate::{clusters, names};
 use crate::node::{Interception, ProxyKind};
 
 pub(super) fn cluster_view(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
-    kind: ProxyKind,
+    client: &Client,
     place: &Arc<Place>,
 ) -> Value {
-    let mut chunks = vec![cx.chunk(&Key::StandingClusters(kind))];
+    let mut chunks = vec![cx.chunk(&Key::StandingClusters(client.kind))];
     for shard in Shard::all() {
         let place = within(cx, scope, shard, place, |needs| &needs.clusters);
-        chunks.push(cx.chunk(&Key::ClusterChunk(Arc::clone(scope), kind, place, shard)));
+        let client = client.clone();
+        chunks.push(cx.chunk(&Key::ClusterChunk(Arc::clone(scope), client, place, shard)));
     }
     type_view(cx, &TypeUrl::CLUSTER, chunks)
 }
@@ -174,48 +172,65 @@ pub(super) fn grpc_route_view(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>) -> Valu
 pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let reader = reader(cx, facts);
     let scope = &reader.scope;
-    let view = |cx: &mut Cx<'_, '_>, key: Key| read!(cx, key, TypeView);
+    let patches = patches::of_proxy(cx, facts);
+    let plain = |cx: &mut Cx<'_, '_>, key: Key| read!(cx, key, TypeView);
     let needs = read!(cx, Key::ScopeNeeds(Arc::clone(scope)), Needs).unwrap_or_default();
     let place =
         |needs: &Needs| Arc::new(needs.of_proxy(&facts.locality, &facts.network, &facts.labels));
     let (here, there) = (place(&needs.clusters), place(&needs.endpoints));
-    let clusters = view(cx, Key::ClusterView(Arc::clone(scope), facts.kind, here));
-    let endpoints = view(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
+    let client = Client {
+        kind: facts.kind,
+        identity: Arc::new(facts.identity.of_client()),
+    };
+    let clusters = Key::ClusterView(Arc::clone(scope), client, here);
+    let clusters = patches::read_view(cx, patches.clusters.as_ref(), clusters);
+    let endpoints = plain(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
     let mut own = Own::default();
     let mut silent = Arc::default();
+    let mut gateway = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
             let observer = telemetry::observer(cx, facts, scope);
-            own = inbound(cx, facts, &observer);
+            own = inbound::of_proxy(cx, facts, &observer);
+            own.patch(cx, &patches);
             silent = cx.reports(&observer).faults.clone();
             let caller = caller(cx, &reader, observer);
             (
-                view(cx, Key::OutboundListeners(caller, facts.binding)),
-                view(cx, Key::OutboundRoutes(Arc::clone(&reader), facts.binding)),
+                Key::OutboundListeners(caller, facts.binding),
+                Key::OutboundRoutes(Arc::clone(&reader), facts.binding),
             )
         }
         ProxyKind::Gateway => {
             let class = Arc::new(GatewayClass {
                 reader: Arc::clone(&reader),
-                target_ports: target_ports(cx, facts),
+                target_ports: inbound::target_ports(cx, facts),
                 v6: facts.binding.v6,
+                agent: facts.identity.agent,
+                unprivileged: facts.unprivileged,
             });
             let observer = telemetry::observer(cx, facts, scope);
             silent = cx.reports(&observer).faults.clone();
+            let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
+            gateway = Some(Arc::clone(&class));
             (
-                view(cx, Key::GatewayListeners(Arc::clone(&class), observer)),
-                view(cx, Key::GatewayRoutes(class)),
+                Key::GatewayListeners(Arc::clone(&class), policies, observer),
+                Key::GatewayRoutes(class),
             )
         }
         ProxyKind::Grpc => {
             let domain = Arc::clone(&facts.dns_domain);
             (
-                view(cx, Key::GrpcListenerView(Arc::clone(scope), domain)),
-                view(cx, Key::GrpcRouteView(Arc::clone(&reader))),
+                Key::GrpcListenerView(Arc::clone(scope), domain),
+                Key::GrpcRouteView(Arc::clone(&reader)),
             )
         }
     };
-    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes]
+    let listeners = patches::read_view(cx, patches.listeners.as_ref(), listeners);
+    let routes = patches::read_view(cx, patches.routes.as_ref(), routes);
+    let extensions = patches.extensions.map(Key::ExtensionView);
+    let extensions = extensions.and_then(|key| plain(cx, key));
+    let secrets = plain(cx, Key::Secrets(Arc::clone(scope), facts.kind, gateway));
+    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, secrets, extensions]
         .iter()
         .flatten()
         .map(|v| (**v).clone())
@@ -268,195 +283,4 @@ fn caller(cx: &mut Cx<'_, '_>, reader: &Reader, observer: Arc<Observer>) -> Arc<
         labels: labels.filter(|(key, _)| mentioned.contains(*key)).collect(),
         observer,
     })
-}
-
-/// A proxy's own resources, laid over those of its class.
-#[derive(Default)]
-struct Own {
-    clusters: Chunk,
-    listeners: Chunk,
-    /// Listeners of the class that would catch the proxy's own traffic.
-    dropped: Vec<String>,
-}
-
-impl Own {
-    fn onto(&self, set: &ResourceSet) -> ResourceSet {
-        let chunk = match set.type_url() {
-            t if *t == TypeUrl::CLUSTER => &self.clusters,
-            t if *t == TypeUrl::LISTENER => &self.listeners,
-            _ => return set.clone(),
-        };
-        let listeners = *set.type_url() == TypeUrl::LISTENER;
-        let dropped = if listeners { &self.dropped[..] } else { &[] };
-        set.update(chunk.iter().map(|e| e.resource.clone()).collect(), dropped)
-    }
-}
-
-/// Ports of the services that a proxy stands for.
-#[derive(Default)]
-struct OwnPorts {
-    /// Service port → (workload port, protocol, name).
-    ports: BTreeMap<u16, (u16, InboundPort)>,
-    /// Workload port → services that lead there.
-    services: BTreeMap<u16, Vec<Arc<Service>>>,
-    from: Vec<ObjectRef>,
-}
-
-fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
-    let mut own = OwnPorts::default();
-    for ip in &facts.ips {
-        for key in cx.services_at(*ip).iter() {
-            let (Some(service), Some(endpoints)) = (cx.service(key), cx.endpoints(key)) else {
-                continue;
-            };
-            let mine = endpoints.endpoints.iter().filter(|e| {
-                // The same address in another namespace is another network's workload.
-                e.address.ip() == Some(*ip) && e.namespace == facts.namespace
-            });
-            for endpoint in mine {
-                for (port, target) in &endpoint.ports {
-                    let Some(service_port) = service.port(*port) else {
-                        continue;
-                    };
-                    let operation = names::host_port(service.hostname.as_str(), port.get());
-                    let inbound = InboundPort {
-                        port: target.get(),
-                        protocol: service_port.protocol,
-                        service_port: Some(*port),
-                        operation: operation.into(),
-                    };
-                    own.from.push(service.origin.clone());
-                    let services = own.services.entry(target.get()).or_default();
-                    if !services.contains(&service) {
-                        services.push(Arc::clone(&service));
-                    }
-                    let entry = own.ports.entry(port.get());
-                    entry.or_insert((target.get(), inbound));
-                }
-            }
-        }
-    }
-    own
-}
-
-fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
-    let own = own_ports(cx, facts);
-    own.ports
-        .into_iter()
-        .map(|(port, (target, _))| (port, target))
-        .filter(|(p, t)| p != t)
-        .collect()
-}
-
-fn inbound(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
-    let (mesh, reports) = (cx.mesh(), cx.reports(observer));
-    let setup = reports.setup(&mesh, observer, CallSide::Server);
-    let OwnPorts {
-        ports,
-        services,
-        from,
-    } = own_ports(cx, facts);
-    let from = origins(from.into_iter().chain(observer.rules.iter().cloned()));
-    let by_target: BTreeMap<u16, InboundPort> = {
-        // Of two services on one workload port the first one's protocol holds.
-        let mut map = BTreeMap::new();
-        for (_, (target, inbound)) in ports {
-            map.entry(target).or_insert(inbound);
-        }
-        map
-    };
-    let mut own = if facts.binding.interception == Interception::None {
-        bound_inbound(&setup, facts, &by_target, &from)
-    } else {
-        captured_inbound(&setup, facts, (&by_target, &services), &from)
-    };
-    let targets: BTreeSet<u16> = by_target.keys().copied().collect();
-    own.dropped = own_listener_names(&facts.ips, &targets);
-    own
-}
-
-/// An outbound listener at the workload's own address would catch what is meant for it.
-fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
-    ips.iter()
-        .flat_map(|ip| {
-            ports
-                .iter()
-                .map(move |port| names::listener(&ip.to_string(), *port))
-        })
-        .collect()
-}
-
-/// Workload port → services that lead there.
-type ServicesByPort = BTreeMap<u16, Vec<Arc<Service>>>;
-
-fn captured_inbound(
-    setup: &Setup<'_>,
-    facts: &ProxyFacts,
-    (ports, services): (&BTreeMap<u16, InboundPort>, &ServicesByPort),
-    from: &Origins,
-) -> Own {
-    let list: Vec<InboundPort> = ports.values().cloned().collect();
-    let clusters = list.iter().map(|inbound| {
-        let served = Served {
-            protocol: inbound.protocol,
-            services: services.get(&inbound.port).map_or(&[], |s| &s[..]),
-            port: inbound.service_port,
-            target: inbound.port,
-        };
-        let name = names::inbound(inbound.port);
-        clusters::inbound(setup.mesh, &name, Application::AsCalled, &served, from)
-    });
-    let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
-    let mode = facts.binding.interception;
-    Own {
-        clusters: clusters.collect(),
-        listeners: Arc::new([listeners::virtual_inbound(
-            setup, wildcard, mode, &list, from,
-        )]),
-        dropped: Vec::new(),
-    }
-}
-
-/// Without capture: the ports that the node names, bound on the workload's own address.
-fn bound_inbound(
-    setup: &Setup<'_>,
-    facts: &ProxyFacts,
-    ports: &BTreeMap<u16, InboundPort>,
-    from: &Origins,
-) -> Own {
-    let Some(ip) = facts.ips.first() else {
-        return Own::default();
-    };
-    let mut clusters = Vec::new();
-    let mut bound = Vec::new();
-    for (port, app) in &facts.inbound {
-        let unknown = || InboundPort {
-            port: *port,
-            protocol: Protocol::Unsupported,
-            service_port: None,
-            operation: names::host_port(&ip.to_string(), *port).into(),
-        };
-        let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
-        let name = names::inbound(*port);
-        let served = Served {
-            protocol: inbound.protocol,
-            services: &[],
-            port: None,
-            target: *port,
-        };
-        let application = Application::Loopback(*app);
-        clusters.push(clusters::inbound(
-            setup.mesh,
-            &name,
-            application,
-            &served,
-            from,
-        ));
-        bound.push(listeners::bound_inbound(setup, *ip, &inbound, from));
-    }
-    Own {
-        clusters: clusters.into(),
-        listeners: bound.into(),
-        dropped: Vec::new(),
-    }
 }

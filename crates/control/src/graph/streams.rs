@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_model::{
-    AddressRange, ExportTo, GatewayRef, Hostname, ObjectRef, PortNumber, Service, ServicePort,
-    StreamDestination, StreamMatch, VirtualService,
+    AddressRange, ExportTo, Gateway, GatewayRef, GatewayServer, HostScope, Hostname, Namespace,
+    ObjectRef, PortNumber, ServerTls, Service, ServicePort, StreamDestination, StreamMatch,
+    VirtualService,
 };
 
 use super::key::{Caller, RuleRefs, Scope};
@@ -45,6 +46,14 @@ fn rules(cx: &mut Cx<'_, '_>, caller: &Caller, host: &Hostname) -> Vec<Arc<Virtu
             .into_iter()
             .for_each(|rules| add(host, rules));
     }
+    in_order(cx, namespace, found)
+}
+
+fn in_order(
+    cx: &mut Cx<'_, '_>,
+    namespace: &Namespace,
+    mut found: Vec<RuleFacts>,
+) -> Vec<Arc<VirtualService>> {
     let rank = |facts: &RuleFacts| match &facts.export_to {
         ExportTo::All | ExportTo::Nobody => 2,
         ExportTo::Namespaces(_) if facts.origin.namespace == *namespace => 0,
@@ -55,6 +64,105 @@ fn rules(cx: &mut Cx<'_, '_>, caller: &Caller, host: &Hostname) -> Vec<Arc<Virtu
     found
         .filter_map(|facts| cx.virtual_service(&facts.origin))
         .collect()
+}
+
+/// The rules of a gateway that speak for one of a server's hosts, in the same order.
+fn rules_of_server(
+    cx: &mut Cx<'_, '_>,
+    scope: &Scope,
+    gateway: &GatewayRef,
+    server: &GatewayServer,
+) -> Vec<Arc<VirtualService>> {
+    let index = cx.rules(&Key::GatewayStreams(gateway.clone()));
+    let mut found: Vec<RuleFacts> = Vec::new();
+    for (host, rules) in index.iter() {
+        for facts in rules
+            .iter()
+            .filter(|f| f.export_to.allows(&scope.namespace))
+        {
+            let speaks = server.hosts.iter().any(|own| {
+                let within = match &own.scope {
+                    HostScope::Any => true,
+                    HostScope::Nothing => false,
+                    HostScope::Namespace(namespace) => *namespace == facts.origin.namespace,
+                };
+                within && own.host.overlaps(host)
+            });
+            if speaks && !found.contains(facts) {
+                found.push(facts.clone());
+            }
+        }
+    }
+    in_order(cx, &scope.namespace, found)
+}
+
+/// The chains of a gateway's server that forwards bytes. Where TLS is passed on, one for each
+/// condition of a `tls` route; else the first `tcp` route that fits. As in Istio, conditions on
+/// the caller and on addresses mean nothing here.
+pub(super) fn of_server(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    gateway: &Gateway,
+    server: &GatewayServer,
+) -> Vec<TcpChain> {
+    let origin = &gateway.meta.origin;
+    let reference = GatewayRef::Named {
+        namespace: origin.namespace.clone(),
+        name: Arc::clone(&origin.name),
+    };
+    let fits = |condition: &StreamMatch| {
+        let gateways = &condition.gateways;
+        condition.port.is_none_or(|wanted| wanted == server.port)
+            && (gateways.is_empty() || gateways.contains(&reference))
+    };
+    let passes = match server.tls {
+        None | Some(ServerTls::Terminate(_)) => false,
+        Some(ServerTls::Passthrough) => true,
+        Some(ServerTls::AutoPassthrough) => return Vec::new(),
+    };
+    let mut out = Vec::new();
+    for rule in rules_of_server(cx, scope, &reference, server) {
+        if passes {
+            for route in &rule.tls {
+                for condition in route.matches.iter().filter(|m| fits(m)) {
+                    let sni = condition.sni_hosts.iter();
+                    let sni = sni.map(|h| h.as_str().into()).collect();
+                    let to = &route.destinations;
+                    out.push(gateway_chain(cx, scope, &rule, to, server.port, sni));
+                }
+            }
+        } else {
+            let route = rule
+                .tcp
+                .iter()
+                .find(|r| r.matches.is_empty() || r.matches.iter().any(fits));
+            if let Some(route) = route {
+                let to = &route.destinations;
+                return vec![gateway_chain(cx, scope, &rule, to, server.port, Vec::new())];
+            }
+        }
+    }
+    out
+}
+
+fn gateway_chain(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    rule: &VirtualService,
+    to: &[StreamDestination],
+    port: PortNumber,
+    sni: Vec<Arc<str>>,
+) -> TcpChain {
+    let (policy, policy_from) = policy_of_route(cx, scope, to);
+    TcpChain {
+        target: target(cx, scope, rule, to, port),
+        ranges: Vec::new(),
+        sni,
+        policy,
+        policy_from,
+        rule: Some(rule.meta.origin.clone()),
+        named: false,
+    }
 }
 
 /// What is decided here and not in the proxy.
@@ -112,9 +220,9 @@ fn tls(
                 } else {
                     destination_subnets.clone()
                 };
-                let (policy, policy_from) = policy_of_route(cx, caller, &route.destinations);
+                let (policy, policy_from) = policy_of_route(cx, &caller.scope, &route.destinations);
                 out.push(TcpChain {
-                    target: target(cx, caller, rule, &route.destinations, port),
+                    target: target(cx, &caller.scope, rule, &route.destinations, port),
                     ranges,
                     sni: sni_hosts.iter().map(|h| h.as_str().into()).collect(),
                     policy,
@@ -148,9 +256,9 @@ fn tcp(
             if !anywhere && subnets.is_empty() {
                 continue;
             }
-            let (policy, policy_from) = policy_of_route(cx, caller, &route.destinations);
+            let (policy, policy_from) = policy_of_route(cx, &caller.scope, &route.destinations);
             let chain = TcpChain {
-                target: target(cx, caller, rule, &route.destinations, port),
+                target: target(cx, &caller.scope, rule, &route.destinations, port),
                 policy,
                 policy_from,
                 rule: Some(rule.meta.origin.clone()),
@@ -186,7 +294,7 @@ pub(super) fn policy(
 /// That of a route is its first destination's; of its subset only if there is no other destination.
 fn policy_of_route(
     cx: &mut Cx<'_, '_>,
-    caller: &Caller,
+    scope: &Arc<Scope>,
     destinations: &[StreamDestination],
 ) -> (TcpPolicy, RuleRefs) {
     let (first, alone) = match destinations {
@@ -195,19 +303,19 @@ fn policy_of_route(
         [first, ..] => (&first.destination, false),
     };
     let subset = first.subset.as_deref().filter(|_| alone);
-    policy(cx, &caller.scope, &first.host, subset)
+    policy(cx, scope, &first.host, subset)
 }
 
 fn target(
     cx: &mut Cx<'_, '_>,
-    caller: &Caller,
+    scope: &Arc<Scope>,
     rule: &VirtualService,
     destinations: &[StreamDestination],
     port: PortNumber,
 ) -> TcpTarget {
     let mut cluster = |d: &StreamDestination| -> Arc<str> {
         let to = &d.destination;
-        let service = cx.visible_service(&caller.scope, &to.host);
+        let service = cx.visible_service(scope, &to.host);
         let subset = to.subset.as_deref();
         clusters::destination(&to.host, subset, to.port, service.as_deref(), port).into()
     };

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use weft_model::provider::{Provider, ProviderKind, ProviderService};
-use weft_model::{CallSide, MeshSettings, ObjectRef, ProxySettings, ServiceKey, Telemetry};
+use weft_model::{CallSide, MeshSettings, ObjectRef, ProxySettings, Telemetry};
 
 use super::key::{Observer, ProxyFacts};
 use super::value::Value;
-use super::{Cx, Key, Scope, Shard, read};
+use super::{Cx, Scope};
 use crate::emit::Fault;
 use crate::generate::http::Setup;
 use crate::generate::names;
-use crate::generate::reporting::{Identity, Reporter, Reporting, Upstream};
+use crate::generate::reporting::{Reporter, Reporting, SpanIdentity, Upstream};
 use crate::generate::virtual_hosts::RouteHeaders;
 use crate::node::ProxyKind;
 
@@ -70,11 +70,12 @@ pub(super) fn observer(
 ) -> Arc<Observer> {
     let mesh = cx.mesh();
     let rules = rules(cx, &mesh, facts);
+    let proxy = settings(cx, facts);
     Arc::new(Observer {
         scope: Arc::clone(scope),
-        proxy: settings(cx, facts),
         gateway: facts.kind == ProxyKind::Gateway,
-        identity: identity(&mesh, facts, &rules),
+        identity: identity(&mesh, facts, &proxy, &rules),
+        proxy,
         rules: rules.iter().map(|rule| rule.meta.origin.clone()).collect(),
     })
 }
@@ -100,18 +101,29 @@ fn rules(cx: &mut Cx<'_, '_>, mesh: &MeshSettings, facts: &ProxyFacts) -> Vec<Ar
     found
 }
 
-/// As much of a proxy's identity as some span shows, so that proxies share what they can.
-fn identity(mesh: &MeshSettings, facts: &ProxyFacts, rules: &[Arc<Telemetry>]) -> Identity {
-    let spans = mesh.tracing
+/// As much of a proxy's identity as some span shows, so that proxies share what they can: nothing
+/// where spans are only there by default. Nobody collects those, unless a proxy's bootstrap says
+/// where; such a proxy says so under `PROXY_CONFIG`, too.
+fn identity(
+    mesh: &MeshSettings,
+    facts: &ProxyFacts,
+    proxy: &ProxySettings,
+    rules: &[Arc<Telemetry>],
+) -> Option<SpanIdentity> {
+    let set_up = match mesh.tracing {
+        Some(said) => said,
+        None => proxy.tracing.is_some(),
+    };
+    let spans = set_up
         || !mesh.default_providers.tracing.is_empty()
         || rules.iter().any(|rule| !rule.tracing.is_empty());
     if !spans {
-        return Identity::default();
+        return None;
     }
     let kind = |wanted: fn(&ProviderKind) -> bool| {
         mesh.providers.iter().any(|p: &Provider| wanted(&p.kind))
     };
-    let mut identity = facts.identity.clone();
+    let mut identity = facts.spans.clone();
     if !kind(|kind| matches!(kind, ProviderKind::OpenTelemetry(said) if said.semantic_names)) {
         identity.workload = Arc::default();
     }
@@ -123,7 +135,7 @@ fn identity(mesh: &MeshSettings, facts: &ProxyFacts, rules: &[Arc<Telemetry>]) -
     }) {
         identity.cluster = Arc::default();
     }
-    identity
+    Some(identity)
 }
 
 /// What the listeners of these proxies report.
@@ -137,7 +149,7 @@ pub(super) fn reports(cx: &mut Cx<'_, '_>, observer: &Observer) -> Value {
     let reporter = Reporter {
         mesh: &mesh,
         proxy: &observer.proxy,
-        identity: &observer.identity,
+        identity: observer.identity.as_ref(),
         gateway: observer.gateway,
         rules: &rules,
     };
@@ -174,27 +186,8 @@ fn upstream(
     scope: &Arc<Scope>,
     service: &ProviderService,
 ) -> Result<Upstream, String> {
-    let ProviderService {
-        namespace,
-        host,
-        port,
-    } = service;
-    let shard = Shard::of(host.as_str());
-    let index = read!(cx, Key::ServiceIndex(shard), ServiceIndex).unwrap_or_default();
-    let owners: Vec<&ServiceKey> = index
-        .keys()
-        .filter(|key| key.hostname == *host)
-        .filter(|key| namespace.as_ref().is_none_or(|own| *own == key.namespace))
-        .collect();
-    match owners[..] {
-        [] => return Err(format!("there is no service {service}")),
-        [_] => {}
-        _ => {
-            return Err(format!(
-                "several namespaces have a service {host}: write namespace/host"
-            ));
-        }
-    }
+    cx.provider_service(service)?;
+    let ProviderService { host, port, .. } = service;
     let Some(seen) = cx.visible_service(scope, host) else {
         return Err(format!(
             "the service {host} is not visible in namespace {}",

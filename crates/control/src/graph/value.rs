@@ -6,17 +6,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_model::{
-    AddressRange, DestinationRule, ExportTo, Forwarding, Gateway, Hostname, Labels, MeshSettings,
-    ObjectRef, PortNumber, Protocol, Resolved, Service, ServiceEndpoints, ServiceKey, Sidecar,
-    Telemetry, Timestamp, VirtualService,
+    AddressRange, AuthorizationPolicy, CredentialName, DestinationRule, EnvoyFilter, ExportTo,
+    Forwarding, Gateway, Hostname, Labels, MeshSettings, MutualTlsMode, ObjectRef,
+    PeerAuthentication, PortNumber, Protocol, RequestAuthentication, Resolved, Secret, Service,
+    ServiceEndpoints, ServiceKey, Sidecar, Telemetry, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
 use super::key::{RuleRefs, Shard};
+use super::patches::{FilterFacts, PatchedOwn, PatchedView};
 use super::telemetry::Reports;
 use crate::emit::{Chunk, Fault, Origins, TypeView};
+use crate::generate::access::Guard;
 use crate::generate::gateways::GatewayPort;
 use crate::generate::locality::Needs;
+use crate::generate::peers::Accounts;
+use crate::patch::Plan;
 
 /// What an index says about a rule, enough to choose without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,10 +188,20 @@ pub(crate) enum Value {
     DestinationRule(Arc<DestinationRule>),
     Rules(Arc<RuleIndex>),
     Gateways(Arc<[Arc<Gateway>]>),
+    Secret(Arc<Secret>),
+    Credentials(Arc<BTreeSet<CredentialName>>),
     Sidecars(Arc<[Arc<Sidecar>]>),
+    EnvoyFilter(Arc<EnvoyFilter>),
+    EnvoyFilters(Arc<[FilterFacts]>),
     Telemetries(Arc<[Arc<Telemetry>]>),
     Reports(Arc<Reports>),
     Services(Arc<BTreeSet<ServiceKey>>),
+    Peers(Arc<[Arc<PeerAuthentication>]>),
+    Access(Arc<[Arc<AuthorizationPolicy>]>),
+    Tokens(Arc<[Arc<RequestAuthentication>]>),
+    Mode(MutualTlsMode),
+    Accounts(Arc<Accounts>),
+    Guard(Arc<Guard>),
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
     Resolved(Option<Arc<Resolved>>),
     Visible(Arc<Visible>),
@@ -203,5 +218,8 @@ pub(crate) enum Value {
     Host(Option<HostField>),
     Hosts(Arc<HostChunk>),
     TypeView(Arc<TypeView>),
+    PatchPlan(Arc<Plan>),
+    PatchedView(Arc<PatchedView>),
+    PatchedOwn(Arc<PatchedOwn>),
     ProxyView(Arc<ProxyView>),
 }

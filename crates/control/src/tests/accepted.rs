@@ -1,12 +1,12 @@
 //! What the control plane emits must be what Weft's own data plane accepts.
 
 use prost::Message;
-use weft_config::{Cluster, Context, Listener, LoadAssignment, RouteConfig};
+use weft_config::{Cluster, Context, Listener, LoadAssignment, RouteConfig, Secret};
 use weft_model::MeshSettings;
 use weft_xds::{Resource, TypeUrl};
 
 use super::worlds::{BALANCED, PORTS, SHOP, STREAMS};
-use super::{Mesh, gateway, proxy, sidecar};
+use super::{Mesh, gateway, gateway_secrets, gateway_streams, proxy, sidecar};
 use crate::node::Proxy;
 
 fn decoded<M: Message + Default>(resource: &Resource) -> M {
@@ -26,9 +26,31 @@ fn refusal(kind: &TypeUrl, resource: &Resource) -> Option<String> {
         kind if *kind == TypeUrl::LISTENER => {
             Listener::from_proto(&decoded(resource), &context).err()
         }
+        kind if *kind == TypeUrl::SECRET => Secret::from_proto(&decoded(resource), &context).err(),
         _ => RouteConfig::from_proto(&decoded(resource), &context).err(),
     };
     error.map(|error| error.to_string())
+}
+
+/// Listeners of a workload with certificates; what it calls by mutual TLS our proxy does not take
+/// yet (docs/compatibility.md).
+#[test]
+fn the_data_plane_accepts_listeners_with_mutual_tls() {
+    let files = proxy(
+        "sidecar~10.0.0.1~reviews.shop~shop.svc.cluster.local",
+        &[
+            ("TLS_SERVER_CERT_CHAIN", "/s.pem"),
+            ("TLS_SERVER_KEY", "/s.key"),
+            ("TLS_SERVER_ROOT_CERT", "/ca.pem"),
+        ],
+    );
+    let config = Mesh::new(SHOP).config(&files);
+    let set = config.0.get(&TypeUrl::LISTENER).expect("listeners");
+    let refused: Vec<String> = set
+        .iter()
+        .filter_map(|one| refusal(&TypeUrl::LISTENER, one))
+        .collect();
+    assert!(refused.is_empty(), "{refused:#?}");
 }
 
 fn check(mesh: &str, proxies: &[Proxy]) {
@@ -44,6 +66,7 @@ fn check_with(settings: MeshSettings, mesh: &str, proxies: &[Proxy]) {
             TypeUrl::ENDPOINT,
             TypeUrl::LISTENER,
             TypeUrl::ROUTE,
+            TypeUrl::SECRET,
         ];
         for kind in kinds {
             let set = config.0.get(&kind).expect("a set of the type");
@@ -54,6 +77,34 @@ fn check_with(settings: MeshSettings, mesh: &str, proxies: &[Proxy]) {
         assert!(!config.names(&TypeUrl::LISTENER).is_empty());
     }
 }
+
+/// Patches that our own proxy understands.
+const PATCHES: &str = r#"
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: ours, namespace: istio-system}
+spec:
+  configPatches:
+  - applyTo: NETWORK_FILTER
+    match: {listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}}
+    patch:
+      operation: MERGE
+      value:
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          server_name: ours
+          stream_idle_timeout: 9s
+  - applyTo: LISTENER
+    patch: {operation: MERGE, value: {per_connection_buffer_limit_bytes: 65536}}
+  - applyTo: CLUSTER
+    patch: {operation: MERGE, value: {connect_timeout: 2s}}
+  - applyTo: VIRTUAL_HOST
+    patch: {operation: MERGE, value: {request_headers_to_add: [{header: {key: x-host, value: a}}]}}
+  - applyTo: HTTP_ROUTE
+    match: {routeConfiguration: {vhost: {route: {action: ROUTE}}}}
+    patch: {operation: MERGE, value: {route: {idle_timeout: 5s}}}
+"#;
 
 #[test]
 fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
@@ -79,6 +130,9 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     );
     check(BALANCED, &[near]);
     check(&format!("{PORTS}{STREAMS}"), &[sidecar("10.0.0.9", "shop")]);
+    check(&format!("{SHOP}{PATCHES}"), &proxies);
+    check(&gateway_streams::world(), &[gateway()]);
+    check(&gateway_secrets::world(), &[gateway()]);
 }
 
 /// Logs to files in all their forms, spans, and headers; own proxies pass over the spans.

@@ -6,12 +6,18 @@ mod balancing;
 mod cors;
 mod delegate;
 mod discovery;
+mod envoy_filters;
 mod gateway_conflicts;
+mod gateway_secrets;
+mod gateway_streams;
 mod held_back;
 mod localities;
 mod merged_rules;
 mod oracle;
+mod oracle_gateways;
+mod oracle_patches;
 mod resources;
+mod security;
 mod short_names;
 mod speed;
 mod streams;
@@ -30,7 +36,7 @@ use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::pb::core::v3::Node;
 use crate::pb::protobuf::{Struct, Value as PbValue, value::Kind};
-use crate::pb::{cluster, endpoint, hcm, listener, route};
+use crate::pb::{cluster, endpoint, hcm, listener, route, tls};
 use crate::world::World;
 
 /// A mesh that is described by one YAML text, and edited by others.
@@ -105,6 +111,10 @@ impl Config {
 
     pub(crate) fn listener(&self, name: &str) -> listener::v3::Listener {
         self.get(&TypeUrl::LISTENER, name)
+    }
+
+    pub(crate) fn secret(&self, name: &str) -> tls::Secret {
+        self.get(&TypeUrl::SECRET, name)
     }
 
     pub(crate) fn route(&self, name: &str) -> route::v3::RouteConfiguration {

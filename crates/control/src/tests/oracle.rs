@@ -2,6 +2,9 @@
 //! of some proxies are compared with those of a control plane that starts with the same objects.
 //! Along the way every resource is checked as Envoy would check it.
 
+mod proxies;
+mod security;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,17 +14,16 @@ use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
 
-use super::{gateway, grpc, proxy, sidecar, telemetry};
+use super::{oracle_gateways, oracle_patches, telemetry};
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
-use crate::node::Proxy;
 use crate::pb::route::v3::RouteConfiguration;
 use crate::world::World;
 
 /// A small deterministic generator, so that a failure replays from its seed.
-pub(super) struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -33,13 +35,13 @@ impl Random {
         list[self.below(list.len())]
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 }
 
 pub(super) const NAMESPACES: [&str; 3] = ["a", "b", "istio-system"];
-const HOSTS: [&str; 9] = [
+pub(super) const HOSTS: [&str; 9] = [
     "x.a.svc.cluster.local",
     "y.a.svc.cluster.local",
     "x.b.svc.cluster.local",
@@ -110,11 +112,12 @@ fn service(random: &mut Random, name: &str) -> String {
         for i in 0..=random.below(3) {
             let _ = write!(
                 out,
-                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}}}",
+                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
                 random.below(6) + 1 + i,
                 random.below(3),
                 random.below(3) + 1,
                 random.pick(&["eu/eu-1", "eu/eu-2", "us/us-1", "''"]),
+                random.pick(&["", ", serviceAccount: one", ", serviceAccount: two"]),
             );
         }
     }
@@ -224,6 +227,8 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "outlierDetection: {}, retryBudget: {percent: 30}, ",
         "connectionPool: {tcp: {idleTimeout: 9s}}, tunnel: {targetHost: a.b, targetPort: 1}, ",
         "proxyProtocol: {}, ",
+        "tls: {mode: ISTIO_MUTUAL}, ",
+        "tls: {mode: MUTUAL, credentialName: other}, ",
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
     if random.chance(60) {
@@ -255,19 +260,17 @@ fn balancer(random: &mut Random) -> &'static str {
 }
 
 fn object(random: &mut Random, name: &str) -> String {
-    match random.below(11) {
-        10 => telemetry::random_rule(random, name),
+    if random.chance(15) {
+        return oracle_patches::envoy_filter(random, name);
+    }
+    match random.below(14) {
+        13 => telemetry::random_rule(random, name),
+        10..=12 => security::rule(random, name),
         0..=3 => service(random, name),
         4..=6 => virtual_service(random, name),
         7 | 8 => destination_rule(random, name),
-        _ if random.chance(50) => {
-            let port = random.pick(&["80", "8080"]);
-            let host = random.pick(&["'*'", "'*.example.com'", "a/www.example.com"]);
-            head("Gateway", "public", "b")
-                + &format!(
-                    "\n  selector: {{app: gw}}\n  servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: [{host}]}}]"
-                )
-        }
+        _ if random.chance(40) => oracle_gateways::gateways(random),
+        _ if random.chance(40) => oracle_gateways::secret(random),
         _ => {
             let namespace = random.pick(&NAMESPACES);
             let hosts = random.pick(&[
@@ -286,33 +289,6 @@ fn object(random: &mut Random, name: &str) -> String {
                 + &format!("{selector}\n  egress: [{{hosts: [{hosts}]}}]{policy}")
         }
     }
-}
-
-fn proxies() -> Vec<Arc<ProxyFacts>> {
-    let none = &[
-        ("INTERCEPTION_MODE", "NONE"),
-        ("HTTP_PROXY_PORT", "15007"),
-        ("WEFT_INBOUND", "{\"80\": 1080}"),
-    ];
-    let all: [Proxy; 7] = [
-        sidecar("10.0.0.1", "a"),
-        proxy(
-            "sidecar~10.0.0.2~w.a~a.svc.cluster.local",
-            &[(
-                "LABELS",
-                "{\"tier\":\"beta\",\"version\":\"v1\",\"istio-locality\":\"eu.eu-1\"}",
-            )],
-        ),
-        sidecar("10.0.0.3", "b"),
-        proxy("sidecar~10.0.0.4~n.a~a.svc.cluster.local", none),
-        proxy(
-            "router~10.0.0.5~g.b~b.svc.cluster.local",
-            &[("LABELS", "{\"app\":\"gw\",\"istio-locality\":\"us.us-1\"}")],
-        ),
-        gateway(),
-        grpc("a"),
-    ];
-    all.iter().map(|p| Arc::new(ProxyFacts::of(p))).collect()
 }
 
 fn pin(world: &mut World, facts: &Arc<ProxyFacts>) -> Arc<ProxyView> {
@@ -436,7 +412,7 @@ fn run(seed: u64, steps: usize) {
     let mut random = Random(seed);
     let mut store = FileStore::new(telemetry::random_settings());
     let mut world = World::new(telemetry::random_settings());
-    let all = proxies();
+    let all = proxies::all();
     let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
     let mut seen = Seen::new();
     for step in 0..steps {
@@ -477,7 +453,7 @@ fn run(seed: u64, steps: usize) {
     }
     let sources = world.engine.len();
     assert!(
-        sources < 400,
+        sources < 450,
         "{sources} nodes are left with nobody to read them"
     );
     assert!(

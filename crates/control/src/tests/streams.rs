@@ -14,7 +14,7 @@ fn rule(name: &str, spec: &str) -> String {
     )
 }
 
-fn tcp(chain: &FilterChain) -> TcpProxy {
+pub(super) fn tcp(chain: &FilterChain) -> TcpProxy {
     let Some(ConfigType::TypedConfig(any)) = &chain.filters[0].config_type else {
         panic!("{chain:?}")
     };
@@ -39,7 +39,7 @@ fn target(chain: &FilterChain) -> String {
 }
 
 /// Server names and ranges of each chain, with its target; the default one last.
-fn chains(listener: &Listener) -> Vec<String> {
+pub(super) fn chains(listener: &Listener) -> Vec<String> {
     let all = listener
         .filter_chains
         .iter()

@@ -1,14 +1,20 @@
 //! What listeners report, by rules and settings of the mesh.
 
+use std::sync::Arc;
+
 use weft_model::MeshSettings;
 use weft_sources::mesh_config;
+use weft_xds::TypeUrl;
 
 use super::oracle::{NAMESPACES, Random, head};
 use super::worlds::SHOP;
 use super::{Config, Mesh, gateway, manager, proxy, sidecar};
+use crate::generate::http::HCM;
+use crate::graph::ProxyView;
 use crate::pb::accesslog::v3::{AccessLog, access_log_filter::FilterSpecifier};
 use crate::pb::hcm::HttpConnectionManager;
 use crate::pb::hcm::http_connection_manager::{ForwardClientCertDetails, Tracing};
+use crate::pb::listener::v3::FilterChain;
 use crate::pb::tracing_tags::custom_tag::Type;
 
 const MESH: &str = "
@@ -48,7 +54,9 @@ fn outbound(config: &Config) -> HttpConnectionManager {
 
 fn inbound(config: &Config) -> HttpConnectionManager {
     let chains = config.listener("virtualInbound").filter_chains;
-    let chain = chains.iter().find(|chain| chain.name.ends_with("_http"));
+    let of_port = |chain: &&FilterChain| chain.name.starts_with("0.0.0.0_");
+    let http = |chain: &&FilterChain| chain.filters.iter().any(|f| f.name == HCM);
+    let chain = chains.iter().filter(of_port).find(http);
     manager(chain.expect("an HTTP port"))
 }
 
@@ -69,9 +77,9 @@ fn spans_name_the_workload_unless_the_mesh_makes_none() {
             ("MESH_ID", "m"),
         ],
     );
-    let config = Mesh::new(SHOP).config(&workload);
+    let config = Mesh::with(settings("enableTracing: true"), SHOP).config(&workload);
     for manager in [outbound(&config), inbound(&config)] {
-        let tracing = manager.tracing.expect("spans by default");
+        let tracing = manager.tracing.expect("spans");
         assert_eq!(share(Some(&tracing)), Some(1.0));
         let literal = |name: &str| {
             let tag = tracing.custom_tags.iter().find(|tag| tag.tag == name);
@@ -87,8 +95,54 @@ fn spans_name_the_workload_unless_the_mesh_makes_none() {
     }
     let mut off = Mesh::with(settings("enableTracing: false"), SHOP);
     assert_eq!(outbound(&off.config(&workload)).tracing, None);
-    let on = settings("accessLogFile: /dev/stdout");
-    assert!(on.tracing, "an absent switch is on, as in Istio");
+}
+
+/// Proxies of one namespace whose spans would be alike but for what they say of the workload.
+fn two_workloads(more: &[(&str, &str)]) -> [crate::node::Proxy; 2] {
+    ["reviews", "ratings"].map(|name| {
+        let id = format!("sidecar~10.0.0.9~{name}-1.shop~shop.svc.cluster.local");
+        let labels = format!(r#"{{"service.istio.io/canonical-name":"{name}"}}"#);
+        let mut metadata = vec![("LABELS", labels.as_str())];
+        metadata.extend(more);
+        proxy(&id, &metadata)
+    })
+}
+
+#[test]
+fn proxies_of_a_namespace_share_listeners_unless_spans_are_set_up() {
+    let shared = |text: &str, more: &[(&str, &str)]| {
+        let mut mesh = Mesh::with(settings(text), SHOP);
+        let [a, b] = two_workloads(more).map(|who| mesh.view(&who));
+        let listeners = |view: &ProxyView| {
+            let mut parts = view.parts.iter();
+            let part = parts.find(|part| *part.set.type_url() == TypeUrl::LISTENER);
+            part.expect("listeners").chunks.clone()
+        };
+        Arc::ptr_eq(&listeners(&a), &listeners(&b))
+    };
+    assert!(shared("", &[]));
+    assert!(shared("accessLogFile: /dev/stdout", &[]));
+    assert!(shared("enableTracing: false", &[]));
+    assert!(!shared("enableTracing: true", &[]));
+    assert!(!shared("defaultConfig: {tracing: {}}", &[]));
+    assert!(!shared(
+        "",
+        &[(
+            "PROXY_CONFIG",
+            r#"{"tracing": {"zipkin": {"address": "z:1"}}}"#
+        )]
+    ));
+    // Switched off, what else is said of spans makes no difference.
+    assert!(shared(
+        "{enableTracing: false, defaultConfig: {tracing: {}}}",
+        &[]
+    ));
+    let mut mesh = Mesh::new(SHOP);
+    let [who, _] = two_workloads(&[]);
+    let tracing = outbound(&mesh.config(&who)).tracing.expect("on by default");
+    assert_eq!(share(Some(&tracing)), Some(1.0));
+    let tags = tracing.custom_tags.iter();
+    assert_eq!(tags.filter(|tag| !tag.tag.contains("dry_run")).count(), 0);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! TLS by rustls with aws-lc-rs: what a server or a client side is made of, and the two
 //! handshakes. Takes PEM bytes; where they come from (file, inline, SDS) is the caller's.
 
+mod certificate;
 mod client;
 mod pem;
 mod san;
@@ -16,8 +17,9 @@ use std::time::Duration;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 
+pub use certificate::{CertificateDetails, CertificateReader, ContextCertificates};
 pub use client::client_config;
-pub use pem::{Identity, Pem, verify_pem};
+pub use pem::{Identity, Pem, PemSource, verify_pem};
 pub use san::{SanKind, SanMatcher, subject_names};
 pub use server::server_config;
 

@@ -10,11 +10,24 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::TlsError;
 
+/// What kind of place a PEM text is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PemSource {
+    /// A file that the configuration names; the origin is its path.
+    File,
+    /// The configuration itself, or an environment variable.
+    Value,
+    /// The file in which this system keeps the roots it trusts.
+    System,
+}
+
 /// A PEM text and its origin, which error messages name.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pem {
     /// Path of the file, name of the secret, `inline`.
     pub origin: String,
+    /// What the origin is.
+    pub source: PemSource,
     /// The text.
     pub bytes: Vec<u8>,
 }
@@ -27,12 +40,19 @@ impl fmt::Debug for Pem {
 }
 
 impl Pem {
-    /// A PEM text from `origin`.
+    /// A PEM text from the file `origin`.
     pub fn new(origin: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
         Self {
             origin: origin.into(),
+            source: PemSource::File,
             bytes: bytes.into(),
         }
+    }
+
+    /// The same text, from another kind of place.
+    #[must_use]
+    pub fn of(self, source: PemSource) -> Self {
+        Self { source, ..self }
     }
 
     fn error(&self, what: impl Into<String>) -> TlsError {

@@ -92,6 +92,45 @@ pub fn find(root: &Node, path: &str) -> (u32, u32) {
     place
 }
 
+/// [`find`] in several texts whose messages are merged in this order, as protobuf merges them:
+/// lists are joined, and a field is that of the last text that sets it. Gives the number of the
+/// text, too. `None` without any text.
+pub fn find_merged(roots: &[&Node], path: &str) -> Option<(usize, u32, u32)> {
+    let first = roots.first()?;
+    let mut place = (0, first.line, first.column);
+    let mut nodes: Vec<(usize, &Node)> = roots.iter().copied().enumerate().collect();
+    for step in steps(path) {
+        let mut next = Vec::new();
+        match step {
+            Step::Name(name) => {
+                for (text, node) in nodes {
+                    let entries = node.entries().unwrap_or_default();
+                    if let Some(entry) = entry_named(entries, &name) {
+                        place = (text, entry.line, entry.column);
+                        next.push((text, &entry.value));
+                    }
+                }
+            }
+            Step::Index(mut index) => {
+                for (text, node) in nodes {
+                    let items = node.items().unwrap_or_default();
+                    if let Some(item) = items.get(index) {
+                        place = (text, item.line, item.column);
+                        next.push((text, item));
+                        break;
+                    }
+                    index -= items.len();
+                }
+            }
+        }
+        if next.is_empty() {
+            break;
+        }
+        nodes = next;
+    }
+    Some(place)
+}
+
 fn entry_named<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
     let bare = normalised(name);
     entries
@@ -176,5 +215,20 @@ mod tests {
         assert_eq!(find(&root, "spec.http[7].x").0, 2);
         assert_eq!(find(&root, "").0, 1);
         assert_eq!(find(&root, "spec.[[]].\"").0, 1);
+    }
+
+    #[test]
+    fn a_path_of_a_merged_message_leads_to_the_text_that_has_it() {
+        let read = |text| parse(text, &Limits::default()).remove(0).root;
+        let one = read("a:\n- {x: 1}\n- {x: 2}\nb:\n  c: 1\n  d: 1\n").expect("a document");
+        let two = read("aA: 1\na:\n  -\n    x: 3\nb:\n  c: 2\n").expect("a document");
+        let at = |path| find_merged(&[&one, &two], path).map(|(text, line, _)| (text, line));
+        assert_eq!(at("a[1].x"), Some((0, 3)));
+        assert_eq!(at("a[2].x"), Some((1, 4)));
+        assert_eq!(at("a[3].x"), Some((1, 2)), "the nearest that is written");
+        assert_eq!(at("b.c"), Some((1, 6)));
+        assert_eq!(at("b.d.missing"), Some((0, 6)));
+        assert_eq!(at(""), Some((0, 1)));
+        assert_eq!(find_merged(&[], "a"), None);
     }
 }

@@ -1,11 +1,10 @@
 //! The messages that have a JSON form of their own: durations, wrappers, `Any` and the like.
 
-use prost::Message as _;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value as Field};
 
 use super::{Reader, Segment, scalar, suggest::closest};
 use crate::{
-    duration, pool,
+    canonical, duration, pool,
     yaml::{Entry, Node, NumberValue, Value},
 };
 
@@ -95,7 +94,7 @@ impl Reader {
         };
         let mut any = DynamicMessage::new(descriptor.clone());
         any.set_field_by_number(1, Field::String(type_url));
-        any.set_field_by_number(2, Field::Bytes(message.encode_to_vec().into()));
+        any.set_field_by_number(2, Field::Bytes(canonical::encode(&message).into()));
         Some(any)
     }
 
@@ -217,9 +216,10 @@ fn read_duration(node: &Node, descriptor: &MessageDescriptor) -> Result<DynamicM
         Value::String(text, _) => text,
         Value::Number(number) => {
             return Err(format!(
-                "expected a duration, got {}; write it with a unit, e.g. \"{}s\"",
+                "expected a duration, got {}; write it with a unit: {text}s are seconds, {text}ms \
+                 are milliseconds",
                 node.describe(),
-                number.text
+                text = number.text
             ));
         }
         _ => {

@@ -66,8 +66,16 @@ fn parse_events(chunk: &Chunk<'_>, limits: &Limits, documents: &mut Vec<Document
                 // What is missing at the end is missing in the last line, not in one after it.
                 let last = chunk.text.lines().count().max(1);
                 let marker = error.marker();
-                let place = tree.place(marker.line().clamp(1, last), marker.col() + 1);
-                tree.errors.push(place.error(error.info().to_owned()));
+                let line = marker.line().clamp(1, last);
+                let told = match indented_by_tab(chunk.text, line) {
+                    Some(line) => tree
+                        .place(line, 1)
+                        .error("a tab indents this line, use spaces"),
+                    None => tree
+                        .place(line, marker.col() + 1)
+                        .error(error.info().to_owned()),
+                };
+                tree.errors.push(told);
                 documents.push(tree.break_off());
                 return;
             }
@@ -90,6 +98,25 @@ fn parse_events(chunk: &Chunk<'_>, limits: &Limits, documents: &mut Vec<Document
             _ => {}
         }
     }
+}
+
+/// The line with a tab before its text that broke the parser: the one where it stopped, or the
+/// next, into which it looked. YAML indents by spaces only.
+fn indented_by_tab(text: &str, stopped: usize) -> Option<usize> {
+    let lines = (1..)
+        .zip(text.lines())
+        .skip(stopped.saturating_sub(1))
+        .take(2);
+    let indents = lines.map(|(number, line): (usize, &str)| {
+        let bare = line.trim_start();
+        let indent = line.len() - bare.len();
+        (
+            number,
+            !bare.is_empty() && line.get(..indent).is_some_and(|i| i.contains('\t')),
+        )
+    });
+    let mut tabs = indents.filter(|(_, tab)| *tab);
+    tabs.next().map(|(number, _)| number)
 }
 
 /// A line and a column, both from 1.

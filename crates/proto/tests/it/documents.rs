@@ -252,8 +252,8 @@ metadata: {name: two}
         lines[1..],
         [
             "mesh.yaml:12: expected an object with apiVersion, kind and metadata, got a list",
-            "mesh.yaml:15: kind: kind is missing",
-            "mesh.yaml:20: metadata.name: the object has no name",
+            "mesh.yaml:15: kind: is missing: write what the object is, such as VirtualService",
+            "mesh.yaml:20: metadata.name: is missing: give the Service a name",
         ]
     );
 }

@@ -68,7 +68,7 @@ tcp: {}
         r#"6: http[0].retries: unknown field "perTryTimout", did you mean "perTryTimeout"?"#,
         r#"7: http[0].retries.attempts: expected a whole number, got the string "three""#,
         r#"8: http[0].retries: unknown field "retry_onn", did you mean "retry_on"?"#,
-        r#"9: http[0].timeout: expected a duration, got the number 5; write it with a unit, e.g. "5s""#,
+        "9: http[0].timeout: expected a duration, got the number 5; write it with a unit: 5s are seconds, 5ms are milliseconds",
         r#"11: http[0].route: expected a list, got a mapping; put "- " before its first key"#,
         r#"12: http[1].timeout: "5 minutes" is not a duration: unknown unit " minutes" (ns, us, ms, s, m or h), write e.g. "1.5s" or "15m""#,
         r#"14: http[1].route[0].destination: expected a mapping (Destination), got the string "reviews""#,

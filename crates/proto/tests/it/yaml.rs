@@ -294,3 +294,24 @@ fn nothing_is_no_document() {
         assert!(parse(text, &Limits::default()).is_empty(), "{text:?}");
     }
 }
+
+#[test]
+fn a_tab_that_indents_is_told_with_its_line() {
+    let told = "a tab indents this line, use spaces";
+    for (text, line) in [
+        ("a: 1\nb:\n\tc: 1\n", 3),
+        ("a:\n  - name: x\n\t  port: 1\n  - name: y\n", 3),
+        ("a:\n  - name: x\n  \tport: 1\n", 3),
+        ("a:\n  b: |\n    x\n  \tc: 1\n  d: 1\n", 4),
+        ("x: 1\n---\na:\n\tb: 1\n", 4),
+    ] {
+        assert_eq!(only_errors(text), [format!("{line}:1: {told}")], "{text}");
+    }
+    // Inside of a text and before a comment, a tab is a tab; what is wrong elsewhere is told as it is.
+    assert_eq!(
+        only_errors("a: |\n  \tx\nb: 1\t# c\n"),
+        Vec::<String>::new()
+    );
+    let other = only_errors("a: |\n  \tx\nb: [\nc: ]\n\n\td");
+    assert!(!other.is_empty() && !other[0].contains(told), "{other:?}");
+}

@@ -1,56 +1,48 @@
-//! `/certs`: the certificates in use, as whoever loads them tells. Parses none.
+//! `/certs` and `server.days_until_first_cert_expiring`: the certificates of the TLS contexts
+//! that are alive. Parses none.
 
-use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use weft_net::tls::{CertificateDetails, ContextCertificates};
 
-use super::clusters::compact;
 use super::request::{AdminRequest, Reply};
-use super::server_info::timestamp;
+use super::server_info::timestamp_seconds;
 use super::state::AdminState;
+use crate::chain::{ServerTls, TlsSlot};
 
-/// One certificate, with what its loader knows of it.
-#[derive(Debug, Clone, Default)]
-pub struct CertificateDetails {
-    /// File, or `<inline>`.
-    pub path: String,
-    /// Lower-case hexadecimal.
-    pub serial_number: String,
-    /// `URI` names.
-    pub uri_names: Vec<String>,
-    /// DNS names.
-    pub dns_names: Vec<String>,
-    /// Start of validity.
-    pub valid_from: Option<SystemTime>,
-    /// End of validity.
-    pub expiration: Option<SystemTime>,
-}
-
-/// The certificates of one TLS context.
-#[derive(Debug, Clone, Default)]
-pub struct CertificateStatus {
-    /// Trusted roots.
-    pub ca_cert: Vec<CertificateDetails>,
-    /// What is presented.
-    pub cert_chain: Vec<CertificateDetails>,
-}
-
-/// All TLS contexts by an owner's name of the caller's choice (`listener x`, `secret y`).
+/// The TLS contexts of filter chains. It keeps none of them alive: what is listed is what a
+/// listener, or a connection that drains, still has. Those of clusters come from the
+/// [`super::ClusterDirectory`].
 #[derive(Debug, Default)]
-pub struct CertificateDirectory(Mutex<BTreeMap<String, CertificateStatus>>);
+pub struct CertificateDirectory(Mutex<Vec<Weak<ArcSwapOption<ServerTls>>>>);
 
 impl CertificateDirectory {
-    /// Shows the certificates of `owner` in place of earlier ones.
-    pub fn set(&self, owner: &str, status: CertificateStatus) {
-        self.0.lock().insert(owner.to_owned(), status);
+    /// Lists a context for as long as it lives.
+    pub(crate) fn add(&self, slot: &TlsSlot) {
+        let mut slots = self.0.lock();
+        slots.retain(|slot| slot.strong_count() > 0);
+        slots.push(Arc::downgrade(slot));
     }
 
-    /// Forgets `owner`.
-    pub fn remove(&self, owner: &str) {
-        self.0.lock().remove(owner);
+    /// Contexts that wait for their secrets have no certificates and are left out.
+    fn contexts(&self) -> Vec<Arc<ContextCertificates>> {
+        let slots = self.0.lock();
+        slots
+            .iter()
+            .filter_map(|slot| Some(Arc::clone(&slot.upgrade()?.load().as_ref()?.certificates)))
+            .collect()
     }
+}
+
+/// Of all contexts that are alive, one entry each.
+pub(crate) fn contexts(state: &AdminState) -> Vec<Arc<ContextCertificates>> {
+    let mut all = state.certificates.contexts();
+    all.extend(state.clusters.certificates());
+    all
 }
 
 pub(super) fn handle(state: &AdminState, _: &AdminRequest) -> Reply {
@@ -60,38 +52,44 @@ pub(super) fn handle(state: &AdminState, _: &AdminRequest) -> Reply {
             .map(|certificate| json_details(certificate, now))
             .collect()
     };
-    let all = state.certificates.0.lock().clone();
-    let all: Vec<Value> = all
-        .values()
-        .map(|s| json!({"ca_cert": details(&s.ca_cert), "cert_chain": details(&s.cert_chain)}))
+    let all: Vec<Value> = contexts(state)
+        .iter()
+        .map(|c| json!({"ca_cert": details(&c.trusted), "cert_chain": details(&c.presented)}))
         .collect();
     Reply::json(&json!({"certificates": all}))
 }
 
-fn json_details(certificate: &CertificateDetails, now: SystemTime) -> Value {
-    let uris = certificate
-        .uri_names
+/// Whole days until the first certificate expires; 0 if one has expired. As in Envoy the
+/// largest 32-bit number says that there are none.
+pub(super) fn days_until_first_expires(state: &AdminState, now: SystemTime) -> u32 {
+    let contexts = contexts(state);
+    let certificates = contexts
         .iter()
-        .map(|name| json!({"uri": name}));
-    let names = uris.chain(
-        certificate
-            .dns_names
-            .iter()
-            .map(|name| json!({"dns": name})),
-    );
-    let left = certificate.expiration.map(|end| {
-        let left = end.duration_since(now).unwrap_or_default();
-        (left.as_secs() / 86_400).to_string()
-    });
-    compact([
-        ("path", certificate.path.as_str().into()),
-        ("serial_number", certificate.serial_number.as_str().into()),
-        ("subject_alt_names", names.collect()),
-        ("days_until_expiration", left.into()),
-        ("valid_from", certificate.valid_from.map(timestamp).into()),
-        (
-            "expiration_time",
-            certificate.expiration.map(timestamp).into(),
-        ),
-    ])
+        .flat_map(|context| context.trusted.iter().chain(&context.presented));
+    let days = certificates.map(|certificate| days_left(certificate, now));
+    days.min()
+        .map_or(u32::MAX, |days| u32::try_from(days).unwrap_or(u32::MAX))
+}
+
+fn days_left(certificate: &CertificateDetails, now: SystemTime) -> u64 {
+    let left = certificate.expiration.duration_since(now);
+    left.unwrap_or_default().as_secs() / 86_400
+}
+
+fn json_details(certificate: &CertificateDetails, now: SystemTime) -> Value {
+    let dns = certificate.dns_names.iter();
+    let uris = certificate.uri_names.iter();
+    let addresses = certificate.addresses.iter();
+    let names = dns
+        .map(|name| json!({"dns": name}))
+        .chain(uris.map(|name| json!({"uri": name})))
+        .chain(addresses.map(|address| json!({"ip_address": address.to_string()})));
+    json!({
+        "path": certificate.path.as_deref().unwrap_or("<inline>"),
+        "serial_number": certificate.serial_number,
+        "subject_alt_names": names.collect::<Value>(),
+        "days_until_expiration": days_left(certificate, now).to_string(),
+        "valid_from": timestamp_seconds(certificate.valid_from),
+        "expiration_time": timestamp_seconds(certificate.expiration),
+    })
 }

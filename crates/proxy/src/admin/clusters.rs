@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use weft_net::tls::ContextCertificates;
 
 use super::request::{AdminRequest, Reply};
 use super::state::AdminState;
@@ -14,6 +15,9 @@ use super::state::AdminState;
 pub trait ClusterDirectory: Send + Sync {
     /// Every cluster, warming ones left out. Called on an admin thread; may take its time.
     fn clusters(&self) -> Vec<ClusterStatus>;
+
+    /// The certificates of their TLS contexts, one entry a context. Called as the other is.
+    fn certificates(&self) -> Vec<Arc<ContextCertificates>>;
 }
 
 /// One cluster as `/clusters` shows it.

@@ -27,7 +27,9 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use certs::{CertificateDetails, CertificateDirectory, CertificateStatus};
+pub use certs::CertificateDirectory;
+#[cfg(test)]
+pub(crate) use certs::contexts as certificate_contexts;
 pub use clusters::{
     BreakerLimits, ClusterDirectory, ClusterStatus, HostHealth, HostStats, HostStatus, Locality,
     OutlierStatus,

@@ -90,8 +90,10 @@ fn quantiles(out: &mut String, name: &str, labels: &str, snapshot: &HistogramSna
 fn name_and_labels(stat: &Stat) -> (String, String) {
     let (rest, tags) = tags(stat.scope.kind, &stat.name);
     let mut name = String::from("envoy_");
-    sanitize(&mut name, stat.scope.kind);
-    name.push('_');
+    if !stat.scope.kind.is_empty() {
+        sanitize(&mut name, stat.scope.kind);
+        name.push('_');
+    }
     sanitize(&mut name, &rest);
     let mut labels = String::new();
     let scope = stat.scope.tag.iter().map(|tag| (tag.label, &*tag.value));

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use weft_core::metrics::Value as Metric;
 
+use super::certs::days_until_first_expires;
 use super::clusters::{compact, json_address};
 use super::logging::LogLevel;
 use super::request::{AdminRequest, Reply};
@@ -148,7 +149,8 @@ pub(super) fn memory(_: &AdminState, _: &AdminRequest) -> Reply {
 struct Memory {
     /// Anonymous resident memory.
     allocated: u64,
-    /// Size of the data segments.
+    /// The same with what is swapped out. Address space that is only reserved does not count:
+    /// the allocator reserves a gigabyte before it needs any of it.
     heap: u64,
     /// All resident memory.
     physical: u64,
@@ -166,9 +168,10 @@ impl Memory {
             let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse().ok());
             kib.unwrap_or(0_u64).saturating_mul(1024)
         };
+        let anonymous = field("RssAnon:");
         Self {
-            allocated: field("RssAnon:"),
-            heap: field("VmData:"),
+            allocated: anonymous,
+            heap: anonymous.saturating_add(field("VmSwap:")),
             physical: field("VmRSS:"),
         }
     }
@@ -184,6 +187,10 @@ pub(super) fn stats(state: &AdminState, connections: i64) -> Vec<(&'static str, 
     let revision = revision.and_then(|hex| u64::from_str_radix(hex, 16).ok());
     vec![
         ("concurrency", gauge(state.options.concurrency.into())),
+        (
+            "days_until_first_cert_expiring",
+            gauge(days_until_first_expires(state, SystemTime::now()).into()),
+        ),
         ("hot_restart_epoch", gauge(0)),
         (
             "initialization_time_ms",
@@ -202,14 +209,26 @@ pub(super) fn stats(state: &AdminState, connections: i64) -> Vec<(&'static str, 
 
 /// RFC 3339 in UTC with milliseconds, as Envoy prints `last_updated`.
 pub(super) fn timestamp(time: SystemTime) -> String {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let millis = since_epoch(time).subsec_millis();
+    format!("{}.{millis:03}Z", date_time(time))
+}
+
+/// The same in whole seconds, as Envoy prints the validity of certificates.
+pub(super) fn timestamp_seconds(time: SystemTime) -> String {
+    format!("{}Z", date_time(time))
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+fn date_time(time: SystemTime) -> String {
+    let since = since_epoch(time).as_secs();
+    let (days, second) = (since / 86_400, since % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let millis = since.subsec_millis();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
 /// The Gregorian date of a day after 1970-01-01. Counts in 400-year cycles of 146,097 days
@@ -244,7 +263,9 @@ mod tests {
 
     #[test]
     fn memory_is_read_from_the_kernels_words() {
-        let memory = Memory::parse("Name:\tx\nVmData:\t  12 kB\nVmRSS:\t 8 kB\nRssAnon:\t4 kB\n");
+        let memory = Memory::parse(
+            "Name:\tx\nVmData:\t 99 kB\nVmSwap:\t  8 kB\nVmRSS:\t 8 kB\nRssAnon:\t4 kB\n",
+        );
         assert_eq!(
             (memory.allocated, memory.heap, memory.physical),
             (4096, 12_288, 8192)

@@ -98,6 +98,7 @@ fn collect(state: &AdminState, choice: &Choice) -> Vec<Stat> {
     let mut take = |scope: &Scope, name: String, value: Value| {
         let full = match &scope.tag {
             Some(tag) => format!("{}.{}.{name}", scope.kind, tag.value),
+            None if scope.kind.is_empty() => name.clone(),
             None => format!("{}.{name}", scope.kind),
         };
         if choice.takes(&full, &value) {

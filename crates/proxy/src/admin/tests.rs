@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::Receiver;
 use weft_core::metrics::{Registry, Scope};
+use weft_net::tls::{CertificateDetails, ContextCertificates};
 
 mod config_dump;
 
@@ -38,6 +39,10 @@ weft_core::stat_set! {
 struct OneCluster;
 
 impl ClusterDirectory for OneCluster {
+    fn certificates(&self) -> Vec<Arc<ContextCertificates>> {
+        vec![certificates()]
+    }
+
     fn clusters(&self) -> Vec<ClusterStatus> {
         let host = HostStatus {
             address: address(9000),
@@ -71,6 +76,28 @@ impl ClusterDirectory for OneCluster {
             ..ClusterStatus::default()
         }]
     }
+}
+
+fn certificates() -> Arc<ContextCertificates> {
+    let day = Duration::from_hours(24);
+    let certificate = CertificateDetails {
+        path: Some("/etc/ca.pem".into()),
+        serial_number: "0a".to_owned(),
+        dns_names: vec!["a.test".to_owned()],
+        uri_names: vec!["spiffe://a".to_owned()],
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        valid_from: SystemTime::UNIX_EPOCH + day,
+        expiration: SystemTime::now() + 3 * day + day / 2,
+    };
+    let expired = CertificateDetails {
+        path: None,
+        expiration: SystemTime::UNIX_EPOCH + 2 * day,
+        ..certificate.clone()
+    };
+    Arc::new(ContextCertificates {
+        trusted: [certificate].into(),
+        presented: vec![expired],
+    })
 }
 
 struct OneLogger(Mutex<LogLevel>);
@@ -454,4 +481,33 @@ async fn reopen_logs_rotates_files() {
     assert_eq!(fixture.post("/reopen_logs").await, (200, "OK\n".to_owned()));
     assert!(fixture.logs.finish(Duration::from_secs(5)));
     assert!(path.exists());
+}
+
+#[tokio::test]
+async fn certificates_are_told_with_names_and_times() {
+    let fixture = Fixture::start().await;
+    let certs = fixture.json("/certs").await;
+    let names = json!([
+        {"dns": "a.test"},
+        {"uri": "spiffe://a"},
+        {"ip_address": "127.0.0.1"},
+    ]);
+    let [context] = certs["certificates"].as_array().expect("a list").as_slice() else {
+        panic!("one context: {certs}")
+    };
+    let trusted = &context["ca_cert"][0];
+    assert_eq!(trusted["path"], "/etc/ca.pem");
+    assert_eq!(trusted["subject_alt_names"], names);
+    assert_eq!(trusted["days_until_expiration"], "3");
+    let expired = json!([{
+        "path": "<inline>",
+        "serial_number": "0a",
+        "subject_alt_names": names,
+        "days_until_expiration": "0",
+        "valid_from": "1970-01-02T00:00:00Z",
+        "expiration_time": "1970-01-03T00:00:00Z",
+    }]);
+    assert_eq!(context["cert_chain"], expired);
+    let days = fixture.get("/stats?filter=days_until").await;
+    assert_eq!(days, "server.days_until_first_cert_expiring: 0\n");
 }

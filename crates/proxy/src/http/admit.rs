@@ -15,7 +15,7 @@ use weft_config::{HttpManager, RequestHead};
 use weft_filters::LocalReply;
 
 use super::exchange::{Exchange, Record};
-use super::headers::{self, X_FORWARDED_PROTO};
+use super::headers;
 use super::path::{PathRules, PathVerdict, clean};
 use super::referer;
 use super::respond::redirect;
@@ -38,19 +38,7 @@ pub(crate) struct Head {
 impl Head {
     /// What routing looks at.
     pub(crate) fn view(&self) -> RequestHead<'_> {
-        let text = |name| {
-            self.headers
-                .get(name)
-                .and_then(|value: &HeaderValue| value.to_str().ok())
-        };
-        RequestHead {
-            authority: text(HOST).unwrap_or_default(),
-            path: self.path.as_str(),
-            method: &self.method,
-            scheme: self.scheme,
-            forwarded_proto: text(X_FORWARDED_PROTO).unwrap_or(self.scheme),
-            headers: &self.headers,
-        }
+        RequestHead::of(&self.method, self.path.as_str(), self.scheme, &self.headers)
     }
 
     /// Keeps copies for logs and header templates.

@@ -10,6 +10,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
 use weft_config::HttpManager;
 use weft_config::http_manager::{ClientCertDetails, ForwardClientCert};
+use weft_config::rbac::PeerNames;
 use weft_net::tls::subject_names;
 
 use super::headers;
@@ -27,8 +28,12 @@ pub(crate) struct ClientCert {
 }
 
 impl ClientCert {
-    /// Reads the certificates of a connection, once.
-    pub(crate) fn of(config: &HttpManager, chain: Option<&[CertificateDer<'_>]>) -> Self {
+    /// Reads the certificates of a connection, once; `own_uris` are the URIs in our own.
+    pub(crate) fn of(
+        config: &HttpManager,
+        chain: Option<&[CertificateDer<'_>]>,
+        own_uris: &[String],
+    ) -> Self {
         let Some(chain @ [leaf, ..]) = chain else {
             return Self::default();
         };
@@ -36,7 +41,7 @@ impl ClientCert {
             config.forward_client_cert,
             ForwardClientCert::AppendForward | ForwardClientCert::SanitizeSet
         );
-        let entry = wanted.then(|| describe(leaf, chain, config.client_cert_details));
+        let entry = wanted.then(|| describe(leaf, chain, config.client_cert_details, own_uris));
         Self {
             shown: true,
             entry: entry.and_then(|entry| HeaderValue::try_from(entry).ok()),
@@ -59,12 +64,29 @@ impl ClientCert {
     }
 }
 
+/// The names in a client's certificate; none if it showed none.
+pub(crate) fn peer_names(chain: Option<&[CertificateDer<'_>]>) -> PeerNames {
+    let Some([leaf, ..]) = chain else {
+        return PeerNames::default();
+    };
+    let (uris, dns) = subject_names(leaf);
+    PeerNames {
+        uris,
+        dns,
+        subject: subject(leaf).unwrap_or_default(),
+    }
+}
+
 fn describe(
     leaf: &CertificateDer<'_>,
     chain: &[CertificateDer<'_>],
     details: ClientCertDetails,
+    own_uris: &[String],
 ) -> String {
     let mut parts = Vec::new();
+    if !own_uris.is_empty() {
+        parts.push(format!("By={}", own_uris.join(",")));
+    }
     if let Some(hash) = sha256(leaf) {
         parts.push(format!("Hash={hash}"));
     }

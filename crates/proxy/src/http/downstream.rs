@@ -8,7 +8,9 @@ use std::rc::Rc;
 use http::Version;
 use http::header::HeaderValue;
 
-use super::client_cert::ClientCert;
+use weft_filters::Connection;
+
+use super::client_cert::{ClientCert, peer_names};
 use super::headers::Peer;
 use super::manager::Manager;
 use crate::connection::{Handle, Phase, Reason, Registered};
@@ -25,6 +27,8 @@ pub(crate) struct Downstream {
     /// What `x-forwarded-client-cert` tells.
     pub(crate) client_cert: ClientCert,
     pub(super) tls: Option<TlsInfo>,
+    /// What filters see of it.
+    pub(crate) connection: Connection,
     requests: Cell<u32>,
 }
 
@@ -35,10 +39,10 @@ pub(super) struct TlsInfo {
 }
 
 impl Downstream {
-    /// A connection that begins to be served.
+    /// A connection that begins to be served; `own_uris` are the URIs in our certificate.
     pub(crate) fn new(
         manager: Rc<Manager>,
-        stream: &weft_net::Stream,
+        (stream, own_uris): (&weft_net::Stream, &[String]),
         version: Version,
         (remote, local): (SocketAddr, SocketAddr),
         registered: Registered,
@@ -54,7 +58,19 @@ impl Downstream {
             address.clone()
         };
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let client_cert = ClientCert::of(&manager.config, stream.peer_certificates());
+        let client_cert = ClientCert::of(&manager.config, stream.peer_certificates(), own_uris);
+        let connection = Connection {
+            local,
+            protocol: if version == Version::HTTP_2 {
+                "HTTP/2"
+            } else {
+                "HTTP/1.1"
+            },
+            peer: remote,
+            server_name: stream.server_name().unwrap_or_default().into(),
+            names: (manager.wants_names && tls.is_some())
+                .then(|| peer_names(stream.peer_certificates())),
+        };
         let this = Rc::new(Self {
             manager,
             registered,
@@ -70,6 +86,7 @@ impl Downstream {
             version,
             client_cert,
             tls,
+            connection,
             requests: Cell::new(0),
         });
         this.count_begin();

@@ -13,8 +13,8 @@ use std::time::Instant;
 use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use weft_config::format::FormatSource;
-use weft_config::{Route, VirtualHost};
-use weft_filters::CorsAnswer;
+use weft_config::{Metadata, Route, VirtualHost};
+use weft_filters::{CorsAnswer, HeaderEdit};
 
 use super::downstream::Downstream;
 use super::flags::ResponseFlags;
@@ -69,7 +69,11 @@ pub(crate) struct Exchange {
     pub(crate) route: Option<Arc<Route>>,
     /// What the cross-origin filter wants on the answer, whoever gives it.
     pub(crate) cors: Option<CorsAnswer>,
+    /// What other filters want done with the answer's headers.
+    pub(crate) response_edits: Vec<HeaderEdit>,
     pub(crate) record: Option<Box<Record>>,
+    /// What filters have left.
+    pub(crate) metadata: Metadata,
     /// `None` for a request without a body.
     pub(super) received: Option<Rc<Received>>,
     pub(crate) sent: u64,
@@ -112,7 +116,9 @@ impl Exchange {
             vhost: None,
             route: None,
             cors: None,
+            response_edits: Vec::new(),
             record: None,
+            metadata: Metadata::default(),
             received: None,
             sent: 0,
             response_started: None,
@@ -189,6 +195,16 @@ impl Exchange {
         self.grpc_status = value.to_str().ok().and_then(|text| text.parse().ok());
     }
 
+    /// What filters want done with the answer's headers, whoever gives it.
+    pub(crate) fn filter_response(&mut self, headers: &mut HeaderMap) {
+        if let Some(cors) = &self.cors {
+            cors.apply(headers);
+        }
+        for edit in self.response_edits.drain(..) {
+            edit.apply(headers);
+        }
+    }
+
     /// Everything that was to be sent has been given to the client's connection.
     pub(crate) fn complete(&mut self) {
         self.complete = true;
@@ -215,7 +231,9 @@ impl Exchange {
             vhost: self.vhost.clone(),
             route: self.route.clone(),
             cors: None,
+            response_edits: Vec::new(),
             record: self.record.take(),
+            metadata: std::mem::take(&mut self.metadata),
             received: None,
             sent: 0,
             response_started: self.response_started,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Version;
 use http::header::{HOST, HeaderMap};
+use weft_config::Metadata;
 use weft_config::format::{Field, FormatSource, Pseudo, Value};
 
 use super::exchange::Exchange;
@@ -100,6 +101,10 @@ impl FormatSource for LogView<'_> {
 
     fn response_trailers(&self) -> Option<&HeaderMap> {
         self.exchange.record.as_deref()?.trailers.as_ref()
+    }
+
+    fn dynamic_metadata(&self) -> Option<&Metadata> {
+        Some(&self.exchange.metadata)
     }
 
     fn start_time(&self) -> SystemTime {

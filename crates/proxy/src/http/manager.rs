@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use arc_swap::cache::Cache;
+use bytes::Bytes;
 use http::HeaderValue;
 use weft_config::http_filter::{HttpFilterConfig, Router};
-use weft_config::{HttpManager, RouteConfig, RouteSource};
-use weft_filters::Filter;
+use weft_config::jwt::RemoteKeySource;
+use weft_config::{DataSource, HttpManager, RouteConfig, RouteSource};
+use weft_core::metrics::Scope;
+use weft_filters::{CounterGroup, FaultStats, Filter, RemoteKeys, Surroundings};
 
 use super::headers::Forwarding;
 use crate::access_log::{AccessLogFile, Log};
@@ -25,6 +28,8 @@ pub(crate) struct Manager {
     pub(crate) stats: Arc<HttpStats>,
     pub(crate) worker: Rc<Worker>,
     pub(crate) filters: Vec<Filter>,
+    /// A filter looks at the names in clients' certificates.
+    pub(crate) wants_names: bool,
     pub(crate) router: Arc<Router>,
     pub(crate) forwarding: Forwarding,
     pub(crate) server: HeaderValue,
@@ -41,6 +46,45 @@ impl std::fmt::Debug for Manager {
     }
 }
 
+/// What the filters of a connection manager get.
+struct Own<'a> {
+    worker: &'a Rc<Worker>,
+    prefix: &'a Arc<str>,
+}
+
+impl Surroundings for Own<'_> {
+    fn faults(&self) -> Arc<FaultStats> {
+        let worker = self.worker;
+        let kept = &worker.prefixes;
+        kept.faults(&worker.registry, &worker.faults, self.prefix)
+    }
+
+    fn remote_keys(&self, source: &Arc<RemoteKeySource>) -> Rc<RemoteKeys> {
+        let (keys, new) = self.worker.keys.get(source);
+        if new && source.fetch_early {
+            let (keys, worker) = (Rc::clone(&keys), Rc::clone(self.worker));
+            tokio::task::spawn_local(async move { keys.warm(&*worker).await });
+        }
+        keys
+    }
+
+    fn read(&self, source: &DataSource) -> Option<Bytes> {
+        match weft_upstream::read(source) {
+            Ok(text) => Some(text.bytes.into()),
+            Err(error) => {
+                tracing::warn!(%error, "a file of the configuration cannot be read");
+                None
+            }
+        }
+    }
+
+    fn counters(&self, prefix: &str, names: &'static [&'static str]) -> Arc<CounterGroup> {
+        let scope = Scope::http(Arc::clone(self.prefix));
+        let kept = &self.worker.prefixes;
+        kept.counters(&self.worker.registry, self.prefix, scope, (prefix, names))
+    }
+}
+
 impl Manager {
     /// A manager for one worker; `slot` is where its routes are.
     pub(crate) fn new(
@@ -51,10 +95,13 @@ impl Manager {
     ) -> Rc<Self> {
         let (kept, registry) = (&worker.prefixes, &worker.registry);
         let stats = kept.http(registry, &config.stat_prefix);
-        let faults = || kept.faults(registry, &worker.faults, &config.stat_prefix);
+        let own = Own {
+            worker: &worker,
+            prefix: &config.stat_prefix,
+        };
         let filters = config.filters.iter();
-        let filters = filters.filter_map(|filter| Filter::build(filter, faults));
-        let filters = filters.collect();
+        let filters = filters.filter_map(|filter| Filter::build(filter, &own));
+        let filters: Vec<_> = filters.collect();
         let router = config
             .filters
             .iter()
@@ -75,6 +122,7 @@ impl Manager {
         };
         Rc::new(Self {
             stats,
+            wants_names: filters.iter().any(Filter::wants_names),
             filters,
             router: router.unwrap_or_default(),
             forwarding,

@@ -6,6 +6,7 @@
 
 pub(crate) mod admit;
 pub(crate) mod body;
+mod call;
 pub(crate) mod client_cert;
 pub(crate) mod downstream;
 pub(crate) mod exchange;

@@ -13,11 +13,10 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use weft_config::route::Picked;
 use weft_config::{
     Forward, HttpManager, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
 };
-use weft_filters::{LocalReply, RequestContext, Verdict};
+use weft_filters::{LocalReply, RequestContext, RequestParts, Verdict};
 
 use super::admit::{Head, Refusal, admit};
 use super::downstream::Downstream;
@@ -64,19 +63,12 @@ pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming
         head.record(&mut exchange);
     }
     let found = find(routes, &head, random());
-    let (routes, vhost, route) = match found {
-        Ok(found) => found,
+    let found = match found {
+        Ok(found) => Found::of(found, &mut exchange),
         Err(reply) => {
             manager.stats.no_route.inc();
             return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
         }
-    };
-    exchange.vhost = Some(Arc::clone(&vhost));
-    exchange.route = Some(Arc::clone(&route));
-    let found = Found {
-        routes,
-        vhost,
-        route,
     };
     found.answer(exchange, head, body, on_upgrade).await
 }
@@ -153,8 +145,8 @@ fn record_refused(exchange: &mut Exchange, parts: &mut Parts) {
 }
 
 /// The access log names the cluster even if no request was sent to it.
-fn note_cluster(exchange: &mut Exchange, picked: Option<&Picked<'_>>) {
-    let cluster = picked.and_then(|picked| exchange.manager().worker.clusters.get(picked.name));
+fn note_cluster(exchange: &mut Exchange, choice: Option<&router::Choice>) {
+    let cluster = choice.and_then(|choice| exchange.manager().worker.clusters.get(&choice.name));
     if let Some(cluster) = cluster {
         let config = &cluster.config;
         exchange.upstream = Some(UpstreamInfo {
@@ -168,52 +160,60 @@ fn note_cluster(exchange: &mut Exchange, picked: Option<&Picked<'_>>) {
 
 impl Found {
     async fn answer(
-        self,
+        mut self,
         mut exchange: Box<Exchange>,
-        head: Head,
+        mut head: Head,
         body: Incoming,
         on_upgrade: Option<OnUpgrade>,
     ) -> Answer {
         let manager = Rc::clone(exchange.manager());
-        let random = manager.worker.random();
-        let forward = match &self.route.action {
-            RouteAction::Forward(forward) => Some(Arc::clone(forward)),
-            _ => None,
-        };
-        let view = head.view();
-        let picked = forward
-            .as_deref()
-            .and_then(|f| f.cluster.pick(random, &view));
-        if let Some(forward) = &forward
+        let mut choice = self.choose(&head, manager.worker.random());
+        if let RouteAction::Forward(forward) = &self.route.action
             && let Some(refusal) = upgrade_refusal(&manager.config, forward, &head)
         {
             manager.stats.downstream_rq_ws_on_non_ws_route.inc();
-            note_cluster(&mut exchange, picked.as_ref());
+            note_cluster(&mut exchange, choice.as_ref());
             return Ok(refuse(exchange, &refusal, &head.method));
         }
-        if let Err(reply) = self.filters(&mut exchange, &head, picked.as_ref()).await {
-            note_cluster(&mut exchange, picked.as_ref());
-            return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+        if !manager.filters.is_empty() {
+            let filtered = self.filters(&mut exchange, &mut head, choice.as_ref());
+            let again = match filtered.await {
+                Ok(again) => again,
+                Err(reply) => {
+                    note_cluster(&mut exchange, choice.as_ref());
+                    return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+                }
+            };
+            if again {
+                let random = manager.worker.random();
+                match find(manager.routes(), &head, random) {
+                    Ok(found) => self = Self::of(found, &mut exchange),
+                    Err(reply) => {
+                        manager.stats.no_route.inc();
+                        return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+                    }
+                }
+                choice = self.choose(&head, random);
+            }
         }
         let reply = match &self.route.action {
-            RouteAction::Forward(forward) => {
-                let picked = picked.map(|picked| router::Choice::new(&picked, forward));
+            RouteAction::Forward(_) => {
                 let target = router::Target {
                     found: self,
-                    choice: picked,
+                    choice,
                 };
                 return router::forward(exchange, head, body, on_upgrade, target).await;
             }
             RouteAction::Redirect(redirect_to) => {
                 manager.stats.rq_redirect.inc();
-                let location = redirect_to.location(&view, Some(&self.route.matcher));
+                let location = redirect_to.location(&head.view(), Some(&self.route.matcher));
                 let status = StatusCode::from_u16(redirect_to.status);
                 redirect(status.unwrap_or(StatusCode::MOVED_PERMANENTLY), &location)
             }
             RouteAction::Direct { status, body } => {
                 manager.stats.rq_direct_response.inc();
                 let body = body.as_ref().map(|body| manager.worker.files.get(body));
-                direct(*status, body.unwrap_or_default(), &view)
+                direct(*status, body.unwrap_or_default(), &head.view())
             }
             // To Envoy it is a route to a cluster without a name.
             RouteAction::NonForwarding => {
@@ -223,35 +223,71 @@ impl Found {
         Ok(respond::local(exchange, &reply, head.grpc, &head.method))
     }
 
-    /// Runs the filters before the router.
+    /// Takes what routing found, and tells the exchange.
+    fn of((routes, vhost, route): Routed, exchange: &mut Exchange) -> Self {
+        exchange.vhost = Some(Arc::clone(&vhost));
+        exchange.route = Some(Arc::clone(&route));
+        Self {
+            routes,
+            vhost,
+            route,
+        }
+    }
+
+    /// The cluster of a route that forwards; none if the header that names it is missing.
+    fn choose(&self, head: &Head, random: u64) -> Option<router::Choice> {
+        let RouteAction::Forward(forward) = &self.route.action else {
+            return None;
+        };
+        let picked = forward.cluster.pick(random, &head.view())?;
+        Some(router::Choice::new(&picked, forward))
+    }
+
+    /// Runs the filters before the router; whether the request is to be routed again.
     async fn filters(
         &self,
         exchange: &mut Exchange,
-        head: &Head,
-        picked: Option<&Picked<'_>>,
-    ) -> Result<(), LocalReply> {
-        let manager = Rc::clone(exchange.manager());
-        if manager.filters.is_empty() {
-            return Ok(());
-        }
+        head: &mut Head,
+        choice: Option<&router::Choice>,
+    ) -> Result<bool, LocalReply> {
+        let downstream = Rc::clone(&exchange.downstream);
+        let manager = downstream.manager();
+        let forward = match &self.route.action {
+            RouteAction::Forward(forward) => Some(forward),
+            _ => None,
+        };
+        let weighted = choice
+            .zip(forward)
+            .and_then(|(c, forward)| c.entry(forward));
         let mut context = RequestContext {
-            head: head.view(),
-            cluster: picked.map(|picked| picked.name),
-            forwarded: matches!(self.route.action, RouteAction::Forward(_)),
+            head: RequestParts {
+                method: &head.method,
+                path: &mut head.path,
+                scheme: head.scheme,
+                headers: &mut head.headers,
+            },
+            cluster: choice.map(|choice| &*choice.name),
+            forwarded: forward.is_some(),
             overrides: [
-                picked
-                    .and_then(|picked| picked.weighted)
-                    .map(|weighted| &weighted.overrides),
+                weighted.map(|weighted| &weighted.overrides),
                 Some(&self.route.overrides),
                 Some(&self.vhost.overrides),
                 Some(&self.routes.overrides),
             ],
+            route_metadata: self.route.metadata.as_deref(),
+            connection: &downstream.connection,
+            remote: exchange.remote.ip(),
+            metadata: &mut exchange.metadata,
+            calls: &*manager.worker,
             random: [manager.worker.random(), manager.worker.random()],
             delayed: false,
+            reroute: false,
+            response: Vec::new(),
             cors: None,
         };
         for filter in &manager.filters {
             let verdict = filter.request(&mut context).await;
+            exchange.response_edits.append(&mut context.response);
             if context.cors.is_some() {
                 exchange.cors = context.cors.take();
             }
@@ -264,7 +300,7 @@ impl Found {
                 return Err(reply);
             }
         }
-        Ok(())
+        Ok(context.reroute)
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn local(
     let (response, body) = reply.response(grpc);
     let (mut parts, ()) = response.into_parts();
     if exchange.details.is_empty() {
-        exchange.details = reply.details.into();
+        exchange.details.clone_from(&reply.details);
     }
     exchange.flags.add(flag_of(reply.flag));
     exchange.set_status(parts.status);
@@ -64,9 +64,7 @@ pub(crate) fn local(
         }
         routes.apply_response_headers(&vhost, &route, None, &mut parts.headers, &exchange.source());
     }
-    if let Some(cors) = &exchange.cors {
-        cors.apply(&mut parts.headers);
-    }
+    exchange.filter_response(&mut parts.headers);
     finish_headers(&exchange, &mut parts.headers);
     let http2 = exchange.version == Version::HTTP_2;
     let bodiless = matches!(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weft_config::Discovery;
 use weft_config::cluster::Thresholds;
+use weft_net::tls::ContextCertificates;
 use weft_upstream::{ClusterStore, Placed};
 
 use crate::admin::{
@@ -18,6 +19,10 @@ pub(super) struct Directory(pub(super) Arc<ClusterStore>);
 impl ClusterDirectory for Directory {
     fn clusters(&self) -> Vec<ClusterStatus> {
         self.0.statuses().iter().map(status).collect()
+    }
+
+    fn certificates(&self) -> Vec<Arc<ContextCertificates>> {
+        self.0.certificates()
     }
 }
 

@@ -13,7 +13,7 @@ use weft_config::filter_chain::{FilterChain, NetworkFilter};
 use weft_config::tcp_proxy::TcpClusters;
 use weft_config::{AccessLog, RouteSource};
 use weft_proto::pb::envoy::config::listener::v3 as pb;
-use weft_upstream::{Secrets, server_spec};
+use weft_upstream::Secrets;
 
 use super::drain;
 use super::leaving::clusters_of;
@@ -21,7 +21,7 @@ use super::sockets::{Bound, Sockets, addresses, bind, bind_options, same_sockets
 use super::workers::WorkerPool;
 use crate::access_log::{AccessLogFile, AccessLogs, Target};
 use crate::admin::{AdminState, Kind};
-use crate::chain::{ChainSpec, TlsSlot};
+use crate::chain::{ChainSpec, ServerTls, TlsSlot};
 use crate::listener::{ListenerSpec, chain_key};
 use crate::routes::RouteTable;
 use crate::stats::ListenerManagerStats;
@@ -60,7 +60,7 @@ pub(crate) struct Listeners {
 }
 
 /// TLS configurations that are finished, and where they belong.
-type Renewed = Vec<(TlsSlot, Arc<rustls::ServerConfig>)>;
+type Renewed = Vec<(TlsSlot, Arc<ServerTls>)>;
 
 /// What a listener needs before it may accept connections.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -230,10 +230,12 @@ impl Listeners {
             Some(tls) => {
                 let slot = TlsSlot::default();
                 if secrets.has_all(&tls.context) {
-                    let spec = server_spec(tls, secrets);
-                    let config = spec.and_then(|spec| weft_net::tls::server_config(&spec));
-                    slot.store(Some(config.map_err(|e| format!("transport_socket: {e}"))?));
+                    let finished = ServerTls::new(tls, secrets);
+                    slot.store(Some(
+                        finished.map_err(|e| format!("transport_socket: {e}"))?,
+                    ));
                 }
+                self.admin.certificates.add(&slot);
                 Some(slot)
             }
         };
@@ -430,10 +432,9 @@ impl Listeners {
                 if !uses || !secrets.has_all(&tls.context) {
                     continue;
                 }
-                let spec = server_spec(tls, secrets);
-                let config = spec.and_then(|spec| weft_net::tls::server_config(&spec));
-                let config = config.map_err(|e| format!("listener {name}: {e}"))?;
-                renewed.push((Arc::clone(slot), config));
+                let finished = ServerTls::new(tls, secrets);
+                let finished = finished.map_err(|e| format!("listener {name}: {e}"))?;
+                renewed.push((Arc::clone(slot), finished));
             }
         }
         Ok(renewed)

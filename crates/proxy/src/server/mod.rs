@@ -3,6 +3,7 @@
 //!
 //! Nothing here sees a request; the workers do that.
 
+mod bootstrap;
 mod clusters;
 mod drain;
 mod leaving;
@@ -21,10 +22,9 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use weft_config::{Bootstrap, Context, IgnoredField};
+use weft_config::IgnoredField;
 use weft_core::drain::DrainSignal;
 use weft_core::metrics::{Registry, Scope};
-use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
 use weft_upstream::ClusterStore;
 
 use crate::access_log::AccessLogs;
@@ -32,6 +32,7 @@ use crate::admin::{AdminParts, AdminServer, AdminState, Kind, LogControl, Server
 use crate::routes::RouteTable;
 use crate::stats::{ClusterManagerStats, ListenerManagerStats, XdsStats};
 use crate::worker::{self, Common};
+pub use bootstrap::{CheckedBootstrap, context};
 use life::{Life, Start};
 use listeners::Listeners;
 use resources::Resources;
@@ -40,7 +41,7 @@ use workers::WorkerPool;
 /// What a proxy is started with.
 pub struct ProxyOptions {
     /// Envoy's bootstrap.
-    pub bootstrap: BootstrapMessage,
+    pub bootstrap: CheckedBootstrap,
     /// Workers; `None`: one a processor.
     pub concurrency: Option<usize>,
     /// How long connections of a changed or removed listener may go on (Envoy: 600 s).
@@ -68,92 +69,12 @@ impl std::fmt::Debug for ProxyOptions {
 /// Why a proxy does not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// The bootstrap is refused; each line names a field.
-    #[error("{0}")]
-    Bootstrap(String),
     /// An address cannot be bound, or a thread not started.
     #[error("{0}")]
     Start(String),
     /// A worker panicked: a fault of Weft.
     #[error("{0} worker(s) ended by a panic; please report it with the log")]
     Worker(usize),
-}
-
-/// What this process knows of itself.
-pub fn context(bootstrap: &BootstrapMessage) -> Context {
-    let node = bootstrap.node.clone().unwrap_or_default();
-    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Context {
-        hostname: hostname.trim().into(),
-        environment: environment.collect(),
-        node_id: node.id.into(),
-        node_cluster: node.cluster.into(),
-    }
-}
-
-/// Checks a bootstrap as [`run`] would, certificates included, without opening a socket.
-/// Gives what is ignored, as `path: reason`.
-///
-/// # Errors
-/// All that is wrong, a line each.
-pub fn validate(bootstrap: &BootstrapMessage) -> Result<Vec<String>, ProxyError> {
-    let loaded = load(bootstrap, &context(bootstrap))?;
-    let mut secrets = weft_upstream::Secrets::default();
-    loaded
-        .value
-        .secrets
-        .iter()
-        .for_each(|secret| secrets.insert(Arc::clone(secret)));
-    let mut problems = Vec::new();
-    for listener in &loaded.value.listeners {
-        let chains = listener
-            .chains
-            .chains
-            .iter()
-            .chain(&listener.chains.default);
-        for tls in chains.filter_map(|chain| chain.tls.as_ref()) {
-            if secrets.has_all(&tls.context) {
-                let spec = weft_upstream::server_spec(tls, &secrets);
-                if let Err(error) = spec.and_then(|spec| weft_net::tls::server_config(&spec)) {
-                    problems.push(format!("listener {}: {error}", listener.name));
-                }
-            }
-        }
-    }
-    for cluster in &loaded.value.clusters {
-        for tls in cluster
-            .tls_contexts()
-            .filter(|tls| secrets.has_all(&tls.context))
-        {
-            let spec = weft_upstream::client_spec(tls, &secrets);
-            if let Err(error) = spec.and_then(|spec| weft_net::tls::client_config(&spec)) {
-                problems.push(format!("cluster {}: {error}", cluster.name));
-            }
-        }
-    }
-    if problems.is_empty() {
-        Ok(ignored_lines(&loaded.ignored))
-    } else {
-        Err(ProxyError::Bootstrap(problems.join("\n")))
-    }
-}
-
-fn ignored_lines(ignored: &[IgnoredField]) -> Vec<String> {
-    ignored
-        .iter()
-        .map(|field| format!("{}: ignored: {}", field.path, field.reason))
-        .collect()
-}
-
-fn load(
-    bootstrap: &BootstrapMessage,
-    context: &Context,
-) -> Result<weft_config::Loaded<Bootstrap>, ProxyError> {
-    Bootstrap::from_proto(bootstrap, context).map_err(|error| {
-        ProxyError::Bootstrap(error.to_string().replace("; bootstrap: ", "\nbootstrap: "))
-    })
 }
 
 /// Runs the proxy until `drain` starts and its connections have ended, or until the admin
@@ -164,7 +85,7 @@ fn load(
 /// It could not start. What goes wrong later is logged, counted and survived.
 pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyError> {
     let ProxyOptions {
-        bootstrap: message,
+        bootstrap,
         concurrency,
         drain_time,
         shutdown_time,
@@ -173,8 +94,11 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         reopen_logs,
         on_ready,
     } = options;
-    let context = context(&message);
-    let loaded = load(&message, &context)?;
+    let CheckedBootstrap {
+        message,
+        context,
+        loaded,
+    } = bootstrap;
     let registry = Arc::new(Registry::default());
     let count = concurrency
         .unwrap_or_else(weft_net::worker::default_concurrency)
@@ -253,15 +177,13 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     life.run(ads.as_ref(), &node).await;
     pool.send_each(|_| worker::Command::Stop).await;
     drop(life);
-    let panicked = tokio::task::spawn_blocking(move || workers.join())
-        .await
-        .unwrap_or(0);
+    let panicked = tokio::task::spawn_blocking(move || workers.join()).await;
     logs.finish(Duration::from_secs(2));
     drop((admin_server, background));
-    if panicked > 0 {
-        return Err(ProxyError::Worker(panicked));
+    match panicked.unwrap_or(0) {
+        0 => Ok(()),
+        panicked => Err(ProxyError::Worker(panicked)),
     }
-    Ok(())
 }
 
 fn tell_ignored(ignored: &[IgnoredField], stats: &MainStats) {

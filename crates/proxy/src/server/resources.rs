@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 use weft_config::{
     Bootstrap, Cluster, ConfigError, Context, DataSource, Discovery, IgnoredField, Listener,
-    LoadAssignment, Loaded, RouteAction, RouteConfig, Secret,
+    LoadAssignment, Loaded, Problem, RouteAction, RouteConfig, Secret,
 };
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
 use weft_proto::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
@@ -138,6 +138,8 @@ impl Resources {
         let message: ListenerMessage = decode("listener", name, body)?;
         let loaded = Listener::from_proto(&message, &self.context);
         let config = self.accepted(loaded)?;
+        let problems = config.unknown_clusters(&|name| self.clusters.contains(name));
+        none_of(&format!("listener {name}"), problems)?;
         self.read_files_of_listener(&config)?;
         let secrets = self.clusters.secrets();
         let origin = Origin {
@@ -178,6 +180,8 @@ impl Resources {
         let message: RouteConfiguration = decode("route configuration", name, body)?;
         let loaded = RouteConfig::from_proto(&message, &self.context);
         let routes = self.accepted(loaded)?;
+        let problems = routes.unknown_clusters(false, &|name| self.clusters.contains(name));
+        none_of(&format!("route configuration {name}"), problems)?;
         self.read_files(&routes)?;
         self.routes.set(&Arc::from(name), Some(Arc::new(routes)));
         self.kept.routes.insert(name.to_owned());
@@ -293,9 +297,22 @@ impl Resources {
             .iter()
             .chain(&listener.chains.default);
         for filter in chains.flat_map(|chain| &chain.filters) {
-            if let NetworkFilter::Http(http) = filter
-                && let RouteSource::Inline(routes) = &http.routes
-            {
+            let NetworkFilter::Http(http) = filter else {
+                continue;
+            };
+            for filter in &http.filters {
+                let read = |source: &DataSource| {
+                    let text = weft_upstream::read(source).map_err(|error| error.to_string())?;
+                    Ok(text.bytes.into())
+                };
+                weft_filters::Filter::check(filter, &read).map_err(|error| {
+                    format!(
+                        "listener {}: http_filters {}: {error}",
+                        listener.name, filter.name
+                    )
+                })?;
+            }
+            if let RouteSource::Inline(routes) = &http.routes {
                 self.read_files(routes)?;
             }
         }
@@ -319,6 +336,15 @@ impl Resources {
         }
         Ok(())
     }
+}
+
+/// An error if there are problems.
+fn none_of(resource: &str, problems: Vec<Problem>) -> Result<(), String> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let resource = resource.to_owned();
+    Err(ConfigError { resource, problems }.to_string())
 }
 
 fn decode<M: Message + Default>(what: &str, name: &str, body: &[u8]) -> Result<M, String> {

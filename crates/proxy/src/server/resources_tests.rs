@@ -259,3 +259,140 @@ async fn removed_routes_and_secrets_stay_while_a_listener_needs_them() {
     assert!(!resources.routes.ready("r"));
     assert_eq!(resources.references(), References::default());
 }
+
+#[tokio::test]
+async fn keys_that_cannot_be_used_are_refused() {
+    let (mut resources, stats, _orders) = resources();
+    let filter = |keys: &str| {
+        let jwt = format!(
+            "      http_filters:\n      - name: jwt\n        typed_config: {{ \"@type\": type.googleapis.com/\
+             envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication, providers: {{ a: {{ local_jwks: {{ {keys} }} }} }} }}"
+        );
+        LISTENER.replace("      http_filters:", &jwt)
+    };
+    for (keys, wanted) in [
+        ("inline_string: odd", "has no key that can be used"),
+        ("filename: /no/such/file", "/no/such/file: cannot be read"),
+    ] {
+        let refused = resources
+            .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", &filter(keys))
+            .await
+            .unwrap_err();
+        let place = "listener front: http_filters jwt: providers[\"a\"].local_jwks: ";
+        assert!(
+            refused.starts_with(place) && refused.contains(wanted),
+            "{refused}"
+        );
+    }
+    let good = "inline_string: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"eA\"}]}'";
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", &filter(good))
+        .await
+        .unwrap();
+    assert_eq!(stats.listener_added.get(), 1);
+}
+
+/// Serial numbers of what `/certs` lists.
+fn listed(resources: &Resources) -> Vec<String> {
+    let contexts = crate::admin::certificate_contexts(&resources.admin);
+    let presented = contexts.iter().flat_map(|context| &context.presented);
+    presented
+        .map(|certificate| certificate.serial_number.clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn certificates_are_listed_while_a_listener_or_cluster_has_them() {
+    let (mut resources, _, mut orders) = resources();
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", LISTENER)
+        .await
+        .unwrap();
+    let yaml = cluster(OWN);
+    resources
+        .add_yaml::<ClusterMessage>(TypeUrl::CLUSTER, "up", &yaml)
+        .await
+        .unwrap();
+    assert!(listed(&resources).is_empty(), "the secret is missing");
+    let (first, second) = (certificate(), certificate());
+    resources
+        .add_certificate((&first.0, &first.1))
+        .await
+        .unwrap();
+    let of_first = listed(&resources);
+    assert_eq!(of_first.len(), 2, "the listener's and the cluster's");
+    assert_eq!(of_first.first(), of_first.last());
+    resources
+        .add_certificate((&second.0, &second.1))
+        .await
+        .unwrap();
+    let of_second = listed(&resources);
+    assert_eq!(of_second.len(), 2);
+    assert!(!of_second.iter().any(|serial| of_first.contains(serial)));
+
+    resources.remove(&TypeUrl::CLUSTER, "up").await;
+    resources.settle().await;
+    assert_eq!(listed(&resources).len(), 1);
+    resources.remove(&TypeUrl::LISTENER, "front").await;
+    resources.settle().await;
+    // What a worker would drop when it removes the listener.
+    while orders.iter_mut().any(|orders| orders.try_recv().is_ok()) {}
+    assert_eq!(listed(&resources), [""; 0]);
+}
+
+#[tokio::test]
+async fn routes_inside_of_a_listener_lead_to_clusters_that_are_there() {
+    let (mut resources, stats, _orders) = resources();
+    let inline = |config: &str| {
+        let routes = format!(
+            "route_config: {{ name: r, {config} virtual_hosts: [{{ name: v, domains: ['*'], \
+             routes: [{{ match: {{ prefix: / }}, route: {{ cluster: up }} }}] }}] }}"
+        );
+        let (before, _) = LISTENER.split_once("  transport_socket:").unwrap();
+        let rds =
+            "rds: { route_config_name: r, config_source: { ads: {}, resource_api_version: V3 } }";
+        assert!(before.contains(rds));
+        before.replace(rds, &routes)
+    };
+    let add = async |resources: &mut Resources, yaml: &str| {
+        resources
+            .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", yaml)
+            .await
+    };
+    let error = add(&mut resources, &inline("")).await.unwrap_err();
+    let place = "listener front: filter_chains[0].filters[0].typed_config.route_config.\
+                 virtual_hosts[0].routes[0].route.cluster: leads to the cluster \"up\"";
+    assert!(error.starts_with(place), "{error}");
+    let later = inline("validate_clusters: false,");
+    add(&mut resources, &later).await.unwrap();
+    let yaml = cluster("{}");
+    resources
+        .add_yaml::<ClusterMessage>(TypeUrl::CLUSTER, "up", &yaml)
+        .await
+        .unwrap();
+    add(&mut resources, &inline("")).await.unwrap();
+    assert_eq!(stats.listener_create_success.get(), 2);
+}
+
+#[tokio::test]
+async fn routes_of_rds_are_checked_if_they_ask_for_it() {
+    let (mut resources, _, _orders) = resources();
+    let routes = |config: &str| {
+        format!(
+            "{{ name: r, {config} virtual_hosts: [{{ name: v, domains: ['*'], \
+             routes: [{{ match: {{ prefix: / }}, route: {{ cluster: up }} }}] }}] }}"
+        )
+    };
+    let add = async |resources: &mut Resources, yaml: &str| {
+        resources
+            .add_yaml::<RouteConfiguration>(TypeUrl::ROUTE, "r", yaml)
+            .await
+    };
+    let wanted = routes("validate_clusters: true,");
+    let error = add(&mut resources, &wanted).await.unwrap_err();
+    assert!(
+        error.starts_with("route configuration r: virtual_hosts[0]."),
+        "{error}"
+    );
+    add(&mut resources, &routes("")).await.unwrap();
+}

@@ -10,7 +10,7 @@ use weft_core::drain::{Drain, channel};
 use weft_proto::bootstrap::read_bootstrap;
 
 use crate::admin::{LogControl, LogLevel, ServerOptions};
-use crate::{ProxyOptions, run};
+use crate::{CheckedBootstrap, ProxyOptions, run};
 
 /// Nothing that a test waits for takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -94,7 +94,10 @@ impl Proxy {
         let bootstrap = read_bootstrap(Some(("test.yaml", &text)), None);
         let (ready, is_ready) = oneshot::channel();
         let options = ProxyOptions {
-            bootstrap: bootstrap.unwrap_or_else(|problems| panic!("{problems:?}\n{text}")),
+            bootstrap: CheckedBootstrap::new(
+                bootstrap.unwrap_or_else(|problems| panic!("{problems:?}\n{text}")),
+            )
+            .unwrap_or_else(|error| panic!("{error}\n{text}")),
             concurrency: Some(workers),
             drain_time: Duration::from_secs(1),
             shutdown_time,

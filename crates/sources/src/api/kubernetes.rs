@@ -1,8 +1,10 @@
 //! Plain Kubernetes documents → pieces of the model: `Service`, `Endpoints`, `EndpointSlice`,
-//! `Pod`, `Namespace`. What they mean together is `registry/assemble`'s business.
+//! `Pod`, `Namespace`, `Secret`. What they mean together is `registry/assemble`'s business.
 //!
 //! These documents belong to Kubernetes, which has checked them, and most of what they say is
 //! not about a mesh: `weft_proto::kubernetes` lists the fields that are read.
+
+pub(crate) mod secret;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

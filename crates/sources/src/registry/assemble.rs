@@ -117,6 +117,17 @@ impl Assembly {
             Piece::DestinationRule(rule) => self.rule(Object::DestinationRule(rule.clone()), comes),
             Piece::Gateway(rule) => self.rule(Object::Gateway(rule.clone()), comes),
             Piece::Sidecar(rule) => self.rule(Object::Sidecar(rule.clone()), comes),
+            Piece::EnvoyFilter(rule) => self.rule(Object::EnvoyFilter(rule.clone()), comes),
+            Piece::Secret(secret) => self.rule(Object::Secret(secret.clone()), comes),
+            Piece::PeerAuthentication(rule) => {
+                self.rule(Object::PeerAuthentication(rule.clone()), comes);
+            }
+            Piece::AuthorizationPolicy(rule) => {
+                self.rule(Object::AuthorizationPolicy(rule.clone()), comes);
+            }
+            Piece::RequestAuthentication(rule) => {
+                self.rule(Object::RequestAuthentication(rule.clone()), comes);
+            }
             Piece::Telemetry(rule) => self.rule(Object::Telemetry(rule.clone()), comes),
             Piece::Service(service) => {
                 self.owner(origin, service.service.selector.as_ref(), comes);

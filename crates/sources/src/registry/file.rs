@@ -65,7 +65,7 @@ pub enum FolderState {
     Complete,
     /// Some files or directories cannot be read.
     Incomplete,
-    /// There is no configuration file. A volume that is not mounted looks like that, so it does
+    /// There is no configuration file, or all were emptied at once. A volume that is not mounted looks like that, so it does
     /// not mean that there is to be no configuration; a file without objects does.
     Empty,
 }

@@ -33,7 +33,7 @@ pub(super) struct Look {
     unreadable: BTreeSet<PathBuf>,
     /// Files that are missing or empty, and since when.
     missing: BTreeMap<PathBuf, Instant>,
-    /// Whether the directory lost all its files at once, which are held in force.
+    /// Whether the directory lost all its files at once, and what they held stays in force.
     held: bool,
     /// What is wrong with the directory itself, by file or directory.
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
@@ -77,10 +77,14 @@ impl Look {
     /// Reads what looks different, and makes the batch of what follows.
     pub(super) fn next(&mut self) -> Batch {
         let mut listing = scan::list(&self.directory);
-        let mut read = self.read_changed(&listing);
-        let empty = listing.files.is_empty() && listing.is_complete();
-        if empty {
-            self.hold(&mut listing.problems);
+        let lost = self.lost(&listing);
+        let mut read = Vec::new();
+        if lost.is_none() {
+            read = self.read_changed(&listing);
+        }
+        let empty = lost.is_some();
+        if let Some(lost) = lost {
+            self.hold(&lost, &mut listing.problems);
         } else {
             self.held = false;
             self.drop_gone(&listing, &mut read);
@@ -168,13 +172,29 @@ impl Look {
         }
     }
 
-    /// Without a single file, all that was there stays: a volume that is not mounted looks like
-    /// that, and nobody runs a mesh without configuration.
-    fn hold(&mut self, problems: &mut Vec<Problem>) {
+    /// The files that the directory has lost, if it has lost all at once: none is there any more,
+    /// or several that held something are empty and no other holds anything. A volume that is not
+    /// mounted, and a full one on which files are written anew, look like that, and nobody runs a
+    /// mesh without configuration.
+    fn lost(&self, listing: &Listing) -> Option<Vec<PathBuf>> {
+        if !listing.is_complete() || listing.files.values().any(|stamp| stamp.length > 0) {
+            return None;
+        }
+        let held = |path: &&PathBuf| self.store.has_objects(&path.display().to_string());
+        let emptied: Vec<PathBuf> = listing.files.keys().filter(held).cloned().collect();
+        if listing.files.is_empty() {
+            Some(self.seen.keys().cloned().collect())
+        } else {
+            // One empty file is how a person says that all is to go.
+            (emptied.len() > 1).then_some(emptied)
+        }
+    }
+
+    /// Keeps all that was there, and says so after a moment.
+    fn hold(&mut self, lost: &[PathBuf], problems: &mut Vec<Problem>) {
         if !self.held {
-            let absent: Vec<PathBuf> = self.seen.keys().cloned().collect();
-            let overdue = absent.iter().filter(|path| self.is_overdue(path)).count();
-            if overdue < absent.len() {
+            let overdue = lost.iter().filter(|path| self.is_overdue(path)).count();
+            if overdue < lost.len() {
                 return;
             }
             self.held = true;
@@ -184,7 +204,8 @@ impl Look {
         let message = if self.seen.is_empty() {
             "holds no configuration file: put one there (it may be empty)"
         } else {
-            "holds no configuration file any more; what it held stays in force: put the files              back, or one without objects if all are to go"
+            "lost all its configuration files at once (they are gone or empty); what it held \
+             stays in force: put the files back, or one with a comment only if all are to go"
         };
         problems.push(scan::problem(&self.directory, message.to_owned()));
     }

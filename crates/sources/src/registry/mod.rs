@@ -6,5 +6,6 @@ pub mod file;
 mod index;
 pub mod load;
 mod look;
+pub mod places;
 mod scan;
 pub mod store;

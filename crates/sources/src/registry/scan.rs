@@ -221,8 +221,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
 pub(super) fn problem(path: &Path, message: String) -> Problem {
     Problem {
         source: path.display().to_string().into(),
-        line: 1,
-        column: 1,
+        line: 0,
+        column: 0,
         object: None,
         path: String::new(),
         message,
@@ -275,10 +275,7 @@ mod tests {
         }
         let told = told(&found);
         assert_eq!(told.len(), 2, "{told:?}");
-        assert!(
-            told[0].contains("loop.yaml:1: cannot be read: "),
-            "{told:?}"
-        );
+        assert!(told[0].contains("loop.yaml: cannot be read: "), "{told:?}");
     }
 
     #[test]

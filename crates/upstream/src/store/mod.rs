@@ -396,6 +396,20 @@ impl ClusterStore {
         all
     }
 
+    /// The certificates of the clusters' TLS contexts that are in force, one entry a context.
+    pub fn certificates(&self) -> Vec<Arc<weft_net::tls::ContextCertificates>> {
+        let inner = self.inner.lock();
+        let clusters = inner.clusters.values();
+        let connectors: Vec<_> = clusters.map(|c| c.snapshot.connectors.clone()).collect();
+        drop(inner);
+        let mut reader = weft_net::tls::CertificateReader::default();
+        let mut all = Vec::new();
+        for connectors in &connectors {
+            all.extend(connectors.certificates(&mut reader));
+        }
+        all
+    }
+
     /// Resolves names and ends outlier intervals, as they come due. Runs until it is dropped;
     /// spawn it once, on the main thread's runtime.
     pub async fn run(self: Arc<Self>) {

@@ -18,6 +18,8 @@ pub(crate) struct Case {
     pub(crate) listener: String,
     pub(crate) h2: bool,
     pub(crate) tls: Option<String>,
+    /// What the files of the client's certificate are called.
+    pub(crate) cert: Option<String>,
     pub(crate) raw: bool,
     pub(crate) close: bool,
     /// Request line and headers.
@@ -66,6 +68,7 @@ fn case(id: usize, text: &str) -> Case {
         listener: "edge".to_owned(),
         h2: false,
         tls: None,
+        cert: None,
         raw: false,
         close: false,
         head: Vec::new(),
@@ -77,7 +80,11 @@ fn case(id: usize, text: &str) -> Case {
             "raw" => case.raw = true,
             "close" => case.close = true,
             listener if !listener.contains('=') => listener.clone_into(&mut case.listener),
-            tls => case.tls = Some(tls.trim_start_matches("tls=").to_owned()),
+            other => match other.split_once('=') {
+                Some(("cert", name)) => case.cert = Some(name.to_owned()),
+                Some(("tls", name)) => case.tls = Some(name.to_owned()),
+                _ => panic!("{name}: unknown option {other}"),
+            },
         }
     }
     let (head, body) = rest.split_once("\n\n").unwrap_or((rest.trim_end(), ""));

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weft_net::Stream;
-use weft_net::tls::{ClientSpec, client_config, connect};
+use weft_net::tls::{ClientSpec, Identity, Pem, client_config, connect};
 
 use super::cases::{Case, Step};
 use super::wire::{Framing, Head, decode_chunks, head_end};
@@ -50,8 +50,17 @@ async fn open(case: &Case, port: u16) -> Result<Stream, String> {
         return Ok(Stream::from(tcp));
     };
     let alpn = if case.h2 { "h2" } else { "http/1.1" };
+    let pem = |kind: &str, name: &String| {
+        let file = format!("{name}.{kind}");
+        let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        Pem::new(file, bytes)
+    };
     let spec = ClientSpec {
         alpn: vec![alpn.into()],
+        identity: case.cert.as_ref().map(|name| Identity {
+            chain: pem("pem", name),
+            key: pem("key", name),
+        }),
         ..ClientSpec::default()
     };
     let config = client_config(&spec).map_err(|e| e.to_string())?;

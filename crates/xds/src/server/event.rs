@@ -21,10 +21,12 @@ pub enum Event {
         /// Names that it no longer asks for.
         removed: Vec<Arc<str>>,
     },
-    /// The client came back and has all that it is to have of this type; nothing is sent.
+    /// The client came back and has all that it is to have of this type; no resource is sent.
     Resumed {
         /// The type.
         type_url: TypeUrl,
+        /// Content hash of all that it has of the type.
+        version: Version,
     },
     /// An answer was handed out for sending.
     Sent {

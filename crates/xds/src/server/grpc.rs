@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::age::Ages;
 pub use super::incoming::{Admitted, incoming};
 use super::{Event, Limits, ServerStream};
 use crate::pb;
@@ -27,6 +28,10 @@ const OUTBOUND: usize = 8;
 const STREAMS_PER_CONNECTION: u32 = 1024;
 /// A stream must name its node within this time.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a stream that has lasted long enough may wait for the ACK of what is under way.
+const LAST_ACK: Duration = Duration::from_secs(10);
+/// How often it looks whether that is there.
+const LAST_ACK_EVERY: Duration = Duration::from_millis(100);
 
 /// Identifies a stream within this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,7 +89,7 @@ pub struct Counters {
     pub acks: AtomicU64,
     /// Answers refused.
     pub nacks: AtomicU64,
-    /// Types resumed without sending anything.
+    /// Types resumed without sending a resource.
     pub resumed: AtomicU64,
     /// Requests ignored for their nonce.
     pub stale_nonces: AtomicU64,
@@ -94,6 +99,8 @@ pub struct Counters {
     pub acks_overdue: AtomicU64,
     /// Removals sent before their time: see [`Limits::held_removals`].
     pub removals_forced: AtomicU64,
+    /// Streams ended for their age: see [`Options::max_connection_age`].
+    pub streams_aged: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, by: u64) {
@@ -113,6 +120,9 @@ pub struct Options {
     pub max_response_bytes: usize,
     /// `control_plane.identifier` of the first answer of a stream.
     pub identifier: Option<Arc<str>>,
+    /// After this time and up to a fifth more a stream is ended when nothing is under way, at most
+    /// one in a hundred a second, and its client chooses a replica anew. `None`: never.
+    pub max_connection_age: Option<Duration>,
 }
 
 impl Default for Options {
@@ -123,6 +133,7 @@ impl Default for Options {
             max_request_bytes: 16 << 20,
             max_response_bytes: 256 << 20,
             identifier: None,
+            max_connection_age: None,
         }
     }
 }
@@ -137,6 +148,7 @@ struct Shared<S> {
     options: Options,
     counters: Arc<Counters>,
     places: Arc<Semaphore>,
+    ages: Option<Ages>,
     next_id: AtomicU64,
 }
 
@@ -152,6 +164,7 @@ pub fn service<S: ViewSource>(
     let shared = Arc::new(Shared {
         source,
         places: Arc::new(Semaphore::new(places)),
+        ages: options.max_connection_age.map(Ages::new),
         options,
         counters,
         next_id: AtomicU64::new(1),
@@ -163,13 +176,19 @@ pub fn service<S: ViewSource>(
 
 /// A gRPC server with keep-alive, so that streams of vanished clients end within a minute. Sockets
 /// that the caller accepts itself need `TCP_NODELAY` from the caller; those of [`incoming`] have it.
-pub fn server_builder() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
+/// A connection of the greatest age is told to go away, so that its client opens its next stream,
+/// when this one has ended, on a new one.
+pub fn server_builder(max_connection_age: Option<Duration>) -> tonic::transport::Server {
+    let builder = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .tcp_keepalive(Some(Duration::from_mins(1)))
-        .tcp_nodelay(true)
+        .tcp_nodelay(true);
+    match max_connection_age {
+        Some(age) => builder.max_connection_age(age),
+        None => builder,
+    }
 }
 
 type Answers<P> = ReceiverStream<Result<<P as Protocol>::Response, Status>>;
@@ -241,6 +260,7 @@ async fn serve<P: Protocol, S: ViewSource>(
     let node = P::node_of(&first).ok_or_else(|| {
         Status::invalid_argument("node: is missing in the first request of the stream")
     })?;
+    let began = Instant::now();
     let id = ConnectionId(shared.next_id.fetch_add(1, Ordering::Relaxed));
     let connection = Connection {
         id,
@@ -265,6 +285,8 @@ async fn serve<P: Protocol, S: ViewSource>(
         id,
         machine,
         views,
+        ends: shared.ages.as_ref().map(|ages| ages.ends(began, id.0)),
+        has_turn: false,
     };
     run.request(first)?;
     run.until_closed(inbound, answers).await
@@ -298,6 +320,9 @@ struct Run<'a, P: Protocol, S> {
     id: ConnectionId,
     machine: ServerStream<P>,
     views: watch::Receiver<View>,
+    /// When it is to be seen whether the stream may end for its age.
+    ends: Option<Instant>,
+    has_turn: bool,
 }
 
 impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
@@ -334,8 +359,36 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 },
                 () = answers.closed() => return Ok(()),
                 () = sleep_until(deadline) => self.machine.tick(Instant::now()),
+                () = sleep_until(self.ends) => {
+                    if self.may_end(Instant::now()) {
+                        add(&self.shared.counters.streams_aged, 1);
+                        return Ok(());
+                    }
+                }
             }
         }
+    }
+
+    /// Whether the stream, which has lasted long enough, may end now; if not, it is to be looked at
+    /// again.
+    fn may_end(&mut self, now: Instant) -> bool {
+        if !std::mem::replace(&mut self.has_turn, true)
+            && let Some(ages) = &self.shared.ages
+        {
+            let open = self.shared.counters.streams_active.load(Ordering::Relaxed);
+            let turn = ages.turn(now, open);
+            if turn > now {
+                self.ends = Some(turn);
+                return false;
+            }
+        }
+        // An ACK that is lost with the stream would have the answer sent again.
+        let waits = self.machine.oldest_in_flight(now);
+        if waits.is_some_and(|waits| waits < LAST_ACK) {
+            self.ends = Some(now + LAST_ACK_EVERY);
+            return false;
+        }
+        true
     }
 
     fn request(&mut self, request: P::Request) -> Result<(), Status> {

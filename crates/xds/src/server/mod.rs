@@ -1,6 +1,7 @@
 //! The server's side of one aggregated stream, without I/O: requests, views and time go in,
 //! answers and events come out. Never knows what a resource means or who the client is.
 
+mod age;
 mod blame;
 mod event;
 pub mod grpc;
@@ -66,6 +67,11 @@ impl<P: Protocol> ServerStream<P> {
         if !self.view.ptr_eq(&view) {
             self.view = view;
             self.generation += 1;
+            for state in &mut self.types {
+                if let Some(target) = self.view.get(&state.type_url) {
+                    state.is_back(target);
+                }
+            }
         }
     }
 

@@ -83,8 +83,10 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
             .base
             .update(wanted.changed.values().cloned().collect(), &gone)
     };
-    let resources = listed(state, turn, &wanted, &proposal);
-    let version = state.wire_set_version(&proposal, &turn.parents);
+    let companions = companions(state, turn, &proposal);
+    let listed_in_all = proposal.update::<&str>(companions.clone(), &[]);
+    let resources = listed(state, turn, &wanted, &listed_in_all);
+    let version = state.wire_set_version(&listed_in_all, &turn.parents);
     let answered = state
         .pending
         .iter()
@@ -106,6 +108,7 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
         proposal,
         parents: turn.parents.clone(),
         offered,
+        companions,
         answered,
         complete_at: settles.then_some(turn.generation),
         sent: turn.now,
@@ -279,12 +282,26 @@ fn truncate(state: &TypeState, turn: &Turn<'_>, wanted: &mut Wanted) -> bool {
     wanted.changed.len() < all
 }
 
-/// The resources of the answer.
+/// What a client that may have earlier forms of what it refuses is told again, since a complete
+/// answer without it would take them.
+fn companions(state: &TypeState, turn: &Turn<'_>, proposal: &ResourceSet) -> Vec<Resource> {
+    if turn.mode == Mode::Delta || state.type_url.is_partial() || !state.unknown_past {
+        return Vec::new();
+    }
+    state
+        .refused
+        .keys()
+        .filter(|name| state.wants(name) && proposal.get(name).is_none())
+        .filter_map(|name| turn.target.get(name).cloned())
+        .collect()
+}
+
+/// The resources of the answer; `all` is what the client has once it accepts it.
 fn listed(
     state: &TypeState,
     turn: &Turn<'_>,
     wanted: &Wanted,
-    proposal: &ResourceSet,
+    all: &ResourceSet,
 ) -> Vec<(Resource, Version)> {
     let versioned = |resource: &Resource| {
         (
@@ -295,21 +312,10 @@ fn listed(
     if turn.mode == Mode::Delta || state.type_url.is_partial() {
         return wanted.changed.values().map(versioned).collect();
     }
-    let mut all: Vec<_> = proposal
-        .iter()
+    all.iter()
         .filter(|resource| state.wants(&resource.name))
         .map(versioned)
-        .collect();
-    if state.unknown_past {
-        // The client may have an earlier form of what it refuses; leaving it out would take that.
-        let companions = state
-            .refused
-            .keys()
-            .filter(|name| state.wants(name) && proposal.get(name).is_none())
-            .filter_map(|name| turn.target.get(name));
-        all.extend(companions.map(versioned));
-    }
-    all
+        .collect()
 }
 
 fn idle(state: &mut TypeState, turn: &Turn<'_>, wanted: &Wanted) -> Step {

@@ -1,9 +1,11 @@
 //! Where one stream stands with one type: what the client asks for, what it has accepted, what is
 //! under way, and what it refuses. Never decides what to send (`plan`).
 
+mod resume;
+mod subscribe;
 mod verdict;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,9 +17,6 @@ use crate::resource::{Resource, Version};
 use crate::set::ResourceSet;
 use crate::type_url::TypeUrl;
 
-/// The wildcard name of the xDS protocol.
-const ALL: &str = "*";
-
 /// An answer that is neither accepted nor refused yet.
 #[derive(Debug)]
 pub(super) struct InFlight {
@@ -28,6 +27,9 @@ pub(super) struct InFlight {
     pub(super) parents: ResourceSet,
     /// Contents that this offers.
     pub(super) offered: Vec<(Arc<str>, Version)>,
+    /// Refused contents that this repeats, because to leave them out would take an earlier form
+    /// of them from the client; not in `proposal`.
+    pub(super) companions: Vec<Resource>,
     /// Names among [`TypeState::pending`] that this answers.
     pub(super) answered: Vec<Arc<str>>,
     /// The generation of the view that this leaves nothing out of.
@@ -70,7 +72,8 @@ pub(super) struct TypeState {
     pub(super) names: AHashSet<Arc<str>>,
     /// Names to be answered whatever `base` says: the client does not have them.
     pub(super) pending: BTreeSet<Arc<str>>,
-    /// The first wildcard request is answered even if there is nothing: clients wait for it.
+    /// The first wildcard request, and that of a client that comes back, is answered even if there
+    /// is nothing: clients wait for it.
     pub(super) answer_owed: bool,
     pub(super) base: ResourceSet,
     /// State of the world, on a stream that continues an earlier one: the client has contents that
@@ -146,6 +149,14 @@ impl TypeState {
     pub(super) fn forget(&mut self, target: &ResourceSet) {
         self.refused.retain(|name, _| target.get(name).is_some());
         self.unsure.retain(|name, _| target.get(name).is_some());
+    }
+
+    /// What is in the view again no longer waits to be taken away. Should it go once more, what was
+    /// sent in between may refer to it.
+    pub(super) fn is_back(&mut self, target: &ResourceSet) {
+        if let Some(held) = &mut self.held {
+            held.names.retain(|name| target.get(name).is_none());
+        }
     }
 
     /// Whether the client asks for anything, or waits for a first answer.
@@ -253,244 +264,6 @@ impl TypeState {
             Mode::Delta => self.subscribe_delta(request, false, events),
         }
         self.check_names(first.target, limits)
-    }
-
-    fn check(&self, request: &Request, limits: &Limits) -> Result<(), StreamError> {
-        let longest = request.names.iter().map(String::len).max().unwrap_or(0);
-        if longest > limits.name_bytes {
-            return Err(StreamError::NameTooLong {
-                type_url: self.type_url.clone(),
-                limit: limits.name_bytes,
-            });
-        }
-        if request.names.len() > limits.names || request.have.len() > limits.names {
-            return Err(self.too_many(limits));
-        }
-        Ok(())
-    }
-
-    fn check_names(&self, target: &ResourceSet, limits: &Limits) -> Result<(), StreamError> {
-        let is_absent = |name: &&Arc<str>| target.get(name).is_none();
-        // Names given up under a wildcard wait for their answer as well. Those that exist are as
-        // many as the view has.
-        let too_many = self.names.len() > limits.names
-            || (self.pending.len() > limits.names
-                && self.pending.iter().filter(is_absent).count() > limits.names);
-        if too_many {
-            return Err(self.too_many(limits));
-        }
-        Ok(())
-    }
-
-    fn too_many(&self, limits: &Limits) -> StreamError {
-        StreamError::TooManyNames {
-            type_url: self.type_url.clone(),
-            limit: limits.names,
-        }
-    }
-
-    fn subscribe_first(&mut self, mode: Mode, request: &Request, events: &mut Vec<Event>) {
-        match mode {
-            Mode::Sotw => self.subscribe_sotw(request, events),
-            Mode::Delta => {
-                let all = request.names.is_empty() && self.type_url.empty_is_wildcard();
-                self.subscribe_delta(request, all, events);
-            }
-        }
-        self.answer_owed = self.is_active() && !self.type_url.is_partial();
-    }
-
-    /// What the client says it has from an earlier stream.
-    fn resume(
-        &mut self,
-        mode: Mode,
-        request: &Request,
-        first: &First<'_>,
-        events: &mut Vec<Event>,
-    ) {
-        self.parents = first.parents.clone();
-        match mode {
-            Mode::Sotw => {
-                if request.version.is_empty() || !self.is_active() {
-                    return;
-                }
-                let wanted = self.wire_set_version(first.target, &first.parents);
-                if request.version != wanted.to_string() {
-                    self.unknown_past = true;
-                    return;
-                }
-            }
-            Mode::Delta => {
-                if request.have.is_empty() {
-                    return;
-                }
-                if !self.resume_delta(&request.have, first) {
-                    return;
-                }
-            }
-        }
-        self.base = first.target.clone();
-        self.pending.clear();
-        self.answer_owed = false;
-        events.push(Event::Resumed {
-            type_url: self.type_url.clone(),
-        });
-    }
-
-    /// Takes over what the client has; true if that is exactly what it is to have.
-    fn resume_delta(&mut self, have: &HashMap<String, String>, first: &First<'_>) -> bool {
-        let mut known = Vec::with_capacity(have.len());
-        let mut all_equal = true;
-        for (name, version) in have {
-            if !self.wants(name) {
-                continue;
-            }
-            self.pending.remove(name.as_str());
-            self.lacking.remove(name.as_str());
-            known.push(match first.target.get(name) {
-                Some(resource)
-                    if self.wire_version(resource, &first.parents).to_string() == *version =>
-                {
-                    resource.clone()
-                }
-                Some(resource) => {
-                    all_equal = false;
-                    let other = Version::from_u64(!resource.version.as_u64());
-                    Resource::stand_in(name, other)
-                }
-                None => {
-                    all_equal = false;
-                    Resource::stand_in(name, Version::of(&self.type_url, version.as_bytes()))
-                }
-            });
-        }
-        let complete = if self.wildcard {
-            known.len() == first.target.len()
-        } else {
-            self.pending
-                .iter()
-                .all(|name| first.target.get(name).is_none())
-        };
-        // Names that do not exist are still to be told so.
-        if all_equal && complete && self.pending.is_empty() {
-            return true;
-        }
-        self.answer_owed = false;
-        self.base = ResourceSet::new(self.type_url.clone(), known);
-        false
-    }
-
-    fn subscribe_sotw(&mut self, request: &Request, events: &mut Vec<Event>) {
-        let explicit_all = request.names.iter().any(|name| name == ALL);
-        let legacy_all =
-            request.names.is_empty() && !self.named_once && self.type_url.empty_is_wildcard();
-        let named: AHashSet<&str> = request
-            .names
-            .iter()
-            .map(String::as_str)
-            .filter(|name| *name != ALL)
-            .collect();
-        let dropped: Vec<Arc<str>> = self
-            .names
-            .iter()
-            .filter(|name| !named.contains(&***name))
-            .cloned()
-            .collect();
-        let added: Vec<&str> = named
-            .into_iter()
-            .filter(|name| !self.names.contains(*name))
-            .collect();
-        self.named_once |= !request.names.is_empty();
-        self.subscribe(&added, dropped, explicit_all || legacy_all, events);
-    }
-
-    fn subscribe_delta(&mut self, request: &Request, all: bool, events: &mut Vec<Event>) {
-        let drops_all = request.unsubscribe.iter().any(|name| name == ALL);
-        let takes_all = all || request.names.iter().any(|name| name == ALL);
-        let wildcard = takes_all || (self.wildcard && !drops_all);
-        let added: Vec<&str> = request
-            .names
-            .iter()
-            .map(String::as_str)
-            .filter(|name| *name != ALL)
-            .collect();
-        let dropped: Vec<Arc<str>> = request
-            .unsubscribe
-            .iter()
-            .filter_map(|name| self.names.get(name.as_str()).cloned())
-            .collect();
-        // A name given up under a wildcard is still wanted: the protocol asks for an answer.
-        if wildcard {
-            let again = dropped.iter().filter(|name| !added.contains(&&***name));
-            self.pending.extend(again.cloned());
-        }
-        self.subscribe(&added, dropped, wildcard, events);
-    }
-
-    fn subscribe(
-        &mut self,
-        added: &[&str],
-        dropped: Vec<Arc<str>>,
-        wildcard: bool,
-        events: &mut Vec<Event>,
-    ) {
-        for name in &dropped {
-            self.names.remove(name);
-            if !wildcard {
-                self.pending.remove(name);
-                self.lacking.remove(name);
-            }
-        }
-        let added: Vec<Arc<str>> = added
-            .iter()
-            .map(|name| {
-                self.base
-                    .get(name)
-                    .map_or_else(|| Arc::from(*name), |r| r.name.clone())
-            })
-            .collect();
-        if wildcard && !self.wildcard {
-            self.widen();
-        }
-        let turned = wildcard != self.wildcard;
-        let had_all = std::mem::replace(&mut self.wildcard, wildcard);
-        for name in &added {
-            if self.names.insert(name.clone()) {
-                if !had_all {
-                    self.lacking.insert(name.clone());
-                }
-                // Asked for anew: it may be refused anew.
-                self.refused.remove(name);
-            }
-            self.pending.insert(name.clone());
-        }
-        if turned || !added.is_empty() || !dropped.is_empty() {
-            self.reported = None;
-            events.push(Event::Subscribed {
-                type_url: self.type_url.clone(),
-                wildcard,
-                added,
-                removed: dropped,
-            });
-        }
-    }
-
-    /// From names to all: what the client has is no more than what it had asked for by name.
-    fn widen(&mut self) {
-        let kept = self
-            .names
-            .iter()
-            .filter(|name| !self.pending.contains(*name))
-            .filter_map(|name| self.base.get(name).cloned());
-        self.base = ResourceSet::new(self.type_url.clone(), kept.collect::<Vec<_>>());
-        if let Some(in_flight) = &mut self.in_flight {
-            let offered = in_flight
-                .offered
-                .iter()
-                .filter_map(|(name, _)| in_flight.proposal.get(name).cloned());
-            in_flight.proposal = self.base.update::<&str>(offered.collect(), &[]);
-            in_flight.complete_at = None;
-        }
     }
 
     /// Notes what was sent.

@@ -481,9 +481,7 @@ impl Routing {
                 &source,
             );
         }
-        if let Some(cors) = &exchange.cors {
-            cors.apply(&mut parts.headers);
-        }
+        exchange.filter_response(&mut parts.headers);
         respond::finish_headers(&exchange, &mut parts.headers);
         // The version is the downstream's own affair.
         parts.version = Version::HTTP_11;

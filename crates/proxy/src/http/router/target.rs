@@ -8,7 +8,7 @@ use crate::http::request::Found;
 /// The cluster that the route chose.
 #[derive(Debug)]
 pub(crate) struct Choice {
-    pub(super) name: Box<str>,
+    pub(crate) name: Box<str>,
     pub(super) weighted: Option<usize>,
 }
 
@@ -27,7 +27,8 @@ impl Choice {
         }
     }
 
-    pub(super) fn entry<'f>(&self, forward: &'f Forward) -> Option<&'f WeightedCluster> {
+    /// The entry of the route's weighted clusters.
+    pub(crate) fn entry<'f>(&self, forward: &'f Forward) -> Option<&'f WeightedCluster> {
         match (&forward.cluster, self.weighted) {
             (ClusterSpec::Weighted { clusters, .. }, Some(index)) => clusters.get(index),
             _ => None,

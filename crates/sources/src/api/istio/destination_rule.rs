@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use weft_model::{
-    ClientTls, ClientTlsMode, DestinationRule, ExportTo, Hostname, KeyPairFiles, Labels, Namespace,
-    PolicySettings, ProxyProtocol, RetryBudget, Subset, TrafficPolicy, Tunnel,
+    ClientTls, ClientTlsMode, CredentialName, DestinationRule, ExportTo, Hostname, KeyPairFiles,
+    Labels, Namespace, PolicySettings, ProxyProtocol, RetryBudget, Subset, TrafficPolicy, Tunnel,
 };
 use weft_proto::istio::r#type::v1beta1::WorkloadSelector;
 
@@ -240,37 +240,73 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
         insecure_skip_verify,
         ca_crl,
     } = message;
-    at.field("credentialName")
-        .refuse(!credential_name.is_empty());
-    at.field("caCrl").refuse(!ca_crl.is_empty());
     let mode = at.field("mode").ok(Mode::try_from(mode))?;
+    let credential = match credential_name.as_str() {
+        "" => None,
+        name => Some(at.field("credentialName").ok(CredentialName::parse(name))?),
+    };
     let own = [
         ("clientCertificate", &client_certificate),
         ("privateKey", &private_key),
     ];
     for (field, value) in own {
         match mode {
-            Mode::Mutual if value.is_empty() && credential_name.is_empty() => {
+            Mode::Mutual if value.is_empty() && credential.is_none() => {
                 at.field(field)
                     .error("is missing: mode MUTUAL needs the path of a PEM file");
             }
-            Mode::Disable | Mode::Simple if !value.is_empty() => {
+            Mode::Disable | Mode::Simple | Mode::IstioMutual if !value.is_empty() => {
                 at.field(field)
                     .error("is not used by this mode: use mode MUTUAL, or remove it");
             }
             _ => {}
         }
     }
-    let mode = match mode {
-        Mode::Disable => ClientTlsMode::Disable,
-        Mode::Simple => ClientTlsMode::Simple,
-        Mode::Mutual => ClientTlsMode::Mutual(KeyPairFiles {
+    if mode == Mode::IstioMutual && !ca_certificates.is_empty() {
+        at.field("caCertificates")
+            .error("is not used by this mode: authorities are those of the mesh; remove it");
+    }
+    if mode == Mode::IstioMutual && insecure_skip_verify.is_some_and(|flag| flag.value) {
+        at.field("insecureSkipVerify")
+            .error("is not used by this mode: servers of the mesh are always verified");
+    }
+    if credential.is_some() {
+        let files = [
+            ("clientCertificate", &client_certificate),
+            ("privateKey", &private_key),
+            ("caCertificates", &ca_certificates),
+            ("caCrl", &ca_crl),
+        ];
+        for (field, _) in files.iter().filter(|(_, value)| !value.is_empty()) {
+            at.field(field)
+                .error("is not used with credentialName: remove one of them");
+        }
+    }
+    let no_roots = ca_certificates.is_empty() || mode == Mode::Disable;
+    if !ca_crl.is_empty() && credential.is_none() && no_roots {
+        at.field("caCrl")
+            .error("has no effect without caCertificates: write both");
+    }
+    let mode = match (mode, credential) {
+        (Mode::Disable, None) => ClientTlsMode::Disable,
+        (Mode::Disable, Some(_)) => {
+            at.field("credentialName")
+                .error("is not used by mode DISABLE: use SIMPLE or MUTUAL, or remove it");
+            return None;
+        }
+        (Mode::Simple | Mode::Mutual, Some(name)) => ClientTlsMode::Credential {
+            name,
+            mutual: mode == Mode::Mutual,
+        },
+        (Mode::Simple, None) => ClientTlsMode::Simple,
+        (Mode::Mutual, None) => ClientTlsMode::Mutual(KeyPairFiles {
             certificate: client_certificate.into(),
             private_key: private_key.into(),
         }),
-        Mode::IstioMutual => {
-            at.field("mode")
-                .error("ISTIO_MUTUAL is not supported yet (see docs/compatibility.md)");
+        (Mode::IstioMutual, None) => ClientTlsMode::IstioMutual,
+        (Mode::IstioMutual, Some(_)) => {
+            at.field("credentialName")
+                .error("is not used by mode ISTIO_MUTUAL: use SIMPLE or MUTUAL, or remove it");
             return None;
         }
     };
@@ -280,5 +316,6 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
         subject_alt_names: subject_alt_names.into_iter().map(Into::into).collect(),
         sni: optional(sni),
         insecure_skip_verify: insecure_skip_verify.is_some_and(|flag| flag.value),
+        crl_file: optional(ca_crl),
     })
 }

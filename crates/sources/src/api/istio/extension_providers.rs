@@ -1,8 +1,10 @@
-//! `MeshConfig.extensionProviders` and `defaultProviders`.
+//! `MeshConfig.extensionProviders` and `defaultProviders`. Those that policies ask are read in
+//! `mesh_config_providers`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_model::name::is_dns_label;
 use weft_model::provider::{
     Collector, DefaultProviders, DynatraceSampler, Export, FileLog, GrpcExport, GrpcLog,
     HttpExport, Json, LogFormat, OpenTelemetry, OtelLog, Provider, ProviderHeader, ProviderKind,
@@ -15,6 +17,7 @@ use mesh::extension_provider as pb;
 use pb::Provider as Kind;
 
 use super::log_format::{object, operators, text_format};
+use super::mesh_config_providers as authorization;
 use crate::check::{At, optional};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -40,6 +43,16 @@ pub(super) fn providers(
             ));
         }
         own.push(Arc::clone(&name));
+        // The name becomes part of the names of policies, which filters compare by prefix.
+        let asked = matches!(
+            provider,
+            Some(Kind::EnvoyExtAuthzHttp(_) | Kind::EnvoyExtAuthzGrpc(_))
+        );
+        if asked && !is_dns_label(&name) {
+            at.field("name").error(format_args!(
+                "\"{name}\" is no name for a provider that policies ask: use lower-case letters, digits and '-'"
+            ));
+        }
         let Some(kind) = kind(provider, at) else {
             continue;
         };
@@ -124,8 +137,14 @@ fn kind(provider: Option<Kind>, at: At<'_>) -> Option<ProviderKind> {
             ProviderKind::OpenTelemetry(Box::new(made))
         }
         Some(Kind::Prometheus(pb::PrometheusMetricsProvider {})) => ProviderKind::Prometheus,
-        Some(Kind::EnvoyExtAuthzHttp(_)) => return unsupported(at.field("envoyExtAuthzHttp")),
-        Some(Kind::EnvoyExtAuthzGrpc(_)) => return unsupported(at.field("envoyExtAuthzGrpc")),
+        Some(Kind::EnvoyExtAuthzHttp(message)) => {
+            let asked = authorization::http(message, at.field("envoyExtAuthzHttp"))?;
+            ProviderKind::Authorization(Box::new(asked))
+        }
+        Some(Kind::EnvoyExtAuthzGrpc(message)) => {
+            let asked = authorization::grpc(message, at.field("envoyExtAuthzGrpc"))?;
+            ProviderKind::Authorization(Box::new(asked))
+        }
         Some(Kind::Sds(_)) => return unsupported(at.field("sds")),
         Some(Kind::Stackdriver(_)) => return gone(at.field("stackdriver")),
         Some(Kind::Lightstep(_)) => return gone(at.field("lightstep")),
@@ -148,7 +167,7 @@ fn gone(at: At<'_>) -> Option<ProviderKind> {
 }
 
 /// `[namespace/]host` and a port.
-fn service(text: &str, port: u32, at: At<'_>) -> Option<ProviderService> {
+pub(super) fn service(text: &str, port: u32, at: At<'_>) -> Option<ProviderService> {
     let port = at.field("port").port(port);
     let place = at.field("service");
     if text.is_empty() {

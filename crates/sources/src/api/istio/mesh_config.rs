@@ -3,11 +3,12 @@
 //! Fields that speak of things outside of what we generate and change nothing about it are
 //! ignored by name: [`IGNORED`]. All others are used or refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{
-    ExportTo, MeshSettings, Namespace, OutboundTrafficPolicy, PathNormalization, PolicySettings,
-    PortNumber,
+    ExportTo, MeshSettings, MeshTls, Namespace, OutboundTrafficPolicy, PathNormalization,
+    PolicySettings, PortNumber, TlsVersion,
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
@@ -30,6 +31,18 @@ pub const IGNORED: [(&str, &str); 5] = [
     ("ingressService", "Kubernetes Ingress is not read"),
 ];
 
+/// Suites of TLS 1.2 that Istio lets a mesh choose, but for those that are broken.
+const CIPHER_SUITES: [&str; 8] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+];
+
 /// Reads a `MeshConfig`. `source` names the file in errors; all errors are returned.
 pub fn parse(source: &str, text: &str) -> Result<MeshSettings, Vec<Problem>> {
     let message = bootstrap::read_mesh_config(source, text)?;
@@ -44,7 +57,9 @@ pub fn parse(source: &str, text: &str) -> Result<MeshSettings, Vec<Problem>> {
         // In Istio proxies make spans unless that is switched off; the message cannot tell `false`
         // from nothing.
         let said = |name| root.as_ref().is_some_and(|root| root.get(name).is_some());
-        settings.tracing |= !said("enableTracing") && !said("enable_tracing");
+        if !said("enableTracing") && !said("enable_tracing") {
+            settings.tracing = None;
+        }
         return Ok(settings);
     }
     let problem = |finding: Finding| {
@@ -76,7 +91,23 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
             .unwrap_or(settings.root_namespace);
     }
     if let Some(domain) = optional(message.trust_domain) {
-        settings.trust_domain = domain;
+        settings.trust_domain = trust_domain(&domain, at.field("trustDomain"));
+    }
+    let aliases = at.field("trustDomainAliases");
+    settings.trust_domain_aliases = message
+        .trust_domain_aliases
+        .iter()
+        .enumerate()
+        .map(|(index, alias)| trust_domain(alias, aliases.index(index)))
+        .collect();
+    // As a set, and so as in istiod.
+    settings.trust_domain_aliases.sort();
+    settings.trust_domain_aliases.dedup();
+    if let Some(flag) = message.enable_auto_mtls {
+        settings.auto_mtls = flag.value;
+    }
+    if let Some(message) = message.mesh_m_tls {
+        settings.mesh_tls = mesh_tls(message, at.field("meshMTLS"));
     }
     settings.access_log_file = optional(message.access_log_file);
     let format = at.field("accessLogFormat");
@@ -88,7 +119,7 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         };
     settings.access_log_service = message.enable_envoy_access_log_service;
     settings.listener_log = !message.disable_envoy_listener_log;
-    settings.tracing = message.enable_tracing;
+    settings.tracing = Some(message.enable_tracing);
     let list = at.field("extensionProviders");
     settings.providers =
         extension_providers::providers(message.extension_providers, settings.providers, list);
@@ -159,6 +190,45 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
     }
     settings
+}
+
+/// A trust domain as SPIFFE allows it (SPIFFE-ID, 2.1), with Istio's upper-case letters.
+fn trust_domain(text: &str, at: At<'_>) -> Arc<str> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    if text.is_empty() || text.len() > 255 || !text.bytes().all(fits) {
+        at.error(format_args!(
+            "\"{text}\" is no trust domain: use letters, digits, '-', '_' and '.'"
+        ));
+    }
+    text.into()
+}
+
+fn mesh_tls(message: mesh::mesh_config::TlsConfig, at: At<'_>) -> MeshTls {
+    use mesh::mesh_config::tls_config::TlsProtocol;
+    let mesh::mesh_config::TlsConfig {
+        min_protocol_version,
+        ecdh_curves,
+        cipher_suites,
+    } = message;
+    at.field("ecdhCurves").refuse(!ecdh_curves.is_empty());
+    let version = at.field("minProtocolVersion");
+    let list = at.field("cipherSuites");
+    for (index, name) in cipher_suites.iter().enumerate() {
+        if !CIPHER_SUITES.contains(&name.as_str()) {
+            list.index(index).error(format_args!(
+                "\"{name}\" is unknown: use {}",
+                CIPHER_SUITES.join(", ")
+            ));
+        }
+    }
+    MeshTls {
+        min_version: match version.ok(TlsProtocol::try_from(min_protocol_version)) {
+            Some(TlsProtocol::Tlsv13) => Some(TlsVersion::V1_3),
+            Some(TlsProtocol::Tlsv12) => Some(TlsVersion::V1_2),
+            Some(TlsProtocol::TlsAuto) | None => None,
+        },
+        cipher_suites: cipher_suites.into_iter().map(Into::into).collect(),
+    }
 }
 
 fn default_policy(message: mesh::mesh_config::DefaultTrafficPolicy, at: At<'_>) -> PolicySettings {
@@ -241,6 +311,9 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         access_log_encoding: _,
         outbound_traffic_policy: _,
         trust_domain: _,
+        trust_domain_aliases: _,
+        enable_auto_mtls: _,
+        mesh_m_tls: _,
         default_service_export_to: _,
         default_virtual_service_export_to: _,
         default_destination_rule_export_to: _,
@@ -270,8 +343,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         hbone_idle_timeout,
         inbound_traffic_policy,
         config_sources,
-        enable_auto_mtls,
-        trust_domain_aliases,
         ca_certificates,
         zone_aware_lb_setting,
         certificates,
@@ -281,7 +352,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ca,
         discovery_selectors,
         default_http_retry_policy,
-        mesh_m_tls,
         tls_defaults,
         service_entry_visibility,
     } = message;
@@ -289,12 +359,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ("hboneIdleTimeout", hbone_idle_timeout.is_some()),
         ("inboundTrafficPolicy", inbound_traffic_policy.is_some()),
         ("configSources", !config_sources.is_empty()),
-        // Switched off is what we do.
-        (
-            "enableAutoMtls",
-            enable_auto_mtls.as_ref().is_some_and(|flag| flag.value),
-        ),
-        ("trustDomainAliases", !trust_domain_aliases.is_empty()),
         ("caCertificates", !ca_certificates.is_empty()),
         ("zoneAwareLbSetting", zone_aware_lb_setting.is_some()),
         ("certificates", !certificates.is_empty()),
@@ -310,7 +374,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
             "defaultHttpRetryPolicy",
             default_http_retry_policy.is_some(),
         ),
-        ("meshMTLS", mesh_m_tls.is_some()),
         ("tlsDefaults", tls_defaults.is_some()),
         ("serviceEntryVisibility", service_entry_visibility.is_some()),
     ];

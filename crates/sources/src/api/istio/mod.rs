@@ -2,15 +2,26 @@
 //! field, so that a field of the real API that nobody thought of does not compile; what is not
 //! generated yet is refused with its path.
 
+pub(crate) mod authorization_policy;
+mod authorization_policy_values;
+mod authorization_policy_when;
 pub(crate) mod destination_rule;
 mod destination_rule_balancer;
 mod destination_rule_pool;
+pub(crate) mod envoy_filter;
+mod envoy_filter_match;
+mod envoy_filter_value;
 mod extension_providers;
 pub(crate) mod gateway;
+mod gateway_tls;
 mod log_format;
 pub mod mesh_config;
+mod mesh_config_providers;
+pub(crate) mod peer_authentication;
 pub(crate) mod proxy_config;
 pub mod proxy_settings;
+pub(crate) mod request_authentication;
+mod selector;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
 pub(crate) mod telemetry;

@@ -143,9 +143,7 @@ fn used(
     at: At<'_>,
 ) -> ProxySettings {
     ProxySettings {
-        tracing: tracing
-            .map(|message| self::tracing(message, at.field("tracing")))
-            .unwrap_or_default(),
+        tracing: tracing.map(|message| self::tracing(message, at.field("tracing"))),
         headers: headers
             .map(|message| self::headers(message, at.field("proxyHeaders")))
             .unwrap_or_default(),
@@ -284,12 +282,12 @@ fn topology(message: pb::Topology, at: At<'_>) -> GatewayTopology {
         forward_client_cert_details,
         proxy_protocol,
     } = message;
-    at.field("proxyProtocol").refuse(proxy_protocol.is_some());
     GatewayTopology {
         trusted_proxies: num_trusted_proxies,
         forward_client_cert: forwarding(
             forward_client_cert_details,
             at.field("forwardClientCertDetails"),
         ),
+        proxy_protocol: proxy_protocol.is_some(),
     }
 }

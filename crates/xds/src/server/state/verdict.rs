@@ -22,10 +22,27 @@ impl TypeState {
                     type_url: self.type_url.clone(),
                     version: in_flight.proposal.version(),
                 });
-                self.accept(in_flight);
+                self.accept_all(mode, in_flight);
             }
             Some(error) => self.refuse(mode, in_flight, &error.message, events),
         }
+    }
+
+    /// An ACK: the client has all that the answer listed. Companions were refused for something
+    /// else, then. After a complete answer it has nothing else.
+    fn accept_all(&mut self, mode: Mode, mut in_flight: InFlight) {
+        let companions = std::mem::take(&mut in_flight.companions);
+        for resource in &companions {
+            self.refused.remove(&resource.name);
+        }
+        in_flight.proposal = in_flight.proposal.update::<&str>(companions, &[]);
+        if mode == Mode::Sotw && !self.type_url.is_partial() {
+            self.unknown_past = false;
+            self.unsure.clear();
+            let has = &in_flight.proposal;
+            self.lacking.retain(|name| has.get(name).is_none());
+        }
+        self.accept(in_flight);
     }
 
     fn accept(&mut self, in_flight: InFlight) {

@@ -1,0 +1,375 @@
+//! What a workload's own listeners do with connections: mutual TLS, plain text or both, by port and
+//! protocol, and who may do what. The chains of each mode are istiod's. Must never know clients.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_model::{MutualTlsMode, PeerModes, PortNumber, Protocol};
+
+use super::access::Guard;
+use super::http::{self, Routes, Setup, Side};
+use super::inspectors::{self, Inspected};
+use super::listeners::{accepts_per_event, emit, own_port_chain};
+use super::{mutual, names, routes, virtual_hosts};
+use crate::emit::{Emitted, Fault, Origins, origins};
+use crate::identity::Identity;
+use crate::node::Interception;
+use crate::pb::core::v3::{TrafficDirection, TransportSocket};
+use crate::pb::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use crate::pb::route::v3::RouteConfiguration;
+use crate::pb::{self, address, bool_value, duration, listener_filter, original_dst, u32_value};
+
+/// A port of the workload itself, as its services know it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct InboundPort {
+    /// Where clients connect.
+    pub(crate) port: u16,
+    /// What is spoken there.
+    pub(crate) protocol: Protocol,
+    /// The service's port that leads there.
+    pub(crate) service_port: Option<PortNumber>,
+    /// Name for traces, `host:port` of the service.
+    pub(crate) operation: Arc<str>,
+}
+
+/// The proxy whose listeners are made, and the rules for it.
+pub(crate) struct Workload<'a> {
+    pub(crate) setup: Setup<'a>,
+    pub(crate) identity: &'a Identity,
+    pub(crate) modes: &'a PeerModes,
+    pub(crate) guard: &'a Guard,
+    /// Services and rules.
+    pub(crate) origins: &'a Origins,
+}
+
+/// What connections a port takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Plain,
+    Mutual,
+    Both,
+    /// Mutual TLS is wanted, and the proxy has no certificate: none.
+    Nothing,
+}
+
+/// What is spoken in a chain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Http,
+    Bytes,
+    /// The first bytes say.
+    Either,
+}
+
+/// One chain of a port: what the inspectors find, and whether TLS ends here.
+struct ChainKind {
+    found: &'static [&'static str],
+    transport: &'static str,
+    ends_tls: bool,
+    http: bool,
+}
+
+const TLS: &str = "tls";
+const RAW: &str = "raw_buffer";
+/// ALPN of Istio's clients: for anything, for HTTP and for bytes.
+const ISTIO: [&str; 5] = [
+    "istio",
+    "istio-peer-exchange",
+    "istio-http/1.0",
+    "istio-http/1.1",
+    "istio-h2",
+];
+const ISTIO_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
+const ISTIO_BYTES: [&str; 2] = ["istio-peer-exchange", "istio"];
+/// What the HTTP inspector finds.
+const PLAIN_HTTP: [&str; 2] = ["http/1.1", "h2c"];
+
+const fn mutual(found: &'static [&'static str], http: bool) -> ChainKind {
+    ChainKind {
+        found,
+        transport: TLS,
+        ends_tls: true,
+        http,
+    }
+}
+
+const fn plain(found: &'static [&'static str], http: bool) -> ChainKind {
+    ChainKind {
+        found,
+        transport: RAW,
+        ends_tls: false,
+        http,
+    }
+}
+
+/// TLS of the application's own.
+const PASSED_ON: ChainKind = ChainKind {
+    found: &[],
+    transport: TLS,
+    ends_tls: false,
+    http: false,
+};
+
+fn options(takes: Takes, speaks: Speaks) -> &'static [ChainKind] {
+    match (speaks, takes) {
+        (_, Takes::Nothing) => &[],
+        (Speaks::Http, Takes::Mutual) => const { &[mutual(&[], true)] },
+        (Speaks::Http, Takes::Both) => const { &[mutual(&ISTIO, true), plain(&[], true)] },
+        (Speaks::Http, Takes::Plain) => const { &[plain(&[], true)] },
+        (Speaks::Bytes, Takes::Mutual) => const { &[mutual(&[], false)] },
+        (Speaks::Bytes, Takes::Both) => {
+            const { &[mutual(&ISTIO, false), PASSED_ON, plain(&[], false)] }
+        }
+        (Speaks::Bytes, Takes::Plain) => const { &[plain(&[], false)] },
+        (Speaks::Either, Takes::Mutual) => {
+            const { &[mutual(&ISTIO_HTTP, true), mutual(&[], false)] }
+        }
+        (Speaks::Either, Takes::Both) => {
+            const {
+                &[
+                    mutual(&ISTIO_HTTP, true),
+                    plain(&PLAIN_HTTP, true),
+                    mutual(&ISTIO_BYTES, false),
+                    plain(&[], false),
+                    PASSED_ON,
+                ]
+            }
+        }
+        (Speaks::Either, Takes::Plain) => const { &[plain(&PLAIN_HTTP, true), plain(&[], false)] },
+    }
+}
+
+/// The chains of one place where connections arrive.
+struct Place<'a> {
+    /// Matched; `None`: any port.
+    port: Option<u16>,
+    takes: Takes,
+    speaks: Speaks,
+    cluster: &'a str,
+    stat_prefix: &'a str,
+    http_name: &'a str,
+    tcp_name: &'a str,
+    inbound: &'a InboundPort,
+}
+
+impl Workload<'_> {
+    fn takes(&self, port: Option<u16>) -> Takes {
+        let port = port.and_then(|port| PortNumber::new(port).ok());
+        let mode = port.map_or(self.modes.mode, |port| self.modes.at(port));
+        match (mode, self.identity.serves()) {
+            (MutualTlsMode::Strict, true) => Takes::Mutual,
+            (MutualTlsMode::Strict, false) => Takes::Nothing,
+            (MutualTlsMode::Permissive, true) => Takes::Both,
+            (MutualTlsMode::Permissive, false) | (MutualTlsMode::Disable, _) => Takes::Plain,
+        }
+    }
+
+    fn chains(&self, place: &Place<'_>) -> Vec<FilterChain> {
+        let matched = |option: &ChainKind| FilterChainMatch {
+            destination_port: place.port.and_then(|port| u32_value(port.into())),
+            application_protocols: option.found.iter().map(|p| (*p).to_owned()).collect(),
+            transport_protocol: option.transport.to_owned(),
+            ..FilterChainMatch::default()
+        };
+        if place.takes == Takes::Nothing {
+            return vec![FilterChain {
+                filter_chain_match: Some(FilterChainMatch {
+                    destination_port: place.port.and_then(|port| u32_value(port.into())),
+                    ..FilterChainMatch::default()
+                }),
+                filters: vec![http::tcp(&self.setup, names::BLACK_HOLE, None)],
+                name: place.tcp_name.to_owned(),
+                ..FilterChain::default()
+            }];
+        }
+        let chains = options(place.takes, place.speaks).iter().map(|option| {
+            let (filters, name) = if option.http {
+                let routes = inbound_routes(place.cluster, place.inbound);
+                let manager = http::guarded_manager(
+                    &self.setup,
+                    Side::Inbound,
+                    http::delimited(place.stat_prefix),
+                    Routes::Inline(Box::new(routes)),
+                    self.guard,
+                );
+                (vec![manager], place.http_name)
+            } else {
+                let mut filters = self.guard.tcp.clone();
+                filters.push(http::tcp(&self.setup, place.cluster, None));
+                (filters, place.tcp_name)
+            };
+            FilterChain {
+                filter_chain_match: Some(matched(option)),
+                filters,
+                transport_socket: option.ends_tls.then(|| self.socket()).flatten(),
+                name: name.to_owned(),
+                ..FilterChain::default()
+            }
+        });
+        chains.collect()
+    }
+
+    fn socket(&self) -> Option<TransportSocket> {
+        let context = mutual::server(self.setup.mesh, self.identity)?;
+        Some(pb::transport_socket(&context))
+    }
+
+    /// The chains of a port that a service has. `by_port`: the listener is for several ports.
+    fn port(&self, inbound: &InboundPort, by_port: bool) -> Vec<FilterChain> {
+        let listener = names::listener("0.0.0.0", inbound.port);
+        self.chains(&Place {
+            port: by_port.then_some(inbound.port),
+            takes: self.takes(Some(inbound.port)),
+            speaks: match inbound.protocol {
+                p if p.is_http() => Speaks::Http,
+                Protocol::Unsupported => Speaks::Either,
+                _ => Speaks::Bytes,
+            },
+            cluster: &names::inbound(inbound.port),
+            stat_prefix: &format!("inbound_{listener}"),
+            http_name: &listener,
+            tcp_name: &listener,
+            inbound,
+        })
+    }
+
+    /// The chains of ports that no service has: of those that rules name, and of all others.
+    fn passthrough(&self, known: &[InboundPort]) -> Vec<FilterChain> {
+        let unknown = InboundPort {
+            port: 0,
+            protocol: Protocol::Unsupported,
+            service_port: None,
+            operation: names::INBOUND_PASSTHROUGH.into(),
+        };
+        let named = self.modes.ports.keys().map(|port| port.get());
+        let named = named.filter(|port| known.iter().all(|inbound| inbound.port != *port));
+        let ports = std::iter::once(None).chain(named.map(Some));
+        ports
+            .flat_map(|port| {
+                self.chains(&Place {
+                    port,
+                    takes: self.takes(port),
+                    speaks: Speaks::Either,
+                    cluster: names::INBOUND_PASSTHROUGH,
+                    stat_prefix: names::INBOUND_PASSTHROUGH,
+                    http_name: "virtualInbound-catchall-http",
+                    tcp_name: "virtualInbound",
+                    inbound: &unknown,
+                })
+            })
+            .collect()
+    }
+
+    /// Tells that connections are refused for want of a certificate.
+    fn with_faults(&self, mut made: Emitted, ports: &[Option<u16>]) -> Emitted {
+        let mut faults = self.guard.faults.clone();
+        let refused = |port: &&Option<u16>| self.takes(**port) == Takes::Nothing;
+        if let Some(port) = ports.iter().find(refused) {
+            let which = port.map_or("ports of no service".to_owned(), |p| format!("port {p}"));
+            faults.push(Fault {
+                message: format!(
+                    "LDS {}: mutual TLS is STRICT ({which}), and the proxy has no certificate: connections are refused (node metadata TLS_SERVER_CERT_CHAIN, TLS_SERVER_KEY, TLS_SERVER_ROOT_CERT)",
+                    made.resource.name
+                )
+                .into(),
+                origins: origins(self.modes.rules.iter().cloned()),
+            });
+        }
+        made.faults = faults.into();
+        made
+    }
+}
+
+fn inbound_routes(cluster: &str, inbound: &InboundPort) -> RouteConfiguration {
+    let mut host = virtual_hosts::shell(
+        format!("inbound|http|{}", inbound.port),
+        vec!["*".to_owned()],
+        false,
+        virtual_hosts::RouteHeaders {
+            attempt_count: false,
+            forwarded_host: false,
+        },
+    );
+    host.routes = vec![routes::inbound(cluster, format!("{}/*", inbound.operation))];
+    RouteConfiguration {
+        name: cluster.to_owned(),
+        virtual_hosts: vec![host],
+        validate_clusters: bool_value(false),
+        ..RouteConfiguration::default()
+    }
+}
+
+/// What the inspectors have to find at each port (0: all others).
+fn inspected(chains: &[FilterChain]) -> BTreeMap<u16, Inspected> {
+    let mut ports: BTreeMap<u16, Inspected> = BTreeMap::new();
+    for chain in chains {
+        let matched = chain.filter_chain_match.clone().unwrap_or_default();
+        let port = matched.destination_port.map_or(0, |port| port.value);
+        let entry = ports.entry(u16::try_from(port).unwrap_or(0)).or_default();
+        entry.tls |= matched.transport_protocol == TLS;
+        let found = &matched.application_protocols;
+        entry.http |= found.iter().any(|p| PLAIN_HTTP.contains(&p.as_str()));
+    }
+    ports
+}
+
+/// Where captured inbound connections arrive.
+pub(crate) fn captured(
+    workload: &Workload<'_>,
+    wildcard: &str,
+    interception: Interception,
+    ports: &[InboundPort],
+) -> Emitted {
+    let setup = &workload.setup;
+    let port = setup.mesh.proxy_inbound_listen_port.get();
+    let mut chains = vec![own_port_chain(setup, "virtualInbound-blackhole", port)];
+    chains.extend(workload.passthrough(ports));
+    for inbound in ports {
+        chains.extend(workload.port(inbound, true));
+    }
+    let mut filters = vec![listener_filter(
+        "envoy.filters.listener.original_dst",
+        &original_dst::v3::OriginalDst::default(),
+    )];
+    filters.extend(inspectors::by_port(&inspected(&chains)));
+    let message = Listener {
+        name: "virtualInbound".to_owned(),
+        access_log: setup.reporting.listener_logs.clone(),
+        address: Some(address(wildcard, port)),
+        filter_chains: chains,
+        listener_filters: filters,
+        listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),
+        continue_on_listener_filters_timeout: true,
+        max_connections_to_accept_per_socket_event: accepts_per_event(),
+        transparent: (interception == Interception::Tproxy)
+            .then(|| bool_value(true))
+            .flatten(),
+        traffic_direction: TrafficDirection::Inbound as i32,
+        ..Listener::default()
+    };
+    let named = workload.modes.ports.keys().map(|port| Some(port.get()));
+    let known = ports.iter().map(|inbound| Some(inbound.port));
+    let all: Vec<_> = std::iter::once(None).chain(named).chain(known).collect();
+    workload.with_faults(emit(&message, Vec::new(), workload.origins), &all)
+}
+
+/// An inbound listener that binds the workload's own address and port: no capture needed.
+pub(crate) fn bound(workload: &Workload<'_>, ip: IpAddr, inbound: &InboundPort) -> Emitted {
+    let (setup, bind) = (&workload.setup, ip.to_string());
+    let chains = workload.port(inbound, false);
+    let filters = inspectors::by_port(&inspected(&chains));
+    let message = Listener {
+        name: names::listener(&bind, inbound.port),
+        access_log: setup.reporting.listener_logs.clone(),
+        address: Some(address(&bind, inbound.port)),
+        filter_chains: chains,
+        listener_filters: filters,
+        listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),
+        continue_on_listener_filters_timeout: true,
+        traffic_direction: TrafficDirection::Inbound as i32,
+        ..Listener::default()
+    };
+    let made = emit(&message, Vec::new(), workload.origins);
+    workload.with_faults(made, &[Some(inbound.port)])
+}

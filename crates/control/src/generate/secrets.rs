@@ -1,0 +1,73 @@
+//! Secrets as proxies get them. Must never know who may have them.
+
+use prost::Message;
+use weft_model::{CredentialName, Secret};
+use weft_xds::{Resource, TypeUrl};
+
+use crate::emit::{Emitted, origins};
+use crate::pb::core::v3::{DataSource, data_source::Specifier};
+use crate::pb::tls::{
+    CertificateValidationContext, Secret as SecretMessage, TlsCertificate, secret::Type,
+};
+
+/// The certificate and key of a secret; `None` if it has none.
+pub(crate) fn pair(name: &CredentialName, secret: &Secret) -> Option<Emitted> {
+    let pair = secret.pair.as_ref()?;
+    let certificate = TlsCertificate {
+        certificate_chain: Some(inline(&pair.chain)),
+        private_key: Some(inline(pair.key.expose())),
+        ocsp_staple: pair.staple.as_deref().map(inline),
+        ..TlsCertificate::default()
+    };
+    Some(emit(name, secret, Type::TlsCertificate(certificate)))
+}
+
+/// The authorities of a secret; `None` if it has none.
+pub(crate) fn authorities(name: &CredentialName, secret: &Secret) -> Option<Emitted> {
+    let authorities = secret.authorities.as_ref()?;
+    let context = CertificateValidationContext {
+        trusted_ca: Some(inline(&authorities.certificates)),
+        crl: authorities.revoked.as_deref().map(inline),
+        ..CertificateValidationContext::default()
+    };
+    Some(emit(name, secret, Type::ValidationContext(context)))
+}
+
+/// An encoded secret as people may see it; nothing of one that cannot be read.
+pub(crate) fn without_keys(body: &[u8]) -> Vec<u8> {
+    let hidden = || DataSource {
+        specifier: Some(Specifier::InlineString("[redacted]".to_owned())),
+        ..DataSource::default()
+    };
+    let Ok(mut message) = SecretMessage::decode(body) else {
+        return Vec::new();
+    };
+    message.r#type = match message.r#type {
+        Some(Type::TlsCertificate(certificate)) => Some(Type::TlsCertificate(TlsCertificate {
+            certificate_chain: certificate.certificate_chain,
+            private_key: certificate.private_key.is_some().then(hidden),
+            ocsp_staple: certificate.ocsp_staple,
+            ..TlsCertificate::default()
+        })),
+        Some(Type::ValidationContext(context)) => Some(Type::ValidationContext(context)),
+        Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => None,
+    };
+    message.encode_to_vec()
+}
+
+fn inline(bytes: &[u8]) -> DataSource {
+    DataSource {
+        specifier: Some(Specifier::InlineBytes(bytes.to_vec())),
+        ..DataSource::default()
+    }
+}
+
+fn emit(name: &CredentialName, secret: &Secret, r#type: Type) -> Emitted {
+    let message = SecretMessage {
+        name: name.resource().to_owned(),
+        r#type: Some(r#type),
+    };
+    let body = message.encode_to_vec();
+    let resource = Resource::new(&TypeUrl::SECRET, name.resource(), body);
+    Emitted::new(resource, origins([secret.origin.clone()]))
+}

@@ -1,0 +1,172 @@
+//! Which secrets a proxy may have: those that its gateways and `DestinationRules` name, of its own
+//! namespace. Must never know what is in them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use weft_model::secret::AUTHORITIES;
+use weft_model::{CredentialName, Gateway, Namespace, Secret, ServerIdentity, TlsTermination};
+use weft_xds::TypeUrl;
+
+use super::clusters::chosen;
+use super::gateway::{read_ports, type_view};
+use super::key::GatewayClass;
+use super::value::Value;
+use super::{Cx, Key, Scope, Shard, contain, read};
+use crate::emit::{Emitted, Fault, origins};
+use crate::generate::gateways::{BoundServer, GatewayPort};
+use crate::generate::secrets;
+use crate::node::ProxyKind;
+
+fn find(cx: &mut Cx<'_, '_>, namespace: &Namespace, name: &str) -> Option<Arc<Secret>> {
+    read!(cx, Key::Secret(namespace.clone(), name.into()), Secret)
+}
+
+/// What proxies of a namespace get for a name. A name of authorities means a secret of that very
+/// name, else one without the ending.
+fn resource(cx: &mut Cx<'_, '_>, namespace: &Namespace, name: &CredentialName) -> Option<Emitted> {
+    let (own, secret) = name.secret();
+    // Whose namespace it is not gets nothing: keys do not travel between tenants.
+    if own.is_some_and(|own| own != *namespace) {
+        return None;
+    }
+    match secret.strip_suffix(AUTHORITIES) {
+        Some(short) => {
+            let found = find(cx, namespace, secret).or_else(|| find(cx, namespace, short))?;
+            secrets::authorities(name, &found)
+        }
+        None => secrets::pair(name, &*find(cx, namespace, secret)?),
+    }
+}
+
+pub(super) fn credential(
+    cx: &mut Cx<'_, '_>,
+    namespace: &Namespace,
+    name: &CredentialName,
+) -> Value {
+    let made = resource(cx, namespace, name);
+    contain::chunk(cx, &TypeUrl::SECRET, made.into_iter().collect())
+}
+
+/// The credentials that the `DestinationRules` for a shard name. As in Istio, those of sidecars
+/// count only in rules for some workloads, which their own namespace wrote for them.
+pub(super) fn of_shard(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    kind: ProxyKind,
+    shard: Shard,
+) -> Value {
+    let mut names = BTreeSet::new();
+    for (_, rules) in chosen(cx, scope, shard)
+        .iter()
+        .filter(|(_, rules)| !rules.is_empty())
+    {
+        let Some(rule) = cx.policies(rules).rule else {
+            continue;
+        };
+        if kind == ProxyKind::Sidecar && rule.selector.is_none() {
+            continue;
+        }
+        let usable = rule
+            .credentials()
+            .filter(|(name, _)| !name.is_for_gateways());
+        for (name, mutual) in usable {
+            names.insert(name.authorities());
+            names.extend(mutual.then(|| name.clone()));
+        }
+    }
+    Value::Credentials(Arc::new(names))
+}
+
+/// The credentials that a server names and may use.
+fn of_server<'a>(
+    gateway: &Gateway,
+    termination: Option<&'a TlsTermination>,
+    namespace: &Namespace,
+) -> impl Iterator<Item = &'a CredentialName> {
+    let trusted = gateway.meta.origin.namespace == *namespace;
+    let named = match termination.map(|t| &t.identity) {
+        Some(ServerIdentity::Credentials { pairs, authorities }) => {
+            Some(pairs.iter().chain(authorities))
+        }
+        _ => None,
+    };
+    let named = named.into_iter().flatten();
+    named.filter(move |name| trusted || !name.is_for_gateways())
+}
+
+/// All secrets for the proxies of a scope, and of a gateway class.
+pub(super) fn view(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    kind: ProxyKind,
+    class: Option<&Arc<GatewayClass>>,
+) -> Value {
+    let mut names = BTreeSet::new();
+    // Sidecars have credentials only by rules for some workloads, and most have no such rule.
+    let may_name = match kind {
+        ProxyKind::Gateway => true,
+        ProxyKind::Sidecar => !scope.rules.is_empty(),
+        ProxyKind::Grpc => false,
+    };
+    if may_name {
+        for shard in Shard::all() {
+            let key = Key::ShardCredentials(Arc::clone(scope), kind, shard);
+            let of_shard = read!(cx, key, Credentials).unwrap_or_default();
+            names.extend(of_shard.iter().cloned());
+        }
+    }
+    if let Some(class) = class {
+        for bound in read_ports(cx, class)
+            .values()
+            .flat_map(GatewayPort::servers)
+        {
+            let termination = bound.server().termination();
+            let own = of_server(&bound.gateway, termination, &scope.namespace);
+            names.extend(own.cloned());
+        }
+    }
+    let namespace = &scope.namespace;
+    let chunks = names
+        .into_iter()
+        .map(|name| cx.chunk(&Key::Credential(namespace.clone(), name)));
+    let chunks = chunks.collect();
+    type_view(cx, &TypeUrl::SECRET, chunks)
+}
+
+/// Secrets that the servers of a port name and that are not there for this gateway.
+pub(super) fn missing(cx: &mut Cx<'_, '_>, class: &GatewayClass, port: &GatewayPort) -> Vec<Fault> {
+    let namespace = &class.reader.scope.namespace;
+    let mut faults = Vec::new();
+    for BoundServer { gateway, index } in port.servers() {
+        let termination = gateway.servers.get(*index).and_then(|s| s.termination());
+        let Some(ServerIdentity::Credentials { pairs, authorities }) =
+            termination.map(|t| &t.identity)
+        else {
+            continue;
+        };
+        let usable: BTreeSet<&CredentialName> =
+            of_server(gateway, termination, namespace).collect();
+        for name in pairs.iter().chain(authorities) {
+            let there = usable.contains(name)
+                && !cx
+                    .chunk(&Key::Credential(namespace.clone(), name.clone()))
+                    .is_empty();
+            if !there {
+                let what = if name.resource().ends_with(AUTHORITIES) {
+                    "authorities"
+                } else {
+                    "a certificate and key"
+                };
+                let message = format!(
+                    "servers[{index}].tls: no Secret in namespace {namespace} has {what} for {name}: connections to this server fail until there is one"
+                );
+                faults.push(Fault {
+                    message: message.into(),
+                    origins: origins([gateway.meta.origin.clone()]),
+                });
+            }
+        }
+    }
+    faults
+}

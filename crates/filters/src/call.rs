@@ -1,0 +1,66 @@
+//! How filters ask other services: a request to a cluster, and all of its answer.
+//!
+//! Who implements [`Calls`] knows clusters; filters only know their names.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+
+/// A request of a filter.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// The request. Its URI is a path; the host is in the `host` header.
+    pub request: Request<Bytes>,
+    /// From the choice of a host to the end of the answer.
+    pub timeout: Duration,
+    /// A longer body fails the call.
+    pub max_body: usize,
+}
+
+/// The answer to a [`Call`].
+#[derive(Debug)]
+pub struct CallResponse {
+    /// Head and body.
+    pub response: Response<Bytes>,
+    /// Trailers, such as those of gRPC.
+    pub trailers: Option<HeaderMap>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// There is no cluster of that name.
+    NoCluster,
+    /// It took too long.
+    Timeout,
+    /// The answer's body is longer than allowed.
+    TooLarge,
+    /// No host, no connection, or the connection broke off; the text says which.
+    Failed(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCluster => f.write_str("there is no such cluster"),
+            Self::Timeout => f.write_str("timeout"),
+            Self::TooLarge => f.write_str("the answer is too large"),
+            Self::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A call under way. Dropping it gives the call up.
+pub type Calling<'a> = Pin<Box<dyn Future<Output = Result<CallResponse, CallError>> + 'a>>;
+
+/// Other services, by the names of their clusters.
+pub trait Calls: fmt::Debug {
+    /// Sends a request and reads the whole answer.
+    fn call<'a>(&'a self, call: Call<'a>) -> Calling<'a>;
+}

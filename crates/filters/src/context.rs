@@ -1,0 +1,81 @@
+//! What a filter may look at and change while a request is on its way up.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
+use weft_config::http_filter::FilterOverrides;
+use weft_config::rbac::PeerNames;
+use weft_config::{Metadata, RequestHead};
+
+use crate::{Calls, CorsAnswer, HeaderEdit};
+
+/// The request's head; what a filter changes, the filters after it and the upstream see.
+#[derive(Debug)]
+pub struct RequestParts<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The path with its query.
+    pub path: &'a mut PathAndQuery,
+    /// The scheme.
+    pub scheme: &'static str,
+    /// All headers; the host among them.
+    pub headers: &'a mut HeaderMap,
+}
+
+impl RequestParts<'_> {
+    /// The request as routing and matchers see it.
+    pub fn view(&self) -> RequestHead<'_> {
+        RequestHead::of(self.method, self.path.as_str(), self.scheme, self.headers)
+    }
+}
+
+/// The connection that a request came on.
+#[derive(Debug)]
+pub struct Connection {
+    /// The address that the client wanted to reach.
+    pub local: SocketAddr,
+    /// HTTP version of its requests.
+    pub protocol: &'static str,
+    /// Its peer.
+    pub peer: SocketAddr,
+    /// Server name of the TLS hello, or empty.
+    pub server_name: Box<str>,
+    /// The names in the client's certificate: `None` in plain text, no names if it showed none.
+    /// Only there if a filter wants them.
+    pub names: Option<PeerNames>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct RequestContext<'a> {
+    /// The request's head.
+    pub head: RequestParts<'a>,
+    /// The cluster that the route points to, if it points to one by name.
+    pub cluster: Option<&'a str>,
+    /// The request goes to a cluster, as far as its route is concerned.
+    pub forwarded: bool,
+    /// Overrides of the weighted cluster, the route, its virtual host and the route
+    /// configuration: the most specific first.
+    pub overrides: [Option<&'a FilterOverrides>; 4],
+    /// What the configuration says about the route.
+    pub route_metadata: Option<&'a Metadata>,
+    /// The connection.
+    pub connection: &'a Connection,
+    /// The client as far as trusted proxies in front tell.
+    pub remote: IpAddr,
+    /// What filters leave for those after them and for the access log.
+    pub metadata: &'a mut Metadata,
+    /// Other services.
+    pub calls: &'a dyn Calls,
+    /// Uniformly random numbers for shares.
+    pub random: [u64; 2],
+    /// A delay was injected (response flag `DI`).
+    pub delayed: bool,
+    /// The request is to be routed again: a filter changed what routes look at.
+    pub reroute: bool,
+    /// Changes of the response's headers.
+    pub response: Vec<HeaderEdit>,
+    /// What the response gets of the cross-origin filter.
+    pub cors: Option<CorsAnswer>,
+}

@@ -1,0 +1,317 @@
+//! Asking by gRPC: the service sees who asks for what, and its message decides.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::{Method, Request, StatusCode, Uri};
+use prost::Message;
+use serde_json::{Map, Value};
+use weft_config::Metadata;
+use weft_config::ext_authz::{ExtAuthz, GrpcService};
+use weft_proto::pb::envoy::config::core::v3 as core;
+use weft_proto::pb::envoy::service::auth::v3 as auth;
+use weft_proto::pb::google::protobuf as google;
+
+use auth::attribute_context as attributes;
+use auth::check_response::HttpResponse;
+
+use super::{Consent, Decision, MAX_ANSWER, joined, leave, shown};
+use crate::{Call, CallResponse, HeaderEdit, RequestContext};
+
+const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Asks the service about a request.
+pub(super) async fn ask(
+    config: &ExtAuthz,
+    service: &GrpcService,
+    extensions: Vec<(String, String)>,
+    context: &mut RequestContext<'_>,
+) -> Decision {
+    let check = auth::CheckRequest {
+        attributes: Some(attributes(config, extensions, context)),
+    };
+    let Some(request) = request(service, &check) else {
+        return Decision::Error("the service's authority is none".to_owned());
+    };
+    let call = Call {
+        cluster: &service.cluster,
+        request,
+        timeout: service.timeout,
+        max_body: MAX_ANSWER,
+    };
+    let answer = match context.calls.call(call).await {
+        Ok(answer) => answer,
+        Err(error) => return Decision::Error(error.to_string()),
+    };
+    match message(&answer) {
+        Ok(response) => decide(config, response, context),
+        Err(error) => Decision::Error(error),
+    }
+}
+
+/// A call of a method with one message.
+fn request(service: &GrpcService, check: &auth::CheckRequest) -> Option<Request<Bytes>> {
+    let mut body = BytesMut::new();
+    body.put_u8(0);
+    body.put_u32(u32::try_from(check.encoded_len()).ok()?);
+    check.encode(&mut body).ok()?;
+    let mut request = Request::new(body.freeze());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static(METHOD);
+    let headers = request.headers_mut();
+    headers.insert(HOST, HeaderValue::from_str(&service.authority).ok()?);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    let timeout = format!("{}m", service.timeout.as_millis().min(99_999_999));
+    headers.insert(GRPC_TIMEOUT, HeaderValue::from_str(&timeout).ok()?);
+    Some(request)
+}
+
+/// The one message of an answer without an error.
+fn message(answer: &CallResponse) -> Result<auth::CheckResponse, String> {
+    let status = answer.response.status();
+    if status != StatusCode::OK {
+        return Err(format!("the answer is {status}"));
+    }
+    let in_head = answer.response.headers().get("grpc-status");
+    let trailers: Option<&HeaderMap> = answer.trailers.as_ref();
+    let code = in_head.or_else(|| trailers?.get("grpc-status"));
+    if code.map(HeaderValue::as_bytes) != Some(b"0") {
+        return Err(format!("the gRPC status is {code:?}"));
+    }
+    let frame = answer.response.body();
+    let (Some([0, a, b, c, d]), Some(rest)) = (frame.first_chunk::<5>(), frame.get(5..)) else {
+        return Err("the answer has no message".to_owned());
+    };
+    let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+    let bytes = rest.get(..length).ok_or("the message is cut off")?;
+    auth::CheckResponse::decode(bytes).map_err(|error| error.to_string())
+}
+
+fn attributes(
+    config: &ExtAuthz,
+    extensions: Vec<(String, String)>,
+    context: &RequestContext<'_>,
+) -> auth::AttributeContext {
+    let connection = context.connection;
+    let names = connection.names.as_ref();
+    let principal = names.map(|names| names.uris.first().unwrap_or(&names.subject).clone());
+    let peer = |address: SocketAddr, principal: String| attributes::Peer {
+        address: Some(address_of(address)),
+        principal,
+        ..attributes::Peer::default()
+    };
+    let remote = SocketAddr::new(context.remote, connection.peer.port());
+    auth::AttributeContext {
+        source: Some(peer(remote, principal.unwrap_or_default())),
+        destination: Some(peer(connection.local, String::new())),
+        request: Some(attributes::Request {
+            time: Some(now()),
+            http: Some(http_request(config, context)),
+        }),
+        context_extensions: extensions.into_iter().collect(),
+        metadata_context: Some(metadata(
+            Some(context.metadata),
+            &config.metadata_namespaces,
+        )),
+        route_metadata_context: Some(metadata(
+            context.route_metadata,
+            &config.route_metadata_namespaces,
+        )),
+        tls_session: config.include_tls_session.then(|| attributes::TlsSession {
+            sni: connection.server_name.to_string(),
+        }),
+    }
+}
+
+fn http_request(config: &ExtAuthz, context: &RequestContext<'_>) -> attributes::HttpRequest {
+    let head = &context.head;
+    let view = head.view();
+    let mut headers = HashMap::new();
+    let pseudo = [
+        (":method", head.method.as_str()),
+        (":path", view.path),
+        (":authority", view.authority),
+        (":scheme", head.scheme),
+    ];
+    for (name, value) in pseudo {
+        if shown(config, name, true) {
+            headers.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    for name in head.headers.keys().filter(|name| **name != HOST) {
+        if shown(config, name.as_str(), true) {
+            headers.insert(name.as_str().to_owned(), joined(head.headers, name));
+        }
+    }
+    attributes::HttpRequest {
+        id: joined(head.headers, &X_REQUEST_ID),
+        method: head.method.to_string(),
+        headers,
+        path: view.path.to_owned(),
+        host: view.authority.to_owned(),
+        scheme: head.scheme.to_owned(),
+        protocol: context.connection.protocol.to_owned(),
+        ..attributes::HttpRequest::default()
+    }
+}
+
+fn now() -> google::Timestamp {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    google::Timestamp {
+        seconds: now.as_secs().cast_signed(),
+        nanos: now.subsec_nanos().cast_signed(),
+    }
+}
+
+fn address_of(address: SocketAddr) -> core::Address {
+    use core::address::Address;
+    use core::socket_address::PortSpecifier;
+    core::Address {
+        address: Some(Address::SocketAddress(core::SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
+            ..core::SocketAddress::default()
+        })),
+    }
+}
+
+/// Some namespaces of metadata as protobuf.
+fn metadata(metadata: Option<&Metadata>, namespaces: &[std::sync::Arc<str>]) -> core::Metadata {
+    let named = namespaces.iter().filter_map(|name| {
+        let fields = metadata?.namespace(name)?;
+        Some((name.to_string(), struct_of(fields)))
+    });
+    core::Metadata {
+        filter_metadata: named.collect(),
+        ..core::Metadata::default()
+    }
+}
+
+fn struct_of(fields: &Map<String, Value>) -> google::Struct {
+    let pairs = fields.iter();
+    google::Struct {
+        fields: pairs
+            .map(|(key, value)| (key.clone(), value_of(value)))
+            .collect(),
+    }
+}
+
+fn value_of(value: &Value) -> google::Value {
+    use google::value::Kind;
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(flag) => Kind::BoolValue(*flag),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(values) => Kind::ListValue(google::ListValue {
+            values: values.iter().map(value_of).collect(),
+        }),
+        Value::Object(fields) => Kind::StructValue(struct_of(fields)),
+    };
+    google::Value { kind: Some(kind) }
+}
+
+fn decide(
+    config: &ExtAuthz,
+    response: auth::CheckResponse,
+    context: &mut RequestContext<'_>,
+) -> Decision {
+    let code = response.status.map_or(0, |status| status.code);
+    if config.takes_metadata
+        && let Some(fields) = &response.dynamic_metadata
+    {
+        let message = google::Value {
+            kind: Some(google::value::Kind::StructValue(fields.clone())),
+        };
+        if let Value::Object(fields) = weft_config::metadata::value_of(&message, 0) {
+            leave(context, fields);
+        }
+    }
+    match response.http_response {
+        Some(HttpResponse::ErrorResponse(_)) => {
+            Decision::Error("the service says that it cannot decide".to_owned())
+        }
+        Some(HttpResponse::OkResponse(ok)) if code == 0 => {
+            Decision::Allowed(Box::new(consent(&ok)))
+        }
+        _ if code == 0 => Decision::Allowed(Box::default()),
+        Some(HttpResponse::DeniedResponse(denied)) => {
+            let status = denied.status.map(|status| status.code);
+            let status = status.and_then(|code| u16::try_from(code).ok());
+            let status = status.and_then(|code| StatusCode::from_u16(code).ok());
+            let headers = denied.headers.iter().filter_map(pair);
+            Decision::Denied {
+                status: status.unwrap_or(StatusCode::FORBIDDEN),
+                headers: headers.collect(),
+                body: Bytes::from(denied.body),
+            }
+        }
+        _ => Decision::Denied {
+            status: StatusCode::FORBIDDEN,
+            headers: Vec::new(),
+            body: Bytes::new(),
+        },
+    }
+}
+
+fn pair(option: &core::HeaderValueOption) -> Option<(HeaderName, HeaderValue)> {
+    let header = option.header.as_ref()?;
+    let name = HeaderName::from_bytes(header.key.as_bytes()).ok()?;
+    let value = if header.raw_value.is_empty() {
+        header.value.as_bytes()
+    } else {
+        &header.raw_value
+    };
+    Some((name, HeaderValue::from_bytes(value).ok()?))
+}
+
+fn consent(ok: &auth::OkHttpResponse) -> Consent {
+    use core::header_value_option::HeaderAppendAction as Action;
+    let edit = |option: &core::HeaderValueOption,
+                by_default: fn(HeaderName, HeaderValue) -> HeaderEdit| {
+        // The host and what is no header are not the service's to change.
+        let (name, value) = pair(option).filter(|(name, _)| *name != HOST)?;
+        #[allow(
+            deprecated,
+            reason = "services still send it, and Envoy reads it first"
+        )]
+        let append = option.append.as_ref().map(|append| append.value);
+        Some(match (append, Action::try_from(option.append_action)) {
+            (Some(true), _) => HeaderEdit::Join(name, value),
+            (Some(false), _) | (None, Ok(Action::OverwriteIfExistsOrAdd)) => {
+                HeaderEdit::Set(name, value)
+            }
+            (None, Ok(Action::AddIfAbsent)) => HeaderEdit::AddIfAbsent(name, value),
+            (None, Ok(Action::OverwriteIfExists)) => HeaderEdit::Replace(name, value),
+            (None, _) => by_default(name, value),
+        })
+    };
+    let headers = ok.headers.iter();
+    let response = ok.response_headers_to_add.iter();
+    let set = ok.query_parameters_to_set.iter();
+    let removed = ok.query_parameters_to_remove.iter();
+    let names = ok.headers_to_remove.iter();
+    Consent {
+        headers: headers
+            .filter_map(|one| edit(one, HeaderEdit::Set))
+            .collect(),
+        remove: names
+            .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+            .collect(),
+        response: response
+            .filter_map(|one| edit(one, HeaderEdit::Add))
+            .collect(),
+        parameters: set
+            .map(|one| (one.key.clone(), Some(one.value.clone())))
+            .chain(removed.map(|name| (name.clone(), None)))
+            .collect(),
+    }
+}

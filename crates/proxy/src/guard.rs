@@ -1,0 +1,99 @@
+//! Network filters before the one that ends a chain: who may go on with a connection.
+//!
+//! They are asked when the connection and its TLS handshake are done, before anybody is called on
+//! its behalf; Envoy asks at the client's first byte, which a server that speaks first need not
+//! wait for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_config::filter_chain::NetworkGuard;
+use weft_config::rbac::{NetworkRbac, Subject};
+use weft_core::metrics::Scope;
+use weft_filters::{RbacCounters, rbac_details};
+use weft_net::Stream;
+
+use crate::http::client_cert::peer_names;
+use crate::worker::Worker;
+
+/// A guard in one worker.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    config: Arc<NetworkRbac>,
+    counters: RbacCounters,
+}
+
+/// Why a connection may not go on.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// For the access log.
+    pub(crate) details: String,
+    /// It is kept open for this time.
+    pub(crate) delay: Option<Duration>,
+}
+
+impl Guard {
+    /// The guards of a chain.
+    pub(crate) fn all(configured: &[NetworkGuard], worker: &Worker) -> Vec<Self> {
+        let guard = |configured: &NetworkGuard| match configured {
+            NetworkGuard::Rbac(config) => Self::new(config, worker),
+        };
+        configured.iter().map(guard).collect()
+    }
+
+    fn new(config: &Arc<NetworkRbac>, worker: &Worker) -> Self {
+        let owner = &config.filter.stat_prefix;
+        let make = |prefix: &str, names| {
+            let group = (prefix, names);
+            let scope = Scope::root("");
+            worker
+                .prefixes
+                .counters(&worker.registry, owner, scope, group)
+        };
+        let shadow = &config.filter.shadow_stat_prefix;
+        Self {
+            counters: RbacCounters::new(owner, ("", shadow), &make),
+            config: Arc::clone(config),
+        }
+    }
+
+    /// Whether a connection may go on; `server_name` is that of its TLS hello.
+    pub(crate) fn check(
+        &self,
+        stream: &Stream,
+        server_name: Option<&str>,
+        (peer, local): (SocketAddr, SocketAddr),
+    ) -> Result<(), Refused> {
+        let filter = &self.config.filter;
+        let named = stream.is_tls() && filter.wants_names();
+        let names = named.then(|| peer_names(stream.peer_certificates()));
+        let subject = Subject {
+            head: None,
+            peer: names.as_ref(),
+            server_name: server_name.or(stream.server_name()).unwrap_or_default(),
+            destination: local,
+            direct_remote: peer.ip(),
+            remote: peer.ip(),
+            metadata: None,
+            route_metadata: None,
+        };
+        if let Some(rules) = &filter.shadow {
+            let allowed = rules.allows(rules.effective_policy(&subject));
+            self.counters.shadow_decided(allowed);
+        }
+        let Some(rules) = &filter.rules else {
+            return Ok(());
+        };
+        let policy = rules.effective_policy(&subject);
+        let allowed = rules.allows(policy);
+        self.counters.decided(allowed);
+        if allowed {
+            return Ok(());
+        }
+        Err(Refused {
+            details: rbac_details(policy),
+            delay: self.config.delay_deny,
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! Filters' calls to other services, over the clusters of the worker.
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use weft_filters::call::Calling;
+use weft_filters::{Call, CallError, CallResponse, Calls};
+use weft_upstream::{FailureKind, PickContext, RequestBody, ResponseBody, SendOptions};
+
+use crate::worker::Worker;
+
+impl Calls for Worker {
+    fn call<'a>(&'a self, call: Call<'a>) -> Calling<'a> {
+        Box::pin(async move {
+            let cluster = self.clusters.get(call.cluster);
+            let cluster = cluster.ok_or(CallError::NoCluster)?;
+            let answer = async {
+                let host = cluster.pick(&PickContext::default());
+                let host =
+                    host.ok_or_else(|| CallError::Failed("no healthy upstream".to_owned()))?;
+                let request = call.request.map(|body| {
+                    if body.is_empty() {
+                        RequestBody::Empty
+                    } else {
+                        RequestBody::Full(body)
+                    }
+                });
+                let options = SendOptions::default();
+                let sent = cluster.send(&host, request, &options).await;
+                let response = sent.map_err(|failure| {
+                    let reason = failure.kind.reset_reason();
+                    CallError::Failed(format!("{reason} {}", failure.transport))
+                })?;
+                let (parts, body) = response.into_parts();
+                let (body, trailers) = collect(body, call.max_body).await?;
+                Ok(CallResponse {
+                    response: http::Response::from_parts(parts, body),
+                    trailers,
+                })
+            };
+            let answer = tokio::time::timeout(call.timeout, answer).await;
+            answer.unwrap_or_else(|_| {
+                cluster.stats.upstream_rq_timeout.inc();
+                Err(CallError::Timeout)
+            })
+        })
+    }
+}
+
+/// All of a body of at most `limit` bytes, and its trailers.
+async fn collect(
+    mut body: ResponseBody,
+    limit: usize,
+) -> Result<(Bytes, Option<HeaderMap>), CallError> {
+    let (mut bytes, mut trailers) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let kind = FailureKind::of_body(&error);
+            CallError::Failed(kind.reset_reason().to_owned())
+        })?;
+        match frame.into_data() {
+            Ok(data) if bytes.len() + data.len() > limit => return Err(CallError::TooLarge),
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    Ok((bytes.freeze(), trailers))
+}

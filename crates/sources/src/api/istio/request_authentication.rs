@@ -1,0 +1,139 @@
+//! `RequestAuthentication` → [`RequestAuthentication`]. Rules of validity follow Istio's
+//! `ValidateRequestAuthentication`, and what Envoy's filter takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_model::{RequestAuthentication, TokenRule};
+use weft_proto::istio::security::v1beta1 as pb;
+
+use super::authorization_policy::shared;
+use super::selector;
+use crate::check::{At, Context, optional};
+
+pub(crate) fn convert(
+    message: pb::RequestAuthentication,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> RequestAuthentication {
+    let pb::RequestAuthentication {
+        selector: chosen,
+        jwt_rules,
+        target_ref,
+        target_refs,
+    } = message;
+    selector::refuse_targets(target_ref.as_ref(), &target_refs, at);
+    let list = at.field("jwtRules");
+    let rules = jwt_rules.into_iter().enumerate();
+    let rules = rules.filter_map(|(index, rule)| rule_of(rule, list.index(index)));
+    RequestAuthentication {
+        meta: context.meta(),
+        rules: rules.collect(),
+        selector: selector::of(chosen, at.field("selector")),
+    }
+}
+
+fn rule_of(message: pb::JwtRule, at: At<'_>) -> Option<TokenRule> {
+    let pb::JwtRule {
+        issuer,
+        audiences,
+        jwks_uri,
+        jwks,
+        from_headers,
+        from_params,
+        from_cookies,
+        output_payload_to_header,
+        output_claim_to_headers,
+        forward_original_token,
+        timeout,
+        space_delimited_claims,
+        presence,
+    } = message;
+    at.field("presence").refuse(presence != 0);
+    for (field, list) in [
+        ("audiences", &audiences),
+        ("fromParams", &from_params),
+        ("fromCookies", &from_cookies),
+        ("spaceDelimitedClaims", &space_delimited_claims),
+    ] {
+        let at = at.field(field);
+        for (index, _) in list.iter().enumerate().filter(|(_, text)| text.is_empty()) {
+            at.index(index).error("the value is empty: write one");
+        }
+    }
+    // Only where keys are fetched; with keys in the rule it means nothing, as in Istio.
+    at.field("timeout")
+        .duration(timeout, Duration::from_millis(1));
+    let keys = keys_of(jwks, &jwks_uri, &issuer, at);
+    let list = at.field("fromHeaders");
+    let headers = from_headers.into_iter().enumerate().map(|(index, header)| {
+        let pb::JwtHeader { name, prefix } = header;
+        header_name(&name, list.index(index).field("name"));
+        (name.into(), prefix.into())
+    });
+    let headers = headers.collect();
+    let list = at.field("outputClaimToHeaders");
+    let claims = output_claim_to_headers.into_iter().enumerate();
+    let claim_headers = claims.map(|(index, item)| {
+        let pb::ClaimToHeader { header, claim } = item;
+        let at = list.index(index);
+        header_name(&header, at.field("header"));
+        if claim.is_empty() {
+            at.field("claim").error("is missing: name a claim");
+        }
+        (header.into(), claim.into())
+    });
+    let claim_headers = claim_headers.collect();
+    if !output_payload_to_header.is_empty() {
+        header_name(&output_payload_to_header, at.field("outputPayloadToHeader"));
+    }
+    Some(TokenRule {
+        issuer: issuer.into(),
+        audiences: shared(audiences),
+        keys: keys?,
+        headers,
+        parameters: shared(from_params),
+        cookies: shared(from_cookies),
+        payload_header: optional(output_payload_to_header),
+        claim_headers,
+        forward: forward_original_token,
+        space_delimited: shared(space_delimited_claims),
+    })
+}
+
+fn keys_of(jwks: String, uri: &str, issuer: &str, at: At<'_>) -> Option<Arc<str>> {
+    if jwks.is_empty() {
+        if uri.is_empty() && issuer.is_empty() {
+            at.error("there is neither issuer nor keys: write issuer and jwks");
+        } else if uri.is_empty() {
+            at.error("there are no keys: write jwks (to find them by the issuer is not supported yet, see docs/compatibility.md)");
+        } else {
+            at.field("jwksUri")
+                .error("to fetch keys is not supported yet: write them as jwks (see docs/compatibility.md)");
+        }
+        return None;
+    }
+    // Beside keys, a URI means nothing, as in Istio.
+    at.field("jwks").ok(check_keys(&jwks))?;
+    Some(jwks.into())
+}
+
+/// RFC 7517, as far as a proxy would find no key at all.
+fn check_keys(text: &str) -> Result<(), String> {
+    let set: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| format!("is no JSON Web Key Set: {error}"))?;
+    let keys = set.get("keys").and_then(serde_json::Value::as_array);
+    let keys = keys.ok_or("is no JSON Web Key Set: there is no list \"keys\"")?;
+    if keys.is_empty() {
+        return Err("is a JSON Web Key Set without keys: no token would be valid".to_owned());
+    }
+    let untyped = keys.iter().position(|key| !key["kty"].is_string());
+    untyped.map_or(Ok(()), |index| Err(format!("keys[{index}] has no \"kty\"")))
+}
+
+fn header_name(name: &str, at: At<'_>) {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(fits) {
+        at.error(format_args!("\"{name}\" is no name of a header"));
+    }
+}

@@ -1,0 +1,81 @@
+//! Certificates of tests, and TLS with them on both sides. Must never be used where secrecy
+//! matters: nobody keeps these keys.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// A certificate that signs itself, and its key.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// In PEM.
+    pub certificate: String,
+    /// In PEM.
+    pub key: String,
+}
+
+impl Certificate {
+    /// A new one for a server of this name.
+    pub fn of(name: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]);
+        let made = made.unwrap_or_else(|error| panic!("a certificate of {name}: {error}"));
+        Self {
+            certificate: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+        }
+    }
+
+    /// A Kubernetes Secret of namespace `shop` with it.
+    pub fn secret(&self, name: &str) -> String {
+        let mut text = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: shop}}\n\
+             type: kubernetes.io/tls\nstringData:\n"
+        );
+        for (key, value) in [("tls.crt", &self.certificate), ("tls.key", &self.key)] {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {key}: |");
+            for line in value.lines() {
+                let _ = writeln!(text, "    {line}");
+            }
+        }
+        text
+    }
+
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        let read: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect();
+        read.unwrap_or_else(|error| panic!("a certificate: {error}"))
+    }
+
+    /// What a server needs to show it.
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
+        let key = key.unwrap_or_else(|error| panic!("a key: {error}"));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|config| {
+                config
+                    .with_no_client_auth()
+                    .with_single_cert(self.chain(), key)
+            });
+        Arc::new(config.unwrap_or_else(|error| panic!("a server's TLS: {error}")))
+    }
+
+    /// What a client needs that trusts nothing else.
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.chain() {
+            let added = roots.add(certificate);
+            added.unwrap_or_else(|error| panic!("an authority: {error}"));
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map(|config| config.with_root_certificates(roots).with_no_client_auth());
+        Arc::new(config.unwrap_or_else(|error| panic!("a client's TLS: {error}")))
+    }
+}
