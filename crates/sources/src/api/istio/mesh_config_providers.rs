@@ -25,15 +25,14 @@ struct Common {
     clear_route_cache: bool,
 }
 
-fn asked(common: Common, protocol: CheckProtocol, at: At<'_>) -> Option<AuthorizationProvider> {
+fn asked(common: &Common, protocol: CheckProtocol, at: At<'_>) -> Option<AuthorizationProvider> {
     at.field("clearRouteCache").refuse(common.clear_route_cache);
-    let body = common.body;
     let place = at.field("includeRequestBodyInCheck");
     let made = AuthorizationProvider {
         fail_open: common.fail_open,
         status_on_error: status(&common.status_on_error, at.field("statusOnError")),
         timeout: at.field("timeout").duration(common.timeout, MILLISECOND),
-        body: body.map(|message| self::body(&message, place)),
+        body: common.body.map(|message| body(message, place)),
         protocol,
         service: service(&common.service, common.port, at)?,
     };
@@ -63,7 +62,7 @@ pub(super) fn grpc(
         body: include_request_body_in_check,
         clear_route_cache,
     };
-    asked(common, CheckProtocol::Grpc, at)
+    asked(&common, CheckProtocol::Grpc, at)
 }
 
 /// A service that takes a request for each request.
@@ -143,7 +142,7 @@ pub(super) fn http(
         body: include_request_body_in_check,
         clear_route_cache,
     };
-    asked(common, CheckProtocol::Http(check), at)
+    asked(&common, CheckProtocol::Http(check), at)
 }
 
 /// A status of HTTP that Envoy knows.
@@ -162,12 +161,12 @@ fn status(text: &str, at: At<'_>) -> Option<u16> {
     known
 }
 
-fn body(message: &provider::EnvoyExternalAuthorizationRequestBody, at: At<'_>) -> RequestBodyLimit {
+fn body(message: provider::EnvoyExternalAuthorizationRequestBody, at: At<'_>) -> RequestBodyLimit {
     let provider::EnvoyExternalAuthorizationRequestBody {
         max_request_bytes,
         allow_partial_message,
         pack_as_bytes,
-    } = *message;
+    } = message;
     if max_request_bytes == 0 {
         at.field("maxRequestBytes")
             .error("is missing: write how many bytes the provider may get");
