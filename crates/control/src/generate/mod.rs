@@ -3,6 +3,7 @@
 //! the engine that calls them, nor proxies beyond what they are told.
 
 pub(crate) mod access;
+mod access_logs;
 mod actions;
 mod balancers;
 pub(crate) mod clusters;
@@ -22,6 +23,7 @@ pub(crate) mod mutual;
 pub(crate) mod names;
 pub(crate) mod peers;
 mod policies;
+pub(crate) mod reporting;
 pub(crate) mod routes;
 pub(crate) mod sds;
 pub(crate) mod secrets;
@@ -29,4 +31,5 @@ mod streams;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod tokens;
+mod tracing;
 pub(crate) mod virtual_hosts;

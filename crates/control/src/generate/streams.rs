@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{AddressRange, MeshSettings, ObjectRef};
+use weft_model::{AddressRange, ObjectRef};
 
 use super::tcp::TcpPolicy;
 use super::{http, metadata};
@@ -86,13 +86,13 @@ impl TcpChain {
         }
     }
 
-    pub(super) fn filter(&self, mesh: &MeshSettings) -> Filter {
+    pub(super) fn filter(&self, setup: &http::Setup<'_>) -> Filter {
         match &self.target {
-            TcpTarget::Cluster(cluster) => http::tcp(mesh, cluster, Some(&self.policy)),
+            TcpTarget::Cluster(cluster) => http::tcp(setup, cluster, Some(&self.policy)),
             TcpTarget::Split {
                 stat_prefix,
                 clusters,
-            } => http::tcp_split(mesh, stat_prefix, clusters, &self.policy),
+            } => http::tcp_split(setup, stat_prefix, clusters, &self.policy),
         }
     }
 

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{ObjectRef, PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort};
+use weft_model::{
+    CallSide, ObjectRef, PortNumber, Protocol, Resolution, Service, ServiceKey, ServicePort,
+};
 use weft_xds::TypeUrl;
 
 use super::clusters::{concatenate, nothing};
@@ -215,6 +217,7 @@ pub(super) fn wildcard_listener(
     }
     let mut chains = tcp.all;
     from.extend(tcp.from);
+    from.extend(caller.observer.rules.iter().cloned());
     if has_http {
         // On the wildcard address unknown hosts of any protocol may pass: sniff.
         let sniffed = !none_mode || !chains.is_empty();
@@ -224,6 +227,8 @@ pub(super) fn wildcard_listener(
         });
     }
     let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
+    let reports = cx.reports(&caller.observer);
+    let setup = reports.setup(&mesh, &caller.observer, CallSide::Client);
     let reserved = [mesh.proxy_listen_port, mesh.proxy_inbound_listen_port];
     if chains.is_empty() || reserved.contains(&port) {
         return nothing();
@@ -235,7 +240,7 @@ pub(super) fn wildcard_listener(
         chains: &chains,
         origins: origins(from),
     };
-    let made = vec![listeners::outbound(&mesh, policy, &listener)];
+    let made = vec![listeners::outbound(&setup, policy, &listener)];
     contain::chunk(cx, &TypeUrl::LISTENER, made)
 }
 
@@ -309,6 +314,8 @@ pub(super) fn vip_listeners(
         return nothing();
     }
     let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
+    let reports = cx.reports(&caller.observer);
+    let setup = reports.setup(&mesh, &caller.observer, CallSide::Client);
     let mut out = Vec::new();
     for key in cx.visible(scope, shard).values() {
         let Some(service) = cx.service(key) else {
@@ -338,6 +345,7 @@ pub(super) fn vip_listeners(
             let mut chains = tcp.all;
             let mut from = tcp.from;
             from.push(service.origin.clone());
+            from.extend(caller.observer.rules.iter().cloned());
             if port.protocol.is_sniffed() {
                 let route = sniffed_route(&service, port.number);
                 chains.push(Chain::Http {
@@ -355,7 +363,7 @@ pub(super) fn vip_listeners(
                     chains: &chains,
                     origins: from.clone(),
                 };
-                out.push(listeners::outbound(&mesh, policy, &listener));
+                out.push(listeners::outbound(&setup, policy, &listener));
             }
         }
     }

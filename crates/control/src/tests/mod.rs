@@ -21,6 +21,7 @@ mod security;
 mod short_names;
 mod speed;
 mod streams;
+mod telemetry;
 mod worlds;
 
 use std::collections::BTreeMap;
