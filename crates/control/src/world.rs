@@ -1,7 +1,9 @@
 //! The writer's side of the graph: turns changed objects into source keys, and keeps the indexes
 //! that generators list instead of searching. Must never know what is derived from them.
 
+mod keys;
 mod security;
+mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,16 +11,18 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
-    DestinationRule, EnvoyFilter, Gateway, GatewayRef, Hostname, Labels, MeshSettings, Namespace,
-    Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, Telemetry,
-    VirtualService,
+    DestinationRule, EnvoyFilter, Gateway, Hostname, Labels, MeshSettings, Namespace, Object,
+    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, Telemetry,
+    VirtualService, Workload,
 };
 use weft_sources::Change;
 
 use crate::emit::{Fault, origins};
 use crate::engine::Engine;
 use crate::graph::{FilterFacts, Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
+use keys::{rule_key, secret_key, stream_key};
 use security::SecurityRules;
+use workloads::Workloads;
 
 /// The engine of the mesh and the objects that it was told.
 pub(crate) struct World {
@@ -32,6 +36,7 @@ pub(crate) struct World {
     gateways: Vec<Arc<Gateway>>,
     envoy_filters: HashMap<Namespace, BTreeMap<ObjectRef, FilterFacts>>,
     security: SecurityRules,
+    workloads: Workloads,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
     /// Rules that leave routes to others.
@@ -59,6 +64,7 @@ impl World {
             gateways: Vec::new(),
             envoy_filters: HashMap::default(),
             security: SecurityRules::default(),
+            workloads: Workloads::default(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
@@ -100,6 +106,11 @@ impl World {
             (Some(Object::Endpoints(_)) | None, Some(Object::Endpoints(_)))
             | (Some(Object::Endpoints(_)), None) => {
                 self.endpoints(as_endpoints(old), as_endpoints(new));
+            }
+            (Some(Object::Workload(_)) | None, Some(Object::Workload(_)))
+            | (Some(Object::Workload(_)), None) => {
+                let (old, new) = (as_workload(old), as_workload(new));
+                self.workloads.exchange(old, new, &mut self.engine);
             }
             _ => {
                 if let Some(old) = old {
@@ -227,7 +238,7 @@ impl World {
                 }
             }
             Object::Telemetry(rule) => self.telemetry(rule, comes),
-            // Endpoints already carry what workloads say; nobody reads namespaces yet.
+            // Workloads are exchanged as a whole; nobody reads namespaces yet.
             Object::Workload(_)
             | Object::Namespace(_)
             | Object::Service(_)
@@ -475,29 +486,6 @@ impl World {
     }
 }
 
-fn rule_key(gateway: &GatewayRef, host: &Hostname) -> Key {
-    if host.is_wildcard() {
-        Key::WildcardRules(gateway.clone())
-    } else {
-        Key::RuleIndex(gateway.clone(), Shard::of(host.as_str()))
-    }
-}
-
-fn secret_key(origin: &ObjectRef) -> Key {
-    Key::Secret(origin.namespace.clone(), Arc::clone(&origin.name))
-}
-
-fn stream_key(gateway: &GatewayRef, host: &Hostname) -> Key {
-    if *gateway != GatewayRef::Mesh {
-        // A gateway's servers look at all of its rules.
-        Key::GatewayStreams(gateway.clone())
-    } else if host.is_wildcard() {
-        Key::WildcardStreams
-    } else {
-        Key::StreamIndex(Shard::of(host.as_str()))
-    }
-}
-
 fn count_labels<'a>(
     counts: &mut BTreeMap<Arc<str>, usize>,
     keys: impl Iterator<Item = &'a str>,
@@ -518,6 +506,13 @@ fn count_labels<'a>(
 fn as_service(object: Option<&Object>) -> Option<&Arc<Service>> {
     match object {
         Some(Object::Service(service)) => Some(service),
+        _ => None,
+    }
+}
+
+fn as_workload(object: Option<&Object>) -> Option<&Arc<Workload>> {
+    match object {
+        Some(Object::Workload(workload)) => Some(workload),
         _ => None,
     }
 }

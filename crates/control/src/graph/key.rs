@@ -311,6 +311,8 @@ pub(crate) enum Key {
     RuleSelectors(Namespace),
     /// Services that have an endpoint at an address.
     ServicesAt(IpAddr),
+    /// Labels of the workload that a namespace has at an address.
+    WorkloadAt(Namespace, IpAddr),
     /// Services that have a virtual address.
     VipOwners(IpAddr),
     /// Label keys that some rule or selector mentions.
@@ -415,6 +417,7 @@ impl Key {
             | Self::Telemetries(_)
             | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
+            | Self::WorkloadAt(..)
             | Self::VipOwners(_)
             | Self::MentionedLabels
             | Self::StreamLabels

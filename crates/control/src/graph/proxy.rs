@@ -170,6 +170,11 @@ pub(super) fn grpc_route_view(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>) -> Valu
 
 /// Everything for one proxy (or for all proxies that are alike).
 pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
+    let labels = inbound::workload_labels(cx, facts);
+    let facts = &ProxyFacts {
+        labels,
+        ..facts.clone()
+    };
     let reader = reader(cx, facts);
     let scope = &reader.scope;
     let patches = patches::of_proxy(cx, facts);

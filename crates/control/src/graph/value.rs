@@ -208,6 +208,7 @@ pub(crate) enum Value {
     Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),
     Selectors(Arc<[(ObjectRef, Labels)]>),
+    Labels(Labels),
     Needs(Arc<PlaceNeeds>),
     Forwarding(Arc<ForwardingOf>),
     PortShard(Arc<PortShard>),
