@@ -390,6 +390,10 @@ pub(crate) enum Key {
     ExtensionView(Arc<PatchClass>),
     /// The credentials that rules name, and the servers of a gateway.
     Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
+    /// What is bound and served for the workload of a proxy, by the rules for its labels.
+    Served(Arc<ProxyFacts>, Arc<Observer>),
+    /// Which views a proxy gets.
+    ProxyPlan(Arc<ProxyFacts>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -449,6 +453,7 @@ impl Key {
             | Self::GrpcListenerChunk(..)
             | Self::WildcardPorts(_)
             | Self::ShardCredentials(..)
+            | Self::Served(..)
             | Self::GatewayHosts(..) => 3,
             Self::ScopeNeeds(_)
             | Self::VipListeners(..)
@@ -459,6 +464,7 @@ impl Key {
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
             | Self::GrpcRoutes(..)
+            | Self::ProxyPlan(_)
             | Self::GatewayHostChunk(..) => 5,
             Self::OutboundRoute(..) | Self::GatewayRoute(..) => 6,
             Self::ClusterView(..)

@@ -137,6 +137,8 @@ impl Recipe for Mesh {
             Key::PatchedView(class, inner) => patches::view(cx, class, inner),
             Key::PatchedOwn(own) => patches::own(cx, own),
             Key::ExtensionView(class) => patches::extensions(cx, class),
+            Key::Served(facts, observer) => inbound::served(cx, facts, observer),
+            Key::ProxyPlan(facts) => proxy::plan(cx, facts),
             Key::ProxyView(facts) => proxy::proxy_view(cx, facts),
             source => unreachable!("{source:?} is a source and never computed"),
         }

@@ -95,8 +95,7 @@ pub(super) fn http(
     let list = |list: Vec<String>, at: At<'_>| {
         for (index, name) in list.iter().enumerate() {
             let at = at.index(index);
-            let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
-            if name.is_empty() || !name.bytes().all(fits) {
+            if name.is_empty() || !name.bytes().all(in_header_name) {
                 at.error(format_args!("\"{name}\" is no name of a header"));
             } else if name == "*" {
                 at.error("\"*\" alone is not allowed: write a name, \"prefix*\" or \"*suffix\"");
@@ -118,7 +117,15 @@ pub(super) fn http(
         },
         additional_headers: include_additional_headers_in_check
             .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
+            .map(|(name, value)| {
+                let at = at.field("includeAdditionalHeadersInCheck");
+                let at = at.key(&name);
+                if name.is_empty() || !name.bytes().all(in_header_name) {
+                    at.error(format_args!("\"{name}\" is no name of a header"));
+                }
+                at.header_value(&value);
+                (name.into(), value.into())
+            })
             .collect(),
         upstream_on_allow: list(
             headers_to_upstream_on_allow,
@@ -176,4 +183,9 @@ fn body(message: provider::EnvoyExternalAuthorizationRequestBody, at: At<'_>) ->
         partial: allow_partial_message,
         as_bytes: pack_as_bytes,
     }
+}
+
+/// Whether a letter can stand in the name of a header; pseudo-headers have a colon.
+fn in_header_name(letter: u8) -> bool {
+    letter.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&letter)
 }
