@@ -27,7 +27,11 @@ impl Workloads {
         let mut touched = Vec::new();
         for (workload, comes) in [(old, false), (new, true)] {
             let Some(workload) = workload else { continue };
-            for ip in workload.addresses.iter().filter_map(|a| a.ip()) {
+            for ip in workload
+                .addresses
+                .iter()
+                .filter_map(weft_model::EndpointAddress::ip)
+            {
                 let key = Key::WorkloadAt(workload.origin.namespace.clone(), ip);
                 let at = self.at.entry(key.clone()).or_default();
                 if comes {
