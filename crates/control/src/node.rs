@@ -76,6 +76,8 @@ pub struct Proxy {
     pub identity: Identity,
     /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
     pub unprivileged: bool,
+    /// Whether its agent answers the workload's DNS queries (metadata `DNS_CAPTURE`).
+    pub dns_capture: bool,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -148,6 +150,7 @@ impl Proxy {
             metadata: Arc::new(metadata.texts()),
             identity: Identity::read(|key| metadata.text(key))?,
             unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
+            dns_capture: metadata.flag("DNS_CAPTURE", false)?,
             agent: node.user_agent_name.clone(),
         })
     }

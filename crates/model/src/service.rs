@@ -59,6 +59,9 @@ pub struct Service {
     pub name: Arc<str>,
     /// Virtual addresses; empty for headless services and entries without `addresses`.
     pub addresses: Vec<AddressRange>,
+    /// Addresses that the mesh gave to a `ServiceEntry` without `addresses`. Only proxies that
+    /// answer their workload's DNS queries know them.
+    pub assigned: Vec<IpAddr>,
     /// Ports, sorted by number.
     pub ports: Vec<ServicePort>,
     /// How endpoints are found.

@@ -125,10 +125,11 @@ pub(crate) fn of_service(
                 },
             };
             let (cluster, fault) = outbound(mesh, &to, &settings, kind, place)?;
-            let metadata = metadata::istio(
+            let metadata = metadata::cluster(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
-                &[service_name(service)],
+                service_name(service),
                 subset.map(|s| &*s.name),
+                service.external,
             );
             let mut made = emit(&cluster, metadata.as_deref(), &from);
             made.faults = fault

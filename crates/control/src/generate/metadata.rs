@@ -31,7 +31,7 @@ struct List {
 /// The wire shape of `google.protobuf.Value`; the numbers are that message's.
 #[derive(Clone, PartialEq, Message)]
 struct Value {
-    #[prost(oneof = "Kind", tags = "3, 5, 6")]
+    #[prost(oneof = "Kind", tags = "3, 4, 5, 6")]
     kind: Option<Kind>,
 }
 
@@ -39,6 +39,8 @@ struct Value {
 enum Kind {
     #[prost(string, tag = "3")]
     Text(String),
+    #[prost(bool, tag = "4")]
+    Flag(bool),
     #[prost(message, tag = "5")]
     Struct(Struct),
     #[prost(message, tag = "6")]
@@ -75,7 +77,29 @@ pub(crate) fn istio(
     services: &[ServiceName<'_>],
     subset: Option<&str>,
 ) -> Option<Vec<u8>> {
-    let mut fields = BTreeMap::new();
+    encode(BTreeMap::new(), config, services, subset)
+}
+
+/// The same for the cluster of a service; `external`: it lies outside of the mesh.
+pub(crate) fn cluster(
+    config: Option<&str>,
+    service: ServiceName<'_>,
+    subset: Option<&str>,
+    external: bool,
+) -> Option<Vec<u8>> {
+    let flag = Value {
+        kind: Some(Kind::Flag(true)),
+    };
+    let fields = external.then(|| ("external".to_owned(), flag));
+    encode(fields.into_iter().collect(), config, &[service], subset)
+}
+
+fn encode(
+    mut fields: BTreeMap<String, Value>,
+    config: Option<&str>,
+    services: &[ServiceName<'_>],
+    subset: Option<&str>,
+) -> Option<Vec<u8>> {
     if let Some(config) = config {
         fields.insert("config".to_owned(), Value::text(config));
     }

@@ -19,6 +19,7 @@ pub(crate) mod locality;
 pub(crate) mod matches;
 pub(crate) mod metadata;
 pub(crate) mod mutual;
+pub(crate) mod name_table;
 pub(crate) mod names;
 pub(crate) mod peers;
 mod policies;

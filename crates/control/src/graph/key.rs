@@ -11,6 +11,7 @@ use weft_model::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::addresses::Families;
 use super::patches::Areas;
 use crate::emit::Chunk;
 use crate::generate::clusters::Client;
@@ -49,6 +50,9 @@ pub(crate) struct Scope {
     pub(crate) sidecar: Option<ObjectRef>,
     /// Those `DestinationRules` for some workloads only that are for these.
     pub(crate) rules: Arc<[ObjectRef]>,
+    /// Which of the addresses that the mesh gives to services they know: none, unless they answer
+    /// DNS queries.
+    pub(crate) assigned: Families,
 }
 
 /// Those proxies of a scope whose routes are the same.
@@ -181,6 +185,8 @@ pub(crate) struct ProxyFacts {
     pub(crate) metadata: Arc<BTreeMap<String, String>>,
     pub(crate) identity: Identity,
     pub(crate) unprivileged: bool,
+    /// Addresses with which it answers DNS queries.
+    pub(crate) assigned: Families,
 }
 
 impl ProxyFacts {
@@ -227,6 +233,11 @@ impl ProxyFacts {
             },
             // It makes a difference to gateways only, so that others share their views.
             unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
+            assigned: if proxy.dns_capture && proxy.kind != ProxyKind::Grpc {
+                Families::of(&proxy.ips)
+            } else {
+                Families::default()
+            },
         }
     }
 }
@@ -332,6 +343,9 @@ pub(crate) enum Key {
     ExtensionView(Arc<PatchClass>),
     /// The credentials that rules name, and the servers of a gateway.
     Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
+    /// Names and addresses for proxies of a scope that answer DNS queries, by their network.
+    NameShard(Arc<Scope>, Arc<str>, Shard),
+    NameTable(Arc<Scope>, Arc<str>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -380,7 +394,8 @@ impl Key {
             | Self::PortShard(..)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
-            | Self::GrpcClusters(..) => 2,
+            | Self::GrpcClusters(..)
+            | Self::NameShard(..) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
             | Self::ShardNeeds(..)
@@ -408,6 +423,7 @@ impl Key {
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(..)
             | Self::GatewayRoutes(_)
+            | Self::NameTable(..)
             | Self::Secrets(..) => 7,
             Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,
             Self::ProxyView(_) => 9,

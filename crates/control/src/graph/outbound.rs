@@ -49,13 +49,13 @@ enum Place {
     Nowhere,
 }
 
-fn place(service: &Service, port: &ServicePort) -> Place {
+fn place(scope: &Scope, service: &Service, port: &ServicePort) -> Place {
     let protocol = port.protocol;
     if protocol == Protocol::Udp {
         Place::Nowhere
     } else if protocol.is_http() {
         Place::Wildcard
-    } else if !service.addresses.is_empty() {
+    } else if scope.has_address(service) {
         Place::Addresses
     } else if service.headless
         || (service.resolution == Resolution::Passthrough && service.selector.is_some())
@@ -79,7 +79,7 @@ pub(super) fn port_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) 
                 protocol: port.protocol,
                 range,
             };
-            let list = match place(&service, port) {
+            let list = match place(scope, &service, port) {
                 Place::Nowhere | Place::Endpoints => continue,
                 Place::Wildcard if port.protocol.is_http() => {
                     out.http.insert(port.number);
@@ -144,7 +144,7 @@ fn tcp_chain(
     shared: &SharedPort,
 ) -> TcpChain {
     let by_name = shared.protocol.is_tls() && !service.hostname.is_wildcard();
-    let sni = (by_name && (shared.range.is_some() || service.addresses.is_empty()))
+    let sni = (by_name && (shared.range.is_some() || !scope.has_address(service)))
         .then(|| service.hostname.as_str().into());
     let wildcard_sni = shared.protocol.is_tls() && service.hostname.as_str().starts_with("*.");
     let sni = sni.or_else(|| wildcard_sni.then(|| service.hostname.as_str().into()));
@@ -315,14 +315,10 @@ pub(super) fn vip_listeners(
             continue;
         };
         for port in &service.ports {
-            let addresses: Vec<IpAddr> = match place(&service, port) {
+            let addresses: Vec<IpAddr> = match place(scope, &service, port) {
                 Place::Nowhere | Place::Wildcard => continue,
                 Place::Addresses => {
-                    let hosts = service
-                        .addresses
-                        .iter()
-                        .filter(|a| a.is_host())
-                        .map(|a| a.ip);
+                    let hosts = scope.host_addresses(&service).into_iter();
                     hosts
                         .filter(|ip| owns_address(cx, scope, *ip, port.number, key))
                         .collect()
@@ -381,13 +377,13 @@ pub(super) fn sniffed_route(service: &Service, port: PortNumber) -> Arc<str> {
 }
 
 /// Whether such a route configuration is needed.
-pub(super) fn has_sniffed_route(service: &Service, port: &ServicePort) -> bool {
-    port.protocol.is_sniffed()
-        && matches!(place(service, port), Place::Addresses | Place::Endpoints)
+pub(super) fn has_sniffed_route(scope: &Scope, service: &Service, port: &ServicePort) -> bool {
+    let place = place(scope, service, port);
+    port.protocol.is_sniffed() && matches!(place, Place::Addresses | Place::Endpoints)
 }
 
 /// Whether the HTTP routes of a service port are shared on the wildcard address.
-pub(super) fn has_shared_route(service: &Service, port: &ServicePort) -> bool {
-    matches!(place(service, port), Place::Wildcard)
+pub(super) fn has_shared_route(scope: &Scope, service: &Service, port: &ServicePort) -> bool {
+    matches!(place(scope, service, port), Place::Wildcard)
         && (port.protocol.is_http() || port.protocol.is_sniffed())
 }

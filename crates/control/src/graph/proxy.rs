@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weft_model::{Labels, MeshSettings};
 use weft_xds::{TypeUrl, View};
 
+use super::addresses::Families;
 use super::gateway::type_view;
 use super::inbound::{self, Own};
 use super::key::{Binding, Caller, GatewayClass, ProxyFacts, Reader, RouteName};
@@ -223,11 +224,13 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let extensions = patches.extensions.map(Key::ExtensionView);
     let extensions = extensions.and_then(|key| plain(cx, key));
     let secrets = plain(cx, Key::Secrets(Arc::clone(scope), facts.kind, gateway));
-    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, secrets, extensions]
-        .iter()
-        .flatten()
-        .map(|v| (**v).clone())
-        .collect();
+    let answers = facts.assigned != Families::default();
+    let names = answers.then(|| Key::NameTable(Arc::clone(scope), Arc::clone(&facts.network)));
+    let names = names.and_then(|key| plain(cx, key));
+    let parts = [
+        clusters, endpoints, listeners, routes, secrets, extensions, names,
+    ];
+    let parts: Vec<TypeView> = parts.iter().flatten().map(|v| (**v).clone()).collect();
     let sets = parts.iter().map(|part| own.onto(&part.set));
     Value::ProxyView(Arc::new(ProxyView {
         view: View::new(sets),
@@ -258,6 +261,7 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
         namespace: facts.namespace.clone(),
         sidecar,
         rules: rules.collect(),
+        assigned: facts.assigned,
     });
     Arc::new(Reader {
         scope,

@@ -1,6 +1,7 @@
 //! The control plane without sockets: YAML in, decoded resources out.
 
 mod accepted;
+mod addresses;
 mod apply;
 mod balancing;
 mod cors;

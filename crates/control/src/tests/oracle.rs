@@ -77,6 +77,11 @@ fn service(random: &mut Random, name: &str) -> String {
         random.pick(&["STATIC", "STATIC", "DNS", "NONE"])
     };
     let mut out = head("ServiceEntry", name, random.pick(&NAMESPACES));
+    let given = random.pick(&["true", "true", "false"]);
+    out = out.replace(
+        "}\nspec:",
+        &format!(", labels: {{networking.istio.io/enable-autoallocate-ip: '{given}'}}}}\nspec:"),
+    );
     let _ = write!(
         out,
         "\n  hosts: ['{host}']\n  location: MESH_INTERNAL\n  resolution: {resolution}"
@@ -113,8 +118,9 @@ fn service(random: &mut Random, name: &str) -> String {
         for i in 0..=random.below(3) {
             let _ = write!(
                 out,
-                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
+                "\n  - {{address: 10.0.0.{}, network: '{}', labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
                 random.below(6) + 1 + i,
+                random.pick(&["", "one", "two"]),
                 random.below(3),
                 random.below(3) + 1,
                 random.pick(&["eu/eu-1", "eu/eu-2", "us/us-1", "''"]),

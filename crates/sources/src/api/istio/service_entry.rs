@@ -2,22 +2,28 @@
 //! `ValidateServiceEntry`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use weft_model::{
     AddressRange, Endpoint, EndpointAddress, Health, Hostname, Kind, Locality, Protocol,
     Resolution, Service, ServicePort, TargetPort, Weight, Workload,
 };
 
+use weft_proto::yaml::Node;
+
 use super::message as pb;
 use super::workload_entry::{Wanted, workload};
 use crate::check::{At, Context};
+use crate::registry::allocate;
 
 /// A service and the endpoints that its entry lists; those of selected workloads are added when
 /// the registry is put together.
 pub(crate) type HostService = (Service, Vec<Endpoint>);
 
+/// `assignments` are those of the object's status.
 pub(crate) fn convert(
     message: pb::ServiceEntry,
+    assignments: &[Assignment],
     context: &Context<'_>,
     at: At<'_>,
 ) -> Option<Vec<HostService>> {
@@ -62,6 +68,7 @@ pub(crate) fn convert(
         context.namespace(),
         context.settings.default_service_export_to.as_ref(),
     );
+    check_hosts_of_bytes(hosts.len(), &ports, resolution, &at);
     let hosts = hosts_of(
         &hosts,
         resolution,
@@ -69,12 +76,13 @@ pub(crate) fn convert(
         at.field("hosts"),
     );
     let services = hosts.into_iter().map(|hostname| {
-        let service = Service {
+        let mut service = Service {
             namespace: context.namespace().clone(),
             // As in Istio: of several hosts each is a service of its own name.
             name: hostname.as_str().into(),
             hostname,
             addresses: addresses.clone(),
+            assigned: Vec::new(),
             ports: ports.clone(),
             resolution,
             external,
@@ -89,6 +97,9 @@ pub(crate) fn convert(
             origin: context.origin.clone(),
             labels: context.labels.clone(),
         };
+        if allocate::may_be_assigned(&service) {
+            service.assigned = assigned(assignments, &service.hostname);
+        }
         let mut endpoints: Vec<Endpoint> = workloads
             .iter()
             .map(|workload| endpoint(workload, &service))
@@ -99,6 +110,54 @@ pub(crate) fn convert(
         (service, endpoints)
     });
     Some(services.collect())
+}
+
+/// An address that a control plane gave to a host (`status.addresses`).
+pub(crate) struct Assignment {
+    host: String,
+    address: IpAddr,
+}
+
+/// The addresses that Istio's allocator has written into an object; what else a status says is
+/// of no interest.
+pub(crate) fn assignments(object: &Node, at: At<'_>) -> Vec<Assignment> {
+    let list = object
+        .get("status")
+        .and_then(|status| status.get("addresses"));
+    let items = list.and_then(Node::items).unwrap_or_default();
+    let (status, text) = (at.field("status"), |node: &Node, name: &str| {
+        node.get(name)
+            .and_then(Node::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    });
+    let list = status.field("addresses");
+    let assignment = |(index, node): (usize, &Node)| {
+        let value = text(node, "value");
+        let Ok(address) = value.parse() else {
+            let at = list.index(index);
+            at.field("value").error(format_args!(
+                "\"{value}\" is no IP address: use one, or remove the status"
+            ));
+            return None;
+        };
+        Some(Assignment {
+            host: text(node, "host"),
+            address,
+        })
+    };
+    items.iter().enumerate().filter_map(assignment).collect()
+}
+
+/// The addresses of a host, at most one of each family (the last one written, as in Istio), IPv4
+/// first.
+fn assigned(assignments: &[Assignment], host: &Hostname) -> Vec<IpAddr> {
+    let last = |v4: bool| {
+        let mut own = assignments.iter().rev();
+        own.find(|a| a.host == host.as_str() && a.address.is_ipv4() == v4)
+            .map(|a| a.address)
+    };
+    [last(true), last(false)].into_iter().flatten().collect()
 }
 
 /// An endpoint of `service` at a workload that a `ServiceEntry` lists or selects: the workload's
@@ -269,6 +328,19 @@ fn check_endpoints(
                 .error("resolution DNS_ROUND_ROBIN takes one endpoint: use DNS for several");
         }
         _ => {}
+    }
+}
+
+/// What is no HTTP and has no server name does not say which host it is for.
+fn check_hosts_of_bytes(hosts: usize, ports: &[ServicePort], resolution: Resolution, at: &At<'_>) {
+    let bytes = |port: &&ServicePort| !port.protocol.is_http() && !port.protocol.is_tls();
+    let port = ports.iter().find(bytes);
+    if let (true, Some(port)) = (hosts > 1 && resolution != Resolution::Passthrough, port) {
+        at.field("hosts").error(format_args!(
+            "several hosts cannot be told apart on port {}, which is neither HTTP nor TLS: \
+             write an entry for each",
+            port.number
+        ));
     }
 }
 
