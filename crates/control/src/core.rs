@@ -212,7 +212,8 @@ impl Core {
             .collect()
     }
 
-    /// What is held back in published views as proxies would refuse it, or for want of delegates.
+    /// What is held back in published views as proxies would refuse it, or for want of delegates;
+    /// each once.
     pub fn faults(&self) -> Vec<Fault> {
         let mut writer = self.writer.lock();
         let mut faults = writer.world.delegate_faults();
@@ -222,6 +223,7 @@ impl Core {
             .map(|p| Arc::clone(&p.view))
             .collect::<Vec<_>>();
         drop(writer);
+        let mut told: HashSet<Fault> = faults.iter().cloned().collect();
         // Views share most of their pieces.
         let mut looked_at = HashSet::default();
         for chunk in views.iter().flat_map(|view| view.chunks()) {
@@ -229,7 +231,7 @@ impl Core {
                 continue;
             }
             for fault in chunk.iter().flat_map(|emitted| emitted.faults.iter()) {
-                if !faults.contains(fault) {
+                if told.insert(fault.clone()) {
                     faults.push(fault.clone());
                 }
             }
@@ -338,6 +340,7 @@ impl ViewSource for Core {
                 published.sender.subscribe()
             } else {
                 let view = writer.pin(&facts);
+                self.analyst.look_again();
                 let (sender, receiver) = watch::channel(view.view.clone());
                 let published = Published {
                     sender,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use ahash::HashMap;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -19,11 +20,11 @@ use tokio::sync::Semaphore;
 use weft_core::drain::DrainSignal;
 use weft_model::ObjectKey;
 use weft_proto::json::any_to_json;
+use weft_proto::redact::redact;
 use weft_sources::ObjectState;
-use weft_xds::TypeUrl;
+use weft_xds::{Resource, TypeUrl};
 
 use crate::core::{Connected, Core, TypeCounts};
-use crate::generate::secrets;
 use crate::node::ProxyKind;
 
 /// Connections at once; more wait in the listener's queue.
@@ -198,27 +199,31 @@ fn statuses(core: &Core) -> Value {
     let refusals = core.refusals();
     let faults = core.faults();
     let warnings = core.warnings();
+    let mut refused_by: HashMap<&str, Vec<Value>> = HashMap::default();
+    for (type_url, name, refused) in &refusals {
+        let told = json!({
+            "type": type_url.short(), "resource": &**name,
+            "proxy": refused.node, "error": refused.error,
+        });
+        for origin in &refused.origins {
+            refused_by.entry(origin).or_default().push(told.clone());
+        }
+    }
+    let mut held_back: HashMap<String, Vec<&str>> = HashMap::default();
+    for fault in &faults {
+        for origin in fault.origins.iter() {
+            let held = held_back.entry(origin.to_string()).or_default();
+            if held.last() != Some(&&*fault.message) {
+                held.push(&fault.message);
+            }
+        }
+    }
     let objects = core.statuses().into_iter().map(|status| {
         let object = status.object.as_ref().map(ToString::to_string);
-        let refused: Vec<Value> = refusals
-            .iter()
-            .filter(|(_, _, r)| object.as_ref().is_some_and(|o| r.origins.contains(o)))
-            .map(|(type_url, name, r)| {
-                json!({
-                    "type": type_url.short(), "resource": &**name,
-                    "proxy": r.node, "error": r.error,
-                })
-            })
-            .collect();
-        let held: Vec<&str> = faults
-            .iter()
-            .filter(|f| {
-                f.origins
-                    .iter()
-                    .any(|o| object.as_ref() == Some(&o.to_string()))
-            })
-            .map(|f| &*f.message)
-            .collect();
+        let refused = object.as_deref().and_then(|object| refused_by.get(object));
+        let refused = refused.map_or(&[] as &[Value], Vec::as_slice);
+        let held = object.as_deref().and_then(|object| held_back.get(object));
+        let held = held.map_or(&[] as &[&str], Vec::as_slice);
         let warned = object.as_ref().and_then(|object| warnings.get(object));
         json!({
             "object": object,
@@ -262,15 +267,6 @@ fn config_dump(core: &Core, wanted: Option<&str>) -> Option<Value> {
         let type_url = set.type_url().clone();
         let view = &view;
         set.iter().map(move |resource| {
-            let value = if type_url == TypeUrl::SECRET {
-                secrets::without_keys(&resource.body)
-            } else {
-                resource.body.to_vec()
-            };
-            let any = weft_proto::Any {
-                type_url: type_url.as_str().to_owned(),
-                value,
-            };
             let origins = view.origins(&type_url, &resource.name);
             let origins: Vec<String> = origins
                 .iter()
@@ -280,11 +276,22 @@ fn config_dump(core: &Core, wanted: Option<&str>) -> Option<Value> {
             json!({
                 "type": type_url.short(), "name": &*resource.name,
                 "version": resource.version.to_string(),
-                "origins": origins, "resource": any_to_json(&any),
+                "origins": origins, "resource": shown(&type_url, resource),
             })
         })
     });
     Some(json!({ "proxy": connected.proxy.id, "resources": resources.collect::<Vec<_>>() }))
+}
+
+/// A resource as people may see it.
+pub(crate) fn shown(type_url: &TypeUrl, resource: &Resource) -> Value {
+    let any = weft_proto::Any {
+        type_url: type_url.as_str().to_owned(),
+        value: resource.body.to_vec(),
+    };
+    let mut shown = any_to_json(&any);
+    redact(&mut shown);
+    shown
 }
 
 /// Metrics in Prometheus' text form, under istiod's names where it has one.

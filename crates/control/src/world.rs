@@ -10,7 +10,8 @@ use std::sync::Arc;
 use ahash::HashMap;
 use weft_model::{
     DestinationRule, EnvoyFilter, Gateway, GatewayRef, Hostname, Labels, MeshSettings, Namespace,
-    Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+    Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, Telemetry,
+    VirtualService,
 };
 use weft_sources::Change;
 
@@ -27,6 +28,7 @@ pub(crate) struct World {
     rules: HashMap<Key, RuleIndex>,
     addresses: HashMap<Key, BTreeSet<ServiceKey>>,
     sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
+    telemetries: HashMap<Namespace, Vec<Arc<Telemetry>>>,
     gateways: Vec<Arc<Gateway>>,
     envoy_filters: HashMap<Namespace, BTreeMap<ObjectRef, FilterFacts>>,
     security: SecurityRules,
@@ -53,6 +55,7 @@ impl World {
             rules: HashMap::default(),
             addresses: HashMap::default(),
             sidecars: HashMap::default(),
+            telemetries: HashMap::default(),
             gateways: Vec::new(),
             envoy_filters: HashMap::default(),
             security: SecurityRules::default(),
@@ -218,6 +221,7 @@ impl World {
                     self.engine.set(secret_key(&secret.origin), value);
                 }
             }
+            Object::Telemetry(rule) => self.telemetry(rule, comes),
             // Endpoints already carry what workloads say; nobody reads namespaces yet.
             Object::Workload(_)
             | Object::Namespace(_)
@@ -344,6 +348,16 @@ impl World {
         count_labels(&mut self.labels, keys, comes);
     }
 
+    fn telemetry(&mut self, rule: &Arc<Telemetry>, comes: bool) {
+        let namespace = rule.meta.origin.namespace.clone();
+        let list = self.telemetries.entry(namespace).or_default();
+        list.retain(|other| other.meta.origin != rule.meta.origin);
+        if comes {
+            list.push(Arc::clone(rule));
+            list.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
+        }
+    }
+
     fn envoy_filter(&mut self, filter: &Arc<EnvoyFilter>, comes: bool) {
         let origin = &filter.meta.origin;
         let namespace = origin.namespace.clone();
@@ -382,6 +396,18 @@ impl World {
                     self.engine.set(key, value);
                 } else {
                     self.sidecars.remove(namespace);
+                    self.engine.remove(&key);
+                }
+            }
+            Some(Object::Telemetry(rule)) => {
+                let namespace = &rule.meta.origin.namespace;
+                let key = Key::Telemetries(namespace.clone());
+                let list = self.telemetries.get(namespace).filter(|l| !l.is_empty());
+                if let Some(list) = list {
+                    let value = Value::Telemetries(list.clone().into());
+                    self.engine.set(key, value);
+                } else {
+                    self.telemetries.remove(namespace);
                     self.engine.remove(&key);
                 }
             }

@@ -24,6 +24,8 @@ pub enum Resolution {
     DnsRoundRobin,
     /// The address that the client chose is used: `NONE`, headless services.
     Passthrough,
+    /// The proxy resolves the name that the client calls, one below a wildcard: `DYNAMIC_DNS`.
+    DynamicDns,
 }
 
 /// Which port of the workload a service port means.

@@ -233,8 +233,11 @@ impl<'a> At<'a> {
     pub(crate) fn labels(&self, labels: BTreeMap<String, String>) -> Labels {
         for (key, value) in &labels {
             let at = self.key(key);
-            if key.is_empty() || key.len() > 317 {
-                at.error("the label's name must have 1 to 317 characters");
+            let name = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+            if key.is_empty() || key.len() > 317 || !key.bytes().all(name) {
+                at.error(format_args!(
+                    "\"{key}\" is no name of a label: use at most 317 letters, digits, '-', '_', '.' and '/'"
+                ));
             }
             let fits = value.len() <= 63
                 && value

@@ -16,31 +16,53 @@ struct Metadata {
     filter_metadata: BTreeMap<String, Struct>,
 }
 
+/// The wire shape of `google.protobuf.Struct`.
 #[derive(Clone, PartialEq, Message)]
-struct Struct {
+pub(super) struct Struct {
     #[prost(btree_map = "string, message", tag = "1")]
     fields: BTreeMap<String, Value>,
 }
 
+/// A structure of these fields.
+pub(super) fn struct_of(fields: impl IntoIterator<Item = (String, Value)>) -> Struct {
+    Struct {
+        fields: fields.into_iter().collect(),
+    }
+}
+
+impl Struct {
+    /// Texts that are fields, without those further in.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.fields.values().filter_map(|value| match &value.kind {
+            Some(Kind::Text(text)) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
-struct List {
+pub(super) struct List {
     #[prost(message, repeated, tag = "1")]
     values: Vec<Value>,
 }
 
 /// The wire shape of `google.protobuf.Value`; the numbers are that message's.
 #[derive(Clone, PartialEq, Message)]
-struct Value {
-    #[prost(oneof = "Kind", tags = "3, 4, 5, 6")]
+pub(super) struct Value {
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
     kind: Option<Kind>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-enum Kind {
+pub(super) enum Kind {
+    #[prost(int32, tag = "1")]
+    Null(i32),
+    #[prost(double, tag = "2")]
+    Number(f64),
+    #[prost(bool, tag = "4")]
+    Bool(bool),
     #[prost(string, tag = "3")]
     Text(String),
-    #[prost(bool, tag = "4")]
-    Flag(bool),
     #[prost(message, tag = "5")]
     Struct(Struct),
     #[prost(message, tag = "6")]
@@ -48,10 +70,32 @@ enum Kind {
 }
 
 impl Value {
-    fn text(text: &str) -> Self {
-        Self {
-            kind: Some(Kind::Text(text.to_owned())),
-        }
+    fn of(kind: Kind) -> Self {
+        Self { kind: Some(kind) }
+    }
+
+    pub(super) fn text(text: &str) -> Self {
+        Self::of(Kind::Text(text.to_owned()))
+    }
+
+    pub(super) fn null() -> Self {
+        Self::of(Kind::Null(0))
+    }
+
+    pub(super) fn bool(flag: bool) -> Self {
+        Self::of(Kind::Bool(flag))
+    }
+
+    pub(super) fn number(number: f64) -> Self {
+        Self::of(Kind::Number(number))
+    }
+
+    pub(super) fn list(values: Vec<Self>) -> Self {
+        Self::of(Kind::List(List { values }))
+    }
+
+    pub(super) fn object(object: Struct) -> Self {
+        Self::of(Kind::Struct(object))
     }
 }
 
@@ -88,7 +132,7 @@ pub(crate) fn cluster(
     external: bool,
 ) -> Option<Vec<u8>> {
     let flag = Value {
-        kind: Some(Kind::Flag(true)),
+        kind: Some(Kind::Bool(true)),
     };
     let fields = external.then(|| ("external".to_owned(), flag));
     encode(fields.into_iter().collect(), config, &[service], subset)

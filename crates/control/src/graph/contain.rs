@@ -21,7 +21,6 @@ pub(super) fn chunk(cx: &Cx<'_, '_>, type_url: &TypeUrl, resources: Vec<Emitted>
             message: format!("{} {}: {message}", type_url.short(), emitted.resource.name).into(),
             origins: emitted.origins.clone(),
         };
-        tracing::error!(fault = &*fault.message, "a resource is held back");
         let good = match cx.previous() {
             Some(Value::Chunk(before)) => before
                 .iter()
@@ -49,7 +48,6 @@ pub(super) fn host(cx: &Cx<'_, '_>, made: Option<HostField>) -> Value {
         message: message.into(),
         origins: field.origins.clone(),
     };
-    tracing::error!(fault = &*fault.message, origins = ?fault.origins, "a virtual host is held back");
     let good = match cx.previous() {
         Some(Value::Host(before)) => before,
         _ => None,

@@ -57,6 +57,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
             port: host.port,
             tls: false,
             grpc,
+            forwarded_host: reader.headers.forwarded_host,
             hashes: &hashes,
         };
         routes::of_rule(rule, &to, &mut |name| {
@@ -82,7 +83,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
         return None;
     }
     let name = names::host_port(hostname.as_str(), host.port.get());
-    let shell = virtual_hosts::shell(name, domains, false);
+    let shell = virtual_hosts::shell(name, domains, false, reader.headers);
     let from = service.map(|s| s.origin.clone()).into_iter();
     Some(HostField {
         bytes: virtual_hosts::field(&shell, &encoded.unwrap_or_default()),
@@ -275,7 +276,7 @@ pub(super) fn outbound_route(
         .into_iter()
         .filter_map(|shard| read!(cx, Key::HostChunk(Arc::clone(reader), name, shard), Hosts))
         .collect();
-    let last = virtual_hosts::catch_all(allow);
+    let last = virtual_hosts::catch_all(allow, reader.headers);
     let (text, style) = match name {
         RouteName::Port(port) => (port.to_string(), Style::IgnorePorts),
         RouteName::HttpProxy => (names::HTTP_PROXY.to_owned(), Style::WithPorts),

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{ObjectRef, Protocol, Service};
+use weft_model::{CallSide, ObjectRef, Protocol, Service};
 use weft_xds::{ResourceSet, TypeUrl};
 
-use super::key::{OwnPatches, ProxyFacts};
+use super::key::{Observer, OwnPatches, ProxyFacts};
 use super::value::Value;
 use super::{Cx, Key, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
@@ -91,6 +91,7 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                     let inbound = InboundPort {
                         port: target.get(),
                         protocol: service_port.protocol,
+                        service_port: Some(*port),
                         operation: operation.into(),
                     };
                     own.from.push(service.origin.clone());
@@ -117,8 +118,8 @@ pub(super) fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<
 }
 
 /// What a sidecar has for its own workload.
-pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
-    let mesh = cx.mesh();
+pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
+    let (mesh, reports) = (cx.mesh(), cx.reports(observer));
     let OwnPorts {
         ports,
         services,
@@ -127,11 +128,12 @@ pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Own {
     let modes = security::modes(cx, &facts.namespace, &facts.labels);
     let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
     let guard = security::read_guard(cx, &policies, false);
-    let rules = modes.rules.iter().chain(&guard.origins).cloned();
+    let rules = modes.rules.iter().chain(&guard.origins);
+    let rules = rules.chain(&*observer.rules).cloned();
     let all = origins(from.iter().cloned().chain(rules));
     let from = origins(from);
     let workload = Workload {
-        mesh: &mesh,
+        setup: reports.setup(&mesh, observer, CallSide::Server),
         identity: &facts.identity,
         modes: &modes,
         guard: &guard,
@@ -185,9 +187,17 @@ fn captured(
         let served = Served {
             protocol: inbound.protocol,
             services: services.get(&inbound.port).map_or(&[], |s| &s[..]),
+            port: inbound.service_port,
+            target: inbound.port,
         };
         let name = names::inbound(inbound.port);
-        clusters::inbound(workload.mesh, &name, Application::AsCalled, &served, from)
+        clusters::inbound(
+            workload.setup.mesh,
+            &name,
+            Application::AsCalled,
+            &served,
+            from,
+        )
     });
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
     let mode = facts.binding.interception;
@@ -214,6 +224,7 @@ fn bound(
         let unknown = || InboundPort {
             port: *port,
             protocol: Protocol::Unsupported,
+            service_port: None,
             operation: names::host_port(&ip.to_string(), *port).into(),
         };
         let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
@@ -221,9 +232,11 @@ fn bound(
         let served = Served {
             protocol: inbound.protocol,
             services: &[],
+            port: None,
+            target: *port,
         };
         let application = Application::Loopback(*app);
-        let mesh = workload.mesh;
+        let mesh = workload.setup.mesh;
         clusters.push(clusters::inbound(mesh, &name, application, &served, from));
         bound.push(inbound::bound(workload, *ip, &inbound));
     }

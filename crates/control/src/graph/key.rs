@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use weft_model::{
     CredentialName, GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber,
-    ServiceKey,
+    ProxySettings, ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,6 +16,8 @@ use super::patches::Areas;
 use crate::emit::Chunk;
 use crate::generate::clusters::Client;
 use crate::generate::locality::Place;
+use crate::generate::reporting::SpanIdentity;
+use crate::generate::virtual_hosts::RouteHeaders;
 use crate::identity::Identity;
 use crate::node::{Interception, Proxy, ProxyKind};
 use crate::patch::Workloads;
@@ -62,6 +64,21 @@ pub(crate) struct Reader {
     pub(crate) dns_domain: Arc<str>,
     /// Only labels that some rule mentions.
     pub(crate) labels: Labels,
+    pub(crate) headers: RouteHeaders,
+}
+
+/// Those proxies of a scope that report the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Observer {
+    pub(crate) scope: Arc<Scope>,
+    /// The Telemetry objects that hold, those of the root namespace first.
+    pub(crate) rules: Arc<[ObjectRef]>,
+    /// What the proxies bring, else what the mesh says.
+    pub(crate) proxy: Arc<ProxySettings>,
+    pub(crate) gateway: bool,
+    /// What spans say of the proxies; none where no word sets tracing up, so that proxies share
+    /// their listeners.
+    pub(crate) identity: Option<SpanIdentity>,
 }
 
 /// Those proxies of a scope whose connections are routed the same.
@@ -70,6 +87,7 @@ pub(crate) struct Caller {
     pub(crate) scope: Arc<Scope>,
     /// Only labels that some rule for connections mentions.
     pub(crate) labels: Labels,
+    pub(crate) observer: Arc<Observer>,
 }
 
 /// How outbound listeners are bound.
@@ -187,6 +205,9 @@ pub(crate) struct ProxyFacts {
     pub(crate) unprivileged: bool,
     /// Addresses with which it answers DNS queries.
     pub(crate) assigned: Families,
+    /// Settings that it brings.
+    pub(crate) settings: Option<Arc<ProxySettings>>,
+    pub(crate) spans: SpanIdentity,
 }
 
 impl ProxyFacts {
@@ -238,7 +259,33 @@ impl ProxyFacts {
             } else {
                 Families::default()
             },
+            settings: proxy.settings.clone(),
+            // A gRPC client has no listeners that could report.
+            spans: if proxy.kind == ProxyKind::Grpc {
+                SpanIdentity::default()
+            } else {
+                span_identity(proxy)
+            },
         }
+    }
+}
+
+/// What spans say of a proxy, in Istio's words and in those of OpenTelemetry's conventions.
+fn span_identity(proxy: &Proxy) -> SpanIdentity {
+    let label = |name: &str| -> Arc<str> { proxy.labels.get(name).map_or("", |v| v).into() };
+    let workload = ["app.kubernetes.io/instance", "app.kubernetes.io/name"]
+        .map(label)
+        .into_iter()
+        .chain([proxy.workload.as_str().into(), proxy.name.as_str().into()])
+        .find(|name| !name.is_empty());
+    SpanIdentity {
+        service: label("service.istio.io/canonical-name"),
+        revision: label("service.istio.io/canonical-revision"),
+        mesh: proxy.mesh_id.as_str().into(),
+        namespace: proxy.said_namespace.as_str().into(),
+        site: proxy.cluster_id.as_str().into(),
+        cluster: proxy.cluster.as_str().into(),
+        workload: workload.unwrap_or_default(),
     }
 }
 
@@ -270,6 +317,7 @@ pub(crate) enum Key {
     EnvoyFilter(ObjectRef),
     /// What the filters of a namespace are for.
     EnvoyFilters(Namespace),
+    Telemetries(Namespace),
     /// Those `DestinationRules` of a namespace that are for some workloads only.
     RuleSelectors(Namespace),
     /// Services that have an endpoint at an address.
@@ -320,7 +368,15 @@ pub(crate) enum Key {
     WildcardListener(Arc<Caller>, Binding, PortNumber),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
-    GatewayListener(Arc<GatewayClass>, PolicyRefs, u16, Option<Arc<str>>),
+    GatewayListener(
+        Arc<GatewayClass>,
+        PolicyRefs,
+        Arc<Observer>,
+        u16,
+        Option<Arc<str>>,
+    ),
+    /// What listeners report.
+    Reports(Arc<Observer>),
     GatewayHost(Arc<GatewayHost>),
     HostChunk(Arc<Reader>, RouteName, Shard),
     SniffedRoutes(Arc<Reader>, Shard),
@@ -334,7 +390,7 @@ pub(crate) enum Key {
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
     GrpcRouteView(Arc<Reader>),
-    GatewayListeners(Arc<GatewayClass>, PolicyRefs),
+    GatewayListeners(Arc<GatewayClass>, PolicyRefs, Arc<Observer>),
     GatewayRoutes(Arc<GatewayClass>),
     PatchPlan(Arc<PatchClass>),
     /// A view with the patches of a class.
@@ -370,6 +426,7 @@ impl Key {
             | Self::Sidecars(_)
             | Self::EnvoyFilter(_)
             | Self::EnvoyFilters(_)
+            | Self::Telemetries(_)
             | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
             | Self::VipOwners(_)
@@ -392,6 +449,7 @@ impl Key {
             Self::Destinations(..)
             | Self::HostRules(..)
             | Self::PortShard(..)
+            | Self::Reports(_)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
             | Self::GrpcClusters(..)

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use weft_model::{Labels, MeshSettings};
+use weft_model::{CallSide, Labels, MeshSettings};
 use weft_xds::{TypeUrl, View};
 
 use super::addresses::Families;
 use super::gateway::type_view;
 use super::inbound::{self, Own};
-use super::key::{Binding, Caller, GatewayClass, ProxyFacts, Reader, RouteName};
+use super::key::{Binding, Caller, GatewayClass, Observer, ProxyFacts, Reader, RouteName};
 use super::value::{PlaceNeeds, ProxyView, Value};
-use super::{Cx, Key, Scope, Shard, patches, places, read, scope, security};
+use super::{Cx, Key, Scope, Shard, patches, places, read, scope, security, telemetry};
 use crate::emit::{Chunk, Emitted, TypeView, origins};
 use crate::generate::clusters::Client;
 use crate::generate::listeners;
@@ -66,17 +66,19 @@ pub(super) fn listener_view(cx: &mut Cx<'_, '_>, caller: &Arc<Caller>, binding: 
     let scope = &caller.scope;
     let mesh = cx.mesh();
     let policy = cx.outbound_policy(scope);
-    let from = origins([]);
+    let reports = cx.reports(&caller.observer);
+    let setup = reports.setup(&mesh, &caller.observer, CallSide::Client);
+    let from = origins(caller.observer.rules.iter().cloned());
     let mut standing = Vec::new();
     if binding.interception != Interception::None {
         let wildcard = if binding.v6 { "::" } else { "0.0.0.0" };
         let mode = binding.interception;
         standing.push(listeners::virtual_outbound(
-            &mesh, policy, wildcard, mode, &from,
+            &setup, policy, wildcard, mode, &from,
         ));
     }
     if let Some(port) = proxy_port(&mesh, binding) {
-        standing.push(listeners::http_proxy(&mesh, binding.v6, port, &from));
+        standing.push(listeners::http_proxy(&setup, binding.v6, port, &from));
     }
     let mut chunks: Vec<Chunk> = vec![standing.into()];
     if binding.by_port {
@@ -185,12 +187,15 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let clusters = patches::read_view(cx, patches.clusters.as_ref(), clusters);
     let endpoints = plain(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
     let mut own = Own::default();
+    let mut silent = Arc::default();
     let mut gateway = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
-            own = inbound::of_proxy(cx, facts);
+            let observer = telemetry::observer(cx, facts, scope);
+            own = inbound::of_proxy(cx, facts, &observer);
             own.patch(cx, &patches);
-            let caller = caller(cx, &reader);
+            silent = cx.reports(&observer).faults.clone();
+            let caller = caller(cx, &reader, observer);
             (
                 Key::OutboundListeners(caller, facts.binding),
                 Key::OutboundRoutes(Arc::clone(&reader), facts.binding),
@@ -204,10 +209,12 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 agent: facts.identity.agent,
                 unprivileged: facts.unprivileged,
             });
+            let observer = telemetry::observer(cx, facts, scope);
+            silent = cx.reports(&observer).faults.clone();
             let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
             gateway = Some(Arc::clone(&class));
             (
-                Key::GatewayListeners(Arc::clone(&class), policies),
+                Key::GatewayListeners(Arc::clone(&class), policies, observer),
                 Key::GatewayRoutes(class),
             )
         }
@@ -236,6 +243,7 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         view: View::new(sets),
         parts: parts.clone().into(),
         own: Arc::new([own.clusters, own.listeners]),
+        silent,
     }))
 }
 
@@ -267,14 +275,16 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
         scope,
         dns_domain: Arc::clone(&facts.dns_domain),
         labels,
+        headers: telemetry::route_headers(cx, facts),
     })
 }
 
-fn caller(cx: &mut Cx<'_, '_>, reader: &Reader) -> Arc<Caller> {
+fn caller(cx: &mut Cx<'_, '_>, reader: &Reader, observer: Arc<Observer>) -> Arc<Caller> {
     let mentioned = read!(cx, Key::StreamLabels, LabelKeys).unwrap_or_default();
     let labels = reader.labels.iter();
     Arc::new(Caller {
         scope: Arc::clone(&reader.scope),
         labels: labels.filter(|(key, _)| mentioned.contains(*key)).collect(),
+        observer,
     })
 }

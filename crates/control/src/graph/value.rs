@@ -9,12 +9,13 @@ use weft_model::{
     AddressRange, AuthorizationPolicy, CredentialName, DestinationRule, EnvoyFilter, ExportTo,
     Forwarding, Gateway, Hostname, Labels, MeshSettings, MutualTlsMode, ObjectRef,
     PeerAuthentication, PortNumber, Protocol, RequestAuthentication, Resolved, Secret, Service,
-    ServiceEndpoints, ServiceKey, Sidecar, Timestamp, VirtualService,
+    ServiceEndpoints, ServiceKey, Sidecar, Telemetry, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
 use super::key::{RuleRefs, Shard};
 use super::patches::{FilterFacts, PatchedOwn, PatchedView};
+use super::telemetry::Reports;
 use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::access::Guard;
 use crate::generate::gateways::GatewayPort;
@@ -84,6 +85,8 @@ pub(crate) struct PortShard {
     pub(crate) http: BTreeSet<PortNumber>,
     /// TCP and sniffed services on the wildcard address.
     pub(crate) shared: BTreeMap<PortNumber, Vec<SharedPort>>,
+    /// Hosts with HTTP routes whose names are looked up as they are called.
+    pub(crate) resolved: BTreeMap<PortNumber, BTreeSet<Hostname>>,
 }
 
 /// A port on the wildcard address, over all shards.
@@ -93,6 +96,8 @@ pub(crate) struct WildcardPort {
     pub(crate) http: BTreeSet<Shard>,
     /// Others, in order of precedence.
     pub(crate) shared: Vec<SharedPort>,
+    /// Hosts whose names are looked up as they are called.
+    pub(crate) resolved: BTreeSet<Hostname>,
 }
 
 /// An encoded virtual host and where it comes from.
@@ -137,11 +142,13 @@ pub struct ProxyView {
     pub parts: Arc<[TypeView]>,
     /// The proxy's own pieces.
     pub(crate) own: Arc<[Chunk]>,
+    /// What of its reports is left out.
+    pub(crate) silent: Arc<[Fault]>,
 }
 
 impl PartialEq for ProxyView {
     fn eq(&self, other: &Self) -> bool {
-        self.parts == other.parts && self.own == other.own
+        self.parts == other.parts && self.own == other.own && self.silent == other.silent
     }
 }
 
@@ -149,7 +156,8 @@ impl ProxyView {
     /// What is held back because proxies would refuse it.
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
         let emitted = self.chunks().flat_map(|chunk| chunk.iter());
-        emitted.flat_map(|e| e.faults.iter())
+        let held = emitted.flat_map(|e| e.faults.iter());
+        held.chain(self.silent.iter())
     }
 
     /// All its pieces; other views share most of them.
@@ -189,6 +197,8 @@ pub(crate) enum Value {
     Sidecars(Arc<[Arc<Sidecar>]>),
     EnvoyFilter(Arc<EnvoyFilter>),
     EnvoyFilters(Arc<[FilterFacts]>),
+    Telemetries(Arc<[Arc<Telemetry>]>),
+    Reports(Arc<Reports>),
     Services(Arc<BTreeSet<ServiceKey>>),
     Peers(Arc<[Arc<PeerAuthentication>]>),
     Access(Arc<[Arc<AuthorizationPolicy>]>),

@@ -22,6 +22,7 @@ mod security;
 mod short_names;
 mod speed;
 mod streams;
+mod telemetry;
 mod worlds;
 
 use std::collections::BTreeMap;

@@ -10,12 +10,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::MeshSettings;
 use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
 
-use super::{oracle_gateways, oracle_patches};
+use super::{oracle_gateways, oracle_patches, telemetry};
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::pb::route::v3::RouteConfiguration;
 use crate::world::World;
@@ -270,7 +269,8 @@ fn object(random: &mut Random, name: &str) -> String {
     if random.chance(15) {
         return oracle_patches::envoy_filter(random, name);
     }
-    match random.below(13) {
+    match random.below(14) {
+        13 => telemetry::random_rule(random, name),
         10..=12 => security::rule(random, name),
         0..=3 => service(random, name),
         4..=6 => virtual_service(random, name),
@@ -312,7 +312,7 @@ fn compare(
     all: &[Arc<ProxyFacts>],
     step: &str,
 ) {
-    let mut fresh = World::new(MeshSettings::default());
+    let mut fresh = World::new(telemetry::random_settings());
     let changes: Vec<Change> = world
         .objects()
         .map(|o| Change {
@@ -416,8 +416,8 @@ fn short_names(configuration: &RouteConfiguration) {
 
 fn run(seed: u64, steps: usize) {
     let mut random = Random(seed);
-    let mut store = FileStore::new(MeshSettings::default());
-    let mut world = World::new(MeshSettings::default());
+    let mut store = FileStore::new(telemetry::random_settings());
+    let mut world = World::new(telemetry::random_settings());
     let all = proxies::all();
     let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
     let mut seen = Seen::new();

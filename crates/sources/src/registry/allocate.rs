@@ -44,7 +44,7 @@ pub(crate) fn may_be_assigned(service: &Service) -> bool {
     service.origin.kind == Kind::ServiceEntry
         && service.addresses.is_empty()
         && service.resolution != Resolution::Passthrough
-        && !service.hostname.is_wildcard()
+        && (!service.hostname.is_wildcard() || service.resolution == Resolution::DynamicDns)
         && !opted_out
 }
 

@@ -142,6 +142,7 @@ impl Assembly {
             Piece::RequestAuthentication(rule) => {
                 self.rule(Object::RequestAuthentication(rule.clone()), comes);
             }
+            Piece::Telemetry(rule) => self.rule(Object::Telemetry(rule.clone()), comes),
             Piece::Service(service) => {
                 self.owner(origin, service.service.selector.as_ref(), comes);
             }

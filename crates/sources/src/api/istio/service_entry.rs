@@ -49,6 +49,9 @@ pub(crate) fn convert(
     let ports = ports_of(ports, at.field("ports"));
     let addresses = addresses_of(&addresses, resolution, at.field("addresses"));
     check_endpoints(&endpoints, workload_selector.is_some(), resolution, &at);
+    if resolution == Resolution::DynamicDns {
+        check_dynamic(&hosts, &addresses, &ports, &at);
+    }
     let workloads = workloads_of(
         endpoints,
         &ports,
@@ -226,10 +229,7 @@ fn resolution_of(value: i32, at: At<'_>) -> Option<Resolution> {
         Written::Static => Resolution::Static,
         Written::Dns => Resolution::Dns,
         Written::DnsRoundRobin => Resolution::DnsRoundRobin,
-        Written::DynamicDns => {
-            at.error("DYNAMIC_DNS is not supported yet (see docs/compatibility.md)");
-            return None;
-        }
+        Written::DynamicDns => Resolution::DynamicDns,
     })
 }
 
@@ -320,6 +320,14 @@ fn check_endpoints(
             at.field("workloadSelector")
                 .error("is not used by resolution NONE: use STATIC");
         }
+        Resolution::DynamicDns if !endpoints.is_empty() => {
+            at.field("endpoints")
+                .error("are not used by resolution DYNAMIC_DNS: use DNS, or remove them");
+        }
+        Resolution::DynamicDns if selects => {
+            at.field("workloadSelector")
+                .error("is not used by resolution DYNAMIC_DNS: use STATIC, or remove it");
+        }
         Resolution::Static if endpoints.is_empty() && !selects => {
             at.error("resolution STATIC needs endpoints or a workloadSelector");
         }
@@ -328,6 +336,37 @@ fn check_endpoints(
                 .error("resolution DNS_ROUND_ROBIN takes one endpoint: use DNS for several");
         }
         _ => {}
+    }
+}
+
+/// What Istio demands of hosts whose names are looked up as they are called.
+fn check_dynamic(hosts: &[String], addresses: &[AddressRange], ports: &[ServicePort], at: &At<'_>) {
+    for (index, _) in hosts
+        .iter()
+        .enumerate()
+        .filter(|(_, h)| !h.starts_with('*'))
+    {
+        let at = at.field("hosts");
+        at.index(index)
+            .error("resolution DYNAMIC_DNS is for wildcards: write one, or use DNS");
+    }
+    if !addresses.is_empty() {
+        at.field("addresses")
+            .error("are not used by resolution DYNAMIC_DNS: remove them");
+    }
+    for port in ports {
+        let known = [
+            Protocol::Http,
+            Protocol::Http2,
+            Protocol::Grpc,
+            Protocol::Tls,
+        ];
+        if !known.contains(&port.protocol) {
+            at.field("ports").error(format_args!(
+                "port {} cannot be resolved by name: use HTTP, HTTP2, GRPC or TLS",
+                port.number
+            ));
+        }
     }
 }
 

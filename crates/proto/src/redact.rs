@@ -4,22 +4,38 @@
 
 use serde_json::Value;
 
-/// Fields annotated `udpa.annotations.sensitive` in the messages that Weft reads, and the
-/// tokens of gRPC call credentials.
+/// Fields annotated `udpa.annotations.sensitive` in Envoy's API, and the tokens of gRPC call
+/// credentials. `keys` and `secret` lie under fields that are hidden whole; `credentials` also
+/// covers names that Envoy shows.
 const SENSITIVE: &[&str] = &[
     "access_token",
+    "auth_password",
+    "auth_username",
+    "backend_token",
+    "context_extensions",
+    "credentials",
+    "credentials_data_source",
+    "downstream_auth_password",
+    "downstream_auth_passwords",
+    "downstream_auth_username",
     "generic_secret",
     "json_key",
     "password",
     "pkcs12",
     "private_key",
+    "private_key_provider",
+    "secret_access_key",
+    "secret_data",
     "session_ticket_keys",
+    "session_token",
+    "users",
+    "web_identity_token_data_source",
 ];
 const TEXT: &str = "[redacted]";
 const BASE64: &str = "W3JlZGFjdGVkXQ==";
 
 /// Hides what lies under sensitive fields anywhere in `value`.
-pub(super) fn redact(value: &mut Value) {
+pub fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields.iter_mut() {
