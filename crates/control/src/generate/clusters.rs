@@ -137,7 +137,8 @@ pub(crate) fn of_service(
             };
             let metadata = metadata::cluster(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
-                service_name(service),
+                // Behind a wildcard there are many.
+                (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
                 subset.map(|s| &*s.name),
                 service.external,
             );

@@ -25,6 +25,9 @@ use crate::pb::{any, filter};
 /// Envoy's cluster of this kind.
 const CLUSTER: &str = "envoy.clusters.dynamic_forward_proxy";
 
+/// Istio's name of the filter.
+const SNI_FILTER: &str = "envoy.extensions.filters.network.sni_dynamic_forward_proxy";
+
 fn cache(host: &str) -> DnsCacheConfig {
     DnsCacheConfig {
         name: format!("{host}_dfp_dns_cache"),
@@ -53,7 +56,7 @@ pub(crate) fn sni_filter(host: &str, port: PortNumber) -> Filter {
         port_specifier: Some(PortSpecifier::PortValue(port.get().into())),
         ..SniConfig::default()
     };
-    filter("envoy.filters.network.sni_dynamic_forward_proxy", &config)
+    filter(SNI_FILTER, &config)
 }
 
 /// The cluster of a port. The text says why it cannot be called.

@@ -124,10 +124,10 @@ pub(crate) fn istio(
     encode(BTreeMap::new(), config, services, subset)
 }
 
-/// The same for the cluster of a service; `external`: it lies outside of the mesh.
+/// The same for the cluster of a service, if it has one; `external`: it lies outside of the mesh.
 pub(crate) fn cluster(
     config: Option<&str>,
-    service: ServiceName<'_>,
+    service: Option<ServiceName<'_>>,
     subset: Option<&str>,
     external: bool,
 ) -> Option<Vec<u8>> {
@@ -135,7 +135,8 @@ pub(crate) fn cluster(
         kind: Some(Kind::Bool(true)),
     };
     let fields = external.then(|| ("external".to_owned(), flag));
-    encode(fields.into_iter().collect(), config, &[service], subset)
+    let services = Vec::from_iter(service);
+    encode(fields.into_iter().collect(), config, &services, subset)
 }
 
 fn encode(

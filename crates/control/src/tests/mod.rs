@@ -7,6 +7,7 @@ mod balancing;
 mod cors;
 mod delegate;
 mod discovery;
+mod dynamic_dns;
 mod envoy_filters;
 mod gateway_conflicts;
 mod gateway_secrets;
