@@ -150,14 +150,9 @@ impl World {
             self.engine.set(Key::ServiceIndex(shard), value);
         }
         let ips = |s: Option<&Arc<Service>>| -> BTreeSet<IpAddr> {
-            s.map(|s| {
-                s.addresses
-                    .iter()
-                    .filter(|a| a.is_host())
-                    .map(|a| a.ip)
-                    .collect()
-            })
-            .unwrap_or_default()
+            let Some(s) = s else { return BTreeSet::new() };
+            let own = s.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip);
+            own.chain(s.assigned.iter().copied()).collect()
         };
         self.exchange_addresses(&ips(old), &ips(new), &key, Key::VipOwners);
     }

@@ -209,7 +209,8 @@ fn convert_kind(
         }
         Kind::ServiceEntry => {
             let message: istio::ServiceEntry = document.read_spec()?;
-            let services = service_entry::convert(message, context, spec);
+            let assignments = service_entry::assignments(&document.body, root);
+            let services = service_entry::convert(message, &assignments, context, spec);
             services.map(|services| Piece::ServiceEntry(Arc::new(services)))
         }
         Kind::WorkloadEntry => {

@@ -17,11 +17,11 @@ async fn weft_says_what_was_recorded() {
     for world in worlds {
         let record = recorded::read(&world.name)
             .unwrap_or_else(|error| panic!("{}: record it: {error}", world.name));
-        let targets = world.grpc_targets().expect("the rules are readable");
+        let asked = world.asked().expect("the rules are readable");
         let plane = planes::weft(&world).await.expect("Weft starts");
         let mut now = Hashes::new();
         for node in &NODES {
-            let answers = fetch(&plane.address, node, &targets).await;
+            let answers = fetch(&plane.address, node, &asked).await;
             let answers = answers.unwrap_or_else(|error| panic!("{}: {error}", world.name));
             let answers = normalise(answers, node.kind == Kind::Grpc);
             now.extend(recorded::hashes(node.name, &answers));

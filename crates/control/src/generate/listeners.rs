@@ -21,7 +21,12 @@ use crate::pb::{address, bool_value, duration, seconds, u32_value};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Chain {
     /// Routes requests by this route configuration. `sniffed`: only if the first bytes are HTTP.
-    Http { route: Arc<str>, sniffed: bool },
+    /// Names below the hosts `resolved` are looked up as they are called.
+    Http {
+        route: Arc<str>,
+        sniffed: bool,
+        resolved: Vec<Arc<str>>,
+    },
     /// Forwards bytes.
     Tcp(TcpChain),
 }
@@ -50,24 +55,28 @@ pub(crate) fn outbound(
     let mut links = Vec::new();
     for chain in listener.chains {
         let mut metadata = None;
-        let (condition, filter) = match chain {
-            Chain::Http { route, sniffed } => {
+        let (condition, filters) = match chain {
+            Chain::Http {
+                route,
+                sniffed,
+                resolved,
+            } => {
                 links.push(Arc::clone(route));
                 sniff_http |= sniffed;
                 let rds = Routes::Rds(Arc::clone(route));
-                let filter = http::manager(setup, Side::Outbound, &stat_prefix, rds);
-                (sniffed.then(plain_http), filter)
+                let filter = http::resolving_manager(setup, &stat_prefix, rds, resolved);
+                (sniffed.then(plain_http), vec![filter])
             }
             Chain::Tcp(chain) => {
-                sniff_tls |= !chain.sni.is_empty();
+                sniff_tls |= !chain.sni.is_empty() || chain.resolved.is_some();
                 metadata = chain.metadata();
-                (chain.condition(), chain.filter(setup))
+                (chain.condition(), chain.filters(setup, listener.port))
             }
         };
         match condition {
             None => {
                 default = Some(FilterChain {
-                    filters: vec![filter],
+                    filters,
                     metadata,
                     transport_socket_connect_timeout: handshake_timeout(),
                     ..Default::default()
@@ -75,7 +84,7 @@ pub(crate) fn outbound(
             }
             Some(condition) => chains.push(FilterChain {
                 filter_chain_match: Some(condition),
-                filters: vec![filter],
+                filters,
                 metadata,
                 transport_socket_connect_timeout: handshake_timeout(),
                 ..FilterChain::default()

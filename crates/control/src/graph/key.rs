@@ -11,6 +11,7 @@ use weft_model::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::addresses::Families;
 use super::patches::Areas;
 use crate::emit::Chunk;
 use crate::generate::clusters::Client;
@@ -51,6 +52,9 @@ pub(crate) struct Scope {
     pub(crate) sidecar: Option<ObjectRef>,
     /// Those `DestinationRules` for some workloads only that are for these.
     pub(crate) rules: Arc<[ObjectRef]>,
+    /// Which of the addresses that the mesh gives to services they know: none, unless they answer
+    /// DNS queries.
+    pub(crate) assigned: Families,
 }
 
 /// Those proxies of a scope whose routes are the same.
@@ -199,6 +203,8 @@ pub(crate) struct ProxyFacts {
     pub(crate) metadata: Arc<BTreeMap<String, String>>,
     pub(crate) identity: Identity,
     pub(crate) unprivileged: bool,
+    /// Addresses with which it answers DNS queries.
+    pub(crate) assigned: Families,
     /// Settings that it brings.
     pub(crate) settings: Option<Arc<ProxySettings>>,
     pub(crate) spans: SpanIdentity,
@@ -248,6 +254,11 @@ impl ProxyFacts {
             },
             // It makes a difference to gateways only, so that others share their views.
             unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
+            assigned: if proxy.dns_capture && proxy.kind != ProxyKind::Grpc {
+                Families::of(&proxy.ips)
+            } else {
+                Families::default()
+            },
             settings: proxy.settings.clone(),
             // A gRPC client has no listeners that could report.
             spans: if proxy.kind == ProxyKind::Grpc {
@@ -394,6 +405,9 @@ pub(crate) enum Key {
     Served(Arc<ProxyFacts>, Arc<Observer>),
     /// Which views a proxy gets.
     ProxyPlan(Arc<ProxyFacts>),
+    /// Names and addresses for proxies of a scope that answer DNS queries, by their network.
+    NameShard(Arc<Scope>, Arc<str>, Shard),
+    NameTable(Arc<Scope>, Arc<str>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -445,7 +459,8 @@ impl Key {
             | Self::Reports(_)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
-            | Self::GrpcClusters(..) => 2,
+            | Self::GrpcClusters(..)
+            | Self::NameShard(..) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
             | Self::ShardNeeds(..)
@@ -475,6 +490,7 @@ impl Key {
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(..)
             | Self::GatewayRoutes(_)
+            | Self::NameTable(..)
             | Self::Secrets(..) => 7,
             Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,
             Self::ProxyView(_) => 9,

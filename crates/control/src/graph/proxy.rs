@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weft_model::{CallSide, Labels, MeshSettings};
 use weft_xds::{TypeUrl, View};
 
+use super::addresses::Families;
 use super::gateway::type_view;
 use super::inbound::{self, Own};
 use super::key::{
@@ -246,12 +247,15 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         (patches.routes.clone(), routes),
         (None, secrets),
     ];
-    let extensions = extensions.map(|key| (None, key));
+    let answers = facts.assigned != Families::default();
+    let names = answers.then(|| Key::NameTable(Arc::clone(scope), Arc::clone(&facts.network)));
+    let last = [extensions, names].into_iter().flatten();
+    let last = last.map(|key| (None, key));
     Value::ProxyPlan(Arc::new(ProxyPlan {
         facts,
         observer,
         patches,
-        views: views.into_iter().chain(extensions).collect(),
+        views: views.into_iter().chain(last).collect(),
     }))
 }
 
@@ -310,6 +314,7 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
         namespace: facts.namespace.clone(),
         sidecar,
         rules: rules.collect(),
+        assigned: facts.assigned,
     });
     Arc::new(Reader {
         scope,

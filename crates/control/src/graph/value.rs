@@ -87,6 +87,8 @@ pub(crate) struct PortShard {
     pub(crate) http: BTreeSet<PortNumber>,
     /// TCP and sniffed services on the wildcard address.
     pub(crate) shared: BTreeMap<PortNumber, Vec<SharedPort>>,
+    /// Hosts with HTTP routes whose names are looked up as they are called.
+    pub(crate) resolved: BTreeMap<PortNumber, BTreeSet<Hostname>>,
 }
 
 /// A port on the wildcard address, over all shards.
@@ -96,6 +98,8 @@ pub(crate) struct WildcardPort {
     pub(crate) http: BTreeSet<Shard>,
     /// Others, in order of precedence.
     pub(crate) shared: Vec<SharedPort>,
+    /// Hosts whose names are looked up as they are called.
+    pub(crate) resolved: BTreeSet<Hostname>,
 }
 
 /// An encoded virtual host and where it comes from.

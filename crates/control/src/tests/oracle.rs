@@ -71,17 +71,22 @@ pub(super) fn head(kind: &str, name: &str, namespace: &str) -> String {
 fn service(random: &mut Random, name: &str) -> String {
     let host = random.pick(&HOSTS);
     let resolution = if host.starts_with('*') {
-        "NONE"
+        random.pick(&["NONE", "DYNAMIC_DNS"])
     } else {
         random.pick(&["STATIC", "STATIC", "DNS", "NONE"])
     };
     let mut out = head("ServiceEntry", name, random.pick(&NAMESPACES));
+    let given = random.pick(&["true", "true", "false"]);
+    out = out.replace(
+        "}\nspec:",
+        &format!(", labels: {{networking.istio.io/enable-autoallocate-ip: '{given}'}}}}\nspec:"),
+    );
     let _ = write!(
         out,
         "\n  hosts: ['{host}']\n  location: MESH_INTERNAL\n  resolution: {resolution}"
     );
     out += export(random);
-    if random.chance(50) {
+    if resolution != "DYNAMIC_DNS" && random.chance(50) {
         let _ = write!(out, "\n  addresses: ['10.96.0.{}']", random.below(4) + 1);
     }
     let mut ports = BTreeSet::new();
@@ -100,6 +105,12 @@ fn service(random: &mut Random, name: &str) -> String {
     let mut numbers = BTreeSet::new();
     for port in ports {
         let (number, protocol) = port.split_once(' ').expect("number and protocol");
+        let named = matches!(protocol, "HTTP" | "GRPC" | "TLS");
+        let protocol = if named || resolution != "DYNAMIC_DNS" {
+            protocol
+        } else {
+            "TLS"
+        };
         if numbers.insert(number) {
             let _ = write!(
                 out,
@@ -112,8 +123,9 @@ fn service(random: &mut Random, name: &str) -> String {
         for i in 0..=random.below(3) {
             let _ = write!(
                 out,
-                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
+                "\n  - {{address: 10.0.0.{}, network: '{}', labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
                 random.below(6) + 1 + i,
+                random.pick(&["", "one", "two"]),
                 random.below(3),
                 random.below(3) + 1,
                 random.pick(&["eu/eu-1", "eu/eu-2", "us/us-1", "''"]),
@@ -228,6 +240,9 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "connectionPool: {tcp: {idleTimeout: 9s}}, tunnel: {targetHost: a.b, targetPort: 1}, ",
         "proxyProtocol: {}, ",
         "tls: {mode: ISTIO_MUTUAL}, ",
+        "tls: {mode: SIMPLE}, ",
+        "tls: {mode: SIMPLE, insecureSkipVerify: true, sni: a.b}, ",
+        "tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}, ",
         "tls: {mode: MUTUAL, credentialName: other}, ",
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
