@@ -2,6 +2,7 @@
 //! that generators list instead of searching. Must never know what is derived from them.
 
 mod security;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
