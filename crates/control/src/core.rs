@@ -2,12 +2,15 @@
 //! connected and what was pushed to whom. Must never know sockets.
 
 pub(crate) mod analysis;
+mod concern;
 mod news;
 mod record;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use ahash::{HashMap, HashSet};
@@ -15,18 +18,22 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::Status;
 use weft_model::{MeshSettings, ObjectKey, ServiceKey};
-use weft_sources::{Batch, Change, ObjectState, ObjectStatus, StatusKey};
-use weft_xds::server::Event;
-use weft_xds::server::grpc::{Connection, ConnectionId, Counters, ViewSource};
+use weft_sources::{Batch, Change, ObjectState, ObjectStatus, Refresh, StatusKey};
+use weft_xds::server::grpc::{Connection, ConnectionId, Counters, Standing, ViewSource};
+use weft_xds::server::{Answered, Event, Question};
 use weft_xds::{Mode, TypeUrl, Version, View};
 
 use crate::emit::Fault;
 use crate::engine;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
+use crate::monitoring;
 use crate::node::Proxy;
 use crate::world::World;
 use analysis::Analyst;
 use news::News;
+
+pub(crate) use concern::Concern;
+pub(crate) use standing::{Position, Step, TypePosition};
 
 /// The shared state.
 pub struct Core {
@@ -44,6 +51,10 @@ pub struct Core {
     /// Counters of the ADS server.
     pub ads: Arc<Counters>,
     next_push: AtomicU64,
+    /// Asks the source for a look; of a core without a source there is none.
+    refresh: OnceLock<Refresh>,
+    /// The last such request whose answer is in force.
+    refreshed: watch::Sender<u64>,
 }
 
 /// Counts of one type.
@@ -72,6 +83,9 @@ pub struct Connected {
     /// Who it is.
     pub proxy: Arc<Proxy>,
     facts: Arc<ProxyFacts>,
+    standing: Standing,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
     /// State of the world or delta.
     pub mode: Mode,
     /// Since when.
@@ -83,6 +97,8 @@ pub struct Connected {
 /// Where a proxy stands with a type.
 #[derive(Clone, Debug, Default)]
 pub struct TypeState {
+    /// When something was sent last.
+    pub sent: Option<SystemTime>,
     /// Content that was accepted last.
     pub acked: Option<Version>,
     /// Content of the view with which it is in step; none while it refuses a part of it.
@@ -144,6 +160,8 @@ impl Core {
             by_type: Mutex::default(),
             ads: Arc::default(),
             next_push: AtomicU64::new(1),
+            refresh: OnceLock::new(),
+            refreshed: watch::Sender::new(0),
         }
     }
 
@@ -161,6 +179,7 @@ impl Core {
     pub(crate) fn apply(&self, batches: Vec<Batch>) {
         let mut changes: BTreeMap<ObjectKey, Change> = BTreeMap::new();
         let mut statuses = Vec::new();
+        let asked = batches.iter().map(|batch| batch.asked).max();
         for batch in batches {
             changes.extend(batch.changes.into_iter().map(|c| (c.key.clone(), c)));
             statuses.extend(batch.statuses);
@@ -176,6 +195,9 @@ impl Core {
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);
+        if let Some(asked) = asked {
+            self.refreshed.send_modify(|last| *last = asked.max(*last));
+        }
     }
 
     fn take_statuses(&self, statuses: Vec<ObjectStatus>) {
@@ -354,6 +376,8 @@ impl ViewSource for Core {
         let connected = Connected {
             proxy: Arc::new(proxy),
             facts,
+            standing: connection.standing.clone(),
+            peer: connection.peer,
             mode: connection.mode,
             since: SystemTime::now(),
             types: BTreeMap::new(),
@@ -410,6 +434,8 @@ impl ViewSource for Core {
                 removed,
                 bytes,
             } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.sent = Some(SystemTime::now());
                 let node = Arc::clone(&connected.proxy);
                 drop(connections);
                 self.sent(node, type_url, *resources, *removed, *bytes);
@@ -447,5 +473,13 @@ impl ViewSource for Core {
             writer.published.remove(&connected.facts);
             writer.world.engine.unpin(&Key::ProxyView(connected.facts));
         }
+    }
+
+    fn answers(&self, type_url: &str) -> bool {
+        monitoring::is_question(type_url)
+    }
+
+    async fn answer(&self, question: Question) -> Result<Vec<Answered>, Status> {
+        monitoring::answer_question(self, &question).await
     }
 }

@@ -123,6 +123,7 @@ impl ControlPlane {
             Ok(())
         });
         let mut source = FileSource::start(&config.config_dir, mesh, WatchOptions::default())?;
+        core.follow(source.refresh());
         if first_batches(&mut source, &core, &config, &drain).await? {
             // Only now: a proxy whose connection is refused goes to another replica.
             let grpc = listen(grpc, config.grpc_addr)?;
@@ -326,7 +327,7 @@ async fn serve_ads(
 ) -> Result<(), ControlError> {
     let options = ads::Options {
         max_connection_age,
-        identifier: Some(format!("weft-control-{}", env!("CARGO_PKG_VERSION")).into()),
+        identifier: Some(monitoring::identifier().into()),
         ..ads::Options::default()
     };
     let counters = Arc::clone(&core.ads);
@@ -376,7 +377,7 @@ mod tests {
             let batch = Batch {
                 changes: update.changes,
                 statuses: update.statuses,
-                folder: FolderState::Complete,
+                ..Batch::default()
             };
             batches.try_send(batch).expect("there is room");
         }

@@ -199,6 +199,16 @@ impl Dataplane {
         }
     }
 
+    /// Where its admin server is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Its process, to be stopped and continued.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Asks its process to end (SIGTERM) and waits; see [`Process::terminate`].
     pub fn terminate(&mut self, timeout: Duration) -> ExitStatus {
         self.process.terminate(timeout)

@@ -111,7 +111,13 @@ impl Look {
             changes,
             statuses,
             folder,
+            asked: 0,
         }
+    }
+
+    /// Whether no file is waited for to come back.
+    pub(super) fn is_settled(&self) -> bool {
+        self.missing.is_empty()
     }
 
     fn read_changed(&mut self, listing: &Listing) -> Vec<(String, NewText)> {

@@ -1,0 +1,8 @@
+//! Commands that look inside of a running mesh: asks control planes and proxies over HTTP, and
+//! prints what `weft-inspect` makes of the answers.
+
+pub(crate) mod args;
+mod fetch;
+pub(crate) mod proxy_config;
+pub(crate) mod proxy_status;
+pub(crate) mod wait;
