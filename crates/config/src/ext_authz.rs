@@ -95,6 +95,8 @@ pub struct GrpcService {
 /// What a route has beside the filter's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AuthzOverride {
+    /// The service is not asked.
+    pub disabled: bool,
     /// Told to a gRPC service.
     pub context_extensions: Vec<(String, String)>,
 }

@@ -161,6 +161,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("hcm.HttpConnectionManager", "add_proxy_protocol_connection_state", "there is no proxy protocol filter"),
     line("hcm.InternalAddressConfig", "unix_sockets", "Weft does not listen on Unix sockets"),
     line("hcm.HttpFilter", "is_optional", "an optional filter that Weft does not have is left out"),
+    line("route.FilterConfig", "is_optional", "optional settings of a filter that Weft does not have are left out"),
     line("core.HttpProtocolOptions", "max_connection_duration_jitter", TUNING),
     line("core.HttpProtocolOptions", "max_response_headers_kb", "it is an option of clusters; on a listener Envoy does not use it either"),
     line("core.Http1ProtocolOptions", "use_balsa_parser", TUNING),

@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{StatusCode, header};
 use serde_json::{Map, Value};
-use weft_config::ext_authz::{AuthzService, ExtAuthz};
+use weft_config::ext_authz::{AuthzOverride, AuthzService, ExtAuthz};
 use weft_config::http_filter::FilterOverride;
 use weft_config::matching::StringMatch;
 
@@ -76,9 +76,19 @@ impl AuthzFilter {
         }
     }
 
-    /// `name` is the filter's, under which routes have more to tell the service.
-    pub(crate) async fn request(&self, name: &str, context: &mut RequestContext<'_>) -> Verdict {
+    /// `name` is the filter's, under which routes have more to tell the service; `own` are the most
+    /// specific settings of the route.
+    pub(crate) async fn request(
+        &self,
+        name: &str,
+        own: Option<&AuthzOverride>,
+        context: &mut RequestContext<'_>,
+    ) -> Verdict {
         let config = &*self.configured;
+        // As in Envoy, nobody is asked about a request that leads nowhere.
+        if !context.routed || own.is_some_and(|own| own.disabled) {
+            return Verdict::Continue;
+        }
         if !self.is_enabled(context) {
             self.counters.inc(DISABLED);
             if config.deny_at_disable {
@@ -89,13 +99,14 @@ impl AuthzFilter {
         let decision = match &config.service {
             AuthzService::Http(service) => by_http::ask(config, service, context).await,
             AuthzService::Grpc(service) => {
-                let mut extensions = Vec::new();
-                for overrides in context.overrides.iter().rev().flatten() {
-                    if let Some(FilterOverride::ExtAuthz(own)) = overrides.get(name) {
-                        extensions.extend(own.context_extensions.iter().cloned());
-                    }
-                }
-                by_grpc::ask(config, service, extensions, context).await
+                // The most specific comes last: of one key the last value counts.
+                let mut levels: Vec<_> = context.overrides.all_settings(name).collect();
+                levels.reverse();
+                let own = levels.into_iter().filter_map(|one| match one {
+                    FilterOverride::ExtAuthz(own) => Some(own.context_extensions.iter().cloned()),
+                    _ => None,
+                });
+                by_grpc::ask(config, service, own.flatten().collect(), context).await
             }
         };
         match decision {

@@ -137,7 +137,13 @@ pub(crate) fn per_route(
 ) -> Option<FilterOverride> {
     use authz::ext_authz_per_route::Override;
     match &message.r#override {
-        Some(Override::Disabled(true)) => Some(FilterOverride::Disabled),
+        Some(Override::Disabled(true)) => {
+            let own = AuthzOverride {
+                disabled: true,
+                ..AuthzOverride::default()
+            };
+            Some(FilterOverride::ExtAuthz(Arc::new(own)))
+        }
         Some(Override::Disabled(false)) => {
             p.refuse_field("disabled", "must be true, as in Envoy");
             None
@@ -156,6 +162,7 @@ pub(crate) fn per_route(
             let mut pairs: Vec<_> = pairs.map(|(k, v)| (k.clone(), v.clone())).collect();
             pairs.sort();
             let own = AuthzOverride {
+                disabled: false,
                 context_extensions: pairs,
             };
             Some(FilterOverride::ExtAuthz(Arc::new(own)))

@@ -392,8 +392,10 @@ fn routes_are_accepted() {
     let RouteLookup::Found { vhost, route } = config.find(&jason.head(), 0) else {
         panic!("no route")
     };
-    let found = config.filter_override(vhost, route, None, "envoy.filters.http.fault");
-    let Some(http_filter::FilterOverride::Fault(fault)) = found else {
+    let found = config.filter_overrides(vhost, route, None);
+    let Some(http_filter::FilterOverride::Fault(fault)) =
+        found.settings("envoy.filters.http.fault")
+    else {
         panic!("no fault")
     };
     let delay = fault.delay.as_ref().expect("a delay");

@@ -22,6 +22,7 @@ pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod retry;
 pub(crate) mod router;
+pub(crate) mod selection;
 pub(crate) mod serve;
 pub(crate) mod upgrade;
 pub(crate) mod upload;

@@ -6,8 +6,8 @@ pub(crate) struct Scene {
     pub(crate) bootstrap: &'static str,
     /// Names of its listeners: `{{port:NAME}}`.
     pub(crate) listeners: &'static [&'static str],
-    /// Statistics that are compared: names that contain this.
-    pub(crate) stats: &'static str,
+    /// Statistics that are compared: names that contain one of these.
+    pub(crate) stats: &'static [&'static str],
 }
 
 /// Lines of a case that may differ.

@@ -133,7 +133,6 @@ pub(crate) async fn forward(
     };
     let forward = Arc::clone(forward);
     let manager = Rc::clone(exchange.manager());
-    manager.stats.rq_total.inc();
     let name = target.choice.as_ref().map(|choice| &*choice.name);
     let Some(cluster) = name.and_then(|name| manager.worker.clusters.get(name)) else {
         manager.stats.no_cluster.inc();
