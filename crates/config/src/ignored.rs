@@ -161,6 +161,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("hcm.HttpConnectionManager", "add_proxy_protocol_connection_state", "there is no proxy protocol filter"),
     line("hcm.InternalAddressConfig", "unix_sockets", "Weft does not listen on Unix sockets"),
     line("hcm.HttpFilter", "is_optional", "an optional filter that Weft does not have is left out"),
+    line("ext_authz.CheckSettings", "with_request_body.pack_as_bytes", "Envoy looks only at the filter's, too"),
     line("route.FilterConfig", "is_optional", "optional settings of a filter that Weft does not have are left out"),
     line("core.HttpProtocolOptions", "max_connection_duration_jitter", TUNING),
     line("core.HttpProtocolOptions", "max_response_headers_kb", "it is an option of clusters; on a listener Envoy does not use it either"),
@@ -258,7 +259,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("endpoint.Endpoint", "health_check_config", "there is no active health check"),
     line("endpoint.Endpoint", "additional_addresses", "one address of an endpoint is used"),
     line("endpoint.Endpoint", "observability_name", STATS),
-    line("endpoint.LocalityLbEndpoints", "metadata", TELEMETRY),
     line("endpoint.LocalityLbEndpoints", "proximity", "without effect in Envoy too"),
     line("endpoint.Policy", "endpoint_stale_after", "without effect in Envoy over ADS too"),
     // TLS.

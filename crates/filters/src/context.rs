@@ -8,17 +8,17 @@ use weft_config::http_filter::OverrideLevels;
 use weft_config::rbac::PeerNames;
 use weft_config::{Metadata, RequestHead};
 
-use crate::{Calls, CorsAnswer, HeaderEdit};
+use crate::{Calls, CorsAnswer, HeaderEdit, RequestBody};
 
 /// The request's head; what a filter changes, the filters after it and the upstream see.
 #[derive(Debug)]
 pub struct RequestParts<'a> {
     /// The method.
-    pub method: &'a Method,
+    pub method: &'a mut Method,
     /// The path with its query.
     pub path: &'a mut PathAndQuery,
     /// The scheme.
-    pub scheme: &'static str,
+    pub scheme: &'a mut &'static str,
     /// All headers; the host among them.
     pub headers: &'a mut HeaderMap,
 }
@@ -67,6 +67,8 @@ pub struct RequestContext<'a> {
     pub remote: IpAddr,
     /// What filters leave for those after them and for the access log.
     pub metadata: &'a mut Metadata,
+    /// Its body; `None` for a request without one, and where it is not HTTP (an upgrade).
+    pub body: Option<&'a mut dyn RequestBody>,
     /// Other services.
     pub calls: &'a dyn Calls,
     /// Uniformly random numbers for shares.

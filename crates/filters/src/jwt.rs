@@ -262,7 +262,7 @@ fn realm(head: &RequestParts<'_>) -> String {
     let path = text(ORIGINAL_PATH).unwrap_or(head.path.as_str());
     let path = path.get(..MAX_PATH).unwrap_or(path);
     let host = text(HOST).unwrap_or_default();
-    let scheme = text(FORWARDED_PROTO).unwrap_or(head.scheme);
+    let scheme = text(FORWARDED_PROTO).unwrap_or(*head.scheme);
     format!("{scheme}://{host}{path}")
 }
 

@@ -2,6 +2,7 @@
 //! how the request was routed beyond the names it is told, nor where the answer goes. One that
 //! asks another service does so through [`Calls`], and never knows how a service is reached.
 
+pub mod body;
 pub mod call;
 pub mod context;
 pub mod cors;
@@ -21,12 +22,13 @@ use weft_config::DataSource;
 use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels};
 use weft_config::jwt::RemoteKeySource;
 
+pub use body::{Beginning, RequestBody};
 pub use call::{Call, CallError, CallResponse, Calls};
 pub use context::{Connection, RequestContext, RequestParts};
 pub use cors::CorsAnswer;
 pub use counters::CounterGroup;
 pub use fault::FaultStats;
-pub use header_edit::HeaderEdit;
+pub use header_edit::{EditKind, HeaderEdit};
 pub use jwt::RemoteKeys;
 pub use local_reply::LocalReply;
 pub use rbac::{RbacCounters, details as rbac_details};

@@ -88,6 +88,30 @@ async fn filters_and_routes_hold_as_in_envoy() {
     compare(&scene, include_str!("security/chain.txt"), &words).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_see_bodies_and_change_headers_as_in_envoy() {
+    let scene = Scene {
+        bootstrap: include_str!("security/guards.yaml"),
+        listeners: &[
+            "http-whole",
+            "http-part",
+            "http-none",
+            "grpc-whole",
+            "grpc-part",
+            "grpc-bytes",
+            "grpc-none",
+            "grpc-allowed",
+        ],
+        stats: &[".ext_authz.", "downstream_rq_too_large"],
+    };
+    let (http, grpc) = tokio::join!(security::guards::by_http(), security::guards::by_grpc());
+    let words = BTreeMap::from([
+        ("port-of-guard".to_owned(), http.to_string()),
+        ("port-of-grpc".to_owned(), grpc.to_string()),
+    ]);
+    compare(&scene, include_str!("security/guards.txt"), &words).await;
+}
+
 /// Sends every case to both proxies and tells all that differs. `words` stand in the tables and
 /// the bootstrap as `{{name}}`.
 async fn compare(scene: &Scene, table: &str, words: &BTreeMap<String, String>) {

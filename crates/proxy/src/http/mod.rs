@@ -7,6 +7,7 @@
 pub(crate) mod admit;
 pub(crate) mod body;
 mod call;
+mod client_body;
 pub(crate) mod client_cert;
 pub(crate) mod downstream;
 pub(crate) mod exchange;

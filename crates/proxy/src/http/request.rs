@@ -14,9 +14,10 @@ use http::{Method, Request, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use weft_config::{HttpManager, RequestHead, Route, RouteAction, RouteConfig};
-use weft_filters::{LocalReply, RequestContext, RequestParts, Verdict};
+use weft_filters::{LocalReply, RequestBody, RequestContext, RequestParts, Verdict};
 
 use super::admit::{Head, Refusal, admit};
+use super::client_body::ClientBody;
 use super::downstream::Downstream;
 use super::exchange::{Exchange, Record, UpstreamInfo};
 use super::respond::redirect;
@@ -68,6 +69,17 @@ pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming
         return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
     }
     let selection = Selection::find(&mut exchange, &head, random());
+    let received = if body.is_end_stream() {
+        Rc::default()
+    } else {
+        exchange.received()
+    };
+    let body = ClientBody::new(
+        body,
+        received,
+        manager.config.stream_idle_timeout,
+        Arc::clone(&manager.stats),
+    );
     selection.answer(exchange, head, body, on_upgrade).await
 }
 
@@ -125,7 +137,7 @@ impl Selection {
         mut self,
         mut exchange: Box<Exchange>,
         mut head: Head,
-        body: Incoming,
+        mut body: ClientBody,
         on_upgrade: Option<OnUpgrade>,
     ) -> Answer {
         let manager = Rc::clone(exchange.manager());
@@ -137,8 +149,9 @@ impl Selection {
             return Ok(refuse(exchange, &refusal, &head.method));
         }
         if !manager.filters.is_empty()
-            && let Err(reply) = self.run_filters(&mut exchange, &mut head).await
+            && let Err(reply) = self.run_filters(&mut exchange, &mut head, &mut body).await
         {
+            exchange.request_open &= head.upgrade.is_some() || !body.is_done();
             note_cluster(&mut exchange, self.choice.as_ref());
             return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
         }
@@ -185,10 +198,12 @@ impl Selection {
         &mut self,
         exchange: &mut Exchange,
         head: &mut Head,
+        body: &mut ClientBody,
     ) -> Result<(), LocalReply> {
         let downstream = Rc::clone(&exchange.downstream);
         let manager = downstream.manager();
         let random = [manager.worker.random(), manager.worker.random()];
+        let has_body = head.upgrade.is_none() && !body.is_end_stream();
         let mut first: Option<Self> = None;
         for filter in &manager.filters {
             if filter.is_off(first.as_ref().unwrap_or(self).overrides()) {
@@ -196,9 +211,9 @@ impl Selection {
             }
             let mut context = RequestContext {
                 head: RequestParts {
-                    method: &head.method,
+                    method: &mut head.method,
                     path: &mut head.path,
-                    scheme: head.scheme,
+                    scheme: &mut head.scheme,
                     headers: &mut head.headers,
                 },
                 cluster: self.choice.as_ref().map(|choice| &*choice.name),
@@ -211,6 +226,7 @@ impl Selection {
                 connection: &downstream.connection,
                 remote: exchange.remote.ip(),
                 metadata: &mut exchange.metadata,
+                body: has_body.then_some(&mut *body as &mut dyn RequestBody),
                 calls: &*manager.worker,
                 random,
                 delayed: false,
