@@ -323,13 +323,10 @@ endpoints:
     let assignment = assignment.unwrap_or_else(|e| panic!("{e}")).value;
     let endpoints: Vec<_> = assignment.endpoints().collect();
     assert!(matches!(
-        cluster.transport_for(endpoints[0].metadata.as_deref()),
+        cluster.transport_for(Some(endpoints[0])),
         Transport::Tls(_)
     ));
-    assert_eq!(
-        cluster.transport_for(endpoints[1].metadata.as_deref()),
-        &Transport::Raw
-    );
+    assert_eq!(cluster.transport_for(Some(endpoints[1])), &Transport::Raw);
     assert_eq!(endpoints[1].health, Health::Draining);
     assert_eq!(assignment.priorities.len(), 2);
     let again = assignment.clone().share_with(&assignment);
