@@ -67,7 +67,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("format string", "VIRTUAL_CLUSTER_NAME", NO_VALUE),
     line("rbac.RBAC", "track_per_rule_stats", STATS),
     line("jwt_authn.JwtProvider", "jwt_cache_config", "every token is verified"),
-    line("jwt_authn.JwksAsyncFetch", "fast_listener", "no listener waits for keys"),
+    line("jwt_authn.JwksAsyncFetch", "fast_listener", "the listener never waits: tokens wait for the fetch under way"),
     line("ext_authz.ExtAuthz", "charge_cluster_response_stats", STATS),
     line("ext_authz.ExtAuthz", "enforce_response_header_limits", "the limits of a cluster's responses always hold"),
     line("ext_authz.ExtAuthz", "emit_client_span", TRACING),
