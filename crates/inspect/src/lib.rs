@@ -13,6 +13,7 @@ pub mod bootstrap;
 pub mod clusters;
 pub mod dump;
 pub mod endpoints;
+pub mod explain;
 pub mod extensions;
 mod fields;
 pub mod listeners;

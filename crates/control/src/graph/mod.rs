@@ -31,7 +31,7 @@ use weft_model::{
 
 pub(crate) use contain::refused_host;
 use key::RuleRefs;
-pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
+pub(crate) use key::{GatewayHost, Key, OutboundHost, ProxyFacts, Scope, Shard};
 pub(crate) use patches::FilterFacts;
 pub use value::ProxyView;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};

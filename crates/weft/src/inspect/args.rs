@@ -31,6 +31,62 @@ pub(crate) enum Form {
     Yaml,
 }
 
+/// A running control plane, or files.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PageSource {
+    #[command(flatten)]
+    pub(crate) control: ControlAddress,
+    /// Files or directories of mesh configuration, instead of a running control plane
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Vec<PathBuf>,
+    /// File with the mesh's settings (Istio's `MeshConfig`), for --config
+    #[arg(long, value_name = "FILE", requires = "config")]
+    pub(crate) mesh_config: Option<PathBuf>,
+}
+
+/// What is explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResourceKind {
+    Listener,
+    Route,
+    Cluster,
+    Endpoint,
+    Secret,
+}
+
+impl ResourceKind {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Route => "route",
+            Self::Cluster => "cluster",
+            Self::Endpoint => "endpoint",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// What kind of resource
+    #[arg(value_enum)]
+    pub(crate) kind: ResourceKind,
+    /// Its name, or a part that only one resource has; `weft proxy-config` shows names
+    pub(crate) name: String,
+    /// Whose: a connected proxy (node id or name.namespace), a workload or service
+    /// (namespace/name), an address, or gateway/NAMESPACE/NAME for the workloads of a Gateway
+    #[arg(value_name = "PROXY")]
+    pub(crate) proxy: String,
+    /// Of a route configuration, only virtual hosts with this in a name or domain
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) source: PageSource,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value = "short")]
+    pub(crate) output: Form,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// Files of mesh configuration, or objects as kind/namespace/name

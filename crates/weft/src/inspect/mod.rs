@@ -2,7 +2,9 @@
 //! prints what `weft-inspect` makes of the answers.
 
 pub(crate) mod args;
+pub(crate) mod explain;
 mod fetch;
+mod pages;
 pub(crate) mod proxy_config;
 pub(crate) mod proxy_status;
 pub(crate) mod wait;
