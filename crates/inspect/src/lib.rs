@@ -20,6 +20,7 @@ pub mod listeners;
 pub mod output;
 pub mod routes;
 pub mod secrets;
+pub mod simulate;
 pub mod status;
 pub mod table;
 pub mod wait;

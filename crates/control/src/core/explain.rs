@@ -87,7 +87,7 @@ fn explain(
         set.get(wanted).or(only)
     });
     let Some(resource) = found else {
-        let all = set.into_iter().flat_map(|set| set.iter());
+        let all = set.into_iter().flat_map(weft_xds::ResourceSet::iter);
         let mut near: Near = all
             .filter(|resource| wanted.is_empty() || resource.name.contains(wanted))
             .map(|resource| Arc::clone(&resource.name))
@@ -332,7 +332,7 @@ fn outbound_places(rule: &VirtualService, host: &OutboundHost) -> Vec<(usize, Op
         port: host.port,
         tls: false,
         grpc: false,
-        hashes: &Default::default(),
+        hashes: &BTreeMap::default(),
     };
     routes::places(rule, &reader)
 }
@@ -355,7 +355,7 @@ fn gateway_places(
             port: host.port,
             tls: host.tls,
             grpc: false,
-            hashes: &Default::default(),
+            hashes: &BTreeMap::default(),
         };
         routes::places(rule, &reader)
     };

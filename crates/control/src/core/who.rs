@@ -93,6 +93,64 @@ impl Core {
     }
 }
 
+/// Where a host is called.
+pub(crate) struct Called {
+    pub(crate) host: String,
+    /// Virtual addresses, or those of endpoints if there are none.
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) ports: Vec<u16>,
+}
+
+impl Core {
+    /// The service that a workload of a namespace means by a host: the whole name, or one without
+    /// its end.
+    pub(crate) fn called(&self, host: &str, namespace: &str) -> Option<Called> {
+        let writer = self.writer.lock();
+        let ends = [
+            String::new(),
+            format!(".{namespace}.svc.cluster.local"),
+            ".svc.cluster.local".to_owned(),
+            ".cluster.local".to_owned(),
+        ];
+        let names: Vec<String> = ends.iter().map(|end| format!("{host}{end}")).collect();
+        let services = writer.world.objects().filter_map(|object| match object {
+            Object::Service(service) => Some(service),
+            _ => None,
+        });
+        let rank = |name: &str| {
+            names
+                .iter()
+                .position(|known| known.eq_ignore_ascii_case(name))
+        };
+        // Of two namespaces with one host, that of the caller.
+        let fitting = services.filter_map(|service| {
+            let place = rank(service.hostname.as_str())?;
+            Some((place, service.namespace.as_str() != namespace, service))
+        });
+        let (_, _, service) = fitting.min_by_key(|(place, other, _)| (*place, *other))?;
+        let key = service.key();
+        let own = service
+            .addresses
+            .iter()
+            .filter(|a| a.is_host())
+            .map(|a| a.ip);
+        let mut addresses: Vec<IpAddr> = own.collect();
+        if addresses.is_empty() {
+            let lists = writer.world.objects().filter_map(|object| match object {
+                Object::Endpoints(list) if list.service == key => Some(list),
+                _ => None,
+            });
+            let all = lists.flat_map(|list| &list.endpoints);
+            addresses.extend(all.filter_map(|endpoint| endpoint.address.ip()));
+        }
+        Some(Called {
+            host: service.hostname.as_str().to_owned(),
+            addresses,
+            ports: service.ports.iter().map(|port| port.number.get()).collect(),
+        })
+    }
+}
+
 fn account_at(world: &World, ip: IpAddr) -> Option<String> {
     let endpoint = endpoints(world).find(|endpoint| endpoint.address.ip() == Some(ip))?;
     endpoint.service_account.as_deref().map(str::to_owned)

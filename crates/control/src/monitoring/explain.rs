@@ -159,3 +159,16 @@ pub(super) fn view(core: &Core, query: &Query) -> Result<Value, String> {
         "resources": resources.collect::<Vec<_>>(),
     }))
 }
+
+/// `{"host", "addresses", "ports"}` of the service that `host` means in `namespace`, or why not.
+pub(super) fn address(core: &Core, query: &Query) -> Result<Value, String> {
+    let host = query.get("host").unwrap_or_default();
+    let namespace = query.get("namespace").unwrap_or("default");
+    let called = core
+        .called(host, namespace)
+        .ok_or_else(|| format!("no service has the host {host:?} for callers of {namespace}"))?;
+    let addresses = called.addresses.iter().map(ToString::to_string);
+    Ok(json!({
+        "host": called.host, "addresses": addresses.collect::<Vec<_>>(), "ports": called.ports,
+    }))
+}

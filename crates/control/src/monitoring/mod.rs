@@ -117,6 +117,7 @@ async fn page(core: &Core, target: &str) -> (PageKind, String) {
         }
         "/debug/resources" => of_proxy(core, &query, |connected| pages::resources(core, connected)),
         "/debug/explain" => told(explain::explain(core, &query)),
+        "/debug/address" => told(explain::address(core, &query)),
         "/debug/view" => told(explain::view(core, &query)),
         "/debug/syncz" => json(&istio::syncz(core, &query).await),
         "/debug/connections" | "/debug/adsz" => json(&istio::connections(core)),
@@ -152,7 +153,8 @@ async fn page(core: &Core, target: &str) -> (PageKind, String) {
 }
 
 /// The pages for people and tools.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
+    "/debug/address",
     "/debug/adsz",
     "/debug/config_dump",
     "/debug/connections",

@@ -88,6 +88,54 @@ pub(crate) struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// Who calls: a connected proxy (node id or name.namespace), a workload or service
+    /// (namespace/name), an address, or gateway/NAMESPACE/NAME for a call from outside to the
+    /// workloads of a Gateway
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// What is called: http://host:port/path, https://…, or tcp://host:port for bytes that are no
+    /// HTTP
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// Method
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    pub(crate) method: String,
+    /// A header, `name: value`; may be repeated
+    #[arg(short = 'H', long, value_name = "HEADER")]
+    pub(crate) header: Vec<String>,
+    /// Where the connection goes, instead of the address of the host's service
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) to: Option<std::net::SocketAddr>,
+    /// The caller's address, instead of the workload's
+    #[arg(long, value_name = "IP")]
+    pub(crate) source_ip: Option<std::net::IpAddr>,
+    /// URI name of the caller's certificate, instead of the workload's: spiffe://…
+    #[arg(long, value_name = "NAME")]
+    pub(crate) principal: Option<String>,
+    /// The caller has no certificate and no proxy of the mesh: plain text
+    #[arg(long, conflicts_with = "principal")]
+    pub(crate) no_identity: bool,
+    /// Server name of the TLS hello, instead of the URL's host
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sni: Option<String>,
+    /// Speak HTTP/2 with prior knowledge
+    #[arg(long)]
+    pub(crate) http2: bool,
+    /// Decides where a share does: 0 to 99 walks through weights that make 100
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) random: u64,
+    /// Stop before the proxy of the server
+    #[arg(long)]
+    pub(crate) client_only: bool,
+    #[command(flatten)]
+    pub(crate) source: PageSource,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value = "short")]
+    pub(crate) output: Form,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// Files of mesh configuration, or objects as kind/namespace/name
     #[arg(required = true, value_name = "FILE|OBJECT")]

@@ -7,4 +7,5 @@ mod fetch;
 mod pages;
 pub(crate) mod proxy_config;
 pub(crate) mod proxy_status;
+pub(crate) mod simulate;
 pub(crate) mod wait;
