@@ -3,9 +3,11 @@
 
 pub(crate) mod analysis;
 mod concern;
+mod explain;
 mod news;
 mod record;
 mod standing;
+mod who;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -33,7 +35,9 @@ use analysis::Analyst;
 use news::News;
 
 pub(crate) use concern::Concern;
+pub(crate) use explain::Explanation;
 pub(crate) use standing::{Position, Step, TypePosition};
+pub(crate) use who::Meant;
 
 /// The shared state.
 pub struct Core {

@@ -21,6 +21,7 @@ mod graph;
 pub mod identity;
 mod monitoring;
 pub mod node;
+mod offline;
 mod patch;
 mod pb;
 mod plane;
@@ -31,4 +32,5 @@ mod world;
 
 pub use self::core::{Connected, Core, Push, Refused, TypeState};
 pub use graph::ProxyView;
+pub use offline::Offline;
 pub use plane::{ControlConfig, ControlError, ControlPlane};

@@ -75,7 +75,6 @@ impl World {
     }
 
     /// All objects, in no particular order.
-    #[cfg(test)]
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Object> {
         self.objects.values()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::inspect::args::{ProxyConfigArgs, ProxyStatusArgs, WaitArgs};
+use crate::inspect::args::{ExplainArgs, ProxyConfigArgs, ProxyStatusArgs, SimulateArgs, WaitArgs};
 
 /// A service mesh in one binary: control plane, proxy, and what people need to live with them.
 #[derive(Debug, Parser)]
@@ -44,6 +44,13 @@ pub(crate) enum Command {
     /// Show what a proxy has, or is to have: clusters, listeners, routes, endpoints, secrets
     #[command(display_name = "weft", visible_alias = "pc")]
     ProxyConfig(ProxyConfigArgs),
+    /// Say which objects made a listener, route, cluster of a proxy, with file and line
+    #[command(display_name = "weft")]
+    Explain(ExplainArgs),
+    /// Say what would become of a call, and why: listener, chain, route, cluster, endpoints,
+    /// policies; exit 1 if it does not get through
+    #[command(display_name = "weft")]
+    Simulate(Box<SimulateArgs>),
     /// Watch a whole mesh at work on this machine, with nothing installed and without root
     #[command(display_name = "weft")]
     Demo(DemoArgs),

@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         Command::Wait(args) => inspect::wait::run(&args),
         Command::ProxyStatus(args) => inspect::proxy_status::run(&args),
         Command::ProxyConfig(args) => inspect::proxy_config::run(&args),
+        Command::Explain(args) => inspect::explain::run(&args),
+        Command::Simulate(args) => inspect::simulate::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoService(args) => demo::service::run(&args),

@@ -292,3 +292,143 @@ async fn istioctl_works_unmodified() {
         assert_eq!(text(&its.stdout), text(&ours.stdout), "{what}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_names_objects_lines_and_fields() {
+    const RULES: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local, reviews.example.com]
+  gateways: [mesh, shop/public]
+  http:
+  - match: [{uri: {prefix: /mesh}, gateways: [mesh]}, {uri: {prefix: /both}}]
+    route: [{destination: {host: reviews.shop.svc.cluster.local, subset: v1}}]
+  - name: rest
+    route: [{destination: {host: reviews.shop.svc.cluster.local, subset: v2}}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+";
+    let _turn = one_at_a_time();
+    let (scene, proxy) = with_gateway().await;
+    scene.folder.write(Mesh::SPLIT_FILE, RULES);
+    let rules = scene.folder.path(Mesh::SPLIT_FILE).display().to_string();
+    shows(&scene, &["wait", &rules, "--timeout=20s"]).await;
+    let subsets = scene.folder.path(Mesh::SUBSETS_FILE).display().to_string();
+
+    let cluster = ["explain", "cluster", "outbound|9080|v2|", &proxy.id];
+    let told = shows(&scene, &cluster).await;
+    for line in [
+        &format!("  {subsets}:1: DestinationRule/shop/reviews\n    spec.subsets[1] (line 8)"),
+        &format!("Looked at for it:\n  {rules}:13: PeerAuthentication/shop/strict"),
+    ] {
+        assert!(told.contains(line), "{line:?} in {told}");
+    }
+    let listener = shows(&scene, &["explain", "listener", "", &proxy.id]).await;
+    assert!(
+        listener.contains("Gateway/shop/public\n    spec.servers[0] (line "),
+        "{listener}"
+    );
+
+    // The gateway's routes and those of a sidecar that is not there come from other conditions.
+    let route = shows(&scene, &["explain", "route", "http.", &proxy.id]).await;
+    for line in [
+        format!("route 0 \"\": {rules}:8: VirtualService/shop/reviews spec.http[0].match[1]"),
+        format!("route 1 \"rest\": {rules}:10: VirtualService/shop/reviews spec.http[1]\n"),
+    ] {
+        assert!(route.contains(&line), "{line:?} in {route}");
+    }
+    let sidecar = ["explain", "route", "9080", "shop/reviews", "--host=reviews"];
+    let sidecar = shows(&scene, &sidecar).await;
+    assert!(
+        sidecar.contains("spec.http[0].match[0]") && sidecar.contains("would have"),
+        "{sidecar}"
+    );
+
+    // The same from files alone, and what is not there.
+    let folder = format!("--config={}", scene.folder.watched().display());
+    let offline = [
+        "explain",
+        "route",
+        "http.",
+        "gateway/shop/public",
+        "-o=json",
+        &folder,
+    ];
+    let offline = shows(&scene, &offline).await;
+    assert!(
+        offline.contains("\"path\": \"spec.http[0].match[1]\""),
+        "{offline}"
+    );
+    let none = weft(&scene, &["explain", "cluster", "reviews", &proxy.id]).await;
+    let why = text(&none.stderr);
+    assert!(
+        why.contains("is not one cluster; there are: outbound|9080|v1|reviews"),
+        "{why}"
+    );
+    let nobody = weft(&scene, &["explain", "cluster", "x", "shop/nobody"]).await;
+    assert!(text(&nobody.stderr).contains("is no connected proxy"));
+}
+
+/// What is simulated for a gateway is what happens to real requests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_simulated_call_ends_as_a_real_one() {
+    const RULES: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.example.com]
+  gateways: [shop/public]
+  http:
+  - match: [{uri: {exact: /v1}}, {uri: {prefix: /both}, headers: {x-to: {exact: v1}}}]
+    route: [{destination: {host: reviews.shop.svc.cluster.local, subset: v1}}]
+  - match: [{uri: {regex: \"/(v2|both).*\"}, method: {exact: GET}}]
+    route: [{destination: {host: reviews.shop.svc.cluster.local, subset: v2}}]
+  - match: [{uri: {prefix: /old}}]
+    redirect: {uri: /new, redirectCode: 308}
+  - match: [{uri: {prefix: /none}}]
+    directResponse: {status: 418}
+  - match: [{uri: {prefix: /empty}}]
+    route: [{destination: {host: reviews.shop.svc.cluster.local, subset: v3}}]
+";
+    let _turn = one_at_a_time();
+    let (scene, proxy) = with_gateway().await;
+    scene.folder.write(Mesh::SPLIT_FILE, RULES);
+    let rules = scene.folder.path(Mesh::SPLIT_FILE).display().to_string();
+    shows(&scene, &["wait", &rules, "--timeout=20s"]).await;
+    let port = scene.mesh.gateway_ports[0];
+    for (host, path, status, subset) in [
+        (Mesh::PUBLIC, "/v1", 200, "v1"),
+        (Mesh::PUBLIC, "/v1/more", 404, ""),
+        (Mesh::PUBLIC, "/v2?a=b", 200, "v2"),
+        (Mesh::PUBLIC, "/both", 200, "v2"),
+        (Mesh::PUBLIC, "/old/x", 308, ""),
+        (Mesh::PUBLIC, "/none", 418, ""),
+        (Mesh::PUBLIC, "/empty", 503, ""),
+        ("other.example.com", "/v1", 404, ""),
+    ] {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let mut real = weft_testkit::Connection::open(address)
+            .await
+            .expect("it listens");
+        let real = real.get(host, path).await.expect("an answer");
+        let url = format!("http://{host}:{port}{path}");
+        let call = ["simulate", &proxy.id, &url, "--client-only", "-o=json"];
+        let output = weft(&scene, &call).await;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+        let simulated = report["status"].as_u64().unwrap_or(200);
+        assert_eq!(
+            (real.status.into(), simulated),
+            (status, status),
+            "{url}: {report:#}"
+        );
+        if status == 200 {
+            assert_eq!(real.body, subset);
+            let cluster = format!("outbound|9080|{subset}|{}", Mesh::HOST);
+            assert_eq!(report["passages"][0]["cluster"], cluster);
+        }
+    }
+}

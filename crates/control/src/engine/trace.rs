@@ -10,7 +10,7 @@ impl<R: Recipe> Engine<R> {
     /// left out. Nothing of a key that is not alive.
     pub fn sources_of(&self, key: &R::Key) -> Vec<R::Key> {
         let mut found = Vec::new();
-        self.walk(self.slots.find(key), |id| {
+        walk(self.slots.find(key), |id| {
             let slot = self.slots.get(id);
             if slot.rank == 0 && slot.value.is_some() {
                 found.push(slot.key.clone());
@@ -23,7 +23,7 @@ impl<R: Recipe> Engine<R> {
     /// A node and everything that it has read, the highest rank first.
     pub fn reads_of(&self, key: &R::Key) -> Vec<(R::Key, R::Value)> {
         let mut ids = Vec::new();
-        self.walk(self.slots.find(key), |id| {
+        walk(self.slots.find(key), |id| {
             ids.push(id);
             self.slots.get(id).reads.clone()
         });
@@ -42,7 +42,7 @@ impl<R: Recipe> Engine<R> {
     {
         let mut found = Vec::new();
         let start = keys.into_iter().filter_map(|key| self.slots.find(key));
-        self.walk(start, |id| {
+        walk(start, |id| {
             let slot = self.slots.get(id);
             if slot.pins > 0 {
                 found.push(slot.key.clone());
@@ -51,19 +51,15 @@ impl<R: Recipe> Engine<R> {
         });
         found
     }
+}
 
-    /// Visits each slot once.
-    fn walk(
-        &self,
-        start: impl IntoIterator<Item = SlotId>,
-        mut next: impl FnMut(SlotId) -> Vec<SlotId>,
-    ) {
-        let mut seen = HashSet::default();
-        let mut left: Vec<SlotId> = start.into_iter().collect();
-        while let Some(id) = left.pop() {
-            if seen.insert(id) {
-                left.extend(next(id));
-            }
+/// Visits each slot once.
+fn walk(start: impl IntoIterator<Item = SlotId>, mut next: impl FnMut(SlotId) -> Vec<SlotId>) {
+    let mut seen = HashSet::default();
+    let mut left: Vec<SlotId> = start.into_iter().collect();
+    while let Some(id) = left.pop() {
+        if seen.insert(id) {
+            left.extend(next(id));
         }
     }
 }

@@ -34,7 +34,7 @@ use weft_model::{
 };
 
 pub(crate) use contain::refused_host;
-pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
+pub(crate) use key::{GatewayHost, Key, OutboundHost, ProxyFacts, Scope, Shard};
 use key::{Observer, RuleRefs};
 pub(crate) use patches::FilterFacts;
 use telemetry::Reports;

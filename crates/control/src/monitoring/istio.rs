@@ -235,20 +235,16 @@ fn versions(of_type: &TypePosition, view: Option<&ProxyView>) -> (String, String
 pub(super) fn config_dump(connected: &Connected, core: &Core, query: &Query) -> Value {
     let view = core.view_of(&connected.proxy);
     let json = |any: &Any| weft_proto::json::any_to_json(any);
-    let configs: Vec<Value> = match query.get("types").filter(|types| !types.is_empty()) {
-        Some(types) => {
-            let wanted: Vec<String> = types.split(',').map(str::to_lowercase).collect();
-            let sets = view
-                .view
-                .sets()
-                .filter(|set| wanted.contains(&set.type_url().short().to_lowercase()));
-            let all = sets.flat_map(|set| set.iter().map(|r| shown(set.type_url(), r)));
-            all.map(|any| json(&any)).collect()
-        }
-        None => {
-            let endpoints = query.get("include_eds").is_some();
-            sections(&view, endpoints).iter().map(json).collect()
-        }
+    let types = query.get("types").filter(|types| !types.is_empty());
+    let configs: Vec<Value> = if let Some(types) = types {
+        let wanted: Vec<String> = types.split(',').map(str::to_lowercase).collect();
+        let sets = view.view.sets();
+        let sets = sets.filter(|set| wanted.contains(&set.type_url().short().to_lowercase()));
+        let all = sets.flat_map(|set| set.iter().map(|r| shown(set.type_url(), r)));
+        all.map(|any| json(&any)).collect()
+    } else {
+        let endpoints = query.get("include_eds").is_some();
+        sections(&view, endpoints).iter().map(json).collect()
     };
     json!({ "configs": configs })
 }

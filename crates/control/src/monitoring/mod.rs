@@ -2,6 +2,7 @@
 //! what was pushed to whom, and the status of every object; and the same for tools that ask over
 //! xDS. Must never change anything.
 
+mod explain;
 mod istio;
 mod metrics;
 mod pages;
@@ -117,6 +118,9 @@ async fn page(core: &Core, target: &str) -> (PageKind, String) {
             json(&pages::pushes(core, after))
         }
         "/debug/resources" => of_proxy(core, &query, |connected| pages::resources(core, connected)),
+        "/debug/explain" => told(explain::explain(core, &query)),
+        "/debug/address" => told(explain::address(core, &query)),
+        "/debug/view" => told(explain::view(core, &query)),
         "/debug/syncz" => json(&istio::syncz(core, &query).await),
         "/debug/connections" | "/debug/adsz" => json(&istio::connections(core)),
         "/debug/config_dump" => of_proxy(core, &query, |connected| {
@@ -151,19 +155,41 @@ async fn page(core: &Core, target: &str) -> (PageKind, String) {
 }
 
 /// The pages for people and tools.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 14] = [
+    "/debug/address",
     "/debug/adsz",
     "/debug/config_dump",
     "/debug/connections",
     "/debug/ecdsz",
     "/debug/edsz",
+    "/debug/explain",
     "/debug/proxies",
     "/debug/pushes",
     "/debug/resources",
     "/debug/status",
     "/debug/syncz",
+    "/debug/view",
     "/debug/wait",
 ];
+
+/// A page, or why there is none.
+fn told(page: Result<Value, String>) -> (PageKind, String) {
+    match page {
+        Ok(value) => (PageKind::Json, format!("{value:#}\n")),
+        Err(reason) => (PageKind::Text(StatusCode::NOT_FOUND), format!("{reason}\n")),
+    }
+}
+
+/// A page without a server.
+///
+/// # Errors
+/// What the server would say instead.
+pub(crate) async fn answer_offline(core: &Core, target: &str) -> Result<String, String> {
+    match page(core, target).await {
+        (PageKind::Json | PageKind::Text(StatusCode::OK), body) => Ok(body),
+        (PageKind::Text(_), body) => Err(body.trim_end().to_owned()),
+    }
+}
 
 fn target_query(target: &str) -> &str {
     target.split_once('?').map_or("", |(_, query)| query)

@@ -44,13 +44,11 @@ pub(super) async fn wait(core: &Core, query: &Query) -> Value {
     let (mut read, mut unread) = (BTreeSet::new(), Vec::new());
     for file in &asked.files {
         let mut all = sources.iter();
-        match all.find(|source| is_same_file(source, file)) {
-            Some(source) => read.insert(*source),
-            None => {
-                unread.push(file);
-                false
-            }
-        };
+        if let Some(source) = all.find(|source| is_same_file(source, file)) {
+            read.insert(*source);
+        } else {
+            unread.push(file);
+        }
     }
     let of_file = |status: &ObjectStatus| read.contains(&*status.source);
     let picked: Vec<&ObjectStatus> = statuses
@@ -131,7 +129,7 @@ fn behind(core: &Core, position: &Position, objects: &BTreeSet<String>) -> Optio
     let connected = &position.connected;
     if position.types.is_empty() && !connected.types.is_empty() {
         let silent = json!([{"type": "ADS", "status": "NO ANSWER", "waiting": [], "more": 0, "refused": []}]);
-        return Some(entry(connected, silent));
+        return Some(entry(connected, &silent));
     }
     let view = core.published_view(connected);
     let types = position.types.iter().filter_map(|of_type| {
@@ -170,9 +168,9 @@ fn behind(core: &Core, position: &Position, objects: &BTreeSet<String>) -> Optio
         }))
     });
     let types: Vec<Value> = types.collect();
-    (!types.is_empty()).then(|| entry(connected, types.into()))
+    (!types.is_empty()).then(|| entry(connected, &types.into()))
 }
 
-fn entry(connected: &Connected, types: Value) -> Value {
+fn entry(connected: &Connected, types: &Value) -> Value {
     json!({ "proxy": connected.proxy.id, "name": full_name(connected), "types": types })
 }

@@ -3,9 +3,17 @@
 use weft_model::{Kind, Object, ObjectRef};
 
 use super::{World, secret_key};
-use crate::graph::Key;
+use crate::graph::{Key, Value};
 
 impl World {
+    /// The trust domain of the mesh.
+    pub(crate) fn trust_domain(&self) -> String {
+        match self.engine.source(&Key::Mesh) {
+            Some(Value::Mesh(mesh)) => mesh.trust_domain.to_string(),
+            _ => String::new(),
+        }
+    }
+
     /// The keys whose values say what an object says; `None` for kinds that go into others
     /// (endpoints, workloads), where it cannot be told.
     pub(crate) fn sources_of_object(&self, object: &ObjectRef) -> Option<Vec<Key>> {

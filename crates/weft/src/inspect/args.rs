@@ -31,6 +31,110 @@ pub(crate) enum Form {
     Yaml,
 }
 
+/// A running control plane, or files.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PageSource {
+    #[command(flatten)]
+    pub(crate) control: ControlAddress,
+    /// Files or directories of mesh configuration, instead of a running control plane
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Vec<PathBuf>,
+    /// File with the mesh's settings (Istio's `MeshConfig`), for --config
+    #[arg(long, value_name = "FILE", requires = "config")]
+    pub(crate) mesh_config: Option<PathBuf>,
+}
+
+/// What is explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResourceKind {
+    Listener,
+    Route,
+    Cluster,
+    Endpoint,
+    Secret,
+}
+
+impl ResourceKind {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Route => "route",
+            Self::Cluster => "cluster",
+            Self::Endpoint => "endpoint",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// What kind of resource
+    #[arg(value_enum)]
+    pub(crate) kind: ResourceKind,
+    /// Its name, or a part that only one resource has; `weft proxy-config` shows names
+    pub(crate) name: String,
+    /// Whose: a connected proxy (node id or name.namespace), a workload or service
+    /// (namespace/name), an address, or gateway/NAMESPACE/NAME for the workloads of a Gateway
+    #[arg(value_name = "PROXY")]
+    pub(crate) proxy: String,
+    /// Of a route configuration, only virtual hosts with this in a name or domain
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) source: PageSource,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value = "short")]
+    pub(crate) output: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// Who calls: a connected proxy (node id or name.namespace), a workload or service
+    /// (namespace/name), an address, or gateway/NAMESPACE/NAME for a call from outside to the
+    /// workloads of a Gateway
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// What is called: http://host:port/path, https://…, or tcp://host:port for bytes that are no
+    /// HTTP
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// Method
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    pub(crate) method: String,
+    /// A header, `name: value`; may be repeated
+    #[arg(short = 'H', long, value_name = "HEADER")]
+    pub(crate) header: Vec<String>,
+    /// Where the connection goes, instead of the address of the host's service
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) to: Option<std::net::SocketAddr>,
+    /// The caller's address, instead of the workload's
+    #[arg(long, value_name = "IP")]
+    pub(crate) source_ip: Option<std::net::IpAddr>,
+    /// URI name of the caller's certificate, instead of the workload's: spiffe://…
+    #[arg(long, value_name = "NAME")]
+    pub(crate) principal: Option<String>,
+    /// The caller has no certificate and no proxy of the mesh: plain text
+    #[arg(long, conflicts_with = "principal")]
+    pub(crate) no_identity: bool,
+    /// Server name of the TLS hello, instead of the URL's host
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sni: Option<String>,
+    /// Speak HTTP/2 with prior knowledge
+    #[arg(long)]
+    pub(crate) http2: bool,
+    /// Decides where a share does: 0 to 99 walks through weights that make 100
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) random: u64,
+    /// Stop before the proxy of the server
+    #[arg(long)]
+    pub(crate) client_only: bool,
+    #[command(flatten)]
+    pub(crate) source: PageSource,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value = "short")]
+    pub(crate) output: Form,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// Files of mesh configuration, or objects as kind/namespace/name

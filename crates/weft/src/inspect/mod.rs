@@ -2,7 +2,10 @@
 //! prints what `weft-inspect` makes of the answers.
 
 pub(crate) mod args;
+pub(crate) mod explain;
 mod fetch;
+mod pages;
 pub(crate) mod proxy_config;
 pub(crate) mod proxy_status;
+pub(crate) mod simulate;
 pub(crate) mod wait;
