@@ -2,6 +2,7 @@
 //! connected and what was pushed to whom. Must never know sockets.
 
 pub(crate) mod analysis;
+mod keys;
 mod news;
 mod record;
 
@@ -26,6 +27,8 @@ use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
 use analysis::Analyst;
+pub(crate) use keys::Places;
+use keys::{KeyCounts, KeyDesk};
 use news::News;
 
 /// The shared state.
@@ -44,6 +47,8 @@ pub struct Core {
     /// Counters of the ADS server.
     pub ads: Arc<Counters>,
     next_push: AtomicU64,
+    /// Fetches of keys.
+    pub(crate) key_counts: KeyCounts,
 }
 
 /// Counts of one type.
@@ -56,6 +61,7 @@ pub(crate) struct TypeCounts {
 
 struct Writer {
     world: World,
+    keys: KeyDesk,
     /// The view of each kind of proxy that is connected.
     published: HashMap<Arc<ProxyFacts>, Published>,
 }
@@ -130,6 +136,7 @@ impl Core {
         let analyst = Analyst::new(mesh.clone());
         let writer = Writer {
             world: World::new(mesh),
+            keys: KeyDesk::default(),
             published: HashMap::default(),
         };
         Self {
@@ -144,6 +151,7 @@ impl Core {
             by_type: Mutex::default(),
             ads: Arc::default(),
             next_push: AtomicU64::new(1),
+            key_counts: KeyCounts::default(),
         }
     }
 
@@ -169,10 +177,10 @@ impl Core {
         for part in in_turn(changes) {
             if !part.is_empty() {
                 let mut writer = self.writer.lock();
-                writer.world.apply(&part);
+                let taken = writer.take(part);
                 writer.publish();
                 drop(writer);
-                self.analyst.note(&part);
+                self.analyst.note(&taken);
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);

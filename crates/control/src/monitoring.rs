@@ -25,6 +25,7 @@ use weft_sources::ObjectState;
 use weft_xds::{Resource, TypeUrl};
 
 use crate::core::{Connected, Core, TypeCounts};
+use crate::keys;
 use crate::node::ProxyKind;
 
 /// Connections at once; more wait in the listener's queue.
@@ -339,7 +340,8 @@ fn metrics(core: &Core) -> String {
         "Answers refused by proxies.",
         &[(String::new(), rejects)],
     );
-    for (name, kind, help, value) in objects(core).into_iter().chain(work(core)) {
+    let samples = objects(core).into_iter().chain(work(core));
+    for (name, kind, help, value) in samples.chain(keys::metrics(core)) {
         out.put(name, kind, help, &[(String::new(), value)]);
     }
     out.0

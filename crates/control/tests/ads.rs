@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use weft_control::{ControlConfig, ControlPlane};
+use weft_control::{ControlConfig, ControlPlane, KeyFetch};
 use weft_core::drain;
 use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -62,6 +62,7 @@ fn config(directory: &Path) -> ControlConfig {
         grpc_addr: local,
         monitoring_addr: local,
         max_connection_age: None,
+        keys: KeyFetch::default(),
     }
 }
 
