@@ -4,6 +4,7 @@
 pub(crate) mod analysis;
 mod concern;
 mod explain;
+mod keys;
 mod news;
 mod record;
 mod standing;
@@ -32,6 +33,8 @@ use crate::monitoring;
 use crate::node::Proxy;
 use crate::world::World;
 use analysis::Analyst;
+pub(crate) use keys::Places;
+use keys::{KeyCounts, KeyDesk};
 use news::News;
 
 pub(crate) use concern::Concern;
@@ -59,6 +62,8 @@ pub struct Core {
     refresh: OnceLock<Refresh>,
     /// The last such request whose answer is in force.
     refreshed: watch::Sender<u64>,
+    /// Fetches of keys.
+    pub(crate) key_counts: KeyCounts,
 }
 
 /// Counts of one type.
@@ -71,6 +76,7 @@ pub(crate) struct TypeCounts {
 
 struct Writer {
     world: World,
+    keys: KeyDesk,
     /// The view of each kind of proxy that is connected.
     published: HashMap<Arc<ProxyFacts>, Published>,
 }
@@ -150,6 +156,7 @@ impl Core {
         let analyst = Analyst::new(mesh.clone());
         let writer = Writer {
             world: World::new(mesh),
+            keys: KeyDesk::default(),
             published: HashMap::default(),
         };
         Self {
@@ -166,6 +173,7 @@ impl Core {
             next_push: AtomicU64::new(1),
             refresh: OnceLock::new(),
             refreshed: watch::Sender::new(0),
+            key_counts: KeyCounts::default(),
         }
     }
 
@@ -192,10 +200,10 @@ impl Core {
         for part in in_turn(changes) {
             if !part.is_empty() {
                 let mut writer = self.writer.lock();
-                writer.world.apply(&part);
+                let taken = writer.take(part);
                 writer.publish();
                 drop(writer);
-                self.analyst.note(&part);
+                self.analyst.note(&taken);
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);

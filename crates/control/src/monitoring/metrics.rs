@@ -53,7 +53,8 @@ pub(super) fn metrics(core: &Core) -> String {
         "Answers refused by proxies.",
         &[(String::new(), rejects)],
     );
-    for (name, kind, help, value) in objects(core).into_iter().chain(work(core)) {
+    let samples = objects(core).into_iter().chain(work(core));
+    for (name, kind, help, value) in samples.chain(crate::keys::metrics(core)) {
         out.put(name, kind, help, &[(String::new(), value)]);
     }
     out.0
