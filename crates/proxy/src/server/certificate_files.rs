@@ -78,13 +78,13 @@ impl CertificateFiles {
         self.stamps.retain(|path, _| used.contains(path));
         let mut young = BTreeSet::new();
         for path in used {
-            if !self.stamps.contains_key(&path) {
-                let stamp = Stamp::of(&path);
+            self.stamps.entry(path).or_insert_with_key(|path| {
+                let stamp = Stamp::of(path);
                 if stamp.is_some_and(Stamp::is_young) {
-                    young.insert(Arc::clone(&path));
+                    young.insert(Arc::clone(path));
                 }
-                self.stamps.insert(path, stamp);
-            }
+                stamp
+            });
         }
         young
     }

@@ -184,7 +184,12 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     let panicked = tokio::task::spawn_blocking(move || workers.join()).await;
     logs.finish(Duration::from_secs(2));
     drop((admin_server, background));
-    match panicked.unwrap_or(0) {
+    ended(panicked.unwrap_or(0))
+}
+
+/// How the process ends after so many workers have panicked.
+fn ended(panicked: usize) -> Result<(), ProxyError> {
+    match panicked {
         0 => Ok(()),
         panicked => Err(ProxyError::Worker(panicked)),
     }
