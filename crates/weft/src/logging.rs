@@ -270,6 +270,7 @@ mod tests {
     #[test]
     fn one_logger_can_be_changed_and_all_at_once() {
         let log = Log {
+            file: None,
             levels: Mutex::new(Levels::parse("info").expect("valid")),
             apply: Box::new(|_| true),
         };
