@@ -30,11 +30,30 @@ impl Certificate {
 
     /// A Kubernetes Secret of namespace `shop` with it.
     pub fn secret(&self, name: &str) -> String {
+        Self::secret_of(
+            name,
+            &[("tls.crt", &self.certificate), ("tls.key", &self.key)],
+        )
+    }
+
+    /// The same with the certificate of the only client that is let in.
+    pub fn secret_with_client(&self, name: &str, client: &Self) -> String {
+        Self::secret_of(
+            name,
+            &[
+                ("tls.crt", &self.certificate),
+                ("tls.key", &self.key),
+                ("ca.crt", &client.certificate),
+            ],
+        )
+    }
+
+    fn secret_of(name: &str, entries: &[(&str, &String)]) -> String {
         let mut text = format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: shop}}\n\
              type: kubernetes.io/tls\nstringData:\n"
         );
-        for (key, value) in [("tls.crt", &self.certificate), ("tls.key", &self.key)] {
+        for (key, value) in entries {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "  {key}: |");
             for line in value.lines() {
@@ -42,6 +61,11 @@ impl Certificate {
             }
         }
         text
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
+        key.unwrap_or_else(|error| panic!("a key: {error}"))
     }
 
     fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -52,21 +76,19 @@ impl Certificate {
 
     /// What a server needs to show it.
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
-        let key = key.unwrap_or_else(|error| panic!("a key: {error}"));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .and_then(|config| {
                 config
                     .with_no_client_auth()
-                    .with_single_cert(self.chain(), key)
+                    .with_single_cert(self.chain(), self.key())
             });
         Arc::new(config.unwrap_or_else(|error| panic!("a server's TLS: {error}")))
     }
 
-    /// What a client needs that trusts nothing else.
-    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+    /// What a client needs that trusts nothing else, and shows `own`.
+    pub(crate) fn client(&self, own: Option<&Self>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         for certificate in self.chain() {
             let added = roots.add(certificate);
@@ -75,7 +97,11 @@ impl Certificate {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map(|config| config.with_root_certificates(roots).with_no_client_auth());
+            .map(|config| config.with_root_certificates(roots))
+            .and_then(|config| match own {
+                None => Ok(config.with_no_client_auth()),
+                Some(own) => config.with_client_auth_cert(own.chain(), own.key()),
+            });
         Arc::new(config.unwrap_or_else(|error| panic!("a client's TLS: {error}")))
     }
 }
