@@ -72,10 +72,24 @@ impl App {
         Self::on(bind().await, name, answers, None)
     }
 
-    /// The same as [`App::start`] over TLS.
-    pub async fn start_tls(name: &'static str, certificate: &Certificate) -> Self {
-        let tls = TlsAcceptor::from(certificate.server());
+    /// The same as [`App::start`] over TLS; for this client only, if there is one.
+    pub async fn start_tls(
+        name: &'static str,
+        certificate: &Certificate,
+        client: Option<&Certificate>,
+    ) -> Self {
+        let tls = TlsAcceptor::from(certificate.server(client));
         Self::on(bind().await, name, by_path, Some(tls))
+    }
+
+    /// The same over TLS on a socket of the caller's.
+    pub fn listening_tls(
+        name: &'static str,
+        listener: TcpListener,
+        certificate: &Certificate,
+    ) -> Self {
+        let tls = TlsAcceptor::from(certificate.server(None));
+        Self::on(listener, name, by_path, Some(tls))
     }
 
     /// The same as [`App::start`] on a socket of the caller's.

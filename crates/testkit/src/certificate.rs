@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// A certificate that signs itself, and its key.
@@ -74,30 +75,40 @@ impl Certificate {
         read.unwrap_or_else(|error| panic!("a certificate: {error}"))
     }
 
-    /// What a server needs to show it.
-    pub(crate) fn server(&self) -> Arc<ServerConfig> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(|config| {
-                config
-                    .with_no_client_auth()
-                    .with_single_cert(self.chain(), self.key())
-            });
-        Arc::new(config.unwrap_or_else(|error| panic!("a server's TLS: {error}")))
-    }
-
-    /// What a client needs that trusts nothing else, and shows `own`.
-    pub(crate) fn client(&self, own: Option<&Self>) -> Arc<ClientConfig> {
+    fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         for certificate in self.chain() {
             let added = roots.add(certificate);
             added.unwrap_or_else(|error| panic!("an authority: {error}"));
         }
+        roots
+    }
+
+    /// What a server needs to show it, and to serve nobody but `client` if there is one.
+    pub(crate) fn server(&self, client: Option<&Self>) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clients = client.map(|client| {
+            let roots = Arc::new(client.roots());
+            let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            let clients = clients.build();
+            clients.unwrap_or_else(|error| panic!("the judge of clients: {error}"))
+        });
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map(|config| match clients {
+                None => config.with_no_client_auth(),
+                Some(clients) => config.with_client_cert_verifier(clients),
+            })
+            .and_then(|config| config.with_single_cert(self.chain(), self.key()));
+        Arc::new(config.unwrap_or_else(|error| panic!("a server's TLS: {error}")))
+    }
+
+    /// What a client needs that trusts nothing else, and shows `own`.
+    pub(crate) fn client(&self, own: Option<&Self>) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map(|config| config.with_root_certificates(roots))
+            .map(|config| config.with_root_certificates(self.roots()))
             .and_then(|config| match own {
                 None => Ok(config.with_no_client_auth()),
                 Some(own) => config.with_client_auth_cert(own.chain(), own.key()),

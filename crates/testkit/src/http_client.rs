@@ -68,11 +68,31 @@ impl Connection {
         trusted: &Certificate,
         own: Option<&Certificate>,
     ) -> Result<Self, String> {
+        Self::over_tls(connect(address), name, trusted, own).await
+    }
+
+    /// Speaks TLS over a connection that is there; else as [`Connection::open_tls`].
+    ///
+    /// # Errors
+    /// As [`Connection::open_tls`].
+    pub async fn on_tls(
+        stream: TcpStream,
+        name: &str,
+        trusted: &Certificate,
+    ) -> Result<Self, String> {
+        Self::over_tls(std::future::ready(Ok(stream)), name, trusted, None).await
+    }
+
+    async fn over_tls(
+        stream: impl Future<Output = Result<TcpStream, String>>,
+        name: &str,
+        trusted: &Certificate,
+        own: Option<&Certificate>,
+    ) -> Result<Self, String> {
         let connector = TlsConnector::from(trusted.client(own));
         let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
         Self::over(async {
-            let stream = connect(address).await?;
-            let secure = connector.connect(name, stream).await;
+            let secure = connector.connect(name, stream.await?).await;
             secure.map_err(|error| error.to_string())
         })
         .await

@@ -33,15 +33,15 @@ pub struct Side {
 }
 
 impl Side {
-    /// Writes a watched file of this mesh; `NS` in the text is the namespace.
+    /// Writes a watched file of this mesh; `$NS` in the text is the namespace.
     pub fn write(&self, file: &str, text: &str) {
         let file = format!("{}-{file}.yaml", self.name);
         self.folder.write(&file, &self.fill(text));
     }
 
-    /// The text with the namespace in place of `NS`.
+    /// The text with the namespace in place of `$NS`.
     pub fn fill(&self, text: &str) -> String {
-        text.replace("NS", self.name)
+        text.replace("$NS", self.name)
     }
 
     /// An address of the loopback network that only this mesh uses.
@@ -57,7 +57,7 @@ impl Side {
         node
     }
 
-    /// A gateway of this namespace for Gateways with `gateway: NS-app`.
+    /// A gateway of this namespace for Gateways with `gateway: $NS-app`.
     pub fn gateway(&self, app: &str) -> Node {
         let mut node = Node::gateway(app);
         self.place(&mut node, app, Ipv4Addr::LOCALHOST);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use weft_testkit::{
-    AdsMode, App, ConfigFolder, Connection, Control, Dataplane, Echo, Identities, Namespace, Node,
-    Peers, Program, eventually, one_at_a_time,
+    AdsMode, App, Certificate, ConfigFolder, Connection, Control, Dataplane, Echo, Identities,
+    Namespace, Node, Peers, Program, eventually, one_at_a_time,
 };
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -22,6 +22,7 @@ const BYTES: SocketAddr = at(Ipv4Addr::new(10, 96, 0, 11), 9000);
 /// A machine outside of the mesh, beyond the client's cable.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 const HOST: &str = "reviews.shop.svc.cluster.local:9080";
+const KNOWN: &str = "known.example.org";
 const RULES: &str = "50-rules.yaml";
 
 const fn at(ip: Ipv4Addr, port: u16) -> SocketAddr {
@@ -57,7 +58,7 @@ spec:
   hosts: [known.example.org]
   addresses: [10.96.0.12]
   resolution: STATIC
-  ports: [{number: 80, name: http, protocol: HTTP}]
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]
   endpoints: [{address: 10.88.0.1}]
 ";
 
@@ -65,6 +66,16 @@ const STRICT: &str = "apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: strict, namespace: shop}
 spec: {mtls: {mode: STRICT}}
+";
+
+/// Opens the ports of the services.
+const PORTS: &str = "---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ports, namespace: shop}
+spec:
+  selector: {matchLabels: {app: server}}
+  rules: [{to: [{operation: {ports: ['9000', '9080']}}]}]
 ";
 
 const REGISTRY_ONLY: &str = "---
@@ -82,10 +93,11 @@ struct Pods {
     client: Namespace,
     sidecars: [Dataplane; 2],
     reviews: App,
+    certificate: Certificate,
     /// Kept alive.
     _control: Control,
     _server: Namespace,
-    _outside: App,
+    _outside: [App; 2],
     _bytes: [Echo; 3],
 }
 
@@ -127,7 +139,12 @@ impl Pods {
         };
         let (one, other) = (node("client", CLIENT), node("server", SERVER));
         let reviews = App::listening("reviews", server.listen(at(SERVER, 9080)));
-        let outside = App::listening("outside", server.listen(at(OUTSIDE, 80)));
+        let certificate = Certificate::of(KNOWN);
+        let secure = server.listen(at(OUTSIDE, 443));
+        let outside = [
+            App::listening("outside", server.listen(at(OUTSIDE, 80))),
+            App::listening_tls("secure", secure, &certificate),
+        ];
         let bytes = [at(SERVER, 9000), at(SERVER, 9002), at(OUTSIDE, 7000)];
         let bytes = bytes.map(|address| Echo::listening("hello", server.listen(address)));
         let sidecars = tokio::join!(
@@ -139,6 +156,7 @@ impl Pods {
             client,
             sidecars: sidecars.into(),
             reviews,
+            certificate,
             _control: control,
             _server: server,
             _outside: outside,
@@ -234,6 +252,13 @@ async fn traffic_is_captured(program: &Program) {
         .await;
     pods.says("of bytes, too", BYTES, "hello world\n").await;
 
+    // As the page about TCP has it: a port that no service has is under policies, too.
+    pods.folder.write(RULES, PORTS);
+    pods.says("a port that is not allowed", at(SERVER, 9002), "")
+        .await;
+    pods.says("one that is", BYTES, "hello world\n").await;
+    pods.folder.write(RULES, STRICT);
+
     let (web, tcp) = (at(OUTSIDE, 80), at(OUTSIDE, 7000));
     pods.gets(
         "an unknown host",
@@ -255,6 +280,11 @@ async fn traffic_is_captured(program: &Program) {
     pods.says("unknown bytes are blocked", tcp, "").await;
     pods.gets("a known host", web, "known.example.org", (200, "outside"))
         .await;
+    for (ip, wanted) in [(Ipv4Addr::new(10, 96, 0, 12), true), (OUTSIDE, false)] {
+        let stream = pods.client.connect(at(ip, 443)).await;
+        let secure = Connection::on_tls(stream.expect("the sidecar"), KNOWN, &pods.certificate);
+        assert_eq!(secure.await.is_ok(), wanted, "TLS to {ip}");
+    }
     pods.gets("a service", REVIEWS, HOST, (200, "reviews"))
         .await;
     for sidecar in &pods.sidecars {

@@ -20,6 +20,9 @@ struct Exit {
     gateway: Dataplane,
     plain: App,
     secure: App,
+    /// Serves this client only.
+    mutual: App,
+    client: [String; 2],
     /// The file of the authority that the TLS port's certificate comes from.
     authority: String,
     /// The file of one that it does not come from.
@@ -32,14 +35,19 @@ impl World for Exit {
     async fn build(side: Side) -> Self {
         let certificate = Certificate::of(HOST);
         let plain = App::start("plain").await;
-        let secure = App::start_tls("secure", &certificate).await;
-        let file = |name: &str, certificate: &Certificate| {
+        let secure = App::start_tls("secure", &certificate, None).await;
+        let client = Certificate::of("client");
+        let mutual = App::start_tls("mutual", &certificate, Some(&client)).await;
+        let file = |name: &str, text: &str| {
             let name = format!("{}-{name}.pem", side.name);
-            let path = side.folder.write_beside(&name, &certificate.certificate);
-            path.display().to_string()
+            side.folder.write_beside(&name, text).display().to_string()
         };
-        let authority = file("outside", &certificate);
-        let stranger = file("stranger", &Certificate::of(HOST));
+        let authority = file("outside", &certificate.certificate);
+        let stranger = file("stranger", &Certificate::of(HOST).certificate);
+        let client = [
+            file("client", &client.certificate),
+            file("client-key", &client.key),
+        ];
         let gateway_port = free_port();
         let port = free_port();
         side.write(
@@ -47,9 +55,9 @@ impl World for Exit {
             &format!(
                 "apiVersion: networking.istio.io/v1
 kind: ServiceEntry
-metadata: {{name: egress, namespace: NS}}
+metadata: {{name: egress, namespace: $NS}}
 spec:
-  hosts: [egress.NS.svc.cluster.local]
+  hosts: [egress.$NS.svc.cluster.local]
   exportTo: ['.']
   location: MESH_INTERNAL
   resolution: STATIC
@@ -58,9 +66,9 @@ spec:
 ---
 apiVersion: networking.istio.io/v1
 kind: Gateway
-metadata: {{name: egress, namespace: NS}}
+metadata: {{name: egress, namespace: $NS}}
 spec:
-  selector: {{gateway: NS-egress}}
+  selector: {{gateway: $NS-egress}}
   servers:
   - bind: 127.0.0.1
     port: {{number: {gateway_port}, name: http, protocol: HTTP}}
@@ -68,15 +76,15 @@ spec:
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {{name: egress, namespace: NS}}
+metadata: {{name: egress, namespace: $NS}}
 spec:
-  host: egress.NS.svc.cluster.local
+  host: egress.$NS.svc.cluster.local
   exportTo: ['.']
   subsets: [{{name: edition}}]
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
-metadata: {{name: default, namespace: NS}}
+metadata: {{name: default, namespace: $NS}}
 spec:
   outboundTrafficPolicy: {{mode: REGISTRY_ONLY}}
   egress: [{{hosts: ['./*']}}]
@@ -95,6 +103,8 @@ spec:
             gateway,
             plain,
             secure,
+            mutual,
+            client,
             authority,
             stranger,
         }
@@ -106,7 +116,7 @@ fn outside(app: &App, number: u16) -> String {
     format!(
         "apiVersion: networking.istio.io/v1
 kind: ServiceEntry
-metadata: {{name: edition, namespace: NS}}
+metadata: {{name: edition, namespace: $NS}}
 spec:
   hosts: [{HOST}]
   exportTo: ['.']
@@ -125,7 +135,7 @@ fn origination(authority: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {{name: edition, namespace: NS}}
+metadata: {{name: edition, namespace: $NS}}
 spec:
   host: {HOST}
   exportTo: ['.']
@@ -149,14 +159,14 @@ impl Exit {
         format!(
             "apiVersion: networking.istio.io/v1
 kind: VirtualService
-metadata: {{name: edition, namespace: NS}}
+metadata: {{name: edition, namespace: $NS}}
 spec:
   hosts: [{HOST}]
   exportTo: ['.']
   gateways: [egress, mesh]
   http:
   - match: [{{gateways: [mesh], port: 80}}]
-    route: [{{destination: {{host: egress.NS.svc.cluster.local, subset: edition, port: {{number: {port}}}}}, weight: 100}}]
+    route: [{{destination: {{host: egress.$NS.svc.cluster.local, subset: edition, port: {{number: {port}}}}}, weight: 100}}]
   - match: [{{gateways: [egress], port: {port}}}]
     route: [{{destination: {{host: {HOST}, port: {{number: 80}}}}, weight: 100}}]
     headers: {{request: {{set: {{x-exit: gateway}}}}}}
@@ -176,6 +186,12 @@ spec:
             Ok(answer) => (answer.status, answer.body),
             Err(error) => (0, error),
         }
+    }
+
+    /// Takes the rules of another test away.
+    async fn begin(&self) {
+        self.rules("");
+        self.becomes("an unknown host is blocked", 502, "").await;
     }
 
     async fn becomes(&self, what: &str, status: u16, body: &str) {
@@ -202,8 +218,7 @@ spec:
 #[test]
 fn hosts_outside_are_known_or_blocked() {
     STAGE.play(WEFT, async |exit: &Exit| {
-        exit.rules("");
-        exit.becomes("an unknown host is blocked", 502, "").await;
+        exit.begin().await;
         exit.rules(&outside(&exit.plain, 80));
         exit.becomes("a known host", 200, "plain").await;
         assert_eq!(exit.see("other.example.org", "/").await.0, 502);
@@ -212,7 +227,7 @@ fn hosts_outside_are_known_or_blocked() {
         let timeout = format!(
             "apiVersion: networking.istio.io/v1
 kind: VirtualService
-metadata: {{name: edition, namespace: NS}}
+metadata: {{name: edition, namespace: $NS}}
 spec:
   hosts: [{HOST}]
   exportTo: ['.']
@@ -230,6 +245,7 @@ spec:
 #[test]
 fn the_sidecar_originates_tls() {
     STAGE.play(WEFT, async |exit: &Exit| {
+        exit.begin().await;
         let host = outside(&exit.secure, 80);
         exit.rules(&(host.clone() + &origination(&exit.authority)));
         exit.becomes("over TLS", 200, "secure").await;
@@ -248,8 +264,27 @@ fn the_sidecar_originates_tls() {
 }
 
 #[test]
+fn the_sidecar_originates_mutual_tls() {
+    STAGE.play(WEFT, async |exit: &Exit| {
+        exit.begin().await;
+        let host = outside(&exit.mutual, 80);
+        let simple = origination(&exit.authority);
+        exit.rules(&(host.clone() + &simple));
+        let status = async || exit.see(HOST, "/").await.0;
+        let what = "the server wants a certificate";
+        exit.side.becomes(what, 503, status).await;
+        let [certificate, key] = &exit.client;
+        let own = format!("mode: MUTUAL, clientCertificate: {certificate}, privateKey: {key}");
+        exit.rules(&(host + &simple.replace("mode: SIMPLE", &own)));
+        exit.becomes("the sidecar shows one", 200, "mutual").await;
+        exit.nothing_refused().await;
+    });
+}
+
+#[test]
 fn calls_leave_through_the_egress_gateway() {
     STAGE.play(WEFT, async |exit: &Exit| {
+        exit.begin().await;
         let host = outside(&exit.plain, 80);
         exit.rules(&host);
         exit.becomes("directly", 200, "plain").await;
@@ -272,6 +307,7 @@ fn calls_leave_through_the_egress_gateway() {
 fn the_egress_gateway_originates_tls() {
     STAGE.play(WEFT, async |exit: &Exit| {
         // Sidecars make no call of the host themselves: what they would do does not matter.
+        exit.begin().await;
         let host = outside(&exit.secure, 80);
         exit.rules(&[host, exit.through_gateway(), origination(&exit.authority)].concat());
         let way = async || {

@@ -37,9 +37,9 @@ fn service(name: &str, ports: &str, endpoint: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1
 kind: ServiceEntry
-metadata: {{name: {name}, namespace: NS}}
+metadata: {{name: {name}, namespace: $NS}}
 spec:
-  hosts: [{name}.NS.svc.cluster.local]
+  hosts: [{name}.$NS.svc.cluster.local]
   exportTo: ['.']
   location: MESH_INTERNAL
   resolution: STATIC
@@ -100,7 +100,7 @@ extensionProviders:
                 // Connections that are open keep the rules with which they began.
                 "apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {name: httpbin, namespace: NS}
+metadata: {name: httpbin, namespace: $NS}
 spec:
   host: httpbin
   exportTo: ['.']
@@ -143,7 +143,7 @@ fn policy(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {{name: {name}, namespace: NS}}
+metadata: {{name: {name}, namespace: $NS}}
 spec:
   selector: {{matchLabels: {{app: server}}}}
 {spec}
@@ -215,7 +215,7 @@ fn a_namespace_moves_to_mutual_tls() {
             format!(
                 "apiVersion: security.istio.io/v1
 kind: PeerAuthentication
-metadata: {{name: default, namespace: NS}}
+metadata: {{name: default, namespace: $NS}}
 spec: {{mtls: {{mode: {mode}}}}}
 "
             )
@@ -243,6 +243,25 @@ spec: {{mtls: {{mode: {mode}}}}}
         world.rules(&mode("STRICT"));
         world.becomes("plain text is refused", "/", 0).await;
         assert_eq!(meshed().await, 200);
+        // As the page about authentication has it: one port of one workload stays open.
+        let port = format!(
+            "---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: server, namespace: $NS}}
+spec:
+  selector: {{matchLabels: {{app: server}}}}
+  mtls: {{mode: STRICT}}
+  portLevelMtls: {{{HTTP}: {{mode: DISABLE}}}}
+"
+        );
+        world.rules(&(mode("STRICT") + &port));
+        world.becomes("the port takes plain text", "/", 200).await;
+        world
+            .side
+            .becomes("the caller's sidecar sends it", 200, meshed)
+            .await;
+        assert_eq!(world.echoes().await, [false, false], "other ports do not");
         world.rules(&mode("PERMISSIVE"));
         world.becomes("plain text is served again", "/", 200).await;
         assert_eq!(meshed().await, 200);
@@ -256,7 +275,7 @@ fn http_is_allowed_by_method_and_caller() {
         // The first policy of the page is for the whole namespace and allows nothing.
         let nothing = "apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {name: allow-nothing, namespace: NS}
+metadata: {name: allow-nothing, namespace: $NS}
 spec: {}
 ---
 ";
@@ -275,7 +294,7 @@ spec: {}
         let caller = policy(
             "caller",
             "  rules:
-  - from: [{source: {principals: [cluster.local/ns/NS/sa/client]}}]
+  - from: [{source: {principals: [cluster.local/ns/$NS/sa/client]}}]
     to: [{operation: {methods: [GET]}}]",
         );
         world.rules(&(nothing.to_owned() + &caller));
@@ -284,7 +303,7 @@ spec: {}
         assert_eq!(world.meshed("POST", "/").await, 403);
         let namespaces = policy(
             "namespaces",
-            "  rules: [{from: [{source: {namespaces: [NS]}}]}]",
+            "  rules: [{from: [{source: {namespaces: [$NS]}}]}]",
         );
         world.rules(&(nothing.to_owned() + &namespaces));
         let post = async || world.meshed("POST", "/").await;
@@ -333,7 +352,7 @@ fn tokens_are_checked_and_wanted() {
         let authentication = format!(
             "apiVersion: security.istio.io/v1
 kind: RequestAuthentication
-metadata: {{name: jwt, namespace: NS}}
+metadata: {{name: jwt, namespace: $NS}}
 spec:
   selector: {{matchLabels: {{app: server}}}}
   jwtRules: [{{issuer: me, jwks: {}}}]
@@ -415,12 +434,35 @@ fn denial_comes_before_permission() {
 }
 
 #[test]
+fn a_dry_run_denies_nothing_and_counts() {
+    STAGE.play(WEFT, async |world: &Guarded| {
+        let dry = policy(
+            "dry",
+            "  action: DENY\n  rules: [{to: [{operation: {paths: [/dry]}}]}]",
+        );
+        let dry = dry.replace(
+            "namespace: $NS}",
+            "namespace: $NS, annotations: {istio.io/dry-run: 'true'}}",
+        );
+        world.rules(&dry);
+        let counted = async || {
+            assert_eq!(world.status("GET", "/dry", &[]).await, 200);
+            let stats = world.sidecar.stats().await;
+            stats.ending("shadow_denied").values().sum::<u64>() > 0
+        };
+        world.side.becomes("it is counted", true, counted).await;
+        world.rules("");
+        world.sidecar.assert_nothing_refused().await;
+    });
+}
+
+#[test]
 fn another_service_decides() {
     STAGE.play(WEFT, async |world: &Guarded| {
         world.rules(&policy(
             "judged",
             "  action: CUSTOM
-  provider: {name: judge-NS}
+  provider: {name: judge-$NS}
   rules: [{to: [{operation: {paths: [/headers]}}]}]",
         ));
         world.becomes("who does not ask", "/headers", 403).await;

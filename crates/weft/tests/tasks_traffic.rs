@@ -13,7 +13,7 @@
 //! | accessing external services; egress TLS origination; egress gateways | `tasks_egress`, `interop_capture` (unknown destinations) |
 //! | mutual TLS migration | `tasks_security`, `interop_security`, `interop_capture` |
 //! | authorization: HTTP, TCP, JWT, deny, external (`CUSTOM`) | `tasks_security`; principals, paths: `interop_security` |
-//! | authentication policy: tokens of end users | `tasks_security` |
+//! | authorization: dry run; authentication policy: ports, tokens of end users | `tasks_security` |
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -50,9 +50,9 @@ fn service(name: &str, port: u16, endpoints: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1
 kind: ServiceEntry
-metadata: {{name: {name}, namespace: NS}}
+metadata: {{name: {name}, namespace: $NS}}
 spec:
-  hosts: [{name}.NS.svc.cluster.local]
+  hosts: [{name}.$NS.svc.cluster.local]
   exportTo: ['.']
   location: MESH_INTERNAL
   resolution: STATIC
@@ -106,7 +106,7 @@ impl World for Shop {
                 service("spread", 5000, &spread_lines),
                 "apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {name: reviews, namespace: NS}
+metadata: {name: reviews, namespace: $NS}
 spec:
   host: reviews
   subsets:
@@ -186,7 +186,7 @@ fn virtual_service(service: &str, http: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1
 kind: VirtualService
-metadata: {{name: {service}, namespace: NS}}
+metadata: {{name: {service}, namespace: $NS}}
 spec:
   hosts: [{service}]
   exportTo: ['.']
@@ -272,7 +272,7 @@ fn circuits_break() {
         shop.rules(
             "apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {name: httpbin, namespace: NS}
+metadata: {name: httpbin, namespace: $NS}
 spec:
   host: httpbin
   trafficPolicy:
@@ -355,7 +355,7 @@ fn places_fail_over_in_order() {
         shop.rules(
             "apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {name: hello, namespace: NS}
+metadata: {name: hello, namespace: $NS}
 spec:
   host: hello
   trafficPolicy:
@@ -387,7 +387,7 @@ fn load_is_distributed_over_places() {
         shop.rules(
             "apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {name: spread, namespace: NS}
+metadata: {name: spread, namespace: $NS}
 spec:
   host: spread
   trafficPolicy:
