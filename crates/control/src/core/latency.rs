@@ -89,10 +89,13 @@ struct Entry {
     event: Instant,
 }
 
+/// Oldest first, by type.
+type History = BTreeMap<TypeUrl, VecDeque<Entry>>;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Latency {
-    classes: Mutex<HashMap<Arc<ProxyFacts>, BTreeMap<TypeUrl, VecDeque<Entry>>>>,
+    classes: Mutex<HashMap<Arc<ProxyFacts>, History>>,
     serial: AtomicU64,
     /// From an event until a proxy has accepted all that follows.
     pub(crate) convergence: Distribution,
