@@ -93,7 +93,10 @@ async fn a_refused_resource_shows_on_its_objects() {
         "{status}"
     );
     let metrics = get(&plane, "/metrics").await;
-    assert!(metrics.contains("pilot_total_xds_rejects 1"), "{metrics}");
+    assert!(
+        metrics.contains("pilot_total_xds_rejects{type=\"cds\"} 1"),
+        "{metrics}"
+    );
     assert!(metrics.contains("pilot_services 1"), "{metrics}");
     assert!(get(&plane, "/ready").await.starts_with("HTTP/1.1 200"));
     plane.drain.finish().await;

@@ -1,63 +1,118 @@
 //! Metrics in Prometheus' text form. Must never change anything.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weft_model::ObjectKey;
 use weft_xds::TypeUrl;
 
-use crate::core::{Core, TypeCounts};
+use crate::core::{Core, Distribution, TypeCounts};
 
 /// Metrics in Prometheus' text form, under istiod's names where it has one.
 pub(super) fn metrics(core: &Core) -> String {
     let mut out = Metrics(String::new());
-    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let version = format!("{{version=\"weft-{}\"}}", env!("CARGO_PKG_VERSION"));
-    let active = load(&core.ads.streams_active);
-    out.put(
-        "pilot_xds",
-        "gauge",
-        "Connected proxies.",
-        &[(version, active)],
-    );
+    let connected = core.connected();
+    let mut versions: BTreeMap<&str, u64> = BTreeMap::new();
+    for proxy in &connected {
+        let version = proxy.proxy.version.as_deref().unwrap_or_default();
+        *versions.entry(version).or_default() += 1;
+    }
+    let versions = versions.iter().map(|(version, count)| {
+        let version = version.replace(['\\', '"', '\n'], "_");
+        (format!("{{version=\"{version}\"}}"), *count)
+    });
+    let versions: Vec<(String, u64)> = versions.collect();
+    out.put("pilot_xds", "gauge", "Connected proxies.", &versions);
+    let own = format!("{{version=\"weft-{}\"}}", env!("CARGO_PKG_VERSION"));
+    out.put("pilot_info", "gauge", "This control plane.", &[(own, 1)]);
     let by_type = core.by_type.lock().clone();
     let typed = |of: fn(&TypeCounts) -> u64| -> Vec<(String, u64)> {
-        let label = |t: &TypeUrl| format!("{{type=\"{}\"}}", t.short().to_lowercase());
         by_type
             .iter()
-            .map(|(t, counts)| (label(t), of(counts)))
+            .map(|(t, counts)| (format!("{{{}}}", label(t)), of(counts)))
             .collect()
     };
-    out.put(
-        "pilot_xds_pushes",
-        "counter",
-        "Answers sent, by type.",
-        &typed(|c| c.pushes),
-    );
-    out.put(
-        "weft_xds_push_bytes",
-        "counter",
-        "Bytes of resources sent.",
-        &typed(|c| c.bytes),
-    );
-    out.put(
-        "weft_xds_rejects",
-        "counter",
-        "Answers refused, by type.",
-        &typed(|c| c.rejects),
-    );
-    let rejects = by_type.values().map(|c| c.rejects).sum();
-    out.put(
-        "pilot_total_xds_rejects",
-        "counter",
-        "Answers refused by proxies.",
-        &[(String::new(), rejects)],
-    );
+    for (name, help, of) in [
+        (
+            "pilot_xds_pushes",
+            "Answers sent, by type.",
+            (|c| c.pushes) as fn(&TypeCounts) -> u64,
+        ),
+        ("weft_xds_push_bytes", "Bytes of resources sent.", |c| {
+            c.bytes
+        }),
+        (
+            "pilot_total_xds_rejects",
+            "Answers refused by proxies, by type.",
+            |c| c.rejects,
+        ),
+        (
+            "pilot_xds_expired_nonce",
+            "Requests with the nonce of an answer that is not the latest.",
+            |c| c.stale_nonces,
+        ),
+    ] {
+        out.put(name, "counter", help, &typed(of));
+    }
+    updates(core, &mut out);
+    times(core, &mut out);
     let samples = objects(core).into_iter().chain(work(core));
     for (name, kind, help, value) in samples.chain(crate::keys::metrics(core)) {
         out.put(name, kind, help, &[(String::new(), value)]);
     }
     out.0
+}
+
+fn label(type_url: &TypeUrl) -> String {
+    format!("type=\"{}\"", type_url.short().to_lowercase())
+}
+
+fn updates(core: &Core, out: &mut Metrics) {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let updates = &core.updates;
+    let kinds = [
+        ("config", &updates.config),
+        ("eds", &updates.endpoints),
+        ("svc", &updates.services),
+        ("svcdelete", &updates.services_gone),
+    ];
+    let samples = kinds.map(|(kind, count)| (format!("{{type=\"{kind}\"}}"), load(count)));
+    let help = "Objects that changed, by what they are.";
+    out.put("pilot_inbound_updates", "counter", help, &samples);
+    let help = "Objects that were refused, each time that they were read.";
+    let refused = [(String::new(), load(&updates.refused))];
+    out.put("pilot_total_rejected_configs", "counter", help, &refused);
+    let up = [(String::new(), core.started.elapsed().as_secs())];
+    out.put("istiod_uptime_seconds", "gauge", "Since the start.", &up);
+}
+
+/// Times and sizes as histograms.
+fn times(core: &Core, out: &mut Metrics) {
+    let latency = &core.latency;
+    out.histogram(
+        "pilot_proxy_convergence_time",
+        "Seconds from an event of the source until a proxy has accepted all that follows from it.",
+        [(String::new(), &latency.convergence)],
+    );
+    out.histogram(
+        "pilot_debounce_time",
+        "Seconds from an event of the source until it is worked on.",
+        [(String::new(), &latency.debounce)],
+    );
+    let by_type = latency.by_type.lock();
+    out.histogram(
+        "weft_xds_convergence_time",
+        "Seconds from an event until a proxy has accepted what follows from it, by type.",
+        by_type.iter().map(|(t, own)| (label(t), &**own)),
+    );
+    drop(by_type);
+    let sizes = latency.sizes.lock();
+    out.histogram(
+        "pilot_xds_config_size_bytes",
+        "Bytes of resources of an answer, by type.",
+        sizes.iter().map(|(t, own)| (label(t), &**own)),
+    );
 }
 
 /// Name, kind, help and value.
@@ -207,6 +262,41 @@ impl Metrics {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for (labels, value) in samples {
             let _ = writeln!(self.0, "{name}{labels} {value}");
+        }
+    }
+
+    /// `labels` are without braces.
+    fn histogram<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (String, &'a Distribution)>,
+    ) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for (labels, distribution) in samples {
+            let (buckets, sum) = distribution.read();
+            let comma = if labels.is_empty() { "" } else { "," };
+            for (end, count) in &buckets {
+                let end = if end.is_finite() {
+                    end.to_string()
+                } else {
+                    "+Inf".to_owned()
+                };
+                let _ = writeln!(
+                    self.0,
+                    "{name}_bucket{{{labels}{comma}le=\"{end}\"}} {count}"
+                );
+            }
+            let braced = if labels.is_empty() {
+                String::new()
+            } else {
+                format!("{{{labels}}}")
+            };
+            let all = buckets.last().map_or(0, |(_, count)| *count);
+            let _ = writeln!(
+                self.0,
+                "{name}_sum{braced} {sum}\n{name}_count{braced} {all}"
+            );
         }
     }
 }

@@ -110,21 +110,23 @@ pub(super) fn refusal(action: Action, policy: Option<&str>) -> String {
     }
 }
 
-/// Of a filter that is not run: what is to be said of it, if anything is.
-fn left_out(configured: &HttpFilter) -> Option<Option<String>> {
+/// Whether a filter is run; faults would wait, and other services are not asked.
+fn is_run(config: &HttpFilterConfig) -> bool {
+    !matches!(
+        config,
+        HttpFilterConfig::Fault(_) | HttpFilterConfig::ExtAuthz(_)
+    )
+}
+
+/// What is to be said of a filter that is not run.
+fn left_out(configured: &HttpFilter) -> Option<String> {
     let name = &configured.name;
     match &configured.config {
-        HttpFilterConfig::Fault(fault) => Some(
-            (fault.delay.is_some() || fault.abort.is_some())
-                .then(|| format!("{name}: a share of requests gets a fault")),
-        ),
-        HttpFilterConfig::ExtAuthz(_) => Some(Some(format!(
+        HttpFilterConfig::Fault(fault) => (fault.delay.is_some() || fault.abort.is_some())
+            .then(|| format!("{name}: a share of requests gets a fault")),
+        _ => Some(format!(
             "{name}: an authorization service decides as well; it is not asked here"
-        ))),
-        HttpFilterConfig::Router(_)
-        | HttpFilterConfig::Cors
-        | HttpFilterConfig::Rbac(_)
-        | HttpFilterConfig::Jwt(_) => None,
+        )),
     }
 }
 
@@ -158,8 +160,8 @@ pub(super) async fn run(
         if let HttpFilterConfig::Router(_) = &configured.config {
             break;
         }
-        if let Some(note) = left_out(configured) {
-            notes.extend(note);
+        if !is_run(&configured.config) {
+            notes.extend(left_out(configured));
             continue;
         }
         let Some(filter) = Filter::build(configured, &Bare) else {

@@ -58,6 +58,9 @@ pub struct Batch {
     /// The last [`Refresh::ask`] that this answers: with this batch, everything that was written
     /// before is known.
     pub asked: u64,
+    /// When the system told of what this batch holds, or when polling found it; `None` of the first
+    /// one.
+    pub noticed: Option<Instant>,
 }
 
 /// Whether a directory can be read as a whole. What it held before stays in force in any case.
@@ -205,11 +208,13 @@ impl Watch {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
+            let noticed = Instant::now();
             if event.is_ok() {
                 self.settle();
             }
             let asked = self.asked.load(Ordering::Acquire);
             let mut batch = self.look.next();
+            batch.noticed = Some(noticed);
             if self.look.is_settled() {
                 batch.asked = asked;
             }

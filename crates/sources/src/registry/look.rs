@@ -112,6 +112,7 @@ impl Look {
             statuses,
             folder,
             asked: 0,
+            noticed: None,
         }
     }
 
