@@ -233,7 +233,7 @@ mod tests {
         let write = |text: &str| {
             log.make_writer()
                 .write_all(text.as_bytes())
-                .expect("written")
+                .expect("written");
         };
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).ok();
         write("a");
