@@ -2,6 +2,9 @@
 //!
 //! Cluster stats live in `upstream`; this file knows no text format.
 
+use std::ops::Deref;
+
+use weft_core::metrics::{Counter, StatSet, StatVisitor, Value};
 use weft_core::stat_set;
 
 stat_set! {
@@ -65,8 +68,8 @@ stat_set! {
 }
 
 stat_set! {
-    /// `listener.<address>.…` of one worker.
-    pub struct ListenerStats {
+    /// What a listener counts without TLS.
+    pub struct ListenerCounters {
         counters {
             downstream_cx_total,
             downstream_cx_destroy,
@@ -75,15 +78,44 @@ stat_set! {
             downstream_pre_cx_timeout,
             downstream_listener_filter_error,
             downstream_listener_filter_remote_close,
-            no_filter_chain_match,
-            ssl_handshake,
-            ssl_connection_error
+            no_filter_chain_match
         }
         gauges {
             downstream_cx_active,
             downstream_pre_cx_active
         }
         histograms { downstream_cx_length_ms }
+    }
+}
+
+/// `listener.<address>.…` of one worker; its other counters read as its own fields.
+#[derive(Debug, Default)]
+pub struct ListenerStats {
+    counters: ListenerCounters,
+    /// `ssl.handshake`: TLS handshakes that gave a connection.
+    pub ssl_handshake: Counter,
+    /// `ssl.connection_error`: those that failed.
+    pub ssl_connection_error: Counter,
+}
+
+impl Deref for ListenerStats {
+    type Target = ListenerCounters;
+
+    fn deref(&self) -> &ListenerCounters {
+        &self.counters
+    }
+}
+
+impl StatSet for ListenerStats {
+    fn visit(&self, visitor: &mut dyn StatVisitor) {
+        self.counters.visit(visitor);
+        let ssl = [
+            ("ssl.handshake", &self.ssl_handshake),
+            ("ssl.connection_error", &self.ssl_connection_error),
+        ];
+        for (name, counter) in ssl {
+            visitor.value(name, Value::Counter(counter.get()));
+        }
     }
 }
 
@@ -162,6 +194,35 @@ impl HttpStats {
             4 => self.downstream_rq_4xx.inc(),
             5 => self.downstream_rq_5xx.inc(),
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_have_envoys_names() {
+        #[derive(Default)]
+        struct Names(Vec<(String, bool)>);
+        impl StatVisitor for Names {
+            fn value(&mut self, name: &str, value: Value) {
+                let counted = matches!(value, Value::Counter(1));
+                self.0.push((name.to_owned(), counted));
+            }
+        }
+        let stats = ListenerStats::default();
+        stats.ssl_handshake.inc();
+        stats.downstream_cx_total.inc();
+        let mut names = Names::default();
+        stats.visit(&mut names);
+        for (name, counted) in [
+            ("ssl.handshake", true),
+            ("ssl.connection_error", false),
+            ("downstream_cx_total", true),
+        ] {
+            assert!(names.0.contains(&(name.to_owned(), counted)), "{name}");
         }
     }
 }
