@@ -73,14 +73,16 @@ impl<'a> Known<'a> {
             }
             Object::Sidecar(sidecar) => self.sidecars.push(sidecar),
             // What is missing to a gateway is told by the control plane, proxy by proxy; what a patch
-            // names is there for some proxies and not for others. Of the others, none names
-            // anything (workloads are selected, not named), and nothing here names them.
+            // names is there for some proxies and not for others; so are the providers of what is
+            // reported. Of the others, none names anything (workloads are selected, not named), and
+            // nothing here names them.
             Object::Secret(_)
             | Object::EnvoyFilter(_)
             | Object::Namespace(_)
             | Object::PeerAuthentication(_)
             | Object::AuthorizationPolicy(_)
-            | Object::RequestAuthentication(_) => {}
+            | Object::RequestAuthentication(_)
+            | Object::Telemetry(_) => {}
         }
     }
 

@@ -288,7 +288,8 @@ impl Core {
             .collect()
     }
 
-    /// What is held back in published views as proxies would refuse it, or for want of delegates.
+    /// What is held back in published views as proxies would refuse it, or for want of delegates;
+    /// each once.
     pub fn faults(&self) -> Vec<Fault> {
         let mut writer = self.writer.lock();
         let mut faults = writer.world.delegate_faults();
@@ -298,6 +299,7 @@ impl Core {
             .map(|p| Arc::clone(&p.view))
             .collect::<Vec<_>>();
         drop(writer);
+        let mut told: HashSet<Fault> = faults.iter().cloned().collect();
         // Views share most of their pieces.
         let mut looked_at = HashSet::default();
         for chunk in views.iter().flat_map(|view| view.chunks()) {
@@ -305,7 +307,7 @@ impl Core {
                 continue;
             }
             for fault in chunk.iter().flat_map(|emitted| emitted.faults.iter()) {
-                if !faults.contains(fault) {
+                if told.insert(fault.clone()) {
                     faults.push(fault.clone());
                 }
             }

@@ -7,7 +7,7 @@ use weft_model::ObjectRef;
 use weft_xds::{Resource, ResourceSet, TypeUrl};
 
 /// The objects that made a resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Origins {
     /// These, sorted and without repeats.
     Own(Arc<[ObjectRef]>),
@@ -45,7 +45,7 @@ pub struct Emitted {
 }
 
 /// Something that would have been refused, and the objects that made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fault {
     /// Place and reason.
     pub message: Arc<str>,

@@ -7,10 +7,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use thiserror::Error;
+use weft_model::ProxySettings;
+use weft_sources::proxy_settings;
 
 use crate::identity::Identity;
 use crate::pb::core::v3::Node;
 use crate::pb::protobuf::{Struct, Value, value::Kind};
+
+/// Settings of a node may be nested so deep.
+const MAX_DEPTH: usize = 32;
 
 /// What kind of proxy a node is, and so which generator serves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +81,18 @@ pub struct Proxy {
     pub identity: Identity,
     /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
     pub unprivileged: bool,
+    /// Whether its agent answers the workload's DNS queries (metadata `DNS_CAPTURE`).
+    pub dns_capture: bool,
+    /// The node's `cluster`: the service in the words of Envoy's bootstrap.
+    pub cluster: String,
+    /// Name of the mesh (metadata `MESH_ID`).
+    pub mesh_id: String,
+    /// What runs the workload, such as a deployment (metadata `WORKLOAD_NAME`).
+    pub workload: String,
+    /// Metadata `NAMESPACE` as it was sent.
+    pub said_namespace: String,
+    /// Settings that the proxy brings (metadata `PROXY_CONFIG`).
+    pub settings: Option<Arc<ProxySettings>>,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -148,6 +165,12 @@ impl Proxy {
             metadata: Arc::new(metadata.texts()),
             identity: Identity::read(|key| metadata.text(key))?,
             unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
+            dns_capture: metadata.flag("DNS_CAPTURE", false)?,
+            cluster: node.cluster.clone(),
+            mesh_id: metadata.text("MESH_ID").unwrap_or_default(),
+            workload: metadata.text("WORKLOAD_NAME").unwrap_or_default(),
+            said_namespace: metadata.text("NAMESPACE").unwrap_or_default(),
+            settings: metadata.settings()?,
             agent: node.user_agent_name.clone(),
         })
     }
@@ -320,6 +343,22 @@ impl Metadata<'_> {
         }
     }
 
+    /// A structure, or JSON in a string.
+    fn settings(&self) -> Result<Option<Arc<ProxySettings>>, NodeError> {
+        const KEY: &str = "PROXY_CONFIG";
+        let json = match self.kind(KEY) {
+            Some(Kind::StructValue(map)) => json_of(map, MAX_DEPTH).map(|json| json.to_string()),
+            Some(Kind::StringValue(text)) if !text.is_empty() => Some(text.clone()),
+            _ => return Ok(None),
+        };
+        let settings = json
+            .ok_or_else(|| format!("is nested deeper than {MAX_DEPTH} levels"))
+            .and_then(|json| proxy_settings::of_node(&json));
+        settings
+            .map(|settings| Some(Arc::new(settings)))
+            .map_err(|problem| NodeError::Metadata { key: KEY, problem })
+    }
+
     fn labels(&self) -> Result<BTreeMap<String, String>, NodeError> {
         self.map("LABELS")
     }
@@ -331,6 +370,35 @@ impl Metadata<'_> {
             .map(|(listen, app)| Ok((parse_port(KEY, &listen)?, parse_port(KEY, &app)?)))
             .collect()
     }
+}
+
+/// `None` for what is nested deeper than `depth`.
+fn json_of(map: &Struct, depth: usize) -> Option<serde_json::Value> {
+    let depth = depth.checked_sub(1)?;
+    let fields = map.fields.iter();
+    let fields: Option<serde_json::Map<String, serde_json::Value>> = fields
+        .map(|(key, value)| Some((key.clone(), json_value(value, depth)?)))
+        .collect();
+    fields.map(serde_json::Value::Object)
+}
+
+fn json_value(value: &Value, depth: usize) -> Option<serde_json::Value> {
+    use serde_json::Value as Json;
+    Some(match &value.kind {
+        Some(Kind::StringValue(text)) => Json::from(text.as_str()),
+        Some(Kind::BoolValue(flag)) => Json::from(*flag),
+        // A structure knows no integers; many fields want them.
+        #[allow(clippy::cast_possible_truncation)] // in range, and without a fraction
+        Some(Kind::NumberValue(n)) if n.fract() == 0.0 && n.abs() < 1e15 => Json::from(*n as i64),
+        Some(Kind::NumberValue(n)) => Json::from(*n),
+        Some(Kind::StructValue(map)) => json_of(map, depth)?,
+        Some(Kind::ListValue(list)) => {
+            let depth = depth.checked_sub(1)?;
+            let values = list.values.iter().map(|value| json_value(value, depth));
+            Json::Array(values.collect::<Option<_>>()?)
+        }
+        Some(Kind::NullValue(_)) | None => Json::Null,
+    })
 }
 
 fn parse_port(key: &'static str, text: &str) -> Result<u16, NodeError> {

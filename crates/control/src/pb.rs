@@ -7,10 +7,14 @@ use std::time::Duration as StdDuration;
 
 pub(crate) use weft_proto::pb::envoy::config::common::matcher as matchers;
 pub(crate) use weft_proto::pb::envoy::config::rbac::v3 as rbac;
+pub(crate) use weft_proto::pb::envoy::config::trace;
 pub(crate) use weft_proto::pb::envoy::config::{
     accesslog, cluster, core, endpoint, listener, route,
 };
 pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::file::v3 as file_log;
+pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::filters::cel::v3 as cel_log_filter;
+pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::grpc::v3 as grpc_log;
+pub(crate) use weft_proto::pb::envoy::extensions::access_loggers::open_telemetry::v3 as otel_log;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::cors::v3 as cors;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::ext_authz::v3 as http_ext_authz;
@@ -25,18 +29,33 @@ pub(crate) use weft_proto::pb::envoy::extensions::filters::network::http_connect
 #[cfg(test)]
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::rbac::v3 as network_rbac;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub(crate) use weft_proto::pb::envoy::extensions::formatter::req_without_query::v3 as req_without_query;
+pub(crate) use weft_proto::pb::envoy::extensions::http::header_formatters::preserve_case::v3 as preserve_case;
 pub(crate) use weft_proto::pb::envoy::extensions::network::dns_resolver::cares::v3 as dns_cares;
 pub(crate) use weft_proto::pb::envoy::extensions::path::r#match::uri_template::v3 as uri_template;
 pub(crate) use weft_proto::pb::envoy::extensions::request_id::uuid::v3 as request_id;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 pub(crate) use weft_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
+pub(crate) use weft_proto::pb::envoy::extensions::tracers::opentelemetry::resource_detectors::v3 as otel_detectors;
+pub(crate) use weft_proto::pb::envoy::extensions::tracers::opentelemetry::samplers::v3 as otel_samplers;
 pub(crate) use weft_proto::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;
 pub(crate) use weft_proto::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub(crate) use weft_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub(crate) use weft_proto::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub(crate) use weft_proto::pb::envoy::r#type::matcher::v3 as matcher;
+pub(crate) use weft_proto::pb::envoy::r#type::metadata::v3 as metadata_kind;
+pub(crate) use weft_proto::pb::envoy::r#type::tracing::v3 as tracing_tags;
 pub(crate) use weft_proto::pb::envoy::r#type::v3 as types;
 pub(crate) use weft_proto::pb::google::protobuf;
+pub(crate) use weft_proto::pb::opentelemetry::proto::common::v1 as otel;
+
+/// What looks names up as they are called.
+pub(crate) mod dynamic_forward_proxy {
+    pub(crate) use weft_proto::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3 as cluster;
+    pub(crate) use weft_proto::pb::envoy::extensions::common::dynamic_forward_proxy::v3 as cache;
+    pub(crate) use weft_proto::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3 as http;
+    pub(crate) use weft_proto::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3 as sni;
+}
 
 use prost::{Message, Name};
 use protobuf::{Any, BoolValue, Duration, UInt32Value, UInt64Value};

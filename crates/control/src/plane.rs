@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use weft_core::drain::DrainSignal;
 use weft_model::MeshSettings;
 use weft_sources::{
-    Batch, FileSource, FileSourceError, FolderState, ObjectState, Problem, WatchOptions,
+    Batch, FileSource, FileSourceError, FolderState, ObjectState, ObjectStatus, Problem,
+    WatchOptions,
 };
 use weft_xds::server::grpc as ads;
 
@@ -33,7 +34,8 @@ const NAMED: usize = 20;
 pub struct ControlConfig {
     /// Directory of YAML files that is watched.
     pub config_dir: PathBuf,
-    /// Serve proxies although the directory is empty or a part of it cannot be read at the start.
+    /// Serve proxies although the directory is empty, a part of it cannot be read, or a policy of
+    /// security in it is refused at the start.
     pub serve_incomplete: bool,
     /// File with Istio's `MeshConfig`.
     pub mesh_config: Option<PathBuf>,
@@ -215,9 +217,16 @@ impl Batches for FileSource {
     }
 }
 
-/// Applies batches until the directory was read as a whole; false if the drain signal came before.
-/// What proxies that come back have is better than a part of it: nothing is known here of what an
-/// earlier process served.
+/// Kinds without which a workload may let in whom it should not.
+const GUARDS: [&str; 3] = [
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "RequestAuthentication",
+];
+
+/// Applies batches until the directory was read as a whole, and no guard in it is broken; false if
+/// the drain signal came before. What proxies that come back have is better than a part of it:
+/// nothing is known here of what an earlier process served.
 async fn first_batches(
     source: &mut impl Batches,
     core: &Core,
@@ -232,9 +241,12 @@ async fn first_batches(
         let folder = batch.folder;
         core.apply(vec![batch]);
         let why = match folder {
-            FolderState::Complete => break,
-            FolderState::Incomplete => "a part of the directory cannot be read",
-            FolderState::Empty => "the directory holds no configuration file",
+            FolderState::Complete => match refused(core, is_guard).as_deref() {
+                None => break,
+                Some(guards) => format!("policies of security are refused: {guards}"),
+            },
+            FolderState::Incomplete => "a part of the directory cannot be read".to_owned(),
+            FolderState::Empty => "the directory holds no configuration file".to_owned(),
         };
         let config_dir = config.config_dir.display();
         if config.serve_incomplete {
@@ -243,32 +255,45 @@ async fn first_batches(
         }
         tracing::error!(
             %config_dir, why,
-            "not ready: proxies that come back would lose what they have; repair the directory \
-             (a file without objects makes an empty one count), or start with --serve-incomplete"
+            "not ready: proxies that come back would lose what they have; repair it \
+             (a file without objects makes an empty directory count), or start with \
+             --serve-incomplete"
         );
     }
-    name_refused(core);
+    // The last good form of an object lives in the process: what is broken at the start has none.
+    if let Some(objects) = refused(core, |_| true) {
+        tracing::error!(
+            %objects,
+            "refused at the start, so there is no earlier form to keep: served without them"
+        );
+    }
     Ok(true)
 }
 
-/// The last good form of an object lives in the process: what is broken at the start has none.
-fn name_refused(core: &Core) {
+/// Whether a status is of a guard, as far as its kind could be read.
+fn is_guard(status: &ObjectStatus) -> bool {
+    let read = status.problems.iter().map(|problem| &problem.object);
+    let mut objects = read.chain([&status.object]).flatten();
+    objects.any(|object| GUARDS.contains(&&*object.kind))
+}
+
+/// The first refused objects of a sort, and how many more there are; none if there are none.
+fn refused(core: &Core, of_sort: impl Fn(&ObjectStatus) -> bool) -> Option<String> {
     let statuses = core.statuses();
     let refused: Vec<String> = statuses
         .iter()
-        .filter(|status| status.state == ObjectState::Refused)
+        .filter(|status| status.state == ObjectState::Refused && of_sort(status))
         .map(|status| match &status.object {
             Some(object) => format!("{}:{}: {object}", status.source, status.line),
             None => format!("{}:{}", status.source, status.line),
         })
         .collect();
-    if !refused.is_empty() {
-        let objects = refused[..refused.len().min(NAMED)].join(", ");
-        tracing::error!(
-            count = refused.len(), %objects,
-            "refused at the start, so there is no earlier form to keep: served without them"
-        );
-    }
+    let more = match refused.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let first = refused[..refused.len().min(NAMED)].join(", ");
+    (!refused.is_empty()).then(|| first + &more)
 }
 
 /// Applies batches as they come. There is no fixed wait: what has queued up while the last batch
@@ -340,6 +365,61 @@ mod tests {
         async fn next(&mut self) -> Option<Batch> {
             self.recv().await
         }
+    }
+
+    /// Whether it serves after these texts of files.
+    async fn serves(files: &[(&str, &str)], serve_incomplete: bool) -> bool {
+        let core = Core::new(MeshSettings::default());
+        let mut store = weft_sources::FileStore::new(MeshSettings::default());
+        let (batches, mut source) = mpsc::channel(8);
+        for (name, text) in files {
+            let update = store.apply(name, Some(text));
+            let batch = Batch {
+                changes: update.changes,
+                statuses: update.statuses,
+                ..Batch::default()
+            };
+            batches.try_send(batch).expect("there is room");
+        }
+        drop(batches);
+        let config = ControlConfig {
+            config_dir: "rules".into(),
+            serve_incomplete,
+            mesh_config: None,
+            grpc_addr: ([127, 0, 0, 1], 0).into(),
+            monitoring_addr: ([127, 0, 0, 1], 0).into(),
+            max_connection_age: None,
+        };
+        let (drain, signal) = drain::channel();
+        let served = first_batches(&mut source, &core, &config, &signal).await;
+        drop(drain);
+        served.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_guard_that_is_broken_at_the_start_is_not_left_out() {
+        let text = |kind: &str, spec: &str| {
+            format!(
+                "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\nspec: {spec}\n"
+            )
+        };
+        let good = text("PeerAuthentication", "{mtls: {mode: STRICT}}");
+        let misspelt = text("PeerAuthentication", "{mtls: {mode: STRICTER}}");
+        let torn = text("AuthorizationPolicy", "{action: ALLOW");
+        let rule = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {host: a}\n";
+        assert!(serves(&[("a.yaml", &good)], false).await);
+        assert!(!serves(&[("a.yaml", &misspelt)], false).await);
+        assert!(!serves(&[("a.yaml", &torn)], false).await);
+        assert!(
+            serves(&[("a.yaml", rule)], false).await,
+            "it guards nothing"
+        );
+        assert!(
+            serves(&[("a.yaml", &misspelt)], true).await,
+            "as it was told"
+        );
+        let mended = [("a.yaml", &*misspelt), ("a.yaml", &*good)];
+        assert!(serves(&mended, false).await, "when it is mended");
     }
 
     #[tokio::test]

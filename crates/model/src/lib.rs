@@ -26,11 +26,14 @@ pub mod name;
 pub mod object;
 pub mod peer;
 pub mod protocol;
+pub mod provider;
+pub mod proxy;
 pub mod route;
 pub mod secret;
 pub mod service;
 pub mod sidecar;
 pub mod stream;
+pub mod telemetry;
 pub mod token;
 
 pub use access::{
@@ -61,16 +64,15 @@ pub use gateway::{
 };
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
-pub use mesh::{
-    AccessLogEncoding, AuthorizationProvider, CheckProtocol, ForwardedCertificates,
-    GatewayTopology, HttpCheck, MeshSettings, MeshTls, OutboundTrafficPolicy, RequestBodyLimit,
-};
+pub use mesh::{MeshSettings, MeshTls, OutboundTrafficPolicy, PathNormalization};
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };
 pub use object::{NamespaceInfo, Object, ObjectKey, ServiceEndpoints, ServiceKey};
 pub use peer::{MutualTlsMode, PeerAuthentication, PeerModes, spiffe_id};
 pub use protocol::Protocol;
+pub use provider::{DefaultProviders, Provider, ProviderKind, ProviderService};
+pub use proxy::{ProxyHeaders, ProxySettings};
 pub use route::{
     Abort, AbortKind, Delay, Destination, DirectResponse, Fault, GatewayRef, HeaderOperations,
     HeaderOps, HttpAction, HttpMatch, HttpRoute, Mirror, Percent, Redirect, RedirectPath,
@@ -81,4 +83,5 @@ pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
+pub use telemetry::{AccessLogging, CallSide, Telemetry, TraceTag, Tracing};
 pub use token::{RequestAuthentication, TokenRule};

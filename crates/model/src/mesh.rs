@@ -1,13 +1,17 @@
 //! Settings of the whole mesh, with Istio's defaults (`mesh.DefaultMeshConfig`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balancing::LocalityBalancing;
 use crate::destination::PolicySettings;
+use crate::destination::TcpKeepalive;
 use crate::gateway::TlsVersion;
 use crate::name::{ExportTo, Namespace, PortNumber};
+use crate::provider::{
+    AuthorizationProvider, DefaultProviders, FileLog, LogFormat, Provider, ProviderKind,
+};
+use crate::proxy::ProxySettings;
 
 /// What happens to calls of hosts that the mesh does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -19,14 +23,18 @@ pub enum OutboundTrafficPolicy {
     RegistryOnly,
 }
 
-/// How access logs are written.
+/// What becomes of a path before routes look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum AccessLogEncoding {
-    /// A line of text.
+pub enum PathNormalization {
+    /// Nothing.
+    None,
+    /// RFC 3986, 6.
     #[default]
-    Text,
-    /// A JSON object.
-    Json,
+    Base,
+    /// The same, and slashes are merged.
+    MergeSlashes,
+    /// The same, and escaped slashes are slashes.
+    DecodeAndMergeSlashes,
 }
 
 /// Versions and suites that servers of the mesh offer for mutual TLS.
@@ -36,92 +44,6 @@ pub struct MeshTls {
     pub min_version: Option<TlsVersion>,
     /// Names as OpenSSL has them; empty: Istio's list.
     pub cipher_suites: Vec<Arc<str>>,
-}
-
-/// A service that policies with the action `CUSTOM` ask.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct AuthorizationProvider {
-    /// Its host, and the namespace that owns it if that was said.
-    pub service: Arc<str>,
-    /// The owner, if it was said.
-    pub namespace: Option<Namespace>,
-    /// Its port.
-    pub port: PortNumber,
-    /// Whether requests pass when it cannot be asked.
-    pub fail_open: bool,
-    /// The status of requests that are kept out because it cannot be asked; `None`: 403.
-    pub status_on_error: Option<u16>,
-    /// Time for an answer; `None`: ten minutes.
-    pub timeout: Option<Duration>,
-    /// How much of a request's body it gets; `None`: nothing.
-    pub body: Option<RequestBodyLimit>,
-    /// How it is asked.
-    pub protocol: CheckProtocol,
-}
-
-/// How much of a request's body goes to an authorization provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestBodyLimit {
-    /// At most so many bytes.
-    pub max_bytes: u32,
-    /// Whether a longer body is cut instead of refused.
-    pub partial: bool,
-    /// Whether it is sent as bytes instead of text.
-    pub as_bytes: bool,
-}
-
-/// How an authorization provider is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum CheckProtocol {
-    /// `envoy.service.auth.v3.Authorization`.
-    Grpc,
-    /// A request for each request.
-    Http(HttpCheck),
-}
-
-/// What goes to an authorization provider over HTTP, and comes back. Names of headers are exact,
-/// `prefix*` or `*suffix`, without regard to case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct HttpCheck {
-    /// Put before the path.
-    pub path_prefix: Arc<str>,
-    /// Headers of the request that it sees.
-    pub request_headers: Vec<Arc<str>>,
-    /// Headers that are added.
-    pub additional_headers: BTreeMap<Arc<str>, Arc<str>>,
-    /// Headers of its answer that go to the workload.
-    pub upstream_on_allow: Vec<Arc<str>>,
-    /// Headers of its answer that go to the client with a refusal.
-    pub downstream_on_deny: Vec<Arc<str>>,
-    /// Headers of its answer that go to the client with the workload's answer.
-    pub downstream_on_allow: Vec<Arc<str>>,
-}
-
-/// What stands in front of gateways (`gatewayTopology`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct GatewayTopology {
-    /// How many trusted proxies add to `x-forwarded-for`.
-    pub trusted_proxies: u32,
-    /// What becomes of `x-forwarded-client-cert`.
-    pub client_certificates: ForwardedCertificates,
-    /// Whether connections begin with the PROXY protocol.
-    pub proxy_protocol: bool,
-}
-
-/// What a gateway does with the header `x-forwarded-client-cert`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum ForwardedCertificates {
-    /// Takes it away.
-    Sanitize,
-    /// Passes it on where the client has shown a certificate.
-    ForwardOnly,
-    /// Adds the client's certificate to it.
-    AppendForward,
-    /// Puts the client's certificate in its place.
-    #[default]
-    SanitizeSet,
-    /// Passes it on.
-    AlwaysForwardOnly,
 }
 
 /// Settings of the whole mesh.
@@ -139,16 +61,38 @@ pub struct MeshSettings {
     pub auto_mtls: bool,
     /// Mutual TLS of servers.
     pub mesh_tls: MeshTls,
-    /// Services that policies may ask, by the name of the provider.
-    pub authorization_providers: BTreeMap<Arc<str>, AuthorizationProvider>,
     /// What happens to calls of unknown hosts.
     pub outbound_policy: OutboundTrafficPolicy,
     /// Access log's path; `None` is no log.
     pub access_log_file: Option<Arc<str>>,
-    /// Its encoding.
-    pub access_log_encoding: AccessLogEncoding,
-    /// Its format; `None` is the default format.
-    pub access_log_format: Option<Arc<str>>,
+    /// Its format, also that of the provider `envoy`.
+    pub access_log_format: LogFormat,
+    /// Whether logs go to the cluster `envoy_accesslog_service` of the bootstrap.
+    pub access_log_service: bool,
+    /// Whether listeners log connections that no filter chain takes.
+    pub listener_log: bool,
+    /// Whether proxies make spans where nothing else says so; `None` was not said, and is yes.
+    pub tracing: Option<bool>,
+    /// Services that proxies call.
+    pub providers: Vec<Provider>,
+    /// Which of them count where no rule names any.
+    pub default_providers: DefaultProviders,
+    /// Settings of proxies that bring none.
+    pub proxy: Arc<ProxySettings>,
+    /// What becomes of paths.
+    pub path_normalization: PathNormalization,
+    /// Longest wait for the first bytes of a connection whose protocol is sniffed; zero is for ever.
+    pub protocol_detection_timeout: Duration,
+    /// Whether HTTP services without a policy are called by HTTP/2.
+    pub h2_upgrade: bool,
+    /// Keepalive of connections to services whose rules do not say.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// How often names are looked up whose answers have no lifetime.
+    pub dns_refresh: Duration,
+    /// Pattern for the statistics of outbound clusters; `None` is their names.
+    pub outbound_stat_name: Option<Arc<str>>,
+    /// The same for inbound clusters.
+    pub inbound_stat_name: Option<Arc<str>>,
     /// Time to connect to an endpoint.
     pub connect_timeout: Duration,
     /// Port on which sidecars act as an explicit HTTP proxy; `None` is no such port.
@@ -167,8 +111,6 @@ pub struct MeshSettings {
     pub locality: LocalityBalancing,
     /// Limits and outlier detection for services that do not say.
     pub default_policy: PolicySettings,
-    /// What stands in front of gateways.
-    pub gateway_topology: GatewayTopology,
 }
 
 impl Default for MeshSettings {
@@ -184,11 +126,22 @@ impl Default for MeshSettings {
             trust_domain_aliases: Vec::new(),
             auto_mtls: true,
             mesh_tls: MeshTls::default(),
-            authorization_providers: BTreeMap::new(),
             outbound_policy: OutboundTrafficPolicy::AllowAny,
             access_log_file: None,
-            access_log_encoding: AccessLogEncoding::Text,
-            access_log_format: None,
+            access_log_format: LogFormat::DefaultText,
+            access_log_service: false,
+            listener_log: true,
+            tracing: None,
+            providers: default_providers(),
+            default_providers: DefaultProviders::default(),
+            proxy: Arc::default(),
+            path_normalization: PathNormalization::Base,
+            protocol_detection_timeout: Duration::ZERO,
+            h2_upgrade: false,
+            tcp_keepalive: None,
+            dns_refresh: Duration::from_mins(1),
+            outbound_stat_name: None,
+            inbound_stat_name: None,
             connect_timeout: Duration::from_secs(10),
             proxy_http_port: None,
             proxy_listen_port: port(15001),
@@ -198,7 +151,36 @@ impl Default for MeshSettings {
             default_destination_rule_export_to: None,
             locality: LocalityBalancing::mesh_default(),
             default_policy: PolicySettings::default(),
-            gateway_topology: GatewayTopology::default(),
         }
     }
+}
+
+impl MeshSettings {
+    /// The service that policies ask under this name.
+    pub fn authorization_provider(&self, name: &str) -> Option<&AuthorizationProvider> {
+        self.providers
+            .iter()
+            .find_map(|provider| match &provider.kind {
+                ProviderKind::Authorization(asked) if *provider.name == *name => Some(&**asked),
+                _ => None,
+            })
+    }
+}
+
+/// Providers that every mesh has: proxies that are scraped, and a log on standard output.
+fn default_providers() -> Vec<Provider> {
+    let envoy = FileLog {
+        path: "/dev/stdout".into(),
+        format: None,
+        omit_empty: false,
+    };
+    [
+        ("prometheus", ProviderKind::Prometheus),
+        ("envoy", ProviderKind::FileLog(envoy)),
+    ]
+    .map(|(name, kind)| Provider {
+        name: name.into(),
+        kind,
+    })
+    .into()
 }

@@ -114,11 +114,13 @@ pub enum Kind {
     PeerAuthentication,
     AuthorizationPolicy,
     RequestAuthentication,
+    ProxyConfig,
+    Telemetry,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -135,6 +137,8 @@ impl Kind {
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
         Self::RequestAuthentication,
+        Self::ProxyConfig,
+        Self::Telemetry,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -145,6 +149,7 @@ impl Kind {
             Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
                 "security.istio.io"
             }
+            Self::Telemetry => "telemetry.istio.io",
             _ => "networking.istio.io",
         }
     }
@@ -176,6 +181,8 @@ impl Kind {
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::RequestAuthentication => "RequestAuthentication",
+            Self::ProxyConfig => "ProxyConfig",
+            Self::Telemetry => "Telemetry",
         }
     }
 
@@ -198,6 +205,8 @@ impl Kind {
             Self::PeerAuthentication => "peer-authentication",
             Self::AuthorizationPolicy => "authorization-policy",
             Self::RequestAuthentication => "request-authentication",
+            Self::ProxyConfig => "proxy-config",
+            Self::Telemetry => "telemetry",
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::route::VirtualService;
 use crate::secret::Secret;
 use crate::service::{Endpoint, Service, Workload};
 use crate::sidecar::Sidecar;
+use crate::telemetry::Telemetry;
 use crate::token::RequestAuthentication;
 
 /// The identity of a service: its host and the namespace that owns it. Two namespaces may define
@@ -67,6 +68,7 @@ pub enum ObjectKey {
     PeerAuthentication(ObjectRef),
     AuthorizationPolicy(ObjectRef),
     RequestAuthentication(ObjectRef),
+    Telemetry(ObjectRef),
     Namespace(Namespace),
 }
 
@@ -84,7 +86,8 @@ impl fmt::Display for ObjectKey {
             | Self::Secret(origin)
             | Self::PeerAuthentication(origin)
             | Self::AuthorizationPolicy(origin)
-            | Self::RequestAuthentication(origin) => origin.fmt(f),
+            | Self::RequestAuthentication(origin)
+            | Self::Telemetry(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
         }
     }
@@ -106,6 +109,7 @@ pub enum Object {
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     RequestAuthentication(Arc<RequestAuthentication>),
+    Telemetry(Arc<Telemetry>),
     Namespace(Arc<NamespaceInfo>),
 }
 
@@ -131,6 +135,7 @@ impl Object {
                 ObjectKey::RequestAuthentication(rule.meta.origin.clone())
             }
             Self::Secret(secret) => ObjectKey::Secret(secret.origin.clone()),
+            Self::Telemetry(rule) => ObjectKey::Telemetry(rule.meta.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
         }
     }

@@ -7,10 +7,10 @@ use prost::{Message, Name};
 
 use crate::{
     Problem,
-    istio::mesh::v1alpha1::MeshConfig,
+    istio::mesh::v1alpha1::{MeshConfig, ProxyConfig},
     pb::envoy::config::bootstrap::v3::Bootstrap,
     pool,
-    reader::{self, Options},
+    reader::{self, Naming, Options, UnknownFields},
     rules,
     yaml::{self, Limits, Node},
 };
@@ -36,6 +36,17 @@ pub fn read_mesh_config(source: &str, text: &str) -> Result<MeshConfig, Vec<Prob
     }
     let root = single_document(source, text)?;
     read_node(source, &root, &MeshConfig::full_name(), Options::ISTIO)
+}
+
+/// Reads the `ProxyConfig` that an agent of Istio says it runs with. Agents may be younger than
+/// we are: fields that are not known are passed over.
+pub fn read_proxy_config(source: &str, text: &str) -> Result<ProxyConfig, Vec<Problem>> {
+    let root = single_document(source, text)?;
+    let options = Options {
+        unknown_fields: UnknownFields::Ignore,
+        naming: Naming::Json,
+    };
+    read_node(source, &root, &ProxyConfig::full_name(), options)
 }
 
 /// The texts of a bootstrap, for the places of its fields.

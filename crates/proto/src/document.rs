@@ -42,6 +42,12 @@ pub const ISTIO_SECURITY_KINDS: [&str; 3] = [
     "PeerAuthentication",
     "RequestAuthentication",
 ];
+/// The API group of Istio's telemetry rules.
+pub const ISTIO_TELEMETRY: &str = "telemetry.istio.io";
+/// Its versions, which differ in nothing that we read.
+pub const ISTIO_TELEMETRY_VERSIONS: [&str; 2] = ["v1", "v1alpha1"];
+/// Its kinds.
+pub const ISTIO_TELEMETRY_KINDS: [&str; 1] = ["Telemetry"];
 
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -77,6 +83,8 @@ pub enum Recognised {
     IstioNetworking,
     /// A kind of Istio's security API, in a known version.
     IstioSecurity,
+    /// A kind of Istio's telemetry API, in a known version.
+    IstioTelemetry,
     /// A plain Kubernetes object for which [`crate::kubernetes`] has a message.
     Kubernetes,
     /// Anything else: another group, or a core kind that a mesh does not read.
@@ -120,6 +128,10 @@ impl Document {
                 self.known(kind, &ISTIO_SECURITY_KINDS, &ISTIO_SECURITY_VERSIONS)?;
                 Ok(Recognised::IstioSecurity)
             }
+            (ISTIO_TELEMETRY, kind) => {
+                self.known(kind, &ISTIO_TELEMETRY_KINDS, &ISTIO_TELEMETRY_VERSIONS)?;
+                Ok(Recognised::IstioTelemetry)
+            }
             ("", "Service" | "Endpoints" | "Pod" | "Namespace" | "Secret")
             | ("discovery.k8s.io", "EndpointSlice") => Ok(Recognised::Kubernetes),
             _ => Ok(Recognised::Other),
@@ -158,6 +170,7 @@ impl Document {
             }
             Recognised::IstioNetworking => Some(format!("istio.networking.v1alpha3.{}", self.kind)),
             Recognised::IstioSecurity => Some(format!("istio.security.v1beta1.{}", self.kind)),
+            Recognised::IstioTelemetry => Some(format!("istio.telemetry.v1alpha1.{}", self.kind)),
             Recognised::Kubernetes => Some(format!("weft.kubernetes.v1.{}", self.kind)),
             Recognised::Other => None,
         }

@@ -228,6 +228,24 @@ fn common_duration(text: &str) -> bool {
 /// Why Envoy would refuse a format, if it would. `CEL` and `COALESCE` hold languages of their own
 /// that are not read here: they count as refused.
 pub fn check(text: &str) -> Result<(), String> {
+    judge(text, check_command)
+}
+
+/// The same for access logs, which may have `REQ_WITHOUT_QUERY`, an operator of an extension.
+pub fn check_log(text: &str) -> Result<(), String> {
+    judge(text, |command| {
+        let name = match command.name {
+            "REQ_WITHOUT_QUERY" => "REQ",
+            name => name,
+        };
+        check_command(&Command { name, ..*command })
+    })
+}
+
+fn judge(
+    text: &str,
+    check_command: impl Fn(&Command<'_>) -> Result<(), String>,
+) -> Result<(), String> {
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('%') {
         if let Some(literal) = after.strip_prefix('%') {

@@ -11,7 +11,7 @@
 //! - [`format`], [`regex`]: the little languages in their strings.
 //! - [`canonical`], [`merge`]: messages as bytes that are equal for equal messages, and one laid over
 //!   another.
-//! - [`json`]: messages as Envoy's admin prints them.
+//! - [`json`]: messages as Envoy's admin prints them; [`redact`]: without their secrets.
 
 pub mod bootstrap;
 pub mod canonical;
@@ -24,6 +24,7 @@ pub mod pool;
 pub mod presence;
 pub mod problem;
 pub mod reader;
+pub mod redact;
 pub mod regex;
 pub mod rules;
 pub mod type_url;

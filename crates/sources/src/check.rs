@@ -211,6 +211,13 @@ impl<'a> At<'a> {
         percent
     }
 
+    /// The value of a header, as Envoy's `HTTP_HEADER_VALUE` has it.
+    pub(crate) fn header_value(&self, value: &str) {
+        if value.bytes().any(|b| b != b'\t' && b.is_ascii_control()) {
+            self.error("has control characters, which no header can hold: remove them");
+        }
+    }
+
     /// An expression in RE2's syntax, within the bounds of the proxy's own check.
     pub(crate) fn regex(&self, pattern: &str) {
         if pattern.is_empty() {
@@ -233,8 +240,11 @@ impl<'a> At<'a> {
     pub(crate) fn labels(&self, labels: BTreeMap<String, String>) -> Labels {
         for (key, value) in &labels {
             let at = self.key(key);
-            if key.is_empty() || key.len() > 317 {
-                at.error("the label's name must have 1 to 317 characters");
+            let name = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+            if key.is_empty() || key.len() > 317 || !key.bytes().all(name) {
+                at.error(format_args!(
+                    "\"{key}\" is no name of a label: use at most 317 letters, digits, '-', '_', '.' and '/'"
+                ));
             }
             let fits = value.len() <= 63
                 && value

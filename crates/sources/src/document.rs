@@ -10,8 +10,8 @@ use weft_proto::{Problem, reader};
 
 use crate::api::istio::{
     authorization_policy, destination_rule, envoy_filter, gateway, message as istio,
-    peer_authentication, request_authentication, service_entry, sidecar, virtual_service,
-    workload_entry,
+    peer_authentication, proxy_config, request_authentication, service_entry, sidecar, telemetry,
+    virtual_service, workload_entry,
 };
 use crate::api::kubernetes::{self, secret};
 use crate::check::{Checker, Context, Finding};
@@ -209,7 +209,8 @@ fn convert_kind(
         }
         Kind::ServiceEntry => {
             let message: istio::ServiceEntry = document.read_spec()?;
-            let services = service_entry::convert(message, context, spec);
+            let assignments = service_entry::assignments(&document.body, root);
+            let services = service_entry::convert(message, &assignments, context, spec);
             services.map(|services| Piece::ServiceEntry(Arc::new(services)))
         }
         Kind::WorkloadEntry => {
@@ -259,6 +260,15 @@ fn convert_kind(
             let message = document.read_spec()?;
             let rule = request_authentication::convert(message, context, spec);
             Some(Piece::RequestAuthentication(Arc::new(rule)))
+        }
+        Kind::ProxyConfig => {
+            proxy_config::check(document.read_spec()?, spec);
+            None
+        }
+        Kind::Telemetry => {
+            let message = document.read_spec()?;
+            let rule = telemetry::convert(message, context, spec);
+            Some(Piece::Telemetry(Arc::new(rule)))
         }
     })
 }

@@ -20,7 +20,7 @@ pub mod registry;
 
 use weft_model::{Object, ObjectKey};
 
-pub use api::istio::mesh_config;
+pub use api::istio::{mesh_config, proxy_settings};
 pub use registry::file::{Batch, FileSource, FileSourceError, FolderState, Refresh, WatchOptions};
 pub use registry::load::{Loaded, load_once};
 pub use registry::places::{Remark, place};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use weft_model::{
     AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, NamespaceInfo, ObjectRef,
-    PeerAuthentication, RequestAuthentication, Secret, Sidecar, VirtualService, Workload,
+    PeerAuthentication, RequestAuthentication, Secret, Sidecar, Telemetry, VirtualService,
+    Workload,
 };
 use weft_proto::Problem;
 
@@ -31,6 +32,7 @@ pub(crate) enum Piece {
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     RequestAuthentication(Arc<RequestAuthentication>),
+    Telemetry(Arc<Telemetry>),
 }
 
 /// One document, and what became of it.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_model::proxy::{ForwardClientCert, GatewayTopology};
 use weft_model::{
-    AbortKind, AddressRange, ClientTlsMode, Endpoint, EndpointAddress, ExportTo,
-    ForwardedCertificates, GatewayRef, GatewayTopology, H2Upgrade, Health, HostScope, Hostname,
-    HttpAction, HttpMatch, LoadBalancer, MeshSettings, Namespace, Object, OutboundTrafficPolicy,
-    PatchContext, PatchOperation, PatchTarget, Percent, PortNumber, Protocol, RedirectPath,
-    RedirectPort, Resolution, ResponseBody, ServerIdentity, Service, StringMatch, Timestamp,
-    TlsVersion, VirtualService, Weight,
+    AbortKind, AddressRange, ClientTlsMode, Endpoint, EndpointAddress, ExportTo, GatewayRef,
+    H2Upgrade, Health, HostScope, Hostname, HttpAction, HttpMatch, LoadBalancer, MeshSettings,
+    Namespace, Object, OutboundTrafficPolicy, PatchContext, PatchOperation, PatchTarget, Percent,
+    PortNumber, Protocol, ProxySettings, RedirectPath, RedirectPort, Resolution, ResponseBody,
+    ServerIdentity, Service, StringMatch, Timestamp, TlsVersion, VirtualService, Weight,
 };
 use weft_sources::{FileStore, ObjectState, mesh_config};
 
@@ -460,11 +460,14 @@ fn mesh_settings_are_read_over_istios_defaults() {
         access_log_file: Some("/dev/stdout".into()),
         proxy_http_port: Some(port(15080)),
         connect_timeout: Duration::from_secs(3),
-        gateway_topology: GatewayTopology {
-            trusted_proxies: 2,
-            client_certificates: ForwardedCertificates::AppendForward,
-            proxy_protocol: true,
-        },
+        proxy: Arc::new(ProxySettings {
+            topology: GatewayTopology {
+                trusted_proxies: 2,
+                forward_client_cert: Some(ForwardClientCert::AppendForward),
+                proxy_protocol: true,
+            },
+            ..ProxySettings::default()
+        }),
         outbound_policy: OutboundTrafficPolicy::RegistryOnly,
         default_service_export_to: Some(ExportTo::Nobody),
         auto_mtls: false,

@@ -102,3 +102,15 @@ fn mesh_settings() {
         mesh_config::parse(name, text).expect_err("it is wrong")
     });
 }
+
+#[test]
+fn providers() {
+    check("providers.yaml", |name, text| {
+        mesh_config::parse(name, text).expect_err("it is wrong")
+    });
+}
+
+#[test]
+fn telemetry() {
+    check("telemetry.yaml", of_objects);
+}

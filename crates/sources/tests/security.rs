@@ -110,10 +110,7 @@ fn a_mesh_has_trust_domains_and_providers() {
     );
     let settings = settings.expect("valid");
     assert_eq!(settings.trust_domain_aliases.len(), 2);
-    let provider = &settings.authorization_providers["ask"];
-    assert_eq!(
-        provider.namespace.as_ref().map(ToString::to_string),
-        Some("shop".into())
-    );
-    assert_eq!(provider.port.get(), 80);
+    let provider = settings.authorization_provider("ask").expect("it is there");
+    let service = provider.service.to_string();
+    assert_eq!(service, "shop/ask.shop.svc.cluster.local:80");
 }

@@ -67,8 +67,8 @@ pub(crate) struct ControlArgs {
     /// Directory of YAML that is read and watched
     #[arg(long, value_name = "DIR")]
     pub(crate) config_dir: PathBuf,
-    /// Serve proxies although the directory is empty or partly unreadable at the start; without
-    /// it, they keep what they have until the directory can be read
+    /// Serve proxies although the directory is empty or partly unreadable, or a policy of security
+    /// in it is refused, at the start; without it, they keep what they have until that is repaired
     #[arg(long)]
     pub(crate) serve_incomplete: bool,
     /// File with the mesh's settings (Istio's `MeshConfig`); read once, at the start

@@ -270,9 +270,73 @@ fn wide_mesh(folder: &ConfigFolder) {
     );
 }
 
-/// The providers that the policies of the good documents name; one of their services exists.
-const PROVIDERS: &str = "
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_accepts_all_listeners_of_a_captured_sidecar() {
+    let _turn = one_at_a_time();
+    for mode in [AdsMode::Delta, AdsMode::Sotw] {
+        let folder = ConfigFolder::new();
+        wide_mesh(&folder);
+        let settings = free_capture_ports(&folder);
+        let control = Control::start(WEFT, &folder, Some(&settings)).await;
+        let node = Node::captured_sidecar("any", Ipv4Addr::new(127, 0, 0, 9));
+        let proxy = Dataplane::start(&envoy(), &node, mode, control.grpc(), &folder).await;
+        control
+            .wait_in_step(&proxy.id, &["CDS", "EDS", "LDS", "RDS"])
+            .await;
+        proxy.assert_nothing_refused().await;
+    }
+}
+
+/// Providers of all kinds, also those that the policies of the good documents name (one of their
+/// services exists), and headers.
+const PROVIDERS: &str = r#"
+accessLogFile: /dev/stdout
+accessLogEncoding: JSON
+pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
+protocolDetectionTimeout: 2s
+h2UpgradePolicy: UPGRADE
+tcpKeepalive: {probes: 3, time: 60s}
+dnsRefreshRate: 7s
+outboundClusterStatName: "%SERVICE_FQDN%_%SERVICE_PORT%"
+defaultConfig:
+  tracing: {sampling: 40, maxPathTagLength: 77}
+  proxyHeaders:
+    server: {disabled: true}
+    requestId: {disabled: true}
+    envoyDebugHeaders: {disabled: true}
+    forwardedClientCert: SANITIZE_SET
+    preserveHttp1HeaderCase: true
+    xForwardedHost: {enabled: true}
+    xForwardedPort: {enabled: true}
+  gatewayTopology: {numTrustedProxies: 2, forwardClientCertDetails: ALWAYS_FORWARD_ONLY}
 extensionProviders:
+- name: object
+  envoyFileAccessLog:
+    path: /dev/stderr
+    logFormat: {labels: {path: "%REQ_WITHOUT_QUERY(:PATH)%", deep: {list: [1, true, null]}}}
+    omitEmptyValues: true
+- name: http
+  envoyHttpAls: {service: collector.ops.svc.cluster.local, port: 4317, additionalRequestHeadersToLog: [x-a]}
+- name: tcp
+  envoyTcpAls: {service: collector.ops.svc.cluster.local, port: 4317}
+- name: otel
+  envoyOtelAls: {service: collector.ops.svc.cluster.local, port: 4317, logFormat: {labels: {a: "%PROTOCOL%"}}}
+- name: zipkin
+  zipkin: {service: collector.ops.svc.cluster.local, port: 4317, traceContextOption: USE_B3_WITH_W3C_PROPAGATION}
+- name: datadog
+  datadog: {service: collector.ops.svc.cluster.local, port: 4317}
+- name: skywalking
+  skywalking: {service: collector.ops.svc.cluster.local, port: 4317}
+- name: otlp
+  opentelemetry:
+    service: collector.ops.svc.cluster.local
+    port: 4317
+    http: {path: /v1/traces, headers: [{name: x-key, value: k}]}
+    resourceDetectors: {environment: {}, dynatrace: {}}
+    serviceAttributeEnrichment: OTEL_SEMANTIC_CONVENTIONS
+    dynatraceSampler: {tenant: t, clusterId: 5, rootSpansPerMinute: 9}
+- name: grpc
+  opentelemetry: {service: collector.ops.svc.cluster.local, port: 4317, grpc: {timeout: 2s}}
 - name: ask-grpc
   envoyExtAuthzGrpc:
     service: reviews.shop.svc.cluster.local
@@ -291,30 +355,65 @@ extensionProviders:
     headersToUpstreamOnAllow: [authorization]
     headersToDownstreamOnDeny: [content-type]
     headersToDownstreamOnAllow: ['x-ok*']
-";
+"#;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn envoy_accepts_all_listeners_of_a_captured_sidecar() {
-    let _turn = one_at_a_time();
-    for mode in [AdsMode::Delta, AdsMode::Sotw] {
-        let folder = ConfigFolder::new();
-        wide_mesh(&folder);
-        let settings = free_capture_ports(&folder);
-        let control = Control::start(WEFT, &folder, Some(&settings)).await;
-        let node = Node::captured_sidecar("any", Ipv4Addr::new(127, 0, 0, 9));
-        let proxy = Dataplane::start(&envoy(), &node, mode, control.grpc(), &folder).await;
-        control
-            .wait_in_step(&proxy.id, &["CDS", "EDS", "LDS", "RDS"])
-            .await;
-        proxy.assert_nothing_refused().await;
+/// Who takes spans, and what only its configuration has.
+const TRACERS: [(&str, &str); 5] = [
+    ("zipkin", "envoy.tracers.zipkin"),
+    ("datadog", "envoy.tracers.datadog"),
+    ("skywalking", "envoy.tracers.skywalking"),
+    ("otlp", "envoy.tracers.opentelemetry.samplers.dynatrace"),
+    ("grpc", "envoy.tracers.opentelemetry\""),
+];
+
+/// What a proxy is to have, once `mark` is in it.
+async fn resources_with(control: &Control, id: &str, mark: &str) -> Vec<serde_json::Value> {
+    for _ in 0..200 {
+        let resources = control.resources(id).await;
+        if resources.iter().any(|one| one.to_string().contains(mark)) {
+            return resources;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    panic!("{id} gets nothing with {mark}");
 }
+
+/// Logs to all of them, and spans to one.
+const TELEMETRY: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: collector, namespace: ops}
+spec:
+  hosts: [collector.ops.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 4317, name: grpc, protocol: GRPC}]
+  endpoints: [{address: 127.0.0.1}]
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh, namespace: istio-system}
+spec:
+  accessLogging:
+  - providers: [{name: envoy}, {name: object}, {name: http}, {name: tcp}, {name: otel}]
+  - providers: [{name: object}]
+    filter: {expression: "response.code >= 400"}
+  tracing:
+  - providers: [{name: PROVIDER}]
+    customTags:
+      site: {literal: {value: one}}
+      node: {environment: {name: NODE}}
+      agent: {header: {name: x-agent}}
+      path: {formatter: {value: "%REQ(:PATH)%"}}
+"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_validates_all_that_is_emitted() {
     let _turn = one_at_a_time();
     let folder = ConfigFolder::new();
     wide_mesh(&folder);
+    let telemetry = |provider| TELEMETRY.replace("PROVIDER", provider);
+    folder.write("telemetry.yaml", &telemetry(TRACERS[0].0));
     let settings = folder.write_beside("mesh.yaml", PROVIDERS);
     let control = Control::start(WEFT, &folder, Some(&settings)).await;
     let peer = envoy();
@@ -345,6 +444,15 @@ async fn envoy_validates_all_that_is_emitted() {
         let file = folder.write_beside(&format!("static-{number}.json"), &text);
         if let Err(said) = peer.validate(&file) {
             panic!("Envoy refuses what {} would get: {said}\n{text}", node.id);
+        }
+        for (provider, mark) in TRACERS.iter().filter(|_| number == 0) {
+            folder.write("telemetry.yaml", &telemetry(provider));
+            let resources = resources_with(&control, &proxy.id, mark).await;
+            let text = format!("{:#}", static_bootstrap(&resources));
+            let file = folder.write_beside(&format!("spans-{provider}.json"), &text);
+            if let Err(said) = peer.validate(&file) {
+                panic!("Envoy refuses spans to {provider}: {said}\n{text}");
+            }
         }
     }
 }

@@ -13,6 +13,8 @@ const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 21);
 const SOON: Duration = Duration::from_secs(20);
 const RULES: &str = "50-security.yaml";
+/// The clusters that a proxy works with, at its admin address.
+const CLUSTERS: &str = "/config_dump?resource=dynamic_active_clusters";
 
 /// A service, the sidecar before it, and the sidecars of two callers.
 struct World {
@@ -20,9 +22,9 @@ struct World {
     server: Dataplane,
     front: SocketAddr,
     back: SocketAddr,
+    callers: [Dataplane; 2],
     /// Kept alive.
     _control: Control,
-    _callers: [Dataplane; 2],
     _app: Upstream,
 }
 
@@ -60,8 +62,8 @@ async fn world() -> World {
         server,
         front,
         back,
+        callers: [one, other],
         _control: control,
-        _callers: [one, other],
         _app: app,
     }
 }
@@ -137,6 +139,13 @@ async fn mutual_tls_is_optional_demanded_or_absent() {
     becomes("plain text is served again", || plain("/"), Some(200)).await;
 
     world.rules(&peer("DISABLE"));
+    eventually("callers have no TLS to speak", SOON, async || {
+        let [front, back] = &world.callers;
+        let clusters = front.admin(CLUSTERS).await + &back.admin(CLUSTERS).await;
+        let plain = clusters.contains(Mesh::HOST) && !clusters.contains("UpstreamTlsContext");
+        plain.then_some(()).ok_or(clusters)
+    })
+    .await;
     becomes("callers use plain text", || through(front, "/"), Some(200)).await;
     becomes("as others do", || plain("/"), Some(200)).await;
     let settled = world.handshakes().await;

@@ -63,6 +63,7 @@ pub async fn istiod(binary: &Path, world: &World) -> Result<Plane, String> {
         .env("PILOT_CERT_PROVIDER", "none")
         .env("PILOT_ENABLE_WORKLOAD_ENTRY_AUTOREGISTRATION", "false")
         .env("POD_NAMESPACE", "istio-system")
+        .envs(world.istiod().map_err(|error| error.to_string())?)
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .stdout(file.try_clone().map_err(|error| error.to_string())?)

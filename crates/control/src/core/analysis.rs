@@ -1,11 +1,12 @@
 //! What is suspicious in the mesh, looked for beside the work: changes are noted when they are
-//! applied, and looked at when it is quiet. Must never hold up what is published.
+//! applied, and looked at when it is quiet; what was held back is told then, too. Must never hold up what is published.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ahash::HashSet;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -15,12 +16,15 @@ use weft_model::{Labels, MeshSettings, Object, ObjectKey, ObjectRef};
 use weft_sources::{Change, ObjectStatus, Problem, Remark};
 
 use super::Core;
+use crate::emit::Fault;
 use crate::node::ProxyKind;
 
 /// Findings that are kept; the rest are counted.
 const MAX_FINDINGS: usize = 1000;
 /// Lines of the log for one look; the rest are in `/debug/status`.
 const MAX_LINES: usize = 100;
+/// Objects that a line of the log names.
+const MAX_ORIGINS: usize = 10;
 /// How long changes must rest before they are looked at.
 const QUIET: Duration = Duration::from_millis(500);
 /// The longest that they are waited for to rest.
@@ -41,6 +45,8 @@ pub(super) struct Analyst {
     /// The mesh as it was looked at last.
     objects: Mutex<BTreeMap<ObjectKey, Object>>,
     known: Mutex<Known>,
+    /// What was held back at the last look.
+    held: Mutex<HashSet<Fault>>,
     /// Findings of the last look, those that are not kept included.
     pub(super) count: AtomicU64,
     /// Looks.
@@ -62,6 +68,11 @@ impl Analyst {
             pending.insert(change.key.clone(), change.object.clone());
         }
         drop(pending);
+        self.changed.notify_one();
+    }
+
+    /// Has views looked at that no change made: those of a new kind of proxy.
+    pub(super) fn look_again(&self) {
         self.changed.notify_one();
     }
 
@@ -127,6 +138,28 @@ impl Core {
         now.extend(keys.into_iter().zip(placed));
         *self.analyst.known.lock() = now;
         self.analyst.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells what is held back since the last look, and what no longer is.
+    pub(crate) fn tell_faults(&self) {
+        let now: HashSet<Fault> = self.faults().into_iter().collect();
+        let mut held = self.analyst.held.lock();
+        let mut new: Vec<&Fault> = now.difference(&held).collect();
+        new.sort_unstable_by(|one, other| one.message.cmp(&other.message));
+        for fault in new.iter().take(MAX_LINES) {
+            let origins: BTreeSet<String> = fault.origins.iter().map(ToString::to_string).collect();
+            let (fault, more) = (&*fault.message, origins.len().saturating_sub(MAX_ORIGINS));
+            let origins: Vec<String> = origins.into_iter().take(MAX_ORIGINS).collect();
+            tracing::error!(fault, ?origins, more, "held back");
+        }
+        if let Some(more) = new.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
+            tracing::error!(more, "held back; see /debug/status");
+        }
+        let mended = held.difference(&now).count();
+        if mended > 0 {
+            tracing::info!(mended, left = now.len(), "no longer held back");
+        }
+        *held = now;
     }
 
     /// What was found suspicious in the last look, by object as `Kind/namespace/name`. Gateways
@@ -200,7 +233,11 @@ pub(crate) async fn watch(
         }
         let looking = Arc::clone(&core);
         let start = Instant::now();
-        tokio::task::spawn_blocking(move || looking.analyze()).await?;
+        tokio::task::spawn_blocking(move || {
+            looking.tell_faults();
+            looking.analyze();
+        })
+        .await?;
         tokio::select! {
             () = sleep(start.elapsed() * REST) => {}
             () = drain.wait() => return Ok(()),

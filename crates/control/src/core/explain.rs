@@ -333,6 +333,7 @@ fn outbound_places(rule: &VirtualService, host: &OutboundHost) -> Vec<(usize, Op
         tls: false,
         grpc: false,
         hashes: &BTreeMap::default(),
+        forwarded_host: false,
     };
     routes::places(rule, &reader)
 }
@@ -356,6 +357,7 @@ fn gateway_places(
             tls: host.tls,
             grpc: false,
             hashes: &BTreeMap::default(),
+            forwarded_host: false,
         };
         routes::places(rule, &reader)
     };

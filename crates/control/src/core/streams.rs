@@ -29,6 +29,7 @@ impl ViewSource for Core {
                 published.sender.subscribe()
             } else {
                 let view = writer.pin(&facts);
+                self.analyst.look_again();
                 let (sender, receiver) = watch::channel(view.view.clone());
                 let published = Published {
                     sender,

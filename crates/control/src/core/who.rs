@@ -296,6 +296,12 @@ fn proxy(kind: ProxyKind, known: &Known<'_>) -> Proxy {
             ..Identity::default()
         },
         unprivileged: false,
+        dns_capture: false,
+        cluster: String::new(),
+        mesh_id: String::new(),
+        workload: String::new(),
+        said_namespace: namespace.to_owned(),
+        settings: None,
         agent: String::new(),
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
-    ClientTlsMode, DestinationRule, HashTable, Hostname, LoadBalancer, MeshSettings, ObjectRef,
-    PolicySettings, Protocol, Resolution, Service, ServiceEndpoints, ServicePort, Subset,
+    ClientTlsMode, DestinationRule, HashTable, Hostname, Kind, LoadBalancer, MeshSettings,
+    ObjectRef, PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints,
+    ServicePort, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -17,10 +18,10 @@ use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ServiceName};
 use super::peers::{self, Peers, Servers};
 use super::policies::{
-    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, set_http, unlimited,
-    use_downstream,
+    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
+    set_http, unlimited, use_downstream,
 };
-use super::{balancers, endpoints, mutual, names};
+use super::{balancers, dynamic, endpoints, mutual, names};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
 use crate::node::ProxyKind;
@@ -60,6 +61,8 @@ fn discovery(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> 
         Resolution::Registry | Resolution::Static | Resolution::Passthrough => DiscoveryType::Eds,
         Resolution::Dns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
+        // Its cluster has a type of its own.
+        Resolution::DynamicDns => DiscoveryType::Static,
     }
 }
 
@@ -124,11 +127,20 @@ pub(crate) fn of_service(
                     peers,
                 },
             };
-            let (cluster, fault) = outbound(mesh, &to, &settings, kind, place)?;
-            let metadata = metadata::istio(
+            let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
+                outbound(mesh, &to, &settings, kind, place)?
+            } else if subset.is_none() {
+                dynamic::cluster(mesh, &to, &settings)
+            } else {
+                // There are no endpoints to tell apart.
+                return None;
+            };
+            let metadata = metadata::cluster(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
-                &[service_name(service)],
+                // Behind a wildcard there are many.
+                (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
                 subset.map(|s| &*s.name),
+                service.external,
             );
             let mut made = emit(&cluster, metadata.as_deref(), &from);
             made.faults = fault
@@ -187,6 +199,10 @@ fn outbound(
     let subset_name = subset.map_or("", |s| &*s.name);
     let name = names::outbound(port.number, subset_name, &service.hostname);
     let mut cluster = base(mesh, &name, kind);
+    if let Some(pattern) = &mesh.outbound_stat_name {
+        let place = (subset_name, port.number.get(), 0, &*port.name);
+        cluster.alt_stat_name = stat_name(pattern, service, place);
+    }
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
@@ -205,13 +221,15 @@ fn outbound(
                 return None;
             }
             cluster.load_assignment = Some(assignment);
-            set_dns(&mut cluster);
+            set_dns(&mut cluster, mesh);
         }
         _ => {}
     }
     let sniffs = to.client.kind == ProxyKind::Sidecar;
-    let mut http = http_for(port.protocol, settings.connection_pool.as_ref(), sniffs);
+    let pool = settings.connection_pool.as_ref();
+    let mut http = http_for(mesh, port.protocol, pool, sniffs);
     apply_pool(&mut cluster, &mut http, settings);
+    keep_alive(mesh, settings, &mut cluster);
     if let Some(outlier) = &settings.outlier_detection {
         apply_outlier(&mut cluster, &mut http, outlier);
     }
@@ -228,8 +246,8 @@ const DNS_JITTER: Duration = Duration::from_millis(100);
 const MAX_QUERIES: u32 = 100;
 
 #[allow(deprecated)] // as istiod: the cluster extension that replaces these is younger than most proxies
-fn set_dns(cluster: &mut Cluster) {
-    cluster.dns_refresh_rate = seconds(60);
+fn set_dns(cluster: &mut Cluster, mesh: &MeshSettings) {
+    cluster.dns_refresh_rate = Some(duration(mesh.dns_refresh));
     // Not all proxies of a mesh at once.
     cluster.dns_jitter = Some(duration(DNS_JITTER));
     cluster.typed_dns_resolver_config = Some(TypedExtensionConfig {
@@ -263,6 +281,31 @@ fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
     }
 }
 
+/// A name of statistics after the mesh's pattern. `place` is subset, port, workload's port, name of
+/// the port.
+fn stat_name(
+    pattern: &str,
+    service: &Service,
+    (subset, port, target, port_name): (&str, u16, u16, &str),
+) -> String {
+    let host = service.hostname.as_str();
+    let (short, name) = if service.origin.kind == Kind::Service {
+        let short = format!("{}.{}", service.name, service.namespace);
+        (short, service.name.to_string())
+    } else {
+        (host.to_owned(), host.to_owned())
+    };
+    let text = pattern
+        .replace("%SERVICE%", &short)
+        .replace("%SERVICE_NAME%", &name)
+        .replace("%SERVICE_FQDN%", host)
+        .replace("%SUBSET_NAME%", subset)
+        .replace("%TARGET_PORT%", &target.to_string())
+        .replace("%SERVICE_PORT%", &port.to_string())
+        .replace("%SERVICE_PORT_NAME%", port_name);
+    format!("{text};")
+}
+
 fn eds(name: &str) -> EdsClusterConfig {
     EdsClusterConfig {
         eds_config: Some(pb::ads()),
@@ -287,7 +330,7 @@ pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
 }
 
 /// A cluster with nothing but a name, for what is no service.
-fn bare(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
+pub(super) fn bare(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
     Cluster {
         circuit_breakers: None,
         common_lb_config: None,
@@ -316,7 +359,7 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     cluster.alt_stat_name = format!("{};", names::PASSTHROUGH);
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
     let mut http = Http {
-        upstream: Some(use_downstream()),
+        upstream: keep_case(mesh, Protocol::Unsupported, Some(use_downstream())),
         ..Http::default()
     };
     // The mesh's limits hold for what is no service, too; there is nobody to eject.
@@ -325,6 +368,7 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
         ..PolicySettings::default()
     };
     apply_pool(&mut cluster, &mut http, &limits);
+    keep_alive(mesh, &limits, &mut cluster);
     http.common = Some(CommonHttp {
         idle_timeout: Some(duration(PASSTHROUGH_IDLE)),
         ..CommonHttp::default()
@@ -347,6 +391,10 @@ pub(crate) struct Served<'a> {
     pub(crate) protocol: Protocol,
     /// The services with this port; none for a port that no service knows.
     pub(crate) services: &'a [Arc<Service>],
+    /// The first service's port.
+    pub(crate) port: Option<PortNumber>,
+    /// The workload's port.
+    pub(crate) target: u16,
 }
 
 /// The cluster of a workload's own port.
@@ -372,12 +420,23 @@ pub(crate) fn inbound(
         },
     };
     cluster.common_lb_config = Some(CommonLbConfig::default());
+    keep_alive(mesh, &PolicySettings::default(), &mut cluster);
+    if let (Some(pattern), Some(service)) = (&mesh.inbound_stat_name, served.services.first()) {
+        let port = served.port.and_then(|number| service.port(number));
+        let (number, port_name) = port.map_or((0, ""), |p| (p.number.get(), &*p.name));
+        let place = ("", number, served.target, port_name);
+        cluster.alt_stat_name = stat_name(pattern, service, place);
+    }
     let http = Http {
-        upstream: if protocol.is_http2() {
-            Some(http2())
-        } else {
-            protocol.is_sniffed().then(use_downstream)
-        },
+        upstream: keep_case(
+            mesh,
+            protocol,
+            if protocol.is_http2() {
+                Some(http2())
+            } else {
+                protocol.is_sniffed().then(use_downstream)
+            },
+        ),
         ..Http::default()
     };
     set_http(&mut cluster, http);
@@ -468,9 +527,9 @@ pub(crate) fn grpc_ads() -> ConfigSource {
 pub(crate) fn destination(
     host: &Hostname,
     subset: Option<&str>,
-    port: Option<weft_model::PortNumber>,
+    port: Option<PortNumber>,
     service: Option<&Service>,
-    listener_port: weft_model::PortNumber,
+    listener_port: PortNumber,
 ) -> String {
     let only = service.and_then(|s| match &s.ports[..] {
         [port] => Some(port.number),

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{Gateway, GatewayServer, HostScope, Hostname, MeshSettings, ObjectRef, Protocol};
+use weft_model::{Gateway, GatewayServer, HostScope, Hostname, ObjectRef, Protocol};
 use weft_xds::{Resource, TypeUrl};
 
 use super::access::Guard;
-use super::http::{self, Routes, Side};
+use super::http::{self, Routes, Setup, Side};
 use super::listeners::{self, TcpChain};
 use super::{inspectors, names, tls};
 use crate::emit::{Emitted, Fault, origins};
@@ -195,7 +195,7 @@ fn route_name(server: &BoundServer, bound: u16) -> Option<Arc<str>> {
 
 /// What a listener needs besides its servers.
 pub(crate) struct Around<'a> {
-    pub(crate) mesh: &'a MeshSettings,
+    pub(crate) setup: Setup<'a>,
     /// The address for servers that name none.
     pub(crate) wildcard: &'a str,
     /// Whether the proxy has an agent of Istio's beside it.
@@ -222,6 +222,7 @@ pub(crate) fn listener(
         .map(|s| s.gateway.meta.origin.clone())
         .collect();
     from.extend(around.guard.origins.iter().cloned());
+    from.extend(around.setup.rules.iter().cloned());
     for (slot, streams) in port.slots.iter().zip(streams) {
         let Some(first) = slot.servers.first().map(BoundServer::server) else {
             continue;
@@ -235,15 +236,15 @@ pub(crate) fn listener(
             } else {
                 http::delimited(&stat_prefix)
             };
-            let manager =
-                http::guarded_manager(around.mesh, Side::Gateway, prefix, routes, around.guard);
+            let (setup, guard) = (&around.setup, around.guard);
+            let manager = http::guarded_manager(setup, Side::Gateway, prefix, routes, guard);
             chains.extend(chain(around, first, vec![manager]));
         }
         for stream in streams {
             from.extend(stream.rule.clone());
             from.extend(stream.policy_from.iter().cloned());
             let guards = around.guard.tcp.iter().cloned();
-            let filters = guards.chain([stream.filter(around.mesh)]).collect();
+            let filters = guards.chain([stream.filter(&around.setup)]).collect();
             let made = match first.termination() {
                 Some(_) => chain(around, first, filters),
                 None => Some(FilterChain {
@@ -258,7 +259,7 @@ pub(crate) fn listener(
         return None;
     }
     let mut filters = Vec::new();
-    if around.mesh.gateway_topology.proxy_protocol {
+    if around.setup.proxy.topology.proxy_protocol {
         filters.push(listener_filter(
             "envoy.filters.listener.proxy_protocol",
             &proxy_protocol_listener::v3::ProxyProtocol::default(),
@@ -267,6 +268,7 @@ pub(crate) fn listener(
     filters.extend(inspectors::all(needs_tls, false));
     let message = Listener {
         name: name.clone(),
+        access_log: around.setup.reporting.listener_logs.clone(),
         address: Some(address(bind, port.bound)),
         filter_chains: chains,
         listener_filters: filters,

@@ -4,28 +4,31 @@
 use std::sync::Arc;
 
 use prost::Name;
-use weft_model::{AccessLogEncoding, ForwardedCertificates, GatewayTopology, MeshSettings};
+use weft_model::proxy::{ForwardClientCert, ServerHeader};
+use weft_model::{MeshSettings, ObjectRef, PathNormalization, ProxySettings};
 
 use super::access::Guard;
 use super::cors::CORS_FILTER;
+use super::dynamic;
+use super::reporting::Reporting;
 use super::routes::FAULT_FILTER;
 use super::tcp::TcpPolicy;
-use crate::pb::accesslog::v3::{AccessLog, access_log};
 use crate::pb::core::v3::{
-    Http1ProtocolOptions, SubstitutionFormatString, substitution_format_string::Format,
+    Http1ProtocolOptions, TypedExtensionConfig,
+    http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat},
 };
 use crate::pb::cors::Cors;
 use crate::pb::fault::HttpFault;
-use crate::pb::file_log::{FileAccessLog, file_access_log::AccessLogFormat};
 use crate::pb::hcm::{
     HttpConnectionManager, HttpFilter, Rds, RequestIdExtension,
     http_connection_manager::{
         CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
-        SetCurrentClientCertDetails, UpgradeConfig,
+        ServerHeaderTransformation, SetCurrentClientCertDetails, UpgradeConfig,
     },
     http_filter,
 };
 use crate::pb::listener::v3::Filter;
+use crate::pb::preserve_case::PreserveCaseFormatterConfig;
 use crate::pb::protobuf::Any;
 use crate::pb::request_id::UuidRequestIdConfig;
 use crate::pb::route::v3::RouteConfiguration;
@@ -39,8 +42,18 @@ use crate::pb::{self, any, bool_value, filter, seconds};
 /// Network filter name of the HTTP connection manager.
 pub(crate) const HCM: &str = "envoy.filters.network.http_connection_manager";
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
-/// Istio's default line, without the fields of its own extensions.
-const TEXT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
+/// What gateways and inbound listeners call themselves in answers.
+const SERVER_NAME: &str = "istio-envoy";
+
+/// The settings that connection managers and TCP proxies are made with.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) mesh: &'a MeshSettings,
+    pub(crate) proxy: &'a ProxySettings,
+    pub(crate) reporting: &'a Reporting,
+    /// The objects behind what is reported.
+    pub(crate) rules: &'a [ObjectRef],
+}
 
 /// Where a connection manager finds its routes.
 pub(crate) enum Routes {
@@ -61,19 +74,22 @@ pub(crate) enum Side {
 }
 
 /// The connection manager filter, with nothing before its routes.
-pub(crate) fn manager(
-    mesh: &MeshSettings,
-    side: Side,
+pub(crate) fn manager(setup: &Setup<'_>, side: Side, stat_prefix: &str, routes: Routes) -> Filter {
+    let prefix = delimited(stat_prefix);
+    guarded_manager(setup, side, prefix, routes, &Guard::default())
+}
+
+/// The same of an outbound listener; names below `hosts` are looked up as they are called.
+pub(crate) fn resolving_manager(
+    setup: &Setup<'_>,
     stat_prefix: &str,
     routes: Routes,
+    hosts: &[Arc<str>],
 ) -> Filter {
-    guarded_manager(
-        mesh,
-        side,
-        delimited(stat_prefix),
-        routes,
-        &Guard::default(),
-    )
+    let before_router = hosts.iter().map(|host| dynamic::http_filter(host));
+    let (prefix, guard) = (delimited(stat_prefix), Guard::default());
+    let filters = filters(setup, &guard, before_router.collect());
+    manager_of(setup, Side::Outbound, prefix, routes, filters)
 }
 
 /// A prefix of statistics with the delimiter that keeps Envoy from cutting it at a dot.
@@ -83,13 +99,33 @@ pub(crate) fn delimited(stat_prefix: &str) -> String {
 
 /// The connection manager filter; requests pass the guard first.
 pub(crate) fn guarded_manager(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     side: Side,
     stat_prefix: String,
     routes: Routes,
     guard: &Guard,
 ) -> Filter {
-    let filters = guard.http.iter().cloned().chain(http_filters());
+    let filters = filters(setup, guard, Vec::new());
+    manager_of(setup, side, stat_prefix, routes, filters)
+}
+
+/// All filters of requests; `before_router` come last but one.
+fn filters(setup: &Setup<'_>, guard: &Guard, before_router: Vec<HttpFilter>) -> Vec<HttpFilter> {
+    let mut filters = guard.http.to_vec();
+    filters.extend(http_filters(setup.proxy.headers.no_envoy_headers));
+    let router = filters.len() - 1;
+    filters.splice(router..router, before_router);
+    filters
+}
+
+fn manager_of(
+    setup: &Setup<'_>,
+    side: Side,
+    stat_prefix: String,
+    routes: Routes,
+    http_filters: Vec<HttpFilter>,
+) -> Filter {
+    let headers = &setup.proxy.headers;
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
         stat_prefix,
@@ -100,21 +136,24 @@ pub(crate) fn guarded_manager(
             }),
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
-        http_filters: filters.collect(),
+        http_filters,
         use_remote_address: bool_value(side == Side::Gateway),
-        normalize_path: bool_value(true),
-        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged as i32,
         proxy_100_continue: true,
-        request_id_extension: Some(request_id()),
+        request_id_extension: Some(request_id(setup.reporting.by_request_id)),
+        generate_request_id: headers.no_request_id.then(|| bool_value(false)).flatten(),
+        append_x_forwarded_port: headers.forwarded_port,
         // Streams may be quiet for as long as their timeouts allow.
         stream_idle_timeout: seconds(0),
         upgrade_configs: vec![UpgradeConfig {
             upgrade_type: "websocket".to_owned(),
             ..UpgradeConfig::default()
         }],
-        access_log: access_log(mesh).into_iter().collect(),
+        access_log: setup.reporting.http_logs.clone(),
+        tracing: setup.reporting.tracing.clone(),
         ..HttpConnectionManager::default()
     };
+    normalize(&mut manager, setup.mesh.path_normalization);
+    name_server(&mut manager, side, &headers.server);
     match side {
         Side::HttpProxy => {
             manager.http_protocol_options = Some(Http1ProtocolOptions {
@@ -123,41 +162,61 @@ pub(crate) fn guarded_manager(
             });
         }
         Side::Gateway => {
-            "istio-envoy".clone_into(&mut manager.server_name);
             manager.http_protocol_options = Some(Http1ProtocolOptions::default());
-            behind_others(&mut manager, mesh.gateway_topology);
+            of_gateway(&mut manager, setup.proxy);
         }
-        Side::Inbound => {
-            // Who calls by mutual TLS goes to the workload; without it, nobody may say who calls.
-            manager.forward_client_cert_details = ForwardClientCertDetails::AppendForward as i32;
-            manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
-                subject: bool_value(true),
-                dns: true,
-                uri: true,
-                ..SetCurrentClientCertDetails::default()
-            });
-        }
+        Side::Inbound => of_inbound(&mut manager, setup.proxy),
         Side::Outbound => {}
+    }
+    if headers.preserve_case {
+        let options = manager.http_protocol_options.get_or_insert_default();
+        options.header_key_format = Some(preserve_case());
     }
     filter(HCM, &manager)
 }
 
-/// What a gateway makes of headers that proxies in front of it have added.
-fn behind_others(manager: &mut HttpConnectionManager, topology: GatewayTopology) {
-    let details = match topology.client_certificates {
-        ForwardedCertificates::Sanitize => ForwardClientCertDetails::Sanitize,
-        ForwardedCertificates::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
-        ForwardedCertificates::AppendForward => ForwardClientCertDetails::AppendForward,
-        ForwardedCertificates::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
-        ForwardedCertificates::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+fn normalize(manager: &mut HttpConnectionManager, how: PathNormalization) {
+    use PathWithEscapedSlashesAction::{KeepUnchanged, UnescapeAndForward};
+    let (base, merge, escaped) = match how {
+        PathNormalization::None => (false, false, KeepUnchanged),
+        PathNormalization::Base => (true, false, KeepUnchanged),
+        PathNormalization::MergeSlashes => (true, true, KeepUnchanged),
+        PathNormalization::DecodeAndMergeSlashes => (true, true, UnescapeAndForward),
     };
-    manager.xff_num_trusted_hops = topology.trusted_proxies;
-    manager.forward_client_cert_details = details as i32;
-    let adds = [
-        ForwardClientCertDetails::AppendForward,
-        ForwardClientCertDetails::SanitizeSet,
-    ];
-    if adds.contains(&details) {
+    manager.normalize_path = bool_value(base);
+    manager.merge_slashes = merge;
+    manager.path_with_escaped_slashes_action = escaped as i32;
+}
+
+fn name_server(manager: &mut HttpConnectionManager, side: Side, said: &ServerHeader) {
+    // Outbound listeners call themselves "envoy", which is Envoy's own default.
+    let outbound = matches!(side, Side::Outbound | Side::HttpProxy);
+    match said {
+        ServerHeader::Default if outbound => {}
+        ServerHeader::Default => SERVER_NAME.clone_into(&mut manager.server_name),
+        ServerHeader::Name(name) => manager.server_name = name.to_string(),
+        ServerHeader::PassThrough => {
+            manager.server_header_transformation = ServerHeaderTransformation::PassThrough as i32;
+        }
+    }
+}
+
+fn forwarding(said: ForwardClientCert) -> ForwardClientCertDetails {
+    match said {
+        ForwardClientCert::Sanitize => ForwardClientCertDetails::Sanitize,
+        ForwardClientCert::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
+        ForwardClientCert::AppendForward => ForwardClientCertDetails::AppendForward,
+        ForwardClientCert::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
+        ForwardClientCert::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+    }
+}
+
+fn of_gateway(manager: &mut HttpConnectionManager, proxy: &ProxySettings) {
+    use ForwardClientCert::{AppendForward, SanitizeSet};
+    let forward = proxy.topology.forward_client_cert.unwrap_or(SanitizeSet);
+    manager.xff_num_trusted_hops = proxy.topology.trusted_proxies;
+    manager.forward_client_cert_details = forwarding(forward) as i32;
+    if matches!(forward, AppendForward | SanitizeSet) {
         manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
             subject: bool_value(true),
             cert: true,
@@ -168,28 +227,58 @@ fn behind_others(manager: &mut HttpConnectionManager, topology: GatewayTopology)
     }
 }
 
+fn of_inbound(manager: &mut HttpConnectionManager, proxy: &ProxySettings) {
+    let headers = &proxy.headers;
+    let forward = headers.forwarded_client_cert;
+    let forward = forward.unwrap_or(ForwardClientCert::AppendForward);
+    let details = headers.cert_details;
+    manager.forward_client_cert_details = forwarding(forward) as i32;
+    manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+        subject: bool_value(details.subject.unwrap_or(true)),
+        uri: details.uri.unwrap_or(true),
+        dns: details.dns.unwrap_or(true),
+        cert: details.cert.unwrap_or(false),
+        chain: details.chain.unwrap_or(false),
+        ..SetCurrentClientCertDetails::default()
+    });
+}
+
+/// Names of HTTP/1 headers go on as they came.
+pub(super) fn preserve_case() -> HeaderKeyFormat {
+    let formatter = TypedExtensionConfig {
+        name: "preserve_case".to_owned(),
+        typed_config: Some(any(&PreserveCaseFormatterConfig::default())),
+    };
+    HeaderKeyFormat {
+        header_format: Some(HeaderFormat::StatefulFormatter(formatter)),
+    }
+}
+
 /// UUIDs, of which tracing takes its samples.
-fn request_id() -> RequestIdExtension {
+fn request_id(samples: bool) -> RequestIdExtension {
     RequestIdExtension {
         typed_config: Some(any(&UuidRequestIdConfig {
-            use_request_id_for_trace_sampling: bool_value(true),
+            use_request_id_for_trace_sampling: bool_value(samples),
             ..UuidRequestIdConfig::default()
         })),
     }
 }
 
 /// Fault injection and CORS, which routes set up, and the router, which must be the last.
-fn http_filters() -> Vec<HttpFilter> {
-    let mut filters = grpc_filters();
+fn http_filters(no_envoy_headers: bool) -> Vec<HttpFilter> {
+    let mut filters = client_filters(&Router {
+        suppress_envoy_headers: no_envoy_headers,
+        ..Router::default()
+    });
     filters.insert(1, http_filter(CORS_FILTER, any(&Cors::default())));
     filters
 }
 
 /// What gRPC clients know of them.
-fn grpc_filters() -> Vec<HttpFilter> {
+fn client_filters(router: &Router) -> Vec<HttpFilter> {
     vec![
         http_filter(FAULT_FILTER, any(&HttpFault::default())),
-        http_filter("envoy.filters.http.router", any(&Router::default())),
+        http_filter("envoy.filters.http.router", any(router)),
     ]
 }
 
@@ -207,7 +296,7 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
     let manager = HttpConnectionManager {
         // istiod leaves it out, against the message's own rule.
         stat_prefix: route.to_owned(),
-        http_filters: grpc_filters(),
+        http_filters: client_filters(&Router::default()),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(super::clusters::grpc_ads()),
             route_config_name: route.to_owned(),
@@ -221,14 +310,14 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
 }
 
 /// A filter that forwards bytes to one cluster.
-pub(crate) fn tcp(mesh: &MeshSettings, cluster: &str, policy: Option<&TcpPolicy>) -> Filter {
+pub(crate) fn tcp(setup: &Setup<'_>, cluster: &str, policy: Option<&TcpPolicy>) -> Filter {
     let to = ClusterSpecifier::Cluster(cluster.to_owned());
-    forward_bytes(mesh, cluster, to, policy)
+    forward_bytes(setup, cluster, to, policy)
 }
 
 /// A filter that divides connections among clusters.
 pub(crate) fn tcp_split(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     stat_prefix: &str,
     clusters: &[(Arc<str>, u32)],
     policy: &TcpPolicy,
@@ -241,11 +330,11 @@ pub(crate) fn tcp_split(
     let to = ClusterSpecifier::WeightedClusters(WeightedCluster {
         clusters: clusters.collect(),
     });
-    forward_bytes(mesh, stat_prefix, to, Some(policy))
+    forward_bytes(setup, stat_prefix, to, Some(policy))
 }
 
 fn forward_bytes(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     stat_prefix: &str,
     to: ClusterSpecifier,
     policy: Option<&TcpPolicy>,
@@ -253,73 +342,11 @@ fn forward_bytes(
     let mut proxy = TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(to),
-        access_log: access_log(mesh).into_iter().collect(),
+        access_log: setup.reporting.tcp_logs.clone(),
         ..TcpProxy::default()
     };
     if let Some(policy) = policy {
         policy.apply(&mut proxy);
     }
     filter(TCP_PROXY, &proxy)
-}
-
-fn access_log(mesh: &MeshSettings) -> Option<AccessLog> {
-    let path = mesh.access_log_file.as_deref()?;
-    let format = match (mesh.access_log_encoding, mesh.access_log_format.as_deref()) {
-        (AccessLogEncoding::Text, format) => text_format(format.unwrap_or(TEXT_FORMAT)),
-        (AccessLogEncoding::Json, format) => json_format(format),
-    };
-    Some(AccessLog {
-        name: "envoy.access_loggers.file".to_owned(),
-        config_type: Some(access_log::ConfigType::TypedConfig(any(&FileAccessLog {
-            path: path.to_owned(),
-            access_log_format: Some(AccessLogFormat::LogFormat(format)),
-        }))),
-        ..AccessLog::default()
-    })
-}
-
-fn text_format(format: &str) -> SubstitutionFormatString {
-    SubstitutionFormatString {
-        format: Some(Format::TextFormatSource(pb::inline_text(format))),
-        ..SubstitutionFormatString::default()
-    }
-}
-
-/// A JSON line as a text with placeholders: a `Struct` has no order, and equal settings must give
-/// equal bytes.
-fn json_format(format: Option<&str>) -> SubstitutionFormatString {
-    let text = format.map_or_else(default_json, str::to_owned);
-    let line = if text.ends_with('\n') {
-        text
-    } else {
-        format!("{text}\n")
-    };
-    text_format(&line)
-}
-
-fn default_json() -> String {
-    let fields = [
-        ("authority", "%REQ(:AUTHORITY)%"),
-        ("bytes_received", "%BYTES_RECEIVED%"),
-        ("bytes_sent", "%BYTES_SENT%"),
-        ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-        ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-        ("duration", "%DURATION%"),
-        ("method", "%REQ(:METHOD)%"),
-        ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
-        ("protocol", "%PROTOCOL%"),
-        ("request_id", "%REQ(X-REQUEST-ID)%"),
-        ("response_code", "%RESPONSE_CODE%"),
-        ("response_flags", "%RESPONSE_FLAGS%"),
-        ("route_name", "%ROUTE_NAME%"),
-        ("start_time", "%START_TIME%"),
-        ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
-        ("upstream_host", "%UPSTREAM_HOST%"),
-        ("user_agent", "%REQ(USER-AGENT)%"),
-    ];
-    let body: Vec<String> = fields
-        .iter()
-        .map(|(k, v)| format!("\"{k}\":\"{v}\""))
-        .collect();
-    format!("{{{}}}", body.join(","))
 }

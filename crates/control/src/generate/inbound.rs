@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{MeshSettings, MutualTlsMode, PeerModes, PortNumber, Protocol};
+use weft_model::{MutualTlsMode, PeerModes, PortNumber, Protocol};
 
 use super::access::Guard;
-use super::http::{self, Routes, Side};
+use super::http::{self, Routes, Setup, Side};
 use super::inspectors::{self, Inspected};
 use super::listeners::{accepts_per_event, emit, own_port_chain};
 use super::{mutual, names, routes, virtual_hosts};
@@ -18,7 +18,7 @@ use crate::node::Interception;
 use crate::pb::core::v3::{TrafficDirection, TransportSocket};
 use crate::pb::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use crate::pb::route::v3::RouteConfiguration;
-use crate::pb::{self, address, bool_value, listener_filter, original_dst, seconds, u32_value};
+use crate::pb::{self, address, bool_value, duration, listener_filter, original_dst, u32_value};
 
 /// A port of the workload itself, as its services know it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,13 +27,15 @@ pub(crate) struct InboundPort {
     pub(crate) port: u16,
     /// What is spoken there.
     pub(crate) protocol: Protocol,
+    /// The service's port that leads there.
+    pub(crate) service_port: Option<PortNumber>,
     /// Name for traces, `host:port` of the service.
     pub(crate) operation: Arc<str>,
 }
 
 /// The proxy whose listeners are made, and the rules for it.
 pub(crate) struct Workload<'a> {
-    pub(crate) mesh: &'a MeshSettings,
+    pub(crate) setup: Setup<'a>,
     pub(crate) identity: &'a Identity,
     pub(crate) modes: &'a PeerModes,
     pub(crate) guard: &'a Guard,
@@ -176,7 +178,7 @@ impl Workload<'_> {
                     destination_port: place.port.and_then(|port| u32_value(port.into())),
                     ..FilterChainMatch::default()
                 }),
-                filters: vec![http::tcp(self.mesh, names::BLACK_HOLE, None)],
+                filters: vec![http::tcp(&self.setup, names::BLACK_HOLE, None)],
                 name: place.tcp_name.to_owned(),
                 ..FilterChain::default()
             }];
@@ -185,7 +187,7 @@ impl Workload<'_> {
             let (filters, name) = if option.http {
                 let routes = inbound_routes(place.cluster, place.inbound);
                 let manager = http::guarded_manager(
-                    self.mesh,
+                    &self.setup,
                     Side::Inbound,
                     http::delimited(place.stat_prefix),
                     Routes::Inline(Box::new(routes)),
@@ -194,7 +196,7 @@ impl Workload<'_> {
                 (vec![manager], place.http_name)
             } else {
                 let mut filters = self.guard.tcp.clone();
-                filters.push(http::tcp(self.mesh, place.cluster, None));
+                filters.push(http::tcp(&self.setup, place.cluster, None));
                 (filters, place.tcp_name)
             };
             FilterChain {
@@ -209,7 +211,7 @@ impl Workload<'_> {
     }
 
     fn socket(&self) -> Option<TransportSocket> {
-        let context = mutual::server(self.mesh, self.identity)?;
+        let context = mutual::server(self.setup.mesh, self.identity)?;
         Some(pb::transport_socket(&context))
     }
 
@@ -237,6 +239,7 @@ impl Workload<'_> {
         let unknown = InboundPort {
             port: 0,
             protocol: Protocol::Unsupported,
+            service_port: None,
             operation: names::INBOUND_PASSTHROUGH.into(),
         };
         let named = self.modes.ports.keys().map(|port| port.get());
@@ -283,8 +286,11 @@ fn inbound_routes(cluster: &str, inbound: &InboundPort) -> RouteConfiguration {
         format!("inbound|http|{}", inbound.port),
         vec!["*".to_owned()],
         false,
+        virtual_hosts::RouteHeaders {
+            attempt_count: false,
+            forwarded_host: false,
+        },
     );
-    host.include_request_attempt_count = false;
     host.routes = vec![routes::inbound(cluster, format!("{}/*", inbound.operation))];
     RouteConfiguration {
         name: cluster.to_owned(),
@@ -315,9 +321,9 @@ pub(crate) fn captured(
     interception: Interception,
     ports: &[InboundPort],
 ) -> Emitted {
-    let mesh = workload.mesh;
-    let port = mesh.proxy_inbound_listen_port.get();
-    let mut chains = vec![own_port_chain(mesh, "virtualInbound-blackhole", port)];
+    let setup = &workload.setup;
+    let port = setup.mesh.proxy_inbound_listen_port.get();
+    let mut chains = vec![own_port_chain(setup, "virtualInbound-blackhole", port)];
     chains.extend(workload.passthrough(ports));
     for inbound in ports {
         chains.extend(workload.port(inbound, true));
@@ -329,10 +335,11 @@ pub(crate) fn captured(
     filters.extend(inspectors::by_port(&inspected(&chains)));
     let message = Listener {
         name: "virtualInbound".to_owned(),
+        access_log: setup.reporting.listener_logs.clone(),
         address: Some(address(wildcard, port)),
         filter_chains: chains,
         listener_filters: filters,
-        listener_filters_timeout: seconds(0),
+        listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         max_connections_to_accept_per_socket_event: accepts_per_event(),
         transparent: (interception == Interception::Tproxy)
@@ -349,15 +356,16 @@ pub(crate) fn captured(
 
 /// An inbound listener that binds the workload's own address and port: no capture needed.
 pub(crate) fn bound(workload: &Workload<'_>, ip: IpAddr, inbound: &InboundPort) -> Emitted {
-    let bind = ip.to_string();
+    let (setup, bind) = (&workload.setup, ip.to_string());
     let chains = workload.port(inbound, false);
     let filters = inspectors::by_port(&inspected(&chains));
     let message = Listener {
         name: names::listener(&bind, inbound.port),
+        access_log: setup.reporting.listener_logs.clone(),
         address: Some(address(&bind, inbound.port)),
         filter_chains: chains,
         listener_filters: filters,
-        listener_filters_timeout: seconds(0),
+        listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()

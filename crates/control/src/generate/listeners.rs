@@ -4,23 +4,29 @@
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{MeshSettings, OutboundTrafficPolicy, PortNumber};
+use weft_model::{OutboundTrafficPolicy, PortNumber};
 use weft_xds::{Resource, TypeUrl};
 
-use super::http::{self, Routes, Side};
+use super::http::{self, Routes, Setup, Side};
+use super::reporting::Reporting;
 pub(crate) use super::streams::{MatchKey, TcpChain, TcpTarget};
 use super::{inspectors, names};
 use crate::emit::{Emitted, Origins};
 use crate::node::Interception;
 use crate::pb::core::v3::TrafficDirection;
 use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
-use crate::pb::{address, bool_value, seconds, u32_value};
+use crate::pb::{address, bool_value, duration, seconds, u32_value};
 
 /// What a chain of an outbound listener does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Chain {
     /// Routes requests by this route configuration. `sniffed`: only if the first bytes are HTTP.
-    Http { route: Arc<str>, sniffed: bool },
+    /// Names below the hosts `resolved` are looked up as they are called.
+    Http {
+        route: Arc<str>,
+        sniffed: bool,
+        resolved: Vec<Arc<str>>,
+    },
     /// Forwards bytes.
     Tcp(TcpChain),
 }
@@ -37,7 +43,7 @@ pub(crate) struct Outbound<'a> {
 /// Writes an outbound listener. A chain that matches everything becomes the default one; without
 /// such a chain unknown traffic goes where the mesh's policy sends it.
 pub(crate) fn outbound(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     policy: OutboundTrafficPolicy,
     listener: &Outbound<'_>,
 ) -> Emitted {
@@ -49,24 +55,28 @@ pub(crate) fn outbound(
     let mut links = Vec::new();
     for chain in listener.chains {
         let mut metadata = None;
-        let (condition, filter) = match chain {
-            Chain::Http { route, sniffed } => {
+        let (condition, filters) = match chain {
+            Chain::Http {
+                route,
+                sniffed,
+                resolved,
+            } => {
                 links.push(Arc::clone(route));
                 sniff_http |= sniffed;
                 let rds = Routes::Rds(Arc::clone(route));
-                let filter = http::manager(mesh, Side::Outbound, &stat_prefix, rds);
-                (sniffed.then(plain_http), filter)
+                let filter = http::resolving_manager(setup, &stat_prefix, rds, resolved);
+                (sniffed.then(plain_http), vec![filter])
             }
             Chain::Tcp(chain) => {
-                sniff_tls |= !chain.sni.is_empty();
+                sniff_tls |= !chain.sni.is_empty() || chain.resolved.is_some();
                 metadata = chain.metadata();
-                (chain.condition(), chain.filter(mesh))
+                (chain.condition(), chain.filters(setup, listener.port))
             }
         };
         match condition {
             None => {
                 default = Some(FilterChain {
-                    filters: vec![filter],
+                    filters,
                     metadata,
                     transport_socket_connect_timeout: handshake_timeout(),
                     ..Default::default()
@@ -74,7 +84,7 @@ pub(crate) fn outbound(
             }
             Some(condition) => chains.push(FilterChain {
                 filter_chain_match: Some(condition),
-                filters: vec![filter],
+                filters,
                 metadata,
                 transport_socket_connect_timeout: handshake_timeout(),
                 ..FilterChain::default()
@@ -87,7 +97,7 @@ pub(crate) fn outbound(
         default = Some(FilterChain {
             name: "PassthroughFilterChain".to_owned(),
             filter_chain_match: Some(FilterChainMatch::default()),
-            filters: vec![fall_through(mesh, policy)],
+            filters: vec![fall_through(setup, policy)],
             ..FilterChain::default()
         });
     }
@@ -98,7 +108,11 @@ pub(crate) fn outbound(
         default_filter_chain: default,
         listener_filters: inspectors::all(sniff_tls, sniff_http),
         // A client that waits for the server to speak is not cut off, and is treated as TCP.
-        listener_filters_timeout: seconds(0),
+        listener_filters_timeout: if sniff_http {
+            Some(duration(setup.mesh.protocol_detection_timeout))
+        } else {
+            seconds(0)
+        },
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Outbound as i32,
         bind_to_port: if listener.bind_to_port {
@@ -142,26 +156,27 @@ fn plain_http() -> FilterChainMatch {
     }
 }
 
-fn fall_through(mesh: &MeshSettings, policy: OutboundTrafficPolicy) -> Filter {
+fn fall_through(setup: &Setup<'_>, policy: OutboundTrafficPolicy) -> Filter {
     let cluster = match policy {
         OutboundTrafficPolicy::AllowAny => names::PASSTHROUGH,
         OutboundTrafficPolicy::RegistryOnly => names::BLACK_HOLE,
     };
-    http::tcp(mesh, cluster, None)
+    http::tcp(setup, cluster, None)
 }
 
 /// Where captured outbound connections arrive; they are handed to the listener of their original
 /// destination, and stay here if there is none.
 pub(crate) fn virtual_outbound(
-    mesh: &MeshSettings,
+    setup: &Setup<'_>,
     policy: OutboundTrafficPolicy,
     wildcard: &str,
     interception: Interception,
     origins: &Origins,
 ) -> Emitted {
-    let port = mesh.proxy_listen_port.get();
+    let port = setup.mesh.proxy_listen_port.get();
     let message = Listener {
         name: "virtualOutbound".to_owned(),
+        access_log: setup.reporting.listener_logs.clone(),
         address: Some(address(wildcard, port)),
         use_original_dst: bool_value(true),
         max_connections_to_accept_per_socket_event: accepts_per_event(),
@@ -170,10 +185,10 @@ pub(crate) fn virtual_outbound(
             .flatten(),
         filter_chains: vec![
             // A connection to this very port would loop.
-            own_port_chain(mesh, "virtualOutbound-blackhole", port),
+            own_port_chain(setup, "virtualOutbound-blackhole", port),
             FilterChain {
                 name: "virtualOutbound-catchall-tcp".to_owned(),
-                filters: vec![fall_through(mesh, policy)],
+                filters: vec![fall_through(setup, policy)],
                 ..FilterChain::default()
             },
         ],
@@ -183,25 +198,31 @@ pub(crate) fn virtual_outbound(
     emit(&message, Vec::new(), origins)
 }
 
-pub(super) fn own_port_chain(mesh: &MeshSettings, name: &str, port: u16) -> FilterChain {
+/// As in Istio, such connections are not logged.
+pub(super) fn own_port_chain(setup: &Setup<'_>, name: &str, port: u16) -> FilterChain {
+    let quiet = Reporting::default();
+    let silent = Setup {
+        reporting: &quiet,
+        ..*setup
+    };
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(FilterChainMatch {
             destination_port: u32_value(port.into()),
             ..FilterChainMatch::default()
         }),
-        filters: vec![http::tcp(mesh, names::BLACK_HOLE, None)],
+        filters: vec![http::tcp(&silent, names::BLACK_HOLE, None)],
         ..FilterChain::default()
     }
 }
 
 /// The explicit HTTP proxy port on loopback.
-pub(crate) fn http_proxy(mesh: &MeshSettings, v6: bool, port: u16, origins: &Origins) -> Emitted {
+pub(crate) fn http_proxy(setup: &Setup<'_>, v6: bool, port: u16, origins: &Origins) -> Emitted {
     let bind = if v6 { "::1" } else { "127.0.0.1" };
     let name = names::listener(bind, port);
     let route: Arc<str> = names::HTTP_PROXY.into();
     let routes = Routes::Rds(Arc::clone(&route));
-    let manager = http::manager(mesh, Side::HttpProxy, &format!("outbound_{name}"), routes);
+    let manager = http::manager(setup, Side::HttpProxy, &format!("outbound_{name}"), routes);
     let message = Listener {
         name,
         address: Some(address(bind, port)),

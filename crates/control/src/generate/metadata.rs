@@ -16,27 +16,51 @@ struct Metadata {
     filter_metadata: BTreeMap<String, Struct>,
 }
 
+/// The wire shape of `google.protobuf.Struct`.
 #[derive(Clone, PartialEq, Message)]
-struct Struct {
+pub(super) struct Struct {
     #[prost(btree_map = "string, message", tag = "1")]
     fields: BTreeMap<String, Value>,
 }
 
+/// A structure of these fields.
+pub(super) fn struct_of(fields: impl IntoIterator<Item = (String, Value)>) -> Struct {
+    Struct {
+        fields: fields.into_iter().collect(),
+    }
+}
+
+impl Struct {
+    /// Texts that are fields, without those further in.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.fields.values().filter_map(|value| match &value.kind {
+            Some(Kind::Text(text)) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
-struct List {
+pub(super) struct List {
     #[prost(message, repeated, tag = "1")]
     values: Vec<Value>,
 }
 
 /// The wire shape of `google.protobuf.Value`; the numbers are that message's.
 #[derive(Clone, PartialEq, Message)]
-struct Value {
-    #[prost(oneof = "Kind", tags = "3, 5, 6")]
+pub(super) struct Value {
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
     kind: Option<Kind>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-enum Kind {
+pub(super) enum Kind {
+    #[prost(int32, tag = "1")]
+    Null(i32),
+    #[prost(double, tag = "2")]
+    Number(f64),
+    #[prost(bool, tag = "4")]
+    Bool(bool),
     #[prost(string, tag = "3")]
     Text(String),
     #[prost(message, tag = "5")]
@@ -46,10 +70,32 @@ enum Kind {
 }
 
 impl Value {
-    fn text(text: &str) -> Self {
-        Self {
-            kind: Some(Kind::Text(text.to_owned())),
-        }
+    fn of(kind: Kind) -> Self {
+        Self { kind: Some(kind) }
+    }
+
+    pub(super) fn text(text: &str) -> Self {
+        Self::of(Kind::Text(text.to_owned()))
+    }
+
+    pub(super) fn null() -> Self {
+        Self::of(Kind::Null(0))
+    }
+
+    pub(super) fn bool(flag: bool) -> Self {
+        Self::of(Kind::Bool(flag))
+    }
+
+    pub(super) fn number(number: f64) -> Self {
+        Self::of(Kind::Number(number))
+    }
+
+    pub(super) fn list(values: Vec<Self>) -> Self {
+        Self::of(Kind::List(List { values }))
+    }
+
+    pub(super) fn object(object: Struct) -> Self {
+        Self::of(Kind::Struct(object))
     }
 }
 
@@ -75,7 +121,30 @@ pub(crate) fn istio(
     services: &[ServiceName<'_>],
     subset: Option<&str>,
 ) -> Option<Vec<u8>> {
-    let mut fields = BTreeMap::new();
+    encode(BTreeMap::new(), config, services, subset)
+}
+
+/// The same for the cluster of a service, if it has one; `external`: it lies outside of the mesh.
+pub(crate) fn cluster(
+    config: Option<&str>,
+    service: Option<ServiceName<'_>>,
+    subset: Option<&str>,
+    external: bool,
+) -> Option<Vec<u8>> {
+    let flag = Value {
+        kind: Some(Kind::Bool(true)),
+    };
+    let fields = external.then(|| ("external".to_owned(), flag));
+    let services = Vec::from_iter(service);
+    encode(fields.into_iter().collect(), config, &services, subset)
+}
+
+fn encode(
+    mut fields: BTreeMap<String, Value>,
+    config: Option<&str>,
+    services: &[ServiceName<'_>],
+    subset: Option<&str>,
+) -> Option<Vec<u8>> {
     if let Some(config) = config {
         fields.insert("config".to_owned(), Value::text(config));
     }

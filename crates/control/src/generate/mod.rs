@@ -3,10 +3,12 @@
 //! the engine that calls them, nor proxies beyond what they are told.
 
 pub(crate) mod access;
+mod access_logs;
 mod actions;
 mod balancers;
 pub(crate) mod clusters;
 mod cors;
+pub(crate) mod dynamic;
 pub(crate) mod endpoints;
 pub(crate) mod gateways;
 pub(crate) mod grpc;
@@ -19,9 +21,11 @@ pub(crate) mod locality;
 pub(crate) mod matches;
 pub(crate) mod metadata;
 pub(crate) mod mutual;
+pub(crate) mod name_table;
 pub(crate) mod names;
 pub(crate) mod peers;
 mod policies;
+pub(crate) mod reporting;
 pub(crate) mod routes;
 pub(crate) mod sds;
 pub(crate) mod secrets;
@@ -29,4 +33,5 @@ mod streams;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod tokens;
+mod tracing;
 pub(crate) mod virtual_hosts;

@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 
 use weft_model::{
-    ConnectionPool, H2Upgrade, HttpPool, OutlierDetection, PolicySettings, Protocol, ProxyProtocol,
-    RetryBudget, Service,
+    ConnectionPool, H2Upgrade, HttpPool, MeshSettings, OutlierDetection, PolicySettings, Protocol,
+    ProxyProtocol, RetryBudget, Service,
 };
 
 use super::tls;
 use crate::pb::cluster::v3::{
-    CircuitBreakers, Cluster, OutlierDetection as PbOutlier, UpstreamConnectionOptions,
+    CircuitBreakers, Cluster, OutlierDetection as PbOutlier,
     circuit_breakers::{Thresholds, thresholds},
 };
 use crate::pb::core::v3::{
@@ -92,21 +92,75 @@ pub(super) fn use_downstream() -> UpstreamProtocolOptions {
 
 /// `sniffs`: whether the proxy finds out what its clients speak. A gateway does not: its clients
 /// choose HTTP/2 by ALPN, which says nothing about the service.
-pub(super) fn http_for(protocol: Protocol, pool: Option<&ConnectionPool>, sniffs: bool) -> Http {
+pub(super) fn http_for(
+    mesh: &MeshSettings,
+    protocol: Protocol,
+    pool: Option<&ConnectionPool>,
+    sniffs: bool,
+) -> Http {
     let (upgrade, client) = pool.map_or((H2Upgrade::Default, false), |p| {
         (p.http.h2_upgrade, p.http.use_client_protocol)
     });
-    let upstream = if client || (sniffs && protocol.is_sniffed() && upgrade != H2Upgrade::Upgrade) {
+    let upgrade = match upgrade {
+        H2Upgrade::Default => mesh.h2_upgrade && protocol.is_http(),
+        H2Upgrade::Upgrade => true,
+        H2Upgrade::Never => false,
+    };
+    let upstream = if client || (sniffs && protocol.is_sniffed() && !upgrade) {
         Some(use_downstream())
-    } else if protocol.is_http2() || upgrade == H2Upgrade::Upgrade {
+    } else if protocol.is_http2() || upgrade {
         Some(http2())
     } else {
         None
     };
     Http {
-        upstream,
+        upstream: keep_case(mesh, protocol, upstream),
         ..Http::default()
     }
+}
+
+/// Where HTTP/1 may be spoken, names of headers keep their case if the mesh wants that.
+pub(super) fn keep_case(
+    mesh: &MeshSettings,
+    protocol: Protocol,
+    upstream: Option<UpstreamProtocolOptions>,
+) -> Option<UpstreamProtocolOptions> {
+    let http1 = Http1ProtocolOptions {
+        header_key_format: Some(super::http::preserve_case()),
+        ..Http1ProtocolOptions::default()
+    };
+    if !mesh.proxy.headers.preserve_case {
+        return upstream;
+    }
+    match upstream {
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(mut both)) => {
+            both.http_protocol_options = Some(http1);
+            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both))
+        }
+        None if protocol.is_http() || protocol.is_sniffed() => {
+            Some(explicit(ProtocolConfig::HttpProtocolOptions(http1)))
+        }
+        other => other,
+    }
+}
+
+/// Keepalive of connections: what the rule says, and for what it leaves open, the mesh.
+pub(super) fn keep_alive(mesh: &MeshSettings, settings: &PolicySettings, cluster: &mut Cluster) {
+    let pool = settings.connection_pool.as_ref();
+    let own = pool.and_then(|pool| pool.tcp.keepalive.as_ref());
+    if own.is_none() && mesh.tcp_keepalive.is_none() {
+        return;
+    }
+    let default = weft_model::TcpKeepalive::default();
+    let (own, of_mesh) = (own.unwrap_or(&default), mesh.tcp_keepalive.as_ref());
+    let of_mesh = of_mesh.unwrap_or(&default);
+    let secs = |d: std::time::Duration| u32_value(u32::try_from(d.as_secs()).unwrap_or(u32::MAX));
+    let options = cluster.upstream_connection_options.get_or_insert_default();
+    options.tcp_keepalive = Some(TcpKeepalive {
+        keepalive_probes: own.probes.or(of_mesh.probes).and_then(u32_value),
+        keepalive_time: own.time.or(of_mesh.time).and_then(secs),
+        keepalive_interval: own.interval.or(of_mesh.interval).and_then(secs),
+    });
 }
 
 pub(super) fn apply_pool(cluster: &mut Cluster, http: &mut Http, settings: &PolicySettings) {
@@ -138,18 +192,6 @@ pub(super) fn apply_pool(cluster: &mut Cluster, http: &mut Http, settings: &Poli
     });
     if let Some(timeout) = tcp.connect_timeout {
         cluster.connect_timeout = Some(duration(timeout));
-    }
-    if let Some(keepalive) = &tcp.keepalive {
-        let secs =
-            |d: std::time::Duration| u32_value(u32::try_from(d.as_secs()).unwrap_or(u32::MAX));
-        cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
-            tcp_keepalive: Some(TcpKeepalive {
-                keepalive_probes: keepalive.probes.and_then(u32_value),
-                keepalive_time: keepalive.time.and_then(secs),
-                keepalive_interval: keepalive.interval.and_then(secs),
-            }),
-            ..UpstreamConnectionOptions::default()
-        });
     }
     let idle = limits.idle_timeout.or(tcp.idle_timeout);
     let per_connection = limits.max_requests_per_connection.filter(|n| *n > 0);
@@ -290,21 +332,20 @@ pub(super) fn apply_tls(
     cluster: &mut Cluster,
     http: &mut Http,
     service: &Service,
-    protocol: Protocol,
     settings: &PolicySettings,
+    agent: bool,
 ) {
     let Some(client) = &settings.tls else { return };
-    let h2 = http.is_http2();
-    let Some(context) = tls::upstream(client, &service.subject_alt_names, h2) else {
+    let form = (http.is_http2(), agent);
+    let Some(context) = tls::upstream(client, &service.subject_alt_names, form) else {
         return;
     };
-    if context.sni.is_empty() && (protocol.is_http() || protocol.is_sniffed()) {
-        // The name that the request asks for; for TCP there is none to take.
+    if context.sni.is_empty() {
+        // The name that the request asks for.
         http.auto = Some(UpstreamHttpProtocolOptions {
             auto_sni: true,
-            auto_san_validation: tls::verifies(client)
-                && client.subject_alt_names.is_empty()
-                && service.subject_alt_names.is_empty(),
+            auto_san_validation: !client.insecure_skip_verify
+                && client.subject_alt_names.is_empty(),
             ..UpstreamHttpProtocolOptions::default()
         });
     }

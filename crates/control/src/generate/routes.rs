@@ -44,6 +44,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) tls: bool,
     /// Whether it is a gRPC client.
     pub(crate) grpc: bool,
+    /// Whether a rewritten host goes on as `x-forwarded-host`.
+    pub(crate) forwarded_host: bool,
     /// What is hashed for the destinations.
     pub(crate) hashes: &'a hash::Hosts,
 }
@@ -261,6 +263,7 @@ fn forward(
     let mut authority = authority;
     if let Some(rewrite) = &http.rewrite {
         apply_rewrite(&mut action, rewrite);
+        action.append_x_forwarded_host = reader.forwarded_host;
         authority = rewrite
             .authority
             .as_ref()
@@ -405,13 +408,14 @@ pub(crate) fn inbound(cluster: &str, operation: String) -> Route {
 }
 
 /// Where unknown hosts go: on to where they were meant (`true`), or to a 502.
-pub(crate) fn catch_all(allow: bool) -> (&'static str, Route) {
+pub(crate) fn catch_all(allow: bool, forwarded_host: bool) -> (&'static str, Route) {
     let name = if allow { "allow_any" } else { "block_all" };
     let action = if allow {
         let mut action = RouteAction {
             cluster_specifier: Some(ClusterSpecifier::Cluster(
                 super::names::PASSTHROUGH.to_owned(),
             )),
+            append_x_forwarded_host: forwarded_host,
             ..RouteAction::default()
         };
         set_timeout(&mut action, None, false);

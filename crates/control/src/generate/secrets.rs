@@ -33,28 +33,6 @@ pub(crate) fn authorities(name: &CredentialName, secret: &Secret) -> Option<Emit
     Some(emit(name, secret, Type::ValidationContext(context)))
 }
 
-/// An encoded secret as people may see it; nothing of one that cannot be read.
-pub(crate) fn without_keys(body: &[u8]) -> Vec<u8> {
-    let hidden = || DataSource {
-        specifier: Some(Specifier::InlineString("[redacted]".to_owned())),
-        ..DataSource::default()
-    };
-    let Ok(mut message) = SecretMessage::decode(body) else {
-        return Vec::new();
-    };
-    message.r#type = match message.r#type {
-        Some(Type::TlsCertificate(certificate)) => Some(Type::TlsCertificate(TlsCertificate {
-            certificate_chain: certificate.certificate_chain,
-            private_key: certificate.private_key.is_some().then(hidden),
-            ocsp_staple: certificate.ocsp_staple,
-            ..TlsCertificate::default()
-        })),
-        Some(Type::ValidationContext(context)) => Some(Type::ValidationContext(context)),
-        Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => None,
-    };
-    message.encode_to_vec()
-}
-
 fn inline(bytes: &[u8]) -> DataSource {
     DataSource {
         specifier: Some(Specifier::InlineBytes(bytes.to_vec())),

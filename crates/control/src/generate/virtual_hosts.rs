@@ -25,8 +25,31 @@ pub(crate) fn field(host: &VirtualHost, routes: &[Bytes]) -> Bytes {
     as_field(VIRTUAL_HOSTS, &body)
 }
 
+/// Headers that routes add on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RouteHeaders {
+    /// `x-envoy-attempt-count`.
+    pub(crate) attempt_count: bool,
+    /// `x-forwarded-host`, where the host is rewritten.
+    pub(crate) forwarded_host: bool,
+}
+
+impl Default for RouteHeaders {
+    fn default() -> Self {
+        Self {
+            attempt_count: true,
+            forwarded_host: false,
+        }
+    }
+}
+
 /// A virtual host without its routes.
-pub(crate) fn shell(name: String, domains: Vec<String>, require_tls: bool) -> VirtualHost {
+pub(crate) fn shell(
+    name: String,
+    domains: Vec<String>,
+    require_tls: bool,
+    headers: RouteHeaders,
+) -> VirtualHost {
     let requirement = if require_tls {
         TlsRequirementType::All
     } else {
@@ -35,16 +58,16 @@ pub(crate) fn shell(name: String, domains: Vec<String>, require_tls: bool) -> Vi
     VirtualHost {
         name,
         domains,
-        include_request_attempt_count: true,
+        include_request_attempt_count: headers.attempt_count,
         require_tls: requirement as i32,
         ..VirtualHost::default()
     }
 }
 
 /// The last virtual host of a sidecar's routes.
-pub(crate) fn catch_all(allow: bool) -> Bytes {
-    let (name, route) = routes::catch_all(allow);
-    let host = shell(name.to_owned(), vec!["*".to_owned()], false);
+pub(crate) fn catch_all(allow: bool, headers: RouteHeaders) -> Bytes {
+    let (name, route) = routes::catch_all(allow, headers.forwarded_host);
+    let host = shell(name.to_owned(), vec!["*".to_owned()], false, headers);
     field(&host, &[route.encode_to_vec().into()])
 }
 

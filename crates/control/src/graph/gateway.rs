@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_model::{Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
+use weft_model::{CallSide, Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
 use weft_xds::TypeUrl;
 
 use super::hosts::{Joined, merged};
-use super::key::{GatewayClass, GatewayHost, PolicyRefs};
+use super::key::{GatewayClass, GatewayHost, Observer, PolicyRefs};
 use super::value::{GatewayHosts, HostChunk, HostField, RuleIndex, Value};
 use super::{Cx, Key, Shard, contain, places, read, secrets, security, streams};
 use crate::emit::{Fault, TypeView, origins};
@@ -145,6 +145,7 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
             port: key.port,
             tls: key.tls,
             grpc: false,
+            forwarded_host: reader.headers.forwarded_host,
             hashes: &hashes,
         };
         let mut lookup = |name: &Hostname| cx.visible_service(&reader.scope, name);
@@ -160,7 +161,7 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
     }
     let name = names::host_port(key.host.as_str(), key.port.get());
     let domains = vec![names::domain(key.host.as_str())];
-    let shell = virtual_hosts::shell(name, domains, key.redirect);
+    let shell = virtual_hosts::shell(name, domains, key.redirect, reader.headers);
     let made = HostField {
         bytes: virtual_hosts::field(&shell, &encoded),
         origins: origins(from),
@@ -225,13 +226,13 @@ pub(super) fn route(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>, route: &Arc<
 pub(super) fn listener(
     cx: &mut Cx<'_, '_>,
     class: &Arc<GatewayClass>,
-    policies: &PolicyRefs,
+    (policies, observer): (&PolicyRefs, &Arc<Observer>),
     (bound, bind): (u16, Option<&Arc<str>>),
 ) -> Value {
-    let mesh = cx.mesh();
     if class.unprivileged && bound < 1024 {
         return Value::Chunk(Arc::new([]));
     }
+    let (mesh, reports) = (cx.mesh(), cx.reports(observer));
     let guard = security::read_guard(cx, policies, true);
     let ports = read_ports(cx, class);
     let Some(port) = ports.get(&(bound, bind.cloned())) else {
@@ -240,7 +241,7 @@ pub(super) fn listener(
     let mut faults = secrets::missing(cx, class, port);
     let streams = streams_of(cx, class, port, &mut faults);
     let around = Around {
-        mesh: &mesh,
+        setup: reports.setup(&mesh, observer, CallSide::Client),
         wildcard: if class.v6 { "::" } else { "0.0.0.0" },
         agent: class.agent,
         guard: &guard,
@@ -305,12 +306,14 @@ pub(super) fn listener_view(
     cx: &mut Cx<'_, '_>,
     class: &Arc<GatewayClass>,
     policies: &PolicyRefs,
+    observer: &Arc<Observer>,
 ) -> Value {
     let ports = read_ports(cx, class);
     let chunks = ports.keys().map(|key| {
         cx.chunk(&Key::GatewayListener(
             Arc::clone(class),
             Arc::clone(policies),
+            Arc::clone(observer),
             key.0,
             key.1.clone(),
         ))

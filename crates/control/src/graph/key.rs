@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use weft_model::{
     CredentialName, GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber,
-    ServiceKey,
+    ProxySettings, ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::addresses::Families;
 use super::patches::Areas;
 use crate::emit::Chunk;
 use crate::generate::clusters::Client;
 use crate::generate::locality::Place;
+use crate::generate::reporting::SpanIdentity;
+use crate::generate::virtual_hosts::RouteHeaders;
 use crate::identity::Identity;
 use crate::node::{Interception, Proxy, ProxyKind};
 use crate::patch::Workloads;
@@ -49,6 +52,9 @@ pub(crate) struct Scope {
     pub(crate) sidecar: Option<ObjectRef>,
     /// Those `DestinationRules` for some workloads only that are for these.
     pub(crate) rules: Arc<[ObjectRef]>,
+    /// Which of the addresses that the mesh gives to services they know: none, unless they answer
+    /// DNS queries.
+    pub(crate) assigned: Families,
 }
 
 /// Those proxies of a scope whose routes are the same.
@@ -58,6 +64,21 @@ pub(crate) struct Reader {
     pub(crate) dns_domain: Arc<str>,
     /// Only labels that some rule mentions.
     pub(crate) labels: Labels,
+    pub(crate) headers: RouteHeaders,
+}
+
+/// Those proxies of a scope that report the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Observer {
+    pub(crate) scope: Arc<Scope>,
+    /// The Telemetry objects that hold, those of the root namespace first.
+    pub(crate) rules: Arc<[ObjectRef]>,
+    /// What the proxies bring, else what the mesh says.
+    pub(crate) proxy: Arc<ProxySettings>,
+    pub(crate) gateway: bool,
+    /// What spans say of the proxies; none where no word sets tracing up, so that proxies share
+    /// their listeners.
+    pub(crate) identity: Option<SpanIdentity>,
 }
 
 /// Those proxies of a scope whose connections are routed the same.
@@ -66,6 +87,7 @@ pub(crate) struct Caller {
     pub(crate) scope: Arc<Scope>,
     /// Only labels that some rule for connections mentions.
     pub(crate) labels: Labels,
+    pub(crate) observer: Arc<Observer>,
 }
 
 /// How outbound listeners are bound.
@@ -181,6 +203,11 @@ pub(crate) struct ProxyFacts {
     pub(crate) metadata: Arc<BTreeMap<String, String>>,
     pub(crate) identity: Identity,
     pub(crate) unprivileged: bool,
+    /// Addresses with which it answers DNS queries.
+    pub(crate) assigned: Families,
+    /// Settings that it brings.
+    pub(crate) settings: Option<Arc<ProxySettings>>,
+    pub(crate) spans: SpanIdentity,
 }
 
 impl ProxyFacts {
@@ -227,7 +254,38 @@ impl ProxyFacts {
             },
             // It makes a difference to gateways only, so that others share their views.
             unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
+            assigned: if proxy.dns_capture && proxy.kind != ProxyKind::Grpc {
+                Families::of(&proxy.ips)
+            } else {
+                Families::default()
+            },
+            settings: proxy.settings.clone(),
+            // A gRPC client has no listeners that could report.
+            spans: if proxy.kind == ProxyKind::Grpc {
+                SpanIdentity::default()
+            } else {
+                span_identity(proxy)
+            },
         }
+    }
+}
+
+/// What spans say of a proxy, in Istio's words and in those of OpenTelemetry's conventions.
+fn span_identity(proxy: &Proxy) -> SpanIdentity {
+    let label = |name: &str| -> Arc<str> { proxy.labels.get(name).map_or("", |v| v).into() };
+    let workload = ["app.kubernetes.io/instance", "app.kubernetes.io/name"]
+        .map(label)
+        .into_iter()
+        .chain([proxy.workload.as_str().into(), proxy.name.as_str().into()])
+        .find(|name| !name.is_empty());
+    SpanIdentity {
+        service: label("service.istio.io/canonical-name"),
+        revision: label("service.istio.io/canonical-revision"),
+        mesh: proxy.mesh_id.as_str().into(),
+        namespace: proxy.said_namespace.as_str().into(),
+        site: proxy.cluster_id.as_str().into(),
+        cluster: proxy.cluster.as_str().into(),
+        workload: workload.unwrap_or_default(),
     }
 }
 
@@ -259,10 +317,13 @@ pub(crate) enum Key {
     EnvoyFilter(ObjectRef),
     /// What the filters of a namespace are for.
     EnvoyFilters(Namespace),
+    Telemetries(Namespace),
     /// Those `DestinationRules` of a namespace that are for some workloads only.
     RuleSelectors(Namespace),
     /// Services that have an endpoint at an address.
     ServicesAt(IpAddr),
+    /// Labels of the workload that a namespace has at an address.
+    WorkloadAt(Namespace, IpAddr),
     /// Services that have a virtual address.
     VipOwners(IpAddr),
     /// Label keys that some rule or selector mentions.
@@ -309,7 +370,15 @@ pub(crate) enum Key {
     WildcardListener(Arc<Caller>, Binding, PortNumber),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
-    GatewayListener(Arc<GatewayClass>, PolicyRefs, u16, Option<Arc<str>>),
+    GatewayListener(
+        Arc<GatewayClass>,
+        PolicyRefs,
+        Arc<Observer>,
+        u16,
+        Option<Arc<str>>,
+    ),
+    /// What listeners report.
+    Reports(Arc<Observer>),
     GatewayHost(Arc<GatewayHost>),
     HostChunk(Arc<Reader>, RouteName, Shard),
     SniffedRoutes(Arc<Reader>, Shard),
@@ -323,7 +392,7 @@ pub(crate) enum Key {
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
     GrpcRouteView(Arc<Reader>),
-    GatewayListeners(Arc<GatewayClass>, PolicyRefs),
+    GatewayListeners(Arc<GatewayClass>, PolicyRefs, Arc<Observer>),
     GatewayRoutes(Arc<GatewayClass>),
     PatchPlan(Arc<PatchClass>),
     /// A view with the patches of a class.
@@ -332,6 +401,13 @@ pub(crate) enum Key {
     ExtensionView(Arc<PatchClass>),
     /// The credentials that rules name, and the servers of a gateway.
     Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
+    /// What is bound and served for the workload of a proxy, by the rules for its labels.
+    Served(Arc<ProxyFacts>, Arc<Observer>),
+    /// Which views a proxy gets.
+    ProxyPlan(Arc<ProxyFacts>),
+    /// Names and addresses for proxies of a scope that answer DNS queries, by their network.
+    NameShard(Arc<Scope>, Arc<str>, Shard),
+    NameTable(Arc<Scope>, Arc<str>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -356,8 +432,10 @@ impl Key {
             | Self::Sidecars(_)
             | Self::EnvoyFilter(_)
             | Self::EnvoyFilters(_)
+            | Self::Telemetries(_)
             | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
+            | Self::WorkloadAt(..)
             | Self::VipOwners(_)
             | Self::MentionedLabels
             | Self::StreamLabels
@@ -378,9 +456,11 @@ impl Key {
             Self::Destinations(..)
             | Self::HostRules(..)
             | Self::PortShard(..)
+            | Self::Reports(_)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
-            | Self::GrpcClusters(..) => 2,
+            | Self::GrpcClusters(..)
+            | Self::NameShard(..) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
             | Self::ShardNeeds(..)
@@ -388,6 +468,7 @@ impl Key {
             | Self::GrpcListenerChunk(..)
             | Self::WildcardPorts(_)
             | Self::ShardCredentials(..)
+            | Self::Served(..)
             | Self::GatewayHosts(..) => 3,
             Self::ScopeNeeds(_)
             | Self::VipListeners(..)
@@ -398,6 +479,7 @@ impl Key {
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
             | Self::GrpcRoutes(..)
+            | Self::ProxyPlan(_)
             | Self::GatewayHostChunk(..) => 5,
             Self::OutboundRoute(..) | Self::GatewayRoute(..) => 6,
             Self::ClusterView(..)
@@ -408,6 +490,7 @@ impl Key {
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(..)
             | Self::GatewayRoutes(_)
+            | Self::NameTable(..)
             | Self::Secrets(..) => 7,
             Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,
             Self::ProxyView(_) => 9,

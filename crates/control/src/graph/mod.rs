@@ -2,6 +2,7 @@
 //! function computes which key; the functions read only through [`Cx`], which records each read.
 //! Must never know connections.
 
+mod addresses;
 mod clusters;
 mod contain;
 mod destinations;
@@ -10,6 +11,7 @@ mod hosts;
 mod inbound;
 mod key;
 mod load;
+mod name_table;
 mod outbound;
 mod patches;
 mod places;
@@ -18,21 +20,24 @@ mod scope;
 mod secrets;
 mod security;
 mod streams;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_model::provider::ProviderService;
 use weft_model::{
     DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, ObjectRef, Service,
-    ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+    ServiceEndpoints, ServiceKey, Sidecar, Telemetry, VirtualService,
 };
 
 pub(crate) use contain::refused_host;
-use key::RuleRefs;
 pub(crate) use key::{GatewayHost, Key, OutboundHost, ProxyFacts, Scope, Shard};
+use key::{Observer, RuleRefs};
 pub(crate) use patches::FilterFacts;
+use telemetry::Reports;
 pub use value::ProxyView;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
 
@@ -110,10 +115,14 @@ impl Recipe for Mesh {
                 gateway::host_chunk(cx, class, route, *shard)
             }
             Key::GatewayRoute(class, route) => gateway::route(cx, class, route),
-            Key::GatewayListener(class, policies, port, bind) => {
-                gateway::listener(cx, class, policies, (*port, bind.as_ref()))
+            Key::Reports(observer) => telemetry::reports(cx, observer),
+            Key::GatewayListener(class, policies, observer, port, bind) => {
+                let at = (*port, bind.as_ref());
+                gateway::listener(cx, class, (policies, observer), at)
             }
-            Key::GatewayListeners(class, policies) => gateway::listener_view(cx, class, policies),
+            Key::GatewayListeners(class, policies, observer) => {
+                gateway::listener_view(cx, class, policies, observer)
+            }
             Key::GatewayRoutes(class) => gateway::route_view(cx, class),
             Key::Credential(namespace, name) => secrets::credential(cx, namespace, name),
             Key::ShardCredentials(scope, kind, shard) => {
@@ -126,10 +135,14 @@ impl Recipe for Mesh {
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
             Key::GrpcRouteView(reader) => proxy::grpc_route_view(cx, reader),
+            Key::NameShard(scope, network, shard) => name_table::shard(cx, scope, network, *shard),
+            Key::NameTable(scope, network) => name_table::view(cx, scope, network),
             Key::PatchPlan(class) => patches::plan(cx, class),
             Key::PatchedView(class, inner) => patches::view(cx, class, inner),
             Key::PatchedOwn(own) => patches::own(cx, own),
             Key::ExtensionView(class) => patches::extensions(cx, class),
+            Key::Served(facts, observer) => inbound::served(cx, facts, observer),
+            Key::ProxyPlan(facts) => proxy::plan(cx, facts),
             Key::ProxyView(facts) => proxy::proxy_view(cx, facts),
             source => unreachable!("{source:?} is a source and never computed"),
         }
@@ -212,6 +225,35 @@ impl Cx<'_, '_> {
 
     fn sidecars(&mut self, namespace: &Namespace) -> Arc<[Arc<Sidecar>]> {
         read!(self, Key::Sidecars(namespace.clone()), Sidecars).unwrap_or_default()
+    }
+
+    fn telemetries(&mut self, namespace: &Namespace) -> Arc<[Arc<Telemetry>]> {
+        read!(self, Key::Telemetries(namespace.clone()), Telemetries).unwrap_or_default()
+    }
+
+    fn reports(&mut self, observer: &Arc<Observer>) -> Arc<Reports> {
+        read!(self, Key::Reports(Arc::clone(observer)), Reports).unwrap_or_default()
+    }
+
+    /// The service of a provider: its host must be that of one service.
+    fn provider_service(&mut self, service: &ProviderService) -> Result<ServiceKey, String> {
+        let ProviderService {
+            namespace, host, ..
+        } = service;
+        let shard = Shard::of(host.as_str());
+        let index = read!(self, Key::ServiceIndex(shard), ServiceIndex).unwrap_or_default();
+        let mut owners = index
+            .keys()
+            .filter(|key| key.hostname == *host)
+            .filter(|key| namespace.as_ref().is_none_or(|own| *own == key.namespace));
+        let owner = owners.next();
+        let owner = owner.ok_or_else(|| format!("there is no service {service}"))?;
+        if owners.next().is_some() {
+            return Err(format!(
+                "several namespaces have a service {host}: write namespace/host in the provider"
+            ));
+        }
+        Ok(owner.clone())
     }
 
     fn sidecar(&mut self, origin: Option<&ObjectRef>) -> Option<Arc<Sidecar>> {

@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
-use weft_model::{Labels, MeshSettings};
+use weft_model::{CallSide, Labels, MeshSettings};
 use weft_xds::{TypeUrl, View};
 
+use super::addresses::Families;
 use super::gateway::type_view;
 use super::inbound::{self, Own};
-use super::key::{Binding, Caller, GatewayClass, ProxyFacts, Reader, RouteName};
+use super::key::{
+    Binding, Caller, GatewayClass, Observer, PatchClass, ProxyFacts, Reader, RouteName,
+};
 use super::value::{PlaceNeeds, ProxyView, Value};
-use super::{Cx, Key, Scope, Shard, patches, places, read, scope, security};
+use super::{Cx, Key, Scope, Shard, patches, places, read, scope, security, telemetry};
 use crate::emit::{Chunk, Emitted, TypeView, origins};
 use crate::generate::clusters::Client;
 use crate::generate::listeners;
@@ -65,17 +68,19 @@ pub(super) fn listener_view(cx: &mut Cx<'_, '_>, caller: &Arc<Caller>, binding: 
     let scope = &caller.scope;
     let mesh = cx.mesh();
     let policy = cx.outbound_policy(scope);
-    let from = origins([]);
+    let reports = cx.reports(&caller.observer);
+    let setup = reports.setup(&mesh, &caller.observer, CallSide::Client);
+    let from = origins(caller.observer.rules.iter().cloned());
     let mut standing = Vec::new();
     if binding.interception != Interception::None {
         let wildcard = if binding.v6 { "::" } else { "0.0.0.0" };
         let mode = binding.interception;
         standing.push(listeners::virtual_outbound(
-            &mesh, policy, wildcard, mode, &from,
+            &setup, policy, wildcard, mode, &from,
         ));
     }
     if let Some(port) = proxy_port(&mesh, binding) {
-        standing.push(listeners::http_proxy(&mesh, binding.v6, port, &from));
+        standing.push(listeners::http_proxy(&setup, binding.v6, port, &from));
     }
     let mut chunks: Vec<Chunk> = vec![standing.into()];
     if binding.by_port {
@@ -166,12 +171,26 @@ pub(super) fn grpc_route_view(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>) -> Valu
     type_view(cx, &TypeUrl::ROUTE, chunks)
 }
 
-/// Everything for one proxy (or for all proxies that are alike).
-pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
-    let reader = reader(cx, facts);
+/// Which views a proxy gets. It changes seldom, unlike what is in them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ProxyPlan {
+    /// With the labels by which rules select its workload.
+    facts: Arc<ProxyFacts>,
+    observer: Option<Arc<Observer>>,
+    patches: patches::OfProxy,
+    views: Vec<(Option<Arc<PatchClass>>, Key)>,
+}
+
+/// See [`ProxyPlan`].
+pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
+    let labels = inbound::workload_labels(cx, facts);
+    let facts = Arc::new(ProxyFacts {
+        labels,
+        ..facts.clone()
+    });
+    let reader = reader(cx, &facts);
     let scope = &reader.scope;
-    let patches = patches::of_proxy(cx, facts);
-    let plain = |cx: &mut Cx<'_, '_>, key: Key| read!(cx, key, TypeView);
+    let patches = patches::of_proxy(cx, &facts);
     let needs = read!(cx, Key::ScopeNeeds(Arc::clone(scope)), Needs).unwrap_or_default();
     let place =
         |needs: &Needs| Arc::new(needs.of_proxy(&facts.locality, &facts.network, &facts.labels));
@@ -180,16 +199,13 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         kind: facts.kind,
         identity: Arc::new(facts.identity.of_client()),
     };
-    let clusters = Key::ClusterView(Arc::clone(scope), client, here);
-    let clusters = patches::read_view(cx, patches.clusters.as_ref(), clusters);
-    let endpoints = plain(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
-    let mut own = Own::default();
     let mut gateway = None;
+    let mut observer = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
-            own = inbound::of_proxy(cx, facts);
-            own.patch(cx, &patches);
-            let caller = caller(cx, &reader);
+            let reports = telemetry::observer(cx, &facts, scope);
+            observer = Some(Arc::clone(&reports));
+            let caller = caller(cx, &reader, reports);
             (
                 Key::OutboundListeners(caller, facts.binding),
                 Key::OutboundRoutes(Arc::clone(&reader), facts.binding),
@@ -198,15 +214,17 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         ProxyKind::Gateway => {
             let class = Arc::new(GatewayClass {
                 reader: Arc::clone(&reader),
-                target_ports: inbound::target_ports(cx, facts),
+                target_ports: inbound::target_ports(cx, &facts),
                 v6: facts.binding.v6,
                 agent: facts.identity.agent,
                 unprivileged: facts.unprivileged,
             });
+            let reports = telemetry::observer(cx, &facts, scope);
+            observer = Some(Arc::clone(&reports));
             let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
             gateway = Some(Arc::clone(&class));
             (
-                Key::GatewayListeners(Arc::clone(&class), policies),
+                Key::GatewayListeners(Arc::clone(&class), policies, reports),
                 Key::GatewayRoutes(class),
             )
         }
@@ -218,21 +236,59 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
             )
         }
     };
-    let listeners = patches::read_view(cx, patches.listeners.as_ref(), listeners);
-    let routes = patches::read_view(cx, patches.routes.as_ref(), routes);
-    let extensions = patches.extensions.map(Key::ExtensionView);
-    let extensions = extensions.and_then(|key| plain(cx, key));
-    let secrets = plain(cx, Key::Secrets(Arc::clone(scope), facts.kind, gateway));
-    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, secrets, extensions]
-        .iter()
-        .flatten()
-        .map(|v| (**v).clone())
+    let clusters = Key::ClusterView(Arc::clone(scope), client, here);
+    let endpoints = Key::EndpointView(Arc::clone(scope), facts.kind, there);
+    let secrets = Key::Secrets(Arc::clone(scope), facts.kind, gateway);
+    let extensions = patches.extensions.clone().map(Key::ExtensionView);
+    let views = vec![
+        (patches.clusters.clone(), clusters),
+        (None, endpoints),
+        (patches.listeners.clone(), listeners),
+        (patches.routes.clone(), routes),
+        (None, secrets),
+    ];
+    let answers = facts.assigned != Families::default();
+    let names = answers.then(|| Key::NameTable(Arc::clone(scope), Arc::clone(&facts.network)));
+    let last = [extensions, names].into_iter().flatten();
+    let last = last.map(|key| (None, key));
+    Value::ProxyPlan(Arc::new(ProxyPlan {
+        facts,
+        observer,
+        patches,
+        views: views.into_iter().chain(last).collect(),
+    }))
+}
+
+/// Everything for one proxy (or for all proxies that are alike).
+pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &Arc<ProxyFacts>) -> Value {
+    let before = match cx.previous() {
+        Some(Value::ProxyView(before)) => Some(before),
+        _ => None,
+    };
+    let plan = read!(cx, Key::ProxyPlan(Arc::clone(facts)), ProxyPlan);
+    let plan = plan.unwrap_or_else(|| unreachable!("a plan is derived, so it is there"));
+    let mut own = Arc::<Own>::default();
+    let mut silent = Arc::default();
+    if let Some(observer) = &plan.observer {
+        silent = cx.reports(observer).faults.clone();
+        if plan.facts.kind == ProxyKind::Sidecar {
+            let key = Key::Served(Arc::clone(&plan.facts), Arc::clone(observer));
+            own = read!(cx, key, Own).unwrap_or_default();
+            own = own.patched(cx, &plan.patches);
+        }
+    }
+    let views = plan.views.iter();
+    let parts: Arc<[TypeView]> = views
+        .filter_map(|(class, key)| patches::read_view(cx, class.as_ref(), key.clone()))
+        .map(|view| (*view).clone())
         .collect();
-    let sets = parts.iter().map(|part| own.onto(&part.set));
+    let before = before.as_deref();
+    let sets = parts.iter().map(|part| own.onto(&part.set, before));
     Value::ProxyView(Arc::new(ProxyView {
         view: View::new(sets),
-        parts: parts.clone().into(),
-        own: Arc::new([own.clusters, own.listeners]),
+        parts: Arc::clone(&parts),
+        own,
+        silent,
     }))
 }
 
@@ -258,19 +314,22 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
         namespace: facts.namespace.clone(),
         sidecar,
         rules: rules.collect(),
+        assigned: facts.assigned,
     });
     Arc::new(Reader {
         scope,
         dns_domain: Arc::clone(&facts.dns_domain),
         labels,
+        headers: telemetry::route_headers(cx, facts),
     })
 }
 
-fn caller(cx: &mut Cx<'_, '_>, reader: &Reader) -> Arc<Caller> {
+fn caller(cx: &mut Cx<'_, '_>, reader: &Reader, observer: Arc<Observer>) -> Arc<Caller> {
     let mentioned = read!(cx, Key::StreamLabels, LabelKeys).unwrap_or_default();
     let labels = reader.labels.iter();
     Arc::new(Caller {
         scope: Arc::clone(&reader.scope),
         labels: labels.filter(|(key, _)| mentioned.contains(*key)).collect(),
+        observer,
     })
 }

@@ -4,14 +4,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use weft_model::provider::AuthorizationProvider;
 use weft_model::{
-    AuthorizationPolicy, AuthorizationProvider, Labels, MutualTlsMode, Namespace, ObjectRef,
-    PeerAuthentication, PeerModes, RequestAuthentication, Service, ServiceEndpoints, ServiceKey,
+    AuthorizationPolicy, Labels, MutualTlsMode, Namespace, ObjectRef, PeerAuthentication,
+    PeerModes, RequestAuthentication, Service, ServiceEndpoints, ServiceKey,
 };
 
 use super::key::PolicyRefs;
 use super::value::Value;
-use super::{Cx, Key, Shard, read};
+use super::{Cx, Key, read};
 use crate::emit::{Fault, origins};
 use crate::generate::access::{self, Guard};
 use crate::generate::peers::{Accounts, Peers, Servers};
@@ -135,7 +136,7 @@ pub(super) fn guard(cx: &mut Cx<'_, '_>, refs: &PolicyRefs, gateway: bool) -> Va
     }
     let mut clusters = std::collections::BTreeMap::new();
     for name in named {
-        if let Some(provider) = mesh.authorization_providers.get(&name) {
+        if let Some(provider) = mesh.authorization_provider(&name) {
             clusters.insert(name, (provider, cluster_of(cx, provider)));
         }
     }
@@ -161,25 +162,9 @@ pub(super) fn guard(cx: &mut Cx<'_, '_>, refs: &PolicyRefs, gateway: bool) -> Va
     }))
 }
 
-/// The cluster that leads to a provider: its host must be that of one service.
+/// The cluster that leads to a provider.
 fn cluster_of(cx: &mut Cx<'_, '_>, provider: &AuthorizationProvider) -> Result<String, String> {
-    let index = read!(
-        cx,
-        Key::ServiceIndex(Shard::of(&provider.service)),
-        ServiceIndex
-    );
-    let index = index.unwrap_or_default();
-    let owners = index.keys().filter(|key| {
-        let wanted = provider.namespace.as_ref();
-        key.hostname.as_str() == &*provider.service && wanted.is_none_or(|ns| *ns == key.namespace)
-    });
-    let owners: Vec<&ServiceKey> = owners.collect();
-    match owners[..] {
-        [owner] => Ok(names::outbound(provider.port, "", &owner.hostname)),
-        [] => Err(format!("there is no service {}", provider.service)),
-        _ => Err(format!(
-            "several namespaces have a service {}: write namespace/host in the provider",
-            provider.service
-        )),
-    }
+    let service = &provider.service;
+    let owner = cx.provider_service(service)?;
+    Ok(names::outbound(service.port, "", &owner.hostname))
 }

@@ -9,12 +9,15 @@ use weft_model::{
     AddressRange, AuthorizationPolicy, CredentialName, DestinationRule, EnvoyFilter, ExportTo,
     Forwarding, Gateway, Hostname, Labels, MeshSettings, MutualTlsMode, ObjectRef,
     PeerAuthentication, PortNumber, Protocol, RequestAuthentication, Resolved, Secret, Service,
-    ServiceEndpoints, ServiceKey, Sidecar, Timestamp, VirtualService,
+    ServiceEndpoints, ServiceKey, Sidecar, Telemetry, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
+use super::inbound::Own;
 use super::key::{RuleRefs, Shard};
 use super::patches::{FilterFacts, PatchedOwn, PatchedView};
+use super::proxy::ProxyPlan;
+use super::telemetry::Reports;
 use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::access::Guard;
 use crate::generate::gateways::GatewayPort;
@@ -84,6 +87,8 @@ pub(crate) struct PortShard {
     pub(crate) http: BTreeSet<PortNumber>,
     /// TCP and sniffed services on the wildcard address.
     pub(crate) shared: BTreeMap<PortNumber, Vec<SharedPort>>,
+    /// Hosts with HTTP routes whose names are looked up as they are called.
+    pub(crate) resolved: BTreeMap<PortNumber, BTreeSet<Hostname>>,
 }
 
 /// A port on the wildcard address, over all shards.
@@ -93,6 +98,8 @@ pub(crate) struct WildcardPort {
     pub(crate) http: BTreeSet<Shard>,
     /// Others, in order of precedence.
     pub(crate) shared: Vec<SharedPort>,
+    /// Hosts whose names are looked up as they are called.
+    pub(crate) resolved: BTreeSet<Hostname>,
 }
 
 /// An encoded virtual host and where it comes from.
@@ -136,12 +143,14 @@ pub struct ProxyView {
     /// The pieces that it is made of, with their origins.
     pub parts: Arc<[TypeView]>,
     /// The proxy's own pieces.
-    pub(crate) own: Arc<[Chunk]>,
+    pub(crate) own: Arc<Own>,
+    /// What of its reports is left out.
+    pub(crate) silent: Arc<[Fault]>,
 }
 
 impl PartialEq for ProxyView {
     fn eq(&self, other: &Self) -> bool {
-        self.parts == other.parts && self.own == other.own
+        self.parts == other.parts && self.own == other.own && self.silent == other.silent
     }
 }
 
@@ -149,18 +158,19 @@ impl ProxyView {
     /// What is held back because proxies would refuse it.
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
         let emitted = self.chunks().flat_map(|chunk| chunk.iter());
-        emitted.flat_map(|e| e.faults.iter())
+        let held = emitted.flat_map(|e| e.faults.iter());
+        held.chain(self.silent.iter())
     }
 
     /// All its pieces; other views share most of them.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         let parts = self.parts.iter().flat_map(|part| part.chunks.iter());
-        parts.chain(self.own.iter())
+        parts.chain(self.own.chunks())
     }
 
     /// The objects that made a resource of this view.
     pub fn origins(&self, type_url: &weft_xds::TypeUrl, name: &str) -> Option<Origins> {
-        let own = self.own.iter().flat_map(|chunk| chunk.iter());
+        let own = self.own.chunks().into_iter().flat_map(|chunk| chunk.iter());
         let version = self.view.resource(type_url, name)?.version;
         let own = own
             .filter(|e| *e.resource.name == *name && e.resource.version == version)
@@ -189,6 +199,8 @@ pub(crate) enum Value {
     Sidecars(Arc<[Arc<Sidecar>]>),
     EnvoyFilter(Arc<EnvoyFilter>),
     EnvoyFilters(Arc<[FilterFacts]>),
+    Telemetries(Arc<[Arc<Telemetry>]>),
+    Reports(Arc<Reports>),
     Services(Arc<BTreeSet<ServiceKey>>),
     Peers(Arc<[Arc<PeerAuthentication>]>),
     Access(Arc<[Arc<AuthorizationPolicy>]>),
@@ -202,6 +214,7 @@ pub(crate) enum Value {
     Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),
     Selectors(Arc<[(ObjectRef, Labels)]>),
+    Labels(Labels),
     Needs(Arc<PlaceNeeds>),
     Forwarding(Arc<ForwardingOf>),
     PortShard(Arc<PortShard>),
@@ -215,5 +228,7 @@ pub(crate) enum Value {
     PatchPlan(Arc<Plan>),
     PatchedView(Arc<PatchedView>),
     PatchedOwn(Arc<PatchedOwn>),
+    Own(Arc<Own>),
+    ProxyPlan(Arc<ProxyPlan>),
     ProxyView(Arc<ProxyView>),
 }

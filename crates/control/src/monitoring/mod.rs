@@ -26,6 +26,8 @@ use weft_core::drain::DrainSignal;
 
 use crate::core::{Connected, Core};
 pub(crate) use istio::{answer_question, identifier, is_question};
+#[cfg(test)]
+pub(crate) use pages::shown;
 use query::Query;
 
 /// Connections at once; more wait in the listener's queue.

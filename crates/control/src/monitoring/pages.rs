@@ -3,12 +3,12 @@
 
 use std::time::SystemTime;
 
+use ahash::HashMap;
 use serde_json::{Value, json};
 use weft_sources::ObjectState;
 use weft_xds::{Resource, TypeUrl};
 
 use crate::core::{Connected, Core, Step, TypePosition};
-use crate::generate::secrets;
 use crate::graph::ProxyView;
 use crate::node::ProxyKind;
 
@@ -133,27 +133,31 @@ pub(super) fn statuses(core: &Core) -> Value {
     let refusals = core.refusals();
     let faults = core.faults();
     let warnings = core.warnings();
+    let mut refused_by: HashMap<&str, Vec<Value>> = HashMap::default();
+    for (type_url, name, refused) in &refusals {
+        let told = json!({
+            "type": type_url.short(), "resource": &**name,
+            "proxy": refused.node, "error": refused.error,
+        });
+        for origin in &refused.origins {
+            refused_by.entry(origin).or_default().push(told.clone());
+        }
+    }
+    let mut held_back: HashMap<String, Vec<&str>> = HashMap::default();
+    for fault in &faults {
+        for origin in fault.origins.iter() {
+            let held = held_back.entry(origin.to_string()).or_default();
+            if held.last() != Some(&&*fault.message) {
+                held.push(&fault.message);
+            }
+        }
+    }
     let objects = core.statuses().into_iter().map(|status| {
         let object = status.object.as_ref().map(ToString::to_string);
-        let refused: Vec<Value> = refusals
-            .iter()
-            .filter(|(_, _, r)| object.as_ref().is_some_and(|o| r.origins.contains(o)))
-            .map(|(type_url, name, r)| {
-                json!({
-                    "type": type_url.short(), "resource": &**name,
-                    "proxy": r.node, "error": r.error,
-                })
-            })
-            .collect();
-        let held: Vec<&str> = faults
-            .iter()
-            .filter(|f| {
-                f.origins
-                    .iter()
-                    .any(|o| object.as_ref() == Some(&o.to_string()))
-            })
-            .map(|f| &*f.message)
-            .collect();
+        let refused = object.as_deref().and_then(|object| refused_by.get(object));
+        let refused = refused.map_or(&[] as &[Value], Vec::as_slice);
+        let held = object.as_deref().and_then(|object| held_back.get(object));
+        let held = held.map_or(&[] as &[&str], Vec::as_slice);
         let warned = object.as_ref().and_then(|object| warnings.get(object));
         json!({
             "object": object,
@@ -208,14 +212,9 @@ pub(super) fn resources(core: &Core, connected: &Connected) -> Value {
 }
 
 /// A resource as people may see it.
-pub(super) fn shown(type_url: &TypeUrl, resource: &Resource) -> weft_proto::Any {
-    let value = if *type_url == TypeUrl::SECRET {
-        secrets::without_keys(&resource.body)
-    } else {
-        resource.body.to_vec()
-    };
-    weft_proto::Any {
+pub(crate) fn shown(type_url: &TypeUrl, resource: &Resource) -> weft_proto::Any {
+    weft_proto::redact::redacted(&weft_proto::Any {
         type_url: type_url.as_str().to_owned(),
-        value,
-    }
+        value: resource.body.to_vec(),
+    })
 }

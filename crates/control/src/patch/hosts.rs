@@ -237,7 +237,6 @@ impl<'a, 'p> Joint<'a, 'p> {
             "{}: virtual host {host} is not patched: {reason}",
             self.what
         );
-        tracing::error!(fault = message, "a patch is left out");
         self.faults.push(Fault {
             message: message.into(),
             origins: origins(filters.iter().cloned()),

@@ -209,7 +209,6 @@ fn contained<'a, T>(
         if let Err(reason) = apply(&patches.only(&kept)) {
             kept.pop();
             let message = format!("{what} is not patched by {}: {reason}", active.origin);
-            tracing::error!(fault = message, "a patch is left out");
             faults.push(Fault {
                 message: message.into(),
                 origins: joined(from, std::slice::from_ref(active.origin)),

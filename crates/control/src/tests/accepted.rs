@@ -2,6 +2,7 @@
 
 use prost::Message;
 use weft_config::{Cluster, Context, Listener, LoadAssignment, RouteConfig, Secret};
+use weft_model::MeshSettings;
 use weft_xds::{Resource, TypeUrl};
 
 use super::worlds::{BALANCED, PORTS, SHOP, STREAMS};
@@ -53,7 +54,11 @@ fn the_data_plane_accepts_listeners_with_mutual_tls() {
 }
 
 fn check(mesh: &str, proxies: &[Proxy]) {
-    let mut mesh = Mesh::new(mesh);
+    check_with(MeshSettings::default(), mesh, proxies);
+}
+
+fn check_with(settings: MeshSettings, mesh: &str, proxies: &[Proxy]) {
+    let mut mesh = Mesh::with(settings, mesh);
     for proxy in proxies {
         let config = mesh.config(proxy);
         let kinds = [
@@ -128,4 +133,50 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     check(&format!("{SHOP}{PATCHES}"), &proxies);
     check(&gateway_streams::world(), &[gateway()]);
     check(&gateway_secrets::world(), &[gateway()]);
+}
+
+/// Logs to files in all their forms, spans, and headers; own proxies pass over the spans.
+#[test]
+fn the_data_plane_accepts_logs_to_files_and_headers() {
+    let settings = "
+accessLogFile: /dev/stdout
+accessLogEncoding: JSON
+defaultConfig:
+  proxyHeaders:
+    server: {disabled: true}
+    requestId: {disabled: true}
+    attemptCount: {disabled: true}
+    envoyDebugHeaders: {disabled: true}
+    forwardedClientCert: SANITIZE_SET
+    xForwardedHost: {enabled: true}
+    xForwardedPort: {enabled: true}
+  gatewayTopology: {numTrustedProxies: 1, forwardClientCertDetails: FORWARD_ONLY}
+pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
+protocolDetectionTimeout: 2s
+h2UpgradePolicy: UPGRADE
+tcpKeepalive: {probes: 3}
+outboundClusterStatName: '%SERVICE%'
+extensionProviders:
+- name: object
+  envoyFileAccessLog:
+    path: /tmp/a
+    logFormat: {labels: {code: '%RESPONSE_CODE%', more: {path: '%REQ(:PATH)%'}}}
+    omitEmptyValues: true
+- name: line
+  envoyFileAccessLog: {path: /tmp/b, logFormat: {text: '%PROTOCOL%'}}
+- name: spans
+  zipkin: {service: reviews.shop.svc.cluster.local, port: 9080}
+";
+    let settings = weft_sources::mesh_config::parse("mesh.yaml", settings).expect("valid");
+    let proxies = [sidecar("10.0.0.1", "shop"), gateway()];
+    check_with(settings.clone(), SHOP, &proxies);
+    let rule = "---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh, namespace: istio-system}
+spec:
+  accessLogging: [{providers: [{name: envoy}, {name: object}, {name: line}]}]
+  tracing: [{providers: [{name: spans}]}]
+";
+    check_with(settings, &format!("{SHOP}{rule}"), &proxies);
 }

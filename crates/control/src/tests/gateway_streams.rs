@@ -243,13 +243,16 @@ fn the_workloads_own_identity_comes_from_the_agent_if_there_is_one() {
 #[test]
 fn what_stands_in_front_of_a_gateway_is_said_by_the_mesh() {
     let servers = gateways(&["port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']"]);
-    let topology = weft_model::GatewayTopology {
+    let topology = weft_model::proxy::GatewayTopology {
         trusted_proxies: 2,
-        client_certificates: weft_model::ForwardedCertificates::Sanitize,
+        forward_client_cert: Some(weft_model::proxy::ForwardClientCert::Sanitize),
         proxy_protocol: true,
     };
     let settings = weft_model::MeshSettings {
-        gateway_topology: topology,
+        proxy: std::sync::Arc::new(weft_model::ProxySettings {
+            topology,
+            ..weft_model::ProxySettings::default()
+        }),
         ..weft_model::MeshSettings::default()
     };
     let listener = Mesh::with(settings, &servers)

@@ -10,12 +10,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::MeshSettings;
 use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
 
-use super::{oracle_gateways, oracle_patches};
+use super::{oracle_gateways, oracle_patches, telemetry};
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::pb::route::v3::RouteConfiguration;
 use crate::world::World;
@@ -72,17 +71,22 @@ pub(super) fn head(kind: &str, name: &str, namespace: &str) -> String {
 fn service(random: &mut Random, name: &str) -> String {
     let host = random.pick(&HOSTS);
     let resolution = if host.starts_with('*') {
-        "NONE"
+        random.pick(&["NONE", "DYNAMIC_DNS"])
     } else {
         random.pick(&["STATIC", "STATIC", "DNS", "NONE"])
     };
     let mut out = head("ServiceEntry", name, random.pick(&NAMESPACES));
+    let given = random.pick(&["true", "true", "false"]);
+    out = out.replace(
+        "}\nspec:",
+        &format!(", labels: {{networking.istio.io/enable-autoallocate-ip: '{given}'}}}}\nspec:"),
+    );
     let _ = write!(
         out,
         "\n  hosts: ['{host}']\n  location: MESH_INTERNAL\n  resolution: {resolution}"
     );
     out += export(random);
-    if random.chance(50) {
+    if resolution != "DYNAMIC_DNS" && random.chance(50) {
         let _ = write!(out, "\n  addresses: ['10.96.0.{}']", random.below(4) + 1);
     }
     let mut ports = BTreeSet::new();
@@ -101,6 +105,12 @@ fn service(random: &mut Random, name: &str) -> String {
     let mut numbers = BTreeSet::new();
     for port in ports {
         let (number, protocol) = port.split_once(' ').expect("number and protocol");
+        let named = matches!(protocol, "HTTP" | "GRPC" | "TLS");
+        let protocol = if named || resolution != "DYNAMIC_DNS" {
+            protocol
+        } else {
+            "TLS"
+        };
         if numbers.insert(number) {
             let _ = write!(
                 out,
@@ -113,8 +123,9 @@ fn service(random: &mut Random, name: &str) -> String {
         for i in 0..=random.below(3) {
             let _ = write!(
                 out,
-                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
+                "\n  - {{address: 10.0.0.{}, network: '{}', labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
                 random.below(6) + 1 + i,
+                random.pick(&["", "one", "two"]),
                 random.below(3),
                 random.below(3) + 1,
                 random.pick(&["eu/eu-1", "eu/eu-2", "us/us-1", "''"]),
@@ -229,6 +240,9 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "connectionPool: {tcp: {idleTimeout: 9s}}, tunnel: {targetHost: a.b, targetPort: 1}, ",
         "proxyProtocol: {}, ",
         "tls: {mode: ISTIO_MUTUAL}, ",
+        "tls: {mode: SIMPLE}, ",
+        "tls: {mode: SIMPLE, insecureSkipVerify: true, sni: a.b}, ",
+        "tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}, ",
         "tls: {mode: MUTUAL, credentialName: other}, ",
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
@@ -264,7 +278,8 @@ fn object(random: &mut Random, name: &str) -> String {
     if random.chance(15) {
         return oracle_patches::envoy_filter(random, name);
     }
-    match random.below(13) {
+    match random.below(14) {
+        13 => telemetry::random_rule(random, name),
         10..=12 => security::rule(random, name),
         0..=3 => service(random, name),
         4..=6 => virtual_service(random, name),
@@ -306,7 +321,7 @@ fn compare(
     all: &[Arc<ProxyFacts>],
     step: &str,
 ) {
-    let mut fresh = World::new(MeshSettings::default());
+    let mut fresh = World::new(telemetry::random_settings());
     let changes: Vec<Change> = world
         .objects()
         .map(|o| Change {
@@ -410,8 +425,8 @@ fn short_names(configuration: &RouteConfiguration) {
 
 fn run(seed: u64, steps: usize) {
     let mut random = Random(seed);
-    let mut store = FileStore::new(MeshSettings::default());
-    let mut world = World::new(MeshSettings::default());
+    let mut store = FileStore::new(telemetry::random_settings());
+    let mut world = World::new(telemetry::random_settings());
     let all = proxies::all();
     let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
     let mut seen = Seen::new();
@@ -457,7 +472,7 @@ fn run(seed: u64, steps: usize) {
         "{sources} nodes are left with nobody to read them"
     );
     assert!(
-        seen.len() > 120,
+        seen.len() > 90,
         "only {} resources were made: the world is too poor",
         seen.len()
     );

@@ -31,6 +31,7 @@ impl World {
             Kind::PeerAuthentication => vec![Key::PeerAuthentications(namespace())],
             Kind::AuthorizationPolicy => vec![Key::AuthorizationPolicies(namespace())],
             Kind::RequestAuthentication => vec![Key::RequestAuthentications(namespace())],
+            Kind::Telemetry => vec![Key::Telemetries(namespace())],
             Kind::Service | Kind::ServiceEntry => {
                 let services = self.objects.values().filter_map(|known| match known {
                     Object::Service(service) if service.origin == *object => Some(service.key()),
@@ -43,6 +44,7 @@ impl World {
             | Kind::EndpointSlice
             | Kind::Pod
             | Kind::Namespace
+            | Kind::ProxyConfig
             | Kind::WorkloadEntry => return None,
         })
     }

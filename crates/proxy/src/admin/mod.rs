@@ -16,7 +16,6 @@ mod handlers;
 mod histogram;
 mod logging;
 mod prometheus;
-mod redact;
 mod request;
 mod sections;
 mod server;

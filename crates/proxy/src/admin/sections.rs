@@ -5,10 +5,10 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 use weft_proto::Any;
 use weft_proto::json::any_to_json;
+use weft_proto::redact::redact;
 
 use super::clusters::{compact, json_load_assignment};
 use super::dump::{Dynamic, Failure, Kind, Raw, Resources};
-use super::redact::redact;
 use super::server_info::timestamp;
 use super::state::AdminState;
 

@@ -121,6 +121,7 @@ pub(crate) fn service(
     };
     let name = &context.origin.name;
     let service = Service {
+        assigned: Vec::new(),
         hostname: Hostname::of_service(name, context.namespace(), &context.settings.cluster_domain),
         namespace: context.namespace().clone(),
         name: name.clone(),
@@ -179,8 +180,17 @@ fn service_ports(ports: Vec<k8s::ServicePort>, at: At<'_>) -> Vec<ServicePort> {
                 other.name = port.name.into();
                 other.protocol = protocol;
                 other.target = target_port(port.target_port, number, at.field("targetPort"));
+            } else if (other.protocol == Protocol::Udp) == (protocol == Protocol::Udp) {
+                at.field("port")
+                    .error(format_args!("port {number} is defined twice: remove one"));
             }
             continue;
+        }
+        if found.iter().any(|other| *other.name == port.name) {
+            at.field("name").error(format_args!(
+                "port name \"{}\" is used twice: names must differ within a Service",
+                port.name
+            ));
         }
         let target = target_port(port.target_port, number, at.field("targetPort"));
         found.push(ServicePort {

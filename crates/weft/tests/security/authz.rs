@@ -26,7 +26,7 @@ use super::servers::{answer, serve};
 
 /// Starts the service that is asked by HTTP; gives its port.
 pub(crate) async fn by_http() -> u16 {
-    serve(|request: Request<Bytes>| {
+    serve(|request: Request<Bytes>| async move {
         let seen = |name: &str| {
             let value = request.headers().get(name);
             value.map_or("-", |value| value.to_str().unwrap_or("odd"))
@@ -76,7 +76,7 @@ pub(crate) async fn by_http() -> u16 {
             "/error" => answer(500, &[("x-why", "broken")], "broken"),
             "/odd" => answer(299, &[], "odd"),
             "/slow" => {
-                std::thread::sleep(Duration::from_millis(1500));
+                tokio::time::sleep(Duration::from_millis(1500)).await;
                 answer(200, &[], "")
             }
             _ => answer(200, &[("x-seen", &shown)], ""),

@@ -133,7 +133,10 @@ impl Proxy {
         let answer = answer.unwrap_or_else(|error| panic!("/stats: {error}"));
         let lines = answer.body.lines().filter(|line| {
             let name = line.split(": ").next().unwrap_or_default();
-            name.contains(scene.stats) && !line.ends_with(": 0") && !name.starts_with("cluster.")
+            let watched = scene.stats.iter().any(|part| name.contains(part));
+            let counter = !line.contains("P0(") && !line.ends_with(": 0");
+            let others = ["cluster.", "listener.", "http.admin.", "http.async-client."];
+            watched && counter && !others.iter().any(|other| name.starts_with(other))
         });
         lines.map(|line| self.name_ports(line)).collect()
     }

@@ -17,11 +17,14 @@ use tokio::net::TcpListener;
 /// Starts the server of keys; gives its port.
 pub(crate) async fn keys(set: String) -> u16 {
     let set = Arc::new(set);
-    serve(move |request: Request<Bytes>| match request.uri().path() {
-        "/jwks" => answer(200, &[], &set),
-        "/empty" => answer(200, &[], "{\"keys\": []}"),
-        "/odd" => answer(200, &[], "odd"),
-        _ => answer(500, &[], ""),
+    serve(move |request: Request<Bytes>| {
+        let answer = match request.uri().path() {
+            "/jwks" => answer(200, &[], &set),
+            "/empty" => answer(200, &[], "{\"keys\": []}"),
+            "/odd" => answer(200, &[], "odd"),
+            _ => answer(500, &[], ""),
+        };
+        std::future::ready(answer)
     })
     .await
 }
@@ -36,10 +39,12 @@ pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Respo
     response.body(body).expect("an answer of a test is valid")
 }
 
-/// Starts an HTTP/1.1 server on a free port, which it gives.
-pub(crate) async fn serve(
-    handle: impl Fn(Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
-) -> u16 {
+/// Starts an HTTP/1.1 server on a free port, which it gives. What `handle` waits for must not
+/// hold its thread, which other connections of the test need within their time.
+pub(crate) async fn serve<F>(handle: impl Fn(Request<Bytes>) -> F + Send + Sync + 'static) -> u16
+where
+    F: Future<Output = Response<Full<Bytes>>> + Send,
+{
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.expect("a port");
     let port = listener.local_addr().expect("it is bound").port();
@@ -56,7 +61,7 @@ pub(crate) async fn serve(
                         .await
                         .map(http_body_util::Collected::to_bytes);
                     let request = Request::from_parts(head, body.unwrap_or_default());
-                    Ok::<_, Infallible>(handle(request))
+                    Ok::<_, Infallible>(handle(request).await)
                 }
             });
             // However it ends is the proxy's affair.

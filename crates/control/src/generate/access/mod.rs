@@ -11,9 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{
-    AccessAction, AuthorizationPolicy, AuthorizationProvider, MeshSettings, ObjectRef,
-};
+use weft_model::provider::AuthorizationProvider;
+use weft_model::{AccessAction, AuthorizationPolicy, MeshSettings, ObjectRef};
 
 use crate::emit::Fault;
 use crate::pb::hcm::{HttpFilter, http_filter};

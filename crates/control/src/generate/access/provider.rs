@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use weft_model::{AuthorizationProvider, CheckProtocol, HttpCheck, RequestBodyLimit};
+use weft_model::provider::{AuthorizationProvider, CheckProtocol, HttpCheck, RequestBodyLimit};
 
 use super::matchers::metadata;
 use super::{ASK_PREFIX, HTTP_RBAC, NETWORK_RBAC, http_filter};
@@ -51,7 +51,7 @@ fn grpc_service(provider: &AuthorizationProvider, cluster: &str) -> GrpcService 
     GrpcService {
         target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
             cluster_name: cluster.to_owned(),
-            authority: provider.service.to_string(),
+            authority: provider.service.host.to_string(),
             ..EnvoyGrpc::default()
         })),
         timeout: Some(timeout(provider)),
@@ -109,7 +109,7 @@ fn http_service(provider: &AuthorizationProvider, check: &HttpCheck, cluster: &s
     HttpService {
         server_uri: Some(HttpUri {
             // Wanted, and not looked at.
-            uri: format!("http://{}", provider.service),
+            uri: format!("http://{}", provider.service.host),
             http_upstream_type: Some(HttpUpstreamType::Cluster(cluster.to_owned())),
             timeout: Some(timeout(provider)),
         }),

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use weft_config::route::{HashPolicy, HostRewrite, Priority};
 use weft_config::{Forward, RouteAction};
@@ -20,6 +20,7 @@ use weft_upstream::{
 
 use super::admit::Head;
 use super::body::{Limits, ResponseBody};
+use super::client_body::ClientBody;
 use super::exchange::{Exchange, UpstreamInfo};
 use super::flags::ResponseFlags;
 use super::headers::{self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_SERVICE_TIME};
@@ -123,7 +124,7 @@ enum Outcome {
 pub(crate) async fn forward(
     exchange: Box<Exchange>,
     head: Head,
-    body: Incoming,
+    body: ClientBody,
     on_upgrade: Option<OnUpgrade>,
     target: Target,
 ) -> Answer {
@@ -133,7 +134,6 @@ pub(crate) async fn forward(
     };
     let forward = Arc::clone(forward);
     let manager = Rc::clone(exchange.manager());
-    manager.stats.rq_total.inc();
     let name = target.choice.as_ref().map(|choice| &*choice.name);
     let Some(cluster) = name.and_then(|name| manager.worker.clusters.get(name)) else {
         manager.stats.no_cluster.inc();
@@ -164,7 +164,7 @@ impl Routing {
     fn prepare(
         exchange: &mut Exchange,
         mut head: Head,
-        body: Incoming,
+        body: ClientBody,
         target: Target,
         forward: Arc<Forward>,
         cluster: Rc<Cluster>,

@@ -83,17 +83,21 @@ fn subset_of(message: pb::Subset, at: At<'_>) -> Subset {
         labels,
         traffic_policy,
     } = message;
-    // The name becomes part of a cluster's name, `outbound|port|subset|host`.
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if name.is_empty() || name.len() > 253 || !name.bytes().all(fits) {
-        at.field("name").error(format_args!(
-            "\"{name}\" is no subset name: use letters, digits, '-', '_' and '.'"
-        ));
-    }
+    check_subset_name(&name, at.field("name"));
     Subset {
         name: name.into(),
         labels: at.field("labels").labels(labels),
         policy: traffic_policy_of(traffic_policy, at.field("trafficPolicy")),
+    }
+}
+
+/// The name becomes part of a cluster's name, `outbound|port|subset|host`.
+pub(super) fn check_subset_name(name: &str, at: At<'_>) {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(fits) {
+        at.error(format_args!(
+            "\"{name}\" is no subset name: use letters, digits, '-', '_' and '.'"
+        ));
     }
 }
 
@@ -280,6 +284,13 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
         for (field, _) in files.iter().filter(|(_, value)| !value.is_empty()) {
             at.field(field)
                 .error("is not used with credentialName: remove one of them");
+        }
+    }
+    for (index, name) in subject_alt_names.iter().enumerate() {
+        if name.is_empty() {
+            at.field("subjectAltNames")
+                .index(index)
+                .error("the name is empty: write one, or remove the entry");
         }
     }
     let no_roots = ca_certificates.is_empty() || mode == Mode::Disable;

@@ -27,6 +27,24 @@ pub(super) fn connection_pool(message: pb::ConnectionPoolSettings, at: At<'_>) -
     }
 }
 
+/// A `tcpKeepalive`, which a `MeshConfig` has, too.
+pub(super) fn probing(
+    message: pb::connection_pool_settings::tcp_settings::TcpKeepalive,
+    at: At<'_>,
+) -> TcpKeepalive {
+    let pb::connection_pool_settings::tcp_settings::TcpKeepalive {
+        probes,
+        time,
+        interval,
+    } = message;
+    let second = Duration::from_secs(1);
+    TcpKeepalive {
+        probes: (probes != 0).then_some(probes),
+        time: at.field("time").duration(time, second),
+        interval: at.field("interval").duration(interval, second),
+    }
+}
+
 fn tcp_pool(message: pb::connection_pool_settings::TcpSettings, at: At<'_>) -> TcpPool {
     let pb::connection_pool_settings::TcpSettings {
         max_connections,
@@ -35,20 +53,7 @@ fn tcp_pool(message: pb::connection_pool_settings::TcpSettings, at: At<'_>) -> T
         max_connection_duration,
         idle_timeout,
     } = message;
-    let keepalive = tcp_keepalive.map(|message| {
-        let pb::connection_pool_settings::tcp_settings::TcpKeepalive {
-            probes,
-            time,
-            interval,
-        } = message;
-        let at = at.field("tcpKeepalive");
-        let second = Duration::from_secs(1);
-        TcpKeepalive {
-            probes: (probes != 0).then_some(probes),
-            time: at.field("time").duration(time, second),
-            interval: at.field("interval").duration(interval, second),
-        }
-    });
+    let keepalive = tcp_keepalive.map(|message| probing(message, at.field("tcpKeepalive")));
     TcpPool {
         max_connections: at.field("maxConnections").count(max_connections),
         connect_timeout: at

@@ -7,28 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{
-    AccessLogEncoding, ExportTo, ForwardedCertificates, GatewayTopology, MeshSettings, MeshTls,
-    Namespace, OutboundTrafficPolicy, PolicySettings, PortNumber, TlsVersion,
+    ExportTo, MeshSettings, MeshTls, Namespace, OutboundTrafficPolicy, PathNormalization,
+    PolicySettings, PortNumber, TlsVersion,
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
-use weft_proto::{Problem, bootstrap, format, reader};
+use weft_proto::{Problem, bootstrap, reader};
 
 use super::destination_rule_balancer::locality;
-use super::destination_rule_pool::{connection_pool, outlier_detection};
-use super::mesh_config_providers;
+use super::destination_rule_pool::{connection_pool, outlier_detection, probing};
+use super::{extension_providers, log_format, proxy_settings};
 use crate::check::{At, Checker, Finding, optional};
 
 /// Fields of `MeshConfig` that are taken and have no effect, and why.
-pub const IGNORED: [(&str, &str); 7] = [
-    (
-        "defaultConfig",
-        "says how injected proxies are started; ours are started by hand (gatewayTopology is used)",
-    ),
-    (
-        "disableEnvoyListenerLog",
-        "listeners have no log of their own here",
-    ),
+pub const IGNORED: [(&str, &str); 5] = [
     (
         "enablePrometheusMerge",
         "there is no agent that merges metrics",
@@ -55,15 +47,21 @@ const CIPHER_SUITES: [&str; 8] = [
 pub fn parse(source: &str, text: &str) -> Result<MeshSettings, Vec<Problem>> {
     let message = bootstrap::read_mesh_config(source, text)?;
     let checker = Checker::default();
-    let settings = convert(message, checker.root());
+    let mut settings = convert(message, checker.root());
     let findings = checker.into_findings();
-    if findings.is_empty() {
-        return Ok(settings);
-    }
     // The text was read once already, so it has one sound document at most.
     let root = yaml::parse(text, &Limits::default())
         .into_iter()
         .find_map(|document| document.root);
+    if findings.is_empty() {
+        // In Istio proxies make spans unless that is switched off; the message cannot tell `false`
+        // from nothing.
+        let said = |name| root.as_ref().is_some_and(|root| root.get(name).is_some());
+        if !said("enableTracing") && !said("enable_tracing") {
+            settings.tracing = None;
+        }
+        return Ok(settings);
+    }
     let problem = |finding: Finding| {
         let path = finding.path.to_string();
         let (line, column) = root
@@ -86,6 +84,8 @@ pub fn parse(source: &str, text: &str) -> Result<MeshSettings, Vec<Problem>> {
 fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     let mut settings = MeshSettings::default();
     refuse_unsupported(&message, at);
+    ports(&message, &mut settings, at);
+    default_exports(&message, &mut settings, at);
     if let Some(name) = optional(message.root_namespace) {
         settings.root_namespace = at
             .field("rootNamespace")
@@ -111,23 +111,67 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     if let Some(message) = message.mesh_m_tls {
         settings.mesh_tls = mesh_tls(message, at.field("meshMTLS"));
     }
-    let list = message.extension_providers;
-    settings.authorization_providers =
-        mesh_config_providers::authorization(list, at.field("extensionProviders"));
     settings.access_log_file = optional(message.access_log_file);
-    settings.access_log_format = optional(message.access_log_format);
-    settings.access_log_encoding =
+    let format = at.field("accessLogFormat");
+    let text = &message.access_log_format;
+    settings.access_log_format =
         match mesh::mesh_config::AccessLogEncoding::try_from(message.access_log_encoding) {
-            Ok(mesh::mesh_config::AccessLogEncoding::Json) => AccessLogEncoding::Json,
-            _ => AccessLogEncoding::Text,
+            Ok(mesh::mesh_config::AccessLogEncoding::Json) => log_format::json_format(text, format),
+            _ => log_format::text_format(text, format),
         };
-    access_log_format(&settings, at.field("accessLogFormat"));
+    settings.access_log_service = message.enable_envoy_access_log_service;
+    settings.listener_log = !message.disable_envoy_listener_log;
+    settings.tracing = Some(message.enable_tracing);
+    let list = at.field("extensionProviders");
+    settings.providers =
+        extension_providers::providers(message.extension_providers, settings.providers, list);
+    if let Some(message) = message.default_providers {
+        let at = at.field("defaultProviders");
+        settings.default_providers =
+            extension_providers::defaults(message, &settings.providers, at);
+    }
+    if let Some(message) = message.default_config {
+        settings.proxy = proxy_settings::of_mesh(message, at.field("defaultConfig")).into();
+    }
+    if let Some(message) = message.path_normalization {
+        settings.path_normalization = normalization(message, at.field("pathNormalization"));
+    }
+    let timeout = at.field("protocolDetectionTimeout");
+    settings.protocol_detection_timeout = timeout
+        .duration(message.protocol_detection_timeout, Duration::ZERO)
+        .unwrap_or_default();
+    settings.h2_upgrade =
+        message.h2_upgrade_policy == mesh::mesh_config::H2UpgradePolicy::Upgrade as i32;
+    settings.tcp_keepalive = message
+        .tcp_keepalive
+        .map(|message| probing(message, at.field("tcpKeepalive")));
+    if let Some(rate) = at
+        .field("dnsRefreshRate")
+        .duration(message.dns_refresh_rate, Duration::from_millis(1))
+    {
+        settings.dns_refresh = rate;
+    }
+    settings.outbound_stat_name = optional(message.outbound_cluster_stat_name);
+    settings.inbound_stat_name = optional(message.inbound_cluster_stat_name);
     if let Some(timeout) = at
         .field("connectTimeout")
         .duration(message.connect_timeout, Duration::from_millis(1))
     {
         settings.connect_timeout = timeout;
     }
+    if let Some(policy) = message.outbound_traffic_policy {
+        settings.outbound_policy = outbound_policy(policy, at.field("outboundTrafficPolicy"));
+    }
+    if let Some(message) = message.locality_lb_setting {
+        settings.locality = locality(message, at.field("localityLbSetting"));
+    }
+    if let Some(message) = message.default_traffic_policy {
+        settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
+    }
+    settings
+}
+
+fn ports(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: At<'_>) {
     settings.proxy_http_port = port(message.proxy_http_port, at.field("proxyHttpPort"));
     if let Some(number) = port(message.proxy_listen_port, at.field("proxyListenPort")) {
         settings.proxy_listen_port = number;
@@ -138,9 +182,9 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     ) {
         settings.proxy_inbound_listen_port = number;
     }
-    if let Some(policy) = message.outbound_traffic_policy {
-        settings.outbound_policy = outbound_policy(policy, at.field("outboundTrafficPolicy"));
-    }
+}
+
+fn default_exports(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: At<'_>) {
     let export = |list: &[String], at: At<'_>| default_export_to(list, at);
     settings.default_service_export_to = export(
         &message.default_service_export_to,
@@ -154,18 +198,6 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         &message.default_destination_rule_export_to,
         at.field("defaultDestinationRuleExportTo"),
     );
-    if let Some(message) = message.locality_lb_setting {
-        settings.locality = locality(message, at.field("localityLbSetting"));
-    }
-    if let Some(message) = message.default_traffic_policy {
-        settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
-    }
-    let topology = message.default_config.and_then(|c| c.gateway_topology);
-    if let Some(message) = topology {
-        let at = at.field("defaultConfig");
-        settings.gateway_topology = gateway_topology(message, at.field("gatewayTopology"));
-    }
-    settings
 }
 
 /// A trust domain as SPIFFE allows it (SPIFFE-ID, 2.1), with Istio's upper-case letters.
@@ -207,52 +239,6 @@ fn mesh_tls(message: mesh::mesh_config::TlsConfig, at: At<'_>) -> MeshTls {
     }
 }
 
-fn gateway_topology(message: mesh::Topology, at: At<'_>) -> GatewayTopology {
-    use mesh::ForwardClientCertDetails as Details;
-    let mesh::Topology {
-        num_trusted_proxies,
-        forward_client_cert_details: details,
-        proxy_protocol,
-    } = message;
-    let details = at
-        .field("forwardClientCertDetails")
-        .ok(Details::try_from(details));
-    GatewayTopology {
-        trusted_proxies: num_trusted_proxies,
-        client_certificates: match details {
-            Some(Details::Sanitize) => ForwardedCertificates::Sanitize,
-            Some(Details::ForwardOnly) => ForwardedCertificates::ForwardOnly,
-            Some(Details::AppendForward) => ForwardedCertificates::AppendForward,
-            Some(Details::AlwaysForwardOnly) => ForwardedCertificates::AlwaysForwardOnly,
-            Some(Details::SanitizeSet | Details::Undefined) | None => {
-                ForwardedCertificates::SanitizeSet
-            }
-        },
-        proxy_protocol: proxy_protocol.is_some(),
-    }
-}
-
-/// What proxies would refuse with every listener in it.
-fn access_log_format(settings: &MeshSettings, at: At<'_>) {
-    let Some(format) = settings.access_log_format.as_deref() else {
-        return;
-    };
-    at.ok(format::check(format));
-    if settings.access_log_encoding == AccessLogEncoding::Json {
-        let documents = yaml::parse(format, &Limits::default());
-        let is_object = match &documents[..] {
-            [only] => {
-                let root = only.root.as_ref();
-                only.errors.is_empty() && root.is_some_and(|root| root.entries().is_some())
-            }
-            _ => false,
-        };
-        if !is_object || !format.trim_start().starts_with('{') {
-            at.error("it must be a JSON object with accessLogEncoding JSON: write one such as {\"status\": \"%RESPONSE_CODE%\"}");
-        }
-    }
-}
-
 fn default_policy(message: mesh::mesh_config::DefaultTrafficPolicy, at: At<'_>) -> PolicySettings {
     let mesh::mesh_config::DefaultTrafficPolicy {
         connection_pool: pool,
@@ -263,6 +249,20 @@ fn default_policy(message: mesh::mesh_config::DefaultTrafficPolicy, at: At<'_>) 
         outlier_detection: outlier
             .map(|message| outlier_detection(message, at.field("outlierDetection"))),
         ..PolicySettings::default()
+    }
+}
+
+fn normalization(
+    message: mesh::mesh_config::ProxyPathNormalization,
+    at: At<'_>,
+) -> PathNormalization {
+    use mesh::mesh_config::proxy_path_normalization::NormalizationType as Type;
+    let mesh::mesh_config::ProxyPathNormalization { normalization } = message;
+    match at.field("normalization").ok(Type::try_from(normalization)) {
+        Some(Type::None) => PathNormalization::None,
+        Some(Type::MergeSlashes) => PathNormalization::MergeSlashes,
+        Some(Type::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
+        Some(Type::Default | Type::Base) | None => PathNormalization::Base,
     }
 }
 
@@ -322,16 +322,26 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         trust_domain_aliases: _,
         enable_auto_mtls: _,
         mesh_m_tls: _,
-        extension_providers: _,
         default_service_export_to: _,
         default_virtual_service_export_to: _,
         default_destination_rule_export_to: _,
         root_namespace: _,
         locality_lb_setting: _,
         default_traffic_policy: _,
-        // Ignored by name.
         default_config: _,
         disable_envoy_listener_log: _,
+        protocol_detection_timeout: _,
+        tcp_keepalive: _,
+        enable_tracing: _,
+        enable_envoy_access_log_service: _,
+        dns_refresh_rate: _,
+        h2_upgrade_policy: _,
+        inbound_cluster_stat_name: _,
+        outbound_cluster_stat_name: _,
+        extension_providers: _,
+        default_providers: _,
+        path_normalization: _,
+        // Ignored by name.
         enable_prometheus_merge: _,
         ingress_class: _,
         ingress_controller_mode: _,
@@ -339,56 +349,26 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ingress_service: _,
         // Refused.
         hbone_idle_timeout,
-        protocol_detection_timeout,
-        tcp_keepalive,
-        enable_tracing,
-        enable_envoy_access_log_service,
         inbound_traffic_policy,
         config_sources,
         ca_certificates,
         zone_aware_lb_setting,
-        dns_refresh_rate,
-        h2_upgrade_policy,
-        inbound_cluster_stat_name,
-        outbound_cluster_stat_name,
         certificates,
         service_settings,
         service_scope_configs,
         verify_certificate_at_client,
         ca,
-        default_providers,
         discovery_selectors,
-        path_normalization,
         default_http_retry_policy,
         tls_defaults,
         service_entry_visibility,
     } = message;
     let refused = [
         ("hboneIdleTimeout", hbone_idle_timeout.is_some()),
-        (
-            "protocolDetectionTimeout",
-            protocol_detection_timeout.is_some(),
-        ),
-        ("tcpKeepalive", tcp_keepalive.is_some()),
-        ("enableTracing", *enable_tracing),
-        (
-            "enableEnvoyAccessLogService",
-            *enable_envoy_access_log_service,
-        ),
         ("inboundTrafficPolicy", inbound_traffic_policy.is_some()),
         ("configSources", !config_sources.is_empty()),
         ("caCertificates", !ca_certificates.is_empty()),
         ("zoneAwareLbSetting", zone_aware_lb_setting.is_some()),
-        ("dnsRefreshRate", dns_refresh_rate.is_some()),
-        ("h2UpgradePolicy", *h2_upgrade_policy != 0),
-        (
-            "inboundClusterStatName",
-            !inbound_cluster_stat_name.is_empty(),
-        ),
-        (
-            "outboundClusterStatName",
-            !outbound_cluster_stat_name.is_empty(),
-        ),
         ("certificates", !certificates.is_empty()),
         ("serviceSettings", !service_settings.is_empty()),
         ("serviceScopeConfigs", !service_scope_configs.is_empty()),
@@ -397,9 +377,7 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
             verify_certificate_at_client.is_some(),
         ),
         ("ca", ca.is_some()),
-        ("defaultProviders", default_providers.is_some()),
         ("discoverySelectors", !discovery_selectors.is_empty()),
-        ("pathNormalization", path_normalization.is_some()),
         (
             "defaultHttpRetryPolicy",
             default_http_retry_policy.is_some(),

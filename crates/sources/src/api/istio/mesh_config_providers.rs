@@ -1,63 +1,46 @@
-//! `MeshConfig.extensionProviders`: services that authorization policies may ask. All other kinds
-//! of providers are refused.
+//! `MeshConfig.extensionProviders`: services that authorization policies may ask.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use weft_model::{
-    AuthorizationProvider, CheckProtocol, Hostname, HttpCheck, Namespace, RequestBodyLimit,
-    name::is_dns_label,
-};
+use weft_model::provider::{AuthorizationProvider, CheckProtocol, HttpCheck, RequestBodyLimit};
 use weft_proto::Duration as ProtoDuration;
 use weft_proto::istio::mesh::v1alpha1::mesh_config as pb;
 
 use super::authorization_policy::shared;
+use super::extension_providers::service;
 use crate::check::At;
 
 use pb::extension_provider as provider;
 
-/// By name.
-pub(super) fn authorization(
-    list: Vec<pb::ExtensionProvider>,
-    at: At<'_>,
-) -> BTreeMap<Arc<str>, AuthorizationProvider> {
-    let mut found = BTreeMap::new();
-    for (index, message) in list.into_iter().enumerate() {
-        let at = at.index(index);
-        let pb::ExtensionProvider { name, provider } = message;
-        // The name becomes part of the names of policies, which filters compare by prefix.
-        if !is_dns_label(&name) {
-            at.field("name").error(format_args!(
-                "\"{name}\" is no name of a provider: use lower-case letters, digits and '-'"
-            ));
-        }
-        let made = match provider {
-            Some(provider::Provider::EnvoyExtAuthzHttp(message)) => {
-                http(message, at.field("envoyExtAuthzHttp"))
-            }
-            Some(provider::Provider::EnvoyExtAuthzGrpc(message)) => {
-                grpc(message, at.field("envoyExtAuthzGrpc"))
-            }
-            Some(_) => {
-                at.error("this kind of provider is not supported yet: envoyExtAuthzHttp and envoyExtAuthzGrpc are (see docs/compatibility.md)");
-                None
-            }
-            None => {
-                at.error("says no kind of provider: write envoyExtAuthzHttp or envoyExtAuthzGrpc");
-                None
-            }
-        };
-        let Some(made) = made else { continue };
-        if found.insert(name.as_str().into(), made).is_some() {
-            at.field("name")
-                .error(format_args!("\"{name}\" is defined twice: rename one"));
-        }
-    }
-    found
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// What both kinds say.
+struct Common {
+    service: String,
+    port: u32,
+    fail_open: bool,
+    status_on_error: String,
+    timeout: Option<ProtoDuration>,
+    body: Option<provider::EnvoyExternalAuthorizationRequestBody>,
+    clear_route_cache: bool,
 }
 
-fn grpc(
+fn asked(common: &Common, protocol: CheckProtocol, at: At<'_>) -> Option<AuthorizationProvider> {
+    at.field("clearRouteCache").refuse(common.clear_route_cache);
+    let place = at.field("includeRequestBodyInCheck");
+    let made = AuthorizationProvider {
+        fail_open: common.fail_open,
+        status_on_error: status(&common.status_on_error, at.field("statusOnError")),
+        timeout: at.field("timeout").duration(common.timeout, MILLISECOND),
+        body: common.body.map(|message| body(message, place)),
+        protocol,
+        service: service(&common.service, common.port, at)?,
+    };
+    Some(made)
+}
+
+/// A service that speaks `envoy.service.auth.v3.Authorization`.
+pub(super) fn grpc(
     message: provider::EnvoyExternalAuthorizationGrpcProvider,
     at: At<'_>,
 ) -> Option<AuthorizationProvider> {
@@ -70,25 +53,21 @@ fn grpc(
         include_request_body_in_check,
         clear_route_cache,
     } = message;
-    at.field("clearRouteCache").refuse(clear_route_cache);
-    let (service, namespace) = service_of(&service, at.field("service"))?;
-    Some(AuthorizationProvider {
+    let common = Common {
         service,
-        namespace,
-        port: at.field("port").port(port)?,
+        port,
         fail_open,
-        status_on_error: status(&status_on_error, at.field("statusOnError")),
-        timeout: timeout_of(timeout, at.field("timeout")),
-        body: body(
-            include_request_body_in_check,
-            at.field("includeRequestBodyInCheck"),
-        ),
-        protocol: CheckProtocol::Grpc,
-    })
+        status_on_error,
+        timeout,
+        body: include_request_body_in_check,
+        clear_route_cache,
+    };
+    asked(&common, CheckProtocol::Grpc, at)
 }
 
+/// A service that takes a request for each request.
 #[allow(deprecated)] // an older name of a list that is still read
-fn http(
+pub(super) fn http(
     message: provider::EnvoyExternalAuthorizationHttpProvider,
     at: At<'_>,
 ) -> Option<AuthorizationProvider> {
@@ -108,7 +87,6 @@ fn http(
         headers_to_downstream_on_allow,
         clear_route_cache,
     } = message;
-    at.field("clearRouteCache").refuse(clear_route_cache);
     if !path_prefix.is_empty() && !path_prefix.starts_with('/') {
         at.field("pathPrefix").error(format_args!(
             "\"{path_prefix}\" is no path: it must start with '/'"
@@ -117,8 +95,7 @@ fn http(
     let list = |list: Vec<String>, at: At<'_>| {
         for (index, name) in list.iter().enumerate() {
             let at = at.index(index);
-            let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
-            if name.is_empty() || !name.bytes().all(fits) {
+            if name.is_empty() || !name.bytes().all(in_header_name) {
                 at.error(format_args!("\"{name}\" is no name of a header"));
             } else if name == "*" {
                 at.error("\"*\" alone is not allowed: write a name, \"prefix*\" or \"*suffix\"");
@@ -140,7 +117,15 @@ fn http(
         },
         additional_headers: include_additional_headers_in_check
             .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
+            .map(|(name, value)| {
+                let at = at.field("includeAdditionalHeadersInCheck");
+                let at = at.key(&name);
+                if name.is_empty() || !name.bytes().all(in_header_name) {
+                    at.error(format_args!("\"{name}\" is no name of a header"));
+                }
+                at.header_value(&value);
+                (name.into(), value.into())
+            })
             .collect(),
         upstream_on_allow: list(
             headers_to_upstream_on_allow,
@@ -155,34 +140,16 @@ fn http(
             at.field("headersToDownstreamOnAllow"),
         ),
     };
-    let (service, namespace) = service_of(&service, at.field("service"))?;
-    Some(AuthorizationProvider {
+    let common = Common {
         service,
-        namespace,
-        port: at.field("port").port(port)?,
+        port,
         fail_open,
-        status_on_error: status(&status_on_error, at.field("statusOnError")),
-        timeout: timeout_of(timeout, at.field("timeout")),
-        body: body(
-            include_request_body_in_check,
-            at.field("includeRequestBodyInCheck"),
-        ),
-        protocol: CheckProtocol::Http(check),
-    })
-}
-
-/// `host`, or `namespace/host`.
-fn service_of(text: &str, at: At<'_>) -> Option<(Arc<str>, Option<Namespace>)> {
-    let (namespace, host) = match text.split_once('/') {
-        Some((namespace, host)) => (Some(at.ok(Namespace::parse(namespace))?), host),
-        None => (None, text),
+        status_on_error,
+        timeout,
+        body: include_request_body_in_check,
+        clear_route_cache,
     };
-    let host = at.ok(Hostname::parse(host))?;
-    Some((host.as_str().into(), namespace))
-}
-
-fn timeout_of(timeout: Option<ProtoDuration>, at: At<'_>) -> Option<Duration> {
-    at.duration(timeout, Duration::from_millis(1))
+    asked(&common, CheckProtocol::Http(check), at)
 }
 
 /// A status of HTTP that Envoy knows.
@@ -201,22 +168,24 @@ fn status(text: &str, at: At<'_>) -> Option<u16> {
     known
 }
 
-fn body(
-    message: Option<provider::EnvoyExternalAuthorizationRequestBody>,
-    at: At<'_>,
-) -> Option<RequestBodyLimit> {
+fn body(message: provider::EnvoyExternalAuthorizationRequestBody, at: At<'_>) -> RequestBodyLimit {
     let provider::EnvoyExternalAuthorizationRequestBody {
         max_request_bytes,
         allow_partial_message,
         pack_as_bytes,
-    } = message?;
+    } = message;
     if max_request_bytes == 0 {
         at.field("maxRequestBytes")
             .error("is missing: write how many bytes the provider may get");
     }
-    Some(RequestBodyLimit {
+    RequestBodyLimit {
         max_bytes: max_request_bytes,
         partial: allow_partial_message,
         as_bytes: pack_as_bytes,
-    })
+    }
+}
+
+/// Whether a letter can stand in the name of a header; pseudo-headers have a colon.
+fn in_header_name(letter: u8) -> bool {
+    letter.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&letter)
 }

@@ -6,6 +6,7 @@ use weft_model::{
     RouteDestination, Weight,
 };
 
+use super::destination_rule::check_subset_name;
 use super::message as pb;
 use super::virtual_service_headers::header_operations;
 use crate::check::{At, Context, optional};
@@ -90,11 +91,11 @@ fn destination_of(
         return None;
     }
     let host = at.field("host").ok(hostname(&host, context))?;
-    Some(Destination {
-        host,
-        subset: optional(subset),
-        port,
-    })
+    let subset = optional(subset);
+    if let Some(name) = &subset {
+        check_subset_name(name, at.field("subset"));
+    }
+    Some(Destination { host, subset, port })
 }
 
 /// The older fields for one mirror: where to, and of how many requests.
