@@ -40,7 +40,7 @@ const TUNING: &str = "tunes Envoy's implementation; Weft's has other bounds";
 const TELEMETRY: &str = "kept in the configuration dump; nothing on the data path reads it";
 const FLOODS: &str = "the HTTP/2 library has flood limits of its own";
 const NO_VALUE: &str = "Weft keeps no such value: the operator shows `-`";
-const FILES: &str = "a file is read when its resource is loaded; a renewed one counts when the resource changes, or after a restart";
+const FILES: &str = "the files of certificates are looked at every second, whatever happens to their directory; other files are read when their resource is loaded";
 const BODIES: &str = "requests are streamed; a retry keeps at most 1 MiB of the body";
 const ADS_ONLY: &str = "resources come over the one ADS stream";
 

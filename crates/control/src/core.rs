@@ -4,6 +4,7 @@
 pub(crate) mod analysis;
 mod concern;
 mod explain;
+mod keys;
 mod latency;
 mod news;
 mod record;
@@ -31,6 +32,8 @@ use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
 use analysis::Analyst;
+pub(crate) use keys::Places;
+use keys::{KeyCounts, KeyDesk};
 use latency::Owed;
 pub(crate) use latency::{Distribution, Latency};
 use news::News;
@@ -65,6 +68,8 @@ pub struct Core {
     refresh: OnceLock<Refresh>,
     /// The last such request whose answer is in force.
     refreshed: watch::Sender<u64>,
+    /// Fetches of keys.
+    pub(crate) key_counts: KeyCounts,
 }
 
 /// Counts of one type.
@@ -101,6 +106,7 @@ impl Updates {
 
 struct Writer {
     world: World,
+    keys: KeyDesk,
     /// The view of each kind of proxy that is connected.
     published: HashMap<Arc<ProxyFacts>, Published>,
 }
@@ -183,6 +189,7 @@ impl Core {
         let analyst = Analyst::new(mesh.clone());
         let writer = Writer {
             world: World::new(mesh),
+            keys: KeyDesk::default(),
             published: HashMap::default(),
         };
         Self {
@@ -202,6 +209,7 @@ impl Core {
             next_push: AtomicU64::new(1),
             refresh: OnceLock::new(),
             refreshed: watch::Sender::new(0),
+            key_counts: KeyCounts::default(),
         }
     }
 
@@ -236,10 +244,10 @@ impl Core {
         for part in in_turn(changes) {
             if !part.is_empty() {
                 let mut writer = self.writer.lock();
-                writer.world.apply(&part);
+                let taken = writer.take(part);
                 writer.publish(noticed.map(|event| (&self.latency, event)));
                 drop(writer);
-                self.analyst.note(&part);
+                self.analyst.note(&taken);
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);

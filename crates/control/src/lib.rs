@@ -19,6 +19,7 @@ pub mod engine;
 mod generate;
 mod graph;
 pub mod identity;
+mod keys;
 mod monitoring;
 pub mod node;
 mod offline;
@@ -32,5 +33,6 @@ mod world;
 
 pub use self::core::{Connected, Core, Push, Refused, TypeState};
 pub use graph::ProxyView;
+pub use keys::KeyFetch;
 pub use offline::Offline;
 pub use plane::{ControlConfig, ControlError, ControlPlane};

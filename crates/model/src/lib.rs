@@ -84,4 +84,4 @@ pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
 pub use telemetry::{AccessLogging, CallSide, Telemetry, TraceTag, Tracing};
-pub use token::{RequestAuthentication, TokenRule};
+pub use token::{KeyPlace, RequestAuthentication, TokenKeys, TokenRule};

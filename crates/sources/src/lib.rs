@@ -15,6 +15,7 @@
 pub mod api;
 mod check;
 mod document;
+pub mod key_set;
 mod piece;
 pub mod registry;
 

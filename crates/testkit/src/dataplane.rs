@@ -174,6 +174,11 @@ impl Dataplane {
         }
     }
 
+    /// Where its admin server is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Waits until it says that it is ready.
     pub async fn wait_ready(&mut self) {
         let what = format!("the proxy {} is ready", self.id);
@@ -197,11 +202,6 @@ impl Dataplane {
         if let Some(status) = self.process.ended() {
             panic!("the proxy {} ended: {status}", self.id);
         }
-    }
-
-    /// Where its admin server is.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin
     }
 
     /// Its process, to be stopped and continued.

@@ -84,10 +84,42 @@ pub(crate) struct ControlArgs {
     /// spread over replicas: 30m, 90s, 1h; `never`. It is sent nothing again
     #[arg(long, value_name = "TIME", default_value = "30m")]
     pub(crate) grpc_max_connection_age: Age,
+    /// How often the keys are fetched anew that a `RequestAuthentication` names by `jwksUri`: 20m,
+    /// 90s, 1h
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "20m",
+        env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL"
+    )]
+    pub(crate) jwks_refresh_interval: Interval,
+    /// PEM file of authorities that are trusted when keys are fetched, besides those of the
+    /// system; may be absent
+    #[arg(long, value_name = "FILE", default_value = "/cacerts/extra.pem")]
+    pub(crate) jwks_extra_roots: PathBuf,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
+}
+
+/// A time with its unit, above zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interval(pub(crate) Duration);
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // As Go prints times: 20m0s.
+        let text = text
+            .strip_suffix("m0s")
+            .map_or(text.to_owned(), |m| format!("{m}m"));
+        match text.parse::<Age>()? {
+            Age(Some(time)) if !time.is_zero() => Ok(Self(time)),
+            _ => Err("write a time above zero, such as 20m or 90s".to_owned()),
+        }
+    }
 }
 
 /// A time with its unit, or `never`.

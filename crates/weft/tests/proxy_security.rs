@@ -31,8 +31,13 @@ use security::scene::{KNOWN, Scene};
 async fn policies_hold_as_in_envoy() {
     let scene = Scene {
         bootstrap: include_str!("security/rbac.yaml"),
-        listeners: &["rbac", "tls", "mtls", "tcp", "guarded"],
-        stats: &["rbac."],
+        listeners: &["rbac", "tls", "mtls", "tcp", "barred", "guarded"],
+        stats: &[
+            "rbac.",
+            "tcp.barred.downstream_cx_total",
+            "http.guarded.downstream_cx_total",
+            "http.guarded.downstream_cx_destroy",
+        ],
     };
     compare(&scene, include_str!("security/rbac.txt"), &BTreeMap::new()).await;
 }
@@ -156,7 +161,9 @@ async fn compare(scene: &Scene, table: &str, words: &BTreeMap<String, String>) {
         }
     }
     if only.is_none() {
-        let (of_envoy, of_weft) = (envoy.stats(scene).await, weft.stats(scene).await);
+        let (mut of_envoy, mut of_weft) = (envoy.stats(scene).await, weft.stats(scene).await);
+        of_envoy.extend(envoy.bytes());
+        of_weft.extend(weft.bytes());
         let mut lines = lines_of_one('-', &of_envoy, &of_weft);
         lines.extend(lines_of_one('+', &of_weft, &of_envoy));
         assert!(

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
-use weft_control::{ControlConfig, ControlPlane};
+use weft_control::{ControlConfig, ControlPlane, KeyFetch};
 use weft_core::drain;
 
 use crate::world::World;
@@ -108,6 +108,7 @@ pub async fn weft(world: &World) -> Result<Plane, String> {
         monitoring_addr: any,
         serve_incomplete: false,
         max_connection_age: None,
+        keys: KeyFetch::default(),
     };
     let plane = ControlPlane::start(config, signal);
     let plane = plane

@@ -10,7 +10,7 @@ use super::peers;
 use super::policies::{apply_outlier, apply_pool, http_for, keep_alive, set_http};
 use crate::pb::cluster::v3::{
     Cluster,
-    cluster::{ClusterDiscoveryType, CustomClusterType, DnsLookupFamily, LbPolicy},
+    cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, LbPolicy},
 };
 use crate::pb::dynamic_forward_proxy::{
     cache::DnsCacheConfig,
@@ -67,7 +67,7 @@ pub(super) fn cluster(
 ) -> (Cluster, Option<String>) {
     let host: &Hostname = &to.service.hostname;
     let name = names::outbound(to.port.number, "", host);
-    let mut cluster = bare(mesh, &name, Default::default());
+    let mut cluster = bare(mesh, &name, DiscoveryType::Static);
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
     let mut http = http_for(
         mesh,

@@ -111,7 +111,7 @@ pub(crate) fn guarded_manager(
 
 /// All filters of requests; `before_router` come last but one.
 fn filters(setup: &Setup<'_>, guard: &Guard, before_router: Vec<HttpFilter>) -> Vec<HttpFilter> {
-    let mut filters = guard.http.to_vec();
+    let mut filters = guard.http.clone();
     filters.extend(http_filters(setup.proxy.headers.no_envoy_headers));
     let router = filters.len() - 1;
     filters.splice(router..router, before_router);

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{
-    CredentialName, GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber,
-    ProxySettings, ServiceKey,
+    CredentialName, GatewayRef, Hostname, KeyPlace, Labels, Locality, Namespace, ObjectRef,
+    PortNumber, ProxySettings, ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -333,6 +333,8 @@ pub(crate) enum Key {
     PeerAuthentications(Namespace),
     AuthorizationPolicies(Namespace),
     RequestAuthentications(Namespace),
+    /// Keys that were fetched.
+    TokenKeys(KeyPlace),
 
     // Derived.
     /// What clients assume of the workloads of a namespace.
@@ -441,7 +443,8 @@ impl Key {
             | Self::StreamLabels
             | Self::PeerAuthentications(_)
             | Self::AuthorizationPolicies(_)
-            | Self::RequestAuthentications(_) => 0,
+            | Self::RequestAuthentications(_)
+            | Self::TokenKeys(_) => 0,
             Self::ResolvedRule(_)
             | Self::Visible(..)
             | Self::RuleNeeds(_)

@@ -205,6 +205,7 @@ pub(crate) enum Value {
     Peers(Arc<[Arc<PeerAuthentication>]>),
     Access(Arc<[Arc<AuthorizationPolicy>]>),
     Tokens(Arc<[Arc<RequestAuthentication>]>),
+    Text(Arc<str>),
     Mode(MutualTlsMode),
     Accounts(Arc<Accounts>),
     Guard(Arc<Guard>),

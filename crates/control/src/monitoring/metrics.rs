@@ -57,7 +57,8 @@ pub(super) fn metrics(core: &Core) -> String {
     }
     updates(core, &mut out);
     times(core, &mut out);
-    for (name, kind, help, value) in objects(core).into_iter().chain(work(core)) {
+    let samples = objects(core).into_iter().chain(work(core));
+    for (name, kind, help, value) in samples.chain(crate::keys::metrics(core)) {
         out.put(name, kind, help, &[(String::new(), value)]);
     }
     out.0

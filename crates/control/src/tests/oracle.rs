@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use prost::Message;
+use weft_model::KeyPlace;
 use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
@@ -319,9 +320,14 @@ fn compare(
     told: &BTreeMap<usize, Arc<ProxyView>>,
     world: &World,
     all: &[Arc<ProxyFacts>],
+    keys: &BTreeMap<KeyPlace, Arc<str>>,
     step: &str,
 ) {
     let mut fresh = World::new(telemetry::random_settings());
+    for (place, keys) in keys {
+        let value = Value::Text(Arc::clone(keys));
+        fresh.engine.set(Key::TokenKeys(place.clone()), value);
+    }
     let changes: Vec<Change> = world
         .objects()
         .map(|o| Change {
@@ -430,6 +436,7 @@ fn run(seed: u64, steps: usize) {
     let all = proxies::all();
     let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
     let mut seen = Seen::new();
+    let mut keys = BTreeMap::new();
     for step in 0..steps {
         let mut changes = Vec::new();
         for _ in 0..=random.below(3) {
@@ -439,6 +446,9 @@ fn run(seed: u64, steps: usize) {
             changes.extend(store.apply(&file, text.as_deref()).changes);
         }
         world.apply(&changes);
+        if random.chance(20) {
+            security::fetch(&mut random, &mut world, &mut keys);
+        }
         for (key, value) in world.engine.settle() {
             let (Key::ProxyView(facts), Value::ProxyView(view)) = (key, value) else {
                 panic!("only proxies are pinned")
@@ -456,7 +466,8 @@ fn run(seed: u64, steps: usize) {
             told.entry(index)
                 .or_insert_with(|| pin(&mut world, &all[index]));
         }
-        compare(&told, &world, &all, &format!("seed {seed}, step {step}"));
+        let step = format!("seed {seed}, step {step}");
+        compare(&told, &world, &all, &keys, &step);
         for view in told.values() {
             check(view, &mut seen);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use weft_control::{ControlConfig, ControlPlane};
+use weft_control::{ControlConfig, ControlPlane, KeyFetch};
 use weft_core::drain;
 use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -47,6 +47,7 @@ pub(crate) fn config(directory: &Path) -> ControlConfig {
         grpc_addr: local,
         monitoring_addr: local,
         max_connection_age: None,
+        keys: KeyFetch::default(),
     }
 }
 

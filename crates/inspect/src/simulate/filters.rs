@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use serde_json::{Value, json};
-use weft_config::http_filter::{FilterOverrides, HttpFilterConfig};
+use weft_config::http_filter::{HttpFilterConfig, OverrideLevels};
 use weft_config::jwt::RemoteKeySource;
 use weft_config::rbac::Action;
 use weft_config::{DataSource, HttpFilter, HttpManager, Metadata};
@@ -134,7 +134,7 @@ fn left_out(configured: &HttpFilter) -> Option<String> {
 pub(super) async fn run(
     around: &Around<'_>,
     head: &mut Head,
-    overrides: [Option<&FilterOverrides>; 4],
+    overrides: OverrideLevels<'_>,
     (cluster, route_metadata): (Option<&str>, Option<&Metadata>),
     told: &mut Vec<Value>,
     notes: &mut Vec<String>,
@@ -167,22 +167,27 @@ pub(super) async fn run(
         let Some(filter) = Filter::build(configured, &Bare) else {
             continue;
         };
+        if filter.is_off(overrides) {
+            continue;
+        }
         // What this filter says, not one before it.
         let before = metadata.namespace(RBAC).cloned();
         let mut context = RequestContext {
             head: RequestParts {
-                method: &head.method,
+                method: &mut head.method,
                 path: &mut path,
-                scheme: head.scheme,
+                scheme: &mut head.scheme,
                 headers: &mut head.headers,
             },
             cluster,
+            routed: true,
             forwarded: cluster.is_some(),
             overrides,
             route_metadata,
             connection: &connection,
             remote: around.remote,
             metadata: &mut metadata,
+            body: None,
             calls: &Nobody,
             random: [call.random; 2],
             delayed: false,

@@ -9,6 +9,7 @@ use http::header::{HOST, HeaderValue};
 use serde_json::{Value, json};
 use weft_config::endpoint::Health;
 use weft_config::format::{Field, FormatSource, Pseudo, Value as FormatValue};
+use weft_config::http_filter::OverrideLevels;
 use weft_config::matching::HeaderKey;
 use weft_config::metadata::Metadata;
 use weft_config::rbac::PeerNames;
@@ -86,12 +87,12 @@ pub(super) async fn pass(
         _ => None,
     };
     let (cluster, weighted) = picked.map_or((None, None), |(name, w)| (Some(name), w));
-    let overrides = [
+    let overrides = OverrideLevels([
         weighted.map(|weighted| &weighted.overrides),
         Some(&route.overrides),
         Some(&vhost.overrides),
         Some(&around.routes.overrides),
-    ];
+    ]);
     let mut policies = Vec::new();
     let metadata = route.metadata.as_deref();
     let to = (cluster.as_deref(), metadata);
@@ -407,8 +408,7 @@ fn protocol(cluster: &Cluster) -> &'static str {
 }
 
 fn hello(side: &Side, cluster: &Cluster, endpoint: Option<&Endpoint>) -> Option<Hello> {
-    let metadata = endpoint.and_then(|endpoint| endpoint.metadata.as_deref());
-    match cluster.transport_for(metadata) {
+    match cluster.transport_for(endpoint) {
         Transport::Raw => None,
         Transport::Tls(tls) => Some(Hello {
             server_name: tls.sni.to_string(),
@@ -489,7 +489,7 @@ fn told_endpoint(
         Health::Unhealthy => "UNHEALTHY",
         Health::Draining => "DRAINING",
     };
-    let transport = match cluster.transport_for(endpoint.metadata.as_deref()) {
+    let transport = match cluster.transport_for(Some(endpoint)) {
         Transport::Raw => "plain text",
         Transport::Tls(tls) if tls.context.certificates.is_empty() => "TLS",
         Transport::Tls(_) => "mutual TLS",
