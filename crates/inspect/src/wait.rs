@@ -24,6 +24,9 @@ pub fn verdict(page: &Value, gone: bool) -> Verdict {
             lags.push(format!("{} is still configured", place(object)));
         } else {
             refused.extend(wrong(object));
+            if object["waitsForKeys"] == true {
+                lags.push(format!("{} waits for keys to be fetched", place(object)));
+            }
         }
     }
     if !gone {
@@ -156,6 +159,19 @@ mod tests {
             };
             assert!(lines[0].contains(words), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn a_rule_without_its_keys_is_not_in_force_yet() {
+        let mut rule = object("accepted");
+        rule["waitsForKeys"] = true.into();
+        let Verdict::Waiting(lines) = verdict(&page(&[rule], &json!([])), false) else {
+            panic!("it waits")
+        };
+        assert_eq!(
+            lines,
+            ["x.yaml:3: VirtualService/a/b waits for keys to be fetched"]
+        );
     }
 
     #[test]

@@ -187,6 +187,16 @@ impl Writer {
 }
 
 impl Core {
+    /// Rules that are not in force yet, as `Kind/namespace/name`.
+    pub(crate) fn waiting_for_keys(&self) -> BTreeSet<String> {
+        let writer = self.writer.lock();
+        let rules = writer.keys.waiting.keys().filter_map(|key| match key {
+            ObjectKey::RequestAuthentication(origin) => Some(origin.to_string()),
+            _ => None,
+        });
+        rules.collect()
+    }
+
     /// From now on somebody fetches keys, and rules wait for them.
     pub(crate) fn wanted_keys(&self) -> watch::Receiver<Arc<Places>> {
         let mut writer = self.writer.lock();

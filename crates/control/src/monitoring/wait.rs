@@ -26,7 +26,8 @@ struct Asked {
     files: Vec<String>,
 }
 
-/// `{"refreshed", "objects": [{"object", "source", "line", "state", "problems", "heldBack"}],
+/// `{"refreshed", "objects": [{"object", "source", "line", "state", "waitsForKeys",
+/// "problems", "heldBack"}],
 /// "unknown": [names that are not configured], "unread": [files], "concerned": n, "proxies": [{"proxy",
 /// "name", "types": [{"type", "status", "waiting": [names], "more": n, "refused":
 /// [{"resource", "error"}]}]}]}`: of the proxies that the objects concern, those that have not
@@ -70,6 +71,7 @@ pub(super) async fn wait(core: &Core, query: &Query) -> Value {
     let behind = positions.iter().filter_map(|p| behind(core, p, &all));
     let behind: Vec<Value> = behind.collect();
     let faults = core.faults();
+    let without_keys = core.waiting_for_keys();
     let objects = picked.iter().map(|status| {
         let object = status.object.as_ref().map(ToString::to_string);
         let held = faults.iter().filter(|fault| {
@@ -81,6 +83,7 @@ pub(super) async fn wait(core: &Core, query: &Query) -> Value {
             "source": &*status.source,
             "line": status.line,
             "state": state_name(status.state),
+            "waitsForKeys": object.as_ref().is_some_and(|it| without_keys.contains(it)),
             "problems": status.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "heldBack": held.map(|fault| &*fault.message).collect::<Vec<_>>(),
         })
