@@ -14,7 +14,7 @@ use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
 use weft_proto::{Problem, bootstrap, reader};
 
-use super::destination_rule_balancer::locality;
+use super::destination_rule_balancer::{locality, zone_aware};
 use super::destination_rule_pool::{connection_pool, outlier_detection, probing};
 use super::{extension_providers, log_format, proxy_settings};
 use crate::check::{At, Checker, Finding, optional};
@@ -186,6 +186,10 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     if let Some(message) = message.locality_lb_setting {
         settings.locality = locality(message, at.field("localityLbSetting"));
     }
+    // As in Istio, it counts before the other.
+    if let Some(message) = message.zone_aware_lb_setting {
+        settings.locality = zone_aware(message, at.field("zoneAwareLbSetting"));
+    }
     if let Some(message) = message.default_traffic_policy {
         settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
     }
@@ -344,7 +348,7 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         inbound_traffic_policy,
         config_sources,
         ca_certificates,
-        zone_aware_lb_setting,
+        zone_aware_lb_setting: _,
         certificates,
         service_settings,
         service_scope_configs,
@@ -360,13 +364,13 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ("inboundTrafficPolicy", inbound_traffic_policy.is_some()),
         ("configSources", !config_sources.is_empty()),
         ("caCertificates", !ca_certificates.is_empty()),
-        ("zoneAwareLbSetting", zone_aware_lb_setting.is_some()),
         ("certificates", !certificates.is_empty()),
         ("serviceSettings", !service_settings.is_empty()),
         ("serviceScopeConfigs", !service_scope_configs.is_empty()),
         (
             "verifyCertificateAtClient",
-            verify_certificate_at_client.is_some(),
+            // Certificates are always checked, as in Istio.
+            verify_certificate_at_client.is_some_and(|flag| !flag.value),
         ),
         ("ca", ca.is_some()),
         ("discoverySelectors", !discovery_selectors.is_empty()),
