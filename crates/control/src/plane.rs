@@ -126,6 +126,7 @@ impl ControlPlane {
             Ok(())
         });
         let mut source = FileSource::start(&config.config_dir, mesh, WatchOptions::default())?;
+        core.follow(source.refresh());
         let wanted = core.wanted_keys();
         let fetching = keys::run(
             Arc::clone(&core),
@@ -352,7 +353,7 @@ async fn serve_ads(
 ) -> Result<(), ControlError> {
     let options = ads::Options {
         max_connection_age,
-        identifier: Some(format!("weft-control-{}", env!("CARGO_PKG_VERSION")).into()),
+        identifier: Some(monitoring::identifier().into()),
         ..ads::Options::default()
     };
     let counters = Arc::clone(&core.ads);
@@ -402,7 +403,7 @@ mod tests {
             let batch = Batch {
                 changes: update.changes,
                 statuses: update.statuses,
-                folder: FolderState::Complete,
+                ..Batch::default()
             };
             batches.try_send(batch).expect("there is room");
         }

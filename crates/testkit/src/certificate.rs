@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// A certificate that signs itself, and its key.
@@ -30,11 +31,30 @@ impl Certificate {
 
     /// A Kubernetes Secret of namespace `shop` with it.
     pub fn secret(&self, name: &str) -> String {
+        Self::secret_of(
+            name,
+            &[("tls.crt", &self.certificate), ("tls.key", &self.key)],
+        )
+    }
+
+    /// The same with the certificate of the only client that is let in.
+    pub fn secret_with_client(&self, name: &str, client: &Self) -> String {
+        Self::secret_of(
+            name,
+            &[
+                ("tls.crt", &self.certificate),
+                ("tls.key", &self.key),
+                ("ca.crt", &client.certificate),
+            ],
+        )
+    }
+
+    fn secret_of(name: &str, entries: &[(&str, &String)]) -> String {
         let mut text = format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: shop}}\n\
              type: kubernetes.io/tls\nstringData:\n"
         );
-        for (key, value) in [("tls.crt", &self.certificate), ("tls.key", &self.key)] {
+        for (key, value) in entries {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "  {key}: |");
             for line in value.lines() {
@@ -44,38 +64,55 @@ impl Certificate {
         text
     }
 
+    fn key(&self) -> PrivateKeyDer<'static> {
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
+        key.unwrap_or_else(|error| panic!("a key: {error}"))
+    }
+
     fn chain(&self) -> Vec<CertificateDer<'static>> {
         let read: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect();
         read.unwrap_or_else(|error| panic!("a certificate: {error}"))
     }
 
-    /// What a server needs to show it.
-    pub(crate) fn server(&self) -> Arc<ServerConfig> {
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
-        let key = key.unwrap_or_else(|error| panic!("a key: {error}"));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(|config| {
-                config
-                    .with_no_client_auth()
-                    .with_single_cert(self.chain(), key)
-            });
-        Arc::new(config.unwrap_or_else(|error| panic!("a server's TLS: {error}")))
-    }
-
-    /// What a client needs that trusts nothing else.
-    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+    fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         for certificate in self.chain() {
             let added = roots.add(certificate);
             added.unwrap_or_else(|error| panic!("an authority: {error}"));
         }
+        roots
+    }
+
+    /// What a server needs to show it, and to serve nobody but `client` if there is one.
+    pub(crate) fn server(&self, client: Option<&Self>) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clients = client.map(|client| {
+            let roots = Arc::new(client.roots());
+            let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            let clients = clients.build();
+            clients.unwrap_or_else(|error| panic!("the judge of clients: {error}"))
+        });
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map(|config| match clients {
+                None => config.with_no_client_auth(),
+                Some(clients) => config.with_client_cert_verifier(clients),
+            })
+            .and_then(|config| config.with_single_cert(self.chain(), self.key()));
+        Arc::new(config.unwrap_or_else(|error| panic!("a server's TLS: {error}")))
+    }
+
+    /// What a client needs that trusts nothing else, and shows `own`.
+    pub(crate) fn client(&self, own: Option<&Self>) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map(|config| config.with_root_certificates(roots).with_no_client_auth());
+            .map(|config| config.with_root_certificates(self.roots()))
+            .and_then(|config| match own {
+                None => Ok(config.with_no_client_auth()),
+                Some(own) => config.with_client_auth_cert(own.chain(), own.key()),
+            });
         Arc::new(config.unwrap_or_else(|error| panic!("a client's TLS: {error}")))
     }
 }

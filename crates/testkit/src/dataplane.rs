@@ -174,6 +174,11 @@ impl Dataplane {
         }
     }
 
+    /// Where its admin server is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Waits until it says that it is ready.
     pub async fn wait_ready(&mut self) {
         let what = format!("the proxy {} is ready", self.id);
@@ -197,6 +202,16 @@ impl Dataplane {
         if let Some(status) = self.process.ended() {
             panic!("the proxy {} ended: {status}", self.id);
         }
+    }
+
+    /// Where its admin server is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Its process, to be stopped and continued.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Asks its process to end (SIGTERM) and waits; see [`Process::terminate`].

@@ -55,14 +55,55 @@ impl Connection {
         name: &str,
         trusted: &Certificate,
     ) -> Result<Self, String> {
-        let connector = TlsConnector::from(trusted.client());
+        Self::open_tls_with(address, name, trusted, None).await
+    }
+
+    /// The same with a certificate of its own to show.
+    ///
+    /// # Errors
+    /// As [`Connection::open_tls`]; also, the server wants another one.
+    pub async fn open_tls_with(
+        address: SocketAddr,
+        name: &str,
+        trusted: &Certificate,
+        own: Option<&Certificate>,
+    ) -> Result<Self, String> {
+        Self::over_tls(connect(address), name, trusted, own).await
+    }
+
+    /// Speaks TLS over a connection that is there; else as [`Connection::open_tls`].
+    ///
+    /// # Errors
+    /// As [`Connection::open_tls`].
+    pub async fn on_tls(
+        stream: TcpStream,
+        name: &str,
+        trusted: &Certificate,
+    ) -> Result<Self, String> {
+        Self::over_tls(std::future::ready(Ok(stream)), name, trusted, None).await
+    }
+
+    async fn over_tls(
+        stream: impl Future<Output = Result<TcpStream, String>>,
+        name: &str,
+        trusted: &Certificate,
+        own: Option<&Certificate>,
+    ) -> Result<Self, String> {
+        let connector = TlsConnector::from(trusted.client(own));
         let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
         Self::over(async {
-            let stream = connect(address).await?;
-            let secure = connector.connect(name, stream).await;
+            let secure = connector.connect(name, stream.await?).await;
             secure.map_err(|error| error.to_string())
         })
         .await
+    }
+
+    /// Uses a connection that is there.
+    ///
+    /// # Errors
+    /// It is not there any more.
+    pub async fn on(stream: TcpStream) -> Result<Self, String> {
+        Self::over(std::future::ready(Ok(stream))).await
     }
 
     async fn over<S>(stream: impl Future<Output = Result<S, String>>) -> Result<Self, String>
@@ -85,7 +126,29 @@ impl Connection {
     /// # Errors
     /// The connection was closed or reset, the answer broke off, or it took too long.
     pub async fn get(&mut self, host: &str, uri: &str) -> Result<Answer, String> {
-        let request = Request::get(uri).header(HOST, host).body(Empty::new());
+        self.call("GET", host, uri, &[]).await
+    }
+
+    /// A request without a body, with these header fields. `uri` is a path, or a whole URI for an
+    /// explicit proxy.
+    ///
+    /// # Errors
+    /// As [`Connection::get`].
+    pub async fn call(
+        &mut self,
+        method: &str,
+        host: &str,
+        uri: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer, String> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(HOST, host);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Empty::new());
         let request = request.map_err(|error| error.to_string())?;
         within(async {
             self.sender

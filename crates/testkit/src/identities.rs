@@ -29,6 +29,11 @@ pub struct IdentityFiles {
 impl Identities {
     /// Makes the authority.
     pub fn new(folder: &ConfigFolder) -> Self {
+        Self::new_for(folder, "mesh")
+    }
+
+    /// One whose certificate is `NAME-ca.pem`.
+    pub fn new_for(folder: &ConfigFolder, name: &str) -> Self {
         // Names differ, so that no certificate looks as if it had signed itself.
         let mut params = named("authority of the mesh");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -37,15 +42,21 @@ impl Identities {
         let certificate = params.self_signed(&key);
         let certificate = certificate.unwrap_or_else(|error| panic!("an authority: {error}"));
         Self {
-            authorities: folder.write_beside("mesh-ca.pem", &certificate.pem()),
+            authorities: folder.write_beside(&format!("{name}-ca.pem"), &certificate.pem()),
             issuer: Issuer::new(params, key),
         }
     }
 
     /// Makes the certificate of `spiffe://cluster.local/ns/shop/sa/<account>`.
     pub fn issue(&self, folder: &ConfigFolder, account: &str) -> IdentityFiles {
-        let uri = format!("spiffe://cluster.local/ns/shop/sa/{account}");
-        let mut params = named(account);
+        self.issue_in(folder, "shop", account)
+    }
+
+    /// The same of another namespace.
+    pub fn issue_in(&self, folder: &ConfigFolder, namespace: &str, account: &str) -> IdentityFiles {
+        let uri = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
+        let account = format!("{namespace}-{account}");
+        let mut params = named(&account);
         let name = uri
             .try_into()
             .unwrap_or_else(|error| panic!("a name: {error}"));

@@ -42,7 +42,7 @@ impl Upstream {
 
     /// The same over TLS.
     pub async fn start_tls(version: &'static str, certificate: &Certificate) -> Self {
-        Self::serving(version, Some(TlsAcceptor::from(certificate.server()))).await
+        Self::serving(version, Some(TlsAcceptor::from(certificate.server(None)))).await
     }
 
     async fn serving(version: &'static str, tls: Option<TlsAcceptor>) -> Self {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::inspect::args::{ExplainArgs, ProxyConfigArgs, ProxyStatusArgs, SimulateArgs, WaitArgs};
+
 /// A service mesh in one binary: control plane, proxy, and what people need to live with them.
 #[derive(Debug, Parser)]
 #[command(
@@ -33,6 +35,22 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     /// Look for what is suspicious in mesh configuration, with the codes of `istioctl analyze`
     Analyze(AnalyzeArgs),
+    /// Wait until an edit is live on all the proxies that it concerns; exit 1 with those that lag
+    #[command(display_name = "weft")]
+    Wait(WaitArgs),
+    /// Show where connected proxies stand: SYNCED, STALE, NOT SENT, ERROR
+    #[command(display_name = "weft", visible_alias = "ps")]
+    ProxyStatus(ProxyStatusArgs),
+    /// Show what a proxy has, or is to have: clusters, listeners, routes, endpoints, secrets
+    #[command(display_name = "weft", visible_alias = "pc")]
+    ProxyConfig(ProxyConfigArgs),
+    /// Say which objects made a listener, route, cluster of a proxy, with file and line
+    #[command(display_name = "weft")]
+    Explain(ExplainArgs),
+    /// Say what would become of a call, and why: listener, chain, route, cluster, endpoints,
+    /// policies; exit 1 if it does not get through
+    #[command(display_name = "weft")]
+    Simulate(Box<SimulateArgs>),
     /// Watch a whole mesh at work on this machine, with nothing installed and without root
     #[command(display_name = "weft")]
     Demo(DemoArgs),

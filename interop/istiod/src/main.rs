@@ -14,7 +14,7 @@ use weft_interop_istiod::fetch::fetch;
 use weft_interop_istiod::nodes::{Kind, NODES, Node};
 use weft_interop_istiod::normal::normalise;
 use weft_interop_istiod::planes;
-use weft_interop_istiod::recorded::{self, Record};
+use weft_interop_istiod::recorded::{self, Hashes, Record};
 use weft_interop_istiod::world::{Asked, World};
 
 const SHOWN: usize = 20;
@@ -65,12 +65,13 @@ async fn run() -> Result<usize, String> {
         let asked = world.asked().map_err(|error| error.to_string())?;
         let theirs = planes::istiod(&binary, &world).await?;
         let ours = planes::weft(&world).await?;
-        let mut seen = Record::new();
+        let (mut said, mut seen) = (Hashes::new(), Hashes::new());
         for node in &NODES {
             let grpc = node.kind == Kind::Grpc;
             let istiod = normalise(settled(&theirs.address, node, &asked).await?, grpc);
             let weft = normalise(fetch(&ours.address, node, &asked).await?, grpc);
-            seen.insert(node.name.to_owned(), recorded::hashes(&istiod));
+            said.extend(recorded::hashes(node.name, &istiod));
+            seen.extend(recorded::hashes(node.name, &weft));
             let found = differences(&istiod, &weft);
             count += found.len();
             let shown = if full { found.len() } else { SHOWN };
@@ -84,7 +85,8 @@ async fn run() -> Result<usize, String> {
             println!("{} {name}: {all} differences", world.name);
         }
         if record {
-            recorded::write(&world.name, &seen).map_err(|error| error.to_string())?;
+            let record = Record::of(said, &seen);
+            recorded::write(&world.name, &record).map_err(|error| error.to_string())?;
         }
     }
     Ok(count)

@@ -181,7 +181,7 @@ impl Writer {
         let released = self.keys.released(is_late);
         self.world.apply(&released);
         self.tell();
-        self.publish();
+        self.publish(None);
         released
     }
 }

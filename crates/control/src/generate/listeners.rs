@@ -174,12 +174,6 @@ pub(crate) fn virtual_outbound(
     origins: &Origins,
 ) -> Emitted {
     let port = setup.mesh.proxy_listen_port.get();
-    let quiet = Reporting::default();
-    // As in Istio, that is not logged on this side.
-    let silent = Setup {
-        reporting: &quiet,
-        ..*setup
-    };
     let message = Listener {
         name: "virtualOutbound".to_owned(),
         access_log: setup.reporting.listener_logs.clone(),
@@ -191,7 +185,7 @@ pub(crate) fn virtual_outbound(
             .flatten(),
         filter_chains: vec![
             // A connection to this very port would loop.
-            own_port_chain(&silent, "virtualOutbound-blackhole", port),
+            own_port_chain(setup, "virtualOutbound-blackhole", port),
             FilterChain {
                 name: "virtualOutbound-catchall-tcp".to_owned(),
                 filters: vec![fall_through(setup, policy)],
@@ -204,14 +198,20 @@ pub(crate) fn virtual_outbound(
     emit(&message, Vec::new(), origins)
 }
 
+/// As in Istio, such connections are not logged.
 pub(super) fn own_port_chain(setup: &Setup<'_>, name: &str, port: u16) -> FilterChain {
+    let quiet = Reporting::default();
+    let silent = Setup {
+        reporting: &quiet,
+        ..*setup
+    };
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(FilterChainMatch {
             destination_port: u32_value(port.into()),
             ..FilterChainMatch::default()
         }),
-        filters: vec![http::tcp(setup, names::BLACK_HOLE, None)],
+        filters: vec![http::tcp(&silent, names::BLACK_HOLE, None)],
         ..FilterChain::default()
     }
 }

@@ -137,7 +137,9 @@ pub(super) fn keep_case(
             both.http_protocol_options = Some(http1);
             Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both))
         }
-        None if protocol.is_http() => Some(explicit(ProtocolConfig::HttpProtocolOptions(http1))),
+        None if protocol.is_http() || protocol.is_sniffed() => {
+            Some(explicit(ProtocolConfig::HttpProtocolOptions(http1)))
+        }
         other => other,
     }
 }

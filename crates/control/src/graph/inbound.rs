@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{CallSide, ObjectRef, Protocol, Service};
+use weft_model::{CallSide, Endpoint, Labels, ObjectRef, Protocol, Service};
 use weft_xds::{ResourceSet, TypeUrl};
 
 use super::key::{Observer, OwnPatches, ProxyFacts};
-use super::value::Value;
-use super::{Cx, Key, patches, read, security};
+use super::value::{ProxyView, Value};
+use super::{Cx, Key, contain, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
 use crate::generate::clusters::{Application, Served};
 use crate::generate::inbound::{self, InboundPort, Workload};
@@ -19,8 +19,8 @@ use crate::node::Interception;
 use crate::patch::Workloads;
 
 /// A proxy's own resources, laid over those of its class.
-#[derive(Default)]
-pub(super) struct Own {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Own {
     pub(super) clusters: Chunk,
     pub(super) listeners: Chunk,
     /// Listeners of the class that would catch the proxy's own traffic.
@@ -30,11 +30,15 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Puts patches over it.
-    pub(super) fn patch(&mut self, cx: &mut Cx<'_, '_>, patches: &patches::OfProxy) {
+    /// With patches over it.
+    pub(super) fn patched(
+        self: Arc<Self>,
+        cx: &mut Cx<'_, '_>,
+        patches: &patches::OfProxy,
+    ) -> Arc<Self> {
         let (clusters, listeners) = (&patches.own_clusters, &patches.own_listeners);
         if clusters.is_none() && listeners.is_none() {
-            return;
+            return self;
         }
         let key = Key::PatchedOwn(Arc::new(OwnPatches {
             clusters: clusters.clone(),
@@ -43,36 +47,70 @@ impl Own {
             own_listeners: Arc::clone(&self.listeners),
             workloads: self.workloads.clone(),
         }));
-        if let Some(patched) = read!(cx, key, PatchedOwn) {
-            self.clusters = Arc::clone(&patched.clusters);
-            self.listeners = Arc::clone(&patched.listeners);
-        }
+        let Some(patched) = read!(cx, key, PatchedOwn) else {
+            return self;
+        };
+        Arc::new(Self {
+            clusters: Arc::clone(&patched.clusters),
+            listeners: Arc::clone(&patched.listeners),
+            dropped: self.dropped.clone(),
+            workloads: self.workloads.clone(),
+        })
     }
 
-    pub(super) fn onto(&self, set: &ResourceSet) -> ResourceSet {
-        let chunk = match set.type_url() {
-            t if *t == TypeUrl::CLUSTER => &self.clusters,
-            t if *t == TypeUrl::LISTENER => &self.listeners,
+    pub(crate) fn chunks(&self) -> [&Chunk; 2] {
+        [&self.clusters, &self.listeners]
+    }
+
+    /// The set of the class with the proxy's own resources. What was laid over the same set before
+    /// is taken as it is.
+    pub(super) fn onto(&self, set: &ResourceSet, before: Option<&ProxyView>) -> ResourceSet {
+        let of: fn(&Self) -> &Chunk = match set.type_url() {
+            t if *t == TypeUrl::CLUSTER => |own| &own.clusters,
+            t if *t == TypeUrl::LISTENER => |own| &own.listeners,
             _ => return set.clone(),
         };
+        let chunk = of(self);
+        let same = |before: &&ProxyView| {
+            Arc::ptr_eq(of(&before.own), chunk)
+                && before.own.dropped == self.dropped
+                && before.parts.iter().any(|part| part.set.ptr_eq(set))
+        };
+        if let Some(made) = before.filter(same).and_then(|v| v.view.get(set.type_url())) {
+            return made.clone();
+        }
         let listeners = *set.type_url() == TypeUrl::LISTENER;
         let dropped = if listeners { &self.dropped[..] } else { &[] };
         set.update(chunk.iter().map(|e| e.resource.clone()).collect(), dropped)
     }
 }
 
-/// Ports of the services that a proxy stands for.
-#[derive(Default)]
-struct OwnPorts {
-    /// Service port → (workload port, protocol, name).
-    ports: BTreeMap<u16, (u16, InboundPort)>,
-    /// Workload port → services that lead there.
-    services: BTreeMap<u16, Vec<Arc<Service>>>,
-    from: Vec<ObjectRef>,
+/// The labels by which rules select a proxy's workload: those that its node says, and over them
+/// those of its Pod, `WorkloadEntry` or endpoint, which a proxy cannot choose. istiod takes only
+/// the latter where there are any; with its agent, the former hold them anyway.
+pub(super) fn workload_labels(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Labels {
+    let mut own: Option<Labels> = None;
+    for ip in &facts.ips {
+        let key = Key::WorkloadAt(facts.namespace.clone(), *ip);
+        own = own.or_else(|| read!(cx, key, Labels));
+    }
+    if own.is_none() {
+        own = own_endpoints(cx, facts)
+            .into_iter()
+            .map(|(_, endpoint)| endpoint.labels)
+            .find(|labels| !labels.is_empty());
+    }
+    let Some(own) = own else {
+        return facts.labels.clone();
+    };
+    // Of two values of a label, the later one stays.
+    facts.labels.iter().chain(own.iter()).collect()
 }
 
-fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
-    let mut own = OwnPorts::default();
+/// The services that stand at a proxy's addresses, each with the endpoint that is this workload;
+/// older services first, as istiod lists them.
+fn own_endpoints(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Vec<(Arc<Service>, Endpoint)> {
+    let mut own = Vec::new();
     for ip in &facts.ips {
         for key in cx.services_at(*ip).iter() {
             let (Some(service), Some(endpoints)) = (cx.service(key), cx.endpoints(key)) else {
@@ -82,48 +120,82 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                 // The same address in another namespace is another network's workload.
                 e.address.ip() == Some(*ip) && e.namespace == facts.namespace
             });
-            for endpoint in mine {
-                for (port, target) in &endpoint.ports {
-                    let Some(service_port) = service.port(*port) else {
-                        continue;
-                    };
-                    let operation = names::host_port(service.hostname.as_str(), port.get());
-                    let inbound = InboundPort {
-                        port: target.get(),
-                        protocol: service_port.protocol,
-                        service_port: Some(*port),
-                        operation: operation.into(),
-                    };
-                    own.from.push(service.origin.clone());
-                    let services = own.services.entry(target.get()).or_default();
-                    if !services.contains(&service) {
-                        services.push(Arc::clone(&service));
-                    }
-                    let entry = own.ports.entry(port.get());
-                    entry.or_insert((target.get(), inbound));
-                }
+            own.extend(mine.map(|endpoint| (Arc::clone(&service), endpoint.clone())));
+        }
+    }
+    own.sort_by(|(one, _), (other, _)| {
+        (one.created, &one.hostname).cmp(&(other.created, &other.hostname))
+    });
+    own
+}
+
+/// Ports of the services that a proxy stands for.
+#[derive(Default)]
+struct OwnPorts {
+    /// Service port → workload port, of the first service that has it.
+    targets: BTreeMap<u16, u16>,
+    /// Workload port → what is served there. Of two services, the first one's protocol holds.
+    ports: BTreeMap<u16, InboundPort>,
+    /// Workload port → services that lead there.
+    services: BTreeMap<u16, Vec<Arc<Service>>>,
+    from: Vec<ObjectRef>,
+}
+
+fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
+    let mut own = OwnPorts::default();
+    for (service, endpoint) in own_endpoints(cx, facts) {
+        for (port, target) in &endpoint.ports {
+            let Some(service_port) = service.port(*port) else {
+                continue;
+            };
+            let operation = names::host_port(service.hostname.as_str(), port.get());
+            own.from.push(service.origin.clone());
+            let services = own.services.entry(target.get()).or_default();
+            if !services.contains(&service) {
+                services.push(Arc::clone(&service));
             }
+            own.targets.entry(port.get()).or_insert(target.get());
+            own.ports.entry(target.get()).or_insert(InboundPort {
+                port: target.get(),
+                protocol: service_port.protocol,
+                service_port: Some(*port),
+                operation: operation.into(),
+            });
         }
     }
     own
 }
 
 pub(super) fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
-    let own = own_ports(cx, facts);
-    own.ports
-        .into_iter()
-        .map(|(port, (target, _))| (port, target))
-        .filter(|(p, t)| p != t)
-        .collect()
+    let targets = own_ports(cx, facts).targets.into_iter();
+    targets.filter(|(port, target)| port != target).collect()
 }
 
-/// What a sidecar has for its own workload.
-pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
+/// What a sidecar has for its own workload. What proxies would refuse keeps its last good form.
+pub(super) fn served(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Value {
+    let before = match cx.previous() {
+        Some(Value::Own(before)) => Some(before),
+        _ => None,
+    };
+    let before = before.as_deref();
+    let own = made(cx, facts, observer);
+    let checked = |of: fn(&Own) -> &Chunk, type_url: &TypeUrl| {
+        contain::checked(type_url, of(&own).iter().cloned(), before.map(of))
+    };
+    Value::Own(Arc::new(Own {
+        clusters: checked(|own| &own.clusters, &TypeUrl::CLUSTER),
+        listeners: checked(|own| &own.listeners, &TypeUrl::LISTENER),
+        ..own
+    }))
+}
+
+fn made(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
     let (mesh, reports) = (cx.mesh(), cx.reports(observer));
     let OwnPorts {
         ports,
         services,
         from,
+        ..
     } = own_ports(cx, facts);
     let modes = security::modes(cx, &facts.namespace, &facts.labels);
     let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
@@ -139,18 +211,10 @@ pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<O
         guard: &guard,
         origins: &all,
     };
-    let by_target: BTreeMap<u16, InboundPort> = {
-        // Of two services on one workload port the first one's protocol holds.
-        let mut map = BTreeMap::new();
-        for (_, (target, inbound)) in ports {
-            map.entry(target).or_insert(inbound);
-        }
-        map
-    };
     let mut own = if facts.binding.interception == Interception::None {
-        bound(&workload, facts, &by_target, &from)
+        bound(&workload, facts, &ports, &from)
     } else {
-        captured(&workload, facts, &by_target, &services, &from)
+        captured(&workload, facts, &ports, &services, &from)
     };
     own.workloads = services
         .iter()
@@ -159,7 +223,7 @@ pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<O
             (*port, hosts.collect())
         })
         .collect();
-    let targets: BTreeSet<u16> = by_target.keys().copied().collect();
+    let targets: BTreeSet<u16> = ports.keys().copied().collect();
     own.dropped = own_listener_names(&facts.ips, &targets);
     own
 }

@@ -322,6 +322,8 @@ pub(crate) enum Key {
     RuleSelectors(Namespace),
     /// Services that have an endpoint at an address.
     ServicesAt(IpAddr),
+    /// Labels of the workload that a namespace has at an address.
+    WorkloadAt(Namespace, IpAddr),
     /// Services that have a virtual address.
     VipOwners(IpAddr),
     /// Label keys that some rule or selector mentions.
@@ -401,6 +403,10 @@ pub(crate) enum Key {
     ExtensionView(Arc<PatchClass>),
     /// The credentials that rules name, and the servers of a gateway.
     Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
+    /// What is bound and served for the workload of a proxy, by the rules for its labels.
+    Served(Arc<ProxyFacts>, Arc<Observer>),
+    /// Which views a proxy gets.
+    ProxyPlan(Arc<ProxyFacts>),
     /// Names and addresses for proxies of a scope that answer DNS queries, by their network.
     NameShard(Arc<Scope>, Arc<str>, Shard),
     NameTable(Arc<Scope>, Arc<str>),
@@ -431,6 +437,7 @@ impl Key {
             | Self::Telemetries(_)
             | Self::RuleSelectors(_)
             | Self::ServicesAt(_)
+            | Self::WorkloadAt(..)
             | Self::VipOwners(_)
             | Self::MentionedLabels
             | Self::StreamLabels
@@ -464,6 +471,7 @@ impl Key {
             | Self::GrpcListenerChunk(..)
             | Self::WildcardPorts(_)
             | Self::ShardCredentials(..)
+            | Self::Served(..)
             | Self::GatewayHosts(..) => 3,
             Self::ScopeNeeds(_)
             | Self::VipListeners(..)
@@ -474,6 +482,7 @@ impl Key {
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
             | Self::GrpcRoutes(..)
+            | Self::ProxyPlan(_)
             | Self::GatewayHostChunk(..) => 5,
             Self::OutboundRoute(..) | Self::GatewayRoute(..) => 6,
             Self::ClusterView(..)

@@ -34,7 +34,7 @@ use weft_model::{
 };
 
 pub(crate) use contain::refused_host;
-pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
+pub(crate) use key::{GatewayHost, Key, OutboundHost, ProxyFacts, Scope, Shard};
 use key::{Observer, RuleRefs};
 pub(crate) use patches::FilterFacts;
 use telemetry::Reports;
@@ -141,6 +141,8 @@ impl Recipe for Mesh {
             Key::PatchedView(class, inner) => patches::view(cx, class, inner),
             Key::PatchedOwn(own) => patches::own(cx, own),
             Key::ExtensionView(class) => patches::extensions(cx, class),
+            Key::Served(facts, observer) => inbound::served(cx, facts, observer),
+            Key::ProxyPlan(facts) => proxy::plan(cx, facts),
             Key::ProxyView(facts) => proxy::proxy_view(cx, facts),
             source => unreachable!("{source:?} is a source and never computed"),
         }

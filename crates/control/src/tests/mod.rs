@@ -24,6 +24,7 @@ mod short_names;
 mod speed;
 mod streams;
 mod telemetry;
+mod workloads;
 mod worlds;
 
 use std::collections::BTreeMap;

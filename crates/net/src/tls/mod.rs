@@ -118,13 +118,19 @@ pub enum HandshakeError {
     Failed(io::Error),
 }
 
-/// The server's side of a handshake.
+/// The server's side of a handshake. A client none of whose application protocols the server
+/// knows is served without one, as by Envoy (sidecars offer `istio` to servers of `http/1.1`).
 pub async fn accept(
     io: Peeked,
     config: Arc<rustls::ServerConfig>,
     timeout: Option<Duration>,
 ) -> Result<Stream, HandshakeError> {
-    let handshake = tokio_rustls::TlsAcceptor::from(config).accept(io);
+    let handshake = async {
+        let acceptor = rustls::server::Acceptor::default();
+        let start = tokio_rustls::LazyConfigAcceptor::new(acceptor, io).await?;
+        let config = server::without_strange_alpn(config, &start.client_hello());
+        start.into_stream(config).await
+    };
     within(timeout, handshake).await.map(Stream::server_tls)
 }
 

@@ -36,6 +36,23 @@ pub fn server_config(spec: &ServerSpec) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
+/// The configuration for this client: without application protocols if it offers others only,
+/// because rustls would refuse it (RFC 7301, 3.2, lets a server do either).
+pub(super) fn without_strange_alpn(
+    config: Arc<ServerConfig>,
+    hello: &ClientHello<'_>,
+) -> Arc<ServerConfig> {
+    let ours = &config.alpn_protocols;
+    let known = |offered: &[u8]| ours.iter().any(|own| own == offered);
+    let strange = hello.alpn().is_some_and(|mut offered| !offered.any(known));
+    if strange && !ours.is_empty() {
+        let mut config = ServerConfig::clone(&config);
+        config.alpn_protocols.clear();
+        return Arc::new(config);
+    }
+    config
+}
+
 /// Certificates by the DNS names they are for. RSA and ECDSA certificates for the same name
 /// are told apart by what the client can verify.
 #[derive(Debug)]

@@ -105,6 +105,22 @@ async fn alpn_version_and_name_are_known_on_both_sides() {
 }
 
 #[tokio::test]
+async fn who_offers_only_other_protocols_is_served_without_one() {
+    let ca = authority("ca.pem");
+    let spec = server(vec![ca.issue(&["a.example.com"], None)]);
+    for version in [Version::V12, Version::V13] {
+        let strange = ClientSpec {
+            alpn: vec![b"istio".to_vec()],
+            versions: (version, version),
+            ..client(Some(&ca), vec![])
+        };
+        let (server, client) = handshake(&spec, &strange, Some("a.example.com")).await;
+        assert_eq!(server.unwrap().alpn(), None, "{version:?}");
+        assert_eq!(client.unwrap().alpn(), None, "{version:?}");
+    }
+}
+
+#[tokio::test]
 async fn certificate_is_chosen_by_server_name() {
     let ca = authority("ca.pem");
     let spec = server(vec![

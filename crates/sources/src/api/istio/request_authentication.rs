@@ -71,6 +71,7 @@ fn rule_of(message: pb::JwtRule, at: At<'_>) -> Option<TokenRule> {
     let headers = from_headers.into_iter().enumerate().map(|(index, header)| {
         let pb::JwtHeader { name, prefix } = header;
         header_name(&name, list.index(index).field("name"));
+        list.index(index).field("prefix").header_value(&prefix);
         (name.into(), prefix.into())
     });
     let headers = headers.collect();

@@ -1,0 +1,303 @@
+//! Sidecars as in a Pod: a real Envoy, and our own proxy, in network namespaces whose traffic is
+//! redirected to them, between applications that know nothing of a mesh. Plain calls to virtual
+//! addresses, mutual TLS between the sidecars, TCP, and destinations that nobody knows.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use weft_testkit::{
+    AdsMode, App, Certificate, ConfigFolder, Connection, Control, Dataplane, Echo, Identities,
+    Namespace, Node, Peers, Program, eventually, one_at_a_time,
+};
+
+const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+const SOON: Duration = Duration::from_secs(20);
+/// The Pods.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// Virtual addresses of the services.
+const REVIEWS: SocketAddr = at(Ipv4Addr::new(10, 96, 0, 10), 9080);
+const BYTES: SocketAddr = at(Ipv4Addr::new(10, 96, 0, 11), 9000);
+/// A machine outside of the mesh, beyond the client's cable.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+const HOST: &str = "reviews.shop.svc.cluster.local:9080";
+const KNOWN: &str = "known.example.org";
+const RULES: &str = "50-rules.yaml";
+
+const fn at(ip: Ipv4Addr, port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(ip), port)
+}
+
+const SERVICES: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  addresses: [10.96.0.10]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 9080, name: http, protocol: HTTP}]
+  endpoints: [{address: 10.77.0.2, labels: {app: server}, serviceAccount: server}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bytes, namespace: shop}
+spec:
+  hosts: [bytes.shop.svc.cluster.local]
+  addresses: [10.96.0.11]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 9000, name: tcp, protocol: TCP}]
+  endpoints: [{address: 10.77.0.2, labels: {app: server}, serviceAccount: server}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: known, namespace: shop}
+spec:
+  hosts: [known.example.org]
+  addresses: [10.96.0.12]
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]
+  endpoints: [{address: 10.88.0.1}]
+";
+
+const STRICT: &str = "apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+";
+
+/// Opens the ports of the services.
+const PORTS: &str = "---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ports, namespace: shop}
+spec:
+  selector: {matchLabels: {app: server}}
+  rules: [{to: [{operation: {ports: ['9000', '9080']}}]}]
+";
+
+const REGISTRY_ONLY: &str = "---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: shop}
+spec:
+  outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+  egress: [{hosts: ['*/*']}]
+";
+
+/// The Pods of a client and of a server, each with its sidecar.
+struct Pods {
+    folder: ConfigFolder,
+    client: Namespace,
+    sidecars: [Dataplane; 2],
+    reviews: App,
+    certificate: Certificate,
+    /// Kept alive.
+    _control: Control,
+    _server: Namespace,
+    _outside: [App; 2],
+    _bytes: [Echo; 3],
+}
+
+async fn sidecar(
+    program: &Program,
+    namespace: &mut Namespace,
+    node: &Node,
+    control: &Control,
+    folder: &ConfigFolder,
+) -> Dataplane {
+    let xds = control.grpc();
+    namespace.relay_in(xds);
+    let launch = || Dataplane::launch(program, node, AdsMode::Delta, xds, folder, &[]);
+    let mut proxy = namespace.enter_as_proxy(launch);
+    namespace.relay_out(proxy.admin_address()).await;
+    proxy.wait_ready().await;
+    control
+        .wait_in_step(&proxy.id, &["CDS", "EDS", "LDS", "RDS"])
+        .await;
+    proxy
+}
+
+impl Pods {
+    async fn start(program: &Program) -> Self {
+        let (mut client, mut server) = (Namespace::new(), Namespace::new());
+        client.connect_to(CLIENT, &server, SERVER);
+        // The outside lies behind the server's machine, where nothing captures it.
+        server.add_address(OUTSIDE);
+        client.capture(CLIENT);
+        server.capture(SERVER);
+        let folder = ConfigFolder::new();
+        folder.write("10-services.yaml", SERVICES);
+        let control = Control::start(WEFT, &folder, None).await;
+        let identities = Identities::new(&folder);
+        let node = |name, ip| {
+            let mut node = Node::captured_sidecar(name, ip);
+            identities.issue(&folder, name).announce(&mut node.metadata);
+            node
+        };
+        let (one, other) = (node("client", CLIENT), node("server", SERVER));
+        let reviews = App::listening("reviews", server.listen(at(SERVER, 9080)));
+        let certificate = Certificate::of(KNOWN);
+        let secure = server.listen(at(OUTSIDE, 443));
+        let outside = [
+            App::listening("outside", server.listen(at(OUTSIDE, 80))),
+            App::listening_tls("secure", secure, &certificate),
+        ];
+        let bytes = [at(SERVER, 9000), at(SERVER, 9002), at(OUTSIDE, 7000)];
+        let bytes = bytes.map(|address| Echo::listening("hello", server.listen(address)));
+        let sidecars = tokio::join!(
+            sidecar(program, &mut client, &one, &control, &folder),
+            sidecar(program, &mut server, &other, &control, &folder)
+        );
+        Self {
+            folder,
+            client,
+            sidecars: sidecars.into(),
+            reviews,
+            certificate,
+            _control: control,
+            _server: server,
+            _outside: outside,
+            _bytes: bytes,
+        }
+    }
+
+    /// Status and body of a GET of a program in the client's Pod.
+    async fn get(&self, address: SocketAddr, host: &str) -> (u16, String) {
+        let called = async {
+            let stream = self.client.connect(address).await?;
+            Connection::on(stream).await?.get(host, "/").await
+        };
+        match called.await {
+            Ok(answer) => (answer.status, answer.body),
+            Err(error) => (0, error),
+        }
+    }
+
+    /// What a TCP server says to a line of a program in the client's Pod; empty if it hangs up.
+    async fn say(&self, address: SocketAddr) -> String {
+        let Ok(stream) = self.client.connect(address).await else {
+            return String::new();
+        };
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        let said = async {
+            stream.write_all(b"world\n").await?;
+            stream.read_line(&mut line).await
+        };
+        let said = tokio::time::timeout(SOON, said).await;
+        assert!(said.is_ok(), "{address} says nothing and does not hang up");
+        line
+    }
+
+    async fn gets(&self, what: &str, address: SocketAddr, host: &str, wanted: (u16, &str)) {
+        eventually(what, SOON, async || {
+            let seen = self.get(address, host).await;
+            let fine = (seen.0, &*seen.1) == wanted;
+            fine.then_some(()).ok_or_else(|| format!("{seen:?}"))
+        })
+        .await;
+    }
+
+    async fn says(&self, what: &str, address: SocketAddr, wanted: &str) {
+        eventually(what, SOON, async || {
+            let said = self.say(address).await;
+            (said == wanted).then_some(()).ok_or(said)
+        })
+        .await;
+    }
+}
+
+async fn traffic_is_captured(program: &Program) {
+    let _turn = one_at_a_time();
+    let pods = Pods::start(program).await;
+    pods.gets("a virtual address", REVIEWS, HOST, (200, "reviews"))
+        .await;
+    let seen = pods.reviews.seen();
+    let last = seen.last().expect("it was called");
+    assert_eq!(last.header("host"), HOST);
+    assert!(!last.header("x-request-id").is_empty(), "{last:?}");
+    let caller = "URI=spiffe://cluster.local/ns/shop/sa/client";
+    let names = last.header("x-forwarded-client-cert");
+    assert!(names.contains(caller), "no mutual TLS: {names}");
+    pods.says("TCP by its virtual address", BYTES, "hello world\n")
+        .await;
+
+    // Who has no sidecar is served in plain text, until that is forbidden.
+    let plain = at(SERVER, 9080);
+    let from_outside = async || {
+        let called = async {
+            let stream = pods.client.connect_uncaptured(plain).await?;
+            Connection::on(stream).await?.get(HOST, "/").await
+        };
+        called.await.map_or(0, |answer| answer.status)
+    };
+    assert_eq!(from_outside().await, 200);
+    assert_eq!(
+        pods.say(at(SERVER, 9002)).await,
+        "hello world\n",
+        "no service's port"
+    );
+    pods.folder.write(RULES, STRICT);
+    eventually("plain text is refused", SOON, async || {
+        let status = from_outside().await;
+        (status == 0)
+            .then_some(())
+            .ok_or_else(|| status.to_string())
+    })
+    .await;
+    pods.gets("mutual TLS goes on", REVIEWS, HOST, (200, "reviews"))
+        .await;
+    pods.says("of bytes, too", BYTES, "hello world\n").await;
+
+    // As the page about TCP has it: a port that no service has is under policies, too.
+    pods.folder.write(RULES, PORTS);
+    pods.says("a port that is not allowed", at(SERVER, 9002), "")
+        .await;
+    pods.says("one that is", BYTES, "hello world\n").await;
+    pods.folder.write(RULES, STRICT);
+
+    let (web, tcp) = (at(OUTSIDE, 80), at(OUTSIDE, 7000));
+    pods.gets(
+        "an unknown host",
+        web,
+        "unknown.example.org",
+        (200, "outside"),
+    )
+    .await;
+    assert_eq!(pods.say(tcp).await, "hello world\n", "an unknown port");
+    pods.folder
+        .write(RULES, &(STRICT.to_owned() + REGISTRY_ONLY));
+    pods.gets(
+        "an unknown host is blocked",
+        web,
+        "unknown.example.org",
+        (502, ""),
+    )
+    .await;
+    pods.says("unknown bytes are blocked", tcp, "").await;
+    pods.gets("a known host", web, "known.example.org", (200, "outside"))
+        .await;
+    for (ip, wanted) in [(Ipv4Addr::new(10, 96, 0, 12), true), (OUTSIDE, false)] {
+        let stream = pods.client.connect(at(ip, 443)).await;
+        let secure = Connection::on_tls(stream.expect("the sidecar"), KNOWN, &pods.certificate);
+        assert_eq!(secure.await.is_ok(), wanted, "TLS to {ip}");
+    }
+    pods.gets("a service", REVIEWS, HOST, (200, "reviews"))
+        .await;
+    for sidecar in &pods.sidecars {
+        sidecar.assert_nothing_refused().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_captures_the_traffic_of_a_pod() {
+    traffic_is_captured(&Program::Envoy(Peers::new().envoy())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weft_captures_the_traffic_of_a_pod() {
+    traffic_is_captured(&Program::Weft(WEFT.into())).await;
+}
