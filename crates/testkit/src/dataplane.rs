@@ -204,11 +204,6 @@ impl Dataplane {
         }
     }
 
-    /// Where its admin server is.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin
-    }
-
     /// Its process, to be stopped and continued.
     pub fn process_id(&self) -> u32 {
         self.process.id()
