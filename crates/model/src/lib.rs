@@ -43,7 +43,7 @@ pub use access::{
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use balancing::{
     ConsistentHash, Distribute, Growth, HashCookie, HashKey, HashTable, LoadBalancer,
-    LoadBalancing, LocalityBalancing, LocalityPattern, Number, PriorityLabel, Warmup,
+    LoadBalancing, LocalityBalancing, LocalityPattern, Number, PriorityLabel, Warmup, ZoneAware,
 };
 pub use cors::CorsPolicy;
 pub use delegate::{DelegateProblem, Resolved};

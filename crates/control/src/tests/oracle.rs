@@ -271,6 +271,9 @@ fn balancer(random: &mut Random) -> &'static str {
         "{consistentHash: {useSourceIp: true, maglev: {tableSize: 17}}}",
         "{localityLbSetting: {distribute: [{from: eu, to: {eu: 90, us: 10}}]}}",
         "{localityLbSetting: {failover: [{from: eu, to: us}]}}",
+        "{zoneAwareLbSetting: {failover: [{from: eu, to: us}]}}",
+        "{zoneAwareLbSetting: {enabled: false}}",
+        "{zoneAwareLbSetting: {failoverPriority: [version], minClusterSize: 2}}",
         "{localityLbSetting: {failoverPriority: [version, topology.kubernetes.io/region]}}",
     ])
 }

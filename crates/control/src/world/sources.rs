@@ -40,6 +40,8 @@ impl World {
                 let both = |key| [Key::Service(Clone::clone(&key)), Key::Endpoints(key)];
                 services.flat_map(both).collect()
             }
+            // Nothing depends on it.
+            Kind::WorkloadGroup => Vec::new(),
             Kind::Endpoints
             | Kind::EndpointSlice
             | Kind::Pod
