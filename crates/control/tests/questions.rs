@@ -92,7 +92,10 @@ async fn page(plane: &Running, path: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{path}: {error}: {answer}"))
 }
 
-fn statuses(answer: &DiscoveryResponse) -> Vec<(String, Vec<(String, i32, String)>)> {
+/// Type, status and error.
+type Told = (String, i32, String);
+
+fn statuses(answer: &DiscoveryResponse) -> Vec<(String, Vec<Told>)> {
     let configs = answer.resources.iter().map(|resource| {
         assert_eq!(
             resource.type_url,

@@ -90,7 +90,7 @@ stat_set! {
 
 /// `listener.<address>.…` of one worker; its other counters read as its own fields.
 #[derive(Debug, Default)]
-pub struct ListenerStats {
+pub(crate) struct ListenerStats {
     counters: ListenerCounters,
     /// `ssl.handshake`: TLS handshakes that gave a connection.
     pub ssl_handshake: Counter,

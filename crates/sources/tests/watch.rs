@@ -346,7 +346,7 @@ async fn who_asks_hears_when_everything_written_before_is_known() {
     fs::write(directory.path().join("b.yaml"), route("b", 1)).expect("written");
     // Neither events nor polling help in time.
     let slow = WatchOptions {
-        poll_interval: Duration::from_secs(3600),
+        poll_interval: Duration::from_hours(1),
         ..WatchOptions::default()
     };
     let mut source = start(directory.path(), slow);

@@ -1,6 +1,6 @@
 //! `weft simulate` on files: what becomes of calls by the rules of a small mesh, and why.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -68,7 +68,7 @@ metadata: {name: default, namespace: shop}
 spec: {mtls: {mode: STRICT}}
 "#;
 
-const POLICIES: &str = r#"
+const POLICIES: &str = r"
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -88,7 +88,7 @@ spec:
   selector: {matchLabels: {app: reviews}}
   rules:
   - to: [{operation: {paths: [/api/admin*]}}]
-"#;
+";
 
 const TOKENS: &str = r#"
 ---
@@ -108,7 +108,7 @@ fn mesh(name: &str, more: &str) -> PathBuf {
     path
 }
 
-fn weft(file: &PathBuf, arguments: &[&str]) -> Output {
+fn weft(file: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_weft"))
         .arg("simulate")
         .args(arguments)
@@ -118,7 +118,7 @@ fn weft(file: &PathBuf, arguments: &[&str]) -> Output {
 }
 
 /// The report; the exit code must say whether the call got through.
-fn simulate(file: &PathBuf, arguments: &[&str]) -> Value {
+fn simulate(file: &Path, arguments: &[&str]) -> Value {
     let arguments = [arguments, &["-o=json"]].concat();
     let output = weft(file, &arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

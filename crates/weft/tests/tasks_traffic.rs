@@ -287,9 +287,12 @@ spec:
         shop.side.becomes("one at a time", 200, alone).await;
         let together = async || {
             let call = || shop.call("httpbin:8000", "/delay/250", &[]);
-            let (a, b, c, d) = tokio::join!(call(), call(), call(), call());
-            let (e, f, g, h) = tokio::join!(call(), call(), call(), call());
-            let answers = [a, b, c, d, e, f, g, h].map(|answer| answer.expect("an answer"));
+            let four = async || tokio::join!(call(), call(), call(), call());
+            let (one, other) = tokio::join!(four(), four());
+            let answers = [
+                one.0, one.1, one.2, one.3, other.0, other.1, other.2, other.3,
+            ];
+            let answers = answers.map(|answer| answer.expect("an answer"));
             let count = |wanted: &dyn Fn(&Answer) -> bool| {
                 answers.iter().filter(|answer| wanted(answer)).count()
             };

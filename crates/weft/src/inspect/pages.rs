@@ -12,7 +12,7 @@ use super::fetch;
 use crate::{Failure, analyze};
 
 /// How long a control plane may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A source of pages.
 pub(super) enum Pages {

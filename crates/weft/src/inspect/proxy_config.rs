@@ -18,7 +18,7 @@ use super::fetch;
 use crate::{Failure, output};
 
 /// How long a proxy or control plane may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub(crate) fn run(args: &ProxyConfigArgs) -> Result<ExitCode, Failure> {
     let text = match &args.what {
