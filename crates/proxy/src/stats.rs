@@ -90,12 +90,12 @@ stat_set! {
 
 /// `listener.<address>.…` of one worker; its other counters read as its own fields.
 #[derive(Debug, Default)]
-pub struct ListenerStats {
+pub(crate) struct ListenerStats {
     counters: ListenerCounters,
     /// `ssl.handshake`: TLS handshakes that gave a connection.
-    pub ssl_handshake: Counter,
+    pub(crate) ssl_handshake: Counter,
     /// `ssl.connection_error`: those that failed.
-    pub ssl_connection_error: Counter,
+    pub(crate) ssl_connection_error: Counter,
 }
 
 impl Deref for ListenerStats {

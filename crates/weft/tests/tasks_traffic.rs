@@ -10,7 +10,7 @@
 //! | ingress gateways; ingress access control | `tasks_ingress` |
 //! | secure gateways | `interop_gateway` (one host, renewal), `tasks_ingress` (several, mutual TLS) |
 //! | ingress without TLS termination (SNI passthrough) | `interop_gateway` |
-//! | accessing external services; egress TLS origination; egress gateways | `tasks_egress`, `interop_capture` (unknown destinations) |
+//! | accessing external services; egress TLS origination; egress gateways | `tasks_egress`; `interop_capture` (unknown destinations, HTTPS) |
 //! | mutual TLS migration | `tasks_security`, `interop_security`, `interop_capture` |
 //! | authorization: HTTP, TCP, JWT, deny, external (`CUSTOM`) | `tasks_security`; principals, paths: `interop_security` |
 //! | authorization: dry run; authentication policy: ports, tokens of end users | `tasks_security` |
