@@ -117,8 +117,8 @@ fn is_unverified(tls: &ClientTls) -> bool {
 
 fn unverified(rule: &DestinationRule, port: &str) -> String {
     format!(
-        "the certificate of \"{}\"{port} is not verified, since tls has no caCertificates: \
-         name the file of the authorities, or set insecureSkipVerify if that is meant",
+        "the certificate of \"{}\"{port} is checked against the roots of the proxy's system, since \
+         tls has no caCertificates: name the file of the authorities if it is of another one",
         rule.host
     )
 }

@@ -21,6 +21,16 @@ pub enum DataSource {
     Environment(Arc<str>),
 }
 
+impl DataSource {
+    /// The path, if it is a file.
+    pub fn file(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Inline(_) | Self::Environment(_) => None,
+        }
+    }
+}
+
 /// Reads a data source; exactly one specifier must be there.
 pub(crate) fn data_source(p: &mut Pass<'_>, message: &pb::core::DataSource) -> Option<DataSource> {
     use pb::core::data_source::Specifier;

@@ -62,6 +62,8 @@ pub struct Endpoint {
     pub health: Health,
     /// For transport-socket matches and telemetry.
     pub metadata: Option<Arc<Metadata>>,
+    /// That of its locality, where its own matches no transport socket.
+    pub locality_metadata: Option<Arc<Metadata>>,
 }
 
 /// Health as the control plane sees it.

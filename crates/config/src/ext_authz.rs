@@ -45,8 +45,21 @@ pub struct ExtAuthz {
     pub include_tls_session: bool,
     /// What a gRPC service says is left as metadata.
     pub takes_metadata: bool,
+    /// What the service sees of bodies.
+    pub body: Option<ShownBody>,
     /// A longer body of a refusal is cut; `None` is unbounded but for the answer's own bound.
     pub max_denied_body: Option<usize>,
+}
+
+/// What a service sees of requests' bodies. So many bytes are kept in memory until it has decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownBody {
+    /// No more bytes than these, at least 1.
+    pub max_bytes: usize,
+    /// Of a longer body the service sees the beginning; otherwise it is refused with 413.
+    pub allow_partial: bool,
+    /// A gRPC service gets bytes, not text.
+    pub pack_as_bytes: bool,
 }
 
 /// Who decides.
@@ -95,6 +108,12 @@ pub struct GrpcService {
 /// What a route has beside the filter's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AuthzOverride {
+    /// The service is not asked.
+    pub disabled: bool,
+    /// The service sees no body.
+    pub hides_body: bool,
+    /// What it sees of bodies, if not what the filter says.
+    pub body: Option<ShownBody>,
     /// Told to a gRPC service.
     pub context_extensions: Vec<(String, String)>,
 }

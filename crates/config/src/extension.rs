@@ -27,9 +27,18 @@ pub(crate) fn typed<T>(
         if let Some(extension) = table.iter().find(|extension| extension.name == name) {
             return (extension.read)(p, &any.value);
         }
-        p.refuse(format!("{name} is not supported by Weft"));
+        refuse_type(p, name);
         None
     })
+}
+
+/// Refuses an `Any` whose type is on no table.
+pub(crate) fn refuse_type(p: &mut Pass<'_>, name: &str) {
+    if name.is_empty() {
+        p.refuse("\"@type\" is missing, it names the message's type");
+    } else {
+        p.refuse(format!("{name} is not supported by Weft"));
+    }
 }
 
 /// The message's full name in a type URL.

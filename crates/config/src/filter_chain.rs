@@ -7,7 +7,9 @@ use std::time::Duration;
 use ahash::AHashMap;
 
 use crate::address::{CidrRange, mask};
+use crate::http_filter::HttpFilterConfig;
 use crate::http_manager::HttpManager;
+use crate::jwt::KeySource;
 use crate::rbac::NetworkRbac;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -41,6 +43,23 @@ pub struct FilterChain {
     pub filters: Vec<NetworkFilter>,
     /// Bound of the TLS handshake.
     pub transport_socket_connect_timeout: Option<Duration>,
+}
+
+impl FilterChain {
+    /// Whether it has keys of tokens that are to be fetched before anybody comes.
+    pub fn fetches_early(&self) -> bool {
+        let managers = self.filters.iter().filter_map(|filter| match filter {
+            NetworkFilter::Http(manager) => Some(manager),
+            NetworkFilter::TcpProxy(_) => None,
+        });
+        let mut filters = managers.flat_map(|manager| &manager.filters);
+        filters.any(|filter| match &filter.config {
+            HttpFilterConfig::Jwt(jwt) => jwt.providers.iter().any(
+                |provider| matches!(&provider.keys, KeySource::Remote(keys) if keys.fetch_early),
+            ),
+            _ => false,
+        })
+    }
 }
 
 /// What is known about a connection when its chain is chosen.

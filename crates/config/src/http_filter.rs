@@ -101,21 +101,25 @@ pub enum AbortKind {
 pub struct FilterOverrides(pub Vec<(Arc<str>, FilterOverride)>);
 
 /// What a route changes about a filter.
+///
+/// Whether a filter runs at all and what it does are looked up apart, as in Envoy: a switch says
+/// nothing about the settings of less specific levels, and settings of another kind of filter than
+/// the one of that name are no settings.
 #[derive(Debug, Clone)]
 pub enum FilterOverride {
-    /// Turns the filter off.
+    /// `FilterConfig.disabled`: turns the filter off, whatever it is.
     Disabled,
-    /// Turns a filter on that is off by default.
+    /// `FilterConfig` with an empty `config`: turns a filter on that is off otherwise.
     Enabled,
     /// Another fault.
     Fault(Arc<Fault>),
     /// The policy for cross-origin requests.
     Cors(Arc<CorsPolicy>),
-    /// Other rules.
-    Rbac(Arc<RbacFilter>),
+    /// Other rules; `None` has none and lets everybody in.
+    Rbac(Option<Arc<RbacFilter>>),
     /// Another requirement for tokens.
     Jwt(Arc<JwtOverride>),
-    /// More to tell the service that decides.
+    /// Whether the service that decides is asked, and more to tell it.
     ExtAuthz(Arc<AuthzOverride>),
 }
 
@@ -126,6 +130,35 @@ impl FilterOverrides {
             .iter()
             .find(|(name, _)| &**name == filter)
             .map(|(_, found)| found)
+    }
+}
+
+/// The overrides that hold for a request, the most specific first: those of the weighted cluster,
+/// the route, its virtual host and the route configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OverrideLevels<'a>(pub [Option<&'a FilterOverrides>; 4]);
+
+impl<'a> OverrideLevels<'a> {
+    fn of(self, filter: &str) -> impl Iterator<Item = &'a FilterOverride> {
+        let levels = self.0.into_iter().flatten();
+        levels.filter_map(move |level| level.get(filter))
+    }
+
+    /// Whether the most specific entry turns a filter off; `None` without an entry.
+    pub fn disabled(self, filter: &str) -> Option<bool> {
+        let first = self.of(filter).next()?;
+        Some(matches!(first, FilterOverride::Disabled))
+    }
+
+    /// The most specific settings of a filter, of whatever kind they are.
+    pub fn settings(self, filter: &str) -> Option<&'a FilterOverride> {
+        self.all_settings(filter).next()
+    }
+
+    /// All settings of a filter.
+    pub fn all_settings(self, filter: &str) -> impl Iterator<Item = &'a FilterOverride> {
+        self.of(filter)
+            .filter(|one| !matches!(one, FilterOverride::Disabled | FilterOverride::Enabled))
     }
 }
 
@@ -151,3 +184,6 @@ pub struct CorsPolicy {
     /// Send preflights of unknown origins to the upstream (Envoy's default) instead of answering.
     pub forward_not_matching_preflights: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,7 @@ const TUNING: &str = "tunes Envoy's implementation; Weft's has other bounds";
 const TELEMETRY: &str = "kept in the configuration dump; nothing on the data path reads it";
 const FLOODS: &str = "the HTTP/2 library has flood limits of its own";
 const NO_VALUE: &str = "Weft keeps no such value: the operator shows `-`";
-const FILES: &str = "a file is read when its resource is loaded; a renewed one counts when the resource changes, or after a restart";
+const FILES: &str = "the files of certificates are looked at every second, whatever happens to their directory; other files are read when their resource is loaded";
 const BODIES: &str = "requests are streamed; a retry keeps at most 1 MiB of the body";
 const ADS_ONLY: &str = "resources come over the one ADS stream";
 
@@ -67,7 +67,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("format string", "VIRTUAL_CLUSTER_NAME", NO_VALUE),
     line("rbac.RBAC", "track_per_rule_stats", STATS),
     line("jwt_authn.JwtProvider", "jwt_cache_config", "every token is verified"),
-    line("jwt_authn.JwksAsyncFetch", "fast_listener", "no listener waits for keys"),
+    line("jwt_authn.JwksAsyncFetch", "fast_listener", "the listener never waits: tokens wait for the fetch under way"),
     line("ext_authz.ExtAuthz", "charge_cluster_response_stats", STATS),
     line("ext_authz.ExtAuthz", "enforce_response_header_limits", "the limits of a cluster's responses always hold"),
     line("ext_authz.ExtAuthz", "emit_client_span", TRACING),
@@ -161,6 +161,8 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("hcm.HttpConnectionManager", "add_proxy_protocol_connection_state", "there is no proxy protocol filter"),
     line("hcm.InternalAddressConfig", "unix_sockets", "Weft does not listen on Unix sockets"),
     line("hcm.HttpFilter", "is_optional", "an optional filter that Weft does not have is left out"),
+    line("ext_authz.CheckSettings", "with_request_body.pack_as_bytes", "Envoy looks only at the filter's, too"),
+    line("route.FilterConfig", "is_optional", "optional settings of a filter that Weft does not have are left out"),
     line("core.HttpProtocolOptions", "max_connection_duration_jitter", TUNING),
     line("core.HttpProtocolOptions", "max_response_headers_kb", "it is an option of clusters; on a listener Envoy does not use it either"),
     line("core.Http1ProtocolOptions", "use_balsa_parser", TUNING),
@@ -257,7 +259,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("endpoint.Endpoint", "health_check_config", "there is no active health check"),
     line("endpoint.Endpoint", "additional_addresses", "one address of an endpoint is used"),
     line("endpoint.Endpoint", "observability_name", STATS),
-    line("endpoint.LocalityLbEndpoints", "metadata", TELEMETRY),
     line("endpoint.LocalityLbEndpoints", "proximity", "without effect in Envoy too"),
     line("endpoint.Policy", "endpoint_stale_after", "without effect in Envoy over ADS too"),
     // TLS.

@@ -25,6 +25,15 @@ pub struct TlsCertificate {
     pub key: DataSource,
 }
 
+impl TlsCertificate {
+    /// The files it is read from.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<str>> {
+        [&self.chain, &self.key]
+            .into_iter()
+            .filter_map(DataSource::file)
+    }
+}
+
 /// A certificate given here or by a secret of that name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateSource {
@@ -45,6 +54,13 @@ pub struct TlsValidation {
     pub san_matchers: Vec<SanMatcher>,
     /// `trust_chain_verification: ACCEPT_UNTRUSTED`: verify if possible, accept anyway.
     pub accept_untrusted: bool,
+}
+
+impl TlsValidation {
+    /// The files it is read from.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.trusted_ca.iter().filter_map(DataSource::file)
+    }
 }
 
 /// Validation given here, by a secret, or by a secret on top of a default.

@@ -2,22 +2,28 @@
 //! connected and what was pushed to whom. Must never know sockets.
 
 pub(crate) mod analysis;
+mod concern;
+mod explain;
+mod keys;
+mod latency;
 mod news;
 mod record;
+mod standing;
+mod streams;
+mod who;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime};
 
 use ahash::{HashMap, HashSet};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tonic::Status;
 use weft_model::{MeshSettings, ObjectKey, ServiceKey};
-use weft_sources::{Batch, Change, ObjectState, ObjectStatus, StatusKey};
-use weft_xds::server::Event;
-use weft_xds::server::grpc::{Connection, ConnectionId, Counters, ViewSource};
+use weft_sources::{Batch, Change, ObjectState, ObjectStatus, Refresh, StatusKey};
+use weft_xds::server::grpc::{ConnectionId, Counters, Standing};
 use weft_xds::{Mode, TypeUrl, Version, View};
 
 use crate::emit::Fault;
@@ -26,7 +32,16 @@ use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
 use analysis::Analyst;
+pub(crate) use keys::Places;
+use keys::{KeyCounts, KeyDesk};
+use latency::Owed;
+pub(crate) use latency::{Distribution, Latency};
 use news::News;
+
+pub(crate) use concern::Concern;
+pub(crate) use explain::Explanation;
+pub(crate) use standing::{Position, Step, TypePosition};
+pub(crate) use who::Meant;
 
 /// The shared state.
 pub struct Core {
@@ -41,9 +56,20 @@ pub struct Core {
     pub(crate) batches: AtomicU64,
     /// Pushes by type, and refused answers by type.
     pub(crate) by_type: Mutex<BTreeMap<TypeUrl, TypeCounts>>,
+    /// Times from events to ACKs.
+    pub(crate) latency: Latency,
+    /// Counts of what the source told.
+    pub(crate) updates: Updates,
+    pub(crate) started: Instant,
     /// Counters of the ADS server.
     pub ads: Arc<Counters>,
     next_push: AtomicU64,
+    /// Asks the source for a look; of a core without a source there is none.
+    refresh: OnceLock<Refresh>,
+    /// The last such request whose answer is in force.
+    refreshed: watch::Sender<u64>,
+    /// Fetches of keys.
+    pub(crate) key_counts: KeyCounts,
 }
 
 /// Counts of one type.
@@ -52,10 +78,35 @@ pub(crate) struct TypeCounts {
     pub(crate) pushes: u64,
     pub(crate) bytes: u64,
     pub(crate) rejects: u64,
+    pub(crate) stale_nonces: u64,
+}
+
+/// Counts of what the source told.
+#[derive(Debug, Default)]
+pub(crate) struct Updates {
+    pub(crate) config: AtomicU64,
+    pub(crate) endpoints: AtomicU64,
+    pub(crate) services: AtomicU64,
+    pub(crate) services_gone: AtomicU64,
+    /// Objects that were refused, each time.
+    pub(crate) refused: AtomicU64,
+}
+
+impl Updates {
+    fn count(&self, change: &Change) {
+        let counter = match (&change.key, &change.object) {
+            (ObjectKey::Endpoints(_), _) => &self.endpoints,
+            (ObjectKey::Service(_), None) => &self.services_gone,
+            (ObjectKey::Service(_), Some(_)) => &self.services,
+            _ => &self.config,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 struct Writer {
     world: World,
+    keys: KeyDesk,
     /// The view of each kind of proxy that is connected.
     published: HashMap<Arc<ProxyFacts>, Published>,
 }
@@ -72,17 +123,23 @@ pub struct Connected {
     /// Who it is.
     pub proxy: Arc<Proxy>,
     facts: Arc<ProxyFacts>,
+    standing: Standing,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
     /// State of the world or delta.
     pub mode: Mode,
     /// Since when.
     pub since: SystemTime,
     /// Where it stands by type.
     pub types: BTreeMap<TypeUrl, TypeState>,
+    owed: Owed,
 }
 
 /// Where a proxy stands with a type.
 #[derive(Clone, Debug, Default)]
 pub struct TypeState {
+    /// When something was sent last.
+    pub sent: Option<SystemTime>,
     /// Content that was accepted last.
     pub acked: Option<Version>,
     /// Content of the view with which it is in step; none while it refuses a part of it.
@@ -91,6 +148,8 @@ pub struct TypeState {
     pub error: Option<String>,
     /// What is gone but not yet taken from it, since it may need that.
     pub removals_held: usize,
+    /// The newest publication that it has accepted or that came before it asked.
+    settled: u64,
 }
 
 /// One answer that was sent to one proxy.
@@ -130,6 +189,7 @@ impl Core {
         let analyst = Analyst::new(mesh.clone());
         let writer = Writer {
             world: World::new(mesh),
+            keys: KeyDesk::default(),
             published: HashMap::default(),
         };
         Self {
@@ -142,8 +202,14 @@ impl Core {
             analyst,
             batches: AtomicU64::new(0),
             by_type: Mutex::default(),
+            latency: Latency::default(),
+            updates: Updates::default(),
+            started: Instant::now(),
             ads: Arc::default(),
             next_push: AtomicU64::new(1),
+            refresh: OnceLock::new(),
+            refreshed: watch::Sender::new(0),
+            key_counts: KeyCounts::default(),
         }
     }
 
@@ -161,21 +227,33 @@ impl Core {
     pub(crate) fn apply(&self, batches: Vec<Batch>) {
         let mut changes: BTreeMap<ObjectKey, Change> = BTreeMap::new();
         let mut statuses = Vec::new();
+        let asked = batches.iter().map(|batch| batch.asked).max();
+        // The first one of those that are joined waits longest.
+        let noticed = batches.iter().filter_map(|batch| batch.noticed).min();
         for batch in batches {
             changes.extend(batch.changes.into_iter().map(|c| (c.key.clone(), c)));
             statuses.extend(batch.statuses);
+        }
+        if !changes.is_empty() {
+            self.latency.begins(noticed);
+        }
+        for change in changes.values() {
+            self.updates.count(change);
         }
         self.take_statuses(statuses);
         for part in in_turn(changes) {
             if !part.is_empty() {
                 let mut writer = self.writer.lock();
-                writer.world.apply(&part);
-                writer.publish();
+                let taken = writer.take(part);
+                writer.publish(noticed.map(|event| (&self.latency, event)));
                 drop(writer);
-                self.analyst.note(&part);
+                self.analyst.note(&taken);
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);
+        if let Some(asked) = asked {
+            self.refreshed.send_modify(|last| *last = asked.max(*last));
+        }
     }
 
     fn take_statuses(&self, statuses: Vec<ObjectStatus>) {
@@ -185,6 +263,12 @@ impl Core {
         }
         let mut known = self.statuses.lock();
         for status in statuses {
+            if matches!(
+                status.state,
+                ObjectState::Refused | ObjectState::KeptLastGood
+            ) {
+                self.updates.refused.fetch_add(1, Ordering::Relaxed);
+            }
             let key = status.key();
             if status.state == ObjectState::Removed {
                 let before = known.remove(&key);
@@ -315,137 +399,20 @@ impl Writer {
         }
     }
 
-    fn publish(&mut self) {
+    /// `event`: when the source noticed what this follows from.
+    fn publish(&mut self, event: Option<(&Latency, Instant)>) {
         for (key, value) in self.world.engine.settle() {
             let (Key::ProxyView(facts), Value::ProxyView(view)) = (key, value) else {
                 continue;
             };
             if let Some(published) = self.published.get_mut(&facts) {
+                if let Some((latency, event)) = event {
+                    let views = (&published.view.view, &view.view);
+                    latency.published(&facts, views, event);
+                }
                 published.sender.send_replace(view.view.clone());
                 published.view = view;
             }
-        }
-    }
-}
-
-impl ViewSource for Core {
-    fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, Status> {
-        let proxy = Proxy::parse(&connection.node)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let facts = Arc::new(ProxyFacts::of(&proxy));
-        let receiver = {
-            let mut writer = self.writer.lock();
-            if let Some(published) = writer.published.get_mut(&facts) {
-                published.connections += 1;
-                published.sender.subscribe()
-            } else {
-                let view = writer.pin(&facts);
-                self.analyst.look_again();
-                let (sender, receiver) = watch::channel(view.view.clone());
-                let published = Published {
-                    sender,
-                    view,
-                    connections: 1,
-                };
-                writer.published.insert(Arc::clone(&facts), published);
-                receiver
-            }
-        };
-        let connected = Connected {
-            proxy: Arc::new(proxy),
-            facts,
-            mode: connection.mode,
-            since: SystemTime::now(),
-            types: BTreeMap::new(),
-        };
-        tracing::info!(node = connected.proxy.id, mode = ?connected.mode, "proxy connected");
-        self.connections.lock().insert(connection.id, connected);
-        Ok(receiver)
-    }
-
-    fn event(&self, id: ConnectionId, event: &Event) {
-        let mut connections = self.connections.lock();
-        let Some(connected) = connections.get_mut(&id) else {
-            return;
-        };
-        match event {
-            Event::Subscribed { type_url, .. } => {
-                connected.types.entry(type_url.clone()).or_default();
-            }
-            Event::Resumed { type_url, version } => {
-                // It says that it has this; the ACK was given to an earlier stream.
-                let state = connected.types.entry(type_url.clone()).or_default();
-                state.acked = Some(*version);
-            }
-            Event::Acked { type_url, version } => {
-                let state = connected.types.entry(type_url.clone()).or_default();
-                state.acked = Some(*version);
-                let connected = connected.clone();
-                drop(connections);
-                self.forget_repaired(&connected, type_url);
-            }
-            Event::InSync { type_url, version } => {
-                let state = connected.types.entry(type_url.clone()).or_default();
-                state.in_sync = Some(*version);
-                state.error = None;
-                let connected = connected.clone();
-                drop(connections);
-                self.forget_repaired(&connected, type_url);
-            }
-            Event::Nacked {
-                type_url,
-                names,
-                error,
-            } => {
-                let state = connected.types.entry(type_url.clone()).or_default();
-                state.in_sync = None;
-                state.error = Some(error.clone());
-                let connected = connected.clone();
-                drop(connections);
-                self.refused(&connected, type_url, names, error);
-            }
-            Event::Sent {
-                type_url,
-                resources,
-                removed,
-                bytes,
-            } => {
-                let node = Arc::clone(&connected.proxy);
-                drop(connections);
-                self.sent(node, type_url, *resources, *removed, *bytes);
-            }
-            Event::RemovalsHeld { type_url, held, .. } => {
-                let state = connected.types.entry(type_url.clone()).or_default();
-                state.removals_held = *held;
-            }
-            Event::StaleNonce { .. } | Event::UnknownType { .. } => {}
-            Event::AckOverdue { type_url } => {
-                tracing::warn!(
-                    node = connected.proxy.id,
-                    ?type_url,
-                    "no ACK for a long time"
-                );
-            }
-        }
-    }
-
-    fn closed(&self, id: ConnectionId) {
-        let Some(connected) = self.connections.lock().remove(&id) else {
-            return;
-        };
-        tracing::info!(node = connected.proxy.id, "proxy disconnected");
-        // If it still refuses something, it says so again when it comes back.
-        self.refusals
-            .lock()
-            .retain(|_, refused| refused.node != connected.proxy.id);
-        let mut writer = self.writer.lock();
-        let Some(published) = writer.published.get_mut(&connected.facts) else {
-            return;
-        };
-        published.connections = published.connections.saturating_sub(1);
-        if published.connections == 0 {
-            writer.published.remove(&connected.facts);
-            writer.world.engine.unpin(&Key::ProxyView(connected.facts));
         }
     }
 }

@@ -19,8 +19,10 @@ pub mod engine;
 mod generate;
 mod graph;
 pub mod identity;
+mod keys;
 mod monitoring;
 pub mod node;
+mod offline;
 mod patch;
 mod pb;
 mod plane;
@@ -31,4 +33,6 @@ mod world;
 
 pub use self::core::{Connected, Core, Push, Refused, TypeState};
 pub use graph::ProxyView;
+pub use keys::KeyFetch;
+pub use offline::Offline;
 pub use plane::{ControlConfig, ControlError, ControlPlane};

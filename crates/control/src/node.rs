@@ -81,6 +81,8 @@ pub struct Proxy {
     pub identity: Identity,
     /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
     pub unprivileged: bool,
+    /// Whether its agent answers the workload's DNS queries (metadata `DNS_CAPTURE`).
+    pub dns_capture: bool,
     /// The node's `cluster`: the service in the words of Envoy's bootstrap.
     pub cluster: String,
     /// Name of the mesh (metadata `MESH_ID`).
@@ -163,6 +165,7 @@ impl Proxy {
             metadata: Arc::new(metadata.texts()),
             identity: Identity::read(|key| metadata.text(key))?,
             unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
+            dns_capture: metadata.flag("DNS_CAPTURE", false)?,
             cluster: node.cluster.clone(),
             mesh_id: metadata.text("MESH_ID").unwrap_or_default(),
             workload: metadata.text("WORKLOAD_NAME").unwrap_or_default(),

@@ -49,6 +49,14 @@ pub(crate) use weft_proto::pb::envoy::r#type::v3 as types;
 pub(crate) use weft_proto::pb::google::protobuf;
 pub(crate) use weft_proto::pb::opentelemetry::proto::common::v1 as otel;
 
+/// What looks names up as they are called.
+pub(crate) mod dynamic_forward_proxy {
+    pub(crate) use weft_proto::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3 as cluster;
+    pub(crate) use weft_proto::pb::envoy::extensions::common::dynamic_forward_proxy::v3 as cache;
+    pub(crate) use weft_proto::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3 as http;
+    pub(crate) use weft_proto::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3 as sni;
+}
+
 use prost::{Message, Name};
 use protobuf::{Any, BoolValue, Duration, UInt32Value, UInt64Value};
 

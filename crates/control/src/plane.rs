@@ -18,6 +18,7 @@ use weft_sources::{
 use weft_xds::server::grpc as ads;
 
 use crate::core::{Core, analysis};
+use crate::keys::{self, KeyFetch};
 use crate::monitoring;
 
 /// How long open connections may take to end when the control plane stops.
@@ -46,6 +47,8 @@ pub struct ControlConfig {
     /// How long a proxy's connection lasts before it is to choose a replica anew; see
     /// [`ads::Options::max_connection_age`].
     pub max_connection_age: Option<Duration>,
+    /// How keys are fetched that rules name by URL.
+    pub keys: KeyFetch,
 }
 
 /// Why the control plane does not start.
@@ -123,7 +126,20 @@ impl ControlPlane {
             Ok(())
         });
         let mut source = FileSource::start(&config.config_dir, mesh, WatchOptions::default())?;
+        core.follow(source.refresh());
+        let wanted = core.wanted_keys();
+        let fetching = keys::run(
+            Arc::clone(&core),
+            wanted,
+            config.keys.clone(),
+            drain.clone(),
+        );
+        tasks.spawn(async {
+            fetching.await;
+            Ok(())
+        });
         if first_batches(&mut source, &core, &config, &drain).await? {
+            keys_of_rules(&core, &drain).await;
             // Only now: a proxy whose connection is refused goes to another replica.
             let grpc = listen(grpc, config.grpc_addr)?;
             core.set_ready(true);
@@ -213,6 +229,17 @@ trait Batches: Send {
 impl Batches for FileSource {
     async fn next(&mut self) -> Option<Batch> {
         FileSource::next(self).await
+    }
+}
+
+/// Waits until rules have the keys that they name by URL, or waited long enough: a proxy that comes
+/// back is not to lose those that it has.
+async fn keys_of_rules(core: &Core, drain: &DrainSignal) {
+    while core.has_rules_without_keys() {
+        tokio::select! {
+            () = drain.wait() => return,
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
     }
 }
 
@@ -326,7 +353,7 @@ async fn serve_ads(
 ) -> Result<(), ControlError> {
     let options = ads::Options {
         max_connection_age,
-        identifier: Some(format!("weft-control-{}", env!("CARGO_PKG_VERSION")).into()),
+        identifier: Some(monitoring::identifier().into()),
         ..ads::Options::default()
     };
     let counters = Arc::clone(&core.ads);
@@ -376,7 +403,7 @@ mod tests {
             let batch = Batch {
                 changes: update.changes,
                 statuses: update.statuses,
-                folder: FolderState::Complete,
+                ..Batch::default()
             };
             batches.try_send(batch).expect("there is room");
         }
@@ -388,6 +415,7 @@ mod tests {
             grpc_addr: ([127, 0, 0, 1], 0).into(),
             monitoring_addr: ([127, 0, 0, 1], 0).into(),
             max_connection_age: None,
+            keys: KeyFetch::default(),
         };
         let (drain, signal) = drain::channel();
         let served = first_batches(&mut source, &core, &config, &signal).await;

@@ -2,7 +2,8 @@
 //! that generators list instead of searching. Must never know what is derived from them.
 
 mod keys;
-mod security;
+mod namespaced;
+mod sources;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +13,7 @@ use std::sync::Arc;
 use ahash::HashMap;
 use weft_model::{
     DestinationRule, EnvoyFilter, Gateway, Hostname, Labels, MeshSettings, Namespace, Object,
-    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, Telemetry,
-    VirtualService, Workload,
+    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, VirtualService, Workload,
 };
 use weft_sources::Change;
 
@@ -21,7 +21,7 @@ use crate::emit::{Fault, origins};
 use crate::engine::Engine;
 use crate::graph::{FilterFacts, Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
 use keys::{rule_key, secret_key, stream_key};
-use security::SecurityRules;
+use namespaced::NamespacedRules;
 use workloads::Workloads;
 
 /// The engine of the mesh and the objects that it was told.
@@ -31,11 +31,9 @@ pub(crate) struct World {
     services: HashMap<Shard, BTreeMap<ServiceKey, ServiceFacts>>,
     rules: HashMap<Key, RuleIndex>,
     addresses: HashMap<Key, BTreeSet<ServiceKey>>,
-    sidecars: HashMap<Namespace, Vec<Arc<Sidecar>>>,
-    telemetries: HashMap<Namespace, Vec<Arc<Telemetry>>>,
     gateways: Vec<Arc<Gateway>>,
     envoy_filters: HashMap<Namespace, BTreeMap<ObjectRef, FilterFacts>>,
-    security: SecurityRules,
+    namespaced: NamespacedRules,
     workloads: Workloads,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
@@ -59,11 +57,9 @@ impl World {
             services: HashMap::default(),
             rules: HashMap::default(),
             addresses: HashMap::default(),
-            sidecars: HashMap::default(),
-            telemetries: HashMap::default(),
             gateways: Vec::new(),
             envoy_filters: HashMap::default(),
-            security: SecurityRules::default(),
+            namespaced: NamespacedRules::default(),
             workloads: Workloads::default(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
@@ -79,7 +75,6 @@ impl World {
     }
 
     /// All objects, in no particular order.
-    #[cfg(test)]
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Object> {
         self.objects.values()
     }
@@ -150,14 +145,9 @@ impl World {
             self.engine.set(Key::ServiceIndex(shard), value);
         }
         let ips = |s: Option<&Arc<Service>>| -> BTreeSet<IpAddr> {
-            s.map(|s| {
-                s.addresses
-                    .iter()
-                    .filter(|a| a.is_host())
-                    .map(|a| a.ip)
-                    .collect()
-            })
-            .unwrap_or_default()
+            let Some(s) = s else { return BTreeSet::new() };
+            let own = s.addresses.iter().filter(|a| a.is_host()).map(|a| a.ip);
+            own.chain(s.assigned.iter().copied()).collect()
         };
         self.exchange_addresses(&ips(old), &ips(new), &key, Key::VipOwners);
     }
@@ -226,18 +216,22 @@ impl World {
                 let keys = gateway.selector.iter().map(|(key, _)| key);
                 count_labels(&mut self.labels, keys, comes);
             }
-            Object::Sidecar(sidecar) => self.sidecar(sidecar, comes),
+            Object::Sidecar(sidecar) => {
+                self.namespaced.change(object, comes);
+                let keys = sidecar.selector.iter().flat_map(Labels::iter);
+                count_labels(&mut self.labels, keys.map(|(key, _)| key), comes);
+            }
             Object::EnvoyFilter(filter) => self.envoy_filter(filter, comes),
             Object::PeerAuthentication(_)
             | Object::AuthorizationPolicy(_)
-            | Object::RequestAuthentication(_) => self.security.change(object, comes),
+            | Object::RequestAuthentication(_)
+            | Object::Telemetry(_) => self.namespaced.change(object, comes),
             Object::Secret(secret) => {
                 if comes {
                     let value = Value::Secret(Arc::clone(secret));
                     self.engine.set(secret_key(&secret.origin), value);
                 }
             }
-            Object::Telemetry(rule) => self.telemetry(rule, comes),
             // Workloads are exchanged as a whole; nobody reads namespaces yet.
             Object::Workload(_)
             | Object::Namespace(_)
@@ -349,31 +343,6 @@ impl World {
         }
     }
 
-    fn sidecar(&mut self, sidecar: &Arc<Sidecar>, comes: bool) {
-        let namespace = sidecar.meta.origin.namespace.clone();
-        let list = self.sidecars.entry(namespace.clone()).or_default();
-        list.retain(|s| s.meta.origin != sidecar.meta.origin);
-        if comes {
-            list.push(Arc::clone(sidecar));
-            list.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
-        }
-        let keys = sidecar
-            .selector
-            .iter()
-            .flat_map(|s| s.iter().map(|(key, _)| key));
-        count_labels(&mut self.labels, keys, comes);
-    }
-
-    fn telemetry(&mut self, rule: &Arc<Telemetry>, comes: bool) {
-        let namespace = rule.meta.origin.namespace.clone();
-        let list = self.telemetries.entry(namespace).or_default();
-        list.retain(|other| other.meta.origin != rule.meta.origin);
-        if comes {
-            list.push(Arc::clone(rule));
-            list.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
-        }
-    }
-
     fn envoy_filter(&mut self, filter: &Arc<EnvoyFilter>, comes: bool) {
         let origin = &filter.meta.origin;
         let namespace = origin.namespace.clone();
@@ -403,30 +372,6 @@ impl World {
                 let value = Value::Gateways(self.gateways.clone().into());
                 self.engine.set(Key::Gateways, value);
             }
-            Some(Object::Sidecar(sidecar)) => {
-                let namespace = &sidecar.meta.origin.namespace;
-                let key = Key::Sidecars(namespace.clone());
-                let list = self.sidecars.get(namespace).filter(|list| !list.is_empty());
-                if let Some(list) = list {
-                    let value = Value::Sidecars(list.clone().into());
-                    self.engine.set(key, value);
-                } else {
-                    self.sidecars.remove(namespace);
-                    self.engine.remove(&key);
-                }
-            }
-            Some(Object::Telemetry(rule)) => {
-                let namespace = &rule.meta.origin.namespace;
-                let key = Key::Telemetries(namespace.clone());
-                let list = self.telemetries.get(namespace).filter(|l| !l.is_empty());
-                if let Some(list) = list {
-                    let value = Value::Telemetries(list.clone().into());
-                    self.engine.set(key, value);
-                } else {
-                    self.telemetries.remove(namespace);
-                    self.engine.remove(&key);
-                }
-            }
             Some(Object::EnvoyFilter(filter)) => {
                 let namespace = &filter.meta.origin.namespace;
                 let key = Key::EnvoyFilters(namespace.clone());
@@ -451,7 +396,7 @@ impl World {
                     self.engine.remove(&key);
                 }
             }
-            Some(object) => self.security.publish(object, &mut self.engine),
+            Some(object) => self.namespaced.publish(object, &mut self.engine),
             None => {}
         }
         for (key, counts) in [

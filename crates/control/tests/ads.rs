@@ -1,20 +1,19 @@
 //! The whole control plane over loopback: a directory of YAML on one side, an ADS client and an
 //! HTTP client on the other.
 
+mod plane;
+
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use plane::{PATIENCE, Running, Sotw, config, get, get_from, node, start, write};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use weft_control::{ControlConfig, ControlPlane};
 use weft_core::drain;
 use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use weft_xds::pb::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
-};
+use weft_xds::pb::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest};
 
 const SERVICE: &str = r"
 apiVersion: networking.istio.io/v1
@@ -28,123 +27,8 @@ spec:
   endpoints: [{address: 10.0.0.1}]
 ";
 const CLUSTER: &str = "outbound|80||reviews.shop.svc.cluster.local";
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for the file source to see an edit and for a push to arrive.
 const QUIET: Duration = Duration::from_millis(1500);
-
-struct Running {
-    control: ControlPlane,
-    drain: drain::Drain,
-    directory: tempfile::TempDir,
-}
-
-async fn start(files: &[(&str, &str)]) -> Running {
-    let directory = tempfile::tempdir().expect("a directory");
-    for (name, text) in files {
-        write(directory.path(), name, text);
-    }
-    let (drain, signal) = drain::channel();
-    let config = config(directory.path());
-    let control = ControlPlane::start(config, signal).await.expect("starts");
-    Running {
-        control,
-        drain,
-        directory,
-    }
-}
-
-fn config(directory: &Path) -> ControlConfig {
-    let local = "127.0.0.1:0".parse().expect("an address");
-    ControlConfig {
-        config_dir: directory.to_owned(),
-        serve_incomplete: false,
-        mesh_config: None,
-        grpc_addr: local,
-        monitoring_addr: local,
-        max_connection_age: None,
-    }
-}
-
-fn write(directory: &Path, name: &str, text: &str) {
-    let temporary = directory.join(format!(".{name}.tmp"));
-    std::fs::write(&temporary, text).expect("writes");
-    std::fs::rename(&temporary, directory.join(name)).expect("renames");
-}
-
-fn node(id: &str) -> Node {
-    Node {
-        id: id.to_owned(),
-        ..Node::default()
-    }
-}
-
-struct Sotw {
-    requests: mpsc::Sender<DiscoveryRequest>,
-    responses: tonic::Streaming<DiscoveryResponse>,
-}
-
-impl Sotw {
-    async fn connect(plane: &Running, id: &str, types: &[TypeUrl]) -> Self {
-        let address = format!("http://{}", plane.control.grpc_addr);
-        let mut client = AggregatedDiscoveryServiceClient::connect(address)
-            .await
-            .expect("connects");
-        let (requests, receiver) = mpsc::channel(16);
-        for type_url in types {
-            let request = DiscoveryRequest {
-                node: Some(node(id)),
-                type_url: type_url.as_str().to_owned(),
-                ..DiscoveryRequest::default()
-            };
-            requests.send(request).await.expect("room");
-        }
-        let responses = client
-            .stream_aggregated_resources(ReceiverStream::new(receiver))
-            .await;
-        Self {
-            requests,
-            responses: responses.expect("a stream").into_inner(),
-        }
-    }
-
-    /// The next answer within a time, acknowledged.
-    async fn next(&mut self, within: Duration, error: Option<&str>) -> Option<DiscoveryResponse> {
-        let response = tokio::time::timeout(within, self.responses.message())
-            .await
-            .ok()?;
-        let response = response
-            .expect("the stream goes on")
-            .expect("the stream goes on");
-        let request = DiscoveryRequest {
-            type_url: response.type_url.clone(),
-            version_info: response.version_info.clone(),
-            response_nonce: response.nonce.clone(),
-            error_detail: error.map(|message| weft_xds::pb::Status {
-                code: 3,
-                message: message.to_owned(),
-                ..Default::default()
-            }),
-            ..DiscoveryRequest::default()
-        };
-        self.requests.send(request).await.expect("room");
-        Some(response)
-    }
-}
-
-async fn get(plane: &Running, path: &str) -> String {
-    get_from(plane.control.monitoring_addr, path).await
-}
-
-async fn get_from(address: SocketAddr, path: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(address)
-        .await
-        .expect("connects");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("writes");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.expect("reads");
-    text
-}
 
 const SIDECAR: &str = "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local";
 
@@ -209,7 +93,10 @@ async fn a_refused_resource_shows_on_its_objects() {
         "{status}"
     );
     let metrics = get(&plane, "/metrics").await;
-    assert!(metrics.contains("pilot_total_xds_rejects 1"), "{metrics}");
+    assert!(
+        metrics.contains("pilot_total_xds_rejects{type=\"cds\"} 1"),
+        "{metrics}"
+    );
     assert!(metrics.contains("pilot_services 1"), "{metrics}");
     assert!(get(&plane, "/ready").await.starts_with("HTTP/1.1 200"));
     plane.drain.finish().await;
@@ -305,7 +192,7 @@ async fn what_a_returning_client_says_it_has_is_shown() {
     drop(proxy);
     let mut is_there = true;
     for _ in 0..500 {
-        is_there = get(&plane, "/debug/syncz").await.contains(SIDECAR);
+        is_there = get(&plane, "/debug/proxies").await.contains(SIDECAR);
         if !is_there {
             break;
         }
@@ -331,7 +218,7 @@ async fn what_a_returning_client_says_it_has_is_shown() {
     let wanted = format!("\"acked\": \"{}\"", first.version_info);
     let mut page = String::new();
     for _ in 0..100 {
-        page = get(&plane, "/debug/syncz").await;
+        page = get(&plane, "/debug/proxies").await;
         if page.contains(&wanted) {
             break;
         }

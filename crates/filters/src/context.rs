@@ -4,21 +4,21 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
-use weft_config::http_filter::FilterOverrides;
+use weft_config::http_filter::OverrideLevels;
 use weft_config::rbac::PeerNames;
 use weft_config::{Metadata, RequestHead};
 
-use crate::{Calls, CorsAnswer, HeaderEdit};
+use crate::{Calls, CorsAnswer, HeaderEdit, RequestBody};
 
 /// The request's head; what a filter changes, the filters after it and the upstream see.
 #[derive(Debug)]
 pub struct RequestParts<'a> {
     /// The method.
-    pub method: &'a Method,
+    pub method: &'a mut Method,
     /// The path with its query.
     pub path: &'a mut PathAndQuery,
     /// The scheme.
-    pub scheme: &'static str,
+    pub scheme: &'a mut &'static str,
     /// All headers; the host among them.
     pub headers: &'a mut HeaderMap,
 }
@@ -53,11 +53,12 @@ pub struct RequestContext<'a> {
     pub head: RequestParts<'a>,
     /// The cluster that the route points to, if it points to one by name.
     pub cluster: Option<&'a str>,
+    /// There is a route, wherever it leads.
+    pub routed: bool,
     /// The request goes to a cluster, as far as its route is concerned.
     pub forwarded: bool,
-    /// Overrides of the weighted cluster, the route, its virtual host and the route
-    /// configuration: the most specific first.
-    pub overrides: [Option<&'a FilterOverrides>; 4],
+    /// What the route and what it belongs to change about filters; nothing without a route.
+    pub overrides: OverrideLevels<'a>,
     /// What the configuration says about the route.
     pub route_metadata: Option<&'a Metadata>,
     /// The connection.
@@ -66,13 +67,16 @@ pub struct RequestContext<'a> {
     pub remote: IpAddr,
     /// What filters leave for those after them and for the access log.
     pub metadata: &'a mut Metadata,
+    /// Its body; `None` for a request without one, and where it is not HTTP (an upgrade).
+    pub body: Option<&'a mut dyn RequestBody>,
     /// Other services.
     pub calls: &'a dyn Calls,
     /// Uniformly random numbers for shares.
     pub random: [u64; 2],
     /// A delay was injected (response flag `DI`).
     pub delayed: bool,
-    /// The request is to be routed again: a filter changed what routes look at.
+    /// The request is to be routed again before the next filter: this one changed what routes look
+    /// at.
     pub reroute: bool,
     /// Changes of the response's headers.
     pub response: Vec<HeaderEdit>,

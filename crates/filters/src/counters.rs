@@ -20,6 +20,12 @@ impl CounterGroup {
         }
     }
 
+    /// The count of the name at `place`.
+    #[cfg(test)]
+    pub(crate) fn get(&self, place: usize) -> u64 {
+        self.counters.get(place).map_or(0, Counter::get)
+    }
+
     /// Counts one for the name at `place`.
     pub fn inc(&self, place: usize) {
         debug_assert!(place < self.counters.len());

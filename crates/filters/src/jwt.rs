@@ -37,6 +37,8 @@ const COUNTERS: &[&str] = &[
     "jwks_fetch_success",
     "jwks_fetch_failed",
     "jwt_cache_miss",
+    // Weft's own: tokens refused because too many wait for the same keys.
+    "jwks_fetch_overflow",
 ];
 const ALLOWED: usize = 0;
 const DENIED: usize = 1;
@@ -44,6 +46,7 @@ const PREFLIGHTS: usize = 2;
 const FETCHED: usize = 3;
 const NOT_FETCHED: usize = 4;
 const CACHE_MISS: usize = 5;
+const CROWDED: usize = 6;
 
 /// Namespace of the metadata that the filter leaves.
 const NAMESPACE: &str = "envoy.filters.http.jwt_authn";
@@ -94,6 +97,7 @@ impl JwtFilter {
             "" => "jwt_authn.".to_owned(),
             own => format!("jwt_authn.{own}."),
         };
+        let counters = surroundings.counters(&prefix, COUNTERS);
         let store = |source: &KeySource| match source {
             KeySource::Local(source) => {
                 let text = surroundings.read(source);
@@ -103,7 +107,11 @@ impl JwtFilter {
                 }
                 KeyStore::Local(keys.map(Rc::new))
             }
-            KeySource::Remote(source) => KeyStore::Remote(surroundings.remote_keys(source)),
+            KeySource::Remote(source) => {
+                let keys = surroundings.remote_keys(source);
+                keys.watch(&counters);
+                KeyStore::Remote(keys)
+            }
         };
         let mut filter = Self {
             keys: configured
@@ -112,7 +120,7 @@ impl JwtFilter {
                 .map(|p| store(&p.keys))
                 .collect(),
             places: BTreeMap::new(),
-            counters: surroundings.counters(&prefix, COUNTERS),
+            counters: Arc::clone(&counters),
             configured: Arc::clone(configured),
         };
         let of_rules = configured
@@ -262,7 +270,7 @@ fn realm(head: &RequestParts<'_>) -> String {
     let path = text(ORIGINAL_PATH).unwrap_or(head.path.as_str());
     let path = path.get(..MAX_PATH).unwrap_or(path);
     let host = text(HOST).unwrap_or_default();
-    let scheme = text(FORWARDED_PROTO).unwrap_or(head.scheme);
+    let scheme = text(FORWARDED_PROTO).unwrap_or(*head.scheme);
     format!("{scheme}://{host}{path}")
 }
 

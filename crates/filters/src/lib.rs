@@ -2,6 +2,7 @@
 //! how the request was routed beyond the names it is told, nor where the answer goes. One that
 //! asks another service does so through [`Calls`], and never knows how a service is reached.
 
+pub mod body;
 pub mod call;
 pub mod context;
 pub mod cors;
@@ -18,15 +19,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weft_config::DataSource;
-use weft_config::http_filter::{FilterOverride, HttpFilterConfig};
+use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels};
 use weft_config::jwt::RemoteKeySource;
 
+pub use body::{Beginning, RequestBody};
 pub use call::{Call, CallError, CallResponse, Calls};
 pub use context::{Connection, RequestContext, RequestParts};
 pub use cors::CorsAnswer;
 pub use counters::CounterGroup;
 pub use fault::FaultStats;
-pub use header_edit::HeaderEdit;
+pub use header_edit::{EditKind, HeaderEdit};
 pub use jwt::RemoteKeys;
 pub use local_reply::LocalReply;
 pub use rbac::{RbacCounters, details as rbac_details};
@@ -116,45 +118,46 @@ impl Filter {
         matches!(self.kind, Kind::Rbac(_) | Kind::ExtAuthz(_))
     }
 
+    /// Whether it takes no part in a request. Only the overrides of the route that was found first
+    /// count, as in Envoy.
+    pub fn is_off(&self, first: OverrideLevels<'_>) -> bool {
+        first.disabled(&self.name).unwrap_or(self.disabled)
+    }
+
     /// Lets the request pass, waits, or answers it.
     pub async fn request(&self, context: &mut RequestContext<'_>) -> Verdict {
-        let found = context
-            .overrides
-            .iter()
-            .flatten()
-            .find_map(|overrides| overrides.get(&self.name));
-        match found {
-            Some(FilterOverride::Disabled) => return Verdict::Continue,
-            None if self.disabled => return Verdict::Continue,
-            _ => {}
-        }
+        let own = context.overrides.settings(&self.name);
         match &self.kind {
             Kind::Fault(filter) => {
-                let own = match found {
+                let own = match own {
                     Some(FilterOverride::Fault(fault)) => Some(fault),
                     _ => None,
                 };
                 filter.request(own, context).await
             }
-            Kind::Cors => match found {
+            Kind::Cors => match own {
                 Some(FilterOverride::Cors(policy)) => cors::request(policy, context),
                 _ => Verdict::Continue,
             },
-            Kind::ExtAuthz(filter) => filter.request(&self.name, context).await,
+            Kind::ExtAuthz(filter) => {
+                let own = match own {
+                    Some(FilterOverride::ExtAuthz(own)) => Some(&**own),
+                    _ => None,
+                };
+                filter.request(&self.name, own, context).await
+            }
             Kind::Jwt(filter) => {
-                let own = match found {
+                let own = match own {
                     Some(FilterOverride::Jwt(own)) => Some(&**own),
                     _ => None,
                 };
                 filter.request(own, context).await
             }
-            Kind::Rbac(filter) => {
-                let own = match found {
-                    Some(FilterOverride::Rbac(rules)) => Some(rules),
-                    _ => None,
-                };
-                filter.request(own, context)
-            }
+            Kind::Rbac(filter) => match own {
+                Some(FilterOverride::Rbac(None)) => Verdict::Continue,
+                Some(FilterOverride::Rbac(Some(rules))) => filter.request(Some(rules), context),
+                _ => filter.request(None, context),
+            },
         }
     }
 }

@@ -90,6 +90,16 @@ pub struct LocalityBalancing {
     pub failover: Vec<(Arc<str>, Arc<str>)>,
     /// Labels by which endpoints are near, the most important first.
     pub failover_priority: Vec<PriorityLabel>,
+    /// The proxy divides requests among the zones of its region, as its own zone has callers
+    /// (Istio's `zoneAwareLbSetting`); of a rule, `enabled` false forbids it.
+    pub zones: Option<ZoneAware>,
+}
+
+/// Settings of balancing by the shares of zones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ZoneAware {
+    /// Fewer endpoints than this are not divided; `None`: Envoy's default.
+    pub min_cluster_size: Option<u64>,
 }
 
 impl LocalityBalancing {

@@ -43,7 +43,7 @@ pub use access::{
 pub use address::{AddressError, AddressRange, EndpointAddress, Locality};
 pub use balancing::{
     ConsistentHash, Distribute, Growth, HashCookie, HashKey, HashTable, LoadBalancer,
-    LoadBalancing, LocalityBalancing, LocalityPattern, Number, PriorityLabel, Warmup,
+    LoadBalancing, LocalityBalancing, LocalityPattern, Number, PriorityLabel, Warmup, ZoneAware,
 };
 pub use cors::CorsPolicy;
 pub use delegate::{DelegateProblem, Resolved};
@@ -84,4 +84,4 @@ pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort
 pub use sidecar::Sidecar;
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
 pub use telemetry::{AccessLogging, CallSide, Telemetry, TraceTag, Tracing};
-pub use token::{RequestAuthentication, TokenRule};
+pub use token::{KeyPlace, RequestAuthentication, TokenKeys, TokenRule};

@@ -116,11 +116,12 @@ pub enum Kind {
     RequestAuthentication,
     ProxyConfig,
     Telemetry,
+    WorkloadGroup,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -139,6 +140,7 @@ impl Kind {
         Self::RequestAuthentication,
         Self::ProxyConfig,
         Self::Telemetry,
+        Self::WorkloadGroup,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -183,6 +185,7 @@ impl Kind {
             Self::RequestAuthentication => "RequestAuthentication",
             Self::ProxyConfig => "ProxyConfig",
             Self::Telemetry => "Telemetry",
+            Self::WorkloadGroup => "WorkloadGroup",
         }
     }
 
@@ -207,6 +210,7 @@ impl Kind {
             Self::RequestAuthentication => "request-authentication",
             Self::ProxyConfig => "proxy-config",
             Self::Telemetry => "telemetry",
+            Self::WorkloadGroup => "workload-group",
         }
     }
 }

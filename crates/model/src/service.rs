@@ -24,6 +24,8 @@ pub enum Resolution {
     DnsRoundRobin,
     /// The address that the client chose is used: `NONE`, headless services.
     Passthrough,
+    /// The proxy resolves the name that the client calls, one below a wildcard: `DYNAMIC_DNS`.
+    DynamicDns,
 }
 
 /// Which port of the workload a service port means.
@@ -59,6 +61,9 @@ pub struct Service {
     pub name: Arc<str>,
     /// Virtual addresses; empty for headless services and entries without `addresses`.
     pub addresses: Vec<AddressRange>,
+    /// Addresses that the mesh gave to a `ServiceEntry` without `addresses`. Only proxies that
+    /// answer their workload's DNS queries know them.
+    pub assigned: Vec<IpAddr>,
     /// Ports, sorted by number.
     pub ports: Vec<ServicePort>,
     /// How endpoints are found.

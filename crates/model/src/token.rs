@@ -1,7 +1,9 @@
 //! Which tokens workloads accept: Istio's `RequestAuthentication`. Knows no keys but those that
-//! stand in a rule.
+//! stand in a rule, and where others are.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::labels::Labels;
 use crate::name::RuleMeta;
@@ -18,6 +20,43 @@ pub struct RequestAuthentication {
     pub rules: Vec<TokenRule>,
 }
 
+/// The keys that sign tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TokenKeys {
+    /// A JSON Web Key Set (RFC 7517) in the rule.
+    Inline(Arc<str>),
+    /// One that is to be fetched, with the time that a fetch may take.
+    Remote(KeyPlace, Duration),
+}
+
+/// Where a JSON Web Key Set is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyPlace {
+    /// At this URL (`http://…` or `https://…`).
+    Url(Arc<str>),
+    /// Where the configuration of this issuer (a URL) says: `OpenID` Connect Discovery 1.0, 4.
+    Issuer(Arc<str>),
+}
+
+impl fmt::Display for KeyPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(url),
+            Self::Issuer(issuer) => write!(f, "issuer {issuer}"),
+        }
+    }
+}
+
+impl RequestAuthentication {
+    /// Places from which keys are to be fetched, with the time that a fetch may take.
+    pub fn places(&self) -> impl Iterator<Item = (&KeyPlace, Duration)> {
+        self.rules.iter().filter_map(|rule| match &rule.keys {
+            TokenKeys::Inline(_) => None,
+            TokenKeys::Remote(place, timeout) => Some((place, *timeout)),
+        })
+    }
+}
+
 /// How tokens of one issuer are checked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TokenRule {
@@ -25,8 +64,8 @@ pub struct TokenRule {
     pub issuer: Arc<str>,
     /// One of these must be in `aud`; none: any.
     pub audiences: Vec<Arc<str>>,
-    /// The keys that sign them: a JSON Web Key Set (RFC 7517).
-    pub keys: Arc<str>,
+    /// The keys that sign them.
+    pub keys: TokenKeys,
     /// Header and what stands before the token in it; with `parameters` and `cookies` empty, too:
     /// `authorization` with `Bearer `, and the parameter `access_token`.
     pub headers: Vec<(Arc<str>, Arc<str>)>,

@@ -58,6 +58,9 @@ fn open(full_name: &str, bytes: &[u8], depth: usize) -> Option<Value> {
 
 fn any_parts(type_url: &str, bytes: &[u8], depth: usize) -> Value {
     let mut object = Map::new();
+    if type_url.is_empty() && bytes.is_empty() {
+        return Value::Object(object);
+    }
     object.insert("@type".to_owned(), Value::String(type_url.to_owned()));
     let name = pool::full_name_of(type_url);
     let opened = if depth > MAX_DEPTH {

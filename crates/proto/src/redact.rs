@@ -1,8 +1,12 @@
-//! Hides secrets in proto-JSON, as Envoy's `/config_dump` does: strings under a sensitive
-//! field become `[redacted]`, bytes its base64. Field names stand in for Envoy's
+//! Hides secrets in messages and in their JSON, as Envoy's `/config_dump` does: strings under a
+//! sensitive field become `[redacted]`, bytes its base64. Field names stand in for Envoy's
 //! `sensitive` annotation; hiding too much (a metadata key `password`) is accepted.
 
+use prost::Message;
+use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value as Field};
 use serde_json::Value;
+
+use crate::{Any, pool};
 
 /// Fields annotated `udpa.annotations.sensitive` in Envoy's API, and the tokens of gRPC call
 /// credentials. `keys` and `secret` lie under fields that are hidden whole; `credentials` also
@@ -68,6 +72,106 @@ fn hide(name: &str, value: &mut Value) {
     }
 }
 
+/// Messages in each other beyond this are left out.
+const MAX_DEPTH: usize = 100;
+
+/// A message without its secrets, those of messages packed in it included. What cannot be read is
+/// left out: of a type that is not known, nothing is shown.
+pub fn redacted(any: &Any) -> Any {
+    Any {
+        type_url: any.type_url.clone(),
+        value: cleaned(&any.type_url, &any.value, 0),
+    }
+}
+
+fn cleaned(type_url: &str, value: &[u8], depth: usize) -> Vec<u8> {
+    let descriptor = pool::message(pool::full_name_of(type_url));
+    let message = descriptor.and_then(|of| DynamicMessage::decode(of, value).ok());
+    let Some(mut message) = message.filter(|_| depth < MAX_DEPTH) else {
+        return Vec::new();
+    };
+    clean(&mut message, depth + 1);
+    message.encode_to_vec()
+}
+
+fn clean(message: &mut DynamicMessage, depth: usize) {
+    if depth > MAX_DEPTH {
+        message.clear();
+        return;
+    }
+    if message.descriptor().full_name() == "google.protobuf.Any" {
+        let of = message.get_field_by_name("type_url");
+        let of = of
+            .as_deref()
+            .and_then(Field::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let value = message.get_field_by_name("value");
+        let value = value
+            .as_deref()
+            .and_then(Field::as_bytes)
+            .cloned()
+            .unwrap_or_default();
+        message.set_field_by_name("value", Field::Bytes(cleaned(&of, &value, depth).into()));
+        return;
+    }
+    for (field, value) in message.fields_mut() {
+        clean_field(field.name(), value, depth);
+    }
+}
+
+fn clean_field(name: &str, value: &mut Field, depth: usize) {
+    if SENSITIVE.contains(&name) {
+        return hide_field(value, depth);
+    }
+    match value {
+        Field::Message(message) => clean(message, depth + 1),
+        Field::List(items) => {
+            for item in items {
+                clean_field("", item, depth);
+            }
+        }
+        Field::Map(entries) => {
+            for (key, item) in entries {
+                let name = if let MapKey::String(name) = key {
+                    name
+                } else {
+                    ""
+                };
+                clean_field(name, item, depth);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn hide_field(value: &mut Field, depth: usize) {
+    match value {
+        Field::String(text) => TEXT.clone_into(text),
+        Field::Bytes(bytes) => *bytes = TEXT.as_bytes().into(),
+        Field::List(items) => items.iter_mut().for_each(|item| hide_field(item, depth)),
+        Field::Map(entries) => entries
+            .values_mut()
+            .for_each(|item| hide_field(item, depth)),
+        Field::Message(message) if depth > MAX_DEPTH => message.clear(),
+        Field::Message(message) if message.descriptor().full_name() == "google.protobuf.Any" => {
+            message.clear_field_by_name("value");
+        }
+        Field::Message(message) => {
+            for (_, value) in message.fields_mut() {
+                hide_field(value, depth + 1);
+            }
+        }
+        Field::Bool(flag) => *flag = false,
+        Field::I32(number) | Field::EnumNumber(number) => *number = 0,
+        Field::I64(number) => *number = 0,
+        Field::U32(number) => *number = 0,
+        Field::U64(number) => *number = 0,
+        Field::F32(number) => *number = 0.0,
+        Field::F64(number) => *number = 0.0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +197,67 @@ mod tests {
             "session_ticket_keys": {"keys": [{"inline_bytes": "W3JlZGFjdGVkXQ=="}]},
         });
         assert_eq!(value, want);
+    }
+
+    #[test]
+    fn keys_in_packed_messages_are_hidden_too() {
+        use crate::pb::envoy::config::cluster::v3::Cluster;
+        use crate::pb::envoy::config::core::v3::{
+            DataSource, TransportSocket, data_source::Specifier, transport_socket::ConfigType,
+        };
+        use crate::pb::envoy::extensions::transport_sockets::tls::v3::{
+            CommonTlsContext, TlsCertificate, UpstreamTlsContext,
+        };
+        let source = |text: &str| {
+            Some(DataSource {
+                specifier: Some(Specifier::InlineString(text.to_owned())),
+                ..DataSource::default()
+            })
+        };
+        let certificate = TlsCertificate {
+            certificate_chain: source("public"),
+            private_key: source("very secret"),
+            ..TlsCertificate::default()
+        };
+        let context = UpstreamTlsContext {
+            common_tls_context: Some(CommonTlsContext {
+                tls_certificates: vec![certificate],
+                ..CommonTlsContext::default()
+            }),
+            ..UpstreamTlsContext::default()
+        };
+        let socket = |config: Any| TransportSocket {
+            name: "tls".to_owned(),
+            config_type: Some(ConfigType::TypedConfig(config)),
+        };
+        let cluster = |config: Any| Cluster {
+            name: "a".to_owned(),
+            transport_socket: Some(socket(config)),
+            ..Cluster::default()
+        };
+        let pack = |config: Any| Any {
+            type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned(),
+            value: cluster(config).encode_to_vec(),
+        };
+        let known = pack(Any {
+            type_url:
+                "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+                    .to_owned(),
+            value: context.encode_to_vec(),
+        });
+        let shown = crate::json::any_to_json(&redacted(&known)).to_string();
+        assert!(
+            shown.contains("public") && shown.contains("[redacted]"),
+            "{shown}"
+        );
+        assert!(!shown.contains("very secret"), "{shown}");
+
+        let unknown = pack(Any {
+            type_url: "type.googleapis.com/not.Known".to_owned(),
+            value: b"very secret".to_vec(),
+        });
+        let shown = redacted(&unknown).value;
+        assert!(!shown.windows(11).any(|part| part == b"very secret"));
+        assert!(shown.windows(9).any(|part| part == b"not.Known"));
     }
 }

@@ -183,7 +183,8 @@ impl Chain {
         }
     }
 
-    /// Whether all guards let a connection go on; a refused one is closed by the caller.
+    /// Whether all guards let a connection go on; a refused one is counted, logged where it is not
+    /// HTTP (as in Envoy), and closed by the caller.
     async fn admits(
         &self,
         stream: &Stream,
@@ -196,6 +197,18 @@ impl Chain {
                 continue;
             };
             tracing::debug!(details = refused.details, "a connection is refused");
+            match &self.network {
+                Network::Tcp(manager) => {
+                    let name = server_name.or(stream.server_name());
+                    manager.refused(addresses, registered, name, refused.details);
+                }
+                Network::Http(manager) => {
+                    manager.stats.downstream_cx_total.inc();
+                    manager.stats.downstream_cx_destroy.inc();
+                    manager.stats.downstream_cx_destroy_local.inc();
+                }
+                Network::Nothing => {}
+            }
             if let Some(delay) = refused.delay {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}

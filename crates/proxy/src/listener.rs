@@ -95,6 +95,15 @@ impl Listener {
         worker.drain_chains(&gone);
     }
 
+    /// Makes the chains ready whose keys for tokens are to be fetched before anybody comes.
+    pub(crate) fn begin_early(&self, worker: &Rc<Worker>) {
+        let spec = self.spec();
+        let chains = spec.chains.values();
+        for chain in chains.filter(|chain| chain.config.fetches_early()) {
+            self.chain(chain, worker);
+        }
+    }
+
     /// Accepts no more; what waits in the kernel's queue is still served, and then every
     /// connection drains.
     pub(crate) fn stop(&self) {

@@ -176,6 +176,14 @@ stat_set! {
     }
 }
 
+stat_set! {
+    /// `certificate_files.…`: owners of certificates whose files have changed, kept by the main
+    /// thread.
+    pub struct CertificateFileStats {
+        counters { update_success, update_rejected }
+    }
+}
+
 impl HttpStats {
     /// Counts a response's class.
     pub(crate) fn count_response(&self, status: u16) {

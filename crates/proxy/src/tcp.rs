@@ -41,7 +41,31 @@ struct Session {
     host: Option<SocketAddr>,
     flags: ResponseFlags,
     failure: String,
+    /// Why the connection was closed, if it is a policy's doing.
+    details: String,
     copied: Copied,
+}
+
+impl Session {
+    fn begin(
+        (peer, local): (SocketAddr, SocketAddr),
+        registered: &Registered,
+        server_name: Option<&str>,
+    ) -> Self {
+        Self {
+            opened: Instant::now(),
+            peer,
+            local,
+            id: registered.id(),
+            server_name: server_name.map(str::to_owned),
+            cluster: None,
+            host: None,
+            flags: ResponseFlags::default(),
+            failure: String::new(),
+            details: String::new(),
+            copied: Copied::default(),
+        }
+    }
 }
 
 impl TcpManager {
@@ -68,18 +92,8 @@ impl TcpManager {
     ) {
         self.stats.downstream_cx_total.inc();
         self.stats.downstream_cx_active.inc();
-        let mut session = Session {
-            opened: Instant::now(),
-            peer,
-            local,
-            id: registered.id(),
-            server_name: downstream.server_name().map(str::to_owned),
-            cluster: None,
-            host: None,
-            flags: ResponseFlags::default(),
-            failure: String::new(),
-            copied: Copied::default(),
-        };
+        let name = downstream.server_name();
+        let mut session = Session::begin((peer, local), registered, name);
         if let Some(mut upstream) = self.connect(&mut session).await {
             let options = CopyOptions {
                 idle_timeout: self.config.idle_timeout,
@@ -101,6 +115,23 @@ impl TcpManager {
             .add(session.copied.b_to_a.get());
         self.stats.downstream_cx_active.dec();
         self.log(&session);
+    }
+
+    /// Counts and logs a connection that a policy has refused; `details` say which.
+    pub(crate) fn refused(
+        &self,
+        addresses: (SocketAddr, SocketAddr),
+        registered: &Registered,
+        server_name: Option<&str>,
+        details: String,
+    ) {
+        self.stats.downstream_cx_total.inc();
+        let name = self.config.clusters.pick(self.worker.random());
+        self.log(&Session {
+            cluster: name.map(Arc::clone),
+            details,
+            ..Session::begin(addresses, registered, server_name)
+        });
     }
 
     fn count_end(&self, end: Option<&CopyEnd>, flags: &mut ResponseFlags) {
@@ -199,6 +230,9 @@ impl FormatSource for SessionView<'_> {
             Field::ResponseCode => Value::Number(0),
             Field::ResponseFlags => Value::text((self.flags != "-").then_some(&*self.flags)),
             Field::ResponseFlagsLong => Value::Text(session.flags.long().into()),
+            Field::ConnectionTerminationDetails => {
+                Value::text((!session.details.is_empty()).then_some(&*session.details))
+            }
             Field::BytesReceived => Value::Number(session.copied.a_to_b.get()),
             Field::BytesSent => Value::Number(session.copied.b_to_a.get()),
             Field::Duration => Value::Number(self.duration.as_millis() as u64),

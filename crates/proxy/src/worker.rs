@@ -145,6 +145,7 @@ impl Worker {
             && in_place
         {
             listener.update(spec, self);
+            listener.begin_early(self);
             return;
         }
         if let Some(old) = present {
@@ -154,6 +155,7 @@ impl Worker {
         self.registry
             .register(Scope::listener(spec.stat_name()), &stats);
         let listener = Listener::new(spec, stats);
+        listener.begin_early(self);
         for socket in sockets {
             let accept = Rc::clone(&listener).accept_loop(socket, Rc::clone(self));
             tokio::task::spawn_local(accept);

@@ -211,6 +211,13 @@ impl<'a> At<'a> {
         percent
     }
 
+    /// The value of a header, as Envoy's `HTTP_HEADER_VALUE` has it.
+    pub(crate) fn header_value(&self, value: &str) {
+        if value.bytes().any(|b| b != b'\t' && b.is_ascii_control()) {
+            self.error("has control characters, which no header can hold: remove them");
+        }
+    }
+
     /// An expression in RE2's syntax, within the bounds of the proxy's own check.
     pub(crate) fn regex(&self, pattern: &str) {
         if pattern.is_empty() {

@@ -11,7 +11,7 @@ use weft_proto::{Problem, reader};
 use crate::api::istio::{
     authorization_policy, destination_rule, envoy_filter, gateway, message as istio,
     peer_authentication, proxy_config, request_authentication, service_entry, sidecar, telemetry,
-    virtual_service, workload_entry,
+    virtual_service, workload_entry, workload_group,
 };
 use crate::api::kubernetes::{self, secret};
 use crate::check::{Checker, Context, Finding};
@@ -209,13 +209,18 @@ fn convert_kind(
         }
         Kind::ServiceEntry => {
             let message: istio::ServiceEntry = document.read_spec()?;
-            let services = service_entry::convert(message, context, spec);
+            let assignments = service_entry::assignments(&document.body, root);
+            let services = service_entry::convert(message, &assignments, context, spec);
             services.map(|services| Piece::ServiceEntry(Arc::new(services)))
         }
         Kind::WorkloadEntry => {
             let message = document.read_spec()?;
             let workload = workload_entry::convert(message, context, spec);
             workload.map(|workload| Piece::Workload(Arc::new(workload)))
+        }
+        Kind::WorkloadGroup => {
+            workload_group::check(document.read_spec()?, spec);
+            Some(Piece::Nothing)
         }
         Kind::VirtualService => {
             let message = document.read_spec()?;

@@ -15,13 +15,14 @@
 pub mod api;
 mod check;
 mod document;
+pub mod key_set;
 mod piece;
 pub mod registry;
 
 use weft_model::{Object, ObjectKey};
 
 pub use api::istio::{mesh_config, proxy_settings};
-pub use registry::file::{Batch, FileSource, FileSourceError, FolderState, WatchOptions};
+pub use registry::file::{Batch, FileSource, FileSourceError, FolderState, Refresh, WatchOptions};
 pub use registry::load::{Loaded, load_once};
 pub use registry::places::{Remark, place};
 pub use registry::store::{FileStore, ObjectState, ObjectStatus, StatusKey, Update};

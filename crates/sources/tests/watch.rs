@@ -337,3 +337,49 @@ async fn a_directory_that_loses_all_its_files_at_once_is_held() {
         ["-VirtualService/default/a"]
     );
 }
+
+#[tokio::test]
+async fn who_asks_hears_when_everything_written_before_is_known() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.yaml");
+    fs::write(&path, route("a", 1)).expect("written");
+    fs::write(directory.path().join("b.yaml"), route("b", 1)).expect("written");
+    // Neither events nor polling help in time.
+    let slow = WatchOptions {
+        poll_interval: Duration::from_secs(3600),
+        ..WatchOptions::default()
+    };
+    let mut source = start(directory.path(), slow);
+    assert_eq!(next(&mut source).await.asked, 0);
+    let first = source.refresh().ask();
+    let answer = next(&mut source).await;
+    assert!(
+        answer.changes.is_empty() && answer.asked >= first,
+        "{answer:?}"
+    );
+
+    fs::write(&path, route("a", 2)).expect("written");
+    let second = source.refresh().ask();
+    let mut changes = Vec::new();
+    loop {
+        let batch = next(&mut source).await;
+        changes.extend(keys(&batch));
+        if batch.asked >= second {
+            break;
+        }
+    }
+    assert_eq!(changes, ["+VirtualService/default/a"]);
+
+    // A file that is missing counts as gone only after a moment, and so does the answer.
+    fs::remove_file(&path).expect("removed");
+    let third = source.refresh().ask();
+    let mut changes = Vec::new();
+    loop {
+        let batch = next(&mut source).await;
+        changes.extend(keys(&batch));
+        if batch.asked >= third {
+            break;
+        }
+    }
+    assert_eq!(changes, ["-VirtualService/default/a"]);
+}

@@ -93,6 +93,11 @@ impl Control {
         self.grpc
     }
 
+    /// Where its monitoring pages are.
+    pub fn monitoring(&self) -> SocketAddr {
+        self.monitoring
+    }
+
     /// All that it has logged.
     pub fn log(&self) -> String {
         self.process
@@ -125,9 +130,9 @@ impl Control {
         samples.sum()
     }
 
-    /// Where a connected proxy stands: the entry of its node id in `/debug/syncz`.
+    /// Where a connected proxy stands: the entry of its node id in `/debug/proxies`.
     pub async fn proxy(&self, id: &str) -> Option<Value> {
-        let page = self.json("/debug/syncz").await;
+        let page = self.json("/debug/proxies").await;
         page["proxies"]
             .as_array()?
             .iter()
@@ -151,9 +156,9 @@ impl Control {
         .await;
     }
 
-    /// What this proxy is to have: `resources` of `/debug/config_dump`.
+    /// What this proxy is to have: `resources` of `/debug/resources`.
     pub async fn resources(&self, id: &str) -> Vec<Value> {
-        let path = format!("/debug/config_dump?proxyID={id}");
+        let path = format!("/debug/resources?proxyID={id}");
         let mut dump = self.json(&path).await;
         match dump["resources"].take() {
             Value::Array(resources) => resources,

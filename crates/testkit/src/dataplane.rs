@@ -204,6 +204,11 @@ impl Dataplane {
         }
     }
 
+    /// Its process, to be stopped and continued.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Asks its process to end (SIGTERM) and waits; see [`Process::terminate`].
     pub fn terminate(&mut self, timeout: Duration) -> ExitStatus {
         self.process.terminate(timeout)

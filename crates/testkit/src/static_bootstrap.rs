@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-/// Makes a bootstrap of the resources of `/debug/config_dump`.
+/// Makes a bootstrap of the resources of `/debug/resources`.
 ///
 /// # Panics
 /// A listener names a route configuration, or a cluster endpoints, that are not among them.

@@ -265,8 +265,7 @@ impl Connectors {
         config: &Cluster,
         endpoint: Option<&weft_config::Endpoint>,
     ) -> &Arc<Connector> {
-        let metadata = endpoint.and_then(|e| e.metadata.as_deref());
-        let transport = config.transport_for(metadata);
+        let transport = config.transport_for(endpoint);
         let mut matches = config.transport_matches.iter();
         let position = matches.position(|m| std::ptr::eq(&raw const m.transport, transport));
         let found = position.and_then(|at| self.matches.get(at));

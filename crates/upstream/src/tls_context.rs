@@ -49,6 +49,25 @@ impl Secrets {
         cluster.tls_contexts().all(|tls| self.has_all(&tls.context))
     }
 
+    /// The files that `context` is read from, by itself or by its secrets.
+    pub fn files<'a>(&'a self, context: &'a TlsContext) -> impl Iterator<Item = &'a Arc<str>> {
+        let certificates = context.certificates.iter();
+        let certificates = certificates.filter_map(|source| match source {
+            CertificateSource::Inline(certificate) => Some(&**certificate),
+            CertificateSource::Sds(name) => self.certificate(name).ok(),
+        });
+        let (own, defaults) = match &context.validation {
+            None => (None, None),
+            Some(ValidationSource::Inline(own)) => (Some(&**own), None),
+            Some(ValidationSource::Sds { name, defaults }) => {
+                (self.validation(name).ok(), Some(&**defaults))
+            }
+        };
+        let roots = own.into_iter().chain(defaults);
+        let roots = roots.flat_map(TlsValidation::files);
+        certificates.flat_map(TlsCertificate::files).chain(roots)
+    }
+
     fn certificate(&self, name: &str) -> Result<&TlsCertificate, TlsError> {
         match self.0.get(name).map(|secret| &secret.kind) {
             Some(SecretKind::Certificate(certificate)) => Ok(certificate),

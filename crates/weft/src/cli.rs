@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::inspect::args::{ExplainArgs, ProxyConfigArgs, ProxyStatusArgs, SimulateArgs, WaitArgs};
+
 /// A service mesh in one binary: control plane, proxy, and what people need to live with them.
 #[derive(Debug, Parser)]
 #[command(
@@ -33,6 +35,22 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     /// Look for what is suspicious in mesh configuration, with the codes of `istioctl analyze`
     Analyze(AnalyzeArgs),
+    /// Wait until an edit is live on all the proxies that it concerns; exit 1 with those that lag
+    #[command(display_name = "weft")]
+    Wait(WaitArgs),
+    /// Show where connected proxies stand: SYNCED, STALE, NOT SENT, ERROR
+    #[command(display_name = "weft", visible_alias = "ps")]
+    ProxyStatus(ProxyStatusArgs),
+    /// Show what a proxy has, or is to have: clusters, listeners, routes, endpoints, secrets
+    #[command(display_name = "weft", visible_alias = "pc")]
+    ProxyConfig(ProxyConfigArgs),
+    /// Say which objects made a listener, route, cluster of a proxy, with file and line
+    #[command(display_name = "weft")]
+    Explain(ExplainArgs),
+    /// Say what would become of a call, and why: listener, chain, route, cluster, endpoints,
+    /// policies; exit 1 if it does not get through
+    #[command(display_name = "weft")]
+    Simulate(Box<SimulateArgs>),
     /// Watch a whole mesh at work on this machine, with nothing installed and without root
     #[command(display_name = "weft")]
     Demo(DemoArgs),
@@ -66,10 +84,42 @@ pub(crate) struct ControlArgs {
     /// spread over replicas: 30m, 90s, 1h; `never`. It is sent nothing again
     #[arg(long, value_name = "TIME", default_value = "30m")]
     pub(crate) grpc_max_connection_age: Age,
+    /// How often the keys are fetched anew that a `RequestAuthentication` names by `jwksUri`: 20m,
+    /// 90s, 1h
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "20m",
+        env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL"
+    )]
+    pub(crate) jwks_refresh_interval: Interval,
+    /// PEM file of authorities that are trusted when keys are fetched, besides those of the
+    /// system; may be absent
+    #[arg(long, value_name = "FILE", default_value = "/cacerts/extra.pem")]
+    pub(crate) jwks_extra_roots: PathBuf,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
+}
+
+/// A time with its unit, above zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interval(pub(crate) Duration);
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // As Go prints times: 20m0s.
+        let text = text
+            .strip_suffix("m0s")
+            .map_or(text.to_owned(), |m| format!("{m}m"));
+        match text.parse::<Age>()? {
+            Age(Some(time)) if !time.is_zero() => Ok(Self(time)),
+            _ => Err("write a time above zero, such as 20m or 90s".to_owned()),
+        }
+    }
 }
 
 /// A time with its unit, or `never`.

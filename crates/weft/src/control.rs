@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use weft_control::{ControlConfig, ControlPlane};
+use weft_control::{ControlConfig, ControlPlane, KeyFetch};
 
 use crate::Failure;
 use crate::cli::ControlArgs;
@@ -31,6 +31,10 @@ pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
             grpc_addr: args.grpc_addr,
             monitoring_addr: args.monitoring_addr,
             max_connection_age: args.grpc_max_connection_age.0,
+            keys: KeyFetch {
+                refresh: args.jwks_refresh_interval.0,
+                extra_roots: args.jwks_extra_roots.clone(),
+            },
         };
         ControlPlane::run(config, drain)
             .await

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::MutexGuardWriter;
 use weft_proxy::admin::{LogControl, LogLevel};
 
 /// The loggers that `/logging` lists and changes: the crates that have something to say.
@@ -23,9 +25,51 @@ const LOGGERS: [&str; 8] = [
     "weft_xds",
 ];
 
+/// The file of a log. It is written to with a lock, as lines are short.
+#[derive(Clone)]
+struct LogFile {
+    path: Arc<Path>,
+    file: Arc<Mutex<File>>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> Result<Self, String> {
+        Ok(Self {
+            path: path.into(),
+            file: Arc::new(Mutex::new(Self::append(path)?)),
+        })
+    }
+
+    fn append(path: &Path) -> Result<File, String> {
+        let mut options = OpenOptions::new();
+        let opened = options.create(true).append(true).open(path);
+        opened.map_err(|error| {
+            let path = path.display();
+            format!("--log-path {path}: {error}; is its folder there and writable?")
+        })
+    }
+
+    /// Opens the path again, after the file was moved away.
+    fn reopen(&self) -> Result<(), String> {
+        let file = Self::append(&self.path)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogFile {
+    type Writer = MutexGuardWriter<'a, File>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.file.make_writer()
+    }
+}
+
 /// The levels of a running log.
 pub(crate) struct Log {
     levels: Mutex<Levels>,
+    /// `None`: standard error.
+    file: Option<LogFile>,
     apply: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
 }
 
@@ -48,20 +92,11 @@ pub(crate) fn start(level: &str, file: Option<&Path>) -> Result<Log, String> {
         )
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(levels.filter());
+    let file = file.map(LogFile::open).transpose()?;
     // A log that is running already stays: only tests start two.
-    let apply: Box<dyn Fn(EnvFilter) -> bool + Send + Sync> = if let Some(path) = file {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|error| {
-                format!(
-                    "--log-path {}: {error}; is its folder there and writable?",
-                    path.display()
-                )
-            })?;
+    let apply: Box<dyn Fn(EnvFilter) -> bool + Send + Sync> = if let Some(file) = &file {
         let builder = builder
-            .with_writer(Mutex::new(file))
+            .with_writer(file.clone())
             .with_ansi(false)
             .with_filter_reloading();
         let handle = builder.reload_handle();
@@ -78,6 +113,7 @@ pub(crate) fn start(level: &str, file: Option<&Path>) -> Result<Log, String> {
     };
     Ok(Log {
         levels: Mutex::new(levels),
+        file,
         apply,
     })
 }
@@ -93,6 +129,10 @@ impl Log {
 }
 
 impl LogControl for Log {
+    fn reopen(&self) -> Result<(), String> {
+        self.file.as_ref().map_or(Ok(()), LogFile::reopen)
+    }
+
     fn levels(&self) -> Vec<(String, LogLevel)> {
         let levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
         let level = |name: &str| levels.targets.get(name).copied().unwrap_or(levels.all);
@@ -181,7 +221,33 @@ fn tracing_name(level: LogLevel) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[test]
+    fn a_log_file_that_was_moved_away_is_opened_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("weft.log");
+        let log = LogFile::open(&path).expect("it opens");
+        let write = |text: &str| {
+            log.make_writer()
+                .write_all(text.as_bytes())
+                .expect("written");
+        };
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).ok();
+        write("a");
+        std::fs::rename(&path, folder.path().join("old.log")).expect("it moves");
+        write("b");
+        assert_eq!(read("weft.log"), None);
+        log.reopen().expect("it opens again");
+        write("c");
+        assert_eq!(read("old.log").as_deref(), Some("ab"));
+        assert_eq!(read("weft.log").as_deref(), Some("c"));
+        drop(folder);
+        let error = log.reopen().expect_err("the folder is gone");
+        assert!(error.contains("--log-path"), "{error}");
+    }
 
     #[test]
     fn envoys_levels_become_tracings() {
@@ -204,6 +270,7 @@ mod tests {
     #[test]
     fn one_logger_can_be_changed_and_all_at_once() {
         let log = Log {
+            file: None,
             levels: Mutex::new(Levels::parse("info").expect("valid")),
             apply: Box::new(|_| true),
         };

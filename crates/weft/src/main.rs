@@ -6,6 +6,7 @@ mod cli;
 mod completions;
 mod control;
 mod demo;
+mod inspect;
 mod logging;
 mod output;
 mod proxy;
@@ -30,6 +31,11 @@ fn main() -> ExitCode {
         Command::Proxy(args) => proxy::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Analyze(args) => analyze::run(&args),
+        Command::Wait(args) => inspect::wait::run(&args),
+        Command::ProxyStatus(args) => inspect::proxy_status::run(&args),
+        Command::ProxyConfig(args) => inspect::proxy_config::run(&args),
+        Command::Explain(args) => inspect::explain::run(&args),
+        Command::Simulate(args) => inspect::simulate::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoService(args) => demo::service::run(&args),

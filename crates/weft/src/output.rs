@@ -7,3 +7,8 @@ pub(crate) fn line(text: &str) {
     // `println!` would panic for a closed pipe, as `weft validate | head` makes one.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
+
+/// Writes lines that are ended already.
+pub(crate) fn text(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -114,7 +114,7 @@ pub(crate) fn drain_on_request_as_envoy(
             tokio::select! {
                 Some(()) = hang_up.recv() => tracing::info!("SIGHUP is ignored"),
                 Some(()) = user.recv() => {
-                    tracing::info!("SIGUSR1: reopening access logs");
+                    tracing::info!("SIGUSR1: reopening logs");
                     reopen_logs.notify_one();
                 }
                 else => return,

@@ -199,6 +199,16 @@ fn completions_know_the_commands() {
             script.contains("validate") && script.contains("config-dir"),
             "{shell}"
         );
+        for shown in [
+            "wait",
+            "proxy-status",
+            "proxy-config",
+            "explain",
+            "simulate",
+            "fqdn",
+        ] {
+            assert!(script.contains(shown), "{shell} lacks {shown}");
+        }
         for hidden in ["demo-service", "until-stdin-closes"] {
             assert!(!script.contains(hidden), "{shell} offers {hidden}");
         }

@@ -15,6 +15,7 @@ mod parity {
 mod security {
     pub(crate) mod authz;
     pub(crate) mod certificates;
+    pub(crate) mod guards;
     pub(crate) mod proxies;
     pub(crate) mod scene;
     pub(crate) mod servers;
@@ -30,8 +31,13 @@ use security::scene::{KNOWN, Scene};
 async fn policies_hold_as_in_envoy() {
     let scene = Scene {
         bootstrap: include_str!("security/rbac.yaml"),
-        listeners: &["rbac", "tls", "mtls", "tcp", "guarded"],
-        stats: "rbac.",
+        listeners: &["rbac", "tls", "mtls", "tcp", "barred", "guarded"],
+        stats: &[
+            "rbac.",
+            "tcp.barred.downstream_cx_total",
+            "http.guarded.downstream_cx_total",
+            "http.guarded.downstream_cx_destroy",
+        ],
     };
     compare(&scene, include_str!("security/rbac.txt"), &BTreeMap::new()).await;
 }
@@ -41,7 +47,7 @@ async fn tokens_are_wanted_as_in_envoy() {
     let scene = Scene {
         bootstrap: include_str!("security/tokens.yaml"),
         listeners: &["tokens", "terse", "lenient"],
-        stats: "jwt_authn.",
+        stats: &["jwt_authn."],
     };
     let mut words = security::tokens::words();
     let port = security::servers::keys(words["jwks:plain"].clone()).await;
@@ -54,7 +60,7 @@ async fn another_service_decides_as_in_envoy() {
     let scene = Scene {
         bootstrap: include_str!("security/authz.yaml"),
         listeners: &["http", "grpc", "open", "gone", "disabled", "custom"],
-        stats: ".ext_authz.",
+        stats: &[".ext_authz."],
     };
     let (http, grpc) = tokio::join!(security::authz::by_http(), security::authz::by_grpc());
     let words = BTreeMap::from([
@@ -62,6 +68,53 @@ async fn another_service_decides_as_in_envoy() {
         ("port-of-grpc".to_owned(), grpc.to_string()),
     ]);
     compare(&scene, include_str!("security/authz.txt"), &words).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_and_routes_hold_as_in_envoy() {
+    let scene = Scene {
+        bootstrap: include_str!("security/chain.yaml"),
+        listeners: &["chain", "levels"],
+        stats: &[
+            ".rbac.",
+            ".ext_authz.",
+            ".fault.",
+            ".jwt_authn.",
+            ".rq_total",
+            ".rq_direct_response",
+            ".rq_redirect",
+            ".no_",
+            "rq_non_relative_path",
+            "ws_on_non_ws_route",
+        ],
+    };
+    let port = security::guards::by_http().await;
+    let words = BTreeMap::from([("port-of-guard".to_owned(), port.to_string())]);
+    compare(&scene, include_str!("security/chain.txt"), &words).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_see_bodies_and_change_headers_as_in_envoy() {
+    let scene = Scene {
+        bootstrap: include_str!("security/guards.yaml"),
+        listeners: &[
+            "http-whole",
+            "http-part",
+            "http-none",
+            "grpc-whole",
+            "grpc-part",
+            "grpc-bytes",
+            "grpc-none",
+            "grpc-allowed",
+        ],
+        stats: &[".ext_authz.", "downstream_rq_too_large"],
+    };
+    let (http, grpc) = tokio::join!(security::guards::by_http(), security::guards::by_grpc());
+    let words = BTreeMap::from([
+        ("port-of-guard".to_owned(), http.to_string()),
+        ("port-of-grpc".to_owned(), grpc.to_string()),
+    ]);
+    compare(&scene, include_str!("security/guards.txt"), &words).await;
 }
 
 /// Sends every case to both proxies and tells all that differs. `words` stand in the tables and
@@ -108,12 +161,14 @@ async fn compare(scene: &Scene, table: &str, words: &BTreeMap<String, String>) {
         }
     }
     if only.is_none() {
-        let (of_envoy, of_weft) = (envoy.stats(scene).await, weft.stats(scene).await);
+        let (mut of_envoy, mut of_weft) = (envoy.stats(scene).await, weft.stats(scene).await);
+        of_envoy.extend(envoy.bytes());
+        of_weft.extend(weft.bytes());
         let mut lines = lines_of_one('-', &of_envoy, &of_weft);
         lines.extend(lines_of_one('+', &of_weft, &of_envoy));
         assert!(
             !of_envoy.is_empty(),
-            "Envoy counts nothing called {}",
+            "Envoy counts nothing called {:?}",
             scene.stats
         );
         if !lines.is_empty() {

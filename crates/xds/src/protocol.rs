@@ -126,6 +126,8 @@ pub trait Protocol: sealed::Sealed + Send + Sync + 'static {
 
     /// The node that a request names.
     fn node_of(request: &Self::Request) -> Option<pb::Node>;
+    /// The type that a request names.
+    fn type_of(request: &Self::Request) -> &str;
     /// Reads a request.
     fn read_request(request: Self::Request) -> Request;
     /// Writes a request.
@@ -134,6 +136,13 @@ pub trait Protocol: sealed::Sealed + Send + Sync + 'static {
     fn read_response(response: Self::Response) -> Incoming;
     /// Writes an answer.
     fn write_response(response: Outgoing) -> Self::Response;
+    /// Writes an answer whose resources have types of their own.
+    fn write_answer(
+        type_url: &str,
+        nonce: &str,
+        identifier: Option<Arc<str>>,
+        resources: Vec<(String, pb::Any)>,
+    ) -> Self::Response;
 }
 
 impl Protocol for Sotw {
@@ -143,6 +152,10 @@ impl Protocol for Sotw {
 
     fn node_of(request: &Self::Request) -> Option<pb::Node> {
         request.node.clone()
+    }
+
+    fn type_of(request: &Self::Request) -> &str {
+        &request.type_url
     }
 
     fn read_request(request: Self::Request) -> Request {
@@ -208,6 +221,21 @@ impl Protocol for Sotw {
             ..Default::default()
         }
     }
+
+    fn write_answer(
+        type_url: &str,
+        nonce: &str,
+        identifier: Option<Arc<str>>,
+        resources: Vec<(String, pb::Any)>,
+    ) -> Self::Response {
+        pb::DiscoveryResponse {
+            resources: resources.into_iter().map(|(_, any)| any).collect(),
+            type_url: type_url.to_owned(),
+            nonce: nonce.to_owned(),
+            control_plane: control_plane(identifier),
+            ..Default::default()
+        }
+    }
 }
 
 impl Protocol for Delta {
@@ -217,6 +245,10 @@ impl Protocol for Delta {
 
     fn node_of(request: &Self::Request) -> Option<pb::Node> {
         request.node.clone()
+    }
+
+    fn type_of(request: &Self::Request) -> &str {
+        &request.type_url
     }
 
     fn read_request(request: Self::Request) -> Request {
@@ -299,6 +331,26 @@ impl Protocol for Delta {
             removed_resources: response.removed.iter().map(ToString::to_string).collect(),
             nonce: response.nonce,
             control_plane: control_plane(response.control_plane),
+            ..Default::default()
+        }
+    }
+
+    fn write_answer(
+        type_url: &str,
+        nonce: &str,
+        identifier: Option<Arc<str>>,
+        resources: Vec<(String, pb::Any)>,
+    ) -> Self::Response {
+        let resources = resources.into_iter().map(|(name, any)| pb::WireResource {
+            name,
+            resource: Some(any),
+            ..Default::default()
+        });
+        pb::DeltaDiscoveryResponse {
+            resources: resources.collect(),
+            type_url: type_url.to_owned(),
+            nonce: nonce.to_owned(),
+            control_plane: control_plane(identifier),
             ..Default::default()
         }
     }

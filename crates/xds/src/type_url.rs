@@ -46,8 +46,12 @@ impl TypeUrl {
     pub const RUNTIME: TypeUrl =
         TypeUrl::from_static("type.googleapis.com/envoy.service.runtime.v3.Runtime");
 
+    /// NDS: Istio's table of names for DNS queries.
+    pub const NAME_TABLE: TypeUrl =
+        TypeUrl::from_static("type.googleapis.com/istio.networking.nds.v1.NameTable");
+
     /// The types above: those that every stream may ask for.
-    pub const KNOWN: [TypeUrl; 9] = [
+    pub const KNOWN: [TypeUrl; 10] = [
         TypeUrl::CLUSTER,
         TypeUrl::ENDPOINT,
         TypeUrl::LISTENER,
@@ -57,6 +61,7 @@ impl TypeUrl {
         TypeUrl::SCOPED_ROUTE,
         TypeUrl::VIRTUAL_HOST,
         TypeUrl::RUNTIME,
+        TypeUrl::NAME_TABLE,
     ];
 
     /// A type URL known at compile time.
@@ -84,8 +89,8 @@ impl TypeUrl {
 
     /// The name people use (`LDS`, `CDS`, …), or the message's name for other types.
     pub fn short(&self) -> &str {
-        const SHORT: [&str; 9] = [
-            "CDS", "EDS", "LDS", "RDS", "SDS", "ECDS", "SRDS", "VHDS", "RTDS",
+        const SHORT: [&str; 10] = [
+            "CDS", "EDS", "LDS", "RDS", "SDS", "ECDS", "SRDS", "VHDS", "RTDS", "NDS",
         ];
         TypeUrl::KNOWN
             .iter()
@@ -169,6 +174,7 @@ impl TypeUrl {
             TypeUrl::ENDPOINT,
             TypeUrl::SECRET,
             TypeUrl::RUNTIME,
+            TypeUrl::NAME_TABLE,
         ]
         .contains(self)
             && self.is_known()

@@ -16,24 +16,26 @@ use weft_xds::pb::{DiscoveryRequest, DiscoveryResponse, Node as WireNode};
 
 use crate::Answers;
 use crate::nodes::{Kind, Node};
+use crate::world::Asked;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks the control plane at `address` (`http://…`) as `node`, which wants the listeners `targets` if
-/// it is a gRPC client. The answers are canonical JSON, not yet normalised.
+/// Asks the control plane at `address` (`http://…`) as `node`. The answers are canonical JSON, not yet normalised.
 ///
 /// # Errors
 /// What the control plane did not answer.
-pub async fn fetch(address: &str, node: &Node, targets: &[String]) -> Result<Answers, String> {
+pub async fn fetch(address: &str, node: &Node, asked: &Asked) -> Result<Answers, String> {
+    let targets = &asked.grpc_targets;
     if node.kind == Kind::Grpc && targets.is_empty() {
         return Ok(Answers::new());
     }
     let wanted = if node.kind == Kind::Grpc {
-        targets
+        &targets[..]
     } else {
         &[]
     };
-    let mut stream = Stream::open(address, node, TypeUrl::LISTENER, wanted).await?;
+    let first = (TypeUrl::LISTENER, wanted);
+    let mut stream = Stream::open(address, node, first, &asked.metadata).await?;
     let listeners = stream.take(TypeUrl::LISTENER, wanted).await?;
     let mut clusters = BTreeMap::new();
     if node.kind != Kind::Grpc {
@@ -47,12 +49,16 @@ pub async fn fetch(address: &str, node: &Node, targets: &[String]) -> Result<Ans
     }
     let names = services(&clusters);
     let endpoints = stream.ask_if_any(TypeUrl::ENDPOINT, &names).await?;
-    Ok(BTreeMap::from([
+    let mut answers = BTreeMap::from([
         ("cluster", clusters),
         ("endpoint", endpoints),
         ("listener", listeners),
         ("route", routes),
-    ]))
+    ]);
+    if asked.names() && node.kind != Kind::Grpc {
+        answers.insert("names", stream.ask(TypeUrl::NAME_TABLE, &[]).await?);
+    }
+    Ok(answers)
 }
 
 struct Stream {
@@ -66,8 +72,8 @@ impl Stream {
     async fn open(
         address: &str,
         node: &Node,
-        kind: TypeUrl,
-        names: &[String],
+        (kind, names): (TypeUrl, &[String]),
+        more: &[(String, String)],
     ) -> Result<Self, String> {
         let text = |error: &dyn std::error::Error| format!("{address}: {error}");
         let client = AggregatedDiscoveryServiceClient::connect(address.to_owned());
@@ -76,7 +82,11 @@ impl Stream {
             .map_err(|error| text(&error))?
             .max_decoding_message_size(256 * 1024 * 1024);
         let (requests, receiver) = mpsc::channel(16);
-        let metadata = match struct_value(node.metadata()).kind {
+        let mut metadata = node.metadata();
+        for (name, value) in more {
+            metadata[name] = Value::String(value.clone());
+        }
+        let metadata = match struct_value(metadata).kind {
             Some(PbKind::StructValue(fields)) => Some(fields),
             _ => None,
         };

@@ -14,8 +14,8 @@ use weft_interop_istiod::fetch::fetch;
 use weft_interop_istiod::nodes::{Kind, NODES, Node};
 use weft_interop_istiod::normal::normalise;
 use weft_interop_istiod::planes;
-use weft_interop_istiod::recorded::{self, Record};
-use weft_interop_istiod::world::World;
+use weft_interop_istiod::recorded::{self, Hashes, Record};
+use weft_interop_istiod::world::{Asked, World};
 
 const SHOWN: usize = 20;
 const SETTLE_TRIES: usize = 20;
@@ -37,11 +37,11 @@ async fn main() -> ExitCode {
 }
 
 /// What istiod says when it has come to rest: it serves while it still digests its rules.
-async fn settled(address: &str, node: &Node, targets: &[String]) -> Result<Answers, String> {
-    let mut last = fetch(address, node, targets).await?;
+async fn settled(address: &str, node: &Node, asked: &Asked) -> Result<Answers, String> {
+    let mut last = fetch(address, node, asked).await?;
     for _ in 0..SETTLE_TRIES {
         tokio::time::sleep(SETTLE_PAUSE).await;
-        let now = fetch(address, node, targets).await?;
+        let now = fetch(address, node, asked).await?;
         if now == last {
             return Ok(now);
         }
@@ -62,15 +62,16 @@ async fn run() -> Result<usize, String> {
         if !wanted.is_empty() && !wanted.iter().any(|name| **name == world.name) {
             continue;
         }
-        let targets = world.grpc_targets().map_err(|error| error.to_string())?;
+        let asked = world.asked().map_err(|error| error.to_string())?;
         let theirs = planes::istiod(&binary, &world).await?;
         let ours = planes::weft(&world).await?;
-        let mut seen = Record::new();
+        let (mut said, mut seen) = (Hashes::new(), Hashes::new());
         for node in &NODES {
             let grpc = node.kind == Kind::Grpc;
-            let istiod = normalise(settled(&theirs.address, node, &targets).await?, grpc);
-            let weft = normalise(fetch(&ours.address, node, &targets).await?, grpc);
-            seen.insert(node.name.to_owned(), recorded::hashes(&istiod));
+            let istiod = normalise(settled(&theirs.address, node, &asked).await?, grpc);
+            let weft = normalise(fetch(&ours.address, node, &asked).await?, grpc);
+            said.extend(recorded::hashes(node.name, &istiod));
+            seen.extend(recorded::hashes(node.name, &weft));
             let found = differences(&istiod, &weft);
             count += found.len();
             let shown = if full { found.len() } else { SHOWN };
@@ -84,7 +85,8 @@ async fn run() -> Result<usize, String> {
             println!("{} {name}: {all} differences", world.name);
         }
         if record {
-            recorded::write(&world.name, &seen).map_err(|error| error.to_string())?;
+            let record = Record::of(said, &seen);
+            recorded::write(&world.name, &record).map_err(|error| error.to_string())?;
         }
     }
     Ok(count)

@@ -50,6 +50,16 @@ const GRPC_KEYS: &[(&str, &str)] = &[
     ("maglev_lb_config", "the same"),
 ];
 
+/// Tags that are taken out of `tracing` without a `provider`: Weft leaves them out where nothing
+/// sets tracing up, so that proxies share listeners.
+const UNSENT_TAGS: [&str; 5] = [
+    "istio.canonical_revision",
+    "istio.canonical_service",
+    "istio.cluster_id",
+    "istio.mesh_id",
+    "istio.namespace",
+];
+
 /// Normalises all answers of one node.
 pub fn normalise(answers: Answers, grpc: bool) -> Answers {
     answers
@@ -59,6 +69,7 @@ pub fn normalise(answers: Answers, grpc: bool) -> Answers {
                 .into_iter()
                 .map(|(name, value)| {
                     let mut value = tidy(value, grpc);
+                    take_unsent(&mut value);
                     sort_hosts(&mut value);
                     for (_, path, _) in PATHS.iter().filter(|(of, ..)| *of == kind) {
                         take(&mut value, path);
@@ -69,6 +80,26 @@ pub fn normalise(answers: Answers, grpc: bool) -> Answers {
             (kind, resources)
         })
         .collect()
+}
+
+fn take_unsent(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::Object(tracing)) = fields.get_mut("tracing")
+                && !tracing.contains_key("provider")
+                && let Some(Value::Array(tags)) = tracing.get_mut("custom_tags")
+            {
+                let unsent = |tag: &Value| {
+                    let name = tag.get("tag").and_then(Value::as_str);
+                    name.is_some_and(|name| UNSENT_TAGS.contains(&name))
+                };
+                tags.retain(|tag| !unsent(tag));
+            }
+            fields.values_mut().for_each(take_unsent);
+        }
+        Value::Array(items) => items.iter_mut().for_each(take_unsent),
+        _ => {}
+    }
 }
 
 fn take(value: &mut Value, path: &str) {
@@ -152,6 +183,22 @@ mod tests {
         assert_eq!(normal("listener", filters), expected);
         let only = json!({"filters": [{"name": "istio.metadata_exchange"}]});
         assert_eq!(normal("cluster", only), json!({}));
+    }
+
+    #[test]
+    fn the_workload_is_taken_out_of_spans_that_go_nowhere() {
+        let tracing = |provider: Value, tags: Value| {
+            let mut tracing = json!({"custom_tags": tags});
+            if !provider.is_null() {
+                tracing["provider"] = provider;
+            }
+            json!({"filters": [{"tracing": tracing}]})
+        };
+        let all = json!([{"tag": "istio.namespace"}, {"tag": "own"}]);
+        let unsent = normal("listener", tracing(Value::Null, all.clone()));
+        assert_eq!(unsent, tracing(Value::Null, json!([{"tag": "own"}])));
+        let sent = tracing(json!({"name": "zipkin"}), all);
+        assert_eq!(normal("listener", sent.clone()), sent);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
-use weft_control::{ControlConfig, ControlPlane};
+use weft_control::{ControlConfig, ControlPlane, KeyFetch};
 use weft_core::drain;
 
 use crate::world::World;
@@ -63,6 +63,7 @@ pub async fn istiod(binary: &Path, world: &World) -> Result<Plane, String> {
         .env("PILOT_CERT_PROVIDER", "none")
         .env("PILOT_ENABLE_WORKLOAD_ENTRY_AUTOREGISTRATION", "false")
         .env("POD_NAMESPACE", "istio-system")
+        .envs(world.istiod().map_err(|error| error.to_string())?)
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .stdout(file.try_clone().map_err(|error| error.to_string())?)
@@ -107,6 +108,7 @@ pub async fn weft(world: &World) -> Result<Plane, String> {
         monitoring_addr: any,
         serve_incomplete: false,
         max_connection_age: None,
+        keys: KeyFetch::default(),
     };
     let plane = ControlPlane::start(config, signal);
     let plane = plane

@@ -43,15 +43,54 @@ impl World {
         Ok(worlds)
     }
 
-    /// The listeners that the gRPC client asks for: the world's lines `# grpc: host:port`.
+    /// What the proxies say and ask for beyond what they all do.
     ///
     /// # Errors
     /// The rules cannot be read.
-    pub fn grpc_targets(&self) -> std::io::Result<Vec<String>> {
-        let text = std::fs::read_to_string(&self.rules)?;
-        let targets = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# grpc: "));
-        Ok(targets.map(|target| target.trim().to_owned()).collect())
+    pub fn asked(&self) -> std::io::Result<Asked> {
+        Ok(Asked {
+            grpc_targets: self.lines("# grpc: ")?,
+            metadata: pairs(self.lines("# metadata: ")?),
+        })
     }
+
+    /// Environment variables for istiod: the world's lines `# istiod: NAME=value`.
+    ///
+    /// # Errors
+    /// The rules cannot be read.
+    pub fn istiod(&self) -> std::io::Result<Vec<(String, String)>> {
+        Ok(pairs(self.lines("# istiod: ")?))
+    }
+
+    fn lines(&self, start: &str) -> std::io::Result<Vec<String>> {
+        let text = std::fs::read_to_string(&self.rules)?;
+        let found = text.lines().filter_map(|line| line.strip_prefix(start));
+        Ok(found.map(|rest| rest.trim().to_owned()).collect())
+    }
+}
+
+/// What the proxies of a world say and ask for beyond what they all do.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// The listeners that the gRPC client asks for: the world's lines `# grpc: host:port`.
+    pub grpc_targets: Vec<String>,
+    /// Metadata of every node: the world's lines `# metadata: NAME=value`. With `DNS_CAPTURE=true`
+    /// proxies ask for the name table, too.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Asked {
+    /// Whether proxies ask for the name table.
+    pub fn names(&self) -> bool {
+        let mut metadata = self.metadata.iter();
+        metadata.any(|(name, value)| name == "DNS_CAPTURE" && value == "true")
+    }
+}
+
+fn pairs(lines: Vec<String>) -> Vec<(String, String)> {
+    let pair = |line: String| {
+        let (name, value) = line.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    lines.into_iter().filter_map(pair).collect()
 }

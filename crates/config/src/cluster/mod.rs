@@ -22,7 +22,7 @@ pub use lb::{HashFunction, LbCommon, LbPolicy, LocalityBalancing, SlowStart};
 pub use outlier::OutlierDetection;
 
 use crate::address::TcpKeepalive;
-use crate::endpoint::LoadAssignment;
+use crate::endpoint::{Endpoint, LoadAssignment};
 use crate::error::{ConfigError, Loaded};
 use crate::pass::{Context, Pass};
 use crate::pb;
@@ -125,24 +125,27 @@ impl Cluster {
         })
     }
 
-    /// The transport for an endpoint, by its metadata.
-    pub fn transport_for(&self, endpoint: Option<&pb::core::Metadata>) -> &Transport {
-        if self.transport_matches.is_empty() {
-            return &self.transport;
-        }
-        let fields = endpoint
+    /// The transport for an endpoint: the first match of its own metadata, else of its locality's.
+    pub fn transport_for(&self, endpoint: Option<&Endpoint>) -> &Transport {
+        let own = endpoint.and_then(|endpoint| endpoint.metadata.as_deref());
+        let of_locality = endpoint.and_then(|endpoint| endpoint.locality_metadata.as_deref());
+        let found = self.transport_match(own);
+        found
+            .or_else(|| self.transport_match(of_locality))
+            .map_or(&self.transport, |one| &one.transport)
+    }
+
+    fn transport_match(&self, metadata: Option<&pb::core::Metadata>) -> Option<&TransportMatch> {
+        let fields = metadata
             .and_then(|metadata| metadata.filter_metadata.get("envoy.transport_socket_match"))
             .map(|found| &found.fields);
-        self.transport_matches
-            .iter()
-            .find(|one| {
-                one.criteria.iter().all(|(key, value)| {
-                    fields
-                        .and_then(|fields| fields.get(key))
-                        .is_some_and(|has| has == value)
-                })
+        self.transport_matches.iter().find(|one| {
+            one.criteria.iter().all(|(key, value)| {
+                fields
+                    .and_then(|fields| fields.get(key))
+                    .is_some_and(|has| has == value)
             })
-            .map_or(&self.transport, |one| &one.transport)
+        })
     }
 
     /// All TLS contexts it may use.

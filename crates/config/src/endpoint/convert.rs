@@ -88,14 +88,18 @@ fn locality_endpoints(
         proximity,
         lb_config,
     } = message;
-    ignore!(p, "endpoint.LocalityLbEndpoints"; metadata, proximity);
+    ignore!(p, "endpoint.LocalityLbEndpoints"; proximity);
     unsupported!(p; lb_config);
     if *priority > MAX_PRIORITY {
         p.refuse_field("priority", format!("must be at most {MAX_PRIORITY}"));
         return None;
     }
     let weight = positive(p, "load_balancing_weight", load_balancing_weight.as_ref());
-    let endpoints = p.each("lb_endpoints", lb_endpoints, lb_endpoint);
+    let mut endpoints = p.each("lb_endpoints", lb_endpoints, lb_endpoint);
+    let of_all = metadata.clone().map(Arc::new);
+    for endpoint in &mut endpoints {
+        endpoint.locality_metadata.clone_from(&of_all);
+    }
     let locality = place.as_ref().map(locality).unwrap_or_default();
     Some((
         *priority as usize,
@@ -178,5 +182,6 @@ fn lb_endpoint(p: &mut Pass<'_>, message: &endpoint::LbEndpoint) -> Option<Endpo
         weight,
         health,
         metadata: metadata.clone().map(Arc::new),
+        locality_metadata: None,
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{AuthzOverride, AuthzService, ExtAuthz, GrpcService, HttpService};
+use super::{AuthzOverride, AuthzService, ExtAuthz, GrpcService, HttpService, ShownBody};
 use crate::extension::api_version;
 use crate::http_filter::FilterOverride;
 use crate::http_uri::http_uri;
@@ -55,7 +55,7 @@ pub(crate) fn ext_authz(p: &mut Pass<'_>, message: &authz::ExtAuthz) -> Option<E
         emit_client_span,
         services,
     } = message;
-    unsupported!(p; with_request_body, validate_mutations, typed_metadata_context_namespaces,
+    unsupported!(p; validate_mutations, typed_metadata_context_namespaces,
         route_typed_metadata_context_namespaces, include_peer_certificate,
         bootstrap_metadata_labels_key, encode_raw_headers, decoder_header_mutation_rules,
         filter_metadata, emit_filter_state_stats, shadow_mode);
@@ -124,6 +124,7 @@ pub(crate) fn ext_authz(p: &mut Pass<'_>, message: &authz::ExtAuthz) -> Option<E
         route_metadata_namespaces: route_metadata_context_namespaces.iter().map(text).collect(),
         include_tls_session: *include_tls_session,
         takes_metadata: flag(enable_dynamic_metadata_ingestion.as_ref(), true),
+        body: p.opt("with_request_body", with_request_body.as_ref(), shown_body),
         max_denied_body: (*max_denied_response_body_bytes > 0)
             .then_some(*max_denied_response_body_bytes as usize),
         service: service?,
@@ -137,7 +138,13 @@ pub(crate) fn per_route(
 ) -> Option<FilterOverride> {
     use authz::ext_authz_per_route::Override;
     match &message.r#override {
-        Some(Override::Disabled(true)) => Some(FilterOverride::Disabled),
+        Some(Override::Disabled(true)) => {
+            let own = AuthzOverride {
+                disabled: true,
+                ..AuthzOverride::default()
+            };
+            Some(FilterOverride::ExtAuthz(Arc::new(own)))
+        }
         Some(Override::Disabled(false)) => {
             p.refuse_field("disabled", "must be true, as in Envoy");
             None
@@ -145,17 +152,33 @@ pub(crate) fn per_route(
         Some(Override::CheckSettings(message)) => p.at("check_settings", |p| {
             let authz::CheckSettings {
                 context_extensions,
-                disable_request_body_buffering: _, // bodies are never buffered here
+                disable_request_body_buffering,
                 with_request_body,
                 emit_client_span,
                 service_override,
             } = message;
-            unsupported!(p; with_request_body, service_override);
+            unsupported!(p; service_override);
             ignore!(p, "ext_authz.ExtAuthz"; emit_client_span);
+            let body = p.opt("with_request_body", with_request_body.as_ref(), shown_body);
+            if *disable_request_body_buffering && with_request_body.is_some() {
+                p.refuse_field(
+                    "with_request_body",
+                    "and disable_request_body_buffering exclude each other",
+                );
+            }
+            // Envoy looks only at the filter's.
+            p.ignore(
+                "ext_authz.CheckSettings",
+                "with_request_body.pack_as_bytes",
+                body.as_ref().is_some_and(|body| body.pack_as_bytes),
+            );
             let pairs = context_extensions.iter();
             let mut pairs: Vec<_> = pairs.map(|(k, v)| (k.clone(), v.clone())).collect();
             pairs.sort();
             let own = AuthzOverride {
+                disabled: false,
+                hides_body: *disable_request_body_buffering,
+                body,
                 context_extensions: pairs,
             };
             Some(FilterOverride::ExtAuthz(Arc::new(own)))
@@ -165,6 +188,23 @@ pub(crate) fn per_route(
             None
         }
     }
+}
+
+fn shown_body(p: &mut Pass<'_>, message: &authz::BufferSettings) -> Option<ShownBody> {
+    let authz::BufferSettings {
+        max_request_bytes,
+        allow_partial_message,
+        pack_as_bytes,
+    } = message;
+    if *max_request_bytes == 0 {
+        p.refuse_field("max_request_bytes", "must be at least 1");
+        return None;
+    }
+    Some(ShownBody {
+        max_bytes: *max_request_bytes as usize,
+        allow_partial: *allow_partial_message,
+        pack_as_bytes: *pack_as_bytes,
+    })
 }
 
 fn list(p: &mut Pass<'_>, message: &pb::matcher::ListStringMatcher) -> Option<Vec<StringMatch>> {
@@ -328,8 +368,8 @@ mod tests {
         for (text, wanted) in [
             ("{}".to_owned(), "filter: needs one of http_service, grpc_service"),
             (
-                format!("{{http_service: {{{uri}}}, with_request_body: {{max_request_bytes: 1}}}}"),
-                "filter: with_request_body: is not supported",
+                format!("{{http_service: {{{uri}}}, validate_mutations: true}}"),
+                "filter: validate_mutations: is not supported",
             ),
             (format!("{{http_service: {{{uri}, path_prefix: a}}}}"), "http_service.path_prefix: must begin with"),
             (

@@ -8,7 +8,7 @@ use super::{
     HttpFilter, HttpFilterConfig, Router,
 };
 use crate::ext_authz;
-use crate::extension::{Extension, decode, type_name, typed};
+use crate::extension::{Extension, decode, refuse_type, type_name, typed};
 use crate::fraction::Fraction;
 use crate::jwt;
 use crate::matching::{header_matcher, string_matcher};
@@ -20,6 +20,7 @@ use pb::extensions::filters::http::{cors::v3 as cors, fault::v3 as fault, router
 use pb::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::google::Any;
 
+const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
 
 /// `None` inside: accepted and left out.
@@ -96,10 +97,7 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
         name: "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
         read: |p, bytes| {
             let message = decode(p, bytes)?;
-            http_rbac_per_route(p, &message).map(|rbac| match rbac {
-                Some(rbac) => FilterOverride::Rbac(Arc::new(rbac)),
-                None => FilterOverride::Disabled,
-            })
+            http_rbac_per_route(p, &message).map(|rbac| FilterOverride::Rbac(rbac.map(Arc::new)))
         },
     },
     Extension {
@@ -114,23 +112,6 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
         read: |p, bytes| {
             let message = decode(p, bytes)?;
             ext_authz::convert::per_route(p, &message)
-        },
-    },
-    Extension {
-        name: "envoy.config.route.v3.FilterConfig",
-        read: |p, bytes| {
-            let pb::config::route::v3::FilterConfig {
-                config,
-                is_optional: _,
-                disabled,
-            } = decode(p, bytes)?;
-            match config {
-                _ if disabled => Some(FilterOverride::Disabled),
-                Some(any) if type_name(&any) != "envoy.config.route.v3.FilterConfig" => {
-                    typed(p, "config", Some(&any), OVERRIDES)
-                }
-                _ => Some(FilterOverride::Enabled),
-            }
         },
     },
 ];
@@ -193,11 +174,43 @@ pub(crate) fn overrides(p: &mut Pass<'_>, message: &HashMap<String, Any>) -> Fil
 }
 
 fn override_of(p: &mut Pass<'_>, any: &Any) -> Option<FilterOverride> {
+    if type_name(any) != FILTER_CONFIG {
+        return settings_of(p, any);
+    }
+    let pb::config::route::v3::FilterConfig {
+        config,
+        is_optional,
+        disabled,
+    } = decode(p, &any.value)?;
+    let Some(any) = config else {
+        if disabled {
+            return Some(FilterOverride::Disabled);
+        }
+        p.refuse_field(
+            "config",
+            "is required, as in Envoy: `{}` turns the filter on, `disabled: true` off",
+        );
+        return None;
+    };
+    if disabled {
+        return Some(FilterOverride::Disabled);
+    }
+    if any.type_url.is_empty() {
+        return Some(FilterOverride::Enabled);
+    }
+    if is_optional && !OVERRIDES.iter().any(|one| one.name == type_name(&any)) {
+        p.ignore("route.FilterConfig", "is_optional", true);
+        return None;
+    }
+    p.at("config", |p| settings_of(p, &any))
+}
+
+fn settings_of(p: &mut Pass<'_>, any: &Any) -> Option<FilterOverride> {
     let name = type_name(any);
     match OVERRIDES.iter().find(|extension| extension.name == name) {
         Some(extension) => (extension.read)(p, &any.value),
         None => {
-            p.refuse(format!("{name} is not supported by Weft"));
+            refuse_type(p, name);
             None
         }
     }

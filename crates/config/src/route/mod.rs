@@ -33,7 +33,7 @@ pub use virtual_host::{RequireTls, VirtualHost};
 use crate::error::{ConfigError, Loaded};
 use crate::format::{FormatSource, Pseudo};
 use crate::header_ops::HeaderOps;
-use crate::http_filter::{FilterOverride, FilterOverrides};
+use crate::http_filter::{FilterOverrides, OverrideLevels};
 use crate::metadata::Metadata;
 use crate::pass::{Context, Pass};
 use crate::pb;
@@ -263,19 +263,19 @@ impl RouteConfig {
         }
     }
 
-    /// The most specific override of a filter: weighted cluster, route, virtual host, configuration.
-    pub fn filter_override<'a>(
+    /// The overrides of filters that hold for a request.
+    pub fn filter_overrides<'a>(
         &'a self,
         vhost: &'a VirtualHost,
         route: &'a Route,
         cluster: Option<&'a WeightedCluster>,
-        filter: &str,
-    ) -> Option<&'a FilterOverride> {
-        cluster
-            .and_then(|cluster| cluster.overrides.get(filter))
-            .or_else(|| route.overrides.get(filter))
-            .or_else(|| vhost.overrides.get(filter))
-            .or_else(|| self.overrides.get(filter))
+    ) -> OverrideLevels<'a> {
+        OverrideLevels([
+            cluster.map(|cluster| &cluster.overrides),
+            Some(&route.overrides),
+            Some(&vhost.overrides),
+            Some(&self.overrides),
+        ])
     }
 
     /// Every cluster that a route may name (not those taken from headers), with repetitions.

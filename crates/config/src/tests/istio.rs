@@ -323,13 +323,10 @@ endpoints:
     let assignment = assignment.unwrap_or_else(|e| panic!("{e}")).value;
     let endpoints: Vec<_> = assignment.endpoints().collect();
     assert!(matches!(
-        cluster.transport_for(endpoints[0].metadata.as_deref()),
+        cluster.transport_for(Some(endpoints[0])),
         Transport::Tls(_)
     ));
-    assert_eq!(
-        cluster.transport_for(endpoints[1].metadata.as_deref()),
-        &Transport::Raw
-    );
+    assert_eq!(cluster.transport_for(Some(endpoints[1])), &Transport::Raw);
     assert_eq!(endpoints[1].health, Health::Draining);
     assert_eq!(assignment.priorities.len(), 2);
     let again = assignment.clone().share_with(&assignment);
@@ -392,8 +389,10 @@ fn routes_are_accepted() {
     let RouteLookup::Found { vhost, route } = config.find(&jason.head(), 0) else {
         panic!("no route")
     };
-    let found = config.filter_override(vhost, route, None, "envoy.filters.http.fault");
-    let Some(http_filter::FilterOverride::Fault(fault)) = found else {
+    let found = config.filter_overrides(vhost, route, None);
+    let Some(http_filter::FilterOverride::Fault(fault)) =
+        found.settings("envoy.filters.http.fault")
+    else {
         panic!("no fault")
     };
     let delay = fault.delay.as_ref().expect("a delay");

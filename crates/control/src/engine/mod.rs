@@ -11,6 +11,7 @@
 mod slots;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::sync::Arc;
 

@@ -253,3 +253,38 @@ fn memory_is_flat_under_many_changes() {
     );
     assert!(engine.counters().released > 90_000);
 }
+
+#[test]
+fn recorded_reads_can_be_walked_both_ways() {
+    let mut engine = Engine::new(Sums);
+    let wiring = |keys: &[Key]| Value::Wiring(keys.to_vec());
+    let (low, high, other) = (Key::Node(1, 0), Key::Node(2, 0), Key::Node(2, 1));
+    engine.set(Key::Number(0), Value::Number(1));
+    engine.set(Key::Number(1), Value::Number(2));
+    engine.set(Key::Wiring(1, 0), wiring(&[Key::Number(0), Key::Number(9)]));
+    engine.set(Key::Wiring(2, 0), wiring(&[low]));
+    engine.set(Key::Wiring(2, 1), wiring(&[Key::Number(1)]));
+    engine.pin(&high);
+    engine.pin(&other);
+    let sorted = |mut keys: Vec<Key>| {
+        keys.sort_unstable();
+        keys
+    };
+    // The miss of number 9 is recorded, and no source.
+    let sources = [Key::Wiring(1, 0), Key::Wiring(2, 0), Key::Number(0)];
+    assert_eq!(sorted(engine.sources_of(&high)), sorted(sources.to_vec()));
+    assert_eq!(engine.pinned_readers(&[Key::Number(0)]), [high]);
+    assert_eq!(engine.pinned_readers(&[Key::Number(9)]), [high]);
+    let both = [Key::Number(0), Key::Number(1)];
+    assert_eq!(
+        sorted(engine.pinned_readers(&both)),
+        sorted(vec![high, other])
+    );
+    let nodes: Vec<Key> = engine
+        .reads_of(&high)
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect();
+    assert_eq!(nodes[..2], [high, low], "the highest rank first");
+    assert!(engine.sources_of(&Key::Node(3, 0)).is_empty());
+}

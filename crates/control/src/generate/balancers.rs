@@ -10,10 +10,11 @@ use crate::pb::cluster::v3::{
     cluster::{
         ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy, LeastRequestLbConfig,
         MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig, SlowStartConfig,
-        common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
+        common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig},
     },
 };
 use crate::pb::core::v3::RuntimeDouble;
+use crate::pb::types::Percent;
 use crate::pb::{duration, percent, u64_value};
 
 /// What a cluster's settings and the mesh say about places, unless they do not matter.
@@ -21,9 +22,26 @@ pub(super) fn locality<'a>(
     mesh: &'a MeshSettings,
     settings: &'a PolicySettings,
 ) -> Option<&'a LocalityBalancing> {
+    Some(said(mesh, settings)).filter(|locality| locality.enabled)
+}
+
+/// What they say, even if it is that places do not matter.
+fn said<'a>(mesh: &'a MeshSettings, settings: &'a PolicySettings) -> &'a LocalityBalancing {
     let own = settings.load_balancer.as_ref();
     let own = own.and_then(|balancing| balancing.locality.as_ref());
-    Some(own.unwrap_or(&mesh.locality)).filter(|locality| locality.enabled)
+    own.unwrap_or(&mesh.locality)
+}
+
+/// Division among zones: what is not said must not be Envoy's own default where a rule forbids it.
+fn zones(locality: &LocalityBalancing) -> Option<LocalityConfigSpecifier> {
+    let zones = locality.zones?;
+    Some(LocalityConfigSpecifier::ZoneAwareLbConfig(
+        ZoneAwareLbConfig {
+            routing_enabled: (!locality.enabled).then(Percent::default),
+            min_cluster_size: zones.min_cluster_size.and_then(u64_value),
+            ..ZoneAwareLbConfig::default()
+        },
+    ))
 }
 
 pub(super) fn apply(cluster: &mut Cluster, mesh: &MeshSettings, settings: &PolicySettings) {
@@ -32,7 +50,12 @@ pub(super) fn apply(cluster: &mut Cluster, mesh: &MeshSettings, settings: &Polic
         cluster.lb_policy = LbPolicy::ClusterProvided as i32;
         return;
     }
-    if locality(mesh, settings).is_some_and(|l| weighs(l, cluster.outlier_detection.is_some())) {
+    if let Some(zones) = zones(said(mesh, settings)) {
+        let common = cluster.common_lb_config.get_or_insert_default();
+        common.locality_config_specifier = Some(zones);
+    } else if locality(mesh, settings)
+        .is_some_and(|l| weighs(l, cluster.outlier_detection.is_some()))
+    {
         let weighted = LocalityWeightedLbConfig::default();
         cluster
             .common_lb_config

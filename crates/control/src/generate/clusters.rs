@@ -21,7 +21,7 @@ use super::policies::{
     Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
 };
-use super::{balancers, endpoints, mutual, names};
+use super::{balancers, dynamic, endpoints, mutual, names};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
 use crate::node::ProxyKind;
@@ -61,6 +61,8 @@ fn discovery(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> 
         Resolution::Registry | Resolution::Static | Resolution::Passthrough => DiscoveryType::Eds,
         Resolution::Dns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
+        // Its cluster has a type of its own.
+        Resolution::DynamicDns => DiscoveryType::Static,
     }
 }
 
@@ -125,11 +127,20 @@ pub(crate) fn of_service(
                     peers,
                 },
             };
-            let (cluster, fault) = outbound(mesh, &to, &settings, kind, place)?;
-            let metadata = metadata::istio(
+            let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
+                outbound(mesh, &to, &settings, kind, place)?
+            } else if subset.is_none() {
+                dynamic::cluster(mesh, &to, &settings)
+            } else {
+                // There are no endpoints to tell apart.
+                return None;
+            };
+            let metadata = metadata::cluster(
                 rule.map(|r| r.meta.origin.config_path()).as_deref(),
-                &[service_name(service)],
+                // Behind a wildcard there are many.
+                (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
                 subset.map(|s| &*s.name),
+                service.external,
             );
             let mut made = emit(&cluster, metadata.as_deref(), &from);
             made.faults = fault
@@ -319,7 +330,7 @@ pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
 }
 
 /// A cluster with nothing but a name, for what is no service.
-fn bare(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
+pub(super) fn bare(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
     Cluster {
         circuit_breakers: None,
         common_lb_config: None,

@@ -9,6 +9,7 @@ use weft_model::{MeshSettings, ObjectRef, PathNormalization, ProxySettings};
 
 use super::access::Guard;
 use super::cors::CORS_FILTER;
+use super::dynamic;
 use super::reporting::Reporting;
 use super::routes::FAULT_FILTER;
 use super::tcp::TcpPolicy;
@@ -78,6 +79,19 @@ pub(crate) fn manager(setup: &Setup<'_>, side: Side, stat_prefix: &str, routes: 
     guarded_manager(setup, side, prefix, routes, &Guard::default())
 }
 
+/// The same of an outbound listener; names below `hosts` are looked up as they are called.
+pub(crate) fn resolving_manager(
+    setup: &Setup<'_>,
+    stat_prefix: &str,
+    routes: Routes,
+    hosts: &[Arc<str>],
+) -> Filter {
+    let before_router = hosts.iter().map(|host| dynamic::http_filter(host));
+    let (prefix, guard) = (delimited(stat_prefix), Guard::default());
+    let filters = filters(setup, &guard, before_router.collect());
+    manager_of(setup, Side::Outbound, prefix, routes, filters)
+}
+
 /// A prefix of statistics with the delimiter that keeps Envoy from cutting it at a dot.
 pub(crate) fn delimited(stat_prefix: &str) -> String {
     format!("{stat_prefix};")
@@ -91,9 +105,27 @@ pub(crate) fn guarded_manager(
     routes: Routes,
     guard: &Guard,
 ) -> Filter {
+    let filters = filters(setup, guard, Vec::new());
+    manager_of(setup, side, stat_prefix, routes, filters)
+}
+
+/// All filters of requests; `before_router` come last but one.
+fn filters(setup: &Setup<'_>, guard: &Guard, before_router: Vec<HttpFilter>) -> Vec<HttpFilter> {
+    let mut filters = guard.http.clone();
+    filters.extend(http_filters(setup.proxy.headers.no_envoy_headers));
+    let router = filters.len() - 1;
+    filters.splice(router..router, before_router);
+    filters
+}
+
+fn manager_of(
+    setup: &Setup<'_>,
+    side: Side,
+    stat_prefix: String,
+    routes: Routes,
+    http_filters: Vec<HttpFilter>,
+) -> Filter {
     let headers = &setup.proxy.headers;
-    let filters = http_filters(headers.no_envoy_headers);
-    let filters = guard.http.iter().cloned().chain(filters);
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto as i32,
         stat_prefix,
@@ -104,7 +136,7 @@ pub(crate) fn guarded_manager(
             }),
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
-        http_filters: filters.collect(),
+        http_filters,
         use_remote_address: bool_value(side == Side::Gateway),
         proxy_100_continue: true,
         request_id_extension: Some(request_id(setup.reporting.by_request_id)),

@@ -21,7 +21,12 @@ use crate::pb::{address, bool_value, duration, seconds, u32_value};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Chain {
     /// Routes requests by this route configuration. `sniffed`: only if the first bytes are HTTP.
-    Http { route: Arc<str>, sniffed: bool },
+    /// Names below the hosts `resolved` are looked up as they are called.
+    Http {
+        route: Arc<str>,
+        sniffed: bool,
+        resolved: Vec<Arc<str>>,
+    },
     /// Forwards bytes.
     Tcp(TcpChain),
 }
@@ -50,24 +55,28 @@ pub(crate) fn outbound(
     let mut links = Vec::new();
     for chain in listener.chains {
         let mut metadata = None;
-        let (condition, filter) = match chain {
-            Chain::Http { route, sniffed } => {
+        let (condition, filters) = match chain {
+            Chain::Http {
+                route,
+                sniffed,
+                resolved,
+            } => {
                 links.push(Arc::clone(route));
                 sniff_http |= sniffed;
                 let rds = Routes::Rds(Arc::clone(route));
-                let filter = http::manager(setup, Side::Outbound, &stat_prefix, rds);
-                (sniffed.then(plain_http), filter)
+                let filter = http::resolving_manager(setup, &stat_prefix, rds, resolved);
+                (sniffed.then(plain_http), vec![filter])
             }
             Chain::Tcp(chain) => {
-                sniff_tls |= !chain.sni.is_empty();
+                sniff_tls |= !chain.sni.is_empty() || chain.resolved.is_some();
                 metadata = chain.metadata();
-                (chain.condition(), chain.filter(setup))
+                (chain.condition(), chain.filters(setup, listener.port))
             }
         };
         match condition {
             None => {
                 default = Some(FilterChain {
-                    filters: vec![filter],
+                    filters,
                     metadata,
                     transport_socket_connect_timeout: handshake_timeout(),
                     ..Default::default()
@@ -75,7 +84,7 @@ pub(crate) fn outbound(
             }
             Some(condition) => chains.push(FilterChain {
                 filter_chain_match: Some(condition),
-                filters: vec![filter],
+                filters,
                 metadata,
                 transport_socket_connect_timeout: handshake_timeout(),
                 ..FilterChain::default()
@@ -165,12 +174,6 @@ pub(crate) fn virtual_outbound(
     origins: &Origins,
 ) -> Emitted {
     let port = setup.mesh.proxy_listen_port.get();
-    let quiet = Reporting::default();
-    // As in Istio, that is not logged on this side.
-    let silent = Setup {
-        reporting: &quiet,
-        ..*setup
-    };
     let message = Listener {
         name: "virtualOutbound".to_owned(),
         access_log: setup.reporting.listener_logs.clone(),
@@ -182,7 +185,7 @@ pub(crate) fn virtual_outbound(
             .flatten(),
         filter_chains: vec![
             // A connection to this very port would loop.
-            own_port_chain(&silent, "virtualOutbound-blackhole", port),
+            own_port_chain(setup, "virtualOutbound-blackhole", port),
             FilterChain {
                 name: "virtualOutbound-catchall-tcp".to_owned(),
                 filters: vec![fall_through(setup, policy)],
@@ -195,14 +198,20 @@ pub(crate) fn virtual_outbound(
     emit(&message, Vec::new(), origins)
 }
 
+/// As in Istio, such connections are not logged.
 pub(super) fn own_port_chain(setup: &Setup<'_>, name: &str, port: u16) -> FilterChain {
+    let quiet = Reporting::default();
+    let silent = Setup {
+        reporting: &quiet,
+        ..*setup
+    };
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(FilterChainMatch {
             destination_port: u32_value(port.into()),
             ..FilterChainMatch::default()
         }),
-        filters: vec![http::tcp(setup, names::BLACK_HOLE, None)],
+        filters: vec![http::tcp(&silent, names::BLACK_HOLE, None)],
         ..FilterChain::default()
     }
 }

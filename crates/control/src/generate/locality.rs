@@ -47,9 +47,10 @@ impl Needs {
             .iter()
             .filter_map(|s| s.load_balancer.as_ref()?.locality.as_ref());
         for setting in own.chain([&mesh.locality]).filter(|l| l.enabled) {
-            if !setting.distribute.is_empty() {
+            if !setting.distribute.is_empty() || setting.zones.is_some() {
                 needs.locality = true;
-            } else if failover {
+            }
+            if setting.distribute.is_empty() && (failover || setting.zones.is_some()) {
                 let labels = setting.failover_priority.iter();
                 let callers = labels.filter(|label| label.value.is_none());
                 needs
@@ -160,7 +161,12 @@ pub(super) fn arrange<'a>(
 ) -> Vec<Group<'a>> {
     let nowhere = Locality::default();
     let here = place.locality.as_ref().unwrap_or(&nowhere);
-    if !setting.distribute.is_empty() {
+    if setting.zones.is_some() {
+        if !setting.failover_priority.is_empty() {
+            groups = by_labels(groups, &setting.failover_priority, place);
+        }
+        by_region(&mut groups, &setting.failover, here);
+    } else if !setting.distribute.is_empty() {
         let mut entries = setting.distribute.iter();
         if let Some(entry) = entries.find(|entry| entry.from.matches(here)) {
             distribute(&mut groups, entry);
@@ -210,6 +216,22 @@ fn by_distance(groups: &mut [Group<'_>], failover: &[(Arc<str>, Arc<str>)], here
             u32::from(there.sub_zone != here.sub_zone)
         };
         group.priority = group.priority * 5 + distance;
+    }
+    close_gaps(groups);
+}
+
+/// The own region first, in whose zones the proxy itself divides requests; then the one that comes
+/// after it, then all others. Within what earlier priorities say.
+fn by_region(groups: &mut [Group<'_>], failover: &[(Arc<str>, Arc<str>)], here: &Locality) {
+    let next = failover.iter().find(|(from, _)| *from == here.region);
+    for group in groups.iter_mut() {
+        let there = &group.locality.region;
+        let distance = if *there == here.region {
+            0
+        } else {
+            2 - u32::from(next.is_some_and(|(_, to)| to == there))
+        };
+        group.priority = group.priority * 3 + distance;
     }
     close_gaps(groups);
 }

@@ -121,7 +121,30 @@ pub(crate) fn istio(
     services: &[ServiceName<'_>],
     subset: Option<&str>,
 ) -> Option<Vec<u8>> {
-    let mut fields = BTreeMap::new();
+    encode(BTreeMap::new(), config, services, subset)
+}
+
+/// The same for the cluster of a service, if it has one; `external`: it lies outside of the mesh.
+pub(crate) fn cluster(
+    config: Option<&str>,
+    service: Option<ServiceName<'_>>,
+    subset: Option<&str>,
+    external: bool,
+) -> Option<Vec<u8>> {
+    let flag = Value {
+        kind: Some(Kind::Bool(true)),
+    };
+    let fields = external.then(|| ("external".to_owned(), flag));
+    let services = Vec::from_iter(service);
+    encode(fields.into_iter().collect(), config, &services, subset)
+}
+
+fn encode(
+    mut fields: BTreeMap<String, Value>,
+    config: Option<&str>,
+    services: &[ServiceName<'_>],
+    subset: Option<&str>,
+) -> Option<Vec<u8>> {
     if let Some(config) = config {
         fields.insert("config".to_owned(), Value::text(config));
     }

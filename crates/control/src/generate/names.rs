@@ -56,7 +56,7 @@ pub(crate) fn listener(bind: &str, port: u16) -> String {
 /// left without the shared suffix. Always the name with a trailing dot. Without ports.
 pub(crate) fn alternatives(host: &str, dns_domain: &str) -> Vec<String> {
     let mut names = Vec::new();
-    if host.parse::<IpAddr>().is_err() && !host.starts_with('*') {
+    if host.parse::<IpAddr>().is_err() {
         names.push(format!("{host}."));
     }
     if let Some((own_namespace, cluster_domain)) = dns_domain.split_once(".svc.") {

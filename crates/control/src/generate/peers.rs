@@ -146,7 +146,7 @@ pub(super) fn apply(
             };
             cluster.transport_socket = Some(pb::transport_socket(&context));
         }
-        Some(_) => apply_tls(cluster, http, service, to.port.protocol, settings),
+        Some(_) => apply_tls(cluster, http, service, settings, identity.agent),
         None => {
             let wanted = mesh.auto_mtls
                 && !service.external

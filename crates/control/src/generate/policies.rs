@@ -137,7 +137,9 @@ pub(super) fn keep_case(
             both.http_protocol_options = Some(http1);
             Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both))
         }
-        None if protocol.is_http() => Some(explicit(ProtocolConfig::HttpProtocolOptions(http1))),
+        None if protocol.is_http() || protocol.is_sniffed() => {
+            Some(explicit(ProtocolConfig::HttpProtocolOptions(http1)))
+        }
         other => other,
     }
 }
@@ -330,21 +332,20 @@ pub(super) fn apply_tls(
     cluster: &mut Cluster,
     http: &mut Http,
     service: &Service,
-    protocol: Protocol,
     settings: &PolicySettings,
+    agent: bool,
 ) {
     let Some(client) = &settings.tls else { return };
-    let h2 = http.is_http2();
-    let Some(context) = tls::upstream(client, &service.subject_alt_names, h2) else {
+    let form = (http.is_http2(), agent);
+    let Some(context) = tls::upstream(client, &service.subject_alt_names, form) else {
         return;
     };
-    if context.sni.is_empty() && (protocol.is_http() || protocol.is_sniffed()) {
-        // The name that the request asks for; for TCP there is none to take.
+    if context.sni.is_empty() {
+        // The name that the request asks for.
         http.auto = Some(UpstreamHttpProtocolOptions {
             auto_sni: true,
-            auto_san_validation: tls::verifies(client)
-                && client.subject_alt_names.is_empty()
-                && service.subject_alt_names.is_empty(),
+            auto_san_validation: !client.insecure_skip_verify
+                && client.subject_alt_names.is_empty(),
             ..UpstreamHttpProtocolOptions::default()
         });
     }

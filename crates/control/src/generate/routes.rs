@@ -98,6 +98,21 @@ pub(crate) fn of_rule(
     out
 }
 
+/// Which route of a rule and which of its conditions, by number, each of the routes of [`of_rule`]
+/// comes from; the list goes on where a route that matches everything ends them.
+pub(crate) fn places(rule: &VirtualService, reader: &Reader<'_>) -> Vec<(usize, Option<usize>)> {
+    let mut places = Vec::new();
+    for (number, http) in rule.http.iter().enumerate() {
+        if http.matches.is_empty() {
+            places.push((number, None));
+        }
+        let matches = http.matches.iter().enumerate();
+        let concerned = matches.filter(|(_, condition)| concerns(condition, reader));
+        places.extend(concerned.map(|(at, _)| (number, Some(at))));
+    }
+    places
+}
+
 /// Conditions on the caller are decided here, not in the proxy.
 fn concerns(condition: &HttpMatch, reader: &Reader<'_>) -> bool {
     if condition.port.is_some_and(|port| port != reader.port) {

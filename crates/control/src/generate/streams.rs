@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{AddressRange, ObjectRef};
+use weft_model::{AddressRange, ObjectRef, PortNumber};
 
 use super::tcp::TcpPolicy;
-use super::{http, metadata};
+use super::{dynamic, http, metadata};
 use crate::pb::cidr;
 use crate::pb::core::v3::Metadata;
 use crate::pb::listener::v3::{Filter, FilterChainMatch};
@@ -28,6 +28,8 @@ pub(crate) struct TcpChain {
     pub(crate) rule: Option<ObjectRef>,
     /// Whether the chain names its rule.
     pub(crate) named: bool,
+    /// The wildcard host of which the server name is looked up as it is called.
+    pub(crate) resolved: Option<Arc<str>>,
 }
 
 /// Where connections go.
@@ -84,6 +86,12 @@ impl TcpChain {
             names: names.map(str::to_owned).collect(),
             networks: specific(&self.ranges).map(network).collect(),
         }
+    }
+
+    pub(super) fn filters(&self, setup: &http::Setup<'_>, port: PortNumber) -> Vec<Filter> {
+        let resolved = self.resolved.as_deref();
+        let look_up = resolved.map(|host| dynamic::sni_filter(host, port));
+        look_up.into_iter().chain([self.filter(setup)]).collect()
     }
 
     pub(super) fn filter(&self, setup: &http::Setup<'_>) -> Filter {

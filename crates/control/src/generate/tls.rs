@@ -12,23 +12,22 @@ use super::sds;
 use crate::pb::tls::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
     SubjectAltNameMatcher, TlsCertificate, TlsParameters, UpstreamTlsContext,
-    certificate_validation_context::TrustChainVerification,
+    certificate_validation_context::{SystemRootCerts, TrustChainVerification},
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
 use crate::pb::{bool_value, exact, file};
 
-/// Whether a client checks the server's certificate.
-pub(crate) fn verifies(client: &ClientTls) -> bool {
-    (client.ca_file.is_some() || client.has_credential()) && !client.insecure_skip_verify
-}
+/// The roots of the proxy's system, as Istio's agent calls them.
+const SYSTEM: &str = "system";
 
-/// The context of a cluster; `None` for plain text.
+/// The context of a cluster; `None` for plain text. `agent`: the proxy has one of Istio's beside
+/// it, which watches files.
 pub(crate) fn upstream(
     client: &ClientTls,
     service_names: &[Arc<str>],
-    h2: bool,
+    (h2, agent): (bool, bool),
 ) -> Option<UpstreamTlsContext> {
     let names = if client.subject_alt_names.is_empty() {
         service_names
@@ -52,25 +51,25 @@ pub(crate) fn upstream(
         // Certificates of the mesh are the proxy's own: `mutual::client`.
         ClientTlsMode::Disable | ClientTlsMode::IstioMutual => return None,
         ClientTlsMode::Simple => {}
+        ClientTlsMode::Mutual(pair) if agent => {
+            common.tls_certificate_sds_secret_configs = vec![sds::pair_of_files(pair)];
+        }
         ClientTlsMode::Mutual(pair) => common.tls_certificates = vec![certificate(pair)],
         ClientTlsMode::Credential { name, mutual } => {
             if *mutual {
                 common.tls_certificate_sds_secret_configs = vec![sds::credential(name)];
             }
-            if verifies(client) {
+            if !client.insecure_skip_verify {
                 let roots = sds::credential(&name.authorities());
                 common.validation_context_type = Some(combined(names_check(names), roots));
             }
         }
     }
-    if let Some(ca) = client.ca_file.as_ref().filter(|_| verifies(client)) {
-        common.validation_context_type = Some(ValidationContextType::ValidationContext(
-            CertificateValidationContext {
-                trusted_ca: file(ca),
-                crl: client.crl_file.as_deref().and_then(file),
-                ..names_check(names)
-            },
-        ));
+    if matches!(
+        client.mode,
+        ClientTlsMode::Simple | ClientTlsMode::Mutual(_)
+    ) {
+        common.validation_context_type = Some(check_by_files(client, names, agent));
     }
     Some(UpstreamTlsContext {
         common_tls_context: Some(common),
@@ -175,6 +174,27 @@ fn client_check(check: &ClientCheck) -> CertificateValidationContext {
         trust_chain_verification: trust as i32,
         ..names_check(&check.subject_alt_names)
     }
+}
+
+/// What the server's certificate is checked against: a file of authorities, without one those of
+/// the proxy's system.
+fn check_by_files(client: &ClientTls, names: &[Arc<str>], agent: bool) -> ValidationContextType {
+    if client.insecure_skip_verify {
+        return ValidationContextType::ValidationContext(CertificateValidationContext::default());
+    }
+    let ca = client.ca_file.as_deref();
+    let check = CertificateValidationContext {
+        crl: client.crl_file.as_deref().and_then(file),
+        ..names_check(names)
+    };
+    if agent {
+        return combined(check, sds::roots_of_file(ca.unwrap_or(SYSTEM)));
+    }
+    ValidationContextType::ValidationContext(CertificateValidationContext {
+        trusted_ca: ca.and_then(file),
+        system_root_certs: ca.is_none().then(SystemRootCerts::default),
+        ..check
+    })
 }
 
 fn names_check(names: &[Arc<str>]) -> CertificateValidationContext {

@@ -1,10 +1,11 @@
 //! The filter that checks tokens, as istiod makes it: a token that is there must be valid, and one
 //! that is not there is no fault. Must never know policies.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{RequestAuthentication, TokenRule};
+use weft_model::{KeyPlace, RequestAuthentication, TokenKeys, TokenRule};
 
 use super::access::http_filter;
 use crate::pb;
@@ -28,9 +29,25 @@ const PROVIDERS: u32 = 1;
 const RULES: u32 = 2;
 const BYPASS_CORS_PREFLIGHT: u32 = 4;
 
+/// The public half of an RSA key whose private half nobody has kept, in the form in which istiod
+/// gives it to proxies: with it no token is valid.
+const NOBODYS_KEYS: &str = r#"{
+  "keys": [
+    {
+      "kty": "RSA",
+      "e": "AQAB",
+      "n": "0xObjM0UvS_oaazjpEYlAbwctEJ4L8pH3OuTb7qth7gUwqet-EzQB4dgFdvSdMgrLnSncQGRjpEYz3F3viIbH-3EN3TxSlPNviHxeOdyiBVfumN8dMxbLvVJUpfNOnvmMxJcl-8NNjAwcOjk4otSALaYgYYyOPyvKtgVdrQr-FoubWX4yrjxW-MJ2-7OBeepUUNOsVwGV23YX03sVkkyvY3otRflkBcY3_HKpBxJl9wk2GyOShN4_PNUF9-vwfnvOXMbCDX-w4PTef4geeb_GiT40YCKHTKMSPVanGRn5GExIWmki-mmqh94-mPTJyBR74ShspL3BxPZitDL574T1w"
+    }
+  ]
+}"#;
+
+/// Keys that were fetched, by their place.
+pub(crate) type Fetched = BTreeMap<KeyPlace, Arc<str>>;
+
 /// `None`: no token is looked at. `clear_route_cache`: routes may depend on claims (gateways).
 pub(crate) fn filter(
     rules: &[Arc<RequestAuthentication>],
+    fetched: &Fetched,
     clear_route_cache: bool,
 ) -> Option<HttpFilter> {
     let mut rules: Vec<&TokenRule> = rules.iter().flat_map(|rule| &rule.rules).collect();
@@ -45,7 +62,7 @@ pub(crate) fn filter(
     order.extend(rules.iter().enumerate().map(|(i, rule)| (name(i), *rule)));
     order.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, rule) in order {
-        let provider = provider(rule, clear_route_cache).encode_to_vec();
+        let provider = provider(rule, fetched, clear_route_cache).encode_to_vec();
         put_map_entry(&mut body, PROVIDERS, &name, &provider);
     }
     let rule = RequirementRule {
@@ -96,7 +113,11 @@ fn requirement(count: usize, name: impl Fn(usize) -> String) -> JwtRequirement {
     any(one)
 }
 
-fn provider(rule: &TokenRule, clear_route_cache: bool) -> JwtProvider {
+fn provider(rule: &TokenRule, fetched: &Fetched, clear_route_cache: bool) -> JwtProvider {
+    let keys = match &rule.keys {
+        TokenKeys::Inline(keys) => keys,
+        TokenKeys::Remote(place, _) => fetched.get(place).map_or(NOBODYS_KEYS, AsRef::as_ref),
+    };
     let mut delimited: Vec<String> = rule
         .space_delimited
         .iter()
@@ -134,7 +155,7 @@ fn provider(rule: &TokenRule, clear_route_cache: bool) -> JwtProvider {
         from_headers: headers.collect(),
         from_params: texts(&rule.parameters),
         from_cookies: texts(&rule.cookies),
-        jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(pb::inline_text(&rule.keys))),
+        jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(pb::inline_text(keys))),
         ..JwtProvider::default()
     }
 }

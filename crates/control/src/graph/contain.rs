@@ -9,10 +9,23 @@ use weft_xds::TypeUrl;
 
 use super::value::{HostField, Value};
 use super::{Cx, load};
-use crate::emit::{Emitted, Fault};
+use crate::emit::{Chunk, Emitted, Fault};
 
 /// Checks the resources of a node whose value is a chunk.
 pub(super) fn chunk(cx: &Cx<'_, '_>, type_url: &TypeUrl, resources: Vec<Emitted>) -> Value {
+    let before = match cx.previous() {
+        Some(Value::Chunk(before)) => Some(before),
+        _ => None,
+    };
+    Value::Chunk(checked(type_url, resources, before.as_ref()))
+}
+
+/// Those resources that proxies would take, and for the others what the node had before.
+pub(super) fn checked(
+    type_url: &TypeUrl,
+    resources: impl IntoIterator<Item = Emitted>,
+    before: Option<&Chunk>,
+) -> Chunk {
     let checked = resources.into_iter().filter_map(|emitted| {
         let Some(message) = fault(type_url, emitted.resource.body.to_vec()) else {
             return Some(emitted);
@@ -21,19 +34,15 @@ pub(super) fn chunk(cx: &Cx<'_, '_>, type_url: &TypeUrl, resources: Vec<Emitted>
             message: format!("{} {}: {message}", type_url.short(), emitted.resource.name).into(),
             origins: emitted.origins.clone(),
         };
-        let good = match cx.previous() {
-            Some(Value::Chunk(before)) => before
-                .iter()
-                .find(|e| e.resource.name == emitted.resource.name)
-                .cloned(),
-            _ => None,
-        };
+        let mut before = before.into_iter().flat_map(|chunk| chunk.iter());
+        let good = before.find(|e| e.resource.name == emitted.resource.name);
+        let good = good.cloned();
         Some(Emitted {
             faults: vec![fault].into(),
             ..good?
         })
     });
-    Value::Chunk(checked.collect())
+    checked.collect()
 }
 
 /// Checks a virtual host, which is a route configuration of one.
@@ -74,4 +83,45 @@ fn fault(type_url: &TypeUrl, value: Vec<u8>) -> Option<String> {
         .map(|v| format!("{}: {}", v.path, v.message))
         .collect();
     Some(lines.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use weft_xds::Resource;
+
+    use super::*;
+    use crate::pb::listener::v3::{FilterChain, FilterChainMatch, Listener};
+
+    fn listener(name: &str, port: u32) -> Emitted {
+        let matched = FilterChainMatch {
+            destination_port: crate::pb::u32_value(port),
+            ..FilterChainMatch::default()
+        };
+        let listener = Listener {
+            name: name.to_owned(),
+            filter_chains: vec![FilterChain {
+                filter_chain_match: Some(matched),
+                ..FilterChain::default()
+            }],
+            ..Listener::default()
+        };
+        let body = listener.encode_to_vec();
+        Emitted::new(
+            Resource::new(&TypeUrl::LISTENER, name, body),
+            crate::emit::origins([]),
+        )
+    }
+
+    #[test]
+    fn what_would_be_refused_keeps_its_last_good_form_and_says_why() {
+        let check = |port, before| checked(&TypeUrl::LISTENER, [listener("in", port)], before);
+        let good = check(80, None);
+        assert!(good.len() == 1 && good[0].faults.is_empty());
+        let kept = check(70_000, Some(&good));
+        assert_eq!(kept[0].resource.version, good[0].resource.version);
+        let fault = &kept[0].faults[0].message;
+        assert!(fault.contains("destination_port"), "{fault}");
+        assert!(check(70_000, None).is_empty(), "there was none");
+    }
 }

@@ -2,7 +2,6 @@
 //! listeners, only which ports have routes.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -115,13 +114,7 @@ fn domains(
                 .into_iter()
                 .filter(|name| !is_taken(cx, host, hostname, name)),
         );
-        let own: Vec<IpAddr> = service
-            .addresses
-            .iter()
-            .filter(|a| a.is_host())
-            .map(|a| a.ip)
-            .collect();
-        for ip in own {
+        for ip in host.reader.scope.host_addresses(service) {
             let free = !is_taken(cx, host, hostname, &ip.to_string());
             if free && outbound::owns_address(cx, &host.reader.scope, ip, host.port, key) {
                 bare.push(names::domain(&ip.to_string()));
@@ -171,7 +164,7 @@ fn is_taken(cx: &mut Cx<'_, '_>, host: &OutboundHost, own: &Hostname, name: &str
     }
     let (reader, shard) = (&host.reader, Shard::of(name.as_str()));
     if let Some(other) = cx.visible(&reader.scope, shard).get(&name) {
-        return service_ports(cx, other, route).contains(&host.port);
+        return service_ports(cx, reader, other, route).contains(&host.port);
     }
     if Some(host.port) != http_port() || !cx.mesh_rules(shard).contains_key(&name) {
         return false;
@@ -217,7 +210,7 @@ pub(super) fn host_chunk(
         }
     };
     for (key, rule) in &rules.services {
-        for port in service_ports(cx, key, name) {
+        for port in service_ports(cx, reader, key, name) {
             add(cx, HostTarget::Service(key.clone()), port, rule.clone());
         }
     }
@@ -241,12 +234,18 @@ fn serves_free_hosts(name: RouteName) -> bool {
     }
 }
 
-fn service_ports(cx: &mut Cx<'_, '_>, key: &ServiceKey, name: RouteName) -> Vec<PortNumber> {
+fn service_ports(
+    cx: &mut Cx<'_, '_>,
+    reader: &Reader,
+    key: &ServiceKey,
+    name: RouteName,
+) -> Vec<PortNumber> {
+    let scope = &reader.scope;
     let Some(service) = cx.service(key) else {
         return Vec::new();
     };
     let routed = service.ports.iter().filter(|p| match name {
-        RouteName::Port(port) => p.number == port && outbound::has_shared_route(&service, p),
+        RouteName::Port(port) => p.number == port && outbound::has_shared_route(scope, &service, p),
         RouteName::HttpProxy => p.protocol.is_http() || p.protocol.is_sniffed(),
     });
     routed.map(|p| p.number).collect()
@@ -370,7 +369,7 @@ fn each_port(
 /// Route configurations of services whose protocol is sniffed on their own address.
 pub(super) fn sniffed_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, shard: Shard) -> Value {
     each_port(cx, reader, shard, |cx, service, key, port, rule| {
-        if !outbound::has_sniffed_route(service, service.port(port)?) {
+        if !outbound::has_sniffed_route(&reader.scope, service, service.port(port)?) {
             return None;
         }
         let host = OutboundHost {

@@ -9,8 +9,8 @@ use weft_model::{CallSide, Endpoint, Labels, ObjectRef, Protocol, Service};
 use weft_xds::{ResourceSet, TypeUrl};
 
 use super::key::{Observer, OwnPatches, ProxyFacts};
-use super::value::Value;
-use super::{Cx, Key, patches, read, security};
+use super::value::{ProxyView, Value};
+use super::{Cx, Key, contain, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
 use crate::generate::clusters::{Application, Served};
 use crate::generate::inbound::{self, InboundPort, Workload};
@@ -19,8 +19,8 @@ use crate::node::Interception;
 use crate::patch::Workloads;
 
 /// A proxy's own resources, laid over those of its class.
-#[derive(Default)]
-pub(super) struct Own {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Own {
     pub(super) clusters: Chunk,
     pub(super) listeners: Chunk,
     /// Listeners of the class that would catch the proxy's own traffic.
@@ -30,11 +30,15 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Puts patches over it.
-    pub(super) fn patch(&mut self, cx: &mut Cx<'_, '_>, patches: &patches::OfProxy) {
+    /// With patches over it.
+    pub(super) fn patched(
+        self: Arc<Self>,
+        cx: &mut Cx<'_, '_>,
+        patches: &patches::OfProxy,
+    ) -> Arc<Self> {
         let (clusters, listeners) = (&patches.own_clusters, &patches.own_listeners);
         if clusters.is_none() && listeners.is_none() {
-            return;
+            return self;
         }
         let key = Key::PatchedOwn(Arc::new(OwnPatches {
             clusters: clusters.clone(),
@@ -43,18 +47,38 @@ impl Own {
             own_listeners: Arc::clone(&self.listeners),
             workloads: self.workloads.clone(),
         }));
-        if let Some(patched) = read!(cx, key, PatchedOwn) {
-            self.clusters = Arc::clone(&patched.clusters);
-            self.listeners = Arc::clone(&patched.listeners);
-        }
+        let Some(patched) = read!(cx, key, PatchedOwn) else {
+            return self;
+        };
+        Arc::new(Self {
+            clusters: Arc::clone(&patched.clusters),
+            listeners: Arc::clone(&patched.listeners),
+            dropped: self.dropped.clone(),
+            workloads: self.workloads.clone(),
+        })
     }
 
-    pub(super) fn onto(&self, set: &ResourceSet) -> ResourceSet {
-        let chunk = match set.type_url() {
-            t if *t == TypeUrl::CLUSTER => &self.clusters,
-            t if *t == TypeUrl::LISTENER => &self.listeners,
+    pub(crate) fn chunks(&self) -> [&Chunk; 2] {
+        [&self.clusters, &self.listeners]
+    }
+
+    /// The set of the class with the proxy's own resources. What was laid over the same set before
+    /// is taken as it is.
+    pub(super) fn onto(&self, set: &ResourceSet, before: Option<&ProxyView>) -> ResourceSet {
+        let of: fn(&Self) -> &Chunk = match set.type_url() {
+            t if *t == TypeUrl::CLUSTER => |own| &own.clusters,
+            t if *t == TypeUrl::LISTENER => |own| &own.listeners,
             _ => return set.clone(),
         };
+        let chunk = of(self);
+        let same = |before: &&ProxyView| {
+            Arc::ptr_eq(of(&before.own), chunk)
+                && before.own.dropped == self.dropped
+                && before.parts.iter().any(|part| part.set.ptr_eq(set))
+        };
+        if let Some(made) = before.filter(same).and_then(|v| v.view.get(set.type_url())) {
+            return made.clone();
+        }
         let listeners = *set.type_url() == TypeUrl::LISTENER;
         let dropped = if listeners { &self.dropped[..] } else { &[] };
         set.update(chunk.iter().map(|e| e.resource.clone()).collect(), dropped)
@@ -147,8 +171,25 @@ pub(super) fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<
     targets.filter(|(port, target)| port != target).collect()
 }
 
-/// What a sidecar has for its own workload.
-pub(super) fn of_proxy(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
+/// What a sidecar has for its own workload. What proxies would refuse keeps its last good form.
+pub(super) fn served(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Value {
+    let before = match cx.previous() {
+        Some(Value::Own(before)) => Some(before),
+        _ => None,
+    };
+    let before = before.as_deref();
+    let own = made(cx, facts, observer);
+    let checked = |of: fn(&Own) -> &Chunk, type_url: &TypeUrl| {
+        contain::checked(type_url, of(&own).iter().cloned(), before.map(of))
+    };
+    Value::Own(Arc::new(Own {
+        clusters: checked(|own| &own.clusters, &TypeUrl::CLUSTER),
+        listeners: checked(|own| &own.listeners, &TypeUrl::LISTENER),
+        ..own
+    }))
+}
+
+fn made(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
     let (mesh, reports) = (cx.mesh(), cx.reports(observer));
     let OwnPorts {
         ports,

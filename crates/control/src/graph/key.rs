@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{
-    CredentialName, GatewayRef, Hostname, Labels, Locality, Namespace, ObjectRef, PortNumber,
-    ProxySettings, ServiceKey,
+    CredentialName, GatewayRef, Hostname, KeyPlace, Labels, Locality, Namespace, ObjectRef,
+    PortNumber, ProxySettings, ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::addresses::Families;
 use super::patches::Areas;
 use crate::emit::Chunk;
 use crate::generate::clusters::Client;
@@ -51,6 +52,9 @@ pub(crate) struct Scope {
     pub(crate) sidecar: Option<ObjectRef>,
     /// Those `DestinationRules` for some workloads only that are for these.
     pub(crate) rules: Arc<[ObjectRef]>,
+    /// Which of the addresses that the mesh gives to services they know: none, unless they answer
+    /// DNS queries.
+    pub(crate) assigned: Families,
 }
 
 /// Those proxies of a scope whose routes are the same.
@@ -199,6 +203,8 @@ pub(crate) struct ProxyFacts {
     pub(crate) metadata: Arc<BTreeMap<String, String>>,
     pub(crate) identity: Identity,
     pub(crate) unprivileged: bool,
+    /// Addresses with which it answers DNS queries.
+    pub(crate) assigned: Families,
     /// Settings that it brings.
     pub(crate) settings: Option<Arc<ProxySettings>>,
     pub(crate) spans: SpanIdentity,
@@ -248,6 +254,11 @@ impl ProxyFacts {
             },
             // It makes a difference to gateways only, so that others share their views.
             unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
+            assigned: if proxy.dns_capture && proxy.kind != ProxyKind::Grpc {
+                Families::of(&proxy.ips)
+            } else {
+                Families::default()
+            },
             settings: proxy.settings.clone(),
             // A gRPC client has no listeners that could report.
             spans: if proxy.kind == ProxyKind::Grpc {
@@ -322,6 +333,8 @@ pub(crate) enum Key {
     PeerAuthentications(Namespace),
     AuthorizationPolicies(Namespace),
     RequestAuthentications(Namespace),
+    /// Keys that were fetched.
+    TokenKeys(KeyPlace),
 
     // Derived.
     /// What clients assume of the workloads of a namespace.
@@ -390,6 +403,13 @@ pub(crate) enum Key {
     ExtensionView(Arc<PatchClass>),
     /// The credentials that rules name, and the servers of a gateway.
     Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
+    /// What is bound and served for the workload of a proxy, by the rules for its labels.
+    Served(Arc<ProxyFacts>, Arc<Observer>),
+    /// Which views a proxy gets.
+    ProxyPlan(Arc<ProxyFacts>),
+    /// Names and addresses for proxies of a scope that answer DNS queries, by their network.
+    NameShard(Arc<Scope>, Arc<str>, Shard),
+    NameTable(Arc<Scope>, Arc<str>),
     ProxyView(Arc<ProxyFacts>),
 }
 
@@ -423,7 +443,8 @@ impl Key {
             | Self::StreamLabels
             | Self::PeerAuthentications(_)
             | Self::AuthorizationPolicies(_)
-            | Self::RequestAuthentications(_) => 0,
+            | Self::RequestAuthentications(_)
+            | Self::TokenKeys(_) => 0,
             Self::ResolvedRule(_)
             | Self::Visible(..)
             | Self::RuleNeeds(_)
@@ -441,7 +462,8 @@ impl Key {
             | Self::Reports(_)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
-            | Self::GrpcClusters(..) => 2,
+            | Self::GrpcClusters(..)
+            | Self::NameShard(..) => 2,
             Self::ClusterChunk(..)
             | Self::EndpointChunk(..)
             | Self::ShardNeeds(..)
@@ -449,6 +471,7 @@ impl Key {
             | Self::GrpcListenerChunk(..)
             | Self::WildcardPorts(_)
             | Self::ShardCredentials(..)
+            | Self::Served(..)
             | Self::GatewayHosts(..) => 3,
             Self::ScopeNeeds(_)
             | Self::VipListeners(..)
@@ -459,6 +482,7 @@ impl Key {
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
             | Self::GrpcRoutes(..)
+            | Self::ProxyPlan(_)
             | Self::GatewayHostChunk(..) => 5,
             Self::OutboundRoute(..) | Self::GatewayRoute(..) => 6,
             Self::ClusterView(..)
@@ -469,6 +493,7 @@ impl Key {
             | Self::GrpcRouteView(_)
             | Self::GatewayListeners(..)
             | Self::GatewayRoutes(_)
+            | Self::NameTable(..)
             | Self::Secrets(..) => 7,
             Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,
             Self::ProxyView(_) => 9,

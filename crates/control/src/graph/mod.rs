@@ -2,6 +2,7 @@
 //! function computes which key; the functions read only through [`Cx`], which records each read.
 //! Must never know connections.
 
+mod addresses;
 mod clusters;
 mod contain;
 mod destinations;
@@ -10,6 +11,7 @@ mod hosts;
 mod inbound;
 mod key;
 mod load;
+mod name_table;
 mod outbound;
 mod patches;
 mod places;
@@ -32,7 +34,7 @@ use weft_model::{
 };
 
 pub(crate) use contain::refused_host;
-pub(crate) use key::{Key, ProxyFacts, Scope, Shard};
+pub(crate) use key::{GatewayHost, Key, OutboundHost, ProxyFacts, Scope, Shard};
 use key::{Observer, RuleRefs};
 pub(crate) use patches::FilterFacts;
 use telemetry::Reports;
@@ -133,10 +135,14 @@ impl Recipe for Mesh {
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
             Key::GrpcRouteView(reader) => proxy::grpc_route_view(cx, reader),
+            Key::NameShard(scope, network, shard) => name_table::shard(cx, scope, network, *shard),
+            Key::NameTable(scope, network) => name_table::view(cx, scope, network),
             Key::PatchPlan(class) => patches::plan(cx, class),
             Key::PatchedView(class, inner) => patches::view(cx, class, inner),
             Key::PatchedOwn(own) => patches::own(cx, own),
             Key::ExtensionView(class) => patches::extensions(cx, class),
+            Key::Served(facts, observer) => inbound::served(cx, facts, observer),
+            Key::ProxyPlan(facts) => proxy::plan(cx, facts),
             Key::ProxyView(facts) => proxy::proxy_view(cx, facts),
             source => unreachable!("{source:?} is a source and never computed"),
         }

@@ -51,13 +51,13 @@ enum Place {
     Nowhere,
 }
 
-fn place(service: &Service, port: &ServicePort) -> Place {
+fn place(scope: &Scope, service: &Service, port: &ServicePort) -> Place {
     let protocol = port.protocol;
     if protocol == Protocol::Udp {
         Place::Nowhere
     } else if protocol.is_http() {
         Place::Wildcard
-    } else if !service.addresses.is_empty() {
+    } else if scope.has_address(service) {
         Place::Addresses
     } else if service.headless
         || (service.resolution == Resolution::Passthrough && service.selector.is_some())
@@ -81,10 +81,14 @@ pub(super) fn port_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) 
                 protocol: port.protocol,
                 range,
             };
-            let list = match place(&service, port) {
+            let list = match place(scope, &service, port) {
                 Place::Nowhere | Place::Endpoints => continue,
                 Place::Wildcard if port.protocol.is_http() => {
                     out.http.insert(port.number);
+                    if is_dynamic(&service) {
+                        let hosts = out.resolved.entry(port.number).or_default();
+                        hosts.insert(service.hostname.clone());
+                    }
                     continue;
                 }
                 Place::Wildcard => {
@@ -114,6 +118,10 @@ pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
         };
         for port in &ports.http {
             out.entry(*port).or_default().http.insert(shard);
+        }
+        for (port, hosts) in &ports.resolved {
+            let entry = out.entry(*port).or_default();
+            entry.resolved.extend(hosts.iter().cloned());
         }
         for (port, list) in &ports.shared {
             out.entry(*port)
@@ -146,7 +154,7 @@ fn tcp_chain(
     shared: &SharedPort,
 ) -> TcpChain {
     let by_name = shared.protocol.is_tls() && !service.hostname.is_wildcard();
-    let sni = (by_name && (shared.range.is_some() || service.addresses.is_empty()))
+    let sni = (by_name && (shared.range.is_some() || !scope.has_address(service)))
         .then(|| service.hostname.as_str().into());
     let wildcard_sni = shared.protocol.is_tls() && service.hostname.as_str().starts_with("*.");
     let sni = sni.or_else(|| wildcard_sni.then(|| service.hostname.as_str().into()));
@@ -155,6 +163,11 @@ fn tcp_chain(
         sni: sni.into_iter().collect(),
         ..own_chain(cx, scope, service, port)
     }
+}
+
+/// Whether its names are looked up as they are called.
+fn is_dynamic(service: &Service) -> bool {
+    service.resolution == Resolution::DynamicDns
 }
 
 /// All connections of a listener to the service itself.
@@ -173,6 +186,7 @@ fn own_chain(
         policy_from,
         rule: None,
         named: false,
+        resolved: is_dynamic(service).then(|| service.hostname.as_str().into()),
     }
 }
 
@@ -224,6 +238,11 @@ pub(super) fn wildcard_listener(
         chains.push(Chain::Http {
             route: port.to_string().into(),
             sniffed,
+            resolved: entry
+                .resolved
+                .iter()
+                .map(|host| host.as_str().into())
+                .collect(),
         });
     }
     let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
@@ -322,14 +341,10 @@ pub(super) fn vip_listeners(
             continue;
         };
         for port in &service.ports {
-            let addresses: Vec<IpAddr> = match place(&service, port) {
+            let addresses: Vec<IpAddr> = match place(scope, &service, port) {
                 Place::Nowhere | Place::Wildcard => continue,
                 Place::Addresses => {
-                    let hosts = service
-                        .addresses
-                        .iter()
-                        .filter(|a| a.is_host())
-                        .map(|a| a.ip);
+                    let hosts = scope.host_addresses(&service).into_iter();
                     hosts
                         .filter(|ip| owns_address(cx, scope, *ip, port.number, key))
                         .collect()
@@ -351,6 +366,7 @@ pub(super) fn vip_listeners(
                 chains.push(Chain::Http {
                     route,
                     sniffed: true,
+                    resolved: Vec::new(),
                 });
             }
             let from = origins(from);
@@ -389,13 +405,13 @@ pub(super) fn sniffed_route(service: &Service, port: PortNumber) -> Arc<str> {
 }
 
 /// Whether such a route configuration is needed.
-pub(super) fn has_sniffed_route(service: &Service, port: &ServicePort) -> bool {
-    port.protocol.is_sniffed()
-        && matches!(place(service, port), Place::Addresses | Place::Endpoints)
+pub(super) fn has_sniffed_route(scope: &Scope, service: &Service, port: &ServicePort) -> bool {
+    let place = place(scope, service, port);
+    port.protocol.is_sniffed() && matches!(place, Place::Addresses | Place::Endpoints)
 }
 
 /// Whether the HTTP routes of a service port are shared on the wildcard address.
-pub(super) fn has_shared_route(service: &Service, port: &ServicePort) -> bool {
-    matches!(place(service, port), Place::Wildcard)
+pub(super) fn has_shared_route(scope: &Scope, service: &Service, port: &ServicePort) -> bool {
+    matches!(place(scope, service, port), Place::Wildcard)
         && (port.protocol.is_http() || port.protocol.is_sniffed())
 }

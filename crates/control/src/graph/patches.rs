@@ -67,7 +67,7 @@ pub(crate) struct FilterFacts {
     /// Whether a patch asks for the proxy's version.
     by_version: bool,
     /// Entries of the proxy's metadata that patches ask for.
-    metadata: BTreeSet<Arc<str>>,
+    metadata: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
 impl FilterFacts {
@@ -82,14 +82,15 @@ impl FilterFacts {
             areas: Areas(areas),
             by_version: patches.clone().any(|p| p.proxies.version.is_some()),
             metadata: patches
-                .flat_map(|p| p.proxies.metadata.keys().cloned())
+                .flat_map(|p| p.proxies.metadata.iter())
+                .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
                 .collect(),
         }
     }
 }
 
 /// The patches of a proxy, by what they are for; mostly none.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct OfProxy {
     pub(super) clusters: Option<Arc<PatchClass>>,
     pub(super) listeners: Option<Arc<PatchClass>>,
@@ -177,16 +178,17 @@ fn class(
         return None;
     }
     let by_version = filters.iter().any(|filter| filter.by_version);
-    let keys: BTreeSet<&Arc<str>> = filters.iter().flat_map(|f| &f.metadata).collect();
-    let entry = |key: &Arc<str>| {
-        let value = facts.metadata.get(&**key)?;
-        Some((Arc::clone(key), value.as_str().into()))
+    // Other values are alike for the patches, so that proxies which differ in them share a class.
+    let asked = filters.iter().flat_map(|filter| &filter.metadata);
+    let has = |(key, value): &&(Arc<str>, Arc<str>)| {
+        let own = facts.metadata.get(&**key);
+        own.is_some_and(|own| own.as_str() == &**value)
     };
     let class = Arc::new(PatchClass {
         filters: filters.iter().map(|filter| filter.origin.clone()).collect(),
         areas,
         version: facts.version.clone().filter(|_| by_version),
-        metadata: keys.into_iter().filter_map(entry).collect(),
+        metadata: asked.filter(has).cloned().collect(),
     });
     let plan = read_plan(cx, &class);
     (!plan.0.is_empty()).then_some(class)

@@ -41,6 +41,7 @@ pub(super) fn shard_needs(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard)
         };
         match service.resolution {
             Resolution::Dns | Resolution::DnsRoundRobin => out.clusters.add(&needs.clusters),
+            Resolution::DynamicDns => {}
             Resolution::Registry | Resolution::Static | Resolution::Passthrough => {
                 out.endpoints.add(&needs.endpoints);
             }

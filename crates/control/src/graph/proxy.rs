@@ -6,9 +6,12 @@ use std::sync::Arc;
 use weft_model::{CallSide, Labels, MeshSettings};
 use weft_xds::{TypeUrl, View};
 
+use super::addresses::Families;
 use super::gateway::type_view;
 use super::inbound::{self, Own};
-use super::key::{Binding, Caller, GatewayClass, Observer, ProxyFacts, Reader, RouteName};
+use super::key::{
+    Binding, Caller, GatewayClass, Observer, PatchClass, ProxyFacts, Reader, RouteName,
+};
 use super::value::{PlaceNeeds, ProxyView, Value};
 use super::{Cx, Key, Scope, Shard, patches, places, read, scope, security, telemetry};
 use crate::emit::{Chunk, Emitted, TypeView, origins};
@@ -168,17 +171,26 @@ pub(super) fn grpc_route_view(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>) -> Valu
     type_view(cx, &TypeUrl::ROUTE, chunks)
 }
 
-/// Everything for one proxy (or for all proxies that are alike).
-pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
+/// Which views a proxy gets. It changes seldom, unlike what is in them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ProxyPlan {
+    /// With the labels by which rules select its workload.
+    facts: Arc<ProxyFacts>,
+    observer: Option<Arc<Observer>>,
+    patches: patches::OfProxy,
+    views: Vec<(Option<Arc<PatchClass>>, Key)>,
+}
+
+/// See [`ProxyPlan`].
+pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let labels = inbound::workload_labels(cx, facts);
-    let facts = &ProxyFacts {
+    let facts = Arc::new(ProxyFacts {
         labels,
         ..facts.clone()
-    };
-    let reader = reader(cx, facts);
+    });
+    let reader = reader(cx, &facts);
     let scope = &reader.scope;
-    let patches = patches::of_proxy(cx, facts);
-    let plain = |cx: &mut Cx<'_, '_>, key: Key| read!(cx, key, TypeView);
+    let patches = patches::of_proxy(cx, &facts);
     let needs = read!(cx, Key::ScopeNeeds(Arc::clone(scope)), Needs).unwrap_or_default();
     let place =
         |needs: &Needs| Arc::new(needs.of_proxy(&facts.locality, &facts.network, &facts.labels));
@@ -187,19 +199,13 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         kind: facts.kind,
         identity: Arc::new(facts.identity.of_client()),
     };
-    let clusters = Key::ClusterView(Arc::clone(scope), client, here);
-    let clusters = patches::read_view(cx, patches.clusters.as_ref(), clusters);
-    let endpoints = plain(cx, Key::EndpointView(Arc::clone(scope), facts.kind, there));
-    let mut own = Own::default();
-    let mut silent = Arc::default();
     let mut gateway = None;
+    let mut observer = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
-            let observer = telemetry::observer(cx, facts, scope);
-            own = inbound::of_proxy(cx, facts, &observer);
-            own.patch(cx, &patches);
-            silent = cx.reports(&observer).faults.clone();
-            let caller = caller(cx, &reader, observer);
+            let reports = telemetry::observer(cx, &facts, scope);
+            observer = Some(Arc::clone(&reports));
+            let caller = caller(cx, &reader, reports);
             (
                 Key::OutboundListeners(caller, facts.binding),
                 Key::OutboundRoutes(Arc::clone(&reader), facts.binding),
@@ -208,17 +214,17 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         ProxyKind::Gateway => {
             let class = Arc::new(GatewayClass {
                 reader: Arc::clone(&reader),
-                target_ports: inbound::target_ports(cx, facts),
+                target_ports: inbound::target_ports(cx, &facts),
                 v6: facts.binding.v6,
                 agent: facts.identity.agent,
                 unprivileged: facts.unprivileged,
             });
-            let observer = telemetry::observer(cx, facts, scope);
-            silent = cx.reports(&observer).faults.clone();
+            let reports = telemetry::observer(cx, &facts, scope);
+            observer = Some(Arc::clone(&reports));
             let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
             gateway = Some(Arc::clone(&class));
             (
-                Key::GatewayListeners(Arc::clone(&class), policies, observer),
+                Key::GatewayListeners(Arc::clone(&class), policies, reports),
                 Key::GatewayRoutes(class),
             )
         }
@@ -230,21 +236,58 @@ pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
             )
         }
     };
-    let listeners = patches::read_view(cx, patches.listeners.as_ref(), listeners);
-    let routes = patches::read_view(cx, patches.routes.as_ref(), routes);
-    let extensions = patches.extensions.map(Key::ExtensionView);
-    let extensions = extensions.and_then(|key| plain(cx, key));
-    let secrets = plain(cx, Key::Secrets(Arc::clone(scope), facts.kind, gateway));
-    let parts: Vec<TypeView> = [clusters, endpoints, listeners, routes, secrets, extensions]
-        .iter()
-        .flatten()
-        .map(|v| (**v).clone())
+    let clusters = Key::ClusterView(Arc::clone(scope), client, here);
+    let endpoints = Key::EndpointView(Arc::clone(scope), facts.kind, there);
+    let secrets = Key::Secrets(Arc::clone(scope), facts.kind, gateway);
+    let extensions = patches.extensions.clone().map(Key::ExtensionView);
+    let views = vec![
+        (patches.clusters.clone(), clusters),
+        (None, endpoints),
+        (patches.listeners.clone(), listeners),
+        (patches.routes.clone(), routes),
+        (None, secrets),
+    ];
+    let answers = facts.assigned != Families::default();
+    let names = answers.then(|| Key::NameTable(Arc::clone(scope), Arc::clone(&facts.network)));
+    let last = [extensions, names].into_iter().flatten();
+    let last = last.map(|key| (None, key));
+    Value::ProxyPlan(Arc::new(ProxyPlan {
+        facts,
+        observer,
+        patches,
+        views: views.into_iter().chain(last).collect(),
+    }))
+}
+
+/// Everything for one proxy (or for all proxies that are alike).
+pub(super) fn proxy_view(cx: &mut Cx<'_, '_>, facts: &Arc<ProxyFacts>) -> Value {
+    let before = match cx.previous() {
+        Some(Value::ProxyView(before)) => Some(before),
+        _ => None,
+    };
+    let plan = read!(cx, Key::ProxyPlan(Arc::clone(facts)), ProxyPlan);
+    let plan = plan.unwrap_or_else(|| unreachable!("a plan is derived, so it is there"));
+    let mut own = Arc::<Own>::default();
+    let mut silent = Arc::default();
+    if let Some(observer) = &plan.observer {
+        silent = cx.reports(observer).faults.clone();
+        if plan.facts.kind == ProxyKind::Sidecar {
+            let key = Key::Served(Arc::clone(&plan.facts), Arc::clone(observer));
+            own = read!(cx, key, Own).unwrap_or_default();
+            own = own.patched(cx, &plan.patches);
+        }
+    }
+    let views = plan.views.iter();
+    let parts: Arc<[TypeView]> = views
+        .filter_map(|(class, key)| patches::read_view(cx, class.as_ref(), key.clone()))
+        .map(|view| (*view).clone())
         .collect();
-    let sets = parts.iter().map(|part| own.onto(&part.set));
+    let before = before.as_deref();
+    let sets = parts.iter().map(|part| own.onto(&part.set, before));
     Value::ProxyView(Arc::new(ProxyView {
         view: View::new(sets),
-        parts: parts.clone().into(),
-        own: Arc::new([own.clusters, own.listeners]),
+        parts: Arc::clone(&parts),
+        own,
         silent,
     }))
 }
@@ -271,6 +314,7 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
         namespace: facts.namespace.clone(),
         sidecar,
         rules: rules.collect(),
+        assigned: facts.assigned,
     });
     Arc::new(Reader {
         scope,

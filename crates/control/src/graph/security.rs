@@ -149,8 +149,22 @@ pub(super) fn guard(cx: &mut Cx<'_, '_>, refs: &PolicyRefs, gateway: bool) -> Va
             custom.then(|| policy.meta.origin.clone())
         })),
     });
+    let mut faults: Vec<Fault> = faults.collect();
+    let mut fetched = std::collections::BTreeMap::new();
+    for rule in &tokens_of {
+        for (place, _) in rule.places() {
+            let keys: Option<Arc<str>> = read!(cx, Key::TokenKeys(place.clone()), Text);
+            if keys.is_none() {
+                faults.push(Fault {
+                    message: format!("no keys from {place} yet: tokens are refused").into(),
+                    origins: origins([rule.meta.origin.clone()]),
+                });
+            }
+            fetched.extend(keys.map(|keys| (place.clone(), keys)));
+        }
+    }
     let mut http = made.custom_http;
-    http.extend(tokens::filter(&tokens_of, gateway));
+    http.extend(tokens::filter(&tokens_of, &fetched, gateway));
     http.extend(made.http);
     let mut tcp = made.custom_tcp;
     tcp.extend(made.tcp);
@@ -158,7 +172,7 @@ pub(super) fn guard(cx: &mut Cx<'_, '_>, refs: &PolicyRefs, gateway: bool) -> Va
         http,
         tcp,
         origins: from.iter().cloned().collect(),
-        faults: faults.collect(),
+        faults,
     }))
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use weft_model::{
     AddressRange, ExportTo, Gateway, GatewayRef, GatewayServer, HostScope, Hostname, Namespace,
-    ObjectRef, PortNumber, ServerTls, Service, ServicePort, StreamDestination, StreamMatch,
-    VirtualService,
+    ObjectRef, PortNumber, Resolution, ServerTls, Service, ServicePort, StreamDestination,
+    StreamMatch, VirtualService,
 };
 
 use super::key::{Caller, RuleRefs, Scope};
@@ -162,6 +162,7 @@ fn gateway_chain(
         policy_from,
         rule: Some(rule.meta.origin.clone()),
         named: false,
+        resolved: None,
     }
 }
 
@@ -229,6 +230,7 @@ fn tls(
                     policy_from,
                     rule: Some(rule.meta.origin.clone()),
                     named: true,
+                    resolved: resolved(cx, &caller.scope, &route.destinations),
                 });
             }
         }
@@ -263,6 +265,7 @@ fn tcp(
                 policy_from,
                 rule: Some(rule.meta.origin.clone()),
                 named: anywhere,
+                resolved: resolved(cx, &caller.scope, &route.destinations),
                 ..own.clone()
             };
             if anywhere {
@@ -304,6 +307,17 @@ fn policy_of_route(
     };
     let subset = first.subset.as_deref().filter(|_| alone);
     policy(cx, scope, &first.host, subset)
+}
+
+/// The only destination, if its names are looked up as they are called.
+fn resolved(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    destinations: &[StreamDestination],
+) -> Option<Arc<str>> {
+    let [only] = destinations else { return None };
+    let service = cx.visible_service(scope, &only.destination.host)?;
+    (service.resolution == Resolution::DynamicDns).then(|| service.hostname.as_str().into())
 }
 
 fn target(

@@ -13,8 +13,10 @@ use weft_model::{
 };
 use weft_xds::View;
 
+use super::inbound::Own;
 use super::key::{RuleRefs, Shard};
 use super::patches::{FilterFacts, PatchedOwn, PatchedView};
+use super::proxy::ProxyPlan;
 use super::telemetry::Reports;
 use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::access::Guard;
@@ -85,6 +87,8 @@ pub(crate) struct PortShard {
     pub(crate) http: BTreeSet<PortNumber>,
     /// TCP and sniffed services on the wildcard address.
     pub(crate) shared: BTreeMap<PortNumber, Vec<SharedPort>>,
+    /// Hosts with HTTP routes whose names are looked up as they are called.
+    pub(crate) resolved: BTreeMap<PortNumber, BTreeSet<Hostname>>,
 }
 
 /// A port on the wildcard address, over all shards.
@@ -94,6 +98,8 @@ pub(crate) struct WildcardPort {
     pub(crate) http: BTreeSet<Shard>,
     /// Others, in order of precedence.
     pub(crate) shared: Vec<SharedPort>,
+    /// Hosts whose names are looked up as they are called.
+    pub(crate) resolved: BTreeSet<Hostname>,
 }
 
 /// An encoded virtual host and where it comes from.
@@ -137,7 +143,7 @@ pub struct ProxyView {
     /// The pieces that it is made of, with their origins.
     pub parts: Arc<[TypeView]>,
     /// The proxy's own pieces.
-    pub(crate) own: Arc<[Chunk]>,
+    pub(crate) own: Arc<Own>,
     /// What of its reports is left out.
     pub(crate) silent: Arc<[Fault]>,
 }
@@ -159,12 +165,12 @@ impl ProxyView {
     /// All its pieces; other views share most of them.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         let parts = self.parts.iter().flat_map(|part| part.chunks.iter());
-        parts.chain(self.own.iter())
+        parts.chain(self.own.chunks())
     }
 
     /// The objects that made a resource of this view.
     pub fn origins(&self, type_url: &weft_xds::TypeUrl, name: &str) -> Option<Origins> {
-        let own = self.own.iter().flat_map(|chunk| chunk.iter());
+        let own = self.own.chunks().into_iter().flat_map(|chunk| chunk.iter());
         let version = self.view.resource(type_url, name)?.version;
         let own = own
             .filter(|e| *e.resource.name == *name && e.resource.version == version)
@@ -199,6 +205,7 @@ pub(crate) enum Value {
     Peers(Arc<[Arc<PeerAuthentication>]>),
     Access(Arc<[Arc<AuthorizationPolicy>]>),
     Tokens(Arc<[Arc<RequestAuthentication>]>),
+    Text(Arc<str>),
     Mode(MutualTlsMode),
     Accounts(Arc<Accounts>),
     Guard(Arc<Guard>),
@@ -222,5 +229,7 @@ pub(crate) enum Value {
     PatchPlan(Arc<Plan>),
     PatchedView(Arc<PatchedView>),
     PatchedOwn(Arc<PatchedOwn>),
+    Own(Arc<Own>),
+    ProxyPlan(Arc<ProxyPlan>),
     ProxyView(Arc<ProxyView>),
 }

@@ -7,7 +7,7 @@ use prost::Message;
 use tonic::metadata::MetadataMap;
 use weft_model::MeshSettings;
 use weft_sources::{Batch, FileStore, ObjectState};
-use weft_xds::server::grpc::{Connection, ConnectionId, ViewSource};
+use weft_xds::server::grpc::{Connection, ConnectionId, Standing, ViewSource};
 use weft_xds::{Mode, TypeUrl, View, pb};
 
 use crate::core::Core;
@@ -50,6 +50,7 @@ impl Plane {
             mode: Mode::Delta,
             peer: None,
             metadata: MetadataMap::new(),
+            standing: Standing::closed(),
         };
         self.core.connect(&connection).expect("a known node")
     }

@@ -267,7 +267,7 @@ fn people_never_see_a_key() {
     let mut keys = 0;
     for resource in set.iter() {
         let contains = |body: &[u8]| body.windows(11).any(|part| part == b"PRIVATE KEY");
-        let shown = shown(&TypeUrl::SECRET, resource);
+        let shown = weft_proto::json::any_to_json(&shown(&TypeUrl::SECRET, resource));
         if contains(&resource.body) {
             keys += 1;
             let key = &shown["tls_certificate"]["private_key"];

@@ -160,3 +160,46 @@ fn places_share_what_they_can() {
     assert_eq!(shared(&same), 0);
     assert_eq!(shared(&there), 1, "the shard of the host with a rule");
 }
+
+/// Division among zones in a cluster: none, forbidden, or from so many endpoints on.
+fn zones(mesh: &mut Mesh) -> Option<(bool, Option<u64>)> {
+    use crate::pb::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
+    let common = mesh
+        .config(&at("eu.eu-1", "v1"))
+        .cluster(NAME)
+        .common_lb_config?;
+    match common.locality_config_specifier? {
+        LocalityConfigSpecifier::ZoneAwareLbConfig(zones) => {
+            let forbidden = zones
+                .routing_enabled
+                .is_some_and(|share| share.value == 0.0);
+            Some((!forbidden, zones.min_cluster_size.map(|size| size.value)))
+        }
+        LocalityConfigSpecifier::LocalityWeightedLbConfig(_) => None,
+    }
+}
+
+#[test]
+fn zones_of_a_region_are_the_proxys_business_and_regions_are_not() {
+    let policy =
+        "loadBalancer: {zoneAwareLbSetting: {minClusterSize: 3, failover: [{from: eu, to: us}]}}\n";
+    let mut mesh = mesh(policy);
+    assert_eq!(zones(&mut mesh), Some((true, Some(3))));
+    assert_eq!(priorities(&mut mesh, &at("eu.eu-1", "v1")), [0, 0, 0, 1, 2]);
+    assert_eq!(priorities(&mut mesh, &at("us.us-1", "v1")), [1, 1, 1, 0, 1]);
+    // Of the places of a region all get the same.
+    let view = |mesh: &mut Mesh, place| mesh.view(&at(place, "v1")).view.clone();
+    let (one, other) = (view(&mut mesh, "eu.eu-1"), view(&mut mesh, "eu.eu-2"));
+    assert_eq!(one.get(&TypeUrl::ENDPOINT), other.get(&TypeUrl::ENDPOINT));
+}
+
+#[test]
+fn division_among_zones_can_be_forbidden_and_counts_before_places() {
+    let off = "loadBalancer: {zoneAwareLbSetting: {enabled: false}, localityLbSetting: {failover: [{from: eu, to: us}]}}\n    outlierDetection: {}\n";
+    let mut mesh = mesh(off);
+    assert_eq!(zones(&mut mesh), Some((false, None)));
+    assert_eq!(priorities(&mut mesh, &at("eu.eu-1", "v1")), [0; 5]);
+    let labels = "loadBalancer: {zoneAwareLbSetting: {failoverPriority: [version]}}\n";
+    let mut mesh = super::localities::mesh(labels);
+    assert_eq!(priorities(&mut mesh, &at("eu.eu-1", "v1")), [0, 2, 0, 1, 3]);
+}

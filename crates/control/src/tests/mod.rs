@@ -1,11 +1,13 @@
 //! The control plane without sockets: YAML in, decoded resources out.
 
 mod accepted;
+mod addresses;
 mod apply;
 mod balancing;
 mod cors;
 mod delegate;
 mod discovery;
+mod dynamic_dns;
 mod envoy_filters;
 mod gateway_conflicts;
 mod gateway_secrets;

@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use prost::Message;
+use weft_model::KeyPlace;
 use weft_proto::rules;
 use weft_sources::{Change, FileStore};
 use weft_xds::{TypeUrl, Version};
@@ -71,17 +72,22 @@ pub(super) fn head(kind: &str, name: &str, namespace: &str) -> String {
 fn service(random: &mut Random, name: &str) -> String {
     let host = random.pick(&HOSTS);
     let resolution = if host.starts_with('*') {
-        "NONE"
+        random.pick(&["NONE", "DYNAMIC_DNS"])
     } else {
         random.pick(&["STATIC", "STATIC", "DNS", "NONE"])
     };
     let mut out = head("ServiceEntry", name, random.pick(&NAMESPACES));
+    let given = random.pick(&["true", "true", "false"]);
+    out = out.replace(
+        "}\nspec:",
+        &format!(", labels: {{networking.istio.io/enable-autoallocate-ip: '{given}'}}}}\nspec:"),
+    );
     let _ = write!(
         out,
         "\n  hosts: ['{host}']\n  location: MESH_INTERNAL\n  resolution: {resolution}"
     );
     out += export(random);
-    if random.chance(50) {
+    if resolution != "DYNAMIC_DNS" && random.chance(50) {
         let _ = write!(out, "\n  addresses: ['10.96.0.{}']", random.below(4) + 1);
     }
     let mut ports = BTreeSet::new();
@@ -100,6 +106,12 @@ fn service(random: &mut Random, name: &str) -> String {
     let mut numbers = BTreeSet::new();
     for port in ports {
         let (number, protocol) = port.split_once(' ').expect("number and protocol");
+        let named = matches!(protocol, "HTTP" | "GRPC" | "TLS");
+        let protocol = if named || resolution != "DYNAMIC_DNS" {
+            protocol
+        } else {
+            "TLS"
+        };
         if numbers.insert(number) {
             let _ = write!(
                 out,
@@ -112,8 +124,9 @@ fn service(random: &mut Random, name: &str) -> String {
         for i in 0..=random.below(3) {
             let _ = write!(
                 out,
-                "\n  - {{address: 10.0.0.{}, labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
+                "\n  - {{address: 10.0.0.{}, network: '{}', labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
                 random.below(6) + 1 + i,
+                random.pick(&["", "one", "two"]),
                 random.below(3),
                 random.below(3) + 1,
                 random.pick(&["eu/eu-1", "eu/eu-2", "us/us-1", "''"]),
@@ -228,6 +241,9 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "connectionPool: {tcp: {idleTimeout: 9s}}, tunnel: {targetHost: a.b, targetPort: 1}, ",
         "proxyProtocol: {}, ",
         "tls: {mode: ISTIO_MUTUAL}, ",
+        "tls: {mode: SIMPLE}, ",
+        "tls: {mode: SIMPLE, insecureSkipVerify: true, sni: a.b}, ",
+        "tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}, ",
         "tls: {mode: MUTUAL, credentialName: other}, ",
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
@@ -255,6 +271,9 @@ fn balancer(random: &mut Random) -> &'static str {
         "{consistentHash: {useSourceIp: true, maglev: {tableSize: 17}}}",
         "{localityLbSetting: {distribute: [{from: eu, to: {eu: 90, us: 10}}]}}",
         "{localityLbSetting: {failover: [{from: eu, to: us}]}}",
+        "{zoneAwareLbSetting: {failover: [{from: eu, to: us}]}}",
+        "{zoneAwareLbSetting: {enabled: false}}",
+        "{zoneAwareLbSetting: {failoverPriority: [version], minClusterSize: 2}}",
         "{localityLbSetting: {failoverPriority: [version, topology.kubernetes.io/region]}}",
     ])
 }
@@ -304,9 +323,14 @@ fn compare(
     told: &BTreeMap<usize, Arc<ProxyView>>,
     world: &World,
     all: &[Arc<ProxyFacts>],
+    keys: &BTreeMap<KeyPlace, Arc<str>>,
     step: &str,
 ) {
     let mut fresh = World::new(telemetry::random_settings());
+    for (place, keys) in keys {
+        let value = Value::Text(Arc::clone(keys));
+        fresh.engine.set(Key::TokenKeys(place.clone()), value);
+    }
     let changes: Vec<Change> = world
         .objects()
         .map(|o| Change {
@@ -415,6 +439,7 @@ fn run(seed: u64, steps: usize) {
     let all = proxies::all();
     let mut told: BTreeMap<usize, Arc<ProxyView>> = BTreeMap::new();
     let mut seen = Seen::new();
+    let mut keys = BTreeMap::new();
     for step in 0..steps {
         let mut changes = Vec::new();
         for _ in 0..=random.below(3) {
@@ -424,6 +449,9 @@ fn run(seed: u64, steps: usize) {
             changes.extend(store.apply(&file, text.as_deref()).changes);
         }
         world.apply(&changes);
+        if random.chance(20) {
+            security::fetch(&mut random, &mut world, &mut keys);
+        }
         for (key, value) in world.engine.settle() {
             let (Key::ProxyView(facts), Value::ProxyView(view)) = (key, value) else {
                 panic!("only proxies are pinned")
@@ -441,7 +469,8 @@ fn run(seed: u64, steps: usize) {
             told.entry(index)
                 .or_insert_with(|| pin(&mut world, &all[index]));
         }
-        compare(&told, &world, &all, &format!("seed {seed}, step {step}"));
+        let step = format!("seed {seed}, step {step}");
+        compare(&told, &world, &all, &keys, &step);
         for view in told.values() {
             check(view, &mut seen);
         }
@@ -457,7 +486,7 @@ fn run(seed: u64, steps: usize) {
         "{sources} nodes are left with nobody to read them"
     );
     assert!(
-        seen.len() > 120,
+        seen.len() > 90,
         "only {} resources were made: the world is too poor",
         seen.len()
     );

@@ -450,3 +450,24 @@ fn gateways_check_policies_too_and_an_edit_elsewhere_leaves_them_alone() {
     let filters = |l: &Listener| manager(&l.filter_chains[0]).http_filters.len();
     assert_eq!(filters(&after), filters(&before) + 1);
 }
+
+#[test]
+fn without_fetched_keys_no_token_is_accepted_and_the_rule_says_so() {
+    let mut mesh = Mesh::new(SHOP);
+    let rule = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: remote, namespace: shop}\nspec: {jwtRules: [{issuer: i, jwksUri: 'https://example.com/keys'}]}\n";
+    mesh.edit("remote.yaml", rule);
+    let proxy = sidecar("10.0.0.1", "shop");
+    let view = mesh.view(&proxy);
+    let told: Vec<_> = view
+        .faults()
+        .map(|fault| fault.message.to_string())
+        .collect();
+    let expected = "no keys from https://example.com/keys yet: tokens are refused";
+    assert!(told.iter().any(|text| text == expected), "{told:?}");
+    let place = weft_model::KeyPlace::Url("https://example.com/keys".into());
+    let key = crate::graph::Key::TokenKeys(place);
+    let keys = crate::graph::Value::Text("{\"keys\":[]}".into());
+    mesh.world.engine.set(key, keys);
+    assert_eq!(mesh.world.engine.settle().len(), 1);
+    assert_eq!(mesh.view(&proxy).faults().count(), 0);
+}

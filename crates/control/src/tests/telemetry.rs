@@ -7,6 +7,7 @@ use weft_sources::mesh_config;
 use weft_xds::TypeUrl;
 
 use super::oracle::{NAMESPACES, Random, head};
+use super::streams::tcp;
 use super::worlds::SHOP;
 use super::{Config, Mesh, gateway, manager, proxy, sidecar};
 use crate::generate::http::HCM;
@@ -143,6 +144,56 @@ fn proxies_of_a_namespace_share_listeners_unless_spans_are_set_up() {
     assert_eq!(share(Some(&tracing)), Some(1.0));
     let tags = tracing.custom_tags.iter();
     assert_eq!(tags.filter(|tag| !tag.tag.contains("dry_run")).count(), 0);
+}
+
+#[test]
+fn connections_that_would_loop_are_not_logged() {
+    let mut mesh = Mesh::with(settings("accessLogFile: /dev/stdout"), SHOP);
+    let config = mesh.config(&sidecar("10.0.0.1", "shop"));
+    for (listener, looping) in [
+        ("virtualInbound", "virtualInbound-blackhole"),
+        ("virtualOutbound", "virtualOutbound-blackhole"),
+    ] {
+        let chains = config.listener(listener).filter_chains;
+        let streams = chains
+            .iter()
+            .filter(|chain| chain.filters.iter().all(|filter| filter.name != HCM));
+        let (own, others): (Vec<_>, Vec<_>) = streams.partition(|chain| chain.name == looping);
+        assert_eq!(own.len(), 1, "{listener}");
+        assert_eq!(tcp(own[0]).access_log, [], "{listener}");
+        assert!(!others.is_empty(), "{listener}");
+        for chain in others {
+            assert_eq!(tcp(chain).access_log.len(), 1, "{listener} {}", chain.name);
+        }
+    }
+}
+
+#[test]
+fn clusters_keep_the_case_of_headers_for_gateways_too() {
+    let service = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: any, namespace: shop}
+spec:
+  hosts: [any.shop.svc.cluster.local]
+  resolution: STATIC
+  ports: [{number: 90, name: any}]
+  endpoints: [{address: 10.0.9.1}]
+";
+    let text = "defaultConfig: {proxyHeaders: {preserveHttp1HeaderCase: true}}";
+    let mut mesh = Mesh::with(settings(text), service);
+    for who in [sidecar("10.0.0.1", "shop"), gateway()] {
+        let cluster = mesh
+            .config(&who)
+            .cluster("outbound|90||any.shop.svc.cluster.local");
+        let options = cluster.typed_extension_protocol_options.values();
+        let bytes: Vec<u8> = options.flat_map(|any| any.value.clone()).collect();
+        let wanted = b"preserve_case";
+        assert!(
+            bytes.windows(wanted.len()).any(|part| part == wanted),
+            "{who:?}"
+        );
+    }
 }
 
 #[test]

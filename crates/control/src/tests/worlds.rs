@@ -125,10 +125,21 @@ spec:
   ports:
   - {number: 80, name: http, protocol: HTTP}
   - {number: 81, name: grpc, protocol: GRPC}
-  - {number: 90, name: tcp, protocol: TCP}
+  - {number: 90, name: tls, protocol: TLS}
   endpoints:
   - {address: 10.8.0.1, locality: eu/eu-1/a, labels: {version: v1}}
   - {address: 10.8.0.2, locality: us/us-1, labels: {version: v2}, weight: 3}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bytes, namespace: shop}
+spec:
+  hosts: [ring.stock.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  addresses: [10.96.8.2]
+  ports: [{number: 90, name: tcp, protocol: TCP}]
+  endpoints: [{address: 10.8.0.3}]
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule

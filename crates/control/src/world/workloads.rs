@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ahash::HashMap;
-use weft_model::{Labels, ObjectRef, Workload};
+use weft_model::{EndpointAddress, Labels, ObjectRef, Workload};
 
 use crate::engine::Engine;
 use crate::graph::{Key, Mesh, Value};
@@ -27,7 +27,7 @@ impl Workloads {
         let mut touched = Vec::new();
         for (workload, comes) in [(old, false), (new, true)] {
             let Some(workload) = workload else { continue };
-            for ip in workload.addresses.iter().filter_map(|a| a.ip()) {
+            for ip in workload.addresses.iter().filter_map(EndpointAddress::ip) {
                 let key = Key::WorkloadAt(workload.origin.namespace.clone(), ip);
                 let at = self.at.entry(key.clone()).or_default();
                 if comes {

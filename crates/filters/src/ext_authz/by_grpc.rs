@@ -18,8 +18,9 @@ use weft_proto::pb::google::protobuf as google;
 use auth::attribute_context as attributes;
 use auth::check_response::HttpResponse;
 
-use super::{Consent, Decision, MAX_ANSWER, joined, leave, shown};
-use crate::{Call, CallResponse, HeaderEdit, RequestContext};
+use super::{Asked, Consent, Decision, MAX_ANSWER, PARTIAL_BODY, joined, leave, sanitized, shown};
+use crate::header_edit::{NoEdit, RequestEdit};
+use crate::{Call, CallResponse, EditKind, HeaderEdit, RequestContext};
 
 const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -27,13 +28,13 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Asks the service about a request.
 pub(super) async fn ask(
-    config: &ExtAuthz,
+    asked: &Asked<'_>,
     service: &GrpcService,
     extensions: Vec<(String, String)>,
     context: &mut RequestContext<'_>,
 ) -> Decision {
     let check = auth::CheckRequest {
-        attributes: Some(attributes(config, extensions, context)),
+        attributes: Some(attributes(asked, extensions, context)),
     };
     let Some(request) = request(service, &check) else {
         return Decision::Error("the service's authority is none".to_owned());
@@ -49,7 +50,7 @@ pub(super) async fn ask(
         Err(error) => return Decision::Error(error.to_string()),
     };
     match message(&answer) {
-        Ok(response) => decide(config, response, context),
+        Ok(response) => decide(asked.config, response, context),
         Err(error) => Decision::Error(error),
     }
 }
@@ -94,10 +95,11 @@ fn message(answer: &CallResponse) -> Result<auth::CheckResponse, String> {
 }
 
 fn attributes(
-    config: &ExtAuthz,
+    asked: &Asked<'_>,
     extensions: Vec<(String, String)>,
     context: &RequestContext<'_>,
 ) -> auth::AttributeContext {
+    let config = asked.config;
     let connection = context.connection;
     let names = connection.names.as_ref();
     let principal = names.map(|names| names.uris.first().unwrap_or(&names.subject).clone());
@@ -112,7 +114,7 @@ fn attributes(
         destination: Some(peer(connection.local, String::new())),
         request: Some(attributes::Request {
             time: Some(now()),
-            http: Some(http_request(config, context)),
+            http: Some(http_request(asked, context)),
         }),
         context_extensions: extensions.into_iter().collect(),
         metadata_context: Some(metadata(
@@ -129,15 +131,15 @@ fn attributes(
     }
 }
 
-fn http_request(config: &ExtAuthz, context: &RequestContext<'_>) -> attributes::HttpRequest {
-    let head = &context.head;
+fn http_request(asked: &Asked<'_>, context: &RequestContext<'_>) -> attributes::HttpRequest {
+    let (config, head) = (asked.config, &context.head);
     let view = head.view();
     let mut headers = HashMap::new();
     let pseudo = [
         (":method", head.method.as_str()),
         (":path", view.path),
         (":authority", view.authority),
-        (":scheme", head.scheme),
+        (":scheme", *head.scheme),
     ];
     for (name, value) in pseudo {
         if shown(config, name, true) {
@@ -149,13 +151,26 @@ fn http_request(config: &ExtAuthz, context: &RequestContext<'_>) -> attributes::
             headers.insert(name.as_str().to_owned(), joined(head.headers, name));
         }
     }
+    let (mut body, mut raw_body) = (String::new(), Vec::new());
+    if let Some(shown) = asked.body {
+        headers.insert(PARTIAL_BODY.to_string(), shown.partial().to_owned());
+        if config.body.as_ref().is_some_and(|body| body.pack_as_bytes) {
+            raw_body = shown.bytes.to_vec();
+        } else {
+            body = sanitized(&shown.bytes);
+        }
+    }
+    let received = asked.body.map_or(0, |shown| shown.received);
     attributes::HttpRequest {
+        size: i64::try_from(received).unwrap_or(i64::MAX),
+        body,
+        raw_body,
         id: joined(head.headers, &X_REQUEST_ID),
         method: head.method.to_string(),
         headers,
         path: view.path.to_owned(),
         host: view.authority.to_owned(),
-        scheme: head.scheme.to_owned(),
+        scheme: (*head.scheme).to_owned(),
         protocol: context.connection.protocol.to_owned(),
         ..attributes::HttpRequest::default()
     }
@@ -239,9 +254,10 @@ fn decide(
         Some(HttpResponse::ErrorResponse(_)) => {
             Decision::Error("the service says that it cannot decide".to_owned())
         }
-        Some(HttpResponse::OkResponse(ok)) if code == 0 => {
-            Decision::Allowed(Box::new(consent(&ok)))
-        }
+        Some(HttpResponse::OkResponse(ok)) if code == 0 => consent(&ok).map_or_else(
+            |NoEdit(why)| Decision::Error(why.to_owned()),
+            |consent| Decision::Allowed(Box::new(consent)),
+        ),
         _ if code == 0 => Decision::Allowed(Box::default()),
         Some(HttpResponse::DeniedResponse(denied)) => {
             let status = denied.status.map(|status| status.code);
@@ -262,56 +278,82 @@ fn decide(
     }
 }
 
-fn pair(option: &core::HeaderValueOption) -> Option<(HeaderName, HeaderValue)> {
+/// Name and value as the service sent them.
+fn sent(option: &core::HeaderValueOption) -> Option<(&str, &[u8])> {
     let header = option.header.as_ref()?;
-    let name = HeaderName::from_bytes(header.key.as_bytes()).ok()?;
     let value = if header.raw_value.is_empty() {
         header.value.as_bytes()
     } else {
         &header.raw_value
     };
+    Some((&header.key, value))
+}
+
+fn pair(option: &core::HeaderValueOption) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = sent(option)?;
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
     Some((name, HeaderValue::from_bytes(value).ok()?))
 }
 
-fn consent(ok: &auth::OkHttpResponse) -> Consent {
+/// The old way to say how a header comes in.
+fn append(option: &core::HeaderValueOption) -> Option<bool> {
+    #[allow(
+        deprecated,
+        reason = "services still send it, and Envoy reads it first"
+    )]
+    option.append.as_ref().map(|append| append.value)
+}
+
+/// How a header comes into the response.
+fn kind(option: &core::HeaderValueOption) -> EditKind {
     use core::header_value_option::HeaderAppendAction as Action;
-    let edit = |option: &core::HeaderValueOption,
-                by_default: fn(HeaderName, HeaderValue) -> HeaderEdit| {
-        // The host and what is no header are not the service's to change.
-        let (name, value) = pair(option).filter(|(name, _)| *name != HOST)?;
-        #[allow(
-            deprecated,
-            reason = "services still send it, and Envoy reads it first"
-        )]
-        let append = option.append.as_ref().map(|append| append.value);
-        Some(match (append, Action::try_from(option.append_action)) {
-            (Some(true), _) => HeaderEdit::Join(name, value),
-            (Some(false), _) | (None, Ok(Action::OverwriteIfExistsOrAdd)) => {
-                HeaderEdit::Set(name, value)
-            }
-            (None, Ok(Action::AddIfAbsent)) => HeaderEdit::AddIfAbsent(name, value),
-            (None, Ok(Action::OverwriteIfExists)) => HeaderEdit::Replace(name, value),
-            (None, _) => by_default(name, value),
+    match (append(option), Action::try_from(option.append_action)) {
+        (Some(false), _) | (None, Ok(Action::OverwriteIfExistsOrAdd)) => EditKind::Set,
+        (None, Ok(Action::AddIfAbsent)) => EditKind::AddIfAbsent,
+        (None, Ok(Action::OverwriteIfExists)) => EditKind::Replace,
+        (Some(true) | None, _) => EditKind::Add,
+    }
+}
+
+/// What the service wants done; an error if that cannot be done.
+fn consent(ok: &auth::OkHttpResponse) -> Result<Consent, NoEdit> {
+    // As in Envoy 1.40 only `append` counts in requests, and what is set comes before what is joined.
+    let request = |wanted: EditKind| {
+        ok.headers.iter().filter_map(move |option| {
+            let (name, value) = sent(option)?;
+            let kind = match append(option) {
+                Some(true) => EditKind::Join,
+                Some(false) | None => EditKind::Set,
+            };
+            (kind == wanted).then(|| RequestEdit::new(name, value, kind))
         })
     };
-    let headers = ok.headers.iter();
-    let response = ok.response_headers_to_add.iter();
+    let headers = request(EditKind::Set).chain(request(EditKind::Join));
+    let response = ok.response_headers_to_add.iter().filter_map(|option| {
+        let (name, value) = pair(option)?;
+        let kind = kind(option);
+        Some(HeaderEdit { name, value, kind })
+    });
+    let mut response: Vec<_> = response.collect();
+    // Envoy's order.
+    response.sort_by_key(|edit| match edit.kind {
+        EditKind::Add | EditKind::Join => 0,
+        EditKind::Set => 1,
+        EditKind::AddIfAbsent => 2,
+        EditKind::Replace => 3,
+    });
     let set = ok.query_parameters_to_set.iter();
     let removed = ok.query_parameters_to_remove.iter();
     let names = ok.headers_to_remove.iter();
-    Consent {
-        headers: headers
-            .filter_map(|one| edit(one, HeaderEdit::Set))
-            .collect(),
+    Ok(Consent {
+        headers: headers.collect::<Result<_, _>>()?,
         remove: names
             .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
             .collect(),
-        response: response
-            .filter_map(|one| edit(one, HeaderEdit::Add))
-            .collect(),
+        response,
         parameters: set
             .map(|one| (one.key.clone(), Some(one.value.clone())))
             .chain(removed.map(|name| (name.clone(), None)))
             .collect(),
-    }
+    })
 }

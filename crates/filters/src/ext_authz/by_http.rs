@@ -6,21 +6,24 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName
 use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode, Uri};
 use serde_json::{Map, Value};
-use weft_config::ext_authz::{ExtAuthz, HttpService};
+use weft_config::ext_authz::HttpService;
 
-use super::{Consent, Decision, MAX_ANSWER, any, leave, of_the_answer, shown};
-use crate::{Call, HeaderEdit, RequestContext};
+use super::{
+    Asked, Consent, Decision, MAX_ANSWER, PARTIAL_BODY, any, joined, leave, of_the_answer, shown,
+};
+use crate::header_edit::RequestEdit;
+use crate::{Call, EditKind, HeaderEdit, RequestContext};
 
 /// Names headers that the request is to lose.
 const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
 /// Asks the service about a request.
 pub(super) async fn ask(
-    config: &ExtAuthz,
+    asked: &Asked<'_>,
     service: &HttpService,
     context: &mut RequestContext<'_>,
 ) -> Decision {
-    let Some(request) = request(config, service, context) else {
+    let Some(request) = request(asked, service, context) else {
         return Decision::Error("the path cannot be told".to_owned());
     };
     let call = Call {
@@ -36,29 +39,41 @@ pub(super) async fn ask(
 }
 
 fn request(
-    config: &ExtAuthz,
+    asked: &Asked<'_>,
     service: &HttpService,
     context: &RequestContext<'_>,
 ) -> Option<Request<Bytes>> {
-    let head = &context.head;
+    let (config, head) = (asked.config, &context.head);
+    let body = asked.body.map(|shown| shown.bytes.clone());
+    let body = body.unwrap_or_default();
     let path = match &service.path_override {
         Some(path) => path.to_string(),
         None => format!("{}{}", service.path_prefix, head.path),
     };
-    let mut request = Request::new(Bytes::new());
+    let length = HeaderValue::from(body.len());
+    let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = path.parse::<Uri>().ok()?;
     let headers = request.headers_mut();
-    for (name, value) in head.headers.iter() {
-        let always = *name == HOST || *name == AUTHORIZATION;
-        if *name != CONTENT_LENGTH && (always || shown(config, name.as_str(), false)) {
-            headers.append(name, value.clone());
+    for name in head.headers.keys() {
+        let seen = match *name {
+            HOST => true,
+            CONTENT_LENGTH => false,
+            AUTHORIZATION => !any(&config.disallowed_headers, name.as_str()),
+            _ => shown(config, name.as_str(), false),
+        };
+        // One header for all of a name.
+        if seen && let Ok(value) = HeaderValue::try_from(joined(head.headers, name)) {
+            headers.insert(name, value);
         }
     }
     for (name, value) in &service.headers_to_add {
         headers.insert(name, value.clone());
     }
-    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    if let Some(shown) = asked.body {
+        headers.insert(PARTIAL_BODY, HeaderValue::from_static(shown.partial()));
+    }
+    headers.insert(CONTENT_LENGTH, length);
     Some(request)
 }
 
@@ -99,16 +114,19 @@ fn decide(
             continue;
         }
         let text = name.as_str();
-        let edit =
-            |make: fn(HeaderName, HeaderValue) -> HeaderEdit| make(name.clone(), value.clone());
+        let edit = |kind| RequestEdit::new(text, value.as_bytes(), kind);
         if any(&service.to_upstream, text) {
-            consent.headers.push(edit(HeaderEdit::Set));
+            consent.headers.extend(edit(EditKind::Set));
         }
         if any(&service.append_to_upstream, text) {
-            consent.headers.push(edit(HeaderEdit::Add));
+            consent.headers.extend(edit(EditKind::Add));
         }
         if any(&service.to_client_on_success, text) {
-            consent.response.push(edit(HeaderEdit::Add));
+            consent.response.push(HeaderEdit {
+                name: name.clone(),
+                value: value.clone(),
+                kind: EditKind::Add,
+            });
         }
         if any(&service.to_metadata, text) {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();

@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::keys::Keys;
 use super::remote::Fetched;
 use super::token::Token;
-use super::{CACHE_MISS, FETCHED, JwtFilter, KeyStore, NOT_FETCHED};
+use super::{CACHE_MISS, CROWDED, FETCHED, JwtFilter, KeyStore, NOT_FETCHED};
 use crate::RequestContext;
 
 /// What a requirement that stands alone allows.
@@ -202,6 +202,7 @@ impl<'v, 'c> Verifier<'v, 'c> {
                     Fetched::No => {}
                     Fetched::Yes => self.filter.counters.inc(FETCHED),
                     Fetched::Failed => self.filter.counters.inc(NOT_FETCHED),
+                    Fetched::Crowded => self.filter.counters.inc(CROWDED),
                 }
                 keys
             }

@@ -58,13 +58,17 @@ impl Reader {
     }
 
     /// `{"@type": "type.googleapis.com/a.B", …}`: the fields stand beside the type, except for
-    /// well-known types, which stand under `value`.
+    /// well-known types, which stand under `value`. `{}` is an `Any` without a type.
     fn any(&mut self, node: &Node, descriptor: &MessageDescriptor) -> Option<DynamicMessage> {
         let Value::Map(entries) = &node.value else {
             let message = format!("expected a mapping with \"@type\", got {}", node.describe());
             self.fault_at(node, message);
             return None;
         };
+        if entries.is_empty() {
+            // Nothing of no type, as in proto-JSON; a route turns a filter on with it.
+            return Some(DynamicMessage::new(descriptor.clone()));
+        }
         let Some(entry) = node.entry("@type") else {
             self.fault_at(
                 node,

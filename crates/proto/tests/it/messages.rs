@@ -208,6 +208,17 @@ upstream_config:
 }
 
 #[test]
+fn an_any_may_be_empty_as_in_protobufs_json() {
+    use weft_proto::json::any_to_json;
+    let text = "upstream_config: {name: x, typed_config: {}}";
+    let cluster: Cluster = read(&node(text), "", Options::ENVOY).expect("a cluster");
+    let config = cluster.upstream_config.and_then(|u| u.typed_config);
+    let any = config.expect("it is set");
+    assert!(any.type_url.is_empty() && any.value.is_empty());
+    assert_eq!(any_to_json(&any), serde_json::json!({}));
+}
+
+#[test]
 fn istios_messages_have_their_real_names_and_defaults() {
     let rule: DestinationRule = read(
         &node("host: a\ntraffic_policy: {connection_pool: {tcp: {connectTimeout: 30ms}}}"),

@@ -165,7 +165,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         ready,
     ),
     post("/reopen_logs", "reopen access logs", &[], |state, _| {
-        state.access_logs.reopen();
+        state.reopen_logs();
         Reply::ok()
     }),
     post(

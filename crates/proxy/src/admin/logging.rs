@@ -57,6 +57,11 @@ pub trait LogControl: Send + Sync {
     fn levels(&self) -> Vec<(String, LogLevel)>;
     /// Changes one logger, or all. `false` when there is no such logger.
     fn set(&self, logger: Option<&str>, level: LogLevel) -> bool;
+    /// Opens the file of the process's log again, if it goes to one.
+    ///
+    /// # Errors
+    /// Why not, with the path; the log goes on in the file that was open.
+    fn reopen(&self) -> Result<(), String>;
 }
 
 pub(super) fn handle(control: &dyn LogControl, request: &AdminRequest) -> Reply {

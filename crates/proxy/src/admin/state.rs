@@ -215,6 +215,14 @@ pub struct AdminState {
 }
 
 impl AdminState {
+    /// Opens the files of access logs and of the process's log again, after they were rotated.
+    pub(crate) fn reopen_logs(&self) {
+        self.access_logs.reopen();
+        if let Err(error) = self.logging.reopen() {
+            tracing::warn!(error, "the log file cannot be opened again");
+        }
+    }
+
     /// The state and the orders that will come from admin callers.
     pub fn new(parts: AdminParts) -> (Arc<Self>, mpsc::Receiver<AdminCommand>) {
         let (commands, orders) = mpsc::channel(COMMAND_QUEUE);

@@ -12,7 +12,7 @@ use weft_config::http_filter::{HttpFilterConfig, Router};
 use weft_config::jwt::RemoteKeySource;
 use weft_config::{DataSource, HttpManager, RouteConfig, RouteSource};
 use weft_core::metrics::Scope;
-use weft_filters::{CounterGroup, FaultStats, Filter, RemoteKeys, Surroundings};
+use weft_filters::{Calls, CounterGroup, FaultStats, Filter, RemoteKeys, Surroundings};
 
 use super::headers::Forwarding;
 use crate::access_log::{AccessLogFile, Log};
@@ -62,8 +62,8 @@ impl Surroundings for Own<'_> {
     fn remote_keys(&self, source: &Arc<RemoteKeySource>) -> Rc<RemoteKeys> {
         let (keys, new) = self.worker.keys.get(source);
         if new && source.fetch_early {
-            let (keys, worker) = (Rc::clone(&keys), Rc::clone(self.worker));
-            tokio::task::spawn_local(async move { keys.warm(&*worker).await });
+            let worker: Rc<dyn Calls> = Rc::<Worker>::clone(self.worker);
+            tokio::task::spawn_local(RemoteKeys::keep_fresh(Rc::downgrade(&keys), worker));
         }
         keys
     }

@@ -7,6 +7,7 @@
 pub(crate) mod admit;
 pub(crate) mod body;
 mod call;
+mod client_body;
 pub(crate) mod client_cert;
 pub(crate) mod downstream;
 pub(crate) mod exchange;
@@ -22,6 +23,7 @@ pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod retry;
 pub(crate) mod router;
+pub(crate) mod selection;
 pub(crate) mod serve;
 pub(crate) mod upgrade;
 pub(crate) mod upload;

@@ -1,5 +1,5 @@
-//! One request, from its arrival to the choice of what answers it: route, filters, and then the
-//! router, a redirect or a direct response.
+//! One request, from its arrival to the choice of what answers it: the filters, whatever the route
+//! is, and then the router, a redirect or a direct response.
 //!
 //! It must never know how an upstream is reached.
 
@@ -13,15 +13,15 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use weft_config::{
-    Forward, HttpManager, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
-};
-use weft_filters::{LocalReply, RequestContext, RequestParts, Verdict};
+use weft_config::{HttpManager, RequestHead, Route, RouteAction, RouteConfig};
+use weft_filters::{LocalReply, RequestBody, RequestContext, RequestParts, Verdict};
 
 use super::admit::{Head, Refusal, admit};
+use super::client_body::ClientBody;
 use super::downstream::Downstream;
 use super::exchange::{Exchange, Record, UpstreamInfo};
 use super::respond::redirect;
+use super::selection::{Routed, Selection};
 use super::serve::Answer;
 use super::{headers, respond, router};
 
@@ -62,51 +62,25 @@ pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming
     if exchange.logged() {
         head.record(&mut exchange);
     }
-    let found = find(routes, &head, random());
-    let found = match found {
-        Ok(found) => Found::of(found, &mut exchange),
-        Err(reply) => {
-            manager.stats.no_route.inc();
-            return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
-        }
-    };
-    found.answer(exchange, head, body, on_upgrade).await
-}
-
-/// The route of a request with what it belongs to.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) routes: Arc<RouteConfig>,
-    pub(crate) vhost: Arc<VirtualHost>,
-    pub(crate) route: Arc<Route>,
-}
-
-type Routed = (Arc<RouteConfig>, Arc<VirtualHost>, Arc<Route>);
-
-fn find(routes: Option<Arc<RouteConfig>>, head: &Head, random: u64) -> Result<Routed, LocalReply> {
-    let none = || LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR");
-    let Some(routes) = routes else {
-        return Err(none());
-    };
     if !head.path.as_str().starts_with('/') {
         // `OPTIONS *`
-        return Err(LocalReply::new(
-            StatusCode::NOT_FOUND,
-            "absolute_path_rejected",
-        ));
+        manager.stats.downstream_rq_non_relative_path.inc();
+        let reply = LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected");
+        return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
     }
-    let view = head.view();
-    match routes.find(&view, random) {
-        RouteLookup::None => Err(none()),
-        RouteLookup::RedirectToTls => {
-            let location = RouteConfig::tls_location(&view);
-            Err(redirect(StatusCode::MOVED_PERMANENTLY, &location))
-        }
-        RouteLookup::Found { vhost, route } => {
-            let found = (Arc::clone(vhost), Arc::clone(route));
-            Ok((Arc::clone(&routes), found.0, found.1))
-        }
-    }
+    let selection = Selection::find(&mut exchange, &head, random());
+    let received = if body.is_end_stream() {
+        Rc::default()
+    } else {
+        exchange.received()
+    };
+    let body = ClientBody::new(
+        body,
+        received,
+        manager.config.stream_idle_timeout,
+        Arc::clone(&manager.stats),
+    );
+    selection.answer(exchange, head, body, on_upgrade).await
 }
 
 fn refuse(
@@ -158,135 +132,110 @@ fn note_cluster(exchange: &mut Exchange, choice: Option<&router::Choice>) {
     }
 }
 
-impl Found {
+impl Selection {
     async fn answer(
         mut self,
         mut exchange: Box<Exchange>,
         mut head: Head,
-        body: Incoming,
+        mut body: ClientBody,
         on_upgrade: Option<OnUpgrade>,
     ) -> Answer {
         let manager = Rc::clone(exchange.manager());
-        let mut choice = self.choose(&head, manager.worker.random());
-        if let RouteAction::Forward(forward) = &self.route.action
-            && let Some(refusal) = upgrade_refusal(&manager.config, forward, &head)
+        if let Some(found) = self.found()
+            && let Some(refusal) = upgrade_refusal(&manager.config, &found.route, &head)
         {
             manager.stats.downstream_rq_ws_on_non_ws_route.inc();
-            note_cluster(&mut exchange, choice.as_ref());
+            note_cluster(&mut exchange, self.choice.as_ref());
             return Ok(refuse(exchange, &refusal, &head.method));
         }
-        if !manager.filters.is_empty() {
-            let filtered = self.filters(&mut exchange, &mut head, choice.as_ref());
-            let again = match filtered.await {
-                Ok(again) => again,
-                Err(reply) => {
-                    note_cluster(&mut exchange, choice.as_ref());
-                    return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
-                }
-            };
-            if again {
-                let random = manager.worker.random();
-                match find(manager.routes(), &head, random) {
-                    Ok(found) => self = Self::of(found, &mut exchange),
-                    Err(reply) => {
-                        manager.stats.no_route.inc();
-                        return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
-                    }
-                }
-                choice = self.choose(&head, random);
-            }
+        if !manager.filters.is_empty()
+            && let Err(reply) = self.run_filters(&mut exchange, &mut head, &mut body).await
+        {
+            exchange.request_open &= head.upgrade.is_some() || !body.is_done();
+            note_cluster(&mut exchange, self.choice.as_ref());
+            return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
         }
-        let reply = match &self.route.action {
-            RouteAction::Forward(_) => {
-                let target = router::Target {
-                    found: self,
-                    choice,
-                };
-                return router::forward(exchange, head, body, on_upgrade, target).await;
+        // What follows is the router's: Envoy counts only what reaches it.
+        manager.stats.rq_total.inc();
+        let reply = match self.routed {
+            Routed::None => {
+                manager.stats.no_route.inc();
+                LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR")
             }
-            RouteAction::Redirect(redirect_to) => {
-                manager.stats.rq_redirect.inc();
-                let location = redirect_to.location(&head.view(), Some(&self.route.matcher));
-                let status = StatusCode::from_u16(redirect_to.status);
-                redirect(status.unwrap_or(StatusCode::MOVED_PERMANENTLY), &location)
-            }
-            RouteAction::Direct { status, body } => {
+            Routed::ToTls => {
                 manager.stats.rq_direct_response.inc();
-                let body = body.as_ref().map(|body| manager.worker.files.get(body));
-                direct(*status, body.unwrap_or_default(), &head.view())
+                let location = RouteConfig::tls_location(&head.view());
+                redirect(StatusCode::MOVED_PERMANENTLY, &location)
             }
-            // To Envoy it is a route to a cluster without a name.
-            RouteAction::NonForwarding => {
-                LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found").flag("NC")
-            }
+            Routed::Found(found) => match &found.route.action {
+                RouteAction::Forward(_) => {
+                    let choice = self.choice;
+                    let target = router::Target { found, choice };
+                    return router::forward(exchange, head, body, on_upgrade, target).await;
+                }
+                RouteAction::Redirect(redirect_to) => {
+                    manager.stats.rq_direct_response.inc();
+                    let location = redirect_to.location(&head.view(), Some(&found.route.matcher));
+                    let status = StatusCode::from_u16(redirect_to.status);
+                    redirect(status.unwrap_or(StatusCode::MOVED_PERMANENTLY), &location)
+                }
+                RouteAction::Direct { status, body } => {
+                    manager.stats.rq_direct_response.inc();
+                    let body = body.as_ref().map(|body| manager.worker.files.get(body));
+                    direct(*status, body.unwrap_or_default(), &head.view())
+                }
+                // To Envoy it is a route to a cluster without a name.
+                RouteAction::NonForwarding => {
+                    LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found").flag("NC")
+                }
+            },
         };
         Ok(respond::local(exchange, &reply, head.grpc, &head.method))
     }
 
-    /// Takes what routing found, and tells the exchange.
-    fn of((routes, vhost, route): Routed, exchange: &mut Exchange) -> Self {
-        exchange.vhost = Some(Arc::clone(&vhost));
-        exchange.route = Some(Arc::clone(&route));
-        Self {
-            routes,
-            vhost,
-            route,
-        }
-    }
-
-    /// The cluster of a route that forwards; none if the header that names it is missing.
-    fn choose(&self, head: &Head, random: u64) -> Option<router::Choice> {
-        let RouteAction::Forward(forward) = &self.route.action else {
-            return None;
-        };
-        let picked = forward.cluster.pick(random, &head.view())?;
-        Some(router::Choice::new(&picked, forward))
-    }
-
-    /// Runs the filters before the router; whether the request is to be routed again.
-    async fn filters(
-        &self,
+    /// Runs the filters before the router. Each looks at the route as those before it have made it.
+    async fn run_filters(
+        &mut self,
         exchange: &mut Exchange,
         head: &mut Head,
-        choice: Option<&router::Choice>,
-    ) -> Result<bool, LocalReply> {
+        body: &mut ClientBody,
+    ) -> Result<(), LocalReply> {
         let downstream = Rc::clone(&exchange.downstream);
         let manager = downstream.manager();
-        let forward = match &self.route.action {
-            RouteAction::Forward(forward) => Some(forward),
-            _ => None,
-        };
-        let weighted = choice
-            .zip(forward)
-            .and_then(|(c, forward)| c.entry(forward));
-        let mut context = RequestContext {
-            head: RequestParts {
-                method: &head.method,
-                path: &mut head.path,
-                scheme: head.scheme,
-                headers: &mut head.headers,
-            },
-            cluster: choice.map(|choice| &*choice.name),
-            forwarded: forward.is_some(),
-            overrides: [
-                weighted.map(|weighted| &weighted.overrides),
-                Some(&self.route.overrides),
-                Some(&self.vhost.overrides),
-                Some(&self.routes.overrides),
-            ],
-            route_metadata: self.route.metadata.as_deref(),
-            connection: &downstream.connection,
-            remote: exchange.remote.ip(),
-            metadata: &mut exchange.metadata,
-            calls: &*manager.worker,
-            random: [manager.worker.random(), manager.worker.random()],
-            delayed: false,
-            reroute: false,
-            response: Vec::new(),
-            cors: None,
-        };
+        let random = [manager.worker.random(), manager.worker.random()];
+        let has_body = head.upgrade.is_none() && !body.is_end_stream();
+        let mut first: Option<Self> = None;
         for filter in &manager.filters {
+            if filter.is_off(first.as_ref().unwrap_or(self).overrides()) {
+                continue;
+            }
+            let mut context = RequestContext {
+                head: RequestParts {
+                    method: &mut head.method,
+                    path: &mut head.path,
+                    scheme: &mut head.scheme,
+                    headers: &mut head.headers,
+                },
+                cluster: self.choice.as_ref().map(|choice| &*choice.name),
+                routed: !matches!(self.routed, Routed::None),
+                forwarded: self.forward().is_some(),
+                overrides: self.overrides(),
+                route_metadata: self
+                    .found()
+                    .and_then(|found| found.route.metadata.as_deref()),
+                connection: &downstream.connection,
+                remote: exchange.remote.ip(),
+                metadata: &mut exchange.metadata,
+                body: has_body.then_some(&mut *body as &mut dyn RequestBody),
+                calls: &*manager.worker,
+                random,
+                delayed: false,
+                reroute: false,
+                response: Vec::new(),
+                cors: None,
+            };
             let verdict = filter.request(&mut context).await;
+            let reroute = context.reroute;
             exchange.response_edits.append(&mut context.response);
             if context.cors.is_some() {
                 exchange.cors = context.cors.take();
@@ -299,8 +248,13 @@ impl Found {
             if let Verdict::Reply(reply) = verdict {
                 return Err(reply);
             }
+            if reroute {
+                let again = Self::find(exchange, head, self.random);
+                let before = std::mem::replace(self, again);
+                first.get_or_insert(before);
+            }
         }
-        Ok(context.reroute)
+        Ok(())
     }
 }
 
@@ -317,12 +271,15 @@ fn direct(status: u16, body: Bytes, head: &RequestHead<'_>) -> LocalReply {
     reply
 }
 
-fn upgrade_refusal(config: &HttpManager, forward: &Forward, head: &Head) -> Option<Refusal> {
+fn upgrade_refusal(config: &HttpManager, route: &Route, head: &Head) -> Option<Refusal> {
     let wanted = head.upgrade.as_deref()?;
-    let of_route = forward
-        .upgrades
-        .iter()
-        .find(|upgrade| &*upgrade.kind == wanted);
+    let of_route = match &route.action {
+        RouteAction::Forward(forward) => {
+            let mut upgrades = forward.upgrades.iter();
+            upgrades.find(|upgrade| &*upgrade.kind == wanted)
+        }
+        _ => None,
+    };
     let rule = of_route.or_else(|| {
         config
             .upgrades

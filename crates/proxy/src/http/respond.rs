@@ -95,8 +95,12 @@ pub(crate) fn redirect(status: StatusCode, location: &str) -> LocalReply {
     reply
 }
 
-/// The reason phrase of statuses that Envoy has no name for.
+/// The reason phrase of statuses that Envoy has no name for, or another one.
 pub(crate) fn name_status(parts: &mut Parts) {
+    if parts.status == StatusCode::NON_AUTHORITATIVE_INFORMATION {
+        let phrase = ReasonPhrase::from_static(b"Non-Authoritative Information");
+        parts.extensions.insert(phrase);
+    }
     if parts.status == StatusCode::IM_A_TEAPOT || parts.status.canonical_reason().is_none() {
         parts
             .extensions

@@ -14,8 +14,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use weft_upstream::{BoxError, FailureKind};
+
+use super::client_body::ClientBody;
 
 /// A mirror that falls behind by more than this many bytes is cut off.
 const MIRROR_LIMIT: usize = 1024 * 1024;
@@ -32,16 +33,22 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    fn add(&self, bytes: usize) {
+    pub(super) fn add(&self, bytes: usize) {
         self.bytes.set(self.bytes.get() + bytes as u64);
         self.moved_at.set(Some(Instant::now()));
+    }
+
+    pub(super) fn end(&self) {
+        if self.ended_at.get().is_none() {
+            self.ended_at.set(Some(Instant::now()));
+        }
     }
 }
 
 /// What readers share.
 #[derive(Debug)]
 struct Shared {
-    incoming: Incoming,
+    incoming: ClientBody,
     kept: Vec<Bytes>,
     kept_bytes: usize,
     /// Bytes that may be kept; 0 when no retry is possible.
@@ -119,7 +126,7 @@ impl Upload {
     /// A body of which up to `limit` bytes are kept for another attempt. `received` is
     /// told what the client sent.
     pub(crate) fn new(
-        incoming: Incoming,
+        incoming: ClientBody,
         limit: usize,
         pass_trailers: bool,
         received: Rc<Received>,
@@ -220,9 +227,7 @@ impl Shared {
 
     fn finish(&mut self) {
         self.ended = true;
-        if self.received.ended_at.get().is_none() {
-            self.received.ended_at.set(Some(Instant::now()));
-        }
+        self.received.end();
         for mirror in &self.mirrors {
             mirror.end();
         }
@@ -277,7 +282,6 @@ impl Body for Reader {
         };
         match frame.into_data() {
             Ok(data) => {
-                shared.received.add(data.len());
                 shared.pass(&data);
                 this.next += 1;
                 if shared.incoming.is_end_stream() {

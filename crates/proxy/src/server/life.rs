@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use weft_core::drain::DrainSignal;
 use weft_upstream::ClusterStore;
 
+use super::certificate_files::LOOK;
 use super::resources::Resources;
 use super::workers::WorkerPool;
 use super::{drain, xds};
@@ -28,6 +29,8 @@ pub(super) struct Life {
     pub(super) start: Start,
     /// When memory that configuration needed goes back to the system.
     pub(super) give_back: Option<Instant>,
+    /// When the files of certificates are looked at.
+    pub(super) next_look: Instant,
 }
 
 /// How long after an update its memory goes back: once for updates that follow each other.
@@ -107,6 +110,10 @@ impl Life {
                     }
                 },
                 () = self.start.next(&clusters) => {}
+                () = tokio::time::sleep_until(self.next_look) => {
+                    self.next_look = Instant::now() + LOOK;
+                    self.resources.look_at_certificates();
+                }
                 () = at(self.give_back) => {
                     self.give_back = None;
                     weft_net::memory::give_back();

@@ -3,20 +3,18 @@
 //!
 //! Runs on the main thread. It must never look into a request.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weft_config::access_log::LogSink;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
-use weft_config::tcp_proxy::TcpClusters;
 use weft_config::{AccessLog, RouteSource};
 use weft_proto::pb::envoy::config::listener::v3 as pb;
 use weft_upstream::Secrets;
 
 use super::drain;
-use super::leaving::clusters_of;
 use super::sockets::{Bound, Sockets, addresses, bind, bind_options, same_sockets};
 use super::workers::WorkerPool;
 use crate::access_log::{AccessLogFile, AccessLogs, Target};
@@ -26,6 +24,11 @@ use crate::listener::{ListenerSpec, chain_key};
 use crate::routes::RouteTable;
 use crate::stats::ListenerManagerStats;
 use crate::worker::Command;
+
+mod certificates;
+mod references;
+
+use references::{chain_messages, chains, needs, replaced};
 
 /// A listener as it was configured.
 #[derive(Debug)]
@@ -57,16 +60,6 @@ pub(crate) struct Listeners {
     /// Whether listeners of the control plane wait for its clusters, at the start.
     held: bool,
     stopped: bool,
-}
-
-/// TLS configurations that are finished, and where they belong.
-type Renewed = Vec<(TlsSlot, Arc<ServerTls>)>;
-
-/// What a listener needs before it may accept connections.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Needs {
-    pub(crate) routes: BTreeSet<String>,
-    pub(crate) secrets: BTreeSet<String>,
 }
 
 impl Listeners {
@@ -416,64 +409,6 @@ impl Listeners {
         self.missing_routes.insert(name.to_owned());
     }
 
-    /// What a changed secret makes of the filter chains that use it. The caller stores it when
-    /// all others agree too; connections of before stay. The errors name the listener.
-    pub(crate) fn renewed(&self, secrets: &Secrets, changed: &str) -> Result<Renewed, String> {
-        let mut renewed = Vec::new();
-        for (name, entry) in self.active.iter().chain(&self.warming) {
-            for chain in entry.spec.chains.values() {
-                let (Some(tls), Some(slot)) = (&chain.config.tls, &chain.tls) else {
-                    continue;
-                };
-                let uses = tls
-                    .context
-                    .secret_names()
-                    .any(|secret| &**secret == changed);
-                if !uses || !secrets.has_all(&tls.context) {
-                    continue;
-                }
-                let finished = ServerTls::new(tls, secrets);
-                let finished = finished.map_err(|e| format!("listener {name}: {e}"))?;
-                renewed.push((Arc::clone(slot), finished));
-            }
-        }
-        Ok(renewed)
-    }
-
-    /// What all listeners need together.
-    pub(crate) fn needs(&self) -> Needs {
-        let mut all = Needs::default();
-        for entry in self.active.values().chain(self.warming.values()) {
-            let needs = needs(&entry.spec.config);
-            all.routes.extend(needs.routes);
-            all.secrets.extend(needs.secrets);
-        }
-        all
-    }
-
-    /// Adds the clusters that listeners themselves lead to: inline routes and raw TCP.
-    pub(crate) fn clusters(&self, names: &mut HashSet<Arc<str>>) {
-        for entry in self.active.values().chain(self.warming.values()) {
-            for filter in chains(&entry.spec.config).flat_map(|chain| &chain.filters) {
-                match filter {
-                    NetworkFilter::Http(http) => {
-                        if let RouteSource::Inline(routes) = &http.routes {
-                            clusters_of(routes, names);
-                        }
-                    }
-                    NetworkFilter::TcpProxy(tcp) => match &tcp.clusters {
-                        TcpClusters::Single(name) => {
-                            names.insert(Arc::clone(name));
-                        }
-                        TcpClusters::Weighted { clusters, .. } => {
-                            names.extend(clusters.iter().map(|(name, _)| Arc::clone(name)));
-                        }
-                    },
-                }
-            }
-        }
-    }
-
     /// Accepts no more on any listener (or only on inbound ones); connections drain.
     pub(crate) async fn stop(&mut self, inbound_only: bool) {
         let stopping = |entry: &&Entry| {
@@ -508,41 +443,4 @@ impl Listeners {
 pub(crate) struct Origin<'a> {
     pub(crate) version: &'a str,
     pub(crate) dynamic: bool,
-}
-
-fn chains(config: &weft_config::Listener) -> impl Iterator<Item = &Arc<FilterChain>> {
-    config.chains.chains.iter().chain(&config.chains.default)
-}
-
-fn chain_messages(message: &pb::Listener) -> Vec<&pb::FilterChain> {
-    message
-        .filter_chains
-        .iter()
-        .chain(&message.default_filter_chain)
-        .collect()
-}
-
-fn needs(config: &weft_config::Listener) -> Needs {
-    let mut needs = Needs::default();
-    for chain in chains(config) {
-        if let Some(tls) = &chain.tls {
-            needs
-                .secrets
-                .extend(tls.context.secret_names().map(ToString::to_string));
-        }
-        for filter in &chain.filters {
-            if let NetworkFilter::Http(http) = filter
-                && let RouteSource::Rds(name) = &http.routes
-            {
-                needs.routes.insert(name.to_string());
-            }
-        }
-    }
-    needs
-}
-
-fn replaced(old: &ListenerSpec, new: &ListenerSpec) -> Vec<u64> {
-    let kept: BTreeSet<u64> = new.chains.values().map(|chain| chain.id).collect();
-    let before = old.chains.values().map(|chain| chain.id);
-    before.filter(|id| !kept.contains(id)).collect()
 }

@@ -4,6 +4,7 @@
 //! Nothing here sees a request; the workers do that.
 
 mod bootstrap;
+mod certificate_files;
 mod clusters;
 mod drain;
 mod leaving;
@@ -30,9 +31,10 @@ use weft_upstream::ClusterStore;
 use crate::access_log::AccessLogs;
 use crate::admin::{AdminParts, AdminServer, AdminState, Kind, LogControl, ServerOptions};
 use crate::routes::RouteTable;
-use crate::stats::{ClusterManagerStats, ListenerManagerStats, XdsStats};
+use crate::stats::{CertificateFileStats, ClusterManagerStats, ListenerManagerStats, XdsStats};
 use crate::worker::{self, Common};
 pub use bootstrap::{CheckedBootstrap, context};
+use certificate_files::CertificateFiles;
 use life::{Life, Start};
 use listeners::Listeners;
 use resources::Resources;
@@ -52,7 +54,7 @@ pub struct ProxyOptions {
     pub server: ServerOptions,
     /// For `/logging`.
     pub logging: Box<dyn LogControl>,
-    /// Access logs are reopened whenever this is notified.
+    /// Access logs and the process's log are reopened whenever this is notified.
     pub reopen_logs: Arc<tokio::sync::Notify>,
     /// Told once: the addresses of the admin endpoint (if any), when the proxy is ready.
     pub on_ready: Option<Box<dyn FnOnce(Option<SocketAddr>) + Send>>,
@@ -146,11 +148,12 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         xds: Arc::clone(&stats.xds),
         clusters_stats: Arc::clone(&stats.clusters),
         kept: resources::Kept::default(),
+        certificate_files: CertificateFiles::new(Arc::clone(&stats.certificates)),
     };
     admin.dump.set_bootstrap(message.encode_to_vec());
     let background = [
         AbortOnDrop(tokio::spawn(Arc::clone(&resources.clusters).run())),
-        AbortOnDrop(tokio::spawn(reopen(logs.clone(), reopen_logs))),
+        AbortOnDrop(tokio::spawn(reopen(Arc::clone(&admin), reopen_logs))),
     ];
     let admin_server = start_admin(loaded.value.admin.as_ref(), &admin).await?;
     let admin_address = admin_server.as_ref().and_then(|(address, _)| *address);
@@ -173,6 +176,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         admin_address,
         start: Start::Answers,
         give_back: Some(Instant::now()),
+        next_look: Instant::now() + certificate_files::LOOK,
     };
     life.run(ads.as_ref(), &node).await;
     pool.send_each(|_| worker::Command::Stop).await;
@@ -180,7 +184,12 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     let panicked = tokio::task::spawn_blocking(move || workers.join()).await;
     logs.finish(Duration::from_secs(2));
     drop((admin_server, background));
-    match panicked.unwrap_or(0) {
+    ended(panicked.unwrap_or(0))
+}
+
+/// How the process ends after so many workers have panicked.
+fn ended(panicked: usize) -> Result<(), ProxyError> {
+    match panicked {
         0 => Ok(()),
         panicked => Err(ProxyError::Worker(panicked)),
     }
@@ -193,10 +202,10 @@ fn tell_ignored(ignored: &[IgnoredField], stats: &MainStats) {
     }
 }
 
-async fn reopen(logs: AccessLogs, wanted: Arc<tokio::sync::Notify>) {
+async fn reopen(admin: Arc<AdminState>, wanted: Arc<tokio::sync::Notify>) {
     loop {
         wanted.notified().await;
-        logs.reopen();
+        admin.reopen_logs();
     }
 }
 
@@ -228,6 +237,7 @@ struct MainStats {
     listeners: Arc<ListenerManagerStats>,
     clusters: Arc<ClusterManagerStats>,
     xds: Arc<XdsStats>,
+    certificates: Arc<CertificateFileStats>,
 }
 
 fn register_stats(registry: &Registry) -> MainStats {
@@ -235,10 +245,12 @@ fn register_stats(registry: &Registry) -> MainStats {
         listeners: Arc::default(),
         clusters: Arc::default(),
         xds: Arc::default(),
+        certificates: Arc::default(),
     };
     registry.register(Scope::root("listener_manager"), &stats.listeners);
     registry.register(Scope::root("cluster_manager"), &stats.clusters);
     registry.register(Scope::root("control_plane"), &stats.xds);
+    registry.register(Scope::root("certificate_files"), &stats.certificates);
     stats
 }
 

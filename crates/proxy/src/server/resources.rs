@@ -20,6 +20,7 @@ use weft_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret as Sec
 use weft_upstream::{ClusterStore, Secrets};
 use weft_xds::TypeUrl;
 
+use super::certificate_files::CertificateFiles;
 use super::leaving::{self, Leaving};
 use super::listeners::{Listeners, Origin};
 use crate::admin::{AdminState, Kind};
@@ -39,6 +40,7 @@ pub(super) struct Resources {
     pub(super) xds: Arc<XdsStats>,
     pub(super) clusters_stats: Arc<ClusterManagerStats>,
     pub(super) kept: Kept,
+    pub(super) certificate_files: CertificateFiles,
 }
 
 /// Which resources may go when nothing refers to them any more.
@@ -97,6 +99,7 @@ impl Resources {
                 .set_static(Kind::Listener, &listener.name, body);
         }
         self.count_clusters();
+        self.certificate_files.stale = true;
         Ok(())
     }
 
@@ -225,6 +228,7 @@ impl Resources {
     /// What follows a whole update: listeners that can go live now do, and clusters that were
     /// taken away go, unless something still leads to them.
     pub(super) async fn settle(&mut self) -> Vec<(String, String)> {
+        self.certificate_files.stale = true;
         let failures = self.listeners.warm().await;
         let needs = self.listeners.needs();
         self.routes.retain(|name| needs.routes.contains(name));

@@ -26,6 +26,9 @@ impl LogControl for NoLogging {
     fn set(&self, _: Option<&str>, _: LogLevel) -> bool {
         false
     }
+    fn reopen(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A running proxy with one listener.

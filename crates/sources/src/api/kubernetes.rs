@@ -121,6 +121,7 @@ pub(crate) fn service(
     };
     let name = &context.origin.name;
     let service = Service {
+        assigned: Vec::new(),
         hostname: Hostname::of_service(name, context.namespace(), &context.settings.cluster_domain),
         namespace: context.namespace().clone(),
         name: name.clone(),

@@ -11,6 +11,7 @@ use weft_model::{
     Service, ServiceEndpoints, ServiceKey, Timestamp, Workload,
 };
 
+use super::allocate::Allocator;
 use super::endpoints;
 use super::index::{Index, IpKey, LabelKey, NameKey, label_keys, selector_key};
 use crate::Change;
@@ -47,6 +48,7 @@ pub(crate) struct Assembly {
     hosts: HashMap<ObjectRef, Vec<ServiceKey>>,
     claims: HashMap<ServiceKey, BTreeMap<Precedence, Claim>>,
     conflicts: BTreeMap<(ObjectRef, ServiceKey), ObjectRef>,
+    allocator: Allocator,
     /// What was reported and not withdrawn.
     emitted: BTreeMap<ObjectKey, Object>,
     dirty_owners: BTreeSet<ObjectRef>,
@@ -93,8 +95,20 @@ impl Assembly {
         for host in hosts {
             self.settle_host(host);
         }
+        for host in self.allocator.settle() {
+            let service = self
+                .winner(&host)
+                .map(|service| Object::Service(Arc::clone(service)));
+            self.dirty_objects.insert(ObjectKey::Service(host), service);
+        }
         let mut changes = Vec::new();
         for (key, object) in std::mem::take(&mut self.dirty_objects) {
+            let object = match object {
+                Some(Object::Service(service)) => {
+                    Some(Object::Service(self.allocator.assign(service)))
+                }
+                other => other,
+            };
             if self.emitted.get(&key) == object.as_ref() {
                 continue;
             }
@@ -231,6 +245,11 @@ impl Assembly {
         }
     }
 
+    fn winner(&self, host: &ServiceKey) -> Option<&Arc<Service>> {
+        let (service, _) = self.claims.get(host)?.values().next()?;
+        Some(service)
+    }
+
     /// Decides which claim on a host counts.
     fn settle_host(&mut self, host: ServiceKey) {
         let claims = self.claims.get(&host);
@@ -250,6 +269,8 @@ impl Assembly {
             None => (None, None),
         };
         let winner = first.map(|((_, origin), _)| origin.clone());
+        let defined = first.map(|(_, (service, _))| Arc::clone(service));
+        self.allocator.note(&host, defined.as_deref());
         self.conflicts
             .retain(|(_, contested), _| *contested != host);
         if let Some(winner) = winner {

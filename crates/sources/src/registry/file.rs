@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,12 @@ pub struct Batch {
     pub statuses: Vec<ObjectStatus>,
     /// Whether the directory can be read as a whole now.
     pub folder: FolderState,
+    /// The last [`Refresh::ask`] that this answers: with this batch, everything that was written
+    /// before is known.
+    pub asked: u64,
+    /// When the system told of what this batch holds, or when polling found it; `None` of the first
+    /// one.
+    pub noticed: Option<Instant>,
 }
 
 /// Whether a directory can be read as a whole. What it held before stays in force in any case.
@@ -91,7 +97,26 @@ pub enum FileSourceError {
 pub struct FileSource {
     batches: channel::Receiver<Batch>,
     stop: Arc<AtomicBool>,
+    refresh: Refresh,
+}
+
+/// Asks for a look at a watched directory.
+#[derive(Debug, Clone)]
+pub struct Refresh {
+    asked: Arc<AtomicU64>,
     wake: mpsc::SyncSender<()>,
+}
+
+impl Refresh {
+    /// Asks for a look that begins after this call, and returns its number: the first batch whose
+    /// [`Batch::asked`] is this or more comes after it. Missing and empty files count when they
+    /// have been so for [`WatchOptions::missing_for`].
+    pub fn ask(&self) -> u64 {
+        let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        // A full channel has an event waiting already.
+        let _ = self.wake.try_send(());
+        number
+    }
 }
 
 impl FileSource {
@@ -115,7 +140,9 @@ impl FileSource {
         let (wake, events) = mpsc::sync_channel(1);
         let (sender, batches) = channel::channel(options.queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
+        let asked = Arc::new(AtomicU64::new(0));
         let watch = Watch {
+            asked: Arc::clone(&asked),
             look: Look::new(directory, settings, options.missing_for),
             options,
             events,
@@ -130,8 +157,13 @@ impl FileSource {
         Ok(Self {
             batches,
             stop,
-            wake,
+            refresh: Refresh { asked, wake },
         })
+    }
+
+    /// Asks for looks out of turn.
+    pub fn refresh(&self) -> Refresh {
+        self.refresh.clone()
     }
 
     /// The next batch; `None` only if the watch ended.
@@ -145,11 +177,12 @@ impl Drop for FileSource {
         self.stop.store(true, Ordering::Relaxed);
         self.batches.close();
         // A full channel has an event waiting already.
-        let _ = self.wake.try_send(());
+        let _ = self.refresh.wake.try_send(());
     }
 }
 
 struct Watch {
+    asked: Arc<AtomicU64>,
     look: Look,
     options: WatchOptions,
     events: mpsc::Receiver<()>,
@@ -163,6 +196,7 @@ impl Watch {
         self.settle();
         let batch = self.look.next();
         let mut folder = batch.folder;
+        let mut answered = 0;
         if self.sender.blocking_send(batch).is_err() {
             return;
         }
@@ -174,13 +208,21 @@ impl Watch {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
+            let noticed = Instant::now();
             if event.is_ok() {
                 self.settle();
             }
-            let batch = self.look.next();
+            let asked = self.asked.load(Ordering::Acquire);
+            let mut batch = self.look.next();
+            batch.noticed = Some(noticed);
+            if self.look.is_settled() {
+                batch.asked = asked;
+            }
             let news = batch.folder != std::mem::replace(&mut folder, batch.folder)
+                || batch.asked > answered
                 || !batch.changes.is_empty()
                 || !batch.statuses.is_empty();
+            answered = answered.max(batch.asked);
             if news && self.sender.blocking_send(batch).is_err() {
                 return;
             }

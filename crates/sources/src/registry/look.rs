@@ -111,7 +111,14 @@ impl Look {
             changes,
             statuses,
             folder,
+            asked: 0,
+            noticed: None,
         }
+    }
+
+    /// Whether no file is waited for to come back.
+    pub(super) fn is_settled(&self) -> bool {
+        self.missing.is_empty()
     }
 
     fn read_changed(&mut self, listing: &Listing) -> Vec<(String, NewText)> {

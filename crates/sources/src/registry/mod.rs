@@ -1,5 +1,6 @@
 //! Where objects are found. Today: a directory of files.
 
+pub(crate) mod allocate;
 pub(crate) mod assemble;
 mod endpoints;
 pub mod file;

@@ -1,5 +1,6 @@
 //! Secrets and renewed certificates: clusters whose TLS uses them get new connectors.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_config::{Cluster as Config, Secret};
@@ -87,16 +88,44 @@ impl ClusterStore {
         self.inner.lock().secrets.clone()
     }
 
-    /// Reads the files of `cluster`'s TLS contexts again, for certificates that were renewed.
-    pub fn reload_tls(&self, cluster: &str) {
+    /// Adds the files that TLS contexts of clusters are read from.
+    pub fn certificate_files(&self, files: &mut BTreeSet<Arc<str>>) {
+        let inner = self.inner.lock();
+        for entry in inner.clusters.values() {
+            for tls in entry.snapshot.config.tls_contexts() {
+                files.extend(inner.secrets.files(&tls.context).cloned());
+            }
+        }
+    }
+
+    /// Reads certificates again of which a file is among `changed`: clusters make new connections
+    /// with them. One that cannot be used changes nothing; the errors name the cluster.
+    pub fn renew_files(&self, changed: &BTreeSet<Arc<str>>) -> Vec<Result<Arc<str>, String>> {
         let mut inner = self.inner.lock();
         let Inner {
             clusters, secrets, ..
         } = &mut *inner;
-        if let Some(entry) = clusters.get_mut(cluster) {
-            let name = Arc::clone(&entry.snapshot.config.name);
-            self.reconnect(&name, entry, secrets);
+        let mut results = Vec::new();
+        for (name, entry) in clusters.iter_mut() {
+            let config = Arc::clone(&entry.snapshot.config);
+            let mut contexts = config.tls_contexts();
+            let uses = contexts.any(|tls| {
+                secrets
+                    .files(&tls.context)
+                    .any(|file| changed.contains(file))
+            });
+            if !uses {
+                continue;
+            }
+            results.push(match check_clients([&*config], secrets) {
+                Ok(()) => {
+                    self.reconnect(name, entry, secrets);
+                    Ok(Arc::clone(name))
+                }
+                Err(error) => Err(error),
+            });
         }
+        results
     }
 
     fn reconnect(&self, name: &Arc<str>, entry: &mut Entry, secrets: &Secrets) {

@@ -48,6 +48,7 @@ pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
         weight: 1,
         health: Health::Healthy,
         metadata: None,
+        locality_metadata: None,
     }
 }
 

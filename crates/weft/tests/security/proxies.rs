@@ -26,6 +26,10 @@ const LOG: &str = "case=%REQ(x-case)%\tcode=%RESPONSE_CODE%\tflags=%RESPONSE_FLA
     why=%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:failed:message)%\t\
     authz=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:said)%\n";
 
+/// Of a connection that is not HTTP; it belongs to no case.
+const BYTES: &str = "bytes\tcode=%RESPONSE_CODE%\tflags=%RESPONSE_FLAGS%\t\
+    details=%CONNECTION_TERMINATION_DETAILS%\tcluster=%UPSTREAM_CLUSTER%\tsent=%BYTES_SENT%\n";
+
 /// A running proxy.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -133,7 +137,10 @@ impl Proxy {
         let answer = answer.unwrap_or_else(|error| panic!("/stats: {error}"));
         let lines = answer.body.lines().filter(|line| {
             let name = line.split(": ").next().unwrap_or_default();
-            name.contains(scene.stats) && !line.ends_with(": 0") && !name.starts_with("cluster.")
+            let watched = scene.stats.iter().any(|part| name.contains(part));
+            let counter = !line.contains("P0(") && !line.ends_with(": 0");
+            let others = ["cluster.", "listener.", "http.admin.", "http.async-client."];
+            watched && counter && !others.iter().any(|other| name.starts_with(other))
         });
         lines.map(|line| self.name_ports(line)).collect()
     }
@@ -165,6 +172,13 @@ impl Proxy {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         lines
+    }
+
+    /// The access log's lines of connections that are not HTTP.
+    pub(crate) fn bytes(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.access_log).unwrap_or_default();
+        let lines = text.lines().filter(|line| line.starts_with("bytes\t"));
+        lines.map(str::to_owned).collect()
     }
 
     /// The requests that its upstreams have seen for a case, sorted.
@@ -206,11 +220,13 @@ impl Proxy {
 
 fn fill(bootstrap: &str, admin: u16, access_log: &Path, files: &Path) -> String {
     let kind = |name: &str| format!("type.googleapis.com/envoy.extensions.{name}");
-    let log = json!({"name": "file", "typed_config": {
-        "@type": kind("access_loggers.file.v3.FileAccessLog"),
-        "path": access_log,
-        "log_format": {"text_format_source": {"inline_string": LOG}},
-    }});
+    let log = |format: &str| {
+        json!({"name": "file", "typed_config": {
+            "@type": kind("access_loggers.file.v3.FileAccessLog"),
+            "path": access_log,
+            "log_format": {"text_format_source": {"inline_string": format}},
+        }})
+    };
     let router = json!({"name": "envoy.filters.http.router", "typed_config": {"@type": kind("filters.http.router.v3.Router")}});
     bootstrap
         .replace("{{admin}}", &admin.to_string())
@@ -221,7 +237,8 @@ fn fill(bootstrap: &str, admin: u16, access_log: &Path, files: &Path) -> String 
         .replace("{{http}}", &kind("filters.http"))
         .replace("{{network}}", &kind("filters.network"))
         .replace("{{tls}}", &kind("transport_sockets.tls.v3"))
-        .replace("{{log}}", &log.to_string())
+        .replace("{{log}}", &log(LOG).to_string())
+        .replace("{{bytes}}", &log(BYTES).to_string())
         .replace("{{router}}", &router.to_string())
         .replace("{{files}}", &files.display().to_string())
 }

@@ -190,4 +190,10 @@ pub struct TypeStatus {
     pub in_flight: bool,
     /// What it refuses, by name.
     pub refused: Vec<(Arc<str>, Refusal)>,
+    /// Resources of the newest view that it asks for and has not accepted in their present
+    /// content, without those that it refuses; sorted.
+    pub missing: Vec<Arc<str>>,
+    /// Resources that are gone from the view and not yet taken from it, although nothing holds
+    /// them.
+    pub leftover: usize,
 }

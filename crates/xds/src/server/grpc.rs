@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::age::Ages;
 pub use super::incoming::{Admitted, incoming};
-use super::{Event, Limits, ServerStream};
+use super::{Answered, Event, Limits, Question, ServerStream, TypeStatus, question};
 use crate::pb;
 use crate::pb::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -22,6 +22,8 @@ use crate::pb::aggregated_discovery_service_server::{
 use crate::protocol::{Delta, Mode, Protocol, Sotw};
 use crate::view::View;
 
+/// Inquiries that wait for a stream; those who ask wait.
+const INQUIRIES: usize = 4;
 /// Answers that wait for the network; the machine itself keeps one a type under way.
 const OUTBOUND: usize = 8;
 /// Streams of one connection: those of the proxies behind one gateway, say.
@@ -50,6 +52,35 @@ pub struct Connection {
     pub peer: Option<SocketAddr>,
     /// The call's headers, for tokens.
     pub metadata: MetadataMap,
+    /// Where the stream stands, for as long as it is open.
+    pub standing: Standing,
+}
+
+type Inquiry = oneshot::Sender<Vec<TypeStatus>>;
+
+/// Asks a stream where it stands.
+#[derive(Clone, Debug)]
+pub struct Standing(mpsc::Sender<Inquiry>);
+
+impl Standing {
+    /// Makes the asking and the answering end.
+    pub(crate) fn channel() -> (Self, mpsc::Receiver<Inquiry>) {
+        let (sender, inquiries) = mpsc::channel(INQUIRIES);
+        (Self(sender), inquiries)
+    }
+
+    /// A stream that is closed already, for tests.
+    pub fn closed() -> Self {
+        Self::channel().0
+    }
+
+    /// Where the stream stands with each type, compared with the view that was published last
+    /// before this call; `None` if it has ended.
+    pub async fn ask(&self) -> Option<Vec<TypeStatus>> {
+        let (sender, answer) = oneshot::channel();
+        self.0.send(sender).await.ok()?;
+        answer.await.ok()
+    }
 }
 
 /// What a control plane is to the xDS server.
@@ -66,6 +97,22 @@ pub trait ViewSource: Send + Sync + 'static {
 
     /// The stream has ended; called once for each successful [`ViewSource::connect`].
     fn closed(&self, id: ConnectionId);
+
+    /// Whether a type is answered by [`ViewSource::answer`] and not from views. A stream whose
+    /// first request names one is no proxy's.
+    fn answers(&self, type_url: &str) -> bool {
+        let _ = type_url;
+        false
+    }
+
+    /// Answers a question of such a type. An error ends the stream.
+    fn answer(
+        &self,
+        question: Question,
+    ) -> impl Future<Output = Result<Vec<Answered>, Status>> + Send {
+        let _ = question;
+        async { Err(Status::unimplemented("no questions are answered here")) }
+    }
 }
 
 /// Monotonic counts over all streams; `streams_active` is a gauge.
@@ -260,7 +307,19 @@ async fn serve<P: Protocol, S: ViewSource>(
     let node = P::node_of(&first).ok_or_else(|| {
         Status::invalid_argument("node: is missing in the first request of the stream")
     })?;
+    let options = &shared.options;
+    if shared.source.answers(P::type_of(&first)) {
+        add(&shared.counters.requests, 1);
+        let (source, counters) = (&*shared.source, &*shared.counters);
+        let identifier = options.identifier.as_ref();
+        let limits = &options.limits;
+        return question::serve::<P, S>(
+            source, counters, identifier, limits, first, inbound, answers,
+        )
+        .await;
+    }
     let began = Instant::now();
+    let (standing, inquiries) = Standing::channel();
     let id = ConnectionId(shared.next_id.fetch_add(1, Ordering::Relaxed));
     let connection = Connection {
         id,
@@ -268,12 +327,12 @@ async fn serve<P: Protocol, S: ViewSource>(
         mode: P::MODE,
         peer,
         metadata,
+        standing,
     };
     let mut views = shared.source.connect(&connection)?;
     add(&shared.counters.streams, 1);
     let _open = Open::new(shared, id);
     let view = views.borrow_and_update().clone();
-    let options = &shared.options;
     let machine = ServerStream::<P>::new(
         id.0,
         view,
@@ -285,9 +344,13 @@ async fn serve<P: Protocol, S: ViewSource>(
         id,
         machine,
         views,
+        inquiries,
+        asked: Vec::new(),
         ends: shared.ages.as_ref().map(|ages| ages.ends(began, id.0)),
         has_turn: false,
     };
+    // From here on only the source asks; with its last copy the channel closes.
+    drop(connection);
     run.request(first)?;
     run.until_closed(inbound, answers).await
 }
@@ -320,6 +383,9 @@ struct Run<'a, P: Protocol, S> {
     id: ConnectionId,
     machine: ServerStream<P>,
     views: watch::Receiver<View>,
+    inquiries: mpsc::Receiver<Inquiry>,
+    /// Inquiries to be answered when the newest view is taken in.
+    asked: Vec<Inquiry>,
     /// When it is to be seen whether the stream may end for its age.
     ends: Option<Instant>,
     has_turn: bool,
@@ -339,6 +405,10 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 ready = self.machine.poll_response(Instant::now());
                 self.dispatch();
             }
+            for inquiry in self.asked.drain(..) {
+                // Who asked may have left.
+                let _ = inquiry.send(self.machine.status());
+            }
             let deadline = self.machine.next_deadline(Instant::now());
             tokio::select! {
                 permit = answers.reserve(), if ready.is_some() => {
@@ -357,6 +427,7 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                     Ok(()) => self.take_view(),
                     Err(_) => return Err(Status::unavailable("the control plane ends the stream; reconnect")),
                 },
+                Some(inquiry) = self.inquiries.recv() => self.asked.push(inquiry),
                 () = answers.closed() => return Ok(()),
                 () = sleep_until(deadline) => self.machine.tick(Instant::now()),
                 () = sleep_until(self.ends) => {

@@ -7,6 +7,7 @@ mod event;
 pub mod grpc;
 mod incoming;
 mod plan;
+mod question;
 mod state;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use event::{Event, Limits, Refusal, StreamError, TypeStatus};
 use plan::{Step, Turn, plan};
+pub use question::{Answered, Question};
 use state::{First, TypeState};
 
 use crate::protocol::Protocol;
@@ -240,23 +242,8 @@ impl<P: Protocol> ServerStream<P> {
 
     /// Where the stream stands with every type that the client asked for.
     pub fn status(&self) -> Vec<TypeStatus> {
-        let status = |state: &TypeState| {
-            let mut refused: Vec<_> = state
-                .refused
-                .iter()
-                .map(|(name, refusal)| (name.clone(), refusal.clone()))
-                .collect();
-            refused.sort_by(|a, b| a.0.cmp(&b.0));
-            TypeStatus {
-                type_url: state.type_url.clone(),
-                wildcard: state.wildcard,
-                names: state.names.len(),
-                in_sync: state.reported == Some(self.target(&state.type_url).version()),
-                in_flight: state.in_flight.is_some(),
-                refused,
-            }
-        };
-        self.types.iter().map(status).collect()
+        let of_type = |state: &TypeState| state.status(&self.target(&state.type_url));
+        self.types.iter().map(of_type).collect()
     }
 
     /// How long the oldest answer waits for its ACK.

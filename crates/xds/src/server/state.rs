@@ -2,6 +2,7 @@
 //! under way, and what it refuses. Never decides what to send (`plan`).
 
 mod resume;
+mod status;
 mod subscribe;
 mod verdict;
 

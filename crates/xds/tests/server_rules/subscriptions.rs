@@ -95,7 +95,7 @@ fn a_name_asked_for_again_is_sent_again_in_delta() {
 }
 #[test]
 fn an_unknown_type_is_counted_and_not_answered() {
-    let url = TypeUrl::new("type.googleapis.com/istio.networking.nds.v1.NameTable");
+    let url = TypeUrl::new("type.googleapis.com/istio.workload.Workload");
     let mut server = Server::<Delta>::new(View::default());
     assert!(server.take(delta(&url, &[])).is_empty());
     assert!(server.events.contains(&Event::UnknownType {

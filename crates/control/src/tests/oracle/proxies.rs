@@ -15,7 +15,7 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
         ("TLS_SERVER_KEY", "/s.key"),
         ("TLS_SERVER_ROOT_CERT", "/ca.pem"),
     ];
-    let all: [Proxy; 8] = [
+    let all: [Proxy; 9] = [
         sidecar("10.0.0.1", "a"),
         proxy(
             "sidecar~10.0.0.2~w.a~a.svc.cluster.local",
@@ -39,6 +39,14 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
             &[("LABELS", "{\"app\":\"gw\"}"), ("ISTIO_VERSION", "1.32.0")],
         ),
         grpc("a"),
+        proxy(
+            "sidecar~10.0.0.7~d.a~a.svc.cluster.local",
+            &[
+                ("DNS_CAPTURE", "true"),
+                ("INSTANCE_IPS", "10.0.0.7,fd00::7"),
+                ("NETWORK", "one"),
+            ],
+        ),
     ];
     all.iter().map(|p| Arc::new(ProxyFacts::of(p))).collect()
 }

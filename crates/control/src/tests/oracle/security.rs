@@ -1,8 +1,35 @@
 //! Random security rules.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
+
+use weft_model::KeyPlace;
 
 use super::{NAMESPACES, Random};
+use crate::graph::{Key, Value};
+use crate::world::World;
+
+/// Where keys are fetched from.
+const PLACES: [&str; 2] = ["https://a.example.com/keys", "https://b.example.com/keys"];
+
+/// Keys of one of the places come, change or go.
+pub(super) fn fetch(
+    random: &mut Random,
+    world: &mut World,
+    known: &mut BTreeMap<KeyPlace, Arc<str>>,
+) {
+    let place = KeyPlace::Url(random.pick(&PLACES).into());
+    let key = Key::TokenKeys(place.clone());
+    let keys = random.pick(&["", "{\"keys\":[1]}", "{\"keys\":[2]}"]);
+    if keys.is_empty() {
+        world.engine.remove(&key);
+        known.remove(&place);
+    } else {
+        world.engine.set(key, Value::Text(keys.into()));
+        known.insert(place, keys.into());
+    }
+}
 
 fn head(kind: &str, name: &str, namespace: &str) -> String {
     format!(
@@ -46,6 +73,12 @@ pub(super) fn rule(random: &mut Random, name: &str) -> String {
         }
         _ => {
             let issuer = random.below(3);
+            if random.chance(40) {
+                let place = random.pick(&PLACES);
+                return head("RequestAuthentication", name, namespace)
+                    + &selector
+                    + &format!("\n  jwtRules: [{{issuer: i{issuer}, jwksUri: '{place}'}}]");
+            }
             head("RequestAuthentication", name, namespace)
                 + &selector
                 + &format!(

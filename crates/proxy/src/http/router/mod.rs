@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use weft_config::route::{HashPolicy, HostRewrite, Priority};
 use weft_config::{Forward, RouteAction};
@@ -19,16 +19,17 @@ use weft_upstream::{
 };
 
 use super::admit::Head;
-use super::body::{Limits, ResponseBody};
+use super::client_body::ClientBody;
 use super::exchange::{Exchange, UpstreamInfo};
 use super::flags::ResponseFlags;
-use super::headers::{self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT, X_ENVOY_SERVICE_TIME};
+use super::headers::{self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT};
 use super::retry::{Decision, Retries};
 use super::serve::Answer;
 use super::upload::Upload;
-use super::{mirror, respond, retry, upgrade};
+use super::{mirror, respond, retry};
 
 mod failure;
+mod response;
 mod rewrite;
 mod target;
 mod timeouts;
@@ -123,7 +124,7 @@ enum Outcome {
 pub(crate) async fn forward(
     exchange: Box<Exchange>,
     head: Head,
-    body: Incoming,
+    body: ClientBody,
     on_upgrade: Option<OnUpgrade>,
     target: Target,
 ) -> Answer {
@@ -133,7 +134,6 @@ pub(crate) async fn forward(
     };
     let forward = Arc::clone(forward);
     let manager = Rc::clone(exchange.manager());
-    manager.stats.rq_total.inc();
     let name = target.choice.as_ref().map(|choice| &*choice.name);
     let Some(cluster) = name.and_then(|name| manager.worker.clusters.get(name)) else {
         manager.stats.no_cluster.inc();
@@ -164,7 +164,7 @@ impl Routing {
     fn prepare(
         exchange: &mut Exchange,
         mut head: Head,
-        body: Incoming,
+        body: ClientBody,
         target: Target,
         forward: Arc<Forward>,
         cluster: Rc<Cluster>,
@@ -426,89 +426,6 @@ impl Routing {
                 .map(|host| Arc::clone(host.hostname()))
                 .filter(|name| !name.is_empty()),
         });
-    }
-
-    /// Passes the upstream's response on.
-    fn respond(
-        self,
-        mut exchange: Box<Exchange>,
-        response: Response<UpstreamBody>,
-        on_upgrade: Option<OnUpgrade>,
-    ) -> Response<ResponseBody> {
-        let (mut parts, body) = response.into_parts();
-        let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
-        parts.extensions.clear();
-        let switching =
-            parts.status == StatusCode::SWITCHING_PROTOCOLS && self.head.upgrade.is_some();
-        let trailers = parts.version == Version::HTTP_2;
-        headers::remove_hop_by_hop_of_response(&mut parts.headers, switching);
-        let complete = self.body.is_complete() && self.head.upgrade.is_none();
-        // An answer to an upgrade that is none ends the connection: the client never ends its
-        // request.
-        exchange.close |= self.head.upgrade.is_some() && !switching;
-        if complete && !exchange.manager().router.suppress_envoy_headers {
-            let since = self
-                .body
-                .completed_at()
-                .unwrap_or_else(|| exchange.started());
-            let millis = since.elapsed().as_millis() as u64;
-            parts
-                .headers
-                .insert(X_ENVOY_SERVICE_TIME, headers::number(millis));
-        }
-        let found = &self.target.found;
-        if found.vhost.include_attempt_count_in_response {
-            let count = headers::number(u64::from(exchange.attempts));
-            parts.headers.insert(X_ENVOY_ATTEMPT_COUNT, count);
-        }
-        if needs_source(&self.target) {
-            let copy = parts.headers.clone();
-            exchange.set_status(parts.status);
-            if let Some(record) = &mut exchange.record {
-                record.response = copy;
-            }
-            let entry = self
-                .target
-                .choice
-                .as_ref()
-                .and_then(|c| c.entry(&self.forward));
-            let source = exchange.source();
-            found.routes.apply_response_headers(
-                &found.vhost,
-                &found.route,
-                entry,
-                &mut parts.headers,
-                &source,
-            );
-        }
-        exchange.filter_response(&mut parts.headers);
-        respond::finish_headers(&exchange, &mut parts.headers);
-        // The version is the downstream's own affair.
-        parts.version = Version::HTTP_11;
-        respond::name_status(&mut parts);
-        exchange.details = "via_upstream".into();
-        exchange.respond(parts.status, &parts.headers);
-        if switching && let (Some(down), Some(up)) = (on_upgrade, upstream_upgrade) {
-            let limits = (self.timeouts.idle, self.timeouts.max_stream);
-            let body = upgrade::tunnel(exchange, down, up, limits);
-            return Response::from_parts(parts, body);
-        }
-        let limits = Limits {
-            deadline: self
-                .timeouts
-                .max_stream
-                .map(|limit| exchange.started() + limit),
-            route: self.timeouts.route,
-            idle: self.timeouts.idle,
-        };
-        let trailers = trailers && Self::takes_trailers(&exchange);
-        let body = ResponseBody::upstream(body, exchange, limits, trailers);
-        Response::from_parts(parts, body)
-    }
-
-    /// HTTP/1 carries trailers only if that is switched on.
-    fn takes_trailers(exchange: &Exchange) -> bool {
-        exchange.version == Version::HTTP_2 || exchange.manager().config.http1.enable_trailers
     }
 }
 

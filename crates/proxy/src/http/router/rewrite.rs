@@ -9,7 +9,7 @@ use super::Target;
 use crate::http::admit::Head;
 use crate::http::exchange::Exchange;
 use crate::http::headers::{self, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_HOST};
-use crate::http::request::Found;
+use crate::http::selection::Found;
 
 /// Whether header templates have to be evaluated for this route.
 pub(super) fn needs_source(target: &Target) -> bool {

@@ -3,7 +3,7 @@
 use weft_config::Forward;
 use weft_config::route::{ClusterSpec, Picked, WeightedCluster};
 
-use crate::http::request::Found;
+use crate::http::selection::Found;
 
 /// The cluster that the route chose.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_model::{
     ConsistentHash, Distribute, Growth, HashCookie, HashKey, HashTable, LoadBalancer,
-    LoadBalancing, LocalityBalancing, LocalityPattern, Number, PriorityLabel, Warmup,
+    LoadBalancing, LocalityBalancing, LocalityPattern, Number, PriorityLabel, Warmup, ZoneAware,
 };
 use weft_proto::format;
 
@@ -30,8 +30,11 @@ pub(super) fn load_balancing(message: pb::LoadBalancerSettings, at: At<'_>) -> L
         warmup,
         lb_policy,
     } = message;
-    at.field("zoneAwareLbSetting")
-        .refuse(zone_aware_lb_setting.is_some());
+    // As in Istio, it counts before the other.
+    let zones =
+        zone_aware_lb_setting.map(|message| zone_aware(message, at.field("zoneAwareLbSetting")));
+    let places =
+        locality_lb_setting.map(|message| locality(message, at.field("localityLbSetting")));
     let window = at
         .field("warmupDurationSecs")
         .duration(warmup_duration_secs, Duration::ZERO);
@@ -41,8 +44,7 @@ pub(super) fn load_balancing(message: pb::LoadBalancerSettings, at: At<'_>) -> L
     });
     LoadBalancing {
         policy: lb_policy.and_then(|policy| balancer(policy, at)),
-        locality: locality_lb_setting
-            .map(|message| locality(message, at.field("localityLbSetting"))),
+        locality: zones.or(places),
         warmup: match warmup {
             Some(message) => warmup_of(message, at.field("warmup")),
             None => old,
@@ -245,6 +247,42 @@ pub(super) fn locality(message: pb::LocalityLoadBalancerSetting, at: At<'_>) -> 
         distribute: distribution(distribute, at.field("distribute")),
         failover: failover_of(failover, at.field("failover")),
         failover_priority: priorities(failover_priority, at.field("failoverPriority")),
+        zones: None,
+    }
+}
+
+/// `zoneAwareLbSetting`, which a `MeshConfig` has, too.
+pub(super) fn zone_aware(
+    message: pb::ZoneAwareLoadBalancerSetting,
+    at: At<'_>,
+) -> LocalityBalancing {
+    let pb::ZoneAwareLoadBalancerSetting {
+        enabled,
+        failover,
+        failover_priority,
+        min_cluster_size,
+    } = message;
+    for (index, label) in failover_priority.iter().enumerate() {
+        if TOPOLOGY.contains(&label.as_str()) {
+            at.field("failoverPriority").index(index).error(
+                "regions and zones are ordered by themselves: remove it, or use failover for regions",
+            );
+        }
+    }
+    let pairs = failover.into_iter();
+    let pairs = pairs.map(
+        |pb::zone_aware_load_balancer_setting::Failover { from, to }| {
+            pb::locality_load_balancer_setting::Failover { from, to }
+        },
+    );
+    LocalityBalancing {
+        enabled: enabled.is_none_or(|flag| flag.value),
+        distribute: Vec::new(),
+        failover: failover_of(pairs.collect(), at.field("failover")),
+        failover_priority: priorities(failover_priority, at.field("failoverPriority")),
+        zones: Some(ZoneAware {
+            min_cluster_size: min_cluster_size.map(|size| size.value),
+        }),
     }
 }
 

@@ -14,7 +14,7 @@ use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::yaml::{self, Limits};
 use weft_proto::{Problem, bootstrap, reader};
 
-use super::destination_rule_balancer::locality;
+use super::destination_rule_balancer::{locality, zone_aware};
 use super::destination_rule_pool::{connection_pool, outlier_detection, probing};
 use super::{extension_providers, log_format, proxy_settings};
 use crate::check::{At, Checker, Finding, optional};
@@ -84,6 +84,8 @@ pub fn parse(source: &str, text: &str) -> Result<MeshSettings, Vec<Problem>> {
 fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     let mut settings = MeshSettings::default();
     refuse_unsupported(&message, at);
+    ports(&message, &mut settings, at);
+    default_exports(&message, &mut settings, at);
     if let Some(name) = optional(message.root_namespace) {
         settings.root_namespace = at
             .field("rootNamespace")
@@ -157,6 +159,22 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     {
         settings.connect_timeout = timeout;
     }
+    if let Some(policy) = message.outbound_traffic_policy {
+        settings.outbound_policy = outbound_policy(policy, at.field("outboundTrafficPolicy"));
+    }
+    let places = message.locality_lb_setting;
+    let places = places.map(|message| locality(message, at.field("localityLbSetting")));
+    let zones = message.zone_aware_lb_setting;
+    let zones = zones.map(|message| zone_aware(message, at.field("zoneAwareLbSetting")));
+    // As in Istio, zones count before the other.
+    settings.locality = zones.or(places).unwrap_or(settings.locality);
+    if let Some(message) = message.default_traffic_policy {
+        settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
+    }
+    settings
+}
+
+fn ports(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: At<'_>) {
     settings.proxy_http_port = port(message.proxy_http_port, at.field("proxyHttpPort"));
     if let Some(number) = port(message.proxy_listen_port, at.field("proxyListenPort")) {
         settings.proxy_listen_port = number;
@@ -167,9 +185,9 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     ) {
         settings.proxy_inbound_listen_port = number;
     }
-    if let Some(policy) = message.outbound_traffic_policy {
-        settings.outbound_policy = outbound_policy(policy, at.field("outboundTrafficPolicy"));
-    }
+}
+
+fn default_exports(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: At<'_>) {
     let export = |list: &[String], at: At<'_>| default_export_to(list, at);
     settings.default_service_export_to = export(
         &message.default_service_export_to,
@@ -183,13 +201,6 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         &message.default_destination_rule_export_to,
         at.field("defaultDestinationRuleExportTo"),
     );
-    if let Some(message) = message.locality_lb_setting {
-        settings.locality = locality(message, at.field("localityLbSetting"));
-    }
-    if let Some(message) = message.default_traffic_policy {
-        settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
-    }
-    settings
 }
 
 /// A trust domain as SPIFFE allows it (SPIFFE-ID, 2.1), with Istio's upper-case letters.
@@ -344,7 +355,7 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         inbound_traffic_policy,
         config_sources,
         ca_certificates,
-        zone_aware_lb_setting,
+        zone_aware_lb_setting: _,
         certificates,
         service_settings,
         service_scope_configs,
@@ -360,13 +371,13 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ("inboundTrafficPolicy", inbound_traffic_policy.is_some()),
         ("configSources", !config_sources.is_empty()),
         ("caCertificates", !ca_certificates.is_empty()),
-        ("zoneAwareLbSetting", zone_aware_lb_setting.is_some()),
         ("certificates", !certificates.is_empty()),
         ("serviceSettings", !service_settings.is_empty()),
         ("serviceScopeConfigs", !service_scope_configs.is_empty()),
         (
             "verifyCertificateAtClient",
-            verify_certificate_at_client.is_some(),
+            // Certificates are always checked, as in Istio.
+            verify_certificate_at_client.is_some_and(|flag| !flag.value),
         ),
         ("ca", ca.is_some()),
         ("discoverySelectors", !discovery_selectors.is_empty()),

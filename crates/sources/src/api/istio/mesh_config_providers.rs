@@ -25,15 +25,14 @@ struct Common {
     clear_route_cache: bool,
 }
 
-fn asked(common: Common, protocol: CheckProtocol, at: At<'_>) -> Option<AuthorizationProvider> {
+fn asked(common: &Common, protocol: CheckProtocol, at: At<'_>) -> Option<AuthorizationProvider> {
     at.field("clearRouteCache").refuse(common.clear_route_cache);
-    let body = common.body;
     let place = at.field("includeRequestBodyInCheck");
     let made = AuthorizationProvider {
         fail_open: common.fail_open,
         status_on_error: status(&common.status_on_error, at.field("statusOnError")),
         timeout: at.field("timeout").duration(common.timeout, MILLISECOND),
-        body: body.map(|message| self::body(&message, place)),
+        body: common.body.map(|message| body(message, place)),
         protocol,
         service: service(&common.service, common.port, at)?,
     };
@@ -63,7 +62,7 @@ pub(super) fn grpc(
         body: include_request_body_in_check,
         clear_route_cache,
     };
-    asked(common, CheckProtocol::Grpc, at)
+    asked(&common, CheckProtocol::Grpc, at)
 }
 
 /// A service that takes a request for each request.
@@ -96,8 +95,7 @@ pub(super) fn http(
     let list = |list: Vec<String>, at: At<'_>| {
         for (index, name) in list.iter().enumerate() {
             let at = at.index(index);
-            let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
-            if name.is_empty() || !name.bytes().all(fits) {
+            if name.is_empty() || !name.bytes().all(in_header_name) {
                 at.error(format_args!("\"{name}\" is no name of a header"));
             } else if name == "*" {
                 at.error("\"*\" alone is not allowed: write a name, \"prefix*\" or \"*suffix\"");
@@ -119,7 +117,15 @@ pub(super) fn http(
         },
         additional_headers: include_additional_headers_in_check
             .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
+            .map(|(name, value)| {
+                let at = at.field("includeAdditionalHeadersInCheck");
+                let at = at.key(&name);
+                if name.is_empty() || !name.bytes().all(in_header_name) {
+                    at.error(format_args!("\"{name}\" is no name of a header"));
+                }
+                at.header_value(&value);
+                (name.into(), value.into())
+            })
             .collect(),
         upstream_on_allow: list(
             headers_to_upstream_on_allow,
@@ -143,7 +149,7 @@ pub(super) fn http(
         body: include_request_body_in_check,
         clear_route_cache,
     };
-    asked(common, CheckProtocol::Http(check), at)
+    asked(&common, CheckProtocol::Http(check), at)
 }
 
 /// A status of HTTP that Envoy knows.
@@ -162,12 +168,12 @@ fn status(text: &str, at: At<'_>) -> Option<u16> {
     known
 }
 
-fn body(message: &provider::EnvoyExternalAuthorizationRequestBody, at: At<'_>) -> RequestBodyLimit {
+fn body(message: provider::EnvoyExternalAuthorizationRequestBody, at: At<'_>) -> RequestBodyLimit {
     let provider::EnvoyExternalAuthorizationRequestBody {
         max_request_bytes,
         allow_partial_message,
         pack_as_bytes,
-    } = *message;
+    } = message;
     if max_request_bytes == 0 {
         at.field("maxRequestBytes")
             .error("is missing: write how many bytes the provider may get");
@@ -177,4 +183,9 @@ fn body(message: &provider::EnvoyExternalAuthorizationRequestBody, at: At<'_>) -
         partial: allow_partial_message,
         as_bytes: pack_as_bytes,
     }
+}
+
+/// Whether a letter can stand in the name of a header; pseudo-headers have a colon.
+fn in_header_name(letter: u8) -> bool {
+    letter.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&letter)
 }

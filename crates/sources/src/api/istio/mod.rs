@@ -33,6 +33,7 @@ mod virtual_service_headers;
 mod virtual_service_match;
 mod virtual_service_stream;
 pub(crate) mod workload_entry;
+pub(crate) mod workload_group;
 
 /// Istio's messages.
 pub(crate) use weft_proto::istio::networking::v1alpha3 as message;

@@ -1,15 +1,15 @@
 //! `RequestAuthentication` → [`RequestAuthentication`]. Rules of validity follow Istio's
 //! `ValidateRequestAuthentication`, and what Envoy's filter takes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use weft_model::{RequestAuthentication, TokenRule};
+use weft_model::{KeyPlace, RequestAuthentication, TokenKeys, TokenRule};
 use weft_proto::istio::security::v1beta1 as pb;
 
 use super::authorization_policy::shared;
 use super::selector;
 use crate::check::{At, Context, optional};
+use crate::key_set;
 
 pub(crate) fn convert(
     message: pb::RequestAuthentication,
@@ -62,13 +62,16 @@ fn rule_of(message: pb::JwtRule, at: At<'_>) -> Option<TokenRule> {
         }
     }
     // Only where keys are fetched; with keys in the rule it means nothing, as in Istio.
-    at.field("timeout")
+    let timeout = at
+        .field("timeout")
         .duration(timeout, Duration::from_millis(1));
-    let keys = keys_of(jwks, &jwks_uri, &issuer, at);
+    let timeout = timeout.unwrap_or(FETCH_TIMEOUT);
+    let keys = keys_of(jwks, &jwks_uri, &issuer, timeout, at);
     let list = at.field("fromHeaders");
     let headers = from_headers.into_iter().enumerate().map(|(index, header)| {
         let pb::JwtHeader { name, prefix } = header;
         header_name(&name, list.index(index).field("name"));
+        list.index(index).field("prefix").header_value(&prefix);
         (name.into(), prefix.into())
     });
     let headers = headers.collect();
@@ -101,34 +104,38 @@ fn rule_of(message: pb::JwtRule, at: At<'_>) -> Option<TokenRule> {
     })
 }
 
-fn keys_of(jwks: String, uri: &str, issuer: &str, at: At<'_>) -> Option<Arc<str>> {
-    if jwks.is_empty() {
-        if uri.is_empty() && issuer.is_empty() {
-            at.error("there is neither issuer nor keys: write issuer and jwks");
-        } else if uri.is_empty() {
-            at.error("there are no keys: write jwks (to find them by the issuer is not supported yet, see docs/compatibility.md)");
-        } else {
-            at.field("jwksUri")
-                .error("to fetch keys is not supported yet: write them as jwks (see docs/compatibility.md)");
-        }
-        return None;
-    }
-    // Beside keys, a URI means nothing, as in Istio.
-    at.field("jwks").ok(check_keys(&jwks))?;
-    Some(jwks.into())
-}
+/// How long a fetch of keys may take if the rule does not say, as in Istio.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// RFC 7517, as far as a proxy would find no key at all.
-fn check_keys(text: &str) -> Result<(), String> {
-    let set: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| format!("is no JSON Web Key Set: {error}"))?;
-    let keys = set.get("keys").and_then(serde_json::Value::as_array);
-    let keys = keys.ok_or("is no JSON Web Key Set: there is no list \"keys\"")?;
-    if keys.is_empty() {
-        return Err("is a JSON Web Key Set without keys: no token would be valid".to_owned());
+fn keys_of(
+    jwks: String,
+    uri: &str,
+    issuer: &str,
+    timeout: Duration,
+    at: At<'_>,
+) -> Option<TokenKeys> {
+    // Beside keys, a URI means nothing, as in Istio.
+    if !jwks.is_empty() {
+        at.field("jwks").ok(key_set::check(&jwks))?;
+        return Some(TokenKeys::Inline(jwks.into()));
     }
-    let untyped = keys.iter().position(|key| !key["kty"].is_string());
-    untyped.map_or(Ok(()), |index| Err(format!("keys[{index}] has no \"kty\"")))
+    let place = if !uri.is_empty() {
+        at.field("jwksUri").ok(key_set::check_url(uri))?;
+        KeyPlace::Url(uri.into())
+    } else if !issuer.is_empty() {
+        if key_set::check_url(issuer).is_err() {
+            at.error(format_args!(
+                "there are no keys, and the issuer \"{issuer}\" is no URL that could say where they \
+                 are: write jwks or jwksUri"
+            ));
+            return None;
+        }
+        KeyPlace::Issuer(issuer.into())
+    } else {
+        at.error("there is neither issuer nor keys: write issuer and jwks or jwksUri");
+        return None;
+    };
+    Some(TokenKeys::Remote(place, timeout))
 }
 
 fn header_name(name: &str, at: At<'_>) {

@@ -2,22 +2,28 @@
 //! `ValidateServiceEntry`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use weft_model::{
     AddressRange, Endpoint, EndpointAddress, Health, Hostname, Kind, Locality, Protocol,
     Resolution, Service, ServicePort, TargetPort, Weight, Workload,
 };
 
+use weft_proto::yaml::Node;
+
 use super::message as pb;
 use super::workload_entry::{Wanted, workload};
 use crate::check::{At, Context};
+use crate::registry::allocate;
 
 /// A service and the endpoints that its entry lists; those of selected workloads are added when
 /// the registry is put together.
 pub(crate) type HostService = (Service, Vec<Endpoint>);
 
+/// `assignments` are those of the object's status.
 pub(crate) fn convert(
     message: pb::ServiceEntry,
+    assignments: &[Assignment],
     context: &Context<'_>,
     at: At<'_>,
 ) -> Option<Vec<HostService>> {
@@ -43,6 +49,9 @@ pub(crate) fn convert(
     let ports = ports_of(ports, at.field("ports"));
     let addresses = addresses_of(&addresses, resolution, at.field("addresses"));
     check_endpoints(&endpoints, workload_selector.is_some(), resolution, &at);
+    if resolution == Resolution::DynamicDns {
+        check_dynamic(&hosts, &addresses, &ports, &at);
+    }
     let workloads = workloads_of(
         endpoints,
         &ports,
@@ -62,6 +71,7 @@ pub(crate) fn convert(
         context.namespace(),
         context.settings.default_service_export_to.as_ref(),
     );
+    check_hosts_of_bytes(hosts.len(), &ports, resolution, &at);
     let hosts = hosts_of(
         &hosts,
         resolution,
@@ -69,12 +79,13 @@ pub(crate) fn convert(
         at.field("hosts"),
     );
     let services = hosts.into_iter().map(|hostname| {
-        let service = Service {
+        let mut service = Service {
             namespace: context.namespace().clone(),
             // As in Istio: of several hosts each is a service of its own name.
             name: hostname.as_str().into(),
             hostname,
             addresses: addresses.clone(),
+            assigned: Vec::new(),
             ports: ports.clone(),
             resolution,
             external,
@@ -89,6 +100,9 @@ pub(crate) fn convert(
             origin: context.origin.clone(),
             labels: context.labels.clone(),
         };
+        if allocate::may_be_assigned(&service) {
+            service.assigned = assigned(assignments, &service.hostname);
+        }
         let mut endpoints: Vec<Endpoint> = workloads
             .iter()
             .map(|workload| endpoint(workload, &service))
@@ -99,6 +113,54 @@ pub(crate) fn convert(
         (service, endpoints)
     });
     Some(services.collect())
+}
+
+/// An address that a control plane gave to a host (`status.addresses`).
+pub(crate) struct Assignment {
+    host: String,
+    address: IpAddr,
+}
+
+/// The addresses that Istio's allocator has written into an object; what else a status says is
+/// of no interest.
+pub(crate) fn assignments(object: &Node, at: At<'_>) -> Vec<Assignment> {
+    let list = object
+        .get("status")
+        .and_then(|status| status.get("addresses"));
+    let items = list.and_then(Node::items).unwrap_or_default();
+    let (status, text) = (at.field("status"), |node: &Node, name: &str| {
+        node.get(name)
+            .and_then(Node::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    });
+    let list = status.field("addresses");
+    let assignment = |(index, node): (usize, &Node)| {
+        let value = text(node, "value");
+        let Ok(address) = value.parse() else {
+            let at = list.index(index);
+            at.field("value").error(format_args!(
+                "\"{value}\" is no IP address: use one, or remove the status"
+            ));
+            return None;
+        };
+        Some(Assignment {
+            host: text(node, "host"),
+            address,
+        })
+    };
+    items.iter().enumerate().filter_map(assignment).collect()
+}
+
+/// The addresses of a host, at most one of each family (the last one written, as in Istio), IPv4
+/// first.
+fn assigned(assignments: &[Assignment], host: &Hostname) -> Vec<IpAddr> {
+    let last = |v4: bool| {
+        let mut own = assignments.iter().rev();
+        own.find(|a| a.host == host.as_str() && a.address.is_ipv4() == v4)
+            .map(|a| a.address)
+    };
+    [last(true), last(false)].into_iter().flatten().collect()
 }
 
 /// An endpoint of `service` at a workload that a `ServiceEntry` lists or selects: the workload's
@@ -167,10 +229,7 @@ fn resolution_of(value: i32, at: At<'_>) -> Option<Resolution> {
         Written::Static => Resolution::Static,
         Written::Dns => Resolution::Dns,
         Written::DnsRoundRobin => Resolution::DnsRoundRobin,
-        Written::DynamicDns => {
-            at.error("DYNAMIC_DNS is not supported yet (see docs/compatibility.md)");
-            return None;
-        }
+        Written::DynamicDns => Resolution::DynamicDns,
     })
 }
 
@@ -261,6 +320,14 @@ fn check_endpoints(
             at.field("workloadSelector")
                 .error("is not used by resolution NONE: use STATIC");
         }
+        Resolution::DynamicDns if !endpoints.is_empty() => {
+            at.field("endpoints")
+                .error("are not used by resolution DYNAMIC_DNS: use DNS, or remove them");
+        }
+        Resolution::DynamicDns if selects => {
+            at.field("workloadSelector")
+                .error("is not used by resolution DYNAMIC_DNS: use STATIC, or remove it");
+        }
         Resolution::Static if endpoints.is_empty() && !selects => {
             at.error("resolution STATIC needs endpoints or a workloadSelector");
         }
@@ -269,6 +336,50 @@ fn check_endpoints(
                 .error("resolution DNS_ROUND_ROBIN takes one endpoint: use DNS for several");
         }
         _ => {}
+    }
+}
+
+/// What Istio demands of hosts whose names are looked up as they are called.
+fn check_dynamic(hosts: &[String], addresses: &[AddressRange], ports: &[ServicePort], at: &At<'_>) {
+    for (index, _) in hosts
+        .iter()
+        .enumerate()
+        .filter(|(_, h)| !h.starts_with('*'))
+    {
+        let at = at.field("hosts");
+        at.index(index)
+            .error("resolution DYNAMIC_DNS is for wildcards: write one, or use DNS");
+    }
+    if !addresses.is_empty() {
+        at.field("addresses")
+            .error("are not used by resolution DYNAMIC_DNS: remove them");
+    }
+    for port in ports {
+        let known = [
+            Protocol::Http,
+            Protocol::Http2,
+            Protocol::Grpc,
+            Protocol::Tls,
+        ];
+        if !known.contains(&port.protocol) {
+            at.field("ports").error(format_args!(
+                "port {} cannot be resolved by name: use HTTP, HTTP2, GRPC or TLS",
+                port.number
+            ));
+        }
+    }
+}
+
+/// What is no HTTP and has no server name does not say which host it is for.
+fn check_hosts_of_bytes(hosts: usize, ports: &[ServicePort], resolution: Resolution, at: &At<'_>) {
+    let bytes = |port: &&ServicePort| !port.protocol.is_http() && !port.protocol.is_tls();
+    let port = ports.iter().find(bytes);
+    if let (true, Some(port)) = (hosts > 1 && resolution != Resolution::Passthrough, port) {
+        at.field("hosts").error(format_args!(
+            "several hosts cannot be told apart on port {}, which is neither HTTP nor TLS: \
+             write an entry for each",
+            port.number
+        ));
     }
 }
 

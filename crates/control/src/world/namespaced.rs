@@ -1,10 +1,12 @@
-//! Security rules by namespace, in order of precedence. Must never know what is derived from them.
+//! Rules that are read by namespace, in order of precedence: of security, Sidecars, Telemetry. Must
+//! never know what is derived from them.
 
 use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
     AuthorizationPolicy, Namespace, Object, PeerAuthentication, RequestAuthentication, RuleMeta,
+    Sidecar, Telemetry,
 };
 
 use crate::engine::Engine;
@@ -12,15 +14,17 @@ use crate::graph::{Key, Mesh, Value};
 
 type ByNamespace<T> = HashMap<Namespace, Vec<Arc<T>>>;
 
-/// All security rules.
+/// All such rules.
 #[derive(Debug, Default)]
-pub(super) struct SecurityRules {
+pub(super) struct NamespacedRules {
     peers: ByNamespace<PeerAuthentication>,
     access: ByNamespace<AuthorizationPolicy>,
     tokens: ByNamespace<RequestAuthentication>,
+    sidecars: ByNamespace<Sidecar>,
+    telemetries: ByNamespace<Telemetry>,
 }
 
-impl SecurityRules {
+impl NamespacedRules {
     /// Takes a rule in or out; objects of other kinds are left alone.
     pub(super) fn change(&mut self, object: &Object, comes: bool) {
         match object {
@@ -29,6 +33,8 @@ impl SecurityRules {
             Object::RequestAuthentication(rule) => {
                 change(&mut self.tokens, rule, comes, |r| &r.meta);
             }
+            Object::Sidecar(rule) => change(&mut self.sidecars, rule, comes, |r| &r.meta),
+            Object::Telemetry(rule) => change(&mut self.telemetries, rule, comes, |r| &r.meta),
             _ => {}
         }
     }
@@ -50,6 +56,22 @@ impl SecurityRules {
                 let namespace = &rule.meta.origin.namespace;
                 let key = Key::RequestAuthentications(namespace.clone());
                 publish(&mut self.tokens, namespace, key, engine, Value::Tokens);
+            }
+            Object::Sidecar(rule) => {
+                let namespace = &rule.meta.origin.namespace;
+                let key = Key::Sidecars(namespace.clone());
+                publish(&mut self.sidecars, namespace, key, engine, Value::Sidecars);
+            }
+            Object::Telemetry(rule) => {
+                let namespace = &rule.meta.origin.namespace;
+                let key = Key::Telemetries(namespace.clone());
+                publish(
+                    &mut self.telemetries,
+                    namespace,
+                    key,
+                    engine,
+                    Value::Telemetries,
+                );
             }
             _ => {}
         }

@@ -1,0 +1,165 @@
+//! What the core is to the xDS server: views for streams, and an ear for their events. Must never
+//! block a stream for longer than a lock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tonic::Status;
+use weft_xds::View;
+use weft_xds::server::grpc::{Connection, ConnectionId, ViewSource};
+use weft_xds::server::{Answered, Event, Question};
+
+use super::latency::{Owed, fresh};
+use super::{Connected, Core, Published};
+use crate::graph::{Key, ProxyFacts};
+use crate::monitoring;
+use crate::node::Proxy;
+
+impl ViewSource for Core {
+    fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, Status> {
+        let proxy = Proxy::parse(&connection.node)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let facts = Arc::new(ProxyFacts::of(&proxy));
+        let receiver = {
+            let mut writer = self.writer.lock();
+            if let Some(published) = writer.published.get_mut(&facts) {
+                published.connections += 1;
+                published.sender.subscribe()
+            } else {
+                let view = writer.pin(&facts);
+                self.analyst.look_again();
+                let (sender, receiver) = watch::channel(view.view.clone());
+                let published = Published {
+                    sender,
+                    view,
+                    connections: 1,
+                };
+                writer.published.insert(Arc::clone(&facts), published);
+                receiver
+            }
+        };
+        let connected = Connected {
+            proxy: Arc::new(proxy),
+            facts,
+            standing: connection.standing.clone(),
+            peer: connection.peer,
+            mode: connection.mode,
+            since: SystemTime::now(),
+            types: BTreeMap::new(),
+            owed: Owed::default(),
+        };
+        tracing::info!(node = connected.proxy.id, mode = ?connected.mode, "proxy connected");
+        self.connections.lock().insert(connection.id, connected);
+        Ok(receiver)
+    }
+
+    fn event(&self, id: ConnectionId, event: &Event) {
+        let mut connections = self.connections.lock();
+        let Some(connected) = connections.get_mut(&id) else {
+            return;
+        };
+        match event {
+            Event::Subscribed { type_url, .. } => {
+                let serial = self.latency.serial();
+                let types = &mut connected.types;
+                types
+                    .entry(type_url.clone())
+                    .or_insert_with(|| fresh(serial));
+            }
+            Event::Resumed { type_url, version } => {
+                // It says that it has this; the ACK was given to an earlier stream.
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.acked = Some(*version);
+            }
+            Event::Acked { type_url, version } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.acked = Some(*version);
+                let connected = connected.clone();
+                drop(connections);
+                self.forget_repaired(&connected, type_url);
+            }
+            Event::InSync { type_url, version } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.in_sync = Some(*version);
+                state.error = None;
+                self.latency.in_step(connected, type_url, *version);
+                let connected = connected.clone();
+                drop(connections);
+                self.forget_repaired(&connected, type_url);
+            }
+            Event::Nacked {
+                type_url,
+                names,
+                error,
+            } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.in_sync = None;
+                state.error = Some(error.clone());
+                self.latency.refused(connected, type_url);
+                let connected = connected.clone();
+                drop(connections);
+                self.refused(&connected, type_url, names, error);
+            }
+            Event::Sent {
+                type_url,
+                resources,
+                removed,
+                bytes,
+            } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.sent = Some(SystemTime::now());
+                self.latency.sent(type_url, *bytes);
+                let node = Arc::clone(&connected.proxy);
+                drop(connections);
+                self.sent(node, type_url, *resources, *removed, *bytes);
+            }
+            Event::RemovalsHeld { type_url, held, .. } => {
+                let state = connected.types.entry(type_url.clone()).or_default();
+                state.removals_held = *held;
+            }
+            Event::StaleNonce { type_url } => {
+                let mut by_type = self.by_type.lock();
+                by_type.entry(type_url.clone()).or_default().stale_nonces += 1;
+            }
+            Event::UnknownType { .. } => {}
+            Event::AckOverdue { type_url } => {
+                tracing::warn!(
+                    node = connected.proxy.id,
+                    ?type_url,
+                    "no ACK for a long time"
+                );
+            }
+        }
+    }
+
+    fn closed(&self, id: ConnectionId) {
+        let Some(connected) = self.connections.lock().remove(&id) else {
+            return;
+        };
+        tracing::info!(node = connected.proxy.id, "proxy disconnected");
+        // If it still refuses something, it says so again when it comes back.
+        self.refusals
+            .lock()
+            .retain(|_, refused| refused.node != connected.proxy.id);
+        let mut writer = self.writer.lock();
+        let Some(published) = writer.published.get_mut(&connected.facts) else {
+            return;
+        };
+        published.connections = published.connections.saturating_sub(1);
+        if published.connections == 0 {
+            writer.published.remove(&connected.facts);
+            self.latency.forget(&connected.facts);
+            writer.world.engine.unpin(&Key::ProxyView(connected.facts));
+        }
+    }
+
+    fn answers(&self, type_url: &str) -> bool {
+        monitoring::is_question(type_url)
+    }
+
+    async fn answer(&self, question: Question) -> Result<Vec<Answered>, Status> {
+        monitoring::answer_question(self, &question).await
+    }
+}

@@ -1,0 +1,259 @@
+//! HTTP filters on a call, run by the data plane's own code; those that need another service or
+//! would wait are only told.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use serde_json::{Value, json};
+use weft_config::http_filter::{HttpFilterConfig, OverrideLevels};
+use weft_config::jwt::RemoteKeySource;
+use weft_config::rbac::Action;
+use weft_config::{DataSource, HttpFilter, HttpManager, Metadata};
+use weft_filters::call::{Call as ServiceCall, Calling};
+use weft_filters::{
+    CallError, Calls, Connection, CounterGroup, FaultStats, Filter, RemoteKeys, RequestContext,
+    RequestParts, Surroundings, Verdict,
+};
+
+use super::End;
+use super::call::Head;
+use super::route::Around;
+
+/// Where the RBAC filter leaves what it decided.
+const RBAC: &str = "envoy.filters.http.rbac";
+
+/// No other service is asked.
+#[derive(Debug)]
+struct Nobody;
+
+impl Calls for Nobody {
+    fn call<'a>(&'a self, _: ServiceCall<'a>) -> Calling<'a> {
+        let refused = Err(CallError::Failed(
+            "a simulation asks no other service".to_owned(),
+        ));
+        Box::pin(std::future::ready(refused))
+    }
+}
+
+struct Bare;
+
+impl Surroundings for Bare {
+    fn faults(&self) -> Arc<FaultStats> {
+        Arc::default()
+    }
+
+    fn remote_keys(&self, source: &Arc<RemoteKeySource>) -> Rc<RemoteKeys> {
+        Rc::new(RemoteKeys::new(Arc::clone(source)))
+    }
+
+    fn read(&self, source: &DataSource) -> Option<Bytes> {
+        match source {
+            DataSource::Inline(bytes) => Some(bytes.clone()),
+            // Files are the proxy's, not ours.
+            _ => None,
+        }
+    }
+
+    fn counters(&self, prefix: &str, names: &'static [&'static str]) -> Arc<CounterGroup> {
+        Arc::new(CounterGroup::new(prefix, names))
+    }
+}
+
+/// The client as far as trusted proxies in front tell.
+pub(super) fn remote(manager: &HttpManager, head: &Head, peer: IpAddr) -> IpAddr {
+    let entries = head.headers.get_all("x-forwarded-for").iter().rev();
+    let entries = entries.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+    let mut entries = entries.map(|entry| entry.trim().parse().ok());
+    let hops = manager.xff_num_trusted_hops as usize;
+    let told = match (manager.use_remote_address, hops) {
+        (true, 0) => None,
+        (true, hops) => entries.nth(hops - 1).flatten(),
+        (false, hops) => entries.nth(hops).flatten(),
+    };
+    told.unwrap_or(peer)
+}
+
+/// What was decided by which policy.
+pub(super) fn decision(filter: &str, action: Action, policy: Option<&str>, allowed: bool) -> Value {
+    let action = match action {
+        Action::Allow => "ALLOW",
+        Action::Deny => "DENY",
+        Action::Log => "LOG",
+    };
+    json!({
+        "filter": filter, "action": action, "allowed": allowed,
+        "policy": policy, "rule": policy.and_then(object),
+    })
+}
+
+/// `ns[NS]-policy[NAME]-rule[N]` of istiod's policy names as the object and its field.
+fn object(policy: &str) -> Option<String> {
+    let rest = policy.split_once("ns[")?.1;
+    let (namespace, rest) = rest.split_once("]-policy[")?;
+    let (name, rest) = rest.split_once("]-rule[")?;
+    let rule = rest.strip_suffix(']')?;
+    Some(format!(
+        "AuthorizationPolicy/{namespace}/{name} spec.rules[{rule}]"
+    ))
+}
+
+/// Why policies refuse.
+pub(super) fn refusal(action: Action, policy: Option<&str>) -> String {
+    let named = policy.map(|policy| object(policy).unwrap_or_else(|| policy.to_owned()));
+    match (action, named) {
+        (Action::Deny, Some(policy)) => format!("denied by {policy}"),
+        (_, Some(policy)) => format!("refused by {policy}"),
+        (_, None) => "policies with ALLOW hold here, and none of their rules matches".to_owned(),
+    }
+}
+
+/// Whether a filter is run; faults would wait, and other services are not asked.
+fn is_run(config: &HttpFilterConfig) -> bool {
+    !matches!(
+        config,
+        HttpFilterConfig::Fault(_) | HttpFilterConfig::ExtAuthz(_)
+    )
+}
+
+/// What is to be said of a filter that is not run.
+fn left_out(configured: &HttpFilter) -> Option<String> {
+    let name = &configured.name;
+    match &configured.config {
+        HttpFilterConfig::Fault(fault) => (fault.delay.is_some() || fault.abort.is_some())
+            .then(|| format!("{name}: a share of requests gets a fault")),
+        _ => Some(format!(
+            "{name}: an authorization service decides as well; it is not asked here"
+        )),
+    }
+}
+
+/// Runs the filters in their order. `cluster` is where the route points to.
+pub(super) async fn run(
+    around: &Around<'_>,
+    head: &mut Head,
+    overrides: OverrideLevels<'_>,
+    (cluster, route_metadata): (Option<&str>, Option<&Metadata>),
+    told: &mut Vec<Value>,
+    notes: &mut Vec<String>,
+) -> Result<(), End> {
+    let call = around.call;
+    let connection = Connection {
+        local: call.destination,
+        protocol: "HTTP/1.1",
+        peer: call.source,
+        server_name: call
+            .tls
+            .as_ref()
+            .map_or("", |hello| &hello.server_name)
+            .into(),
+        names: around.peer.clone(),
+    };
+    let mut metadata = Metadata::default();
+    let mut path: PathAndQuery = head
+        .path
+        .parse()
+        .map_err(|_| End::answered("refused", 400, "the path is no path of a URL"))?;
+    for configured in &around.manager.filters {
+        if let HttpFilterConfig::Router(_) = &configured.config {
+            break;
+        }
+        if !is_run(&configured.config) {
+            notes.extend(left_out(configured));
+            continue;
+        }
+        let Some(filter) = Filter::build(configured, &Bare) else {
+            continue;
+        };
+        if filter.is_off(overrides) {
+            continue;
+        }
+        // What this filter says, not one before it.
+        let before = metadata.namespace(RBAC).cloned();
+        let mut context = RequestContext {
+            head: RequestParts {
+                method: &mut head.method,
+                path: &mut path,
+                scheme: &mut head.scheme,
+                headers: &mut head.headers,
+            },
+            cluster,
+            routed: true,
+            forwarded: cluster.is_some(),
+            overrides,
+            route_metadata,
+            connection: &connection,
+            remote: around.remote,
+            metadata: &mut metadata,
+            body: None,
+            calls: &Nobody,
+            random: [call.random; 2],
+            delayed: false,
+            reroute: false,
+            response: Vec::new(),
+            cors: None,
+        };
+        let verdict = filter.request(&mut context).await;
+        let reply = match verdict {
+            Verdict::Continue => None,
+            Verdict::Reply(reply) => Some(reply),
+        };
+        if let HttpFilterConfig::Rbac(rbac) = &configured.config {
+            let Some(rules) = &rbac.rules else { continue };
+            let after = metadata.namespace(RBAC);
+            let key = format!("{}enforced_effective_policy_id", rbac.stat_prefix);
+            let of = |fields: Option<&serde_json::Map<String, Value>>| {
+                let value = fields.and_then(|fields| fields.get(&key));
+                value.and_then(Value::as_str).map(str::to_owned)
+            };
+            let policy = of(after).filter(|policy| of(before.as_ref()).as_ref() != Some(policy));
+            let policy = policy.as_deref();
+            told.push(decision(
+                &configured.name,
+                rules.action,
+                policy,
+                reply.is_none(),
+            ));
+            if reply.is_some() {
+                return Err(End::answered("denied", 403, refusal(rules.action, policy)));
+            }
+        } else if let HttpFilterConfig::Jwt(_) = &configured.config {
+            told.push(json!({
+                "filter": &*configured.name, "action": "JWT", "allowed": reply.is_none(),
+            }));
+        }
+        if let Some(reply) = reply {
+            let body = String::from_utf8_lossy(&reply.body).into_owned();
+            let status = reply.status.as_u16();
+            let why = match status {
+                401 => format!("the token is refused (RequestAuthentication): {body}"),
+                _ => format!("answered by {}: {} {body}", configured.name, reply.details),
+            };
+            let verdict = if status >= 400 { "denied" } else { "answered" };
+            return Err(End::answered(verdict, status, why));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_policies_lead_to_objects() {
+        assert_eq!(
+            object("ns[shop]-policy[only-get]-rule[2]").as_deref(),
+            Some("AuthorizationPolicy/shop/only-get spec.rules[2]")
+        );
+        assert_eq!(
+            object("istio-ext-authz-ns[a]-policy[b]-rule[0]").as_deref(),
+            Some("AuthorizationPolicy/a/b spec.rules[0]")
+        );
+        assert_eq!(object("allow-all"), None);
+        assert!(refusal(Action::Allow, None).contains("ALLOW"));
+        assert_eq!(refusal(Action::Deny, Some("x")), "denied by x");
+    }
+}

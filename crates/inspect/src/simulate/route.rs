@@ -1,0 +1,505 @@
+//! The virtual host, the route and what it does; the cluster and its endpoints.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use http::header::{HOST, HeaderValue};
+use serde_json::{Value, json};
+use weft_config::endpoint::Health;
+use weft_config::format::{Field, FormatSource, Pseudo, Value as FormatValue};
+use weft_config::http_filter::OverrideLevels;
+use weft_config::matching::HeaderKey;
+use weft_config::metadata::Metadata;
+use weft_config::rbac::PeerNames;
+use weft_config::route::{ClusterSpec, RouteMatch, WeightedCluster};
+use weft_config::{
+    Address, Cluster, Discovery, Endpoint, Forward, HttpManager, LoadAssignment, RequestHead,
+    Route, RouteAction, RouteConfig, RouteLookup, Transport, VirtualHost,
+};
+
+use super::call::{Call, Head, Hello};
+use super::side::Side;
+use super::{End, Next, filters};
+
+/// Routes that are told besides the one that is taken.
+const TOLD_ROUTES: usize = 100;
+/// Endpoints that are told.
+const TOLD_ENDPOINTS: usize = 100;
+
+/// What a request is routed within.
+pub(super) struct Around<'a> {
+    pub(super) side: &'a Side,
+    pub(super) call: &'a Call,
+    pub(super) manager: &'a HttpManager,
+    pub(super) routes: &'a RouteConfig,
+    /// The names in the client's certificate: `None` in plain text.
+    pub(super) peer: Option<PeerNames>,
+    /// The client as far as trusted proxies in front tell.
+    pub(super) remote: IpAddr,
+}
+
+fn view(head: &Head) -> RequestHead<'_> {
+    RequestHead::of(&head.method, &head.path, head.scheme, &head.headers)
+}
+
+pub(super) async fn pass(
+    around: &Around<'_>,
+    head: &Head,
+    report: &mut Value,
+    notes: &mut Vec<String>,
+) -> Result<Next, End> {
+    let arrived = head;
+    let mut head = head.clone();
+    let random = around.call.random;
+    report["request"] = json!({
+        "method": head.method.as_str(), "authority": view(&head).authority, "path": head.path,
+        "client": around.remote.to_string(),
+        "principal": around.peer.as_ref().and_then(|peer| peer.uris.first()),
+    });
+    let found = around.routes.find(&view(&head), random);
+    let (vhost, route) = match found {
+        RouteLookup::Found { vhost, route } => (vhost, route),
+        RouteLookup::RedirectToTls => {
+            let location = RouteConfig::tls_location(&view(&head));
+            let why = format!("the virtual host wants TLS: redirect to {location}");
+            return Err(End::answered("redirected", 301, why));
+        }
+        RouteLookup::None => return Err(no_route(around, &head, report)),
+    };
+    told_host(vhost, report);
+    let number = vhost
+        .routes()
+        .iter()
+        .position(|one| Arc::ptr_eq(one, route));
+    report["passedOver"] = passed_over(vhost, number, &head, random);
+    report["route"] = json!({
+        "number": number, "of": vhost.routes().len(), "name": &*route.name,
+        "match": condition(&route.matcher),
+        "object": route.metadata.as_deref().and_then(config_of),
+    });
+    let picked = match &route.action {
+        RouteAction::Forward(forward) => forward
+            .cluster
+            .pick(random, &view(arrived))
+            .map(|picked| (picked.name.to_owned(), picked.weighted)),
+        _ => None,
+    };
+    let (cluster, weighted) = picked.map_or((None, None), |(name, w)| (Some(name), w));
+    let overrides = OverrideLevels([
+        weighted.map(|weighted| &weighted.overrides),
+        Some(&route.overrides),
+        Some(&vhost.overrides),
+        Some(&around.routes.overrides),
+    ]);
+    let mut policies = Vec::new();
+    let metadata = route.metadata.as_deref();
+    let to = (cluster.as_deref(), metadata);
+    let filtered = filters::run(around, &mut head, overrides, to, &mut policies, notes).await;
+    if !policies.is_empty() {
+        report["policies"] = policies.into();
+    }
+    filtered?;
+    match &route.action {
+        RouteAction::Redirect(redirect) => {
+            let location = redirect.location(&view(&head), Some(&route.matcher));
+            let status = redirect.status;
+            let why = format!("the route redirects to {location}");
+            Err(End::answered("redirected", status, why))
+        }
+        RouteAction::Direct { status, .. } => {
+            let why = "the route answers by itself";
+            Err(End::answered("answered", *status, why))
+        }
+        RouteAction::NonForwarding => {
+            Err(End::answered("refused", 404, "the route does not forward"))
+        }
+        RouteAction::Forward(forward) => {
+            shares(&forward.cluster, report);
+            let Some(cluster) = cluster else {
+                return Err(End::answered("refused", 404, "no header names the cluster"));
+            };
+            let level = (&**vhost, &**route, weighted);
+            let request = rewritten(around, forward, level, &head);
+            let reached = reach(
+                around.side,
+                around.call,
+                &cluster,
+                Some(request),
+                report,
+                notes,
+            )?;
+            Ok(Next {
+                cluster,
+                call: reached,
+            })
+        }
+    }
+}
+
+fn told_host(vhost: &VirtualHost, report: &mut Value) {
+    let domains: Vec<&str> = vhost.domains.iter().map(|domain| &**domain).collect();
+    report["virtualHost"] = json!({ "name": &*vhost.name, "domains": domains });
+}
+
+fn no_route(around: &Around<'_>, head: &Head, report: &mut Value) -> End {
+    let authority = view(head).authority.to_owned();
+    let Some(vhost) = around.routes.virtual_host(&authority) else {
+        let all = around.routes.virtual_hosts.iter();
+        let domains = all.flat_map(|host| host.domains.iter().take(1).map(|d| &**d));
+        let some: Vec<&str> = domains.take(10).collect();
+        let why = format!("no virtual host is for {authority:?}; there are hosts for {some:?}");
+        return End::answered("refused", 404, why);
+    };
+    told_host(vhost, report);
+    report["passedOver"] = passed_over(vhost, None, head, around.call.random);
+    let why = format!("no route of the virtual host {} matches", vhost.name);
+    End::answered("refused", 404, why)
+}
+
+/// The routes before the one that is taken, each with why it was not.
+fn passed_over(vhost: &VirtualHost, taken: Option<usize>, head: &Head, random: u64) -> Value {
+    let upto = taken.unwrap_or(usize::MAX);
+    let routes = vhost
+        .routes()
+        .iter()
+        .enumerate()
+        .take(upto.min(TOLD_ROUTES));
+    let told = routes.map(|(number, route)| {
+        json!({
+            "number": number, "name": &*route.name,
+            "why": why_not(&route.matcher, head, random),
+        })
+    });
+    told.collect()
+}
+
+/// Why a route does not match, part by part, by the route's own rules.
+fn why_not(matcher: &RouteMatch, head: &Head, random: u64) -> String {
+    let request = view(head);
+    if !matcher.path_matches(request.path_only()) {
+        return format!("the path is not {}", condition(matcher));
+    }
+    // Each part alone: what is left is the one that fails.
+    let alone = |part: RouteMatch| !part.conditions_match(&request, random);
+    let bare = RouteMatch {
+        headers: Vec::new(),
+        query: Vec::new(),
+        cookies: Vec::new(),
+        fraction: None,
+        grpc: false,
+        ..matcher.clone()
+    };
+    let mut reasons = Vec::new();
+    for header in &matcher.headers {
+        let headers = vec![header.clone()];
+        if alone(RouteMatch {
+            headers,
+            ..bare.clone()
+        }) {
+            reasons.push(format!(
+                "the header {} does not match",
+                header_name(&header.key)
+            ));
+        }
+    }
+    for query in &matcher.query {
+        let parameters = vec![query.clone()];
+        if alone(RouteMatch {
+            query: parameters,
+            ..bare.clone()
+        }) {
+            reasons.push(format!("the query parameter {} does not match", query.name));
+        }
+    }
+    for cookie in &matcher.cookies {
+        let cookies = vec![cookie.clone()];
+        if alone(RouteMatch {
+            cookies,
+            ..bare.clone()
+        }) {
+            reasons.push(format!("the cookie {} does not match", cookie.name));
+        }
+    }
+    let fraction = matcher.fraction;
+    if alone(RouteMatch {
+        fraction,
+        ..bare.clone()
+    }) {
+        reasons.push("it takes only a share of the requests".to_owned());
+    }
+    if alone(RouteMatch {
+        grpc: matcher.grpc,
+        ..bare
+    }) {
+        reasons.push("it takes only gRPC".to_owned());
+    }
+    if reasons.is_empty() {
+        "an earlier route was taken".to_owned()
+    } else {
+        reasons.join("; ")
+    }
+}
+
+fn header_name(key: &HeaderKey) -> String {
+    match key {
+        HeaderKey::Pseudo(Pseudo::Method) => ":method".to_owned(),
+        HeaderKey::Pseudo(Pseudo::Path) => ":path".to_owned(),
+        HeaderKey::Pseudo(Pseudo::Authority) => ":authority".to_owned(),
+        HeaderKey::Pseudo(Pseudo::Scheme) => ":scheme".to_owned(),
+        HeaderKey::Pseudo(Pseudo::Protocol) => ":protocol".to_owned(),
+        HeaderKey::Pseudo(Pseudo::Status) => ":status".to_owned(),
+        HeaderKey::Name(name) => name.to_string(),
+    }
+}
+
+/// What a route asks of the path.
+fn condition(matcher: &RouteMatch) -> String {
+    use weft_config::route::PathRule;
+    match &matcher.path {
+        PathRule::Prefix(prefix) => format!("{prefix}*"),
+        PathRule::Exact(path) => path.to_string(),
+        PathRule::SeparatedPrefix(prefix) => format!("{prefix} or {prefix}/*"),
+        PathRule::Regex(_) => "as its expression says".to_owned(),
+    }
+}
+
+/// The object behind a route, as `istioctl` names it.
+fn config_of(metadata: &Metadata) -> Option<String> {
+    let path = [Arc::from("config")];
+    let config = metadata.get("istio", &path)?.as_str()?;
+    let pieces: Vec<&str> = config.split('/').collect();
+    match pieces[..] {
+        [.., namespace, _, name] => Some(format!("{name}.{namespace}")),
+        _ => None,
+    }
+}
+
+fn shares(spec: &ClusterSpec, report: &mut Value) {
+    let ClusterSpec::Weighted {
+        clusters, total, ..
+    } = spec
+    else {
+        return;
+    };
+    let mut before = 0;
+    let all = clusters.iter().map(|cluster| {
+        let weight = cluster.cumulative - std::mem::replace(&mut before, cluster.cumulative);
+        json!({ "cluster": &*cluster.name, "weight": weight, "of": total })
+    });
+    report["clusters"] = all.collect();
+}
+
+/// Formats in header values, without what only traffic knows.
+struct Known<'a>(&'a Head, &'a Call);
+
+impl FormatSource for Known<'_> {
+    fn pseudo(&self, which: Pseudo) -> Option<&str> {
+        match which {
+            Pseudo::Method => Some(self.0.method.as_str()),
+            Pseudo::Path => Some(&self.0.path),
+            Pseudo::Authority => Some(view(self.0).authority),
+            Pseudo::Scheme => Some(self.0.scheme),
+            Pseudo::Protocol | Pseudo::Status => None,
+        }
+    }
+
+    fn request_headers(&self) -> Option<&HeaderMap> {
+        Some(&self.0.headers)
+    }
+
+    fn start_time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    fn value(&self, field: Field) -> FormatValue<'_> {
+        match field {
+            Field::DownstreamRemoteAddress => FormatValue::Address(self.1.source),
+            _ => FormatValue::Absent,
+        }
+    }
+}
+
+/// The request as it goes on.
+fn rewritten(
+    around: &Around<'_>,
+    forward: &Forward,
+    (vhost, route, weighted): (&VirtualHost, &Route, Option<&WeightedCluster>),
+    head: &Head,
+) -> Head {
+    let mut out = head.clone();
+    if let Some(path) = forward.rewrite_path(&route.matcher, &head.path) {
+        out.path = path;
+    }
+    if let Some(host) = forward.rewrite_host(&view(head), weighted) {
+        out.headers.insert(HOST, host);
+    }
+    let source = Known(head, around.call);
+    around
+        .routes
+        .apply_request_headers(vhost, route, weighted, &mut out.headers, &source);
+    if around.manager.use_remote_address && !around.manager.skip_xff_append {
+        let peer = around.call.source.ip().to_string();
+        let before = out
+            .headers
+            .get("x-forwarded-for")
+            .and_then(|it| it.to_str().ok());
+        let all = before.map_or_else(|| peer.clone(), |before| format!("{before},{peer}"));
+        if let Ok(value) = HeaderValue::from_str(&all) {
+            out.headers.insert("x-forwarded-for", value);
+        }
+    }
+    out
+}
+
+/// The cluster, its endpoints, and the call as one of them gets it.
+pub(super) fn reach(
+    side: &Side,
+    call: &Call,
+    name: &str,
+    head: Option<Head>,
+    report: &mut Value,
+    notes: &mut Vec<String>,
+) -> Result<Option<Call>, End> {
+    report["cluster"] = name.into();
+    let Some(cluster) = side.clusters.get(name) else {
+        return Err(End::answered("refused", 503, side.absence("cluster", name)));
+    };
+    if name == "BlackHoleCluster" {
+        return Err(End::closed(
+            "BlackHoleCluster: nobody is to be called there",
+        ));
+    }
+    let assignment = match &cluster.discovery {
+        Discovery::Eds { service_name } => side.assignments.get(&**service_name),
+        _ => Some(&*cluster.endpoints),
+    };
+    let to = match &cluster.discovery {
+        Discovery::OriginalDst { port_override, .. } => {
+            let port = port_override.unwrap_or(call.destination.port());
+            report["endpoints"] = json!([{
+                "address": SocketAddr::new(call.destination.ip(), port).to_string(),
+                "why": "where the connection was meant to go",
+            }]);
+            Some((SocketAddr::new(call.destination.ip(), port), None))
+        }
+        _ => endpoints(cluster, assignment, report, notes)?,
+    };
+    Ok(to.map(|(address, endpoint)| Call {
+        source: SocketAddr::new(
+            side.ips.first().copied().unwrap_or(call.source.ip()),
+            call.source.port(),
+        ),
+        destination: address,
+        tls: hello(side, cluster, endpoint),
+        head,
+        protocol: protocol(cluster),
+        random: call.random,
+    }))
+}
+
+/// How plain requests to a cluster are spoken.
+fn protocol(cluster: &Cluster) -> &'static str {
+    match cluster.http.protocol {
+        weft_config::UpstreamProtocol::Http2 => "h2c",
+        _ => "http/1.1",
+    }
+}
+
+fn hello(side: &Side, cluster: &Cluster, endpoint: Option<&Endpoint>) -> Option<Hello> {
+    match cluster.transport_for(endpoint) {
+        Transport::Raw => None,
+        Transport::Tls(tls) => Some(Hello {
+            server_name: tls.sni.to_string(),
+            protocols: tls.context.alpn.iter().map(ToString::to_string).collect(),
+            principal: side
+                .principal
+                .clone()
+                .filter(|_| !tls.context.certificates.is_empty()),
+        }),
+    }
+}
+
+type Chosen<'a> = (SocketAddr, Option<&'a Endpoint>);
+
+/// Tells the endpoints, and takes the first one that would get traffic.
+fn endpoints<'a>(
+    cluster: &Cluster,
+    assignment: Option<&'a LoadAssignment>,
+    report: &mut Value,
+    notes: &mut Vec<String>,
+) -> Result<Option<Chosen<'a>>, End> {
+    let mut told = Vec::new();
+    let mut chosen: Option<&Endpoint> = None;
+    let mut count = 0;
+    let priorities = assignment.map_or(&[][..], |assignment| &assignment.priorities);
+    for (priority, localities) in priorities.iter().enumerate() {
+        for locality in localities {
+            for endpoint in &locality.endpoints {
+                count += 1;
+                if endpoint.health == Health::Healthy {
+                    chosen = chosen.or(Some(endpoint));
+                }
+                if told.len() < TOLD_ENDPOINTS {
+                    told.push(told_endpoint(
+                        cluster,
+                        endpoint,
+                        priority,
+                        &locality.locality,
+                    ));
+                }
+            }
+        }
+    }
+    report["endpoints"] = told.into();
+    if count == 0 {
+        let why = format!("the cluster {} has no endpoint", cluster.name);
+        return Err(End::answered("refused", 503, why));
+    }
+    let Some(endpoint) = chosen else {
+        let why = format!(
+            "none of the {count} endpoints of the cluster {} is healthy",
+            cluster.name
+        );
+        return Err(End::answered("refused", 503, why));
+    };
+    match &endpoint.address {
+        Address::Ip(address) => Ok(Some((*address, Some(endpoint)))),
+        Address::Host { host, port } => {
+            notes.push(format!(
+                "{host}:{port} is looked up by DNS when traffic comes"
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn told_endpoint(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    priority: usize,
+    locality: &weft_config::Locality,
+) -> Value {
+    let parts = [&locality.region, &locality.zone, &locality.sub_zone].map(|part| &**part);
+    let locality = parts.join("/").trim_end_matches('/').to_owned();
+    let health = match endpoint.health {
+        Health::Healthy => "HEALTHY",
+        Health::Degraded => "DEGRADED",
+        Health::Unhealthy => "UNHEALTHY",
+        Health::Draining => "DRAINING",
+    };
+    let transport = match cluster.transport_for(Some(endpoint)) {
+        Transport::Raw => "plain text",
+        Transport::Tls(tls) if tls.context.certificates.is_empty() => "TLS",
+        Transport::Tls(_) => "mutual TLS",
+    };
+    let address = match &endpoint.address {
+        Address::Ip(address) => address.to_string(),
+        Address::Host { host, port } => format!("{host}:{port}"),
+    };
+    json!({
+        "address": address, "health": health, "priority": priority, "locality": locality,
+        "weight": endpoint.weight, "transport": transport,
+    })
+}

@@ -1,0 +1,173 @@
+//! The request's body as the client sends it: counted, and read ahead as far as a filter wants to see
+//! it. Who reads it later gets all of it.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use weft_filters::body::Reading;
+use weft_filters::{Beginning, LocalReply, RequestBody};
+use weft_upstream::FailureKind;
+
+use super::upload::Received;
+use crate::stats::HttpStats;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct ClientBody {
+    incoming: Incoming,
+    /// What has been read ahead, at most what a filter asked for and one frame.
+    ahead: VecDeque<Frame<Bytes>>,
+    received: Rc<Received>,
+    /// A client that sends nothing for so long while a filter waits is answered.
+    idle: Option<Duration>,
+    stats: Arc<HttpStats>,
+    /// A filter has refused it: nobody waits for the rest.
+    refused: Cell<bool>,
+}
+
+impl ClientBody {
+    /// A body of which nothing has been read; `received` is told what the client sends.
+    pub(crate) fn new(
+        incoming: Incoming,
+        received: Rc<Received>,
+        idle: Option<Duration>,
+        stats: Arc<HttpStats>,
+    ) -> Self {
+        Self {
+            incoming,
+            ahead: VecDeque::new(),
+            received,
+            idle,
+            stats,
+            refused: Cell::new(false),
+        }
+    }
+
+    /// Whether the connection can be used again without what is left of it.
+    pub(crate) fn is_done(&self) -> bool {
+        // As in Envoy a body that is too long costs the connection, however much of it is here.
+        !self.refused.get() && self.is_received()
+    }
+
+    /// Whether the client has sent all of it.
+    fn is_received(&self) -> bool {
+        self.received.ended_at.get().is_some() || self.incoming.is_end_stream()
+    }
+
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.received.add(data.len());
+                }
+                if self.incoming.is_end_stream() || frame.is_trailers() {
+                    self.received.end();
+                }
+            }
+            Poll::Ready(None) => self.received.end(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    async fn next(&mut self) -> Result<Option<Frame<Bytes>>, LocalReply> {
+        let idle = self.idle;
+        let frame = poll_fn(|cx| self.poll_incoming(cx));
+        let frame = match idle {
+            None => frame.await,
+            Some(idle) => tokio::time::timeout(idle, frame).await.map_err(|_| {
+                let timeout = StatusCode::REQUEST_TIMEOUT;
+                LocalReply::new(timeout, "stream_idle_timeout")
+                    .body("stream timeout")
+                    .flag("SI")
+            })?,
+        };
+        frame.transpose().map_err(|error| {
+            let malformed = FailureKind::of_body(&error) == FailureKind::ProtocolError;
+            let (details, flag) = if malformed {
+                ("codec_error", "DPE")
+            } else {
+                ("downstream_remote_disconnect", "DC")
+            };
+            LocalReply::new(StatusCode::BAD_REQUEST, details)
+                .body("Bad Request")
+                .flag(flag)
+        })
+    }
+}
+
+impl RequestBody for ClientBody {
+    fn read(&mut self, enough: usize) -> Reading<'_> {
+        Box::pin(async move {
+            let mut bytes = BytesMut::new();
+            for data in self.ahead.iter().filter_map(Frame::data_ref) {
+                bytes.extend_from_slice(data);
+            }
+            while bytes.len() < enough && !self.is_received() {
+                let Some(frame) = self.next().await? else {
+                    break;
+                };
+                if let Some(data) = frame.data_ref() {
+                    bytes.extend_from_slice(data);
+                }
+                self.ahead.push_back(frame);
+            }
+            Ok(Beginning {
+                bytes: bytes.freeze(),
+                whole: self.is_received(),
+            })
+        })
+    }
+
+    fn too_large(&self) -> LocalReply {
+        self.refused.set(true);
+        self.stats.downstream_rq_too_large.inc();
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        LocalReply::new(status, "request_payload_too_large").body("Payload Too Large")
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(frame) = self.ahead.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        self.poll_incoming(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_empty() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead = self.ahead.iter().filter_map(Frame::data_ref);
+        let ahead: u64 = ahead.map(|data| data.len() as u64).sum();
+        let rest = self.incoming.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint
+    }
+}

@@ -1,0 +1,356 @@
+//! `weft simulate` on files: what becomes of calls by the rules of a small mesh, and why.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Two workloads of `reviews`, one of `client` with an account of its own; mutual TLS everywhere.
+const MESH: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: reviews}, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-db, port: 5432}]}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: reviews-v1, namespace: shop}
+spec: {address: 10.0.0.1, labels: {app: reviews, version: v1, security.istio.io/tlsMode: istio}, serviceAccount: reviews, locality: eu/a}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: reviews-v2, namespace: shop}
+spec: {address: 10.0.0.2, labels: {app: reviews, version: v2, security.istio.io/tlsMode: istio}, serviceAccount: reviews}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: client, namespace: shop}
+spec: {address: 10.0.0.9, labels: {app: client}, serviceAccount: client}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec:
+  host: reviews.shop.svc.cluster.local
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local, reviews.example.com]
+  gateways: [mesh, shop/public]
+  http:
+  - name: tester
+    match: [{headers: {x-tester: {exact: "yes"}}}]
+    route: [{destination: {host: reviews.shop.svc.cluster.local, subset: v2, port: {number: 80}}}]
+  - name: moved
+    match: [{uri: {prefix: /old}}]
+    redirect: {uri: /new}
+  - name: split
+    match: [{uri: {prefix: /}}]
+    rewrite: {uri: /api/}
+    route:
+    - {destination: {host: reviews.shop.svc.cluster.local, subset: v1, port: {number: 80}}, weight: 75}
+    - {destination: {host: reviews.shop.svc.cluster.local, subset: v2, port: {number: 80}}, weight: 25}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: public, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 8081, name: http, protocol: HTTP}, hosts: [reviews.example.com]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+"#;
+
+const POLICIES: &str = r#"
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: readers, namespace: shop}
+spec:
+  selector: {matchLabels: {app: reviews}}
+  rules:
+  - to: [{operation: {paths: [/health]}}]
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]
+    to: [{operation: {methods: [GET]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: shop}
+spec:
+  action: DENY
+  selector: {matchLabels: {app: reviews}}
+  rules:
+  - to: [{operation: {paths: [/api/admin*]}}]
+"#;
+
+const TOKENS: &str = r#"
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec:
+  selector: {matchLabels: {app: reviews}}
+  jwtRules: [{issuer: me, jwks: '{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}'}]
+"#;
+
+fn mesh(name: &str, more: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("simulate");
+    std::fs::create_dir_all(&folder).expect("cargo's folder can be written");
+    let path = folder.join(name);
+    std::fs::write(&path, format!("{MESH}{more}")).expect("cargo's folder can be written");
+    path
+}
+
+fn weft(file: &PathBuf, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weft"))
+        .arg("simulate")
+        .args(arguments)
+        .arg(format!("--config={}", file.display()))
+        .output()
+        .expect("the binary is built with the test")
+}
+
+/// The report; the exit code must say whether the call got through.
+fn simulate(file: &PathBuf, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["-o=json"]].concat();
+    let output = weft(file, &arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
+        panic!(
+            "{arguments:?}: {error}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    });
+    let through = ["reached", "forwarded"].contains(&report["verdict"].as_str().unwrap_or(""));
+    assert_eq!(output.status.success(), through, "{report:#}");
+    report
+}
+
+fn last(report: &Value) -> &Value {
+    report["passages"]
+        .as_array()
+        .and_then(|all| all.last())
+        .expect("a passage")
+}
+
+#[test]
+fn a_call_takes_the_route_the_subset_and_mutual_tls() {
+    let file = mesh("routes.yaml", "");
+    let report = simulate(&file, &["shop/client", "http://reviews/things"]);
+    let first = &report["passages"][0];
+    assert_eq!(report["verdict"], "reached", "{report:#}");
+    assert_eq!(first["listener"]["name"], "0.0.0.0_80");
+    assert_eq!(
+        first["virtualHost"]["name"],
+        "reviews.shop.svc.cluster.local:80"
+    );
+    assert_eq!(
+        (&first["route"]["number"], &first["route"]["object"]),
+        (&2.into(), &"reviews.shop".into())
+    );
+    assert_eq!(
+        first["passedOver"][0]["why"],
+        "the header x-tester does not match"
+    );
+    assert_eq!(first["passedOver"][1]["why"], "the path is not /old*");
+    assert_eq!(
+        (
+            &first["clusters"][0]["weight"],
+            &first["clusters"][1]["weight"]
+        ),
+        (&75.into(), &25.into())
+    );
+    assert_eq!(
+        first["cluster"],
+        "outbound|80|v1|reviews.shop.svc.cluster.local"
+    );
+    let endpoint = &first["endpoints"][0];
+    assert_eq!(endpoint["address"], "10.0.0.1:8080");
+    assert_eq!(
+        (&endpoint["transport"], &endpoint["locality"]),
+        (&"mutual TLS".into(), &"eu/a".into())
+    );
+    // The server's side sees the rewritten path and who calls.
+    let server = last(&report);
+    assert_eq!(server["request"]["path"], "/api/things");
+    assert_eq!(
+        server["request"]["principal"],
+        "spiffe://cluster.local/ns/shop/sa/client"
+    );
+    assert_eq!(server["chain"]["tls"], "mutual");
+
+    let heavy = simulate(
+        &file,
+        &["shop/client", "http://reviews/things", "--random=80"],
+    );
+    assert_eq!(
+        heavy["passages"][0]["endpoints"][0]["address"],
+        "10.0.0.2:8080"
+    );
+    let tester = [
+        "shop/client",
+        "http://reviews.shop:80/",
+        "-H",
+        "x-tester: yes",
+    ];
+    let tester = simulate(&file, &tester);
+    assert_eq!(tester["passages"][0]["route"]["name"], "tester");
+    let moved = simulate(&file, &["shop/client", "http://reviews/old/a"]);
+    assert_eq!(
+        (&moved["verdict"], &moved["status"]),
+        (&"redirected".into(), &301.into())
+    );
+    assert!(
+        moved["reason"]
+            .as_str()
+            .is_some_and(|it| it.ends_with("http://reviews/new")),
+        "{moved:#}"
+    );
+
+    // Bytes, an unknown host, and a gateway.
+    let bytes = simulate(&file, &["shop/client", "tcp://reviews:5432"]);
+    assert_eq!(
+        bytes["passages"][0]["cluster"],
+        "outbound|5432||reviews.shop.svc.cluster.local"
+    );
+    assert_eq!(bytes["verdict"], "reached", "{bytes:#}");
+    let outside = simulate(&file, &["shop/client", "http://www.example.com/"]);
+    assert_eq!(outside["passages"][0]["cluster"], "PassthroughCluster");
+    let gateway = ["gateway/shop/public", "http://reviews.example.com:8081/"];
+    let gateway = simulate(&file, &gateway);
+    assert_eq!(
+        gateway["passages"][0]["cluster"],
+        "outbound|80|v1|reviews.shop.svc.cluster.local"
+    );
+    let nobody = simulate(
+        &file,
+        &["gateway/shop/public", "http://other.example.com:8081/"],
+    );
+    assert_eq!(nobody["status"], 404);
+    let closed = simulate(
+        &file,
+        &["gateway/shop/public", "http://reviews.example.com:9999/"],
+    );
+    assert!(
+        closed["reason"]
+            .as_str()
+            .is_some_and(|it| it.contains("ports [8081]")),
+        "{closed:#}"
+    );
+}
+
+#[test]
+fn the_servers_side_says_which_policy_decides() {
+    let file = mesh("policies.yaml", POLICIES);
+    let fine = simulate(&file, &["shop/client", "http://reviews/things"]);
+    let policies = last(&fine)["policies"]
+        .as_array()
+        .expect("policies")
+        .clone();
+    assert_eq!(policies[0]["action"], "DENY");
+    assert_eq!(
+        policies[1]["rule"],
+        "AuthorizationPolicy/shop/readers spec.rules[1]"
+    );
+    let denied = simulate(&file, &["shop/client", "http://reviews/admin/x"]);
+    assert_eq!(
+        (&denied["verdict"], &denied["status"]),
+        (&"denied".into(), &403.into())
+    );
+    assert_eq!(
+        denied["reason"],
+        "denied by AuthorizationPolicy/shop/no-admin spec.rules[0]"
+    );
+    let post = simulate(&file, &["shop/client", "http://reviews/", "-X", "POST"]);
+    assert!(
+        post["reason"]
+            .as_str()
+            .is_some_and(|it| it.contains("none of their rules matches"))
+    );
+    let other = [
+        "shop/client",
+        "http://reviews/",
+        "--principal=spiffe://cluster.local/ns/a/sa/b",
+    ];
+    assert_eq!(simulate(&file, &other)["status"], 403);
+
+    // Without mutual TLS the connection ends before any of them.
+    let plain = [
+        "shop/client",
+        "http://x/",
+        "--to=10.0.0.1:8080",
+        "--no-identity",
+    ];
+    let plain = simulate(&file, &plain);
+    assert_eq!(
+        (&plain["verdict"], &plain["status"]),
+        (&"closed".into(), &Value::Null)
+    );
+    assert!(
+        plain["reason"]
+            .as_str()
+            .is_some_and(|it| it.contains("STRICT")),
+        "{plain:#}"
+    );
+
+    let file = mesh("tokens.yaml", TOKENS);
+    let without = simulate(&file, &["shop/client", "http://reviews/"]);
+    assert_eq!(without["verdict"], "reached", "no token is needed");
+    let bad = [
+        "shop/client",
+        "http://reviews/",
+        "-H",
+        "authorization: Bearer a.b.c",
+    ];
+    let bad = simulate(&file, &bad);
+    assert_eq!(
+        (&bad["verdict"], &bad["status"]),
+        (&"denied".into(), &401.into()),
+        "{bad:#}"
+    );
+    assert!(
+        bad["reason"]
+            .as_str()
+            .is_some_and(|it| it.contains("RequestAuthentication"))
+    );
+}
+
+#[test]
+fn the_text_tells_each_step_and_mistakes_are_told() {
+    let file = mesh("text.yaml", POLICIES);
+    let output = weft(&file, &["shop/client", "http://reviews/admin"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for words in [
+        "At sidecar~10.0.0.9~client.shop~shop.svc.cluster.local (not connected: made up",
+        "not:         route 0 \"tester\": the header x-tester does not match",
+        "share:       75 of 100 to outbound|80|v1|reviews.shop.svc.cluster.local",
+        "10.0.0.1:8080 HEALTHY, priority 0, eu/a, weight 1, mutual TLS",
+        "(DENY) refuses it by AuthorizationPolicy/shop/no-admin spec.rules[0]",
+        "DENIED 403: denied by AuthorizationPolicy/shop/no-admin spec.rules[0]",
+    ] {
+        assert!(text.contains(words), "{words:?} in\n{text}");
+    }
+    for (arguments, words) in [
+        (&["shop/nobody", "http://a/"][..], "is no connected proxy"),
+        (&["shop/client", "ftp://a/"], "none of http, https, tcp"),
+        (&["shop/client", "tcp://a"], "there is no port"),
+        (
+            &["shop/client", "http://a/", "-H", "nonsense"],
+            "is no header",
+        ),
+        (&["shop/client", "http://a/", "-X", "A B"], "is no method"),
+    ] {
+        let output = weft(&file, arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(why.contains(words), "{arguments:?}: {why}");
+    }
+}

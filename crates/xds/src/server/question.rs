@@ -1,0 +1,81 @@
+//! Streams that only ask: the first request names a type that the control plane answers by itself,
+//! once for each request and without ACKs, as Istio's debug types (`istio.io/debug/…`) are. Such a
+//! client gets no view and is no proxy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::event::Limits;
+use super::grpc::{Counters, ViewSource};
+use crate::pb;
+use crate::protocol::Protocol;
+
+/// How long a stream may be open without a question.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// What a client asks.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// As on the wire.
+    pub type_url: String,
+    /// `resource_names` of the request.
+    pub names: Vec<String>,
+}
+
+/// Answers question after question. The answer is given to `answers` before the next is read, so
+/// that one at a time is worked on.
+pub(super) async fn serve<P: Protocol, S: ViewSource>(
+    source: &S,
+    counters: &Counters,
+    identifier: Option<&Arc<str>>,
+    limits: &Limits,
+    first: P::Request,
+    mut inbound: Streaming<P::Request>,
+    answers: &mpsc::Sender<Result<P::Response, Status>>,
+) -> Result<(), Status> {
+    let mut request = P::read_request(first);
+    let mut asked = 0u64;
+    let mut last = String::new();
+    loop {
+        let is_ack = asked > 0 && request.nonce == last;
+        if !is_ack {
+            if request.names.len() > limits.names {
+                return Err(Status::invalid_argument(format!(
+                    "resource_names: more than {}",
+                    limits.names
+                )));
+            }
+            asked += 1;
+            last = format!("q-{asked}");
+            let question = Question {
+                type_url: request.type_url.clone(),
+                names: request.names,
+            };
+            let resources = source.answer(question).await?;
+            let response =
+                P::write_answer(&request.type_url, &last, identifier.cloned(), resources);
+            counters.responses.fetch_add(1, Ordering::Relaxed);
+            if answers.send(Ok(response)).await.is_err() {
+                return Ok(());
+            }
+        }
+        request = match tokio::time::timeout(IDLE, inbound.message()).await {
+            Ok(Ok(Some(next))) => P::read_request(next),
+            Ok(Ok(None) | Err(_)) | Err(_) => return Ok(()),
+        };
+        counters.requests.fetch_add(1, Ordering::Relaxed);
+        if !source.answers(&request.type_url) {
+            return Err(Status::invalid_argument(format!(
+                "type_url: {:?} is no question; open another stream for resources",
+                request.type_url
+            )));
+        }
+    }
+}
+
+/// A resource of an answer: its name, and the message with the type that it has.
+pub type Answered = (String, pb::Any);
