@@ -72,11 +72,15 @@ fn hide(name: &str, value: &mut Value) {
     }
 }
 
+/// Fields of a `DataSource` that say where something is, not what.
+const PLACES: &[&str] = &["filename", "environment_variable"];
+
 /// Messages in each other beyond this are left out.
 const MAX_DEPTH: usize = 100;
 
-/// A message without its secrets, those of messages packed in it included. What cannot be read is
-/// left out: of a type that is not known, nothing is shown.
+/// A message without its secrets, those of messages packed in it included; names of files stay,
+/// which Envoy hides as well. What cannot be read is left out: of a type that is not known, nothing
+/// is shown.
 pub fn redacted(any: &Any) -> Any {
     Any {
         type_url: any.type_url.clone(),
@@ -158,8 +162,12 @@ fn hide_field(value: &mut Field, depth: usize) {
             message.clear_field_by_name("value");
         }
         Field::Message(message) => {
-            for (_, value) in message.fields_mut() {
-                hide_field(value, depth + 1);
+            let places = message.descriptor().full_name() == "envoy.config.core.v3.DataSource";
+            for (field, value) in message.fields_mut() {
+                // Where a secret lies is none, and people look for it.
+                if !(places && PLACES.contains(&field.name())) {
+                    hide_field(value, depth + 1);
+                }
             }
         }
         Field::Bool(flag) => *flag = false,

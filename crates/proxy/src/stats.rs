@@ -93,9 +93,9 @@ stat_set! {
 pub(crate) struct ListenerStats {
     counters: ListenerCounters,
     /// `ssl.handshake`: TLS handshakes that gave a connection.
-    pub ssl_handshake: Counter,
+    pub(crate) ssl_handshake: Counter,
     /// `ssl.connection_error`: those that failed.
-    pub ssl_connection_error: Counter,
+    pub(crate) ssl_connection_error: Counter,
 }
 
 impl Deref for ListenerStats {

@@ -22,6 +22,8 @@ const BYTES: SocketAddr = at(Ipv4Addr::new(10, 96, 0, 11), 9000);
 /// A machine outside of the mesh, beyond the client's cable.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 const HOST: &str = "reviews.shop.svc.cluster.local:9080";
+/// A host outside that the mesh knows, and its virtual address.
+const VIRTUAL: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 12);
 const KNOWN: &str = "known.example.org";
 const RULES: &str = "50-rules.yaml";
 
@@ -78,6 +80,43 @@ spec:
   rules: [{to: [{operation: {ports: ['9000', '9080']}}]}]
 ";
 
+/// Where the egress gateway listens, on the machine of the server.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 1);
+/// TLS to a host outside goes through the egress gateway, which passes it on.
+const EGRESS: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: egress, namespace: shop}
+spec:
+  hosts: [egress.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 8443, name: tls, protocol: TLS}]
+  endpoints: [{address: 10.89.0.1}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: egress, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - bind: 10.89.0.1
+    port: {number: 8443, name: tls, protocol: TLS}
+    hosts: [known.example.org]
+    tls: {mode: PASSTHROUGH}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: egress, namespace: shop}
+spec:
+  hosts: [known.example.org]
+  gateways: [mesh, egress]
+  tls:
+  - match: [{gateways: [mesh], port: 443, sniHosts: [known.example.org]}]
+    route: [{destination: {host: egress.shop.svc.cluster.local, port: {number: 8443}}}]
+  - match: [{gateways: [egress], port: 8443, sniHosts: [known.example.org]}]
+    route: [{destination: {host: known.example.org, port: {number: 443}}}]
+";
+
 const REGISTRY_ONLY: &str = "---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
@@ -91,17 +130,17 @@ spec:
 struct Pods {
     folder: ConfigFolder,
     client: Namespace,
+    server: Namespace,
+    control: Control,
     sidecars: [Dataplane; 2],
     reviews: App,
     certificate: Certificate,
     /// Kept alive.
-    _control: Control,
-    _server: Namespace,
     _outside: [App; 2],
     _bytes: [Echo; 3],
 }
 
-async fn sidecar(
+async fn proxy(
     program: &Program,
     namespace: &mut Namespace,
     node: &Node,
@@ -109,13 +148,12 @@ async fn sidecar(
     folder: &ConfigFolder,
 ) -> Dataplane {
     let xds = control.grpc();
-    namespace.relay_in(xds);
     let launch = || Dataplane::launch(program, node, AdsMode::Delta, xds, folder, &[]);
     let mut proxy = namespace.enter_as_proxy(launch);
     namespace.relay_out(proxy.admin_address()).await;
     proxy.wait_ready().await;
     control
-        .wait_in_step(&proxy.id, &["CDS", "EDS", "LDS", "RDS"])
+        .wait_in_step(&proxy.id, &["CDS", "EDS", "LDS"])
         .await;
     proxy
 }
@@ -131,6 +169,9 @@ impl Pods {
         let folder = ConfigFolder::new();
         folder.write("10-services.yaml", SERVICES);
         let control = Control::start(WEFT, &folder, None).await;
+        for namespace in [&mut client, &mut server] {
+            namespace.relay_in(control.grpc());
+        }
         let identities = Identities::new(&folder);
         let node = |name, ip| {
             let mut node = Node::captured_sidecar(name, ip);
@@ -148,17 +189,17 @@ impl Pods {
         let bytes = [at(SERVER, 9000), at(SERVER, 9002), at(OUTSIDE, 7000)];
         let bytes = bytes.map(|address| Echo::listening("hello", server.listen(address)));
         let sidecars = tokio::join!(
-            sidecar(program, &mut client, &one, &control, &folder),
-            sidecar(program, &mut server, &other, &control, &folder)
+            proxy(program, &mut client, &one, &control, &folder),
+            proxy(program, &mut server, &other, &control, &folder)
         );
         Self {
             folder,
             client,
+            server,
+            control,
             sidecars: sidecars.into(),
             reviews,
             certificate,
-            _control: control,
-            _server: server,
             _outside: outside,
             _bytes: bytes,
         }
@@ -190,6 +231,13 @@ impl Pods {
         let said = tokio::time::timeout(SOON, said).await;
         assert!(said.is_ok(), "{address} says nothing and does not hang up");
         line
+    }
+
+    /// Body of an answer over TLS of the known host, called at port 443 of this address.
+    async fn secure(&self, ip: Ipv4Addr) -> Result<String, String> {
+        let stream = self.client.connect(at(ip, 443)).await?;
+        let mut connection = Connection::on_tls(stream, KNOWN, &self.certificate).await?;
+        Ok(connection.get(KNOWN, "/").await?.body)
     }
 
     async fn gets(&self, what: &str, address: SocketAddr, host: &str, wanted: (u16, &str)) {
@@ -280,16 +328,44 @@ async fn traffic_is_captured(program: &Program) {
     pods.says("unknown bytes are blocked", tcp, "").await;
     pods.gets("a known host", web, "known.example.org", (200, "outside"))
         .await;
-    for (ip, wanted) in [(Ipv4Addr::new(10, 96, 0, 12), true), (OUTSIDE, false)] {
-        let stream = pods.client.connect(at(ip, 443)).await;
-        let secure = Connection::on_tls(stream.expect("the sidecar"), KNOWN, &pods.certificate);
-        assert_eq!(secure.await.is_ok(), wanted, "TLS to {ip}");
-    }
+    assert_eq!(pods.secure(VIRTUAL).await.as_deref(), Ok("secure"));
+    let direct = pods.secure(OUTSIDE).await;
+    assert!(direct.is_err(), "TLS to an unknown address: {direct:?}");
     pods.gets("a service", REVIEWS, HOST, (200, "reviews"))
         .await;
     for sidecar in &pods.sidecars {
         sidecar.assert_nothing_refused().await;
     }
+}
+
+async fn tls_leaves_through_the_egress_gateway(program: &Program) {
+    let _turn = one_at_a_time();
+    let mut pods = Pods::start(program).await;
+    assert_eq!(pods.secure(VIRTUAL).await.as_deref(), Ok("secure"));
+    pods.server.add_address(GATEWAY);
+    pods.folder.write(RULES, EGRESS);
+    let node = Node::gateway("egress");
+    let (control, folder) = (&pods.control, &pods.folder);
+    let gateway = proxy(program, &mut pods.server, &node, control, folder).await;
+    eventually("TLS comes through the gateway", SOON, async || {
+        let body = pods.secure(VIRTUAL).await?;
+        assert_eq!(body, "secure");
+        let stats = gateway.stats().await;
+        let passed = stats.get("listener.10.89.0.1_8443.downstream_cx_total");
+        (passed > 0).then_some(()).ok_or("directly".to_owned())
+    })
+    .await;
+    gateway.assert_nothing_refused().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_passes_tls_through_the_egress_gateway() {
+    tls_leaves_through_the_egress_gateway(&Program::Envoy(Peers::new().envoy())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weft_passes_tls_through_the_egress_gateway() {
+    tls_leaves_through_the_egress_gateway(&Program::Weft(WEFT.into())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
