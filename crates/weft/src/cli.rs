@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::age::Age;
 use crate::inspect::args::{ExplainArgs, ProxyConfigArgs, ProxyStatusArgs, SimulateArgs, WaitArgs};
 
 /// A service mesh in one binary: control plane, proxy, and what people need to live with them.
@@ -118,37 +119,6 @@ impl FromStr for Interval {
         match text.parse::<Age>()? {
             Age(Some(time)) if !time.is_zero() => Ok(Self(time)),
             _ => Err("write a time above zero, such as 20m or 90s".to_owned()),
-        }
-    }
-}
-
-/// A time with its unit, or `never`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Age(pub(crate) Option<Duration>);
-
-impl FromStr for Age {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "never" {
-            return Ok(Age(None));
-        }
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let seconds = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            _ => return Err("give a number with s, m or h, such as 30m, or `never`".to_owned()),
-        };
-        let number: u64 = number
-            .parse()
-            .map_err(|_| "give a number with s, m or h, such as 30m".to_owned())?;
-        match number.checked_mul(seconds) {
-            Some(seconds @ 1..=31_536_000) => Ok(Age(Some(Duration::from_secs(seconds)))),
-            _ => Err("give a time from 1s to 8760h (a year), or `never`".to_owned()),
         }
     }
 }
@@ -482,28 +452,6 @@ mod tests {
         assert_eq!(args.drain_time_s, 45);
         assert_eq!(args.concurrency, Some(2));
         assert_eq!(args.envoy.given().len(), 8);
-    }
-
-    #[test]
-    fn ages_have_a_unit() {
-        let age = |text: &str| text.parse::<Age>().map(|age| age.0.map(|it| it.as_secs()));
-        assert_eq!(age("30m"), Ok(Some(1800)));
-        assert_eq!(age("90s"), Ok(Some(90)));
-        assert_eq!(age("1h"), Ok(Some(3600)));
-        assert_eq!(age("never"), Ok(None));
-        for wrong in [
-            "",
-            "30",
-            "0s",
-            "-1m",
-            "1.5h",
-            "h",
-            "8761h",
-            "99999999999999999999h",
-            "5d",
-        ] {
-            assert!(age(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The `weft` binary: reads the command line and hands over to one command. Must never hold
 //! logic of its own.
 
+mod age;
 mod analyze;
 mod cli;
 mod completions;

@@ -348,6 +348,14 @@ spec: {mtls: {mode: STRICT}}
         "{sidecar}"
     );
 
+    // What a workload has for itself.
+    let inbound = ["explain", "listener", "virtualInbound", "shop/reviews"];
+    let inbound = shows(&scene, &inbound).await;
+    assert!(
+        inbound.contains("PeerAuthentication/shop/strict"),
+        "{inbound}"
+    );
+
     // The same from files alone, and what is not there.
     let folder = format!("--config={}", scene.folder.watched().display());
     let offline = [

@@ -159,13 +159,22 @@ fn maker<'a>(
         | Key::SniffedRoutes(..)
         | Key::GrpcRoutes(..) => *type_url == TypeUrl::ROUTE,
         Key::Credential(..) => *type_url == TypeUrl::SECRET,
+        // It holds what it has of each type.
+        Key::Served(..) => true,
         _ => false,
     };
-    let holds = |value: &Value, exact: bool| match value {
-        Value::Chunk(chunk) => chunk.iter().any(|emitted| {
-            *emitted.resource.name == *name && (!exact || emitted.resource.version == version)
-        }),
-        _ => false,
+    let holds = |value: &Value, exact: bool| {
+        let chunk = match value {
+            Value::Chunk(chunk) => Some(chunk),
+            Value::Own(own) => own.of_type(type_url),
+            _ => None,
+        };
+        chunk
+            .into_iter()
+            .flat_map(|chunk| chunk.iter())
+            .any(|emitted| {
+                *emitted.resource.name == *name && (!exact || emitted.resource.version == version)
+            })
     };
     let lowest = |exact| {
         let mut nodes = nodes.iter().rev();
@@ -196,6 +205,7 @@ fn of_source(key: &Key, value: &Value) -> Vec<ObjectRef> {
         (_, Value::Sidecars(all)) => all.iter().map(|s| s.meta.origin.clone()).collect(),
         (_, Value::Peers(all)) => all.iter().map(|p| p.meta.origin.clone()).collect(),
         (_, Value::Access(all)) => all.iter().map(|p| p.meta.origin.clone()).collect(),
+        (_, Value::Telemetries(all)) => all.iter().map(|t| t.meta.origin.clone()).collect(),
         (_, Value::Tokens(all)) => all.iter().map(|p| p.meta.origin.clone()).collect(),
         _ => Vec::new(),
     }

@@ -30,6 +30,17 @@ pub(crate) struct Own {
 }
 
 impl Own {
+    /// Those of a type.
+    pub(crate) fn of_type(&self, type_url: &TypeUrl) -> Option<&Chunk> {
+        if *type_url == TypeUrl::CLUSTER {
+            Some(&self.clusters)
+        } else if *type_url == TypeUrl::LISTENER {
+            Some(&self.listeners)
+        } else {
+            None
+        }
+    }
+
     /// With patches over it.
     pub(super) fn patched(
         self: Arc<Self>,

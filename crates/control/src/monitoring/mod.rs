@@ -126,7 +126,7 @@ async fn page(core: &Core, target: &str) -> (PageKind, String) {
         "/debug/config_dump" => of_proxy(core, &query, |connected| {
             istio::config_dump(connected, core, &query)
         }),
-        "/debug/edsz" | "/debug/ecdsz" => {
+        "/debug/edsz" | "/debug/ecdsz" | "/debug/ndsz" => {
             let only = path.trim_start_matches("/debug/").trim_end_matches('z');
             let query = Query::parse(&format!("{}&types={only}", target_query(target)));
             of_proxy(core, &query, |connected| {
@@ -155,7 +155,7 @@ async fn page(core: &Core, target: &str) -> (PageKind, String) {
 }
 
 /// The pages for people and tools.
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "/debug/address",
     "/debug/adsz",
     "/debug/config_dump",
@@ -163,6 +163,7 @@ const PAGES: [&str; 14] = [
     "/debug/ecdsz",
     "/debug/edsz",
     "/debug/explain",
+    "/debug/ndsz",
     "/debug/proxies",
     "/debug/pushes",
     "/debug/resources",

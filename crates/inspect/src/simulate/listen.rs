@@ -9,6 +9,7 @@ use weft_config::rbac::{PeerNames, Subject};
 use weft_config::{Listener, RouteSource, TcpProxy};
 
 use super::call::Call;
+use super::reach::reach;
 use super::route::{self, Around};
 use super::side::Side;
 use super::{End, Next, filters};
@@ -266,7 +267,7 @@ fn tcp(
     }
     let cluster = proxy.clusters.pick(call.random);
     let cluster = cluster.ok_or_else(|| End::closed("no cluster has a weight"))?;
-    let reached = route::reach(side, call, cluster, None, report, notes)?;
+    let reached = reach(side, call, cluster, None, report, notes)?;
     Ok(Next {
         cluster: cluster.to_string(),
         call: reached,

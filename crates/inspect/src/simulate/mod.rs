@@ -8,6 +8,7 @@
 mod call;
 mod filters;
 mod listen;
+mod reach;
 mod render;
 mod route;
 mod secrets;

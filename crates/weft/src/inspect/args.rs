@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::cli::Age;
+use crate::age::Age;
 
 /// Where the control plane is.
 #[derive(Debug, Clone, Args)]

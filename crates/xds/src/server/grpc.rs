@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::age::Ages;
 pub use super::incoming::{Admitted, incoming};
-use super::{Answered, Event, Limits, Question, ServerStream, TypeStatus, question};
+use super::standing::Inquiry;
+pub use super::standing::Standing;
+use super::{Answered, Event, Limits, Question, ServerStream, question};
 use crate::pb;
 use crate::pb::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -22,8 +24,6 @@ use crate::pb::aggregated_discovery_service_server::{
 use crate::protocol::{Delta, Mode, Protocol, Sotw};
 use crate::view::View;
 
-/// Inquiries that wait for a stream; those who ask wait.
-const INQUIRIES: usize = 4;
 /// Answers that wait for the network; the machine itself keeps one a type under way.
 const OUTBOUND: usize = 8;
 /// Streams of one connection: those of the proxies behind one gateway, say.
@@ -54,33 +54,6 @@ pub struct Connection {
     pub metadata: MetadataMap,
     /// Where the stream stands, for as long as it is open.
     pub standing: Standing,
-}
-
-type Inquiry = oneshot::Sender<Vec<TypeStatus>>;
-
-/// Asks a stream where it stands.
-#[derive(Clone, Debug)]
-pub struct Standing(mpsc::Sender<Inquiry>);
-
-impl Standing {
-    /// Makes the asking and the answering end.
-    pub(crate) fn channel() -> (Self, mpsc::Receiver<Inquiry>) {
-        let (sender, inquiries) = mpsc::channel(INQUIRIES);
-        (Self(sender), inquiries)
-    }
-
-    /// A stream that is closed already, for tests.
-    pub fn closed() -> Self {
-        Self::channel().0
-    }
-
-    /// Where the stream stands with each type, compared with the view that was published last
-    /// before this call; `None` if it has ended.
-    pub async fn ask(&self) -> Option<Vec<TypeStatus>> {
-        let (sender, answer) = oneshot::channel();
-        self.0.send(sender).await.ok()?;
-        answer.await.ok()
-    }
 }
 
 /// What a control plane is to the xDS server.

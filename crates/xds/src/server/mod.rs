@@ -8,6 +8,7 @@ pub mod grpc;
 mod incoming;
 mod plan;
 mod question;
+mod standing;
 mod state;
 
 use std::collections::VecDeque;
