@@ -134,10 +134,7 @@ impl ControlPlane {
             config.keys.clone(),
             drain.clone(),
         );
-        tasks.spawn(async {
-            fetching.await;
-            Ok(())
-        });
+        tasks.spawn(async { fetching.await.map_err(ControlError::Part) });
         if first_batches(&mut source, &core, &config, &drain).await? {
             keys_of_rules(&core, &drain).await;
             // Only now: a proxy whose connection is refused goes to another replica.

@@ -8,13 +8,14 @@
 //! - [`reader`]: a node to a message, with every fault of a document and its place.
 //! - [`document`]: files of Kubernetes-style objects; [`bootstrap`]: Envoy's bootstrap.
 //! - [`rules`]: the constraints that Envoy's messages carry in their descriptors.
-//! - [`format`], [`regex`]: the little languages in their strings.
+//! - [`cel`], [`format`], [`regex`]: the little languages in their strings.
 //! - [`canonical`], [`merge`]: messages as bytes that are equal for equal messages, and one laid over
 //!   another.
 //! - [`json`]: messages as Envoy's admin prints them; [`redact`]: without their secrets.
 
 pub mod bootstrap;
 pub mod canonical;
+pub mod cel;
 pub mod document;
 pub mod duration;
 pub mod format;

@@ -38,12 +38,25 @@ const SENSITIVE: &[&str] = &[
 const TEXT: &str = "[redacted]";
 const BASE64: &str = "W3JlZGFjdGVkXQ==";
 
+/// Whether a field is to be hidden, in the spelling of .proto files or of JSON: in a `TypedStruct`
+/// both are possible.
+fn is_sensitive(name: &str) -> bool {
+    let mut folded = String::with_capacity(name.len() + 4);
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() {
+            folded.push('_');
+        }
+        folded.push(letter.to_ascii_lowercase());
+    }
+    SENSITIVE.contains(&folded.as_str())
+}
+
 /// Hides what lies under sensitive fields anywhere in `value`.
 pub fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields.iter_mut() {
-                if SENSITIVE.contains(&name.as_str()) {
+                if is_sensitive(name) {
                     hide(name, field);
                 } else {
                     redact(field);
@@ -125,7 +138,7 @@ fn clean(message: &mut DynamicMessage, depth: usize) {
 }
 
 fn clean_field(name: &str, value: &mut Field, depth: usize) {
-    if SENSITIVE.contains(&name) {
+    if is_sensitive(name) {
         return hide_field(value, depth);
     }
     match value {
@@ -205,6 +218,21 @@ mod tests {
             "session_ticket_keys": {"keys": [{"inline_bytes": "W3JlZGFjdGVkXQ=="}]},
         });
         assert_eq!(value, want);
+    }
+
+    #[test]
+    fn both_spellings_are_hidden() {
+        let mut value = json!({
+            "privateKey": {"inlineString": "very secret"},
+            "private_key": {"inline_string": "very secret"},
+            "privateer": "seen",
+        });
+        redact(&mut value);
+        let shown = value.to_string();
+        assert!(
+            !shown.contains("very secret") && shown.contains("seen"),
+            "{shown}"
+        );
     }
 
     #[test]

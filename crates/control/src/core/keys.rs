@@ -43,6 +43,8 @@ pub(super) struct KeyDesk {
     asked: BTreeSet<KeyPlace>,
     waiting: BTreeMap<ObjectKey, (Instant, Change)>,
     wanted: watch::Sender<Arc<Places>>,
+    /// How many places are not asked, because there are too many.
+    beyond: usize,
 }
 
 impl Default for KeyDesk {
@@ -54,6 +56,7 @@ impl Default for KeyDesk {
             asked: BTreeSet::new(),
             waiting: BTreeMap::new(),
             wanted: watch::Sender::new(Arc::default()),
+            beyond: 0,
         }
     }
 }
@@ -99,17 +102,24 @@ impl KeyDesk {
             let longest = all.entry(place.clone()).or_insert(*timeout);
             *longest = (*timeout).max(*longest);
         }
-        if all.len() > MAX_PLACES {
-            tracing::warn!(
-                places = all.len(),
-                "rules name more places of keys than {MAX_PLACES}: of the rest no token is accepted"
-            );
-            let rest = all.keys().skip(MAX_PLACES).cloned();
-            self.asked.extend(rest);
-            while all.len() > MAX_PLACES {
-                all.pop_last();
+        let beyond = all.len().saturating_sub(MAX_PLACES);
+        if beyond > 0 {
+            // Who has a place keeps it: a rule must not take another one's keys away.
+            let present = Arc::clone(&self.wanted.borrow());
+            let (kept, new): (Vec<_>, Vec<_>) = all
+                .into_iter()
+                .partition(|(place, _)| present.contains_key(place));
+            let mut in_turn = kept.into_iter().chain(new);
+            all = in_turn.by_ref().take(MAX_PLACES).collect();
+            self.asked.extend(in_turn.map(|(place, _)| place));
+            if self.beyond != beyond {
+                tracing::warn!(
+                    beyond,
+                    "rules name more places of keys than {MAX_PLACES}: of the rest no token is accepted"
+                );
             }
         }
+        self.beyond = beyond;
         let known = self.newest.values().chain(self.applied.values()).flatten();
         let known: BTreeSet<&KeyPlace> = known.map(|(place, _)| place).collect();
         let gone: Vec<KeyPlace> = self

@@ -1,7 +1,9 @@
 //! Containment: what the generators made is checked as Envoy checks it, piece by piece; of a route
 //! configuration each virtual host is a piece, so that a rule harms only its own hosts. A piece
-//! that would be refused is replaced by its last good form, or left out if it never had one, and
-//! carries its fault to the status of its objects; everything else goes on. This is the only
+//! that would be refused is replaced by its last good form and carries its fault to the status of
+//! its objects; everything else goes on. If it never had one, it is left out, but for clusters and
+//! listeners: a proxy may have an earlier form of those, which it keeps when it refuses this one,
+//! and would lose if it were gone. This is the only
 //! place where a value may depend on the one before it.
 
 use weft_proto::{Any, rules};
@@ -37,9 +39,10 @@ pub(super) fn checked(
         let mut before = before.into_iter().flat_map(|chunk| chunk.iter());
         let good = before.find(|e| e.resource.name == emitted.resource.name);
         let good = good.cloned();
+        let kept = [TypeUrl::CLUSTER, TypeUrl::LISTENER].contains(type_url);
         Some(Emitted {
             faults: vec![fault].into(),
-            ..good?
+            ..good.or(kept.then_some(emitted))?
         })
     });
     checked.collect()
@@ -122,6 +125,10 @@ mod tests {
         assert_eq!(kept[0].resource.version, good[0].resource.version);
         let fault = &kept[0].faults[0].message;
         assert!(fault.contains("destination_port"), "{fault}");
-        assert!(check(70_000, None).is_empty(), "there was none");
+        let first = check(70_000, None);
+        assert!(
+            first.len() == 1 && first[0].faults.len() == 1,
+            "a proxy refuses it and keeps what it has"
+        );
     }
 }

@@ -194,8 +194,11 @@ fn upstream(
             scope.namespace
         ));
     };
-    if seen.port(*port).is_none() {
-        return Err(format!("the service {host} has no port {port}"));
+    let speaks = |port: &weft_model::ServicePort| port.protocol != weft_model::Protocol::Udp;
+    if !seen.port(*port).is_some_and(speaks) {
+        return Err(format!(
+            "the service {host} has no port {port} for TCP: proxies do not report by UDP"
+        ));
     }
     Ok(Upstream {
         host: host.to_string(),

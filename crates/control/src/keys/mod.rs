@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use ahash::HashMap;
 use tokio::sync::{Mutex, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio_rustls::TlsConnector;
 use weft_core::drain::DrainSignal;
 use weft_model::KeyPlace;
@@ -45,49 +46,57 @@ impl Default for KeyFetch {
 }
 
 /// Fetches what the core's rules want, until the drain signal comes.
+///
+/// # Errors
+/// The core has panicked, so that its state is not to be relied on.
 pub(crate) async fn run(
     core: Arc<Core>,
     mut wanted: watch::Receiver<Arc<Places>>,
     how: KeyFetch,
     drain: DrainSignal,
-) {
+) -> Result<(), JoinError> {
     let mut ring = Ring::new(how.refresh.max(Duration::from_secs(1)));
     let roots = Arc::new(Mutex::new(Roots::default()));
-    let mut fetches: JoinSet<(KeyPlace, Result<Arc<str>, String>)> = JoinSet::new();
+    let mut fetches: JoinSet<Result<Arc<str>, String>> = JoinSet::new();
+    let mut places: HashMap<task::Id, KeyPlace> = HashMap::default();
     loop {
         let now = Instant::now();
         ring.want(&wanted.borrow_and_update(), now);
         for (place, timeout) in ring.start(now) {
             let (roots, how) = (Arc::clone(&roots), how.clone());
-            fetches.spawn(async move {
+            let asked = place.clone();
+            let task = fetches.spawn(async move {
                 let limit = timeout.min(LONGEST_FETCH);
                 let tls = roots.lock().await.connector(&how);
                 let fetch = client::fetch(&place, &tls);
                 let fetched = tokio::time::timeout(limit, fetch).await;
                 let late = |_| Err(format!("{place}: no answer within {limit:?}"));
-                let fetched = fetched.unwrap_or_else(late);
-                (place, fetched)
+                fetched.unwrap_or_else(late)
             });
+            places.insert(task.id(), asked);
         }
         count(&core, &ring);
         let next = ring
             .next()
             .map_or(TICK, |next| next.saturating_duration_since(now));
         tokio::select! {
-            () = drain.wait() => return,
-            changed = wanted.changed() => if changed.is_err() { return },
-            Some(done) = fetches.join_next() => {
-                // A fetch that panics is a fault of Weft; its place is asked for again then.
-                if let Ok((place, fetched)) = done {
-                    take(&core, &mut ring, place, fetched).await;
+            () = drain.wait() => return Ok(()),
+            changed = wanted.changed() => if changed.is_err() { return Ok(()) },
+            Some(done) = fetches.join_next_with_id() => {
+                // A fetch that panics is a fault of Weft; its place is asked again later.
+                let (task, fetched) = match done {
+                    Ok((task, fetched)) => (task, fetched),
+                    Err(error) => (error.id(), Err(error.to_string())),
+                };
+                if let Some(place) = places.remove(&task) {
+                    take(&core, &mut ring, place, fetched).await?;
                 }
             }
             () = tokio::time::sleep(next.min(TICK)) => {}
         }
         let late = Arc::clone(&core);
         if core.has_rules_without_keys() {
-            // Nobody learns of a panic here but by the log; the core's lock is poisoned by none.
-            let _ = tokio::task::spawn_blocking(move || late.release_late(Instant::now())).await;
+            task::spawn_blocking(move || late.release_late(Instant::now())).await?;
         }
     }
 }
@@ -115,7 +124,7 @@ async fn take(
     ring: &mut Ring,
     place: KeyPlace,
     fetched: Result<Arc<str>, String>,
-) {
+) -> Result<(), JoinError> {
     let counts = &core.key_counts;
     let counter = if fetched.is_ok() {
         &counts.fetched
@@ -124,21 +133,22 @@ async fn take(
     };
     counter.fetch_add(1, Ordering::Relaxed);
     let outcome = ring.done(&place, fetched.as_ref().ok().cloned(), Instant::now());
-    let keys = match outcome {
-        None => return,
+    let keys = match outcome.clone() {
+        None => return Ok(()),
         Some(Outcome::Keys(keys)) => Some(Some(keys)),
         Some(Outcome::Nothing) => Some(None),
-        Some(Outcome::Same) => None,
+        Some(Outcome::Same | Outcome::NotYet) => None,
     };
     if let Err(error) = &fetched {
-        let kept = keys.is_none();
+        let kept = outcome == Some(Outcome::Same);
         tracing::warn!(%place, error, kept, "keys for tokens cannot be fetched");
     }
     if let Some(keys) = keys {
         let core = Arc::clone(core);
-        // Computation does not belong among the connections; of its end nothing hangs here.
-        let _ = tokio::task::spawn_blocking(move || core.take_keys(place, keys)).await;
+        // Computation does not belong among the connections.
+        task::spawn_blocking(move || core.take_keys(place, keys)).await?;
     }
+    Ok(())
 }
 
 fn count(core: &Core, ring: &Ring) {

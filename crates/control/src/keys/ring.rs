@@ -13,6 +13,8 @@ const AT_ONCE: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause while there are no keys at all.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Failures at the start that do not count yet: names and networks come up together with us.
+const PATIENT_FAILURES: u32 = 3;
 /// Keys that could not be renewed for so long hold no longer, as in Istio.
 const EXPIRY: Duration = Duration::from_hours(7 * 24);
 
@@ -28,7 +30,7 @@ struct Known {
 }
 
 /// What a fetch has changed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The place has these keys now.
     Keys(Arc<str>),
@@ -36,6 +38,8 @@ pub(crate) enum Outcome {
     Nothing,
     /// Those that it had hold.
     Same,
+    /// It never had any, and is asked again in a moment.
+    NotYet,
 }
 
 /// All places.
@@ -115,9 +119,7 @@ impl Ring {
             known.failures = 0;
             known.renewed = Some(now);
             known.due = Some(now + self.refresh);
-            if known.keys.as_ref() == Some(&keys) {
-                return Some(Outcome::Same);
-            }
+            // Equal ones are told, too: who takes them may have forgotten the place in between.
             known.keys = Some(Arc::clone(&keys));
             return Some(Outcome::Keys(keys));
         }
@@ -133,6 +135,8 @@ impl Ring {
         known.due = Some(now + pause.min(longest));
         Some(if fresh {
             Outcome::Same
+        } else if known.renewed.is_none() && known.failures < PATIENT_FAILURES {
+            Outcome::NotYet
         } else {
             Outcome::Nothing
         })
@@ -176,8 +180,8 @@ mod tests {
         assert_eq!(ring.next(), Some(start + REFRESH));
         assert!(ring.start(start + REFRESH / 2).is_empty());
         assert_eq!(ring.start(start + REFRESH).len(), 1);
-        let again = ring.done(&place("a"), Some(keys), start + REFRESH);
-        assert_eq!(again, Some(Outcome::Same));
+        let again = ring.done(&place("a"), Some(Arc::clone(&keys)), start + REFRESH);
+        assert_eq!(again, Some(Outcome::Keys(keys)));
     }
 
     #[test]
@@ -203,9 +207,13 @@ mod tests {
         let (mut ring, mut now) = (Ring::new(REFRESH), Instant::now());
         ring.want(&wanted(&["a"]), now);
         let mut pauses = Vec::new();
-        for _ in 0..9 {
+        for failure in 1..=9 {
             ring.start(now);
-            assert_eq!(ring.done(&place("a"), None, now), Some(Outcome::Nothing));
+            let outcome = match failure {
+                1 | 2 => Outcome::NotYet,
+                _ => Outcome::Nothing,
+            };
+            assert_eq!(ring.done(&place("a"), None, now), Some(outcome));
             let next = ring.next().expect("it is tried again");
             pauses.push((next - now).as_secs());
             now = next;

@@ -93,6 +93,9 @@ async fn answer(core: &Core, request: &Request<Incoming>) -> Answer {
     }
 }
 
+/// Whose turn it is to have a whole configuration printed.
+static RENDERING: Semaphore = Semaphore::const_new(1);
+
 /// What a page's body is.
 enum PageKind {
     Json,
@@ -102,6 +105,12 @@ enum PageKind {
 /// A page by its path and query.
 async fn page(core: &Core, target: &str) -> (PageKind, String) {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    // Whole configurations are computed and printed one at a time, so that pushes go on beside.
+    let _turn = match path {
+        "/debug/config_dump" | "/debug/resources" | "/debug/edsz" | "/debug/ecdsz"
+        | "/debug/explain" | "/debug/view" => RENDERING.acquire().await.ok(),
+        _ => None,
+    };
     let query = Query::parse(query);
     let json = |value: &Value| (PageKind::Json, format!("{value:#}\n"));
     let plain = |status, text: &str| (PageKind::Text(status), text.to_owned());
@@ -111,6 +120,13 @@ async fn page(core: &Core, target: &str) -> (PageKind, String) {
         "/version" => plain(StatusCode::OK, concat!(env!("CARGO_PKG_VERSION"), "\n")),
         "/metrics" => (PageKind::Text(StatusCode::OK), metrics::metrics(core)),
         "/debug/proxies" => json(&pages::proxies(core, query.get("proxyID")).await),
+        "/debug/wait" if wait::asks_too_much(&query) => (
+            PageKind::Text(StatusCode::BAD_REQUEST),
+            format!(
+                "more than {} objects and files: ask for them in parts\n",
+                wait::MOST_ASKED
+            ),
+        ),
         "/debug/wait" => json(&wait::wait(core, &query).await),
         "/debug/status" => json(&pages::statuses(core)),
         "/debug/pushes" => {

@@ -16,6 +16,8 @@ use crate::graph::ProxyView;
 
 /// How long the files may take to be read again.
 const REFRESH: Duration = Duration::from_secs(10);
+/// Objects and files that one request may ask for.
+pub(super) const MOST_ASKED: usize = 256;
 /// Names of resources that are told for a proxy and type.
 const NAMED: usize = 5;
 
@@ -96,6 +98,11 @@ pub(super) async fn wait(core: &Core, query: &Query) -> Value {
         "concerned": positions.len(),
         "proxies": behind,
     })
+}
+
+/// Whether a request asks for more than is looked for at once.
+pub(super) fn asks_too_much(query: &Query) -> bool {
+    query.all("object").chain(query.all("file")).count() > MOST_ASKED
 }
 
 fn names(status: &ObjectStatus, wanted: &BTreeSet<String>) -> bool {

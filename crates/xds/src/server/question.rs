@@ -14,6 +14,8 @@ use super::grpc::{Counters, ViewSource};
 use crate::pb;
 use crate::protocol::Protocol;
 
+/// Longest name of a page with its query.
+const LONGEST_NAME: usize = 4096;
 /// How long a stream may be open without a question.
 const IDLE: Duration = Duration::from_mins(1);
 
@@ -47,6 +49,11 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
                 return Err(Status::invalid_argument(format!(
                     "resource_names: more than {}",
                     limits.names
+                )));
+            }
+            if request.names.iter().any(|name| name.len() > LONGEST_NAME) {
+                return Err(Status::invalid_argument(format!(
+                    "resource_names: a name is longer than {LONGEST_NAME} bytes"
                 )));
             }
             asked += 1;

@@ -89,10 +89,14 @@ fn access_log(message: pb::AccessLogging, at: At<'_>) -> AccessLogging {
         r#match,
     } = message;
     let filter = filter.map(|pb::access_logging::Filter { expression }| {
+        let at = at.field("filter");
+        let at = at.field("expression");
         if expression.trim().is_empty() {
-            at.field("filter")
-                .field("expression")
-                .error("the expression is empty: write one such as \"response.code >= 400\"");
+            at.error("the expression is empty: write one such as \"response.code >= 400\"");
+        } else if let Err(reason) = weft_proto::cel::check(&expression) {
+            at.error(format_args!(
+                "is no CEL expression: {reason}; write one such as \"response.code >= 400\""
+            ));
         }
         expression.into()
     });
