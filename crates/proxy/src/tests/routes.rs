@@ -18,11 +18,12 @@ use super::proxy::{Client, PATIENCE, Proxy, Upstream, manager_with, route_config
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
 const RDS: &str = "rds: {route_config_name: r, config_source: {ads: {}, resource_api_version: V3}}";
-/// A filter that asks a service, and then for the route again.
+/// A filter that asks a service, and for the route again if that has added a header.
 const GUARD: &str = "{name: guard, typed_config: {\"@type\": \
     type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, \
     clear_route_cache: true, http_service: {server_uri: \
-    {uri: \"http://guard\", cluster: guard, timeout: 10s}}}},";
+    {uri: \"http://guard\", cluster: guard, timeout: 10s}, \
+    authorization_response: {allowed_upstream_headers: {patterns: [{exact: x-to}]}}}}},";
 
 /// A control plane that has nothing but routes.
 struct Routes(watch::Sender<View>);
@@ -59,7 +60,7 @@ async fn asked(proxy: &Proxy, guard: &Upstream) -> (Client, Client) {
 /// The answer after the service has agreed.
 async fn agreed((mut client, mut check): (Client, Client)) -> String {
     check
-        .send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        .send("HTTP/1.1 200 OK\r\nx-to: there\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         .await;
     let answer = client.rest().await;
     let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");
