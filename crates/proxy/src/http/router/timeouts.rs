@@ -45,10 +45,11 @@ impl AttemptLimits {
             Outgoing::Upload(upload) => match body.asked_at(self.began) {
                 Some(at) => (at, at.max(self.now), at.max(self.now)),
                 // Still being sent: looked at again when the limit would have passed.
-                None => {
-                    let moved = upload.moved_at().max(self.now);
-                    (Instant::now(), Instant::now(), moved)
-                }
+                None => (
+                    Instant::now(),
+                    Instant::now(),
+                    upload.moved_at().max(self.now),
+                ),
             },
             Outgoing::None => (self.began, self.now, self.now),
         };
