@@ -59,7 +59,16 @@ async fn tokens_are_wanted_as_in_envoy() {
 async fn another_service_decides_as_in_envoy() {
     let scene = Scene {
         bootstrap: include_str!("security/authz.yaml"),
-        listeners: &["http", "grpc", "open", "gone", "disabled", "custom"],
+        listeners: &[
+            "http",
+            "grpc",
+            "open",
+            "gone",
+            "disabled",
+            "custom",
+            "slow",
+            "slow_grpc",
+        ],
         stats: &[".ext_authz."],
     };
     let (http, grpc) = tokio::join!(security::authz::by_http(), security::authz::by_grpc());

@@ -45,8 +45,9 @@ enum Source {
 pub(crate) struct Limits {
     /// The stream must be over.
     pub(crate) deadline: Option<Instant>,
-    /// From the end of the request to the end of the response.
-    pub(crate) route: Option<Duration>,
+    /// When the router began, and the time from then, or from the end of the request if that is
+    /// later, to the end of the response.
+    pub(crate) route: Option<(Instant, Duration)>,
     /// Longest silence.
     pub(crate) idle: Option<Duration>,
 }
@@ -103,11 +104,13 @@ impl ResponseBody {
     /// When the whole response must be there. The route's time begins when the request has
     /// ended, which an upload that goes on has not done before `now`.
     fn deadline(&self, now: Instant) -> Option<Instant> {
-        let asked_at = match &self.exchange.received {
-            None => self.exchange.started(),
-            Some(received) => received.ended_at.get().unwrap_or(now),
-        };
-        let route = self.limits.route.map(|limit| asked_at + limit);
+        let route = self.limits.route.map(|(began, limit)| {
+            let ended = match &self.exchange.received {
+                None => began,
+                Some(received) => received.ended_at.get().unwrap_or(now),
+            };
+            ended.max(began) + limit
+        });
         route.into_iter().chain(self.limits.deadline).min()
     }
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use weft_config::format::FormatSource;
-use weft_config::{Metadata, Route, VirtualHost};
+use weft_config::{Metadata, Route, RouteConfig, VirtualHost};
 use weft_filters::{CorsAnswer, HeaderEdit};
 
 use super::downstream::Downstream;
@@ -65,6 +65,8 @@ pub(crate) struct Exchange {
     pub(crate) attempts: u32,
     pub(crate) upstream: Option<UpstreamInfo>,
     pub(crate) transport_failure: String,
+    /// The routes as they were when the head came: what is routed again finds no newer ones.
+    pub(crate) routes: Option<Arc<RouteConfig>>,
     pub(crate) vhost: Option<Arc<VirtualHost>>,
     pub(crate) route: Option<Arc<Route>>,
     /// What the cross-origin filter wants on the answer, whoever gives it.
@@ -113,6 +115,7 @@ impl Exchange {
             attempts: 0,
             upstream: None,
             transport_failure: String::new(),
+            routes: None,
             vhost: None,
             route: None,
             cors: None,
@@ -228,6 +231,7 @@ impl Exchange {
             attempts: self.attempts,
             upstream: self.upstream.take(),
             transport_failure: String::new(),
+            routes: self.routes.clone(),
             vhost: self.vhost.clone(),
             route: self.route.clone(),
             cors: None,

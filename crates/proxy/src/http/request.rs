@@ -43,10 +43,11 @@ pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming
     };
     exchange.request_open |= head.upgrade.is_some();
     let manager = Rc::clone(exchange.manager());
-    let routes = manager.routes();
+    exchange.routes = manager.routes();
     let mut random = || manager.worker.random();
     let peer = &exchange.downstream.peer;
-    let internal_only = routes
+    let internal_only = exchange
+        .routes
         .as_ref()
         .map_or(&[][..], |routes| &routes.internal_only_headers);
     let client = headers::forwarded(

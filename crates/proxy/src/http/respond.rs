@@ -56,7 +56,7 @@ pub(crate) fn local(
     exchange.close |= exchange.request_open;
     if !reply.bare
         && let (Some(route), Some(vhost)) = (exchange.route.clone(), exchange.vhost.clone())
-        && let Some(routes) = exchange.manager().routes()
+        && let Some(routes) = exchange.routes.clone()
     {
         let copy = parts.headers.clone();
         if let Some(record) = &mut exchange.record {

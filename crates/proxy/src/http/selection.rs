@@ -42,9 +42,10 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Routes a request by its head as it is now, and tells the exchange.
+    /// Routes a request by its head as it is now and by the routes that the exchange keeps, and
+    /// tells the exchange.
     pub(crate) fn find(exchange: &mut Exchange, head: &Head, random: u64) -> Self {
-        let routed = Routed::find(exchange.manager().routes(), head, random);
+        let routed = Routed::find(exchange.routes.clone(), head, random);
         let found = match &routed {
             Routed::Found(found) => Some(found),
             _ => None,

@@ -1,26 +1,27 @@
 //! Files of certificates, looked at every second: what was renewed on disk counts for new
 //! connections. A file that cannot be used changes nothing: the last good certificate stays, which
-//! the log and `certificate_files.update_rejected` tell.
+//! the log and `certificate_files.update_rejected` tell, and it is tried again at every look.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::resources::Resources;
 use crate::stats::CertificateFileStats;
 
 /// How often files are looked at.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
-/// A file that was changed so shortly before it was first looked at is read again: the change may
-/// have come after the reading.
-const YOUNG: Duration = Duration::from_secs(5);
 
-/// What changes if somebody writes a file or puts another in its place, also by a symbolic link.
+/// What changes if somebody writes a file, lets others read it, or puts another in its place, also
+/// by a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
-    modified: Option<SystemTime>,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    /// Of the file's owner and permissions, too.
+    changed: (i64, i64),
     length: u64,
     file: (u64, u64),
 }
@@ -30,22 +31,21 @@ impl Stamp {
     fn of(path: &str) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self {
-            modified: metadata.modified().ok(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
             length: metadata.len(),
             file: (metadata.dev(), metadata.ino()),
         })
     }
-
-    fn is_young(self) -> bool {
-        let modified = self.modified.and_then(|at| at.elapsed().ok());
-        modified.is_none_or(|age| age < YOUNG)
-    }
 }
 
-/// See the module. It holds as many stamps as the configuration names files.
+/// See the module. It holds as many stamps as the configuration names files, and no more errors
+/// than there are clusters and filter chains with TLS.
 #[derive(Debug, Default)]
 pub(super) struct CertificateFiles {
     stamps: BTreeMap<Arc<str>, Option<Stamp>>,
+    /// Owners of certificates that could not be renewed, and why.
+    failed: BTreeMap<String, String>,
     /// The configuration may name other files than before.
     pub(super) stale: bool,
     pub(super) stats: Arc<CertificateFileStats>,
@@ -61,7 +61,7 @@ impl CertificateFiles {
     }
 
     /// The files that have changed since the last look.
-    fn changed(&mut self) -> BTreeSet<Arc<str>> {
+    pub(super) fn changed(&mut self) -> BTreeSet<Arc<str>> {
         let mut changed = BTreeSet::new();
         for (path, stamp) in &mut self.stamps {
             let now = Stamp::of(path);
@@ -73,20 +73,18 @@ impl CertificateFiles {
         changed
     }
 
-    /// Looks at these files from now on; gives those that have to be read again.
+    /// Looks at these files from now on; gives those that it did not look at before: they may have
+    /// changed since the configuration was read.
     fn set(&mut self, used: BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
         self.stamps.retain(|path, _| used.contains(path));
-        let mut young = BTreeSet::new();
+        let mut new = BTreeSet::new();
         for path in used {
             self.stamps.entry(path).or_insert_with_key(|path| {
-                let stamp = Stamp::of(path);
-                if stamp.is_some_and(Stamp::is_young) {
-                    young.insert(Arc::clone(path));
-                }
-                stamp
+                new.insert(Arc::clone(path));
+                Stamp::of(path)
             });
         }
-        young
+        new
     }
 }
 
@@ -95,7 +93,8 @@ impl Resources {
     pub(super) fn look_at_certificates(&mut self) {
         let mut changed = self.certificate_files.changed();
         let stale = std::mem::take(&mut self.certificate_files.stale);
-        if changed.is_empty() && !stale {
+        let failed = std::mem::take(&mut self.certificate_files.failed);
+        if changed.is_empty() && failed.is_empty() && !stale {
             return;
         }
         let secrets = self.clusters.secrets();
@@ -105,24 +104,30 @@ impl Resources {
             self.clusters.certificate_files(&mut used);
             changed.extend(self.certificate_files.set(used));
         }
-        if changed.is_empty() {
+        if changed.is_empty() && failed.is_empty() {
             return;
         }
-        let mut results = self.listeners.renew_files(&secrets, &changed);
-        results.extend(self.clusters.renew_files(&changed));
-        let stats = &self.certificate_files.stats;
-        for result in results {
+        let mut results = self.listeners.renew_files(&secrets, &changed, &failed);
+        results.extend(self.clusters.renew_files(&changed, &failed));
+        let CertificateFiles {
+            stats, failed: now, ..
+        } = &mut self.certificate_files;
+        for (owner, result) in results {
             match result {
-                Ok(owner) => {
+                Ok(()) => {
                     stats.update_success.inc();
-                    tracing::info!(%owner, "renewed certificates have been read");
+                    tracing::info!(owner, "renewed certificates have been read");
                 }
                 Err(error) => {
-                    stats.update_rejected.inc();
-                    tracing::warn!(
-                        error,
-                        "renewed certificates cannot be used; the last good ones stay"
-                    );
+                    // One that is tried in vain every second is told once.
+                    if failed.get(&owner) != Some(&error) {
+                        stats.update_rejected.inc();
+                        tracing::warn!(
+                            error,
+                            "renewed certificates cannot be used; the last good ones stay"
+                        );
+                    }
+                    now.insert(owner, error);
                 }
             }
         }

@@ -14,6 +14,9 @@ use crate::server::workers::WorkerPool;
 use crate::stats::ListenerManagerStats;
 use crate::worker::Command;
 
+#[path = "certificate_files_tests.rs"]
+mod certificate_files;
+
 struct NoLogs;
 
 impl LogControl for NoLogs {
@@ -344,86 +347,6 @@ async fn certificates_are_listed_while_a_listener_or_cluster_has_them() {
     // What a worker would drop when it removes the listener.
     while orders.iter_mut().any(|orders| orders.try_recv().is_ok()) {}
     assert_eq!(listed(&resources), [""; 0]);
-}
-
-#[tokio::test]
-async fn renewed_files_of_certificates_are_in_force_and_broken_ones_are_not() {
-    let (mut resources, _, _orders) = resources();
-    let folder = tempfile::tempdir().unwrap();
-    let place = |name: &str| folder.path().join(name).display().to_string();
-    let write = |(chain, key): &(String, String)| {
-        // As tools do that must not be read half-way.
-        for (name, text) in [("chain", chain), ("key", key)] {
-            std::fs::write(place("new"), text).unwrap();
-            std::fs::rename(place("new"), place(name)).unwrap();
-        }
-    };
-    let (first, second, third) = (certificate(), certificate(), certificate());
-    write(&first);
-    let file = |name: &str| serde_json::json!({ "filename": place(name) });
-    let context = serde_json::json!({
-        "tls_certificates": [{ "certificate_chain": file("chain"), "private_key": file("key") }],
-    });
-    let (before, _) = LISTENER.split_once("common_tls_context:").unwrap();
-    let listener = format!("{before}common_tls_context: {context}\n");
-    resources
-        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", &listener)
-        .await
-        .unwrap();
-    // The cluster has them by a secret that names files.
-    let yaml = cluster(OWN);
-    resources
-        .add_yaml::<ClusterMessage>(TypeUrl::CLUSTER, "up", &yaml)
-        .await
-        .unwrap();
-    let secret = serde_json::json!({
-        "name": "own",
-        "tls_certificate": { "certificate_chain": file("chain"), "private_key": file("key") },
-    });
-    resources
-        .add_yaml::<SecretMessage>(TypeUrl::SECRET, "own", &secret.to_string())
-        .await
-        .unwrap();
-    let of_first = listed(&resources);
-    assert_eq!(of_first.len(), 2, "the listener's and the cluster's");
-    let counts = Arc::clone(&resources.certificate_files.stats);
-    // Files that are as young as these are read twice.
-    resources.look_at_certificates();
-    assert_eq!(
-        (counts.update_success.get(), counts.update_rejected.get()),
-        (2, 0)
-    );
-    resources.look_at_certificates();
-    assert_eq!(counts.update_success.get(), 2, "nothing has changed");
-
-    write(&second);
-    resources.look_at_certificates();
-    let of_second = listed(&resources);
-    assert!(!of_second.iter().any(|serial| of_first.contains(serial)));
-    assert_eq!(counts.update_success.get(), 4);
-
-    // A key of another certificate, then no certificate, then no file.
-    std::fs::write(place("key"), &third.1).unwrap();
-    resources.look_at_certificates();
-    std::fs::write(place("chain"), "none").unwrap();
-    resources.look_at_certificates();
-    std::fs::remove_file(place("chain")).unwrap();
-    resources.look_at_certificates();
-    resources.look_at_certificates();
-    assert_eq!(listed(&resources), of_second, "the last good ones stay");
-    assert_eq!(
-        (counts.update_success.get(), counts.update_rejected.get()),
-        (4, 6)
-    );
-
-    write(&third);
-    resources.look_at_certificates();
-    assert_eq!(counts.update_success.get(), 6);
-    assert!(
-        !listed(&resources)
-            .iter()
-            .any(|serial| of_second.contains(serial))
-    );
 }
 
 #[tokio::test]

@@ -14,6 +14,15 @@ fn faults(limit: u32) -> String {
     )
 }
 
+/// A filter that holds every request for so long.
+pub(super) fn delay(time: &str) -> String {
+    format!(
+        "{{name: envoy.filters.http.fault, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, \
+         delay: {{fixed_delay: {time}, percentage: {{numerator: 100}}}}}}}},"
+    )
+}
+
 #[tokio::test]
 async fn faults_are_counted_and_bounded_over_all_workers() {
     let route = "{match: {prefix: /}, direct_response: {status: 204}}";

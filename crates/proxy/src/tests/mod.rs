@@ -6,4 +6,5 @@ mod frames;
 mod limits;
 mod lying;
 mod proxy;
+mod routes;
 mod uploads;

@@ -41,11 +41,22 @@ pub(super) struct Proxy {
 /// A connection manager: further fields of it, its HTTP filters before the router, its routes.
 pub(super) fn manager(fields: &str, filters: &str, routes: &str) -> String {
     let comma = if fields.is_empty() { "" } else { "," };
+    let routes = route_config(routes);
+    manager_with(&format!("{fields}{comma} route_config: {routes}"), filters)
+}
+
+/// A connection manager: further fields of it with its source of routes, its HTTP filters before
+/// the router.
+pub(super) fn manager_with(fields: &str, filters: &str) -> String {
     format!(
-        "{{name: hcm, typed_config: {{\"@type\": {HCM}, stat_prefix: tested, {fields}{comma} \
-         http_filters: [{filters} {ROUTER}], route_config: {{name: r, virtual_hosts: \
-         [{{name: v, domains: [\"*\"], routes: [{routes}]}}]}}}}}}"
+        "{{name: hcm, typed_config: {{\"@type\": {HCM}, stat_prefix: tested, \
+         http_filters: [{filters} {ROUTER}], {fields}}}}}"
     )
+}
+
+/// A route configuration named `r`.
+pub(super) fn route_config(routes: &str) -> String {
+    format!("{{name: r, virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{routes}]}}]}}")
 }
 
 fn cluster(name: &str, host: SocketAddr, http2: bool) -> String {
@@ -88,8 +99,13 @@ impl Proxy {
             .map(|(name, host)| cluster(name, *host, name.ends_with("http2")))
             .collect();
         let any = "{socket_address: {address: 127.0.0.1, port_value: 0}}";
+        // A control plane is a cluster like others.
+        let ads = "dynamic_resources: {ads_config: {api_type: DELTA_GRPC, transport_api_version: \
+                   V3, grpc_services: [{envoy_grpc: {cluster_name: ads_http2}}]}}, ";
+        let has_ads = clusters.iter().any(|text| text.contains("ads_http2"));
+        let ads = if has_ads { ads } else { "" };
         let text = format!(
-            "{{node: {{id: node, cluster: cluster}}, admin: {{address: {any}}}, static_resources: \
+            "{{node: {{id: node, cluster: cluster}}, admin: {{address: {any}}}, {ads}static_resources: \
              {{listeners: [{{name: l, address: {any}, filter_chains: [{{filters: [{filter}]}}]}}], \
              clusters: [{}]}}}}",
             clusters.join(", ")
@@ -127,10 +143,21 @@ impl Proxy {
             admin,
             drain,
         };
-        let listeners = proxy.ask("/listeners").await;
-        let address = listeners.trim().strip_prefix("l::");
-        proxy.address = address.expect("one listener").parse().unwrap();
+        proxy.address = proxy.listener().await;
         proxy
+    }
+
+    /// Where the listener is, when it has its routes.
+    async fn listener(&self) -> SocketAddr {
+        let begun = Instant::now();
+        loop {
+            let listeners = self.ask("/listeners").await;
+            if let Some(address) = listeners.trim().strip_prefix("l::") {
+                return address.parse().unwrap();
+            }
+            assert!(begun.elapsed() < PATIENCE, "no listener: {listeners:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn ask(&self, path: &str) -> String {

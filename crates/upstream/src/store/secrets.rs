@@ -1,6 +1,6 @@
 //! Secrets and renewed certificates: clusters whose TLS uses them get new connectors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weft_config::{Cluster as Config, Secret};
@@ -98,14 +98,19 @@ impl ClusterStore {
         }
     }
 
-    /// Reads certificates again of which a file is among `changed`: clusters make new connections
-    /// with them. One that cannot be used changes nothing; the errors name the cluster.
-    pub fn renew_files(&self, changed: &BTreeSet<Arc<str>>) -> Vec<Result<Arc<str>, String>> {
+    /// Reads certificates again of which a file is among `changed`, or whose owner is among
+    /// `failed`: clusters make new connections with them. One that cannot be used changes
+    /// nothing. Gives owners and what became of their certificates; the errors name the cluster.
+    pub fn renew_files(
+        &self,
+        changed: &BTreeSet<Arc<str>>,
+        failed: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, Result<(), String>> {
         let mut inner = self.inner.lock();
         let Inner {
             clusters, secrets, ..
         } = &mut *inner;
-        let mut results = Vec::new();
+        let mut results = BTreeMap::new();
         for (name, entry) in clusters.iter_mut() {
             let config = Arc::clone(&entry.snapshot.config);
             let mut contexts = config.tls_contexts();
@@ -114,16 +119,15 @@ impl ClusterStore {
                     .files(&tls.context)
                     .any(|file| changed.contains(file))
             });
-            if !uses {
+            let owner = format!("cluster {name}");
+            if !uses && !failed.contains_key(&owner) {
                 continue;
             }
-            results.push(match check_clients([&*config], secrets) {
-                Ok(()) => {
-                    self.reconnect(name, entry, secrets);
-                    Ok(Arc::clone(name))
-                }
-                Err(error) => Err(error),
-            });
+            let checked = check_clients([&*config], secrets);
+            if checked.is_ok() {
+                self.reconnect(name, entry, secrets);
+            }
+            results.insert(owner, checked);
         }
         results
     }

@@ -24,6 +24,9 @@ use weft_proto::pb::google::{protobuf as google, rpc};
 
 use super::servers::{answer, serve};
 
+/// Longer than anybody waits for a decision.
+const SLOW: Duration = Duration::from_secs(60);
+
 /// Starts the service that is asked by HTTP; gives its port.
 pub(crate) async fn by_http() -> u16 {
     serve(|request: Request<Bytes>| async move {
@@ -76,7 +79,7 @@ pub(crate) async fn by_http() -> u16 {
             "/error" => answer(500, &[("x-why", "broken")], "broken"),
             "/odd" => answer(299, &[], "odd"),
             "/slow" => {
-                tokio::time::sleep(Duration::from_millis(1500)).await;
+                tokio::time::sleep(SLOW).await;
                 answer(200, &[], "")
             }
             _ => answer(200, &[("x-seen", &shown)], ""),
@@ -126,7 +129,7 @@ async fn check_answer(check: &auth::CheckRequest) -> Response<BoxBody<Bytes, Inf
             None
         }
         "/slow" => {
-            tokio::time::sleep(Duration::from_millis(1500)).await;
+            tokio::time::sleep(SLOW).await;
             None
         }
         "/odd" => Some(auth::CheckResponse::default()),

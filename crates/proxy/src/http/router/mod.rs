@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
@@ -52,6 +52,8 @@ struct Routing {
     body: Outgoing,
     retries: Option<Retries>,
     timeouts: Timeouts,
+    /// When the filters were done: their time is not the upstream's.
+    began: Instant,
     hash: Option<u64>,
     tried: Vec<Rc<Host>>,
     /// Held from the decision to try again until that attempt has its outcome.
@@ -102,10 +104,12 @@ impl Outgoing {
         }
     }
 
-    fn completed_at(&self) -> Option<Instant> {
+    /// When the upstream had all it needs to answer, which is not before the router `began`;
+    /// `None` while the client is sending.
+    fn asked_at(&self, began: Instant) -> Option<Instant> {
         match self {
-            Self::None => None,
-            Self::Upload(upload) => upload.completed_at(),
+            Self::None => Some(began),
+            Self::Upload(upload) => upload.completed_at().map(|at| at.max(began)),
         }
     }
 }
@@ -169,6 +173,7 @@ impl Routing {
         forward: Arc<Forward>,
         cluster: Rc<Cluster>,
     ) -> Self {
+        let began = Instant::now();
         let timeouts = Timeouts::new(exchange, &mut head, &forward, &target);
         let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
         let retries = retry::policy(configured, &mut head.headers);
@@ -205,6 +210,7 @@ impl Routing {
             body,
             retries,
             timeouts,
+            began,
             hash,
             tried: Vec::new(),
             retrying: None,
@@ -347,6 +353,7 @@ impl Routing {
         };
         let limits = AttemptLimits {
             started: exchange.started(),
+            began: self.began,
             now: Instant::now(),
             timeouts: self.timeouts,
         };
@@ -388,10 +395,12 @@ impl Routing {
             std::mem::take(&mut self.head.headers)
         };
         if exchange.attempts > 1 && headers.contains_key(X_ENVOY_EXPECTED_TIMEOUT) {
+            let asked_at = self.body.asked_at(self.began);
+            let passed = asked_at.map_or(Duration::ZERO, |at| at.elapsed());
             let left = self
                 .timeouts
                 .route
-                .map(|limit| limit.saturating_sub(exchange.started().elapsed()));
+                .map(|limit| limit.saturating_sub(passed));
             let limit = [self.timeouts.per_try, left].into_iter().flatten().min();
             let millis = limit.map_or(0, |limit| limit.as_millis() as u64);
             headers.insert(X_ENVOY_EXPECTED_TIMEOUT, headers::number(millis.max(1)));

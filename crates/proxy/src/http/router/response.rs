@@ -31,10 +31,7 @@ impl Routing {
         // request.
         exchange.close |= self.head.upgrade.is_some() && !switching;
         if complete && !exchange.manager().router.suppress_envoy_headers {
-            let since = self
-                .body
-                .completed_at()
-                .unwrap_or_else(|| exchange.started());
+            let since = self.body.asked_at(self.began).unwrap_or(self.began);
             let millis = since.elapsed().as_millis() as u64;
             parts
                 .headers
@@ -82,7 +79,7 @@ impl Routing {
                 .timeouts
                 .max_stream
                 .map(|limit| exchange.started() + limit),
-            route: self.timeouts.route,
+            route: self.timeouts.route.map(|limit| (self.began, limit)),
             idle: self.timeouts.idle,
         };
         let trailers = trailers && Self::takes_trailers(&exchange);

@@ -19,7 +19,8 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
-    /// From the end of the request to the end of the response.
+    /// From the end of the request, or the router's beginning if that is later, to the end of the
+    /// response.
     pub(super) route: Option<Duration>,
     pub(super) per_try: Option<Duration>,
     pub(super) idle: Option<Duration>,
@@ -31,6 +32,8 @@ pub(super) struct Timeouts {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttemptLimits {
     pub(super) started: Instant,
+    /// When the filters let the request go on to the router.
+    pub(super) began: Instant,
     pub(super) now: Instant,
     pub(super) timeouts: Timeouts,
 }
@@ -39,12 +42,16 @@ impl AttemptLimits {
     /// The limit that comes first, and what it means when it passes.
     pub(super) fn next(&self, body: &Outgoing) -> Option<(Instant, Outcome)> {
         let (since_request, since_try, since_move) = match body {
-            Outgoing::Upload(upload) => match upload.completed_at() {
+            Outgoing::Upload(upload) => match body.asked_at(self.began) {
                 Some(at) => (at, at.max(self.now), at.max(self.now)),
                 // Still being sent: looked at again when the limit would have passed.
-                None => (Instant::now(), Instant::now(), upload.moved_at()),
+                None => (
+                    Instant::now(),
+                    Instant::now(),
+                    upload.moved_at().max(self.now),
+                ),
             },
-            Outgoing::None => (self.started, self.now, self.now),
+            Outgoing::None => (self.began, self.now, self.now),
         };
         let Timeouts {
             route,
