@@ -60,7 +60,7 @@ metadata: {name: public, namespace: shop}
 spec:
   selector: {istio: ingressgateway}
   servers:
-  - {port: {number: 8081, name: http, protocol: HTTP}, hosts: [reviews.example.com]}
+  - {port: {number: 8081, name: http, protocol: HTTP}, hosts: [reviews.example.com, staff.example.com]}
 ---
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
@@ -99,6 +99,39 @@ spec:
   selector: {matchLabels: {app: reviews}}
   jwtRules: [{issuer: me, jwks: '{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}'}]
 "#;
+
+/// Whoever comes through the gateway needs no token; those of staff have a host of their own, which
+/// only their tokens show.
+const GATE: &str = r#"
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: gate, namespace: shop}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  jwtRules: [{issuer: me, outputClaimToHeaders: [{header: x-group, claim: group}], jwks: '{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"Yd6sV1bZQOHIBpZsBRu_fgBpo8OzyatDBeI04EXDMOU","y":"XgNJmc9_vJ0oG0H34CFA0rJz52cWcOLdLd2rMUFIRy8"}]}'}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: staff, namespace: shop}
+spec:
+  hosts: [staff.example.com]
+  gateways: [shop/public]
+  http:
+  - match: [{headers: {x-group: {exact: staff}}}]
+    route: [{destination: {host: reviews.shop.svc.cluster.local, subset: v2, port: {number: 80}}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: shop}
+spec:
+  action: DENY
+  selector: {matchLabels: {istio: ingressgateway}}
+  rules:
+  - to: [{operation: {paths: [/closed*]}}]
+"#;
+/// Signed by the key of `GATE`, for the group `staff`, until 2100.
+const STAFF: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJtZSIsInN1YiI6ImEiLCJncm91cCI6InN0YWZmIiwiZXhwIjo0MTAyNDQ0ODAwfQ.XmDtnrQxnzkinYszDT8wEK308MHUF7fUFdA_r6dyxmGbKLgcpCF2J6rTn52SqqNRh1TODWbcBoyIXDU2ajez1A";
 
 fn mesh(name: &str, more: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("simulate");
@@ -320,6 +353,35 @@ fn the_servers_side_says_which_policy_decides() {
             .as_str()
             .is_some_and(|it| it.contains("RequestAuthentication"))
     );
+}
+
+#[test]
+fn filters_decide_before_the_route_and_route_again() {
+    let file = mesh("gate.yaml", GATE);
+    let call = |url: &str, token: Option<&str>| {
+        let token = token.map(|token| format!("-Hauthorization: Bearer {token}"));
+        let arguments = ["gateway/shop/public", url].into_iter();
+        let arguments: Vec<&str> = arguments.chain(token.as_deref()).collect();
+        simulate(&file, &arguments)
+    };
+    // Nobody's host and nobody's route: the filters still run first.
+    for host in ["other", "staff"] {
+        let url = |path: &str| format!("http://{host}.example.com:8081{path}");
+        assert_eq!(call(&url("/"), None)["status"], 404);
+        let bad = call(&url("/"), Some("a.b.c"));
+        assert_eq!(bad["status"], 401, "{bad:#}");
+        let closed = call(&url("/closed"), None);
+        assert_eq!(closed["status"], 403, "{closed:#}");
+        assert_eq!(
+            closed["reason"],
+            "denied by AuthorizationPolicy/shop/closed spec.rules[0]"
+        );
+    }
+    // The token's claims lead to a route that is not there without them.
+    let staff = call("http://staff.example.com:8081/", Some(STAFF));
+    let first = &staff["passages"][0];
+    assert_eq!(first["verdict"], "forwarded", "{staff:#}");
+    assert_eq!(first["endpoints"][0]["address"], "10.0.0.2:8080");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod reach;
 mod render;
 mod route;
 mod secrets;
+mod selection;
 mod side;
 
 pub use call::{Call, Head, Hello};
