@@ -1,5 +1,7 @@
 //! `weft simulate` on files: what becomes of calls by the rules of a small mesh, and why.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -164,6 +166,62 @@ fn simulate(file: &Path, arguments: &[&str]) -> Value {
     let through = ["reached", "forwarded"].contains(&report["verdict"].as_str().unwrap_or(""));
     assert_eq!(output.status.success(), through, "{report:#}");
     report
+}
+
+/// Serves the pages of a mesh to one simulation, except that the servers' sides are what `server` says:
+/// a status, or the proxy that is there.
+fn with_control(file: &Path, arguments: &[&str], server: Result<&str, &str>) -> Output {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let control = format!("--control={}", listener.local_addr().expect("its address"));
+    let file = file.to_owned();
+    let server = server.map(str::to_owned).map_err(str::to_owned);
+    let serving = std::thread::spawn(move || {
+        let settings = weft_model::MeshSettings::default();
+        let loaded = weft_sources::load_once(&[file], &settings);
+        let pages = weft_control::Offline::new(settings, loaded);
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("a runtime");
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut head = BufReader::new(stream.try_clone().expect("its other half")).lines();
+            let line = head.next().and_then(Result::ok).unwrap_or_default();
+            if line == "stop" {
+                return;
+            }
+            while head
+                .next()
+                .and_then(Result::ok)
+                .is_some_and(|line| !line.is_empty())
+            {}
+            let target = line.split(' ').nth(1).unwrap_or_default();
+            let found = match &server {
+                _ if !target.contains("proxyID=10.") => runtime.block_on(pages.page(target)),
+                Ok(proxy) => runtime.block_on(pages.page(&format!("/debug/view?proxyID={proxy}"))),
+                Err(status) => Err(status.clone()),
+            };
+            let (status, body) = match found {
+                Ok(body) => ("200 OK".to_owned(), body),
+                Err(status) => (status, "refused".to_owned()),
+            };
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            // Whoever breaks off has ended its connection.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_weft"))
+        .arg("simulate")
+        .args(arguments)
+        .arg(&control)
+        .output()
+        .expect("the binary is built with the test");
+    let address = control.trim_start_matches("--control=");
+    let mut stop = std::net::TcpStream::connect(address).expect("it still listens");
+    stop.write_all(b"stop\n").expect("it still reads");
+    serving.join().expect("it did not panic");
+    output
 }
 
 fn last(report: &Value) -> &Value {
@@ -382,6 +440,47 @@ fn filters_decide_before_the_route_and_route_again() {
     let first = &staff["passages"][0];
     assert_eq!(first["verdict"], "forwarded", "{staff:#}");
     assert_eq!(first["endpoints"][0]["address"], "10.0.0.2:8080");
+}
+
+#[test]
+fn a_server_that_cannot_be_asked_about_is_not_reached() {
+    let file = mesh("unknown.yaml", "");
+    let call = ["shop/client", "http://reviews/things"];
+    let unknown = with_control(&file, &call, Err("503 Service Unavailable"));
+    assert_eq!(unknown.status.code(), Some(1));
+    let why = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(why.contains("503 Service Unavailable: refused"), "{why}");
+    assert!(unknown.stdout.is_empty(), "there is no verdict");
+
+    let nobody = with_control(&file, &call, Err("404 Not Found"));
+    assert!(nobody.status.success(), "nobody is there to refuse");
+    let text = String::from_utf8_lossy(&nobody.stdout).into_owned();
+    assert!(text.contains("nobody decides there"), "{text}");
+
+    // A gateway decides like any other proxy.
+    let gateway = with_control(&file, &call, Ok("gateway/shop/public"));
+    let text = String::from_utf8_lossy(&gateway.stdout).into_owned();
+    assert_eq!(gateway.status.code(), Some(1));
+    assert!(text.contains("At router~"), "{text}");
+    assert!(
+        text.contains("there are listeners on ports [8081]"),
+        "{text}"
+    );
+}
+
+#[test]
+fn keys_that_are_not_fetched_are_told() {
+    let (before, _) = TOKENS.split_once("jwks:").expect("the keys");
+    let tokens = format!("{before}jwksUri: 'http://127.0.0.1:1/keys'}}]\n");
+    let file = mesh("fetched.yaml", &tokens);
+    let staff = format!("-Hauthorization: Bearer {STAFF}");
+    let refused = simulate(&file, &["shop/client", "http://reviews/", &staff]);
+    assert_eq!(refused["status"], 401, "{refused:#}");
+    let notes = last(&refused)["notes"].to_string();
+    assert!(
+        notes.contains("held back") && notes.contains("127.0.0.1:1/keys"),
+        "{notes}"
+    );
 }
 
 #[test]

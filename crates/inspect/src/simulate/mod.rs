@@ -72,7 +72,10 @@ impl End {
 /// Takes a call through a proxy.
 pub async fn pass(side: &Side, call: &Call, direction: Direction) -> Passage {
     let mut report = json!({ "proxy": side.proxy, "connected": side.connected });
-    let mut notes = Vec::new();
+    let held_back = side.held_back.iter();
+    let mut notes = held_back
+        .map(|fault| format!("held back from the proxy: {fault}"))
+        .collect();
     let passed = listen::pass(side, call, direction, &mut report, &mut notes).await;
     let next = match passed {
         Ok(next) => {
