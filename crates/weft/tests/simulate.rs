@@ -484,6 +484,50 @@ fn keys_that_are_not_fetched_are_told() {
 }
 
 #[test]
+fn faults_of_routes_are_told_or_are_the_verdict() {
+    let faults = r"
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: shaky, namespace: shop}
+spec:
+  hosts: [shaky.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.9}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shaky, namespace: shop}
+spec:
+  hosts: [shaky.example.com]
+  http:
+  - match: [{uri: {prefix: /always}}]
+    fault: {abort: {percentage: {value: 100}, httpStatus: 418}}
+    route: [{destination: {host: shaky.example.com}}]
+  - fault: {abort: {percentage: {value: 10}, httpStatus: 418}, delay: {percentage: {value: 100}, fixedDelay: 5s}}
+    route: [{destination: {host: shaky.example.com}}]
+";
+    let file = mesh("faults.yaml", faults);
+    let to = |path: &str| {
+        let url = format!("http://shaky.example.com{path}");
+        simulate(&file, &["shop/client", &url, "--client-only"])
+    };
+    let always = to("/always");
+    assert_eq!(
+        (&always["verdict"], &always["status"]),
+        (&"aborted".into(), &418.into()),
+        "{always:#}"
+    );
+    let sometimes = to("/sometimes");
+    assert_eq!(sometimes["verdict"], "forwarded", "{sometimes:#}");
+    let notes = sometimes["passages"][0]["notes"].to_string();
+    for words in ["every request waits for 5s", "requests get 418"] {
+        assert!(notes.contains(words), "{words} in {notes}");
+    }
+}
+
+#[test]
 fn the_text_tells_each_step_and_mistakes_are_told() {
     let file = mesh("text.yaml", POLICIES);
     let output = weft(&file, &["shop/client", "http://reviews/admin"]);

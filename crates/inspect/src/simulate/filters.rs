@@ -18,10 +18,10 @@ use weft_filters::{
     RequestContext, RequestParts, Surroundings, Verdict,
 };
 
-use super::End;
 use super::call::Head;
 use super::route::Around;
 use super::selection::Selection;
+use super::{End, faults};
 
 /// Where the RBAC filter leaves what it decided.
 const RBAC: &str = "envoy.filters.http.rbac";
@@ -111,24 +111,17 @@ pub(super) fn refusal(action: Action, policy: Option<&str>) -> String {
     }
 }
 
-/// Whether a filter is run; faults would wait, and other services are not asked.
-fn is_run(config: &HttpFilterConfig) -> bool {
-    !matches!(
-        config,
-        HttpFilterConfig::Fault(_) | HttpFilterConfig::ExtAuthz(_)
-    )
-}
-
-/// What is to be said of a filter that is not run.
-fn left_out(configured: &HttpFilter) -> Option<String> {
+/// What is to be said of a service that is not asked.
+fn not_asked(configured: &HttpFilter, overrides: OverrideLevels<'_>) -> Option<String> {
     let name = &configured.name;
-    match &configured.config {
-        HttpFilterConfig::Fault(fault) => (fault.delay.is_some() || fault.abort.is_some())
-            .then(|| format!("{name}: a share of requests gets a fault")),
-        _ => Some(format!(
-            "{name}: an authorization service decides as well; it is not asked here"
-        )),
+    if let Some(FilterOverride::ExtAuthz(own)) = overrides.settings(name)
+        && own.disabled
+    {
+        return None;
     }
+    Some(format!(
+        "{name}: an authorization service decides as well; it is not asked here"
+    ))
 }
 
 /// Runs the filters in their order. Each looks at the route as those before it have made it; which
@@ -161,10 +154,6 @@ pub(super) async fn run<'a>(
         if filter.is_off(first) {
             continue;
         }
-        if !is_run(&configured.config) {
-            notes.extend(left_out(configured));
-            continue;
-        }
         // What this filter says, not one before it.
         let before = metadata.namespace(RBAC).cloned();
         let mut path: PathAndQuery = head
@@ -178,6 +167,17 @@ pub(super) async fn run<'a>(
             &connection,
             &mut metadata,
         );
+        match &configured.config {
+            HttpFilterConfig::Fault(own) => {
+                faults::inject(configured, own, &context, notes)?;
+                continue;
+            }
+            HttpFilterConfig::ExtAuthz(_) => {
+                notes.extend(not_asked(configured, context.overrides));
+                continue;
+            }
+            _ => {}
+        }
         let verdict = filter.request(&mut context).await;
         let reroute = context.reroute;
         head.path = path.to_string();

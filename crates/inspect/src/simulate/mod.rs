@@ -2,10 +2,11 @@
 //! takes at one proxy, and what policies say. Decides nothing by itself: chains, routes, policies and
 //! tokens are looked up by the code that the data plane runs (`weft-config`, `weft-filters`).
 //!
-//! Left out: what needs traffic (breakers, ejections, retries, faults) and what needs another
+//! Left out: what needs traffic (breakers, ejections, retries, shares of faults) and what needs another
 //! service (keys of remote servers, external authorization); where that counts, a note says so.
 
 mod call;
+mod faults;
 mod filters;
 mod listen;
 mod reach;
