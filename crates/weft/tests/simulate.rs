@@ -359,6 +359,14 @@ fn the_servers_side_says_which_policy_decides() {
         denied["reason"],
         "denied by AuthorizationPolicy/shop/no-admin spec.rules[0]"
     );
+    // In the form that the data plane gives paths before it looks at them.
+    for path in ["/x/../admin/y", "/%61dmin", "/x/%2e%2e/admin"] {
+        let url = format!("http://reviews{path}");
+        let hidden = simulate(&file, &["shop/client", &url]);
+        assert_eq!(hidden["status"], 403, "{path}: {hidden:#}");
+    }
+    let none = simulate(&file, &["shop/client", "http://reviews/%00"]);
+    assert_eq!(none["status"], 400, "{none:#}");
     let post = simulate(&file, &["shop/client", "http://reviews/", "-X", "POST"]);
     assert!(
         post["reason"]

@@ -5,6 +5,7 @@
 //! Left out: what needs traffic (breakers, ejections, retries, shares of faults) and what needs another
 //! service (keys of remote servers, external authorization); where that counts, a note says so.
 
+mod admit;
 mod call;
 mod faults;
 mod filters;

@@ -14,6 +14,7 @@ use weft_config::rbac::PeerNames;
 use weft_config::route::{ClusterSpec, RouteMatch};
 use weft_config::{Forward, HttpManager, RequestHead, RouteAction, RouteConfig, VirtualHost};
 
+use super::admit::admit;
 use super::call::{Call, Head};
 use super::reach::reach;
 use super::selection::{Found, Routed, Selection};
@@ -46,6 +47,12 @@ pub(super) async fn pass(
     notes: &mut Vec<String>,
 ) -> Result<Next, End> {
     let mut head = head.clone();
+    admit(
+        around.manager,
+        &mut head,
+        around.call.destination.port(),
+        notes,
+    )?;
     report["request"] = json!({
         "method": head.method.as_str(), "authority": view(&head).authority, "path": head.path,
         "client": around.remote.to_string(),
