@@ -536,6 +536,39 @@ spec:
 }
 
 #[test]
+fn requests_in_bytes_and_names_in_certificates_count() {
+    // By its address the server is reached through a cluster for bytes; it still sees a request.
+    let file = mesh("bytes.yaml", POLICIES);
+    let permissive = format!("{MESH}{POLICIES}").replace("STRICT", "PERMISSIVE");
+    std::fs::write(&file, permissive).expect("cargo's folder can be written");
+    let health = simulate(&file, &["shop/client", "http://10.0.0.1:8080/health"]);
+    assert_eq!(health["passages"][0]["cluster"], "PassthroughCluster");
+    assert_eq!(last(&health)["request"]["path"], "/health");
+    assert_eq!(health["verdict"], "reached", "{health:#}");
+    let other = simulate(&file, &["shop/client", "http://10.0.0.1:8080/other"]);
+    assert_eq!(other["status"], 403, "{other:#}");
+    // The same in the caller's own TLS, which ends nowhere in the mesh.
+    let inside = simulate(&file, &["shop/client", "https://10.0.0.1:8080/health"]);
+    assert_eq!(inside["passages"][0]["verdict"], "forwarded", "{inside:#}");
+    assert_eq!(last(&inside)["connection"]["transport"], "tls");
+
+    let gateway = ["gateway/shop/public", "https://reviews.example.com:8081/"];
+    assert_eq!(simulate(&file, &gateway)["status"], 400);
+
+    // Nobody has the name that the rule wants.
+    let file = mesh("names.yaml", "");
+    let picky = MESH.replace(
+        "  subsets: [{name: v1",
+        "  trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://cluster.local/ns/shop/sa/other]}}\n  subsets: [{name: v1",
+    );
+    std::fs::write(&file, picky).expect("cargo's folder can be written");
+    let refused = simulate(&file, &["shop/client", "http://reviews/"]);
+    assert_eq!(refused["verdict"], "closed", "{refused:#}");
+    let reason = refused["reason"].to_string();
+    assert!(reason.contains("subjectAltNames"), "{reason}");
+}
+
+#[test]
 fn the_text_tells_each_step_and_mistakes_are_told() {
     let file = mesh("text.yaml", POLICIES);
     let output = weft(&file, &["shop/client", "http://reviews/admin"]);

@@ -80,13 +80,16 @@ pub(super) async fn pass(
             let why = "the route answers by itself";
             Err(End::answered("answered", *status, why))
         }
+        // To the data plane it is a route to a cluster without a name.
         RouteAction::NonForwarding => {
-            Err(End::answered("refused", 404, "the route does not forward"))
+            Err(End::answered("refused", 503, "the route does not forward"))
         }
         RouteAction::Forward(forward) => {
             shares(&forward.cluster, report);
+            let not_found = forward.cluster_not_found_status;
             let Some(cluster) = selection.cluster else {
-                return Err(End::answered("refused", 404, "no header names the cluster"));
+                let why = "no header names the cluster";
+                return Err(End::answered("refused", not_found, why));
             };
             let request = rewritten(around, forward, found, &head);
             let reached = reach(
@@ -94,6 +97,7 @@ pub(super) async fn pass(
                 around.call,
                 &cluster,
                 Some(request),
+                not_found,
                 report,
                 notes,
             )?;

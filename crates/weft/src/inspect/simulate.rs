@@ -213,6 +213,7 @@ async fn first_call(
         protocols: vec![if args.http2 { "h2" } else { "http/1.1" }.to_owned()],
         // A sidecar's own caller is the application, which has no certificate of the mesh.
         principal: args.principal.clone().filter(|_| side.gateway),
+        accepts: Vec::new(),
     });
     let head = if target.scheme == Scheme::Tcp {
         None
