@@ -94,3 +94,6 @@ pub async fn pass(side: &Side, call: &Call, direction: Direction) -> Passage {
     report["notes"] = notes.into();
     Passage { report, next }
 }
+
+#[cfg(test)]
+mod tests;
