@@ -171,3 +171,40 @@ pub struct HttpManager {
     /// Set `user-agent` and `x-envoy-downstream-service-cluster` from the node.
     pub add_user_agent: bool,
 }
+
+impl HttpManager {
+    /// A host without what `strip_port` and `strip_trailing_host_dot` take from it; `local` is the
+    /// port that was called. `None` if nothing is to be taken from any host.
+    pub fn stripped_host(&self, host: &str, local: u16) -> Option<String> {
+        if self.strip_port == StripPort::Keep && !self.strip_trailing_host_dot {
+            return None;
+        }
+        let (mut name, mut port) = match host.rsplit_once(':') {
+            Some((name, port))
+                if !name.ends_with(':') && port.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                (name, Some(port))
+            }
+            _ => (host, None),
+        };
+        let drop_port = match self.strip_port {
+            StripPort::Keep => false,
+            StripPort::Any => true,
+            StripPort::Matching => port.and_then(|port| port.parse().ok()) == Some(local),
+        };
+        if drop_port {
+            port = None;
+        }
+        if self.strip_trailing_host_dot {
+            name = name.strip_suffix('.').unwrap_or(name);
+        }
+        Some(port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}")))
+    }
+}
+
+/// Whether a text may be a host with its port (RFC 3986, 3.2).
+pub fn is_host(text: &str) -> bool {
+    let allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(&byte);
+    text.bytes().all(allowed)
+}

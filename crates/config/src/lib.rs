@@ -42,6 +42,7 @@ pub mod jwt;
 pub mod listener;
 pub mod matching;
 pub mod metadata;
+pub mod path;
 pub mod rbac;
 pub mod route;
 pub mod secret;

@@ -1,5 +1,6 @@
 //! The same answers without a running control plane: files that were read once. Must never listen.
 
+use http::StatusCode;
 use weft_model::MeshSettings;
 use weft_sources::{Batch, Change, Loaded};
 
@@ -32,6 +33,19 @@ impl Offline {
     /// # Errors
     /// What the server says instead of a page.
     pub async fn page(&self, target: &str) -> Result<String, String> {
-        monitoring::answer_offline(&self.core, target).await
+        let answer = monitoring::answer_offline(&self.core, target).await;
+        answer.map_err(|(_, words)| words)
+    }
+
+    /// The same, where `None` says that there is none (404).
+    ///
+    /// # Errors
+    /// What the server says instead of a page, unless that is 404.
+    pub async fn find(&self, target: &str) -> Result<Option<String>, String> {
+        match monitoring::answer_offline(&self.core, target).await {
+            Ok(page) => Ok(Some(page)),
+            Err((StatusCode::NOT_FOUND, _)) => Ok(None),
+            Err((_, words)) => Err(words),
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName};
+use weft_config::Fraction;
 use weft_config::http_filter::{AbortKind, Fault};
 use weft_core::metrics::{Gauge, StatSet, StatVisitor, Value};
 
@@ -92,7 +93,8 @@ impl FaultFilter {
             return Verdict::Continue;
         }
         let mut active = None;
-        if let Some(wait) = delay(fault, context.head.headers, context.random[0]) {
+        let delay = delay(fault, context.head.headers);
+        if let Some((_, wait)) = delay.filter(|(share, _)| share.holds(context.random[0])) {
             active = self.begin(fault);
             if active.is_some() {
                 self.stats.0.delays_injected.inc();
@@ -100,7 +102,8 @@ impl FaultFilter {
                 tokio::time::sleep(wait).await;
             }
         }
-        let Some(reply) = abort(fault, context.head.headers, context.random[1]) else {
+        let abort = abort(fault, context.head.headers);
+        let Some((_, reply)) = abort.filter(|(share, _)| share.holds(context.random[1])) else {
             return Verdict::Continue;
         };
         if active.is_none() && self.begin(fault).is_none() {
@@ -108,6 +111,27 @@ impl FaultFilter {
         }
         self.stats.0.aborts_injected.inc();
         Verdict::Reply(reply)
+    }
+}
+
+/// What befalls which share of the requests that are like one.
+#[derive(Debug, Default)]
+pub struct Injected {
+    /// So many wait so long.
+    pub delay: Option<(Fraction, Duration)>,
+    /// So many are answered so.
+    pub abort: Option<(Fraction, LocalReply)>,
+}
+
+/// What a fault would do to a request, whatever the random numbers and however many faults are
+/// active. Does none of it.
+pub fn injected(fault: &Fault, context: &RequestContext<'_>) -> Injected {
+    if !applies(fault, context) {
+        return Injected::default();
+    }
+    Injected {
+        delay: delay(fault, context.head.headers),
+        abort: abort(fault, context.head.headers),
     }
 }
 
@@ -134,23 +158,17 @@ fn applies(fault: &Fault, context: &RequestContext<'_>) -> bool {
         .all(|matcher| matcher.matches(&context.head.view()))
 }
 
-fn delay(fault: &Fault, headers: &HeaderMap, random: u64) -> Option<Duration> {
+fn delay(fault: &Fault, headers: &HeaderMap) -> Option<(Fraction, Duration)> {
     let delay = fault.delay.as_ref()?;
-    if !delay.share.holds(random) {
-        return None;
-    }
     let wait = match delay.fixed {
         Some(fixed) => fixed,
         None => Duration::from_millis(number(headers, &DELAY_HEADER)?).min(LONGEST_HEADER_DELAY),
     };
-    (!wait.is_zero()).then_some(wait)
+    (!wait.is_zero()).then_some((delay.share, wait))
 }
 
-fn abort(fault: &Fault, headers: &HeaderMap, random: u64) -> Option<LocalReply> {
+fn abort(fault: &Fault, headers: &HeaderMap) -> Option<(Fraction, LocalReply)> {
     let abort = fault.abort.as_ref()?;
-    if !abort.share.holds(random) {
-        return None;
-    }
     let kind = match abort.kind {
         AbortKind::Header => abort_of_headers(headers)?,
         kind => kind,
@@ -169,7 +187,7 @@ fn abort(fault: &Fault, headers: &HeaderMap, random: u64) -> Option<LocalReply> 
         .body(text.to_owned())
         .flag("FI");
     reply.grpc_status = grpc_status;
-    Some(reply)
+    Some((abort.share, reply))
 }
 
 fn abort_of_headers(headers: &HeaderMap) -> Option<AbortKind> {

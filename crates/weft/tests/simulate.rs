@@ -1,5 +1,7 @@
 //! `weft simulate` on files: what becomes of calls by the rules of a small mesh, and why.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -60,7 +62,7 @@ metadata: {name: public, namespace: shop}
 spec:
   selector: {istio: ingressgateway}
   servers:
-  - {port: {number: 8081, name: http, protocol: HTTP}, hosts: [reviews.example.com]}
+  - {port: {number: 8081, name: http, protocol: HTTP}, hosts: [reviews.example.com, staff.example.com]}
 ---
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
@@ -100,6 +102,39 @@ spec:
   jwtRules: [{issuer: me, jwks: '{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}'}]
 "#;
 
+/// Whoever comes through the gateway needs no token; those of staff have a host of their own, which
+/// only their tokens show.
+const GATE: &str = r#"
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: gate, namespace: shop}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  jwtRules: [{issuer: me, outputClaimToHeaders: [{header: x-group, claim: group}], jwks: '{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"Yd6sV1bZQOHIBpZsBRu_fgBpo8OzyatDBeI04EXDMOU","y":"XgNJmc9_vJ0oG0H34CFA0rJz52cWcOLdLd2rMUFIRy8"}]}'}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: staff, namespace: shop}
+spec:
+  hosts: [staff.example.com]
+  gateways: [shop/public]
+  http:
+  - match: [{headers: {x-group: {exact: staff}}}]
+    route: [{destination: {host: reviews.shop.svc.cluster.local, subset: v2, port: {number: 80}}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: shop}
+spec:
+  action: DENY
+  selector: {matchLabels: {istio: ingressgateway}}
+  rules:
+  - to: [{operation: {paths: [/closed*]}}]
+"#;
+/// Signed by the key of `GATE`, for the group `staff`, until 2100.
+const STAFF: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJtZSIsInN1YiI6ImEiLCJncm91cCI6InN0YWZmIiwiZXhwIjo0MTAyNDQ0ODAwfQ.XmDtnrQxnzkinYszDT8wEK308MHUF7fUFdA_r6dyxmGbKLgcpCF2J6rTn52SqqNRh1TODWbcBoyIXDU2ajez1A";
+
 fn mesh(name: &str, more: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("simulate");
     std::fs::create_dir_all(&folder).expect("cargo's folder can be written");
@@ -131,6 +166,62 @@ fn simulate(file: &Path, arguments: &[&str]) -> Value {
     let through = ["reached", "forwarded"].contains(&report["verdict"].as_str().unwrap_or(""));
     assert_eq!(output.status.success(), through, "{report:#}");
     report
+}
+
+/// Serves the pages of a mesh to one simulation, except that the servers' sides are what `server` says:
+/// a status, or the proxy that is there.
+fn with_control(file: &Path, arguments: &[&str], server: Result<&str, &str>) -> Output {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let control = format!("--control={}", listener.local_addr().expect("its address"));
+    let file = file.to_owned();
+    let server = server.map(str::to_owned).map_err(str::to_owned);
+    let serving = std::thread::spawn(move || {
+        let settings = weft_model::MeshSettings::default();
+        let loaded = weft_sources::load_once(&[file], &settings);
+        let pages = weft_control::Offline::new(settings, loaded);
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("a runtime");
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut head = BufReader::new(stream.try_clone().expect("its other half")).lines();
+            let line = head.next().and_then(Result::ok).unwrap_or_default();
+            if line == "stop" {
+                return;
+            }
+            while head
+                .next()
+                .and_then(Result::ok)
+                .is_some_and(|line| !line.is_empty())
+            {}
+            let target = line.split(' ').nth(1).unwrap_or_default();
+            let found = match &server {
+                _ if !target.contains("proxyID=10.") => runtime.block_on(pages.page(target)),
+                Ok(proxy) => runtime.block_on(pages.page(&format!("/debug/view?proxyID={proxy}"))),
+                Err(status) => Err(status.clone()),
+            };
+            let (status, body) = match found {
+                Ok(body) => ("200 OK".to_owned(), body),
+                Err(status) => (status, "refused".to_owned()),
+            };
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            // Whoever breaks off has ended its connection.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_weft"))
+        .arg("simulate")
+        .args(arguments)
+        .arg(&control)
+        .output()
+        .expect("the binary is built with the test");
+    let address = control.trim_start_matches("--control=");
+    let mut stop = std::net::TcpStream::connect(address).expect("it still listens");
+    stop.write_all(b"stop\n").expect("it still reads");
+    serving.join().expect("it did not panic");
+    output
 }
 
 fn last(report: &Value) -> &Value {
@@ -268,6 +359,14 @@ fn the_servers_side_says_which_policy_decides() {
         denied["reason"],
         "denied by AuthorizationPolicy/shop/no-admin spec.rules[0]"
     );
+    // In the form that the data plane gives paths before it looks at them.
+    for path in ["/x/../admin/y", "/%61dmin", "/x/%2e%2e/admin"] {
+        let url = format!("http://reviews{path}");
+        let hidden = simulate(&file, &["shop/client", &url]);
+        assert_eq!(hidden["status"], 403, "{path}: {hidden:#}");
+    }
+    let none = simulate(&file, &["shop/client", "http://reviews/%00"]);
+    assert_eq!(none["status"], 400, "{none:#}");
     let post = simulate(&file, &["shop/client", "http://reviews/", "-X", "POST"]);
     assert!(
         post["reason"]
@@ -320,6 +419,153 @@ fn the_servers_side_says_which_policy_decides() {
             .as_str()
             .is_some_and(|it| it.contains("RequestAuthentication"))
     );
+}
+
+#[test]
+fn filters_decide_before_the_route_and_route_again() {
+    let file = mesh("gate.yaml", GATE);
+    let call = |url: &str, token: Option<&str>| {
+        let token = token.map(|token| format!("-Hauthorization: Bearer {token}"));
+        let arguments = ["gateway/shop/public", url].into_iter();
+        let arguments: Vec<&str> = arguments.chain(token.as_deref()).collect();
+        simulate(&file, &arguments)
+    };
+    // Nobody's host and nobody's route: the filters still run first.
+    for host in ["other", "staff"] {
+        let url = |path: &str| format!("http://{host}.example.com:8081{path}");
+        assert_eq!(call(&url("/"), None)["status"], 404);
+        let bad = call(&url("/"), Some("a.b.c"));
+        assert_eq!(bad["status"], 401, "{bad:#}");
+        let closed = call(&url("/closed"), None);
+        assert_eq!(closed["status"], 403, "{closed:#}");
+        assert_eq!(
+            closed["reason"],
+            "denied by AuthorizationPolicy/shop/closed spec.rules[0]"
+        );
+    }
+    // The token's claims lead to a route that is not there without them.
+    let staff = call("http://staff.example.com:8081/", Some(STAFF));
+    let first = &staff["passages"][0];
+    assert_eq!(first["verdict"], "forwarded", "{staff:#}");
+    assert_eq!(first["endpoints"][0]["address"], "10.0.0.2:8080");
+}
+
+#[test]
+fn a_server_that_cannot_be_asked_about_is_not_reached() {
+    let file = mesh("unknown.yaml", "");
+    let call = ["shop/client", "http://reviews/things"];
+    let unknown = with_control(&file, &call, Err("503 Service Unavailable"));
+    assert_eq!(unknown.status.code(), Some(1));
+    let why = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(why.contains("503 Service Unavailable: refused"), "{why}");
+    assert!(unknown.stdout.is_empty(), "there is no verdict");
+
+    let nobody = with_control(&file, &call, Err("404 Not Found"));
+    assert!(nobody.status.success(), "nobody is there to refuse");
+    let text = String::from_utf8_lossy(&nobody.stdout).into_owned();
+    assert!(text.contains("nobody decides there"), "{text}");
+
+    // A gateway decides like any other proxy.
+    let gateway = with_control(&file, &call, Ok("gateway/shop/public"));
+    let text = String::from_utf8_lossy(&gateway.stdout).into_owned();
+    assert_eq!(gateway.status.code(), Some(1));
+    assert!(text.contains("At router~"), "{text}");
+    assert!(
+        text.contains("there are listeners on ports [8081]"),
+        "{text}"
+    );
+}
+
+#[test]
+fn keys_that_are_not_fetched_are_told() {
+    let (before, _) = TOKENS.split_once("jwks:").expect("the keys");
+    let tokens = format!("{before}jwksUri: 'http://127.0.0.1:1/keys'}}]\n");
+    let file = mesh("fetched.yaml", &tokens);
+    let staff = format!("-Hauthorization: Bearer {STAFF}");
+    let refused = simulate(&file, &["shop/client", "http://reviews/", &staff]);
+    assert_eq!(refused["status"], 401, "{refused:#}");
+    let notes = last(&refused)["notes"].to_string();
+    assert!(
+        notes.contains("held back") && notes.contains("127.0.0.1:1/keys"),
+        "{notes}"
+    );
+}
+
+#[test]
+fn faults_of_routes_are_told_or_are_the_verdict() {
+    let faults = r"
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: shaky, namespace: shop}
+spec:
+  hosts: [shaky.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.9}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shaky, namespace: shop}
+spec:
+  hosts: [shaky.example.com]
+  http:
+  - match: [{uri: {prefix: /always}}]
+    fault: {abort: {percentage: {value: 100}, httpStatus: 418}}
+    route: [{destination: {host: shaky.example.com}}]
+  - fault: {abort: {percentage: {value: 10}, httpStatus: 418}, delay: {percentage: {value: 100}, fixedDelay: 5s}}
+    route: [{destination: {host: shaky.example.com}}]
+";
+    let file = mesh("faults.yaml", faults);
+    let to = |path: &str| {
+        let url = format!("http://shaky.example.com{path}");
+        simulate(&file, &["shop/client", &url, "--client-only"])
+    };
+    let always = to("/always");
+    assert_eq!(
+        (&always["verdict"], &always["status"]),
+        (&"aborted".into(), &418.into()),
+        "{always:#}"
+    );
+    let sometimes = to("/sometimes");
+    assert_eq!(sometimes["verdict"], "forwarded", "{sometimes:#}");
+    let notes = sometimes["passages"][0]["notes"].to_string();
+    for words in ["every request waits for 5s", "requests get 418"] {
+        assert!(notes.contains(words), "{words} in {notes}");
+    }
+}
+
+#[test]
+fn requests_in_bytes_and_names_in_certificates_count() {
+    // By its address the server is reached through a cluster for bytes; it still sees a request.
+    let file = mesh("bytes.yaml", POLICIES);
+    let permissive = format!("{MESH}{POLICIES}").replace("STRICT", "PERMISSIVE");
+    std::fs::write(&file, permissive).expect("cargo's folder can be written");
+    let health = simulate(&file, &["shop/client", "http://10.0.0.1:8080/health"]);
+    assert_eq!(health["passages"][0]["cluster"], "PassthroughCluster");
+    assert_eq!(last(&health)["request"]["path"], "/health");
+    assert_eq!(health["verdict"], "reached", "{health:#}");
+    let other = simulate(&file, &["shop/client", "http://10.0.0.1:8080/other"]);
+    assert_eq!(other["status"], 403, "{other:#}");
+    // The same in the caller's own TLS, which ends nowhere in the mesh.
+    let inside = simulate(&file, &["shop/client", "https://10.0.0.1:8080/health"]);
+    assert_eq!(inside["passages"][0]["verdict"], "forwarded", "{inside:#}");
+    assert_eq!(last(&inside)["connection"]["transport"], "tls");
+
+    let gateway = ["gateway/shop/public", "https://reviews.example.com:8081/"];
+    assert_eq!(simulate(&file, &gateway)["status"], 400);
+
+    // Nobody has the name that the rule wants.
+    let file = mesh("names.yaml", "");
+    let picky = MESH.replace(
+        "  subsets: [{name: v1",
+        "  trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://cluster.local/ns/shop/sa/other]}}\n  subsets: [{name: v1",
+    );
+    std::fs::write(&file, picky).expect("cargo's folder can be written");
+    let refused = simulate(&file, &["shop/client", "http://reviews/"]);
+    assert_eq!(refused["verdict"], "closed", "{refused:#}");
+    let reason = refused["reason"].to_string();
+    assert!(reason.contains("subjectAltNames"), "{reason}");
 }
 
 #[test]

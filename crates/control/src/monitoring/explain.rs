@@ -1,5 +1,7 @@
 //! Why a proxy has a resource, and what anybody would have. Must never change anything.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -135,8 +137,9 @@ fn page(
     })
 }
 
-/// `{"proxy", "name", "namespace", "kind", "connected", "ips", "principal", "resources": [{"type",
-/// "name", "body"}]}`, or why not: what a proxy has, or would have, as base64 of the messages.
+/// `{"proxy", "name", "namespace", "kind", "connected", "ips", "principal", "heldBack": [..],
+/// "resources": [{"type", "name", "body"}]}`, or why not: what a proxy has, or would have, as base64
+/// of the messages, and what it has not got because of mistakes or keys that are not there.
 pub(super) fn view(core: &Core, query: &Query) -> Result<Value, String> {
     let meant = meant(core, query)?;
     let view = core.view_of(&meant.proxy);
@@ -151,11 +154,13 @@ pub(super) fn view(core: &Core, query: &Query) -> Result<Value, String> {
         })
     });
     let proxy = &meant.proxy;
+    let held_back: BTreeSet<&str> = view.faults().map(|fault| &*fault.message).collect();
     Ok(json!({
         "proxy": proxy.id, "name": proxy.name, "namespace": proxy.namespace,
         "kind": kind_name(proxy.kind), "connected": meant.connected,
         "ips": proxy.ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "principal": meant.principal,
+        "heldBack": held_back,
         "resources": resources.collect::<Vec<_>>(),
     }))
 }

@@ -201,10 +201,13 @@ fn told(page: Result<Value, String>) -> (PageKind, String) {
 ///
 /// # Errors
 /// What the server would say instead.
-pub(crate) async fn answer_offline(core: &Core, target: &str) -> Result<String, String> {
+pub(crate) async fn answer_offline(
+    core: &Core,
+    target: &str,
+) -> Result<String, (StatusCode, String)> {
     match page(core, target).await {
         (PageKind::Json | PageKind::Text(StatusCode::OK), body) => Ok(body),
-        (PageKind::Text(_), body) => Err(body.trim_end().to_owned()),
+        (PageKind::Text(status), body) => Err((status, body.trim_end().to_owned())),
     }
 }
 

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use http::{HeaderMap, Method};
+use weft_config::tls::SanMatcher;
 
 /// A TLS hello and the certificate behind it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Hello {
     /// Server name; empty if none is sent.
     pub server_name: String,
@@ -13,6 +14,8 @@ pub struct Hello {
     pub protocols: Vec<String>,
     /// URI name of the client's certificate; `None`: it shows none.
     pub principal: Option<String>,
+    /// Names of which the server's certificate must have one; none: any will do.
+    pub accepts: Vec<SanMatcher>,
 }
 
 /// The head of a request.

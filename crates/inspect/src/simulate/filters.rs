@@ -8,19 +8,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use serde_json::{Value, json};
-use weft_config::http_filter::{HttpFilterConfig, OverrideLevels};
+use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels};
 use weft_config::jwt::RemoteKeySource;
 use weft_config::rbac::Action;
-use weft_config::{DataSource, HttpFilter, HttpManager, Metadata};
+use weft_config::{DataSource, HttpFilter, HttpManager, Metadata, Rbac};
 use weft_filters::call::{Call as ServiceCall, Calling};
 use weft_filters::{
-    CallError, Calls, Connection, CounterGroup, FaultStats, Filter, RemoteKeys, RequestContext,
-    RequestParts, Surroundings, Verdict,
+    CallError, Calls, Connection, CounterGroup, FaultStats, Filter, LocalReply, RemoteKeys,
+    RequestContext, RequestParts, Surroundings, Verdict,
 };
 
-use super::End;
 use super::call::Head;
 use super::route::Around;
+use super::selection::Selection;
+use super::{End, faults};
 
 /// Where the RBAC filter leaves what it decided.
 const RBAC: &str = "envoy.filters.http.rbac";
@@ -110,33 +111,26 @@ pub(super) fn refusal(action: Action, policy: Option<&str>) -> String {
     }
 }
 
-/// Whether a filter is run; faults would wait, and other services are not asked.
-fn is_run(config: &HttpFilterConfig) -> bool {
-    !matches!(
-        config,
-        HttpFilterConfig::Fault(_) | HttpFilterConfig::ExtAuthz(_)
-    )
-}
-
-/// What is to be said of a filter that is not run.
-fn left_out(configured: &HttpFilter) -> Option<String> {
+/// What is to be said of a service that is not asked.
+fn not_asked(configured: &HttpFilter, overrides: OverrideLevels<'_>) -> Option<String> {
     let name = &configured.name;
-    match &configured.config {
-        HttpFilterConfig::Fault(fault) => (fault.delay.is_some() || fault.abort.is_some())
-            .then(|| format!("{name}: a share of requests gets a fault")),
-        _ => Some(format!(
-            "{name}: an authorization service decides as well; it is not asked here"
-        )),
+    if let Some(FilterOverride::ExtAuthz(own)) = overrides.settings(name)
+        && own.disabled
+    {
+        return None;
     }
+    Some(format!(
+        "{name}: an authorization service decides as well; it is not asked here"
+    ))
 }
 
-/// Runs the filters in their order. `cluster` is where the route points to.
-pub(super) async fn run(
-    around: &Around<'_>,
+/// Runs the filters in their order. Each looks at the route as those before it have made it; which
+/// ones run is the first route's decision, as in the data plane.
+pub(super) async fn run<'a>(
+    around: &Around<'a>,
     head: &mut Head,
-    overrides: OverrideLevels<'_>,
-    (cluster, route_metadata): (Option<&str>, Option<&Metadata>),
-    told: &mut Vec<Value>,
+    selection: &mut Selection<'a>,
+    report: &mut Value,
     notes: &mut Vec<String>,
 ) -> Result<(), End> {
     let call = around.call;
@@ -151,91 +145,144 @@ pub(super) async fn run(
             .into(),
         names: around.peer.clone(),
     };
+    let first = selection.overrides();
     let mut metadata = Metadata::default();
-    let mut path: PathAndQuery = head
-        .path
-        .parse()
-        .map_err(|_| End::answered("refused", 400, "the path is no path of a URL"))?;
     for configured in &around.manager.filters {
-        if let HttpFilterConfig::Router(_) = &configured.config {
-            break;
-        }
-        if !is_run(&configured.config) {
-            notes.extend(left_out(configured));
-            continue;
-        }
         let Some(filter) = Filter::build(configured, &Bare) else {
             continue;
         };
-        if filter.is_off(overrides) {
+        if filter.is_off(first) {
             continue;
         }
         // What this filter says, not one before it.
         let before = metadata.namespace(RBAC).cloned();
-        let mut context = RequestContext {
-            head: RequestParts {
-                method: &mut head.method,
-                path: &mut path,
-                scheme: &mut head.scheme,
-                headers: &mut head.headers,
-            },
-            cluster,
-            routed: true,
-            forwarded: cluster.is_some(),
-            overrides,
-            route_metadata,
-            connection: &connection,
-            remote: around.remote,
-            metadata: &mut metadata,
-            body: None,
-            calls: &Nobody,
-            random: [call.random; 2],
-            delayed: false,
-            reroute: false,
-            response: Vec::new(),
-            cors: None,
-        };
+        let mut path: PathAndQuery = head
+            .path
+            .parse()
+            .map_err(|_| End::answered("refused", 400, "the path is no path of a URL"))?;
+        let mut context = context(
+            around,
+            (&mut *head, &mut path),
+            selection,
+            &connection,
+            &mut metadata,
+        );
+        match &configured.config {
+            HttpFilterConfig::Fault(own) => {
+                faults::inject(configured, own, &context, notes)?;
+                continue;
+            }
+            HttpFilterConfig::ExtAuthz(_) => {
+                notes.extend(not_asked(configured, context.overrides));
+                continue;
+            }
+            _ => {}
+        }
         let verdict = filter.request(&mut context).await;
+        let reroute = context.reroute;
+        head.path = path.to_string();
         let reply = match verdict {
             Verdict::Continue => None,
             Verdict::Reply(reply) => Some(reply),
         };
-        if let HttpFilterConfig::Rbac(rbac) = &configured.config {
-            let Some(rules) = &rbac.rules else { continue };
-            let after = metadata.namespace(RBAC);
-            let key = format!("{}enforced_effective_policy_id", rbac.stat_prefix);
+        let passes = reply.is_none();
+        if let HttpFilterConfig::Jwt(_) = &configured.config {
+            let jwt = json!({ "filter": &*configured.name, "action": "JWT", "allowed": passes });
+            tell(report, jwt);
+        }
+        if let Some((rules, key)) = rules(configured, selection.overrides()) {
             let of = |fields: Option<&serde_json::Map<String, Value>>| {
                 let value = fields.and_then(|fields| fields.get(&key));
                 value.and_then(Value::as_str).map(str::to_owned)
             };
-            let policy = of(after).filter(|policy| of(before.as_ref()).as_ref() != Some(policy));
+            let policy = of(metadata.namespace(RBAC));
+            let policy = policy.filter(|policy| of(before.as_ref()).as_ref() != Some(policy));
             let policy = policy.as_deref();
-            told.push(decision(
-                &configured.name,
-                rules.action,
-                policy,
-                reply.is_none(),
-            ));
-            if reply.is_some() {
+            tell(
+                report,
+                decision(&configured.name, rules.action, policy, passes),
+            );
+            if !passes {
                 return Err(End::answered("denied", 403, refusal(rules.action, policy)));
             }
-        } else if let HttpFilterConfig::Jwt(_) = &configured.config {
-            told.push(json!({
-                "filter": &*configured.name, "action": "JWT", "allowed": reply.is_none(),
-            }));
         }
         if let Some(reply) = reply {
-            let body = String::from_utf8_lossy(&reply.body).into_owned();
-            let status = reply.status.as_u16();
-            let why = match status {
-                401 => format!("the token is refused (RequestAuthentication): {body}"),
-                _ => format!("answered by {}: {} {body}", configured.name, reply.details),
-            };
-            let verdict = if status >= 400 { "denied" } else { "answered" };
-            return Err(End::answered(verdict, status, why));
+            return Err(answered(configured, &reply));
+        }
+        if reroute {
+            *selection = Selection::find(around, head, report);
         }
     }
     Ok(())
+}
+
+fn context<'c>(
+    around: &'c Around<'_>,
+    (head, path): (&'c mut Head, &'c mut PathAndQuery),
+    selection: &'c Selection<'_>,
+    connection: &'c Connection,
+    metadata: &'c mut Metadata,
+) -> RequestContext<'c> {
+    RequestContext {
+        head: RequestParts {
+            method: &mut head.method,
+            path,
+            scheme: &mut head.scheme,
+            headers: &mut head.headers,
+        },
+        cluster: selection.cluster.as_deref(),
+        routed: selection.is_routed(),
+        forwarded: selection.forwards(),
+        overrides: selection.overrides(),
+        route_metadata: selection.metadata(),
+        connection,
+        remote: around.remote,
+        metadata,
+        body: None,
+        calls: &Nobody,
+        random: [around.call.random; 2],
+        delayed: false,
+        reroute: false,
+        response: Vec::new(),
+        cors: None,
+    }
+}
+
+/// The rules that a filter goes by, those of the route before its own, and the name under which it
+/// leaves the policy that decided.
+fn rules<'a>(
+    configured: &'a HttpFilter,
+    overrides: OverrideLevels<'a>,
+) -> Option<(&'a Rbac, String)> {
+    let HttpFilterConfig::Rbac(filter) = &configured.config else {
+        return None;
+    };
+    let rules = match overrides.settings(&configured.name) {
+        Some(FilterOverride::Rbac(own)) => own.as_ref()?.rules.as_ref()?,
+        _ => filter.rules.as_ref()?,
+    };
+    let key = format!("{}enforced_effective_policy_id", filter.stat_prefix);
+    Some((rules, key))
+}
+
+/// Tells what a policy said.
+fn tell(report: &mut Value, decision: Value) {
+    match report["policies"].as_array_mut() {
+        Some(told) => told.push(decision),
+        None => report["policies"] = json!([decision]),
+    }
+}
+
+/// A filter has answered.
+fn answered(configured: &HttpFilter, reply: &LocalReply) -> End {
+    let body = String::from_utf8_lossy(&reply.body).into_owned();
+    let status = reply.status.as_u16();
+    let why = match status {
+        401 => format!("the token is refused (RequestAuthentication): {body}"),
+        _ => format!("answered by {}: {} {body}", configured.name, reply.details),
+    };
+    let verdict = if status >= 400 { "denied" } else { "answered" };
+    End::answered(verdict, status, why)
 }
 
 #[cfg(test)]

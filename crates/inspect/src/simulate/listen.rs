@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use weft_config::filter_chain::{ConnectionInfo, FilterChain, NetworkFilter, NetworkGuard};
 use weft_config::listener::TrafficDirection;
 use weft_config::rbac::{PeerNames, Subject};
-use weft_config::{Listener, RouteSource, TcpProxy};
+use weft_config::tls::{CertificateSource, SanKind};
+use weft_config::{DownstreamTls, Listener, RouteSource, TcpProxy};
 
-use super::call::Call;
+use super::call::{Call, Hello};
 use super::reach::reach;
 use super::route::{self, Around};
 use super::side::Side;
@@ -76,14 +77,18 @@ pub(super) async fn pass(
             if tls.require_client_certificate { "mutual" } else { "simple" }
         }),
     });
-    let peer = handshake(chain, call)?;
+    let peer = handshake(side, chain, call, notes)?;
     guards(chain, call, peer.as_ref(), report)?;
     match chain.filters.first() {
         None => Err(End::closed(
             "the chain has no filter that would take the connection",
         )),
-        Some(NetworkFilter::TcpProxy(proxy)) => tcp(side, call, proxy, report, notes),
+        Some(NetworkFilter::TcpProxy(proxy)) => tcp(side, call, (chain, proxy), report, notes),
         Some(NetworkFilter::Http(manager)) => {
+            if chain.tls.is_none() && call.tls.is_some() {
+                let why = "the chain speaks HTTP in plain text, and the caller TLS";
+                return Err(End::answered("refused", 400, why));
+            }
             let Some(head) = &call.head else {
                 return Err(End::answered(
                     "refused",
@@ -192,11 +197,17 @@ fn no_chain(listener: &Listener, connection: &ConnectionInfo<'_>) -> End {
 }
 
 /// What the chain knows of the peer: `None` in plain text.
-fn handshake(chain: &FilterChain, call: &Call) -> Result<Option<PeerNames>, End> {
+fn handshake(
+    side: &Side,
+    chain: &FilterChain,
+    call: &Call,
+    notes: &mut Vec<String>,
+) -> Result<Option<PeerNames>, End> {
     match (&chain.tls, &call.tls) {
         (None, _) => Ok(None),
         (Some(_), None) => Err(End::closed("the chain speaks TLS, and the caller does not")),
         (Some(tls), Some(hello)) => {
+            names(side, tls, hello, notes)?;
             if tls.require_client_certificate && hello.principal.is_none() {
                 return Err(End::closed(
                     "the chain demands a client's certificate, and the caller shows none",
@@ -208,6 +219,41 @@ fn handshake(chain: &FilterChain, call: &Call) -> Result<Option<PeerNames>, End>
             }))
         }
     }
+}
+
+/// Whether the server's certificate has a name that the caller accepts, as far as it is known.
+fn names(
+    side: &Side,
+    tls: &DownstreamTls,
+    hello: &Hello,
+    notes: &mut Vec<String>,
+) -> Result<(), End> {
+    if hello.accepts.is_empty() {
+        return Ok(());
+    }
+    let of_mesh = |source: &CertificateSource| match source {
+        CertificateSource::Sds(name) => **name == *"default",
+        CertificateSource::Inline(_) => false,
+    };
+    let shows = tls.context.certificates.first().is_some_and(of_mesh);
+    let Some(principal) = side.principal.as_ref().filter(|_| shows) else {
+        notes.push(
+            "the names in the server's certificate are not known; the caller compares them"
+                .to_owned(),
+        );
+        return Ok(());
+    };
+    let accepted = hello.accepts.iter().any(|name| {
+        matches!(name.kind, SanKind::Uri | SanKind::Any)
+            && name.matcher.matches(principal.as_bytes())
+    });
+    if accepted {
+        return Ok(());
+    }
+    Err(End::closed(format!(
+        "the server's certificate names {principal}, which the caller's cluster does not accept \
+         (subjectAltNames)"
+    )))
 }
 
 /// Policies of the connection.
@@ -253,11 +299,11 @@ fn guards(
     Ok(())
 }
 
-/// Bytes go to a cluster.
+/// Bytes go to a cluster, with the request that they are.
 fn tcp(
     side: &Side,
     call: &Call,
-    proxy: &TcpProxy,
+    (chain, proxy): (&FilterChain, &TcpProxy),
     report: &mut Value,
     notes: &mut Vec<String>,
 ) -> Result<Next, End> {
@@ -267,7 +313,19 @@ fn tcp(
     }
     let cluster = proxy.clusters.pick(call.random);
     let cluster = cluster.ok_or_else(|| End::closed("no cluster has a weight"))?;
-    let reached = reach(side, call, cluster, None, report, notes)?;
+    let reached = reach(side, call, cluster, None, 503, report, notes);
+    let mut reached = reached.map_err(|end| End::closed(end.reason))?;
+    if let Some(onward) = &mut reached {
+        // TLS that ends here is taken off; any other is bytes like the rest.
+        let ends = chain.tls.is_some() || call.tls.is_none();
+        if !ends && onward.tls.is_none() {
+            onward.tls.clone_from(&call.tls);
+            onward.head.clone_from(&call.head);
+        } else if ends {
+            onward.head.clone_from(&call.head);
+        }
+        onward.protocol = call.protocol;
+    }
     Ok(Next {
         cluster: cluster.to_string(),
         call: reached,

@@ -2,16 +2,19 @@
 //! takes at one proxy, and what policies say. Decides nothing by itself: chains, routes, policies and
 //! tokens are looked up by the code that the data plane runs (`weft-config`, `weft-filters`).
 //!
-//! Left out: what needs traffic (breakers, ejections, retries, faults) and what needs another
+//! Left out: what needs traffic (breakers, ejections, retries, shares of faults) and what needs another
 //! service (keys of remote servers, external authorization); where that counts, a note says so.
 
+mod admit;
 mod call;
+mod faults;
 mod filters;
 mod listen;
 mod reach;
 mod render;
 mod route;
 mod secrets;
+mod selection;
 mod side;
 
 pub use call::{Call, Head, Hello};
@@ -71,7 +74,10 @@ impl End {
 /// Takes a call through a proxy.
 pub async fn pass(side: &Side, call: &Call, direction: Direction) -> Passage {
     let mut report = json!({ "proxy": side.proxy, "connected": side.connected });
-    let mut notes = Vec::new();
+    let held_back = side.held_back.iter();
+    let mut notes = held_back
+        .map(|fault| format!("held back from the proxy: {fault}"))
+        .collect();
     let passed = listen::pass(side, call, direction, &mut report, &mut notes).await;
     let next = match passed {
         Ok(next) => {
@@ -88,3 +94,6 @@ pub async fn pass(side: &Side, call: &Call, direction: Direction) -> Passage {
     report["notes"] = notes.into();
     Passage { report, next }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use weft_config::endpoint::Health;
+use weft_config::tls::ValidationSource;
 use weft_config::{Address, Cluster, Discovery, Endpoint, LoadAssignment, Transport};
 
 use super::End;
@@ -13,23 +14,28 @@ use super::side::Side;
 /// Endpoints that are told.
 const TOLD_ENDPOINTS: usize = 100;
 
-/// The cluster, its endpoints, and the call as one of them gets it.
+/// The cluster, its endpoints, and the call as one of them gets it. `not_found` is the status for a
+/// cluster that is not there.
 pub(super) fn reach(
     side: &Side,
     call: &Call,
     name: &str,
     head: Option<Head>,
+    not_found: u16,
     report: &mut Value,
     notes: &mut Vec<String>,
 ) -> Result<Option<Call>, End> {
     report["cluster"] = name.into();
     let Some(cluster) = side.clusters.get(name) else {
-        return Err(End::answered("refused", 503, side.absence("cluster", name)));
+        return Err(End::answered(
+            "refused",
+            not_found,
+            side.absence("cluster", name),
+        ));
     };
     if name == "BlackHoleCluster" {
-        return Err(End::closed(
-            "BlackHoleCluster: nobody is to be called there",
-        ));
+        let why = "BlackHoleCluster: nobody is to be called there";
+        return Err(End::answered("refused", 503, why));
     }
     let assignment = match &cluster.discovery {
         Discovery::Eds { service_name } => side.assignments.get(&**service_name),
@@ -77,6 +83,11 @@ fn hello(side: &Side, cluster: &Cluster, endpoint: Option<&Endpoint>) -> Option<
                 .principal
                 .clone()
                 .filter(|_| !tls.context.certificates.is_empty()),
+            accepts: match &tls.context.validation {
+                Some(ValidationSource::Inline(validation)) => validation.san_matchers.clone(),
+                Some(ValidationSource::Sds { defaults, .. }) => defaults.san_matchers.clone(),
+                None => Vec::new(),
+            },
         }),
     }
 }

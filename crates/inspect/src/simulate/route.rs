@@ -8,17 +8,16 @@ use http::HeaderMap;
 use http::header::{HOST, HeaderValue};
 use serde_json::{Value, json};
 use weft_config::format::{Field, FormatSource, Pseudo, Value as FormatValue};
-use weft_config::http_filter::OverrideLevels;
 use weft_config::matching::HeaderKey;
 use weft_config::metadata::Metadata;
 use weft_config::rbac::PeerNames;
-use weft_config::route::{ClusterSpec, RouteMatch, WeightedCluster};
-use weft_config::{
-    Forward, HttpManager, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
-};
+use weft_config::route::{ClusterSpec, RouteMatch};
+use weft_config::{Forward, HttpManager, RequestHead, RouteAction, RouteConfig, VirtualHost};
 
+use super::admit::admit;
 use super::call::{Call, Head};
 use super::reach::reach;
+use super::selection::{Found, Routed, Selection};
 use super::side::Side;
 use super::{End, Next, filters};
 
@@ -37,7 +36,7 @@ pub(super) struct Around<'a> {
     pub(super) remote: IpAddr,
 }
 
-fn view(head: &Head) -> RequestHead<'_> {
+pub(super) fn view(head: &Head) -> RequestHead<'_> {
     RequestHead::of(&head.method, &head.path, head.scheme, &head.headers)
 }
 
@@ -47,60 +46,32 @@ pub(super) async fn pass(
     report: &mut Value,
     notes: &mut Vec<String>,
 ) -> Result<Next, End> {
-    let arrived = head;
     let mut head = head.clone();
-    let random = around.call.random;
+    admit(
+        around.manager,
+        &mut head,
+        around.call.destination.port(),
+        notes,
+    )?;
     report["request"] = json!({
         "method": head.method.as_str(), "authority": view(&head).authority, "path": head.path,
         "client": around.remote.to_string(),
         "principal": around.peer.as_ref().and_then(|peer| peer.uris.first()),
     });
-    let found = around.routes.find(&view(&head), random);
-    let (vhost, route) = match found {
-        RouteLookup::Found { vhost, route } => (vhost, route),
-        RouteLookup::RedirectToTls => {
+    let mut selection = Selection::find(around, &head, report);
+    filters::run(around, &mut head, &mut selection, report, notes).await?;
+    let found = match selection.routed {
+        Routed::Found(found) => found,
+        Routed::ToTls => {
             let location = RouteConfig::tls_location(&view(&head));
             let why = format!("the virtual host wants TLS: redirect to {location}");
             return Err(End::answered("redirected", 301, why));
         }
-        RouteLookup::None => return Err(no_route(around, &head, report)),
+        Routed::None(why) => return Err(End::answered("refused", 404, why)),
     };
-    told_host(vhost, report);
-    let number = vhost
-        .routes()
-        .iter()
-        .position(|one| Arc::ptr_eq(one, route));
-    report["passedOver"] = passed_over(vhost, number, &head, random);
-    report["route"] = json!({
-        "number": number, "of": vhost.routes().len(), "name": &*route.name,
-        "match": condition(&route.matcher),
-        "object": route.metadata.as_deref().and_then(config_of),
-    });
-    let picked = match &route.action {
-        RouteAction::Forward(forward) => forward
-            .cluster
-            .pick(random, &view(arrived))
-            .map(|picked| (picked.name.to_owned(), picked.weighted)),
-        _ => None,
-    };
-    let (cluster, weighted) = picked.map_or((None, None), |(name, w)| (Some(name), w));
-    let overrides = OverrideLevels([
-        weighted.map(|weighted| &weighted.overrides),
-        Some(&route.overrides),
-        Some(&vhost.overrides),
-        Some(&around.routes.overrides),
-    ]);
-    let mut policies = Vec::new();
-    let metadata = route.metadata.as_deref();
-    let to = (cluster.as_deref(), metadata);
-    let filtered = filters::run(around, &mut head, overrides, to, &mut policies, notes).await;
-    if !policies.is_empty() {
-        report["policies"] = policies.into();
-    }
-    filtered?;
-    match &route.action {
+    match &found.route.action {
         RouteAction::Redirect(redirect) => {
-            let location = redirect.location(&view(&head), Some(&route.matcher));
+            let location = redirect.location(&view(&head), Some(&found.route.matcher));
             let status = redirect.status;
             let why = format!("the route redirects to {location}");
             Err(End::answered("redirected", status, why))
@@ -109,21 +80,24 @@ pub(super) async fn pass(
             let why = "the route answers by itself";
             Err(End::answered("answered", *status, why))
         }
+        // To the data plane it is a route to a cluster without a name.
         RouteAction::NonForwarding => {
-            Err(End::answered("refused", 404, "the route does not forward"))
+            Err(End::answered("refused", 503, "the route does not forward"))
         }
         RouteAction::Forward(forward) => {
             shares(&forward.cluster, report);
-            let Some(cluster) = cluster else {
-                return Err(End::answered("refused", 404, "no header names the cluster"));
+            let not_found = forward.cluster_not_found_status;
+            let Some(cluster) = selection.cluster else {
+                let why = "no header names the cluster";
+                return Err(End::answered("refused", not_found, why));
             };
-            let level = (&**vhost, &**route, weighted);
-            let request = rewritten(around, forward, level, &head);
+            let request = rewritten(around, forward, found, &head);
             let reached = reach(
                 around.side,
                 around.call,
                 &cluster,
                 Some(request),
+                not_found,
                 report,
                 notes,
             )?;
@@ -135,28 +109,32 @@ pub(super) async fn pass(
     }
 }
 
-fn told_host(vhost: &VirtualHost, report: &mut Value) {
+pub(super) fn told_host(vhost: &VirtualHost, report: &mut Value) {
     let domains: Vec<&str> = vhost.domains.iter().map(|domain| &**domain).collect();
     report["virtualHost"] = json!({ "name": &*vhost.name, "domains": domains });
 }
 
-fn no_route(around: &Around<'_>, head: &Head, report: &mut Value) -> End {
+/// Why there is no route.
+pub(super) fn no_route(around: &Around<'_>, head: &Head, report: &mut Value) -> String {
     let authority = view(head).authority.to_owned();
     let Some(vhost) = around.routes.virtual_host(&authority) else {
         let all = around.routes.virtual_hosts.iter();
         let domains = all.flat_map(|host| host.domains.iter().take(1).map(|d| &**d));
         let some: Vec<&str> = domains.take(10).collect();
-        let why = format!("no virtual host is for {authority:?}; there are hosts for {some:?}");
-        return End::answered("refused", 404, why);
+        return format!("no virtual host is for {authority:?}; there are hosts for {some:?}");
     };
     told_host(vhost, report);
     report["passedOver"] = passed_over(vhost, None, head, around.call.random);
-    let why = format!("no route of the virtual host {} matches", vhost.name);
-    End::answered("refused", 404, why)
+    format!("no route of the virtual host {} matches", vhost.name)
 }
 
 /// The routes before the one that is taken, each with why it was not.
-fn passed_over(vhost: &VirtualHost, taken: Option<usize>, head: &Head, random: u64) -> Value {
+pub(super) fn passed_over(
+    vhost: &VirtualHost,
+    taken: Option<usize>,
+    head: &Head,
+    random: u64,
+) -> Value {
     let upto = taken.unwrap_or(usize::MAX);
     let routes = vhost
         .routes()
@@ -252,7 +230,7 @@ fn header_name(key: &HeaderKey) -> String {
 }
 
 /// What a route asks of the path.
-fn condition(matcher: &RouteMatch) -> String {
+pub(super) fn condition(matcher: &RouteMatch) -> String {
     use weft_config::route::PathRule;
     match &matcher.path {
         PathRule::Prefix(prefix) => format!("{prefix}*"),
@@ -263,7 +241,7 @@ fn condition(matcher: &RouteMatch) -> String {
 }
 
 /// The object behind a route, as `istioctl` names it.
-fn config_of(metadata: &Metadata) -> Option<String> {
+pub(super) fn config_of(metadata: &Metadata) -> Option<String> {
     let path = [Arc::from("config")];
     let config = metadata.get("istio", &path)?.as_str()?;
     let pieces: Vec<&str> = config.split('/').collect();
@@ -319,12 +297,12 @@ impl FormatSource for Known<'_> {
 }
 
 /// The request as it goes on.
-fn rewritten(
-    around: &Around<'_>,
-    forward: &Forward,
-    (vhost, route, weighted): (&VirtualHost, &Route, Option<&WeightedCluster>),
-    head: &Head,
-) -> Head {
+fn rewritten(around: &Around<'_>, forward: &Forward, found: Found<'_>, head: &Head) -> Head {
+    let Found {
+        vhost,
+        route,
+        weighted,
+    } = found;
     let mut out = head.clone();
     if let Some(path) = forward.rewrite_path(&route.matcher, &head.path) {
         out.path = path;

@@ -40,6 +40,8 @@ pub struct Side {
     pub ips: Vec<IpAddr>,
     /// The identity that its certificate has, as far as it is known.
     pub principal: Option<String>,
+    /// What the control plane holds back from it, such as keys that could not be fetched.
+    pub(crate) held_back: Vec<String>,
     pub(crate) clusters: BTreeMap<String, Cluster>,
     pub(crate) assignments: BTreeMap<String, LoadAssignment>,
     pub(crate) listeners: BTreeMap<String, Listener>,
@@ -68,6 +70,10 @@ impl Side {
                 .filter_map(|ip| ip.parse().ok())
                 .collect(),
             principal: (!principal.is_empty()).then(|| principal.to_owned()),
+            held_back: texts(page, "heldBack")
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
             ..Self::default()
         };
         for resource in list(page, "resources") {

@@ -9,14 +9,14 @@ use http::header::{COOKIE, EXPECT, HOST, HeaderName, HeaderValue, REFERER, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
-use weft_config::http_manager::StripPort;
+use weft_config::http_manager::is_host;
 use weft_config::http_options::UnderscoreAction;
+use weft_config::path::{PathRules, PathVerdict, clean};
 use weft_config::{HttpManager, RequestHead};
 use weft_filters::LocalReply;
 
 use super::exchange::{Exchange, Record};
 use super::headers;
-use super::path::{PathRules, PathVerdict, clean};
 use super::referer;
 use super::respond::redirect;
 
@@ -230,39 +230,14 @@ fn check_host(
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(bad("missing_host_header"));
     };
-    let Some(text) = host.to_str().ok().filter(|host| host.bytes().all(in_host)) else {
+    let Some(text) = host.to_str().ok().filter(|host| is_host(host)) else {
         return Err(Refusal::codec(StatusCode::BAD_REQUEST, "invalid_authority"));
     };
-    if config.strip_port == StripPort::Keep && !config.strip_trailing_host_dot {
-        return Ok(());
-    }
-    let (mut name, mut port) = match text.rsplit_once(':') {
-        Some((name, port)) if !name.ends_with(':') && port.bytes().all(|b| b.is_ascii_digit()) => {
-            (name, Some(port))
-        }
-        _ => (text, None),
-    };
-    let drop_port = match config.strip_port {
-        StripPort::Keep => false,
-        StripPort::Any => true,
-        StripPort::Matching => port.and_then(|port| port.parse().ok()) == Some(local.port()),
-    };
-    if drop_port {
-        port = None;
-    }
-    if config.strip_trailing_host_dot {
-        name = name.strip_suffix('.').unwrap_or(name);
-    }
-    let host = port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
-    if let Ok(host) = HeaderValue::from_str(&host) {
+    let stripped = config.stripped_host(text, local.port());
+    if let Some(host) = stripped.and_then(|host| HeaderValue::from_str(&host).ok()) {
         headers.insert(HOST, host);
     }
     Ok(())
-}
-
-/// What may stand in a host with its port (RFC 3986, 3.2).
-fn in_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(&byte)
 }
 
 fn check_names(headers: &mut HeaderMap, underscores: UnderscoreAction) -> Result<(), Refusal> {
@@ -287,16 +262,11 @@ fn check_names(headers: &mut HeaderMap, underscores: UnderscoreAction) -> Result
 }
 
 fn clean_path(path: PathAndQuery, config: &HttpManager) -> Result<PathAndQuery, Refusal> {
-    let rules = PathRules {
-        normalize: config.normalize_path,
-        merge_slashes: config.merge_slashes,
-        escaped_slashes: config.escaped_slashes,
-    };
     let text = path.as_str();
     if !text.starts_with('/') && text != "*" {
         return Err(Refusal::codec(StatusCode::BAD_REQUEST, "missing_path"));
     }
-    match clean(text, rules) {
+    match clean(text, PathRules::of(config)) {
         PathVerdict::Use(std::borrow::Cow::Borrowed(_)) => Ok(path),
         PathVerdict::Use(std::borrow::Cow::Owned(clean)) => {
             PathAndQuery::try_from(clean).map_err(|_| bad("path_normalization_failed"))

@@ -20,12 +20,57 @@ const MAX_BODY: usize = 512 << 20;
 /// # Errors
 /// The address cannot be reached, the answer is none or not 200, or took longer than `limit`.
 pub(super) async fn get(address: &str, path: &str, limit: Duration) -> Result<String, Failure> {
-    call(Method::GET, address, path, limit).await
+    let answer = find(address, path, limit).await?;
+    answer.map_err(|refused| refused.to_string())
+}
+
+/// An answer that says that there is no such thing.
+#[derive(Debug)]
+pub(super) struct Missing(String);
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The body of a page, or that there is none (404), apart from all that keeps from knowing.
+///
+/// # Errors
+/// As [`get`], but for 404.
+pub(super) async fn find(
+    address: &str,
+    path: &str,
+    limit: Duration,
+) -> Result<Result<String, Missing>, Failure> {
+    let (status, body) = call(Method::GET, address, path, limit).await?;
+    match status {
+        StatusCode::OK => Ok(Ok(body)),
+        StatusCode::NOT_FOUND => Ok(Err(Missing(refusal(address, path, status, &body)))),
+        _ => Err(refusal(address, path, status, &body)),
+    }
+}
+
+fn refusal(address: &str, path: &str, status: StatusCode, body: &str) -> Failure {
+    format!(
+        "{}{path}: {status}: {}",
+        authority(address),
+        body.trim_end()
+    )
+}
+
+fn authority(address: &str) -> &str {
+    let authority = address.strip_prefix("http://").unwrap_or(address);
+    authority.trim_end_matches('/')
 }
 
 /// The same by POST.
 pub(super) async fn post(address: &str, path: &str, limit: Duration) -> Result<String, Failure> {
-    call(Method::POST, address, path, limit).await
+    let (status, body) = call(Method::POST, address, path, limit).await?;
+    if status == StatusCode::OK {
+        return Ok(body);
+    }
+    Err(refusal(address, path, status, &body))
 }
 
 async fn call(
@@ -33,19 +78,12 @@ async fn call(
     address: &str,
     path: &str,
     limit: Duration,
-) -> Result<String, Failure> {
-    let authority = address.strip_prefix("http://").unwrap_or(address);
-    let authority = authority.trim_end_matches('/');
+) -> Result<(StatusCode, String), Failure> {
+    let authority = authority(address);
     let answer = tokio::time::timeout(limit, attempt(method, authority, path)).await;
-    let (status, body) = answer
+    answer
         .unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
-        .map_err(|error| {
-            format!("asking {authority}: {error}; give the address of a running one")
-        })?;
-    if status == StatusCode::OK {
-        return Ok(body);
-    }
-    Err(format!("{authority}{path}: {status}: {}", body.trim_end()))
+        .map_err(|error| format!("asking {authority}: {error}; give the address of a running one"))
 }
 
 async fn attempt(

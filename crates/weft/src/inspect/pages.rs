@@ -45,8 +45,20 @@ impl Pages {
             Self::Remote(address) => fetch::get(address, target, LIMIT).await?,
             Self::Offline(offline) => offline.page(target).await?,
         };
-        serde_json::from_str(&text).map_err(|error| {
-            format!("the answer is no JSON ({error}); is it a Weft control plane?")
-        })
+        parsed(&text)
     }
+
+    /// The same; `None` if there is no such page, which is not the same as not to know.
+    pub(super) async fn find(&self, target: &str) -> Result<Option<Value>, Failure> {
+        let text = match self {
+            Self::Remote(address) => fetch::find(address, target, LIMIT).await?.ok(),
+            Self::Offline(offline) => offline.find(target).await?,
+        };
+        text.map(|text| parsed(&text)).transpose()
+    }
+}
+
+fn parsed(text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text)
+        .map_err(|error| format!("the answer is no JSON ({error}); is it a Weft control plane?"))
 }

@@ -18,6 +18,8 @@ use crate::{Failure, output};
 const SOURCE_PORT: u16 = 45_678;
 /// An address of the Internet (RFC 5737), for hosts that no service is.
 const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
+/// Proxies behind the first one.
+const MAX_GATEWAYS: usize = 8;
 /// Whoever calls a gateway from outside (RFC 5737).
 const CALLER: [u8; 4] = [203, 0, 113, 7];
 
@@ -50,38 +52,65 @@ async fn simulate(args: &SimulateArgs, pages: &Pages) -> Result<Value, Failure> 
     } else {
         simulate::pass(&side, &call, Direction::Outbound).await
     };
-    let mut last = report.clone();
     passages.push(report);
-    let onward = next
+    let mut onward = next
         .and_then(|next| next.call)
         .filter(|_| !args.client_only && !args.no_identity);
-    if let Some(mut onward) = onward {
-        if let (Some(hello), Some(principal)) = (&mut onward.tls, &args.principal) {
-            hello.principal = Some(principal.clone());
-        }
-        let server = view(pages, &onward.destination.ip().to_string()).await;
-        match server {
-            Ok(server) if !server.gateway => {
-                let passage = simulate::pass(&server, &onward, Direction::Inbound).await;
-                last = passage.report.clone();
-                passages.push(passage.report);
-            }
-            _ => {
-                last["reason"] = format!(
-                    "no workload of the mesh is at {}, so that nobody decides there",
-                    onward.destination
-                )
-                .into();
-            }
-        }
-        if last["verdict"] == "forwarded" {
+    if let (Some(call), Some(principal)) = (&mut onward, &args.principal)
+        && let Some(hello) = &mut call.tls
+    {
+        hello.principal = Some(principal.clone());
+    }
+    let end = follow(pages, onward, &mut passages).await?;
+    let mut last = passages.last().cloned().unwrap_or_default();
+    match end {
+        Some(Reached::Server) => last["verdict"] = "reached".into(),
+        Some(Reached::Outside(reason)) => {
             last["verdict"] = "reached".into();
+            last["reason"] = reason.into();
         }
+        None => {}
     }
     Ok(json!({
         "passages": passages, "verdict": last["verdict"], "reason": last["reason"],
         "status": last["status"],
     }))
+}
+
+/// Where a call has come to its end.
+enum Reached {
+    /// At the server, through its proxy.
+    Server,
+    /// Where no proxy is; with the reason to tell.
+    Outside(String),
+}
+
+/// Takes a call through the proxies behind the first one: that of the server, and gateways before
+/// it. `None`: it ends at the last of them, or goes on to where the simulation cannot look.
+async fn follow(
+    pages: &Pages,
+    mut onward: Option<Call>,
+    passages: &mut Vec<Value>,
+) -> Result<Option<Reached>, Failure> {
+    for _ in 0..MAX_GATEWAYS {
+        let Some(call) = onward else { return Ok(None) };
+        let Some(server) = find(pages, &call.destination.ip().to_string()).await? else {
+            return Ok(Some(Reached::Outside(format!(
+                "no workload of the mesh is at {}, so that nobody decides there",
+                call.destination
+            ))));
+        };
+        let Passage { report, next } = simulate::pass(&server, &call, Direction::Inbound).await;
+        let through = next.is_some();
+        passages.push(report);
+        if through && !server.gateway {
+            return Ok(Some(Reached::Server));
+        }
+        onward = next.and_then(|next| next.call);
+    }
+    Err(format!(
+        "the call goes through more than {MAX_GATEWAYS} gateways; they may lead to each other"
+    ))
 }
 
 /// A call that no proxy of the mesh takes on.
@@ -95,10 +124,21 @@ async fn direct(pages: &Pages, call: &Call) -> Result<Passage, Failure> {
 }
 
 async fn view(pages: &Pages, wanted: &str) -> Result<Side, Failure> {
-    let page = pages
-        .json(&format!("/debug/view?proxyID={}", escaped(wanted)))
-        .await?;
-    Side::parse(&page).map_err(|error| error.to_string())
+    side(&pages.json(&view_of(wanted)).await?)
+}
+
+/// `None` if there is no such proxy or workload.
+async fn find(pages: &Pages, wanted: &str) -> Result<Option<Side>, Failure> {
+    let page = pages.find(&view_of(wanted)).await?;
+    page.as_ref().map(side).transpose()
+}
+
+fn view_of(wanted: &str) -> String {
+    format!("/debug/view?proxyID={}", escaped(wanted))
+}
+
+fn side(page: &Value) -> Result<Side, Failure> {
+    Side::parse(page).map_err(|error| error.to_string())
 }
 
 /// What is called, taken apart.
@@ -173,6 +213,7 @@ async fn first_call(
         protocols: vec![if args.http2 { "h2" } else { "http/1.1" }.to_owned()],
         // A sidecar's own caller is the application, which has no certificate of the mesh.
         principal: args.principal.clone().filter(|_| side.gateway),
+        accepts: Vec::new(),
     });
     let head = if target.scheme == Scheme::Tcp {
         None

@@ -4,19 +4,33 @@
 
 use std::borrow::Cow;
 
-use weft_config::http_manager::EscapedSlashes;
+use crate::http_manager::{EscapedSlashes, HttpManager};
 
 /// How paths are treated.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PathRules {
-    pub(crate) normalize: bool,
-    pub(crate) merge_slashes: bool,
-    pub(crate) escaped_slashes: EscapedSlashes,
+pub struct PathRules {
+    /// Resolve dot segments and escapes (RFC 3986, 6).
+    pub normalize: bool,
+    /// Several slashes in a row are one.
+    pub merge_slashes: bool,
+    /// What becomes of `%2F` and `%5C`.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+impl PathRules {
+    /// Those of a connection manager.
+    pub fn of(manager: &HttpManager) -> Self {
+        Self {
+            normalize: manager.normalize_path,
+            merge_slashes: manager.merge_slashes,
+            escaped_slashes: manager.escaped_slashes,
+        }
+    }
 }
 
 /// What becomes of a path.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum PathVerdict<'a> {
+pub enum PathVerdict<'a> {
     /// Route and forward this one.
     Use(Cow<'a, str>),
     /// Send the client to this one.
@@ -26,7 +40,7 @@ pub(crate) enum PathVerdict<'a> {
 }
 
 /// Applies the rules to a path with its query.
-pub(crate) fn clean(path: &str, rules: PathRules) -> PathVerdict<'_> {
+pub fn clean(path: &str, rules: PathRules) -> PathVerdict<'_> {
     let end = path.find(['?', '#']).unwrap_or(path.len());
     let (before, query) = path.split_at(end);
     let mut redirect = false;
