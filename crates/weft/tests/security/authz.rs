@@ -25,7 +25,7 @@ use weft_proto::pb::google::{protobuf as google, rpc};
 use super::servers::{answer, serve};
 
 /// Longer than anybody waits for a decision.
-const SLOW: Duration = Duration::from_secs(60);
+const SLOW: Duration = Duration::from_mins(1);
 
 /// Starts the service that is asked by HTTP; gives its port.
 pub(crate) async fn by_http() -> u16 {
