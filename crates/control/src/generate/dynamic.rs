@@ -2,7 +2,7 @@
 //! that leads to all of them, and the filters before it that resolve a name. The three share a
 //! cache by its name. Must never know listeners.
 
-use weft_model::{Hostname, MeshSettings, PolicySettings, PortNumber};
+use weft_model::{ClientTlsMode, Hostname, MeshSettings, PolicySettings, PortNumber};
 
 use super::clusters::{Target, bare};
 use super::names;
@@ -82,7 +82,9 @@ pub(super) fn cluster(
     }
     let closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);
     if closed.is_none() {
-        let checked = settings.tls.as_ref().is_none_or(|tls| {
+        let tls = settings.tls.as_ref();
+        let tls = tls.filter(|tls| tls.mode != ClientTlsMode::Disable);
+        let checked = tls.is_some_and(|tls| {
             let auto = http.auto.get_or_insert_default();
             // Which of many names a certificate is for is known with each call only.
             auto.auto_san_validation = !tls.insecure_skip_verify;

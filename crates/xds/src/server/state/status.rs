@@ -4,15 +4,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::TypeState;
-use crate::server::TypeStatus;
+use crate::server::{Refusal, TypeStatus};
 use crate::set::ResourceSet;
 
 impl TypeState {
     /// Compared with `target`, the set of the newest view.
     pub(in crate::server) fn status(&self, target: &ResourceSet) -> TypeStatus {
+        // What is no longer offered counts no longer, however it came to be refused.
+        let offered = |(name, refusal): &(&Arc<str>, &Refusal)| {
+            let resource = target.get(name);
+            resource.is_some_and(|resource| resource.version == refusal.version)
+        };
         let mut refused: Vec<_> = self
             .refused
             .iter()
+            .filter(offered)
             .map(|(name, refusal)| (name.clone(), refusal.clone()))
             .collect();
         refused.sort_by(|a, b| a.0.cmp(&b.0));
