@@ -68,7 +68,7 @@ fn filters(listener: &Listener) -> Vec<Vec<&str>> {
 fn names_below_a_wildcard_are_resolved_before_they_are_forwarded() {
     let config = Mesh::new(ENTRIES).config(&sidecar("10.0.0.9", "shop"));
     let cluster = config.cluster("outbound|443||*.partners.example.com");
-    // Without TLS, Envoy wants to be told that nothing is verified, as istiod does.
+    // Without TLS, Envoy 1.40 refuses the cluster unless it is told that nothing is verified.
     assert!(dynamic(&cluster).allow_insecure_cluster_options);
     let tls = config.listener("0.0.0.0_443");
     let found = filters(&tls);
