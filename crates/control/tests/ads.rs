@@ -6,7 +6,9 @@ mod plane;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use plane::{PATIENCE, Running, Sotw, config, get, get_from, node, start, write};
+use plane::{
+    CLUSTER, PATIENCE, Running, SERVICE, SIDECAR, Sotw, config, get, get_from, node, start, write,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use weft_control::{ControlConfig, ControlPlane};
@@ -15,22 +17,8 @@ use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use weft_xds::pb::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest};
 
-const SERVICE: &str = r"
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: reviews, namespace: shop}
-spec:
-  hosts: [reviews.shop.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints: [{address: 10.0.0.1}]
-";
-const CLUSTER: &str = "outbound|80||reviews.shop.svc.cluster.local";
 /// Long enough for the file source to see an edit and for a push to arrive.
 const QUIET: Duration = Duration::from_millis(1500);
-
-const SIDECAR: &str = "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn edits_reach_a_proxy_and_no_op_edits_do_not() {

@@ -1,5 +1,7 @@
 //! Keys that rules name by URL: fetched from servers over loopback, and what proxies get of them.
 
+mod plane;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -121,15 +123,9 @@ impl Mesh {
         write("a.yaml", SERVICE).expect("written");
         write("r.yaml", rule).expect("written");
         let (drain, signal) = drain::channel();
-        let local = "127.0.0.1:0".parse().expect("an address");
         let config = ControlConfig {
-            config_dir: folder.path().to_owned(),
-            serve_incomplete: false,
-            mesh_config: None,
-            grpc_addr: local,
-            monitoring_addr: local,
-            max_connection_age: None,
             keys: fetch,
+            ..plane::config(folder.path())
         };
         Self {
             control: ControlPlane::start(config, signal).await.expect("starts"),

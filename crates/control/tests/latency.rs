@@ -4,20 +4,9 @@ mod plane;
 
 use std::time::Duration;
 
-use plane::{PATIENCE, Running, Sotw, get, start, write};
+use plane::{PATIENCE, Running, SERVICE, SIDECAR, Sotw, get, start, write};
 use weft_xds::TypeUrl;
 
-const SERVICE: &str = r"
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: reviews, namespace: shop}
-spec:
-  hosts: [reviews.shop.svc.cluster.local]
-  resolution: STATIC
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints: [{address: 10.0.0.1}]
-";
-const SIDECAR: &str = "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local";
 /// How long the proxy takes to answer.
 const SLOW: Duration = Duration::from_millis(300);
 

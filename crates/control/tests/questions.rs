@@ -5,7 +5,7 @@ mod plane;
 
 use std::time::Duration;
 
-use plane::{PATIENCE, Running, Sotw, get, node, start, write};
+use plane::{CLUSTER, PATIENCE, Running, SERVICE, SIDECAR, Sotw, get, node, start, write};
 use prost::Message;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -16,17 +16,7 @@ use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use weft_xds::pb::{DiscoveryRequest, DiscoveryResponse};
 
-const MESH: &str = r"
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: reviews, namespace: shop}
-spec:
-  hosts: [reviews.shop.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints: [{address: 10.0.0.1}]
----
+const RULE: &str = r"---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: reviews, namespace: shop}
@@ -34,11 +24,13 @@ spec:
   host: reviews.shop.svc.cluster.local
   trafficPolicy: {connectionPool: {http: {http2MaxRequests: 7}}}
 ";
-const CLUSTER: &str = "outbound|80||reviews.shop.svc.cluster.local";
-const SIDECAR: &str = "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local";
 const GATEWAY: &str = "router~10.0.0.8~front.shop~shop.svc.cluster.local";
 const SYNCZ: &str = "istio.io/debug/syncz";
 const CONFIG_DUMP: &str = "istio.io/debug/config_dump";
+
+fn mesh() -> String {
+    format!("{SERVICE}{RULE}")
+}
 
 /// A stream of questions, as `istioctl` opens it: a node that is no proxy, and a nonce that answers
 /// nothing.
@@ -115,7 +107,7 @@ fn statuses(answer: &DiscoveryResponse) -> Vec<(String, Vec<Told>)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn istioctl_hears_who_is_connected_and_how_far_they_are() {
-    let plane = start(&[("mesh.yaml", MESH)]).await;
+    let plane = start(&[("mesh.yaml", &mesh())]).await;
     let nobody = ask(&plane, SYNCZ, &[]).await;
     assert!(nobody.resources.is_empty(), "who asks is no proxy");
 
@@ -173,7 +165,7 @@ async fn istioctl_hears_who_is_connected_and_how_far_they_are() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn istioctl_gets_the_dump_of_a_proxy() {
-    let plane = start(&[("mesh.yaml", MESH)]).await;
+    let plane = start(&[("mesh.yaml", &mesh())]).await;
     let _proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
     let mut answer = ask(&plane, CONFIG_DUMP, &["app.shop"]).await;
     for _ in 0..100 {
@@ -246,7 +238,7 @@ async fn istioctl_gets_the_dump_of_a_proxy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_questions_is_answered_once_a_question() {
-    let plane = start(&[("mesh.yaml", MESH)]).await;
+    let plane = start(&[("mesh.yaml", &mesh())]).await;
     let mut asking = Asking::start(&plane, "istio.io/debug", &["list"]).await;
     let list = asking.answer().await.expect("an answer");
     let [resource] = &list.resources[..] else {
@@ -284,7 +276,7 @@ async fn a_stream_of_questions_is_answered_once_a_question() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_is_waited_for_until_every_proxy_has_accepted_it() {
     const RULE: &str = "/debug/wait?object=DestinationRule/shop/reviews";
-    let plane = start(&[("mesh.yaml", MESH)]).await;
+    let plane = start(&[("mesh.yaml", &mesh())]).await;
     let mut proxy = Sotw::connect(&plane, SIDECAR, &[TypeUrl::CLUSTER]).await;
     proxy.next(PATIENCE, None).await.expect("clusters");
     let settled = |page: &Value| page["proxies"].as_array().is_some_and(Vec::is_empty);
@@ -304,7 +296,7 @@ async fn an_edit_is_waited_for_until_every_proxy_has_accepted_it() {
     write(
         plane.directory.path(),
         "mesh.yaml",
-        &MESH.replace(": 7", ": 8"),
+        &mesh().replace(": 7", ": 8"),
     );
     let lags = page(&plane, &format!("{RULE}&refresh")).await;
     assert_eq!(lags["refreshed"], true, "{lags}");
@@ -341,7 +333,7 @@ async fn an_edit_is_waited_for_until_every_proxy_has_accepted_it() {
     write(
         plane.directory.path(),
         "other.yaml",
-        &MESH
+        &mesh()
             .split("---")
             .next()
             .unwrap_or_default()

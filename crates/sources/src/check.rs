@@ -11,7 +11,7 @@ use weft_model::{
     ExportTo, HostScope, Hostname, Labels, MeshSettings, Namespace, ObjectRef, Percent, PortNumber,
     ScopedHost, Timestamp,
 };
-use weft_proto::Duration as ProtoDuration;
+use weft_proto::{Duration as ProtoDuration, format};
 
 /// At most so many findings are kept for one object; nobody reads more, and a hostile file
 /// cannot make us hold more.
@@ -209,6 +209,13 @@ impl<'a> At<'a> {
             self.error(format_args!("{value} is no percentage: use 0 to 100"));
         }
         percent
+    }
+
+    /// The name of a header (RFC 9110's `token`).
+    pub(crate) fn header_name(&self, name: &str) {
+        if name.is_empty() || !name.bytes().all(format::is_token) {
+            self.error(format_args!("\"{name}\" is no name of a header"));
+        }
     }
 
     /// The value of a header, as Envoy's `HTTP_HEADER_VALUE` has it.

@@ -9,6 +9,7 @@ use weft_sources::ObjectState;
 use weft_xds::{Resource, TypeUrl};
 
 use crate::core::{Connected, Core, Step, TypePosition};
+use crate::emit::Fault;
 use crate::graph::ProxyView;
 use crate::node::ProxyKind;
 
@@ -126,6 +127,20 @@ pub(super) fn state_name(state: ObjectState) -> &'static str {
     }
 }
 
+/// The messages of faults by object, as `Kind/namespace/name`.
+pub(super) fn held_back(faults: &[Fault]) -> HashMap<String, Vec<&str>> {
+    let mut held_back: HashMap<String, Vec<&str>> = HashMap::default();
+    for fault in faults {
+        for origin in fault.origins.iter() {
+            let held = held_back.entry(origin.to_string()).or_default();
+            if held.last() != Some(&&*fault.message) {
+                held.push(&fault.message);
+            }
+        }
+    }
+    held_back
+}
+
 /// `{"objects": [{"object", "source", "line", "state", "problems", "heldBack", "refusedBy", "warnings"}]}`:
 /// `heldBack` says which of its newer resources proxies would refuse, `refusedBy` which they did,
 /// `warnings` what is suspicious although it is valid.
@@ -143,15 +158,7 @@ pub(super) fn statuses(core: &Core) -> Value {
             refused_by.entry(origin).or_default().push(told.clone());
         }
     }
-    let mut held_back: HashMap<String, Vec<&str>> = HashMap::default();
-    for fault in &faults {
-        for origin in fault.origins.iter() {
-            let held = held_back.entry(origin.to_string()).or_default();
-            if held.last() != Some(&&*fault.message) {
-                held.push(&fault.message);
-            }
-        }
-    }
+    let held_back = held_back(&faults);
     let objects = core.statuses().into_iter().map(|status| {
         let object = status.object.as_ref().map(ToString::to_string);
         let refused = object.as_deref().and_then(|object| refused_by.get(object));

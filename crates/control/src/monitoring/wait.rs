@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use weft_model::{Kind, Namespace, ObjectRef};
 use weft_sources::{ObjectState, ObjectStatus};
 
-use super::pages::{full_name, origins, state_name, step_name};
+use super::pages::{full_name, held_back, origins, state_name, step_name};
 use super::query::Query;
 use crate::core::{Concern, Connected, Core, Position, Step};
 use crate::graph::ProxyView;
@@ -73,13 +73,11 @@ pub(super) async fn wait(core: &Core, query: &Query) -> Value {
     let behind = positions.iter().filter_map(|p| behind(core, p, &all));
     let behind: Vec<Value> = behind.collect();
     let faults = core.faults();
+    let held_back = held_back(&faults);
     let without_keys = core.waiting_for_keys();
     let objects = picked.iter().map(|status| {
         let object = status.object.as_ref().map(ToString::to_string);
-        let held = faults.iter().filter(|fault| {
-            let mut from = fault.origins.iter();
-            from.any(|o| object.as_ref() == Some(&o.to_string()))
-        });
+        let held = object.as_deref().and_then(|object| held_back.get(object));
         json!({
             "object": object,
             "source": &*status.source,
@@ -87,7 +85,7 @@ pub(super) async fn wait(core: &Core, query: &Query) -> Value {
             "state": state_name(status.state),
             "waitsForKeys": object.as_ref().is_some_and(|it| without_keys.contains(it)),
             "problems": status.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "heldBack": held.map(|fault| &*fault.message).collect::<Vec<_>>(),
+            "heldBack": held.map_or(&[] as &[&str], Vec::as_slice),
         })
     });
     json!({

@@ -15,6 +15,20 @@ use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use weft_xds::pb::{DiscoveryRequest, DiscoveryResponse, Node};
 
+/// A service, its cluster, and a proxy that sees it.
+pub(crate) const SERVICE: &str = r"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 10.0.0.1}]
+";
+pub(crate) const CLUSTER: &str = "outbound|80||reviews.shop.svc.cluster.local";
+pub(crate) const SIDECAR: &str = "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Running {

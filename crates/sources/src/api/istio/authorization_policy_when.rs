@@ -93,7 +93,7 @@ fn of_map(key: &str) -> Result<Attribute, String> {
         inside.filter(|i| !i.is_empty()).map(Some).ok_or_else(form)
     };
     if let Some(name) = inside("request.headers")? {
-        let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
+        let fits = |b: u8| weft_proto::format::is_token(b) || b == b':';
         return if name.bytes().all(fits) {
             Ok(Attribute::RequestHeader(name.into()))
         } else {

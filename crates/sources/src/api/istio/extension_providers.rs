@@ -328,11 +328,7 @@ fn headers(list: Vec<pb::HttpHeader>, at: At<'_>) -> Vec<ProviderHeader> {
     for (index, message) in list.into_iter().enumerate() {
         let at = at.index(index);
         let pb::HttpHeader { name, header_value } = message;
-        let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || !name.bytes().all(fits) {
-            at.field("name")
-                .error(format_args!("\"{name}\" is no name of a header"));
-        }
+        at.field("name").header_name(&name);
         if let Some(HeaderValue::Value(value)) = &header_value {
             at.field("value").header_value(value);
         }

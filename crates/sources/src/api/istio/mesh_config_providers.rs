@@ -187,5 +187,5 @@ fn body(message: provider::EnvoyExternalAuthorizationRequestBody, at: At<'_>) ->
 
 /// Whether a letter can stand in the name of a header; pseudo-headers have a colon.
 fn in_header_name(letter: u8) -> bool {
-    letter.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&letter)
+    weft_proto::format::is_token(letter) || letter == b':'
 }

@@ -70,7 +70,7 @@ fn rule_of(message: pb::JwtRule, at: At<'_>) -> Option<TokenRule> {
     let list = at.field("fromHeaders");
     let headers = from_headers.into_iter().enumerate().map(|(index, header)| {
         let pb::JwtHeader { name, prefix } = header;
-        header_name(&name, list.index(index).field("name"));
+        list.index(index).field("name").header_name(&name);
         list.index(index).field("prefix").header_value(&prefix);
         (name.into(), prefix.into())
     });
@@ -80,7 +80,7 @@ fn rule_of(message: pb::JwtRule, at: At<'_>) -> Option<TokenRule> {
     let claim_headers = claims.map(|(index, item)| {
         let pb::ClaimToHeader { header, claim } = item;
         let at = list.index(index);
-        header_name(&header, at.field("header"));
+        at.field("header").header_name(&header);
         if claim.is_empty() {
             at.field("claim").error("is missing: name a claim");
         }
@@ -88,7 +88,8 @@ fn rule_of(message: pb::JwtRule, at: At<'_>) -> Option<TokenRule> {
     });
     let claim_headers = claim_headers.collect();
     if !output_payload_to_header.is_empty() {
-        header_name(&output_payload_to_header, at.field("outputPayloadToHeader"));
+        at.field("outputPayloadToHeader")
+            .header_name(&output_payload_to_header);
     }
     Some(TokenRule {
         issuer: issuer.into(),
@@ -136,11 +137,4 @@ fn keys_of(
         return None;
     };
     Some(TokenKeys::Remote(place, timeout))
-}
-
-fn header_name(name: &str, at: At<'_>) {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || !name.bytes().all(fits) {
-        at.error(format_args!("\"{name}\" is no name of a header"));
-    }
 }

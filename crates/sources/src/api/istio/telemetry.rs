@@ -218,8 +218,5 @@ pub(super) fn check_tag(name: &str, tag: &TraceTag, at: At<'_>) {
 /// A token (RFC 9110, 5.6.2), or a pseudo-header.
 fn is_header(name: &str) -> bool {
     let token = name.strip_prefix(':').unwrap_or(name);
-    !token.is_empty()
-        && token
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    !token.is_empty() && token.bytes().all(format::is_token)
 }

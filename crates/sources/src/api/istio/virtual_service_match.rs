@@ -124,7 +124,7 @@ fn header_matches(
     map: BTreeMap<String, pb::StringMatch>,
     at: At<'_>,
 ) -> BTreeMap<Arc<str>, StringMatch> {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
+    let token = |b: u8| weft_proto::format::is_token(b) || b == b':';
     let mut result = BTreeMap::new();
     for (name, value) in map {
         let at = at.key(&name);
