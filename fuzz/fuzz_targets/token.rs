@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weft_filters::jwt::{Keys, Token};
+use weft_jwt::{Keys, Token};
 
 const KEY: &str = r#"{"keys": [{"kty": "oct", "k": "bm9ib2R5IGtub3dzIHRoaXMga2V5"}]}"#;
 

@@ -3,10 +3,7 @@
 //! Source: Envoy, "JWT Authentication"; RFC 6750 for `www-authenticate`.
 
 mod extract;
-mod failure;
-mod keys;
 mod remote;
-mod token;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -20,11 +17,9 @@ use http::header::{
 use http::{Method, StatusCode};
 use weft_config::DataSource;
 use weft_config::jwt::{JwtAuthn, JwtOverride, KeySource, Requirement};
+use weft_jwt::{Failure, Keys};
 
-pub use failure::Failure;
-pub use keys::Keys;
 pub use remote::RemoteKeys;
-pub use token::Token;
 
 use crate::{CounterGroup, LocalReply, RequestContext, RequestParts, Surroundings, Verdict};
 use extract::Places;
@@ -271,6 +266,3 @@ fn realm(head: &RequestParts<'_>) -> String {
     let scheme = text(FORWARDED_PROTO).unwrap_or(*head.scheme);
     format!("{scheme}://{host}{path}")
 }
-
-#[cfg(test)]
-mod tests;

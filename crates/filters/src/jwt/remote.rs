@@ -15,9 +15,8 @@ use http::{Request, StatusCode, Uri};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_config::jwt::RemoteKeySource;
+use weft_jwt::{Failure, Keys};
 
-use super::failure::Failure;
-use super::keys::Keys;
 use super::{FETCHED, NOT_FETCHED};
 use crate::{Call, CallError, Calls, CounterGroup};
 

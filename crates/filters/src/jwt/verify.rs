@@ -9,12 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::HeaderValue;
 use serde_json::{Map, Value};
 use weft_config::jwt::{JwtProvider, Requirement, plain_audience};
+use weft_jwt::{Failure, Keys, Token};
 
 use super::extract::{Found, Places};
-use super::failure::Failure;
-use super::keys::Keys;
 use super::remote::Fetched;
-use super::token::Token;
 use super::{CACHE_MISS, CROWDED, FETCHED, JwtFilter, KeyStore, NOT_FETCHED};
 use crate::RequestContext;
 

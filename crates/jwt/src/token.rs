@@ -8,10 +8,10 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
 
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// base64url with or without padding.
-pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
         .with_encode_padding(false)
@@ -31,7 +31,7 @@ pub struct Token<'t> {
     /// The payload.
     pub payload: Map<String, Value>,
     /// The payload as it was sent.
-    pub(crate) encoded_payload: &'t str,
+    pub encoded_payload: &'t str,
     /// `alg` of the header.
     pub(crate) algorithm: &'static str,
     /// `kid` of the header, or empty.
@@ -95,12 +95,12 @@ impl<'t> Token<'t> {
     }
 
     /// `iss`, or empty.
-    pub(crate) fn issuer(&self) -> &str {
+    pub fn issuer(&self) -> &str {
         self.claim("iss")
     }
 
     /// `sub`, or empty.
-    pub(crate) fn subject(&self) -> &str {
+    pub fn subject(&self) -> &str {
         self.claim("sub")
     }
 
@@ -110,7 +110,7 @@ impl<'t> Token<'t> {
     }
 
     /// All texts of `aud`.
-    pub(crate) fn audiences(&self) -> impl Iterator<Item = &str> {
+    pub fn audiences(&self) -> impl Iterator<Item = &str> {
         let (one, list) = match self.payload.get("aud") {
             Some(Value::String(one)) => (Some(one.as_str()), &[][..]),
             Some(Value::Array(list)) => (None, list.as_slice()),
@@ -120,12 +120,12 @@ impl<'t> Token<'t> {
     }
 
     /// `exp`; 0 is none, as in Envoy.
-    pub(crate) fn expiry(&self) -> Option<u64> {
+    pub fn expiry(&self) -> Option<u64> {
         self.expiry.filter(|expiry| *expiry > 0)
     }
 
     /// Whether `now` lies between `nbf` and `exp`, give or take `skew`; all in seconds.
-    pub(crate) fn check_time(&self, now: u64, skew: u64) -> Result<(), Failure> {
+    pub fn check_time(&self, now: u64, skew: u64) -> Result<(), Failure> {
         if now.saturating_add(skew) < self.not_before.unwrap_or(0) {
             return Err(Failure::NotYetValid);
         }

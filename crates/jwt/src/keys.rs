@@ -10,8 +10,8 @@ use aws_lc_rs::{constant_time, hmac};
 use base64::Engine as _;
 use serde_json::Value;
 
-use super::failure::Failure;
-use super::token::{BASE64, Token};
+use crate::failure::Failure;
+use crate::token::{BASE64, Token};
 
 /// More keys than any issuer has.
 const MAX_KEYS: usize = 256;

@@ -91,7 +91,7 @@ impl Failure {
     }
 
     /// For metadata.
-    pub(crate) fn code(self) -> u32 {
+    pub fn code(self) -> u32 {
         self.shown().0
     }
 }

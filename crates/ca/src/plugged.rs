@@ -1,0 +1,112 @@
+//! An intermediate that an operator plugs in, in files with Istio's names. It is read again when the
+//! files change. Never writes.
+//!
+//! ```text
+//! DIR/
+//!   ca-cert.pem      the certificate that signs
+//!   ca-key.pem       its key
+//!   cert-chain.pem   the certificates from it to the root; if missing, ca-cert.pem alone
+//!   root-cert.pem    whom the mesh trusts; while the root changes, both
+//!   revoked.txt      serial numbers that hold no longer, if somebody wrote it
+//! ```
+//!
+//! Source: Istio's documentation of plugged-in certificates.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::authority::{Signer, State};
+use crate::issuer::Issuer;
+use crate::key::KeyPair;
+use crate::own::{REVOKED, read_revoked};
+use crate::{AuthorityError, TrustBundle, disk, pem};
+
+const CERTIFICATE: &str = "ca-cert.pem";
+const KEY: &str = "ca-key.pem";
+const CHAIN: &str = "cert-chain.pem";
+const ROOT: &str = "root-cert.pem";
+
+/// See the module.
+pub struct PluggedFolder {
+    path: PathBuf,
+    /// Of all files, as they were read last, used or not.
+    seen: Vec<u8>,
+}
+
+impl PluggedFolder {
+    /// Reads a folder. Beside it, what is in force.
+    ///
+    /// # Errors
+    /// A file is missing, or the files do not belong together.
+    pub fn open(
+        path: impl Into<PathBuf>,
+        now: SystemTime,
+    ) -> Result<(Self, State), AuthorityError> {
+        let mut folder = Self {
+            path: path.into(),
+            seen: Vec::new(),
+        };
+        folder.seen = folder.digest()?;
+        let state = folder.load(now)?;
+        Ok((folder, state))
+    }
+
+    /// Looks whether the files changed; `None` if not.
+    ///
+    /// # Errors
+    /// As [`PluggedFolder::open`], once for each change; what was in force before stays in force.
+    pub fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
+        let digest = self.digest()?;
+        if digest == self.seen {
+            return Ok(None);
+        }
+        self.seen = digest;
+        self.load(now).map(Some)
+    }
+
+    fn digest(&self) -> Result<Vec<u8>, AuthorityError> {
+        let mut context = Context::new(&SHA256);
+        for name in [CERTIFICATE, KEY, CHAIN, ROOT, REVOKED] {
+            let bytes = disk::read_if_there(&self.path.join(name))?;
+            let length = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64 + 1);
+            context.update(&length.to_be_bytes());
+            context.update(bytes.as_deref().map_or(&[], Vec::as_slice));
+        }
+        Ok(context.finish().as_ref().to_vec())
+    }
+
+    fn load(&self, now: SystemTime) -> Result<State, AuthorityError> {
+        let at = |name: &str| self.path.join(name);
+        let content = |name: &str| {
+            let path = at(name);
+            move |problem: String| AuthorityError::content(&path, problem)
+        };
+        let bundle = TrustBundle::from_pem(&disk::read(&at(ROOT))?).map_err(content(ROOT))?;
+        let own =
+            pem::certificates(&disk::read(&at(CERTIFICATE))?).map_err(content(CERTIFICATE))?;
+        let key = KeyPair::from_pem(&disk::read(&at(KEY))?).map_err(content(KEY))?;
+        // Istio's users put the whole chain into either file.
+        let mut between = own.clone();
+        if let Some(chain) = disk::read_if_there(&at(CHAIN))? {
+            between = pem::certificates(&chain).map_err(content(CHAIN))?;
+        }
+        let own = own.into_iter().next();
+        let own = own.ok_or_else(|| content(CERTIFICATE)("holds no certificate".to_owned()))?;
+        let issuer = Issuer::new(own, key, &between, &bundle, now).map_err(content(CERTIFICATE))?;
+        let (revoked, _) = read_revoked(&self.path)?;
+        let mut lists = String::new();
+        if !revoked.is_empty() {
+            let list = issuer.revocation_list(&revoked.serials(), now);
+            lists = list.map_err(content(REVOKED))?;
+        }
+        Ok(State {
+            signer: Signer::Own(Arc::new(issuer)),
+            bundle: Arc::new(bundle),
+            revoked: Arc::new(revoked),
+            revocation_lists: lists.into(),
+        })
+    }
+}
