@@ -119,7 +119,11 @@ impl Authority {
         Ok(issued)
     }
 
-    fn lifetime(&self, asked: Option<Duration>) -> Result<Duration, SignError> {
+    /// How long a certificate lasts for which this is asked.
+    ///
+    /// # Errors
+    /// More than is allowed.
+    pub fn lifetime(&self, asked: Option<Duration>) -> Result<Duration, SignError> {
         let asked = asked.filter(|asked| !asked.is_zero());
         let lifetime = asked.unwrap_or(self.lifetimes.default);
         if lifetime > self.lifetimes.longest {

@@ -26,6 +26,7 @@ use weft_sources::{Batch, Change, ObjectState, ObjectStatus, Refresh, StatusKey}
 use weft_xds::server::grpc::{ConnectionId, Counters, Standing};
 use weft_xds::{Mode, TypeUrl, Version, View};
 
+use crate::ca::Desk;
 use crate::emit::Fault;
 use crate::engine;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
@@ -70,6 +71,8 @@ pub struct Core {
     refreshed: watch::Sender<u64>,
     /// Fetches of keys.
     pub(crate) key_counts: KeyCounts,
+    /// The certificate authority, if there is one.
+    pub(crate) desk: OnceLock<Arc<Desk>>,
 }
 
 /// Counts of one type.
@@ -210,6 +213,7 @@ impl Core {
             refresh: OnceLock::new(),
             refreshed: watch::Sender::new(0),
             key_counts: KeyCounts::default(),
+            desk: OnceLock::new(),
         }
     }
 

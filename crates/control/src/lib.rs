@@ -13,6 +13,7 @@
 //!
 //! Never knows the sockets of the data path.
 
+mod ca;
 mod core;
 pub mod emit;
 pub mod engine;
@@ -32,6 +33,7 @@ mod wire;
 mod world;
 
 pub use self::core::{Connected, Core, Push, Refused, TypeState};
+pub use ca::{SecureConfig, SecureError};
 pub use graph::ProxyView;
 pub use keys::KeyFetch;
 pub use offline::Offline;

@@ -1,6 +1,8 @@
 //! The running control plane: files in, views out. Owns the writer thread, the connections and
 //! the two servers. Must never know how a view is computed.
 
+mod secure;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,9 +19,11 @@ use weft_sources::{
 };
 use weft_xds::server::grpc as ads;
 
+use crate::ca::{SecureConfig, SecureError};
 use crate::core::{Core, analysis};
 use crate::keys::{self, KeyFetch};
 use crate::monitoring;
+use secure::Secure;
 
 /// How long open connections may take to end when the control plane stops.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -49,6 +53,8 @@ pub struct ControlConfig {
     pub max_connection_age: Option<Duration>,
     /// How keys are fetched that rules name by URL.
     pub keys: KeyFetch,
+    /// The secure port and the certificate authority; `None`: there are none.
+    pub secure: Option<SecureConfig>,
 }
 
 /// Why the control plane does not start.
@@ -65,6 +71,9 @@ pub enum ControlError {
     /// The mesh configuration is wrong.
     #[error("the mesh configuration is refused:\n{}", lines(.0))]
     MeshConfig(Vec<Problem>),
+    /// Identities cannot be given.
+    #[error(transparent)]
+    Secure(#[from] SecureError),
     /// The configuration directory cannot be watched.
     #[error(transparent)]
     Source(#[from] FileSourceError),
@@ -87,7 +96,7 @@ pub enum ControlError {
     Serve(#[from] tonic::transport::Error),
 }
 
-fn lines(problems: &[Problem]) -> String {
+pub(crate) fn lines(problems: &[Problem]) -> String {
     problems
         .iter()
         .map(ToString::to_string)
@@ -99,6 +108,8 @@ fn lines(problems: &[Problem]) -> String {
 pub struct ControlPlane {
     /// Bound address of the ADS server.
     pub grpc_addr: SocketAddr,
+    /// Bound address of the secure port, if there is one.
+    pub secure_addr: Option<SocketAddr>,
     /// Bound address of the monitoring server.
     pub monitoring_addr: SocketAddr,
     core: Arc<Core>,
@@ -118,7 +129,14 @@ impl ControlPlane {
         let grpc_addr = grpc.local_addr().unwrap_or(config.grpc_addr);
         let monitoring_addr = web.local_addr().unwrap_or(config.monitoring_addr);
 
+        let secure = Secure::open(config.secure.as_ref(), &mesh).await?;
+        let secure_addr = secure.as_ref().map(|secure| secure.addr);
+
         let core = Arc::new(Core::new(mesh.clone()));
+        if let Some(secure) = &secure {
+            // It is new, so that nothing is there yet.
+            let _ = core.desk.set(Arc::clone(&secure.desk));
+        }
         let mut tasks = JoinSet::new();
         let monitoring = monitoring::serve(web, Arc::clone(&core), drain.clone());
         tasks.spawn(async {
@@ -144,11 +162,15 @@ impl ControlPlane {
             let looking = analysis::watch(Arc::clone(&core), drain.clone());
             tasks.spawn(async { looking.await.map_err(ControlError::Part) });
             let age = config.max_connection_age;
+            if let Some(secure) = secure {
+                secure.start(&mut tasks, &core, age, &drain)?;
+            }
             tasks.spawn(serve_ads(grpc, Arc::clone(&core), age, drain));
             tracing::info!(%grpc_addr, %monitoring_addr, "control plane serves");
         }
         Ok(Self {
             grpc_addr,
+            secure_addr,
             monitoring_addr,
             core,
             tasks,
@@ -342,31 +364,41 @@ async fn write(
     }
 }
 
+fn ads_options(max_connection_age: Option<Duration>) -> ads::Options {
+    ads::Options {
+        max_connection_age,
+        identifier: Some(monitoring::identifier().into()),
+        ..ads::Options::default()
+    }
+}
+
 async fn serve_ads(
     listener: TcpListener,
     core: Arc<Core>,
     max_connection_age: Option<Duration>,
     drain: DrainSignal,
 ) -> Result<(), ControlError> {
-    let options = ads::Options {
-        max_connection_age,
-        identifier: Some(monitoring::identifier().into()),
-        ..ads::Options::default()
-    };
     let counters = Arc::clone(&core.ads);
     let accepted = ads::incoming(listener, CONNECTIONS, Arc::clone(&counters));
-    let service = ads::service(Arc::clone(&core), options, counters);
-    let ended = {
-        let (core, drain) = (Arc::clone(&core), drain.clone());
-        async move {
-            drain.wait().await;
-            // Streams end, and their clients go to another replica.
-            core.disconnect_all();
-        }
-    };
+    let service = ads::service(Arc::clone(&core), ads_options(max_connection_age), counters);
     let server = ads::server_builder(max_connection_age)
         .add_service(service)
-        .serve_with_incoming_shutdown(accepted, ended);
+        .serve_with_incoming_shutdown(accepted, stopping(core, drain.clone()));
+    until_late(server, drain).await
+}
+
+/// Ends with the drain signal, when streams have been told to end: their clients go to another
+/// replica.
+async fn stopping(core: Arc<Core>, drain: DrainSignal) {
+    drain.wait().await;
+    core.disconnect_all();
+}
+
+/// Runs a server, and not for longer than it may take to drain.
+async fn until_late(
+    server: impl Future<Output = Result<(), tonic::transport::Error>>,
+    drain: DrainSignal,
+) -> Result<(), ControlError> {
     let late = async {
         drain.wait().await;
         tokio::time::sleep(DRAIN_TIME).await;
@@ -413,6 +445,7 @@ mod tests {
             monitoring_addr: ([127, 0, 0, 1], 0).into(),
             max_connection_age: None,
             keys: KeyFetch::default(),
+            secure: None,
         };
         let (drain, signal) = drain::channel();
         let served = first_batches(&mut source, &core, &config, &signal).await;
@@ -457,6 +490,7 @@ mod tests {
         drop(batches);
         let plane = ControlPlane {
             grpc_addr: ([127, 0, 0, 1], 0).into(),
+            secure_addr: None,
             monitoring_addr: ([127, 0, 0, 1], 0).into(),
             core,
             tasks,

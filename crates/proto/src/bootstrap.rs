@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use prost::{Message, Name};
 
+use crate::istio::security::v1beta1::RequestAuthentication;
 use crate::{
     Problem,
     istio::mesh::v1alpha1::{MeshConfig, ProxyConfig},
@@ -36,6 +37,17 @@ pub fn read_mesh_config(source: &str, text: &str) -> Result<MeshConfig, Vec<Prob
     }
     let root = single_document(source, text)?;
     read_node(source, &root, &MeshConfig::full_name(), Options::ISTIO)
+}
+
+/// Reads rules of tokens: the `spec` of Istio's `RequestAuthentication`, as a file of its own.
+pub fn read_token_rules(source: &str, text: &str) -> Result<RequestAuthentication, Vec<Problem>> {
+    let root = single_document(source, text)?;
+    read_node(
+        source,
+        &root,
+        &RequestAuthentication::full_name(),
+        Options::ISTIO,
+    )
 }
 
 /// Reads the `ProxyConfig` that an agent of Istio says it runs with. Agents may be younger than

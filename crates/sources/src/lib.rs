@@ -21,7 +21,7 @@ pub mod registry;
 
 use weft_model::{Object, ObjectKey};
 
-pub use api::istio::{mesh_config, proxy_settings};
+pub use api::istio::{mesh_config, proxy_settings, token_issuers};
 pub use registry::file::{Batch, FileSource, FileSourceError, FolderState, Refresh, WatchOptions};
 pub use registry::load::{Loaded, load_once};
 pub use registry::places::{Remark, place};

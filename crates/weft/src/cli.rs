@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::age::Age;
+use crate::identity::{SecureArgs, TokenArgs};
 use crate::inspect::args::{ExplainArgs, ProxyConfigArgs, ProxyStatusArgs, SimulateArgs, WaitArgs};
 
 /// A service mesh in one binary: control plane, proxy, and what people need to live with them.
@@ -27,7 +28,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the control plane: a directory of YAML becomes xDS for every proxy that connects
     #[command(display_name = "weft")]
-    Control(ControlArgs),
+    Control(Box<ControlArgs>),
     /// Run the data plane: an Envoy v3 bootstrap becomes listeners, routes and clusters
     #[command(display_name = "weft")]
     Proxy(Box<ProxyArgs>),
@@ -52,6 +53,9 @@ pub(crate) enum Command {
     /// policies; exit 1 if it does not get through
     #[command(display_name = "weft")]
     Simulate(Box<SimulateArgs>),
+    /// Give out join tokens, with which workloads get their first certificates
+    #[command(display_name = "weft")]
+    Token(TokenArgs),
     /// Watch a whole mesh at work on this machine, with nothing installed and without root
     #[command(display_name = "weft")]
     Demo(DemoArgs),
@@ -98,6 +102,8 @@ pub(crate) struct ControlArgs {
     /// system; may be absent
     #[arg(long, value_name = "FILE", default_value = "/cacerts/extra.pem")]
     pub(crate) jwks_extra_roots: PathBuf,
+    #[command(flatten)]
+    pub(crate) secure: SecureArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]

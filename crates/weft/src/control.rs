@@ -35,6 +35,7 @@ pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
                 refresh: args.jwks_refresh_interval.0,
                 extra_roots: args.jwks_extra_roots.clone(),
             },
+            secure: args.secure.config(),
         };
         ControlPlane::run(config, drain)
             .await

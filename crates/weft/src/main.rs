@@ -7,6 +7,7 @@ mod cli;
 mod completions;
 mod control;
 mod demo;
+mod identity;
 mod inspect;
 mod logging;
 mod output;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::ProxyConfig(args) => inspect::proxy_config::run(&args),
         Command::Explain(args) => inspect::explain::run(&args),
         Command::Simulate(args) => inspect::simulate::run(&args),
+        Command::Token(args) => identity::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoService(args) => demo::service::run(&args),

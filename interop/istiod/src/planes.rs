@@ -109,6 +109,7 @@ pub async fn weft(world: &World) -> Result<Plane, String> {
         serve_incomplete: false,
         max_connection_age: None,
         keys: KeyFetch::default(),
+        secure: None,
     };
     let plane = ControlPlane::start(config, signal);
     let plane = plane

@@ -14,13 +14,14 @@ use weft_xds::server::{Answered, Event, Question};
 use super::latency::{Owed, fresh};
 use super::{Connected, Core, Published};
 use crate::graph::{Key, ProxyFacts};
-use crate::monitoring;
 use crate::node::Proxy;
+use crate::{ca, monitoring};
 
 impl ViewSource for Core {
     fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, Status> {
         let proxy = Proxy::parse(&connection.node)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        ca::may_be(&proxy, &connection.extensions, self.desk.get())?;
         let facts = Arc::new(ProxyFacts::of(&proxy));
         let receiver = {
             let mut writer = self.writer.lock();
@@ -160,6 +161,7 @@ impl ViewSource for Core {
     }
 
     async fn answer(&self, question: Question) -> Result<Vec<Answered>, Status> {
+        ca::may_ask(&question.extensions, self.desk.get())?;
         monitoring::answer_question(self, &question).await
     }
 }

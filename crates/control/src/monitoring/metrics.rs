@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use weft_model::ObjectKey;
 use weft_xds::TypeUrl;
 
+use crate::ca;
 use crate::core::{Core, Distribution, TypeCounts};
 
 /// Metrics in Prometheus' text form, under istiod's names where it has one.
@@ -60,6 +61,9 @@ pub(super) fn metrics(core: &Core) -> String {
     let samples = objects(core).into_iter().chain(work(core));
     for (name, kind, help, value) in samples.chain(crate::keys::metrics(core)) {
         out.put(name, kind, help, &[(String::new(), value)]);
+    }
+    for (name, kind, help, values) in core.desk.get().iter().flat_map(|desk| ca::metrics(desk)) {
+        out.put(name, kind, help, &values);
     }
     out.0
 }

@@ -50,6 +50,7 @@ impl Plane {
             mode: Mode::Delta,
             peer: None,
             metadata: MetadataMap::new(),
+            extensions: tonic::Extensions::new(),
             standing: Standing::closed(),
         };
         self.core.connect(&connection).expect("a known node")

@@ -62,6 +62,7 @@ pub(crate) fn config(directory: &Path) -> ControlConfig {
         monitoring_addr: local,
         max_connection_age: None,
         keys: KeyFetch::default(),
+        secure: None,
     }
 }
 

@@ -10,7 +10,7 @@ use prost::Message;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::age::Ages;
 pub use super::incoming::{Admitted, incoming};
@@ -39,6 +39,10 @@ const LAST_ACK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
+/// Where a call comes from, if its connection is none that tonic knows; an interceptor leaves it.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub SocketAddr);
+
 /// A client that has just named its node.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -52,6 +56,8 @@ pub struct Connection {
     pub peer: Option<SocketAddr>,
     /// The call's headers, for tokens.
     pub metadata: MetadataMap,
+    /// What interceptors left of the call, such as who the caller is.
+    pub extensions: Extensions,
     /// Where the stream stands, for as long as it is open.
     pub standing: Standing,
 }
@@ -245,11 +251,17 @@ impl<S: ViewSource> AdsService<S> {
             ));
         };
         let (answers, receiver) = mpsc::channel(OUTBOUND);
-        let peer = request.remote_addr();
-        let (metadata, _, inbound) = request.into_parts();
+        let address = request.extensions().get::<PeerAddress>();
+        let peer = address.map(|peer| peer.0).or(request.remote_addr());
+        let (metadata, extensions, inbound) = request.into_parts();
+        let call = Call {
+            peer,
+            metadata,
+            extensions,
+        };
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            if let Err(status) = serve::<P, S>(&shared, peer, metadata, inbound, &answers).await {
+            if let Err(status) = serve::<P, S>(&shared, call, inbound, &answers).await {
                 if status.code() != tonic::Code::Unavailable {
                     add(&shared.counters.streams_refused, 1);
                 }
@@ -263,11 +275,17 @@ impl<S: ViewSource> AdsService<S> {
     }
 }
 
+/// What is known of a call before its first request.
+struct Call {
+    peer: Option<SocketAddr>,
+    metadata: MetadataMap,
+    extensions: Extensions,
+}
+
 /// Reads the first request, finds the view, and runs the stream.
 async fn serve<P: Protocol, S: ViewSource>(
     shared: &Shared<S>,
-    peer: Option<SocketAddr>,
-    metadata: MetadataMap,
+    call: Call,
     mut inbound: Streaming<P::Request>,
     answers: &mpsc::Sender<Result<P::Response, Status>>,
 ) -> Result<(), Status> {
@@ -286,10 +304,12 @@ async fn serve<P: Protocol, S: ViewSource>(
         let (source, counters) = (&*shared.source, &*shared.counters);
         let identifier = options.identifier.as_ref();
         let limits = &options.limits;
-        return question::serve::<P, S>(
-            source, counters, identifier, limits, first, inbound, answers,
-        )
-        .await;
+        let asker = question::Asker {
+            extensions: call.extensions,
+            inbound,
+            answers,
+        };
+        return question::serve::<P, S>(source, counters, identifier, limits, first, asker).await;
     }
     let began = Instant::now();
     let (standing, inquiries) = Standing::channel();
@@ -298,8 +318,9 @@ async fn serve<P: Protocol, S: ViewSource>(
         id,
         node,
         mode: P::MODE,
-        peer,
-        metadata,
+        peer: call.peer,
+        metadata: call.metadata,
+        extensions: call.extensions,
         standing,
     };
     let mut views = shared.source.connect(&connection)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Extensions, Status, Streaming};
 
 use super::event::Limits;
 use super::grpc::{Counters, ViewSource};
@@ -26,6 +26,15 @@ pub struct Question {
     pub type_url: String,
     /// `resource_names` of the request.
     pub names: Vec<String>,
+    /// What interceptors left of the call, such as who asks.
+    pub extensions: Extensions,
+}
+
+/// Who asks, and the two directions of the stream.
+pub(super) struct Asker<'a, P: Protocol> {
+    pub(super) extensions: Extensions,
+    pub(super) inbound: Streaming<P::Request>,
+    pub(super) answers: &'a mpsc::Sender<Result<P::Response, Status>>,
 }
 
 /// Answers question after question. The answer is given to `answers` before the next is read, so
@@ -36,9 +45,13 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
     identifier: Option<&Arc<str>>,
     limits: &Limits,
     first: P::Request,
-    mut inbound: Streaming<P::Request>,
-    answers: &mpsc::Sender<Result<P::Response, Status>>,
+    asker: Asker<'_, P>,
 ) -> Result<(), Status> {
+    let Asker {
+        extensions,
+        mut inbound,
+        answers,
+    } = asker;
     let mut request = P::read_request(first);
     let mut asked = 0u64;
     let mut last = String::new();
@@ -61,6 +74,7 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
             let question = Question {
                 type_url: request.type_url.clone(),
                 names: request.names,
+                extensions: extensions.clone(),
             };
             let resources = source.answer(question).await?;
             let response =

@@ -25,6 +25,7 @@ mod selector;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
 pub(crate) mod telemetry;
+pub mod token_issuers;
 pub(crate) mod virtual_service;
 mod virtual_service_cors;
 mod virtual_service_destination;

@@ -1,0 +1,65 @@
+//! Looks at the authority's folder and puts in force what changed. Must never know what is in it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use tokio::task::JoinError;
+use weft_core::drain::DrainSignal;
+
+use super::{Desk, Folder};
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// After how many looks join tokens are forgotten whose time is over.
+const PRUNE: u64 = 60;
+
+/// Watches until the drain signal comes.
+pub(crate) async fn keep(
+    desk: Arc<Desk>,
+    mut folder: Folder,
+    drain: DrainSignal,
+) -> Result<(), JoinError> {
+    let mut told = String::new();
+    for look in 1_u64.. {
+        tokio::select! {
+            () = drain.wait() => break,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let own = Arc::clone(&desk);
+        // Disks may be slow.
+        let looked = tokio::task::spawn_blocking(move || {
+            let now = SystemTime::now();
+            let changed = folder.poll(now);
+            if look.is_multiple_of(PRUNE)
+                && let Some(joins) = &own.authenticator.joins
+                && let Err(error) = joins.prune(now)
+            {
+                tracing::warn!(%error, "join tokens");
+            }
+            (folder, changed)
+        });
+        let (again, changed) = looked.await?;
+        folder = again;
+        match changed {
+            Ok(Some(state)) => {
+                let roots = state.bundle.certificates().len();
+                let revoked = state.revoked.len();
+                tracing::info!(roots, revoked, "the certificate authority changed");
+                desk.authority.replace(state);
+                desk.changed.send_modify(|count| *count += 1);
+                told.clear();
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let error = error.to_string();
+                if error != told {
+                    tracing::error!(error, "the certificate authority stays as it was");
+                    desk.counts.updates_refused.fetch_add(1, Ordering::Relaxed);
+                    told = error;
+                }
+            }
+        }
+    }
+    Ok(())
+}

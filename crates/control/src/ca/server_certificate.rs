@@ -1,0 +1,79 @@
+//! The control plane's own certificate on the secure port: issued by its authority, renewed at half
+//! of its life and whenever the authority changes. Must never know who connects.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use weft_ca::issuer::Subject;
+use weft_ca::{Csr, KeyKind, KeyPair};
+use weft_core::drain::DrainSignal;
+
+use super::Desk;
+
+/// After a failure.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct ServerCertificate(ArcSwapOption<CertifiedKey>);
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+}
+
+impl ServerCertificate {
+    /// Gets a certificate; returns how long it lasts.
+    pub(crate) async fn get(&self, desk: &Desk, subject: &Subject) -> Result<Duration, String> {
+        let key = KeyPair::generate(KeyKind::P256)?;
+        let request = key.request(None)?;
+        let request = Csr::from_pem(request.as_bytes()).map_err(|error| error.to_string())?;
+        let now = SystemTime::now();
+        let issued = desk.authority.issue(request, subject.clone(), None, now);
+        let issued = issued.await.map_err(|error| error.to_string())?;
+        let private = PrivateKeyDer::from_pem_slice(key.to_pem().expose());
+        let private = private.map_err(|error| error.to_string())?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let loaded = provider.key_provider.load_private_key(private);
+        let loaded = loaded.map_err(|error| error.to_string())?;
+        let certified = CertifiedKey::new(issued.chain, loaded);
+        self.0.store(Some(Arc::new(certified)));
+        Ok(issued.not_after.duration_since(now).unwrap_or_default())
+    }
+
+    /// Renews it until the drain signal comes.
+    pub(crate) async fn renew(
+        self: Arc<Self>,
+        desk: Arc<Desk>,
+        subject: Subject,
+        mut life: Duration,
+        drain: DrainSignal,
+    ) {
+        let mut changed = desk.changed.subscribe();
+        loop {
+            let wait = if life.is_zero() {
+                AGAIN
+            } else {
+                weft_ca::renewal(life)
+            };
+            tokio::select! {
+                () = drain.wait() => return,
+                changed = changed.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+            }
+            life = match self.get(&desk, &subject).await {
+                Ok(life) => life,
+                Err(error) => {
+                    tracing::error!(error, "the control plane's own certificate stays as it was");
+                    Duration::ZERO
+                }
+            };
+        }
+    }
+}

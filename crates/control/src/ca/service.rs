@@ -1,0 +1,194 @@
+//! `istio.v1.auth.IstioCertificateService`: workloads send a certificate request and get a
+//! certificate for who they are. Must never know how callers are recognized, nor how is signed.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+use weft_ca::issuer::Subject;
+use weft_ca::{Caller, Csr, SignError};
+use weft_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+
+use super::gate::credentials;
+use super::{Desk, SIGN_ERRORS};
+
+const NAME: &str = "istio.v1.auth.IstioCertificateService";
+const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+/// Bytes of a request.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// Requests that are worked on at once.
+const AT_ONCE: usize = 256;
+/// Time for a signature.
+const SIGN: Duration = Duration::from_secs(10);
+/// Entries of the metadata with which Istio asks for what is not done here.
+const IMPERSONATED: &str = "ImpersonatedIdentity";
+const SIGNER: &str = "CertSigner";
+
+/// The service, for the secure port.
+#[derive(Clone)]
+pub(crate) struct CertificateService {
+    desk: Arc<Desk>,
+    places: Arc<Semaphore>,
+}
+
+impl CertificateService {
+    pub(crate) fn new(desk: Arc<Desk>) -> Self {
+        Self {
+            desk,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    async fn create(
+        self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let counts = &self.desk.counts;
+        counts.requests.fetch_add(1, Ordering::Relaxed);
+        let Ok(_place) = self.places.try_acquire() else {
+            counts.overflow.fetch_add(1, Ordering::Relaxed);
+            return Err(Status::resource_exhausted(
+                "too many certificate requests at once; try again",
+            ));
+        };
+        let (credentials, peer) = credentials(request.metadata(), request.extensions());
+        let (desk, shown) = (Arc::clone(&self.desk), credentials);
+        // A join token is a file.
+        let caller = tokio::task::spawn_blocking(move || desk.authenticate(&shown, peer.address));
+        let caller = caller
+            .await
+            .map_err(|_| Status::internal("authentication ended"))?;
+        let unauthenticated = |refusal: &weft_ca::Refusal| {
+            let reason = refusal.reason();
+            Status::unauthenticated(format!("request authenticate failure ({reason})"))
+        };
+        let caller = caller.map_err(|refusal| unauthenticated(&refusal))?;
+        let IstioCertificateRequest {
+            csr,
+            validity_duration,
+            metadata,
+        } = request.into_inner();
+        for key in metadata.iter().flat_map(|metadata| metadata.fields.keys()) {
+            match key.as_str() {
+                IMPERSONATED => {
+                    tracing::warn!(identity = %caller.id, "asks for a certificate of somebody else");
+                    return Err(Status::unauthenticated(
+                        "request impersonation authentication failure",
+                    ));
+                }
+                SIGNER => {
+                    return Err(Status::invalid_argument(
+                        "metadata.CertSigner: there is one signer; leave it away",
+                    ));
+                }
+                _ => {}
+            }
+        }
+        let csr = Csr::from_pem(csr.as_bytes()).map_err(|error| {
+            counts.bad_requests.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(identity = %caller.id, %error, "a certificate request is refused");
+            Status::invalid_argument(format!("CSR signing error ({error})"))
+        })?;
+        let asked = u64::try_from(validity_duration)
+            .ok()
+            .map(Duration::from_secs);
+        self.check_lifetime(asked)?;
+        let (desk, spender) = (Arc::clone(&self.desk), caller.clone());
+        // From here on a join token is used up: nothing that the caller could mend goes wrong now.
+        let spent = tokio::task::spawn_blocking(move || desk.authenticator.spend(&spender)).await;
+        let spent = spent.map_err(|_| Status::internal("authentication ended"))?;
+        spent.map_err(|refusal| {
+            self.desk.refused(&refusal, peer.address);
+            unauthenticated(&refusal)
+        })?;
+        self.sign(caller, csr, asked).await
+    }
+
+    fn check_lifetime(&self, asked: Option<Duration>) -> Result<(), Status> {
+        let checked = self.desk.authority.lifetime(asked);
+        checked.map(|_| ()).map_err(|error| self.unsigned(&error))
+    }
+
+    async fn sign(
+        &self,
+        caller: Caller,
+        csr: Csr,
+        asked: Option<Duration>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let authority = &self.desk.authority;
+        let subject = Subject::from(caller.id.clone());
+        let issued = authority.issue(csr, subject, asked, SystemTime::now());
+        let issued = tokio::time::timeout(SIGN, issued).await;
+        let issued = issued.map_err(|_| {
+            let late = SignError::NotReady("the signer does not answer".to_owned());
+            self.unsigned(&late)
+        })?;
+        let issued = issued.map_err(|error| self.unsigned(&error))?;
+        let mut cert_chain = issued.pem();
+        let roots = authority.state();
+        cert_chain.push(String::from_utf8_lossy(roots.bundle.pem()).into_owned());
+        self.desk.counts.issued.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(identity = %caller.id, "a certificate is issued");
+        Ok(Response::new(IstioCertificateResponse { cert_chain }))
+    }
+
+    fn unsigned(&self, error: &SignError) -> Status {
+        let counted = SIGN_ERRORS.iter().zip(&self.desk.counts.unsigned);
+        for (_, count) in counted.filter(|(kind, _)| **kind == error.kind()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::warn!(%error, "a certificate is not issued");
+        let text = format!("CSR signing error ({error})");
+        match error {
+            SignError::NotReady(_) => Status::unavailable(text),
+            SignError::Lifetime { .. } => Status::invalid_argument(text),
+            SignError::Sign(_) => Status::internal(text),
+        }
+    }
+}
+
+impl NamedService for CertificateService {
+    const NAME: &'static str = NAME;
+}
+
+type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl UnaryService<IstioCertificateRequest> for CertificateService {
+    type Response = IstioCertificateResponse;
+    type Future = Answer<Result<Response<IstioCertificateResponse>, Status>>;
+
+    fn call(&mut self, request: Request<IstioCertificateRequest>) -> Self::Future {
+        Box::pin(self.clone().create(request))
+    }
+}
+
+impl Service<http::Request<Body>> for CertificateService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            if request.uri().path() != CREATE {
+                return Ok(Status::unimplemented("no such method").into_http());
+            }
+            let codec = ProstCodec::<IstioCertificateResponse, IstioCertificateRequest>::default();
+            let mut grpc = Grpc::new(codec).apply_max_message_size_config(Some(MAX_MESSAGE), None);
+            Ok(grpc.unary(service, request).await)
+        })
+    }
+}

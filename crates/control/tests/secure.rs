@@ -1,0 +1,560 @@
+//! The secure port: certificates for who is believed, and streams for nodes that are who their
+//! credentials say.
+
+mod plane;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use plane::{PATIENCE, Running, SERVICE, config, get, node, write};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::Service;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+use weft_ca::authn::JoinTokens;
+use weft_ca::{Issuer, KeyKind, KeyPair, Lifetimes, SpiffeId, TrustBundle, TrustDomain};
+use weft_control::{ControlPlane, SecureConfig};
+use weft_core::drain;
+use weft_jwt::BASE64;
+use weft_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use weft_proto::pb::google::protobuf::{Struct, Value, value::Kind};
+use weft_xds::TypeUrl;
+use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use weft_xds::pb::{DiscoveryRequest, DiscoveryResponse, Node};
+
+const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+const ISSUER: &str = "https://kubernetes.default.svc";
+const DAY: Duration = Duration::from_hours(24);
+
+struct Secure {
+    running: Running,
+    folder: tempfile::TempDir,
+    signer: EcdsaKeyPair,
+}
+
+/// A certificate with its key, as a workload has it.
+#[derive(Clone)]
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<Vec<u8>>,
+}
+
+impl Secure {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        write(directory.path(), "mesh.yaml", SERVICE);
+        let folder = tempfile::tempdir().expect("a folder");
+        let random = SystemRandom::new();
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random);
+        let document = document.expect("a key");
+        let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref());
+        let signer = signer.expect("a key");
+        let point = signer.public_key().as_ref();
+        let jwks = json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "k",
+            "x": BASE64.encode(&point[1..33]), "y": BASE64.encode(&point[33..])}]});
+        let issuers = folder.path().join("issuers.yaml");
+        let text =
+            format!("jwtRules:\n- issuer: {ISSUER}\n  audiences: [istio-ca]\n  jwks: '{jwks}'\n");
+        std::fs::write(&issuers, text).expect("written");
+        let mut config = config(directory.path());
+        config.secure = Some(SecureConfig {
+            addr: "127.0.0.1:0".parse().expect("an address"),
+            names: Vec::new(),
+            folder: folder.path().join("ca"),
+            plugged: None,
+            root_key: KeyKind::P256,
+            root_lifetime: 3650 * DAY,
+            root_spread: DAY,
+            lifetimes: Lifetimes::default(),
+            token_issuers: Some(issuers),
+        });
+        let (drain, signal) = drain::channel();
+        let control = ControlPlane::start(config, signal).await.expect("starts");
+        Self {
+            running: Running {
+                control,
+                drain,
+                directory,
+            },
+            folder,
+            signer,
+        }
+    }
+
+    fn ca(&self) -> std::path::PathBuf {
+        self.folder.path().join("ca")
+    }
+
+    fn roots(&self) -> TrustBundle {
+        let text = std::fs::read(self.ca().join("root-cert.pem")).expect("written");
+        TrustBundle::from_pem(&text).expect("a bundle")
+    }
+
+    fn join_token(&self, namespace: &str, account: &str) -> String {
+        let tokens = JoinTokens::open(&self.ca()).expect("a folder");
+        let hour = Duration::from_hours(1);
+        let token = tokens.create(namespace, account, hour, SystemTime::now());
+        format!("Bearer {}", *token.expect("made"))
+    }
+
+    fn kubernetes_token(&self, audience: &str) -> String {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970");
+        let claims = json!({"iss": ISSUER, "aud": [audience], "exp": now.as_secs() + 600,
+            "sub": "system:serviceaccount:shop:cart"});
+        let part = |value: &serde_json::Value| BASE64.encode(value.to_string());
+        let signed = format!(
+            "{}.{}",
+            part(&json!({"alg": "ES256", "kid": "k"})),
+            part(&claims)
+        );
+        let signature = self.signer.sign(&SystemRandom::new(), signed.as_bytes());
+        let signature = BASE64.encode(signature.expect("signed").as_ref());
+        format!("Bearer {signed}.{signature}")
+    }
+
+    async fn channel(&self, identity: Option<&Identity>) -> Channel {
+        let address = self.running.control.secure_addr.expect("there is one");
+        let connector = Connector {
+            address,
+            tls: tls(&self.roots(), identity),
+        };
+        let endpoint = Endpoint::from_static("http://istiod.istio-system.svc:15012");
+        let connected = endpoint.connect_with_connector(connector).await;
+        connected.expect("TLS with the mesh's root")
+    }
+
+    /// Asks for a certificate.
+    async fn ask(
+        &self,
+        identity: Option<&Identity>,
+        bearer: Option<&str>,
+        request: IstioCertificateRequest,
+    ) -> Result<Vec<String>, Status> {
+        let mut client = tonic::client::Grpc::new(self.channel(identity).await);
+        client.ready().await.expect("connected");
+        let mut request = Request::new(request);
+        if let Some(bearer) = bearer {
+            let bearer = bearer.parse().expect("a header");
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
+        let path = http::uri::PathAndQuery::from_static(CREATE);
+        let answer = client.unary(request, path, codec).await?;
+        Ok(answer.into_inner().cert_chain)
+    }
+
+    /// Gets a certificate by a join token.
+    async fn join(&self, namespace: &str, account: &str) -> Identity {
+        let token = self.join_token(namespace, account);
+        let (key, request) = request();
+        let chain = self.ask(None, Some(&token), request).await.expect("issued");
+        identity(&key, &chain)
+    }
+
+    /// Opens a stream and gives the first answer.
+    async fn stream(
+        &self,
+        identity: Option<&Identity>,
+        bearer: Option<&str>,
+        node: Node,
+        type_url: &str,
+    ) -> Result<DiscoveryResponse, Status> {
+        let channel = self.channel(identity).await;
+        let (requests, receiver) = mpsc::channel(4);
+        let first = DiscoveryRequest {
+            node: Some(node),
+            type_url: type_url.to_owned(),
+            ..DiscoveryRequest::default()
+        };
+        requests.send(first).await.expect("room");
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        if let Some(bearer) = bearer {
+            let bearer = bearer.parse().expect("a header");
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
+        let stream = client.stream_aggregated_resources(request).await?;
+        let mut stream = stream.into_inner();
+        let next = tokio::time::timeout(PATIENCE, stream.message()).await;
+        Ok(next.expect("in time")?.expect("an answer"))
+    }
+
+    async fn metric(&self, line: &str) -> u64 {
+        let page = get(&self.running, "/metrics").await;
+        let found = page
+            .lines()
+            .find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        let found = found.unwrap_or_else(|| panic!("no {line} in {page}"));
+        found.parse().expect("a number")
+    }
+
+    async fn stop(self) {
+        self.running.drain.start();
+        self.running.control.finished().await.expect("ends well");
+    }
+}
+
+/// TLS that trusts the mesh's roots, and shows a certificate if there is one.
+fn tls(roots: &TrustBundle, identity: Option<&Identity>) -> TlsConnector {
+    let mut store = RootCertStore::empty();
+    for root in roots.certificates() {
+        store.add(root.clone()).expect("a root");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(store);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let key = PrivateKeyDer::from_pem_slice(&identity.key).expect("a key");
+            let own = builder.with_client_auth_cert(identity.chain.clone(), key);
+            own.expect("they belong together")
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+#[derive(Clone)]
+struct Connector {
+    address: SocketAddr,
+    tls: TlsConnector,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, io::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _uri: Uri) -> Self::Future {
+        let own = self.clone();
+        Box::pin(async move {
+            let tcp = TcpStream::connect(own.address).await?;
+            let name = ServerName::try_from("istiod.istio-system.svc").expect("a name");
+            Ok(TokioIo::new(own.tls.connect(name, tcp).await?))
+        })
+    }
+}
+
+/// A key, and a request for it that asks for somebody else's name.
+fn request() -> (KeyPair, IstioCertificateRequest) {
+    let key = KeyPair::generate(KeyKind::P256).expect("made");
+    let other = SpiffeId::parse("spiffe://cluster.local/ns/bank/sa/vault").expect("valid");
+    let request = IstioCertificateRequest {
+        csr: key.request(Some(&other)).expect("made"),
+        ..IstioCertificateRequest::default()
+    };
+    (key, request)
+}
+
+/// What an answer holds for its key: all but the last element, which is the roots.
+fn identity(key: &KeyPair, chain: &[String]) -> Identity {
+    let (_, sent) = chain.split_last().expect("roots");
+    let read = |pem: &String| CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
+    Identity {
+        chain: sent.iter().map(read).collect(),
+        key: Arc::new(key.to_pem().expose().to_vec()),
+    }
+}
+
+fn names(identity: &Identity) -> Vec<String> {
+    let end = webpki::EndEntityCert::try_from(&identity.chain[0]).expect("a certificate");
+    end.valid_uri_names().map(ToOwned::to_owned).collect()
+}
+
+fn cart(metadata: &[(&str, &str)]) -> Node {
+    let fields = metadata.iter().map(|(key, value)| {
+        let kind = Some(Kind::StringValue((*value).to_owned()));
+        ((*key).to_owned(), Value { kind })
+    });
+    Node {
+        metadata: Some(Struct {
+            fields: fields.collect(),
+        }),
+        ..node("sidecar~10.0.0.9~cart.shop~shop.svc.cluster.local")
+    }
+}
+
+#[tokio::test]
+async fn a_join_token_gets_one_certificate_for_its_workload_and_that_gets_the_next() {
+    let secure = Secure::start().await;
+    let token = secure.join_token("shop", "cart");
+    // What the caller can mend costs no token.
+    let mut broken = request().1;
+    broken.csr.truncate(100);
+    let refused = secure
+        .ask(None, Some(&token), broken)
+        .await
+        .expect_err("no request");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let mut endless = request().1;
+    endless.validity_duration = 1_000_000_000;
+    let refused = secure
+        .ask(None, Some(&token), endless)
+        .await
+        .expect_err("too long");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let (key, first) = request();
+    let chain = secure
+        .ask(None, Some(&token), first.clone())
+        .await
+        .expect("issued");
+    let own = identity(&key, &chain);
+    assert_eq!(
+        names(&own),
+        [CART],
+        "what was asked for besides is not believed"
+    );
+    let roots = chain.last().expect("roots").as_bytes();
+    assert_eq!(
+        TrustBundle::from_pem(roots).expect("a bundle"),
+        secure.roots()
+    );
+    secure
+        .roots()
+        .verify(&own.chain, SystemTime::now())
+        .expect("trusted");
+    let refused = secure
+        .ask(None, Some(&token), first)
+        .await
+        .expect_err("used");
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(
+        refused.message().contains("join_token_replayed"),
+        "{refused}"
+    );
+    let (key, next) = request();
+    let chain = secure.ask(Some(&own), None, next).await.expect("renewed");
+    let renewed = identity(&key, &chain);
+    assert_eq!(names(&renewed), [CART]);
+    assert_ne!(renewed.chain, own.chain);
+    assert_eq!(secure.metric("citadel_server_csr_count").await, 5);
+    assert_eq!(
+        secure.metric("citadel_server_csr_parsing_err_count").await,
+        1
+    );
+    assert_eq!(
+        secure
+            .metric("citadel_server_success_cert_issuance_count")
+            .await,
+        2
+    );
+    let ttl = "citadel_server_csr_sign_err_count{error=\"TTL_ERROR\"}";
+    assert_eq!(secure.metric(ttl).await, 1);
+    let replayed = "weft_authentication_failures{reason=\"join_token_replayed\"}";
+    assert_eq!(secure.metric(replayed).await, 1);
+    secure.stop().await;
+}
+
+#[tokio::test]
+async fn callers_without_good_credentials_get_no_certificate_and_the_reason_is_counted() {
+    let secure = Secure::start().await;
+    let stranger = {
+        let domain = TrustDomain::parse("cluster.local").expect("valid");
+        let now = SystemTime::now();
+        let made = Issuer::new_root(&domain, KeyKind::P256, DAY, now).expect("made");
+        let bundle = TrustBundle::new([made.1.clone()]).expect("a root");
+        let issuer = Issuer::new(made.1, made.0, &[], &bundle, now).expect("usable");
+        let (key, request) = request();
+        let csr = weft_ca::Csr::from_pem(request.csr.as_bytes()).expect("good");
+        let cart = SpiffeId::parse(CART).expect("valid");
+        let issued = issuer.issue(&csr, &cart.into(), DAY, now).expect("issued");
+        Identity {
+            chain: issued.chain,
+            key: Arc::new(key.to_pem().expose().to_vec()),
+        }
+    };
+    let other_audience = secure.kubernetes_token("vault");
+    for (identity, bearer, reason) in [
+        (None, None, "no_credentials"),
+        (Some(&stranger), None, "certificate_invalid"),
+        (None, Some(&*other_audience), "token_audience"),
+        (None, Some("Bearer x"), "token_form"),
+        (None, Some("Bearer weft-join-x"), "join_token_unknown"),
+        (None, Some("Basic eDp5"), "no_credentials"),
+    ] {
+        let refused = secure.ask(identity, bearer, request().1).await;
+        let refused = refused.expect_err(reason);
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        assert!(refused.message().contains(reason), "{refused}");
+        let counted = format!("weft_authentication_failures{{reason=\"{reason}\"}}");
+        assert!(secure.metric(&counted).await > 0);
+    }
+    let all = "citadel_server_authentication_failure_count";
+    assert_eq!(secure.metric(all).await, 6);
+    let token = secure.kubernetes_token("istio-ca");
+    let (key, good) = request();
+    let chain = secure.ask(None, Some(&token), good).await.expect("issued");
+    let own = identity(&key, &chain);
+    assert_eq!(names(&own), [CART]);
+    let mut impersonating = request().1;
+    let kind = Some(Kind::StringValue(
+        "spiffe://cluster.local/ns/bank/sa/vault".to_owned(),
+    ));
+    let fields = [("ImpersonatedIdentity".to_owned(), Value { kind })].into();
+    impersonating.metadata = Some(Struct { fields });
+    let refused = secure
+        .ask(Some(&own), None, impersonating)
+        .await
+        .expect_err("refused");
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    secure.stop().await;
+}
+
+#[tokio::test]
+async fn streams_are_for_nodes_that_are_who_their_credentials_say() {
+    let secure = Secure::start().await;
+    let own = secure.join("shop", "cart").await;
+    let cluster = TypeUrl::CLUSTER;
+    let cluster = cluster.as_str();
+    for (identity, bearer) in [
+        (Some(&own), None),
+        (None, Some(secure.kubernetes_token("istio-ca"))),
+    ] {
+        for metadata in [&[][..], &[("SERVICE_ACCOUNT", "cart")][..]] {
+            let answer = secure
+                .stream(identity, bearer.as_deref(), cart(metadata), cluster)
+                .await;
+            assert!(!answer.expect("served").resources.is_empty());
+        }
+    }
+    for other in [
+        node("sidecar~10.0.0.9~vault.bank~bank.svc.cluster.local"),
+        cart(&[("NAMESPACE", "bank")]),
+        cart(&[("SERVICE_ACCOUNT", "vault")]),
+    ] {
+        let refused = secure.stream(Some(&own), None, other, cluster).await;
+        let refused = refused.expect_err("somebody else");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
+    assert_eq!(secure.metric("weft_xds_identity_mismatches").await, 3);
+    let join = secure.join_token("shop", "cart");
+    for bearer in [None, Some(&*join)] {
+        let refused = secure.stream(None, bearer, cart(&[]), cluster).await;
+        assert_eq!(refused.expect_err("nobody").code(), Code::Unauthenticated);
+    }
+    let (_, good) = request();
+    let unspent = secure.ask(None, Some(&join), good).await;
+    assert!(unspent.is_ok(), "a stream spends no join token");
+    secure.stop().await;
+}
+
+#[tokio::test]
+async fn only_members_of_the_root_namespace_ask_about_all_proxies() {
+    let secure = Secure::start().await;
+    let question = "istio.io/debug/syncz";
+    let own = secure.join("shop", "cart").await;
+    let refused = secure.stream(Some(&own), None, cart(&[]), question).await;
+    assert_eq!(
+        refused.expect_err("a tenant").code(),
+        Code::PermissionDenied
+    );
+    let system = secure.join("istio-system", "operator").await;
+    let answer = secure
+        .stream(Some(&system), None, cart(&[]), question)
+        .await;
+    assert_eq!(answer.expect("answered").type_url, question);
+    secure.stop().await;
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_from_the_next_call_on() {
+    let secure = Secure::start().await;
+    let lost = secure.join("shop", "cart").await;
+    let kept = secure.join("shop", "cart").await;
+    let serial = serial(&lost);
+    write(&secure.ca(), "revoked.txt", &format!("{serial}\n"));
+    let since = std::time::Instant::now();
+    while secure.metric("weft_ca_revoked").await == 0 {
+        assert!(since.elapsed() < PATIENCE, "it is not read");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let refused = secure
+        .ask(Some(&lost), None, request().1)
+        .await
+        .expect_err("revoked");
+    assert!(
+        refused.message().contains("certificate_revoked"),
+        "{refused}"
+    );
+    let cluster = TypeUrl::CLUSTER;
+    let cluster = cluster.as_str();
+    let refused = secure.stream(Some(&lost), None, cart(&[]), cluster).await;
+    assert_eq!(refused.expect_err("revoked").code(), Code::Unauthenticated);
+    assert!(secure.ask(Some(&kept), None, request().1).await.is_ok());
+    secure.stop().await;
+}
+
+/// The serial number in hexadecimal: the first INTEGER of 16 bytes in the certificate.
+fn serial(identity: &Identity) -> String {
+    let der = &identity.chain[0];
+    let at = der
+        .windows(2)
+        .position(|two| two == [2, 16])
+        .expect("a serial number");
+    der[at + 2..at + 18]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join("")
+}
+
+#[tokio::test]
+async fn a_folder_that_others_may_enter_is_no_folder_for_keys() {
+    let directory = tempfile::tempdir().expect("a directory");
+    write(directory.path(), "mesh.yaml", SERVICE);
+    let folder = tempfile::tempdir().expect("a folder");
+    open_to_all(folder.path());
+    let mut config = config(directory.path());
+    config.secure = Some(SecureConfig {
+        addr: "127.0.0.1:0".parse().expect("an address"),
+        names: Vec::new(),
+        folder: folder.path().to_owned(),
+        plugged: None,
+        root_key: KeyKind::P256,
+        root_lifetime: DAY,
+        root_spread: DAY,
+        lifetimes: Lifetimes::default(),
+        token_issuers: None,
+    });
+    let (_drain, signal) = drain::channel();
+    let error = ControlPlane::start(config, signal)
+        .await
+        .err()
+        .expect("refused");
+    assert!(error.to_string().contains("chmod 700"), "{error}");
+}
+
+fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(path, mode).expect("mine");
+}

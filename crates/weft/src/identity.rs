@@ -1,0 +1,126 @@
+//! Identities on the command line: the flags of the certificate authority, and `weft token`. Must
+//! never know how certificates are made.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand};
+use weft_ca::authn::JoinTokens;
+use weft_ca::{KeyKind, Lifetimes};
+use weft_control::SecureConfig;
+
+use crate::Failure;
+use crate::cli::Interval;
+
+/// How long roots last, as istiod's do.
+const ROOT_LIFETIME: Duration = Duration::from_hours(3650 * 24);
+
+/// Flags of `weft control`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Identities")]
+pub(crate) struct SecureArgs {
+    /// Folder of the certificate authority, which is made if it is missing: its roots and join
+    /// tokens. With it workloads get identities, and the secure port is opened
+    #[arg(long, value_name = "DIR")]
+    ca_dir: Option<PathBuf>,
+    /// Folder with an intermediate that signs in place of own roots, in files with Istio's names:
+    /// ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem. It is read again when they change
+    #[arg(long, value_name = "DIR", requires = "ca_dir")]
+    ca_certs: Option<PathBuf>,
+    /// Where proxies and agents connect with TLS, for xDS and for certificates
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15012")]
+    secure_grpc_addr: SocketAddr,
+    /// A DNS name or address by which they call the secure port, besides istiod.istio-system.svc,
+    /// localhost and the address itself; may be given several times
+    #[arg(long, value_name = "NAME", requires = "ca_dir")]
+    secure_grpc_name: Vec<String>,
+    /// Kind of key of a root that is made: p256, p384, rsa2048, rsa3072, rsa4096
+    #[arg(long, value_name = "KIND", default_value_t)]
+    ca_root_key: KeyKind,
+    /// How long certificates last unless the workload asks for another time
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "24h",
+        env = "DEFAULT_WORKLOAD_CERT_TTL"
+    )]
+    workload_cert_ttl: Interval,
+    /// The longest time that a workload may ask for
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "2160h",
+        env = "MAX_WORKLOAD_CERT_TTL"
+    )]
+    max_workload_cert_ttl: Interval,
+    /// File of issuers whose tokens get certificates: `jwtRules` with issuer, audiences and jwks, as
+    /// in a `RequestAuthentication`
+    #[arg(long, value_name = "FILE", requires = "ca_dir")]
+    token_issuers: Option<PathBuf>,
+}
+
+impl SecureArgs {
+    /// What the control plane is to do; none without a folder.
+    pub(crate) fn config(&self) -> Option<SecureConfig> {
+        let lifetimes = Lifetimes {
+            default: self.workload_cert_ttl.0.min(self.max_workload_cert_ttl.0),
+            longest: self.max_workload_cert_ttl.0,
+        };
+        Some(SecureConfig {
+            addr: self.secure_grpc_addr,
+            names: self.secure_grpc_name.clone(),
+            folder: self.ca_dir.clone()?,
+            plugged: self.ca_certs.clone(),
+            root_key: self.ca_root_key,
+            root_lifetime: ROOT_LIFETIME,
+            // Agents hear of a new root when they renew their certificates.
+            root_spread: lifetimes.default,
+            lifetimes,
+            token_issuers: self.token_issuers.clone(),
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Print a new join token: with it one workload gets its first certificate, once
+    #[command(display_name = "weft")]
+    Create(CreateArgs),
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// Folder of the certificate authority (`weft control --ca-dir`)
+    #[arg(long, value_name = "DIR")]
+    ca_dir: PathBuf,
+    /// The workload's namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// The workload's service account
+    #[arg(short, long, value_name = "NAME")]
+    service_account: String,
+    /// How long the token may wait for its use; 168h at most
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    ttl: Interval,
+}
+
+/// `weft token`.
+pub(crate) fn run(args: &TokenArgs) -> Result<ExitCode, Failure> {
+    let TokenCommand::Create(args) = &args.command;
+    let now = SystemTime::now();
+    let token = JoinTokens::open(&args.ca_dir)
+        .and_then(|joins| joins.create(&args.namespace, &args.service_account, args.ttl.0, now))
+        .map_err(|error| format!("token: {error}"))?;
+    let written = writeln!(std::io::stdout(), "{}", *token);
+    written.map_err(|error| format!("writing to standard output: {error}"))?;
+    Ok(ExitCode::SUCCESS)
+}
