@@ -11,6 +11,8 @@ use crate::node::NodeError;
 pub struct Identity {
     /// An agent beside the proxy serves them over SDS, as Istio's does (metadata `ISTIO_VERSION`).
     pub agent: bool,
+    /// The control plane serves them over SDS: the proxy's stream has proved who it is.
+    pub served: bool,
     /// Files for connections that it takes (metadata `TLS_SERVER_…`).
     pub server: Option<CertificateFiles>,
     /// Files for connections that it makes (metadata `TLS_CLIENT_…`).
@@ -65,6 +67,7 @@ impl Identity {
         };
         Ok(Self {
             agent,
+            served: false,
             server: files(SERVER)?,
             client: files(CLIENT)?,
         })
@@ -72,12 +75,12 @@ impl Identity {
 
     /// Whether it has a certificate for connections that it takes.
     pub fn serves(&self) -> bool {
-        self.agent || self.server.is_some()
+        self.agent || self.served || self.server.is_some()
     }
 
     /// Whether it has a certificate for connections that it makes.
     pub fn calls(&self) -> bool {
-        self.agent || self.client.is_some()
+        self.agent || self.served || self.client.is_some()
     }
 
     /// What of it clusters depend on.

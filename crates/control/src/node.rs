@@ -79,6 +79,8 @@ pub struct Proxy {
     pub metadata: Arc<BTreeMap<String, String>>,
     /// Its certificates.
     pub identity: Identity,
+    /// The service account that its credentials proved.
+    pub proved_account: Option<Arc<str>>,
     /// Whether it may not bind ports below 1024 (metadata `UNPRIVILEGED_POD`); counts for gateways.
     pub unprivileged: bool,
     /// Whether its agent answers the workload's DNS queries (metadata `DNS_CAPTURE`).
@@ -164,6 +166,7 @@ impl Proxy {
             version: metadata.text("ISTIO_VERSION"),
             metadata: Arc::new(metadata.texts()),
             identity: Identity::read(|key| metadata.text(key))?,
+            proved_account: None,
             unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
             dns_capture: metadata.flag("DNS_CAPTURE", false)?,
             cluster: node.cluster.clone(),
@@ -173,6 +176,20 @@ impl Proxy {
             settings: metadata.settings()?,
             agent: node.user_agent_name.clone(),
         })
+    }
+}
+
+impl Proxy {
+    /// Takes what the credentials of the stream have proved. Who has an agent gets certificates from
+    /// it; all others that are proxies get them from the control plane.
+    pub(crate) fn prove(&mut self, account: &str) {
+        self.proved_account = Some(account.into());
+        self.identity.served = !self.identity.agent && self.kind != ProxyKind::Grpc;
+    }
+
+    /// The service account whose certificate the control plane serves it.
+    pub(crate) fn served_account(&self) -> Option<Arc<str>> {
+        self.proved_account.clone().filter(|_| self.identity.served)
     }
 }
 

@@ -17,6 +17,7 @@ use base64::Engine as _;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use plane::{PATIENCE, Running, SERVICE, config, get, node, write};
+use prost::Message as _;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -35,7 +36,10 @@ use weft_ca::{Issuer, KeyKind, KeyPair, Lifetimes, SpiffeId, TrustBundle, TrustD
 use weft_control::{ControlPlane, SecureConfig};
 use weft_core::drain;
 use weft_jwt::BASE64;
+use weft_proto::Any;
 use weft_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use weft_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use weft_proto::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type};
 use weft_proto::pb::google::protobuf::{Struct, Value, value::Kind};
 use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -523,8 +527,82 @@ fn serial(identity: &Identity) -> String {
     der[at + 2..at + 18]
         .iter()
         .map(|byte| format!("{byte:02x}"))
-        .collect::<Vec<_>>()
-        .join("")
+        .collect()
+}
+
+/// The secrets of these names that a node is sent, or what came in half a second.
+async fn secrets(secure: &Secure, identity: &Identity, node: Node) -> Vec<Secret> {
+    let channel = secure.channel(Some(identity)).await;
+    let (requests, receiver) = mpsc::channel(4);
+    let first = DiscoveryRequest {
+        node: Some(node),
+        type_url: TypeUrl::SECRET.as_str().to_owned(),
+        resource_names: vec!["default".to_owned(), "ROOTCA".to_owned()],
+        ..DiscoveryRequest::default()
+    };
+    requests.send(first).await.expect("room");
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+    let stream = client.stream_aggregated_resources(ReceiverStream::new(receiver));
+    let mut stream = stream.await.expect("believed").into_inner();
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        let next = tokio::time::timeout(Duration::from_millis(500), stream.message()).await;
+        let Ok(next) = next else { break };
+        let answer = next.expect("the stream goes on").expect("an answer");
+        let read = |any: &Any| Secret::decode(&*any.value).expect("a secret");
+        found = answer.resources.iter().map(read).collect();
+        let ack = DiscoveryRequest {
+            type_url: answer.type_url,
+            version_info: answer.version_info,
+            response_nonce: answer.nonce,
+            resource_names: vec!["default".to_owned(), "ROOTCA".to_owned()],
+            ..DiscoveryRequest::default()
+        };
+        requests.send(ack).await.expect("room");
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+fn inline(source: Option<&DataSource>) -> Vec<u8> {
+    match source.and_then(|source| source.specifier.clone()) {
+        Some(Specifier::InlineBytes(bytes)) => bytes,
+        other => panic!("{}", other.is_some()),
+    }
+}
+
+#[tokio::test]
+async fn nodes_without_an_agent_get_their_own_certificate_with_its_key() {
+    let secure = Secure::start().await;
+    let own = secure.join("shop", "cart").await;
+    let found = secrets(&secure, &own, cart(&[])).await;
+    let names_of: Vec<&str> = found.iter().map(|secret| &*secret.name).collect();
+    assert_eq!(names_of, ["ROOTCA", "default"]);
+    let (Some(Type::ValidationContext(roots)), Some(Type::TlsCertificate(pair))) =
+        (&found[0].r#type, &found[1].r#type)
+    else {
+        panic!("a bundle and a certificate");
+    };
+    let roots = TrustBundle::from_pem(&inline(roots.trusted_ca.as_ref())).expect("roots");
+    assert_eq!(roots, secure.roots());
+    let chain = inline(pair.certificate_chain.as_ref());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
+    let served = Identity {
+        chain: chain.expect("PEM"),
+        key: Arc::new(inline(pair.private_key.as_ref())),
+    };
+    assert_eq!(names(&served), [CART]);
+    assert_ne!(served.chain, own.chain);
+    // It works: the key is the certificate's.
+    assert!(secure.ask(Some(&served), None, request().1).await.is_ok());
+    let with_agent = cart(&[("ISTIO_VERSION", "1.32.0")]);
+    let found = secrets(&secure, &own, with_agent).await;
+    assert!(found.is_empty(), "its agent has them");
+    assert_eq!(secure.metric("weft_ca_workload_certificates").await, 1);
+    let id = "sidecar~10.0.0.9~cart.shop~shop.svc.cluster.local";
+    let dump = get(&secure.running, &format!("/debug/config_dump?proxyID={id}")).await;
+    assert!(!dump.contains("PRIVATE KEY"));
+    secure.stop().await;
 }
 
 #[tokio::test]

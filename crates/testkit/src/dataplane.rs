@@ -90,6 +90,49 @@ impl Node {
     }
 }
 
+/// How a proxy comes to the control plane's secure port.
+#[derive(Clone, Debug)]
+pub struct SecurePort {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// File with the roots by which it is checked.
+    pub roots: PathBuf,
+    /// The token that says who the proxy is.
+    pub token: String,
+}
+
+impl SecurePort {
+    /// A bootstrap with TLS and the token on the way to the control plane.
+    fn secured(&self, mut bootstrap: Value) -> Value {
+        const CONTEXT: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+        let service = "/dynamic_resources/ads_config/grpc_services/0";
+        if let Some(service) = bootstrap.pointer_mut(service) {
+            let bearer = format!("Bearer {}", self.token);
+            service["initial_metadata"] = json!([{"key": "authorization", "value": bearer}]);
+        }
+        if let Some(cluster) = bootstrap.pointer_mut("/static_resources/clusters/0") {
+            cluster["transport_socket"] = json!({
+                "name": "envoy.transport_sockets.tls",
+                "typed_config": {
+                    "@type": format!("type.googleapis.com/{CONTEXT}"),
+                    "sni": "istiod.istio-system.svc",
+                    "common_tls_context": {
+                        "alpn_protocols": ["h2"],
+                        "validation_context": {
+                            "trusted_ca": {"filename": self.roots},
+                            "match_typed_subject_alt_names": [{
+                                "san_type": "DNS",
+                                "matcher": {"exact": "istiod.istio-system.svc"},
+                            }],
+                        },
+                    },
+                },
+            });
+        }
+        bootstrap
+    }
+}
+
 /// Numbers of `/stats`, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Stats(BTreeMap<String, u64>);
@@ -141,9 +184,35 @@ impl Dataplane {
         more: &[&str],
     ) -> Self {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let bootstrap = bootstrap(node, mode, xds, admin);
+        Self::launch_with(program, node, &bootstrap, admin, folder, more)
+    }
+
+    /// The same, on the control plane's secure port.
+    pub async fn start_secure(
+        program: &Program,
+        node: &Node,
+        mode: AdsMode,
+        port: &SecurePort,
+        folder: &ConfigFolder,
+    ) -> Self {
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let bootstrap = port.secured(bootstrap(node, mode, port.address, admin));
+        let mut proxy = Self::launch_with(program, node, &bootstrap, admin, folder, &[]);
+        proxy.wait_ready().await;
+        proxy
+    }
+
+    fn launch_with(
+        program: &Program,
+        node: &Node,
+        bootstrap: &Value,
+        admin: SocketAddr,
+        folder: &ConfigFolder,
+        more: &[&str],
+    ) -> Self {
         let file = format!("bootstrap-{}.json", admin.port());
-        let text = bootstrap(node, mode, xds, admin).to_string();
-        let file = folder.write_beside(&file, &text);
+        let file = folder.write_beside(&file, &bootstrap.to_string());
         let log = folder.log(&format!("proxy-{}.log", admin.port()));
         let name = format!("the proxy {}", node.id);
         let process = match program {

@@ -26,7 +26,7 @@ mod wait;
 pub use app::{Answers, App, Echo, Reply, Seen};
 pub use certificate::Certificate;
 pub use control::Control;
-pub use dataplane::{AdsMode, Dataplane, Node, Program, Stats};
+pub use dataplane::{AdsMode, Dataplane, Node, Program, SecurePort, Stats};
 pub use folder::ConfigFolder;
 pub use http_client::{Answer, Connection, get};
 pub use identities::{Identities, IdentityFiles};

@@ -57,21 +57,21 @@ pub(super) fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> (C
 }
 
 /// Whether a node is one of its caller's, as in Istio: of the same namespace, and of the same
-/// service account if it names one. Calls of the plain port have no caller.
+/// service account if it names one. Returns that account; calls of the plain port have none.
 pub(crate) fn may_be(
     proxy: &Proxy,
     extensions: &Extensions,
     desk: Option<&Arc<Desk>>,
-) -> Result<(), Status> {
+) -> Result<Option<String>, Status> {
     let Some(caller) = extensions.get::<Caller>() else {
-        return Ok(());
+        return Ok(None);
     };
     let said = proxy.metadata.get("SERVICE_ACCOUNT");
     let fits = |(namespace, account): (&str, &str)| {
         namespace == proxy.namespace && said.is_none_or(|said| said.is_empty() || said == account)
     };
-    if caller.id.of_workload().is_some_and(fits) {
-        return Ok(());
+    if let Some((_, account)) = caller.id.of_workload().filter(|workload| fits(*workload)) {
+        return Ok(Some(account.to_owned()));
     }
     if let Some(desk) = desk {
         desk.counts.other_nodes.fetch_add(1, Ordering::Relaxed);

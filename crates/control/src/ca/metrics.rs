@@ -76,6 +76,11 @@ pub(crate) fn metrics(desk: &Desk) -> Vec<Family> {
             "When the certificate that signs, or an issuer of it, ends.",
             signer,
         ),
+        counter(
+            "weft_ca_workload_certificates",
+            "Certificates that were issued for workloads without an agent, with their keys.",
+            load(&counts.served),
+        ),
         gauge(
             "weft_ca_roots",
             "Roots that are trusted.",

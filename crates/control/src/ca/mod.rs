@@ -8,6 +8,7 @@ mod metrics;
 mod server_certificate;
 mod service;
 mod tls;
+mod workloads;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub(crate) use metrics::metrics;
 pub(crate) use server_certificate::ServerCertificate;
 pub(crate) use service::CertificateService;
 pub(crate) use tls::{acceptor, incoming};
+pub(crate) use workloads::{Account, Svid, serve as serve_workloads, want};
 
 /// The service account of the control plane, by Istio's name.
 const SERVICE_ACCOUNT: &str = "istiod";
@@ -104,6 +106,8 @@ pub(crate) struct Counts {
     pub(crate) other_nodes: AtomicU64,
     /// TLS handshakes that failed.
     pub(crate) handshakes: AtomicU64,
+    /// Certificates issued for workloads without an agent.
+    pub(crate) served: AtomicU64,
     /// Changes of the authority's folder that cannot be used.
     pub(crate) updates_refused: AtomicU64,
 }
@@ -119,6 +123,8 @@ pub(crate) struct Desk {
     /// The namespace whose members may ask about all proxies.
     system: String,
     changed: watch::Sender<u64>,
+    /// Workloads that get certificates with their keys.
+    pub(crate) wanted: watch::Sender<workloads::Wanted>,
 }
 
 /// The folder that is watched.
@@ -173,6 +179,7 @@ pub(crate) fn open(
         },
         system: mesh.root_namespace.to_string(),
         changed: watch::Sender::new(0),
+        wanted: watch::Sender::default(),
     };
     Ok((Arc::new(desk), folder))
 }

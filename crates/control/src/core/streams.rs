@@ -7,21 +7,26 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 use tonic::Status;
+use weft_model::Namespace;
 use weft_xds::View;
 use weft_xds::server::grpc::{Connection, ConnectionId, ViewSource};
 use weft_xds::server::{Answered, Event, Question};
 
 use super::latency::{Owed, fresh};
 use super::{Connected, Core, Published};
-use crate::graph::{Key, ProxyFacts};
+use crate::ca::{Account, Svid};
+use crate::graph::{Key, ProxyFacts, Value};
 use crate::node::Proxy;
 use crate::{ca, monitoring};
 
 impl ViewSource for Core {
     fn connect(&self, connection: &Connection) -> Result<watch::Receiver<View>, Status> {
-        let proxy = Proxy::parse(&connection.node)
+        let mut proxy = Proxy::parse(&connection.node)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        ca::may_be(&proxy, &connection.extensions, self.desk.get())?;
+        if let Some(account) = ca::may_be(&proxy, &connection.extensions, self.desk.get())? {
+            proxy.prove(&account);
+        }
+        self.want_svid(&proxy, true);
         let facts = Arc::new(ProxyFacts::of(&proxy));
         let receiver = {
             let mut writer = self.writer.lock();
@@ -140,6 +145,7 @@ impl ViewSource for Core {
             return;
         };
         tracing::info!(node = connected.proxy.id, "proxy disconnected");
+        self.want_svid(&connected.proxy, false);
         // If it still refuses something, it says so again when it comes back.
         self.refusals
             .lock()
@@ -163,5 +169,27 @@ impl ViewSource for Core {
     async fn answer(&self, question: Question) -> Result<Vec<Answered>, Status> {
         ca::may_ask(&question.extensions, self.desk.get())?;
         monitoring::answer_question(self, &question).await
+    }
+}
+
+impl Core {
+    /// Says that a proxy begins or ends to want its certificate from here.
+    fn want_svid(&self, proxy: &Proxy, more: bool) {
+        if let (Some(desk), Some(account)) = (self.desk.get(), proxy.served_account()) {
+            let namespace = Namespace::new(proxy.namespace.as_str());
+            ca::want(&desk.wanted, &(namespace, account), more);
+        }
+    }
+
+    /// Takes the certificate of a service account's workloads, or that nobody wants it any more.
+    pub(crate) fn set_svid(&self, account: &Account, svid: Option<Svid>) {
+        let (namespace, name) = account;
+        let key = Key::Svid(namespace.clone(), Arc::clone(name));
+        let mut writer = self.writer.lock();
+        match svid {
+            Some(svid) => writer.world.engine.set(key, Value::Svid(Arc::new(svid))),
+            None => writer.world.engine.remove(&key),
+        };
+        writer.publish(None);
     }
 }

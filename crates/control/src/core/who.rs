@@ -295,6 +295,7 @@ fn proxy(kind: ProxyKind, known: &Known<'_>) -> Proxy {
             agent: true,
             ..Identity::default()
         },
+        proved_account: None,
         unprivileged: false,
         dns_capture: false,
         cluster: String::new(),

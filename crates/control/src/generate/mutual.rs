@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_model::{KeyPairFiles, MeshSettings, TlsVersion};
 
+use super::sds;
 use super::tls::certificate;
 use crate::identity::{CertificateFiles, Identity};
 use crate::pb::cluster::v3::cluster::TransportSocketMatch;
@@ -75,7 +76,7 @@ pub(crate) fn server(mesh: &MeshSettings, identity: &Identity) -> Option<Downstr
         }),
         ..CommonTlsContext::default()
     };
-    let common = with_certificates(base, identity.agent, identity.server.as_ref(), names)?;
+    let common = with_certificates(base, identity, identity.server.as_ref(), names)?;
     Some(DownstreamTlsContext {
         common_tls_context: Some(common),
         require_client_certificate: bool_value(true),
@@ -102,7 +103,7 @@ pub(crate) fn client(
         }),
         ..CommonTlsContext::default()
     };
-    let common = with_certificates(base, identity.agent, identity.client.as_ref(), names)?;
+    let common = with_certificates(base, identity, identity.client.as_ref(), names)?;
     Some(UpstreamTlsContext {
         common_tls_context: Some(common),
         sni: sni.to_owned(),
@@ -138,7 +139,7 @@ pub(crate) fn grpc_client(names: &[Arc<str>]) -> UpstreamTlsContext {
 #[allow(deprecated)] // istiod's form: a name may be of any kind
 fn with_certificates(
     base: CommonTlsContext,
-    agent: bool,
+    identity: &Identity,
     files: Option<&CertificateFiles>,
     names: Vec<StringMatcher>,
 ) -> Option<CommonTlsContext> {
@@ -146,7 +147,20 @@ fn with_certificates(
         match_subject_alt_names: names,
         ..CertificateValidationContext::default()
     };
-    if !agent {
+    if !identity.agent && files.is_none() && identity.served {
+        return Some(CommonTlsContext {
+            tls_certificate_sds_secret_configs: vec![sds::workload(sds::OWN, false)],
+            validation_context_type: Some(ValidationContextType::CombinedValidationContext(
+                CombinedCertificateValidationContext {
+                    default_validation_context: Some(checked),
+                    validation_context_sds_secret_config: Some(sds::workload(sds::ROOTS, false)),
+                    ..CombinedCertificateValidationContext::default()
+                },
+            )),
+            ..base
+        });
+    }
+    if !identity.agent {
         let files = files?;
         let pair = KeyPairFiles {
             certificate: Arc::clone(&files.chain),

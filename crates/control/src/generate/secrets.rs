@@ -4,6 +4,8 @@ use prost::Message;
 use weft_model::{CredentialName, Secret};
 use weft_xds::{Resource, TypeUrl};
 
+use super::sds;
+use crate::ca::Svid;
 use crate::emit::{Emitted, origins};
 use crate::pb::core::v3::{DataSource, data_source::Specifier};
 use crate::pb::tls::{
@@ -31,6 +33,35 @@ pub(crate) fn authorities(name: &CredentialName, secret: &Secret) -> Option<Emit
         ..CertificateValidationContext::default()
     };
     Some(emit(name, secret, Type::ValidationContext(context)))
+}
+
+/// A workload's own certificate and key, under Istio's name.
+pub(crate) fn own(svid: &Svid) -> Emitted {
+    let certificate = TlsCertificate {
+        certificate_chain: Some(inline(&svid.pair.chain)),
+        private_key: Some(inline(svid.pair.key.expose())),
+        ..TlsCertificate::default()
+    };
+    of_workload(sds::OWN, Type::TlsCertificate(certificate))
+}
+
+/// The mesh's authorities, under Istio's name.
+pub(crate) fn roots(svid: &Svid) -> Emitted {
+    let context = CertificateValidationContext {
+        trusted_ca: Some(inline(&svid.roots)),
+        ..CertificateValidationContext::default()
+    };
+    of_workload(sds::ROOTS, Type::ValidationContext(context))
+}
+
+fn of_workload(name: &str, r#type: Type) -> Emitted {
+    let message = SecretMessage {
+        name: name.to_owned(),
+        r#type: Some(r#type),
+    };
+    let resource = Resource::new(&TypeUrl::SECRET, name, message.encode_to_vec());
+    // No object of the configuration made it.
+    Emitted::new(resource, origins([]))
 }
 
 fn inline(bytes: &[u8]) -> DataSource {

@@ -202,6 +202,8 @@ pub(crate) struct ProxyFacts {
     pub(crate) version: Option<Arc<str>>,
     pub(crate) metadata: Arc<BTreeMap<String, String>>,
     pub(crate) identity: Identity,
+    /// The service account whose certificate the control plane serves it.
+    pub(crate) account: Option<Arc<str>>,
     pub(crate) unprivileged: bool,
     /// Addresses with which it answers DNS queries.
     pub(crate) assigned: Families,
@@ -252,6 +254,7 @@ impl ProxyFacts {
             } else {
                 proxy.identity.clone()
             },
+            account: proxy.served_account(),
             // It makes a difference to gateways only, so that others share their views.
             unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
             assigned: if proxy.dns_capture && proxy.kind != ProxyKind::Grpc {
@@ -313,6 +316,8 @@ pub(crate) enum Key {
     WildcardDestinations(Namespace),
     Gateways,
     Secret(Namespace, Arc<str>),
+    /// Certificate and key of a service account's workloads that have no agent.
+    Svid(Namespace, Arc<str>),
     Sidecars(Namespace),
     EnvoyFilter(ObjectRef),
     /// What the filters of a namespace are for.
@@ -360,6 +365,8 @@ pub(crate) enum Key {
     HostRules(Arc<Scope>, Shard),
     PortShard(Arc<Scope>, Shard),
     GatewayPorts(Arc<GatewayClass>),
+    /// `default` and `ROOTCA` of a service account's workloads.
+    WorkloadSecrets(Namespace, Arc<str>),
     /// A credential as proxies of a namespace get it.
     Credential(Namespace, CredentialName),
     /// The credentials that the rules of a shard name.
@@ -402,7 +409,12 @@ pub(crate) enum Key {
     PatchedOwn(Arc<OwnPatches>),
     ExtensionView(Arc<PatchClass>),
     /// The credentials that rules name, and the servers of a gateway.
-    Secrets(Arc<Scope>, ProxyKind, Option<Arc<GatewayClass>>),
+    Secrets(
+        Arc<Scope>,
+        ProxyKind,
+        Option<Arc<GatewayClass>>,
+        Option<Arc<str>>,
+    ),
     /// What is bound and served for the workload of a proxy, by the rules for its labels.
     Served(Arc<ProxyFacts>, Arc<Observer>),
     /// Which views a proxy gets.
@@ -427,6 +439,7 @@ impl Key {
             | Self::WildcardStreams
             | Self::GatewayStreams(_)
             | Self::Secret(..)
+            | Self::Svid(..)
             | Self::DestinationRule(_)
             | Self::DestinationIndex(..)
             | Self::WildcardDestinations(_)
@@ -455,6 +468,7 @@ impl Key {
             | Self::StandingClusters(_)
             | Self::PatchPlan(_)
             | Self::Credential(..)
+            | Self::WorkloadSecrets(..)
             | Self::GatewayPorts(_) => 1,
             Self::Destinations(..)
             | Self::HostRules(..)

@@ -128,7 +128,10 @@ impl Recipe for Mesh {
             Key::ShardCredentials(scope, kind, shard) => {
                 secrets::of_shard(cx, scope, *kind, *shard)
             }
-            Key::Secrets(scope, kind, class) => secrets::view(cx, scope, *kind, class.as_ref()),
+            Key::WorkloadSecrets(namespace, account) => secrets::workload(cx, namespace, account),
+            Key::Secrets(scope, kind, class, account) => {
+                secrets::view(cx, scope, *kind, class.as_ref(), account.as_ref())
+            }
             Key::ClusterView(scope, client, place) => proxy::cluster_view(cx, scope, client, place),
             Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),

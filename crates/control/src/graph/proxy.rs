@@ -238,7 +238,8 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     };
     let clusters = Key::ClusterView(Arc::clone(scope), client, here);
     let endpoints = Key::EndpointView(Arc::clone(scope), facts.kind, there);
-    let secrets = Key::Secrets(Arc::clone(scope), facts.kind, gateway);
+    let account = facts.account.clone();
+    let secrets = Key::Secrets(Arc::clone(scope), facts.kind, gateway, account);
     let extensions = patches.extensions.clone().map(Key::ExtensionView);
     let views = vec![
         (patches.clusters.clone(), clusters),

@@ -13,7 +13,7 @@ use super::gateway::{read_ports, type_view};
 use super::key::GatewayClass;
 use super::value::Value;
 use super::{Cx, Key, Scope, Shard, contain, read};
-use crate::emit::{Emitted, Fault, origins};
+use crate::emit::{Chunk, Emitted, Fault, origins};
 use crate::generate::gateways::{BoundServer, GatewayPort};
 use crate::generate::secrets;
 use crate::node::ProxyKind;
@@ -46,6 +46,16 @@ pub(super) fn credential(
 ) -> Value {
     let made = resource(cx, namespace, name);
     contain::chunk(cx, &TypeUrl::SECRET, made.into_iter().collect())
+}
+
+/// What workloads of a service account get for themselves, if the control plane makes their keys.
+pub(super) fn workload(cx: &mut Cx<'_, '_>, namespace: &Namespace, account: &Arc<str>) -> Value {
+    let key = Key::Svid(namespace.clone(), Arc::clone(account));
+    let svid = read!(cx, key, Svid);
+    let made = svid
+        .iter()
+        .flat_map(|svid| [secrets::own(svid), secrets::roots(svid)]);
+    Value::Chunk(made.collect())
 }
 
 /// The credentials that the `DestinationRules` for a shard name. As in Istio, those of sidecars
@@ -101,6 +111,7 @@ pub(super) fn view(
     scope: &Arc<Scope>,
     kind: ProxyKind,
     class: Option<&Arc<GatewayClass>>,
+    account: Option<&Arc<str>>,
 ) -> Value {
     let mut names = BTreeSet::new();
     // Sidecars have credentials only by rules for some workloads, and most have no such rule.
@@ -130,7 +141,11 @@ pub(super) fn view(
     let chunks = names
         .into_iter()
         .map(|name| cx.chunk(&Key::Credential(namespace.clone(), name)));
-    let chunks = chunks.collect();
+    let mut chunks: Vec<Chunk> = chunks.collect();
+    if let Some(account) = account {
+        let key = Key::WorkloadSecrets(namespace.clone(), Arc::clone(account));
+        chunks.push(cx.chunk(&key));
+    }
     type_view(cx, &TypeUrl::SECRET, chunks)
 }
 

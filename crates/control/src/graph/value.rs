@@ -18,6 +18,7 @@ use super::key::{RuleRefs, Shard};
 use super::patches::{FilterFacts, PatchedOwn, PatchedView};
 use super::proxy::ProxyPlan;
 use super::telemetry::Reports;
+use crate::ca::Svid;
 use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::access::Guard;
 use crate::generate::gateways::GatewayPort;
@@ -195,6 +196,7 @@ pub(crate) enum Value {
     Rules(Arc<RuleIndex>),
     Gateways(Arc<[Arc<Gateway>]>),
     Secret(Arc<Secret>),
+    Svid(Arc<Svid>),
     Credentials(Arc<BTreeSet<CredentialName>>),
     Sidecars(Arc<[Arc<Sidecar>]>),
     EnvoyFilter(Arc<EnvoyFilter>),

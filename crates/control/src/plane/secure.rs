@@ -74,6 +74,11 @@ impl Secure {
             renewing.await;
             Ok(())
         });
+        let serving = ca::serve_workloads(Arc::clone(core), Arc::clone(&self.desk), drain.clone());
+        tasks.spawn(async {
+            serving.await;
+            Ok(())
+        });
         let counters = Arc::clone(&core.ads);
         let accepted = ca::incoming(
             listener,
