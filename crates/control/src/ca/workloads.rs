@@ -79,7 +79,9 @@ pub(crate) async fn serve(core: Arc<Core>, desk: Arc<Desk>, drain: DrainSignal) 
                 if changed.is_err() { return }
                 // Another root or another signer: all are to know it.
                 let now = Instant::now();
-                due.values_mut().for_each(|at| *at = now);
+                for at in due.values_mut() {
+                    *at = now;
+                }
             }
             () = tokio::time::sleep_until(next) => {}
         }

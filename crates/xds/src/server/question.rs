@@ -2,15 +2,14 @@
 //! once for each request and without ACKs, as Istio's debug types (`istio.io/debug/…`) are. Such a
 //! client gets no view and is no proxy.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tonic::{Extensions, Status, Streaming};
 
-use super::event::Limits;
-use super::grpc::{Counters, ViewSource};
+use super::grpc::{Counters, Options, ViewSource};
+use super::wire::Message;
 use crate::pb;
 use crate::protocol::Protocol;
 
@@ -34,7 +33,7 @@ pub struct Question {
 pub(super) struct Asker<'a, P: Protocol> {
     pub(super) extensions: Extensions,
     pub(super) inbound: Streaming<P::Request>,
-    pub(super) answers: &'a mpsc::Sender<Result<P::Response, Status>>,
+    pub(super) answers: &'a mpsc::Sender<Result<Message, Status>>,
 }
 
 /// Answers question after question. The answer is given to `answers` before the next is read, so
@@ -42,8 +41,7 @@ pub(super) struct Asker<'a, P: Protocol> {
 pub(super) async fn serve<P: Protocol, S: ViewSource>(
     source: &S,
     counters: &Counters,
-    identifier: Option<&Arc<str>>,
-    limits: &Limits,
+    options: &Options,
     first: P::Request,
     asker: Asker<'_, P>,
 ) -> Result<(), Status> {
@@ -58,10 +56,10 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
     loop {
         let is_ack = asked > 0 && request.nonce == last;
         if !is_ack {
-            if request.names.len() > limits.names {
+            if request.names.len() > options.limits.names {
                 return Err(Status::invalid_argument(format!(
                     "resource_names: more than {}",
-                    limits.names
+                    options.limits.names
                 )));
             }
             if request.names.iter().any(|name| name.len() > LONGEST_NAME) {
@@ -77,8 +75,9 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
                 extensions: extensions.clone(),
             };
             let resources = source.answer(question).await?;
-            let response =
-                P::write_answer(&request.type_url, &last, identifier.cloned(), resources);
+            let identifier = options.identifier.clone();
+            let response = P::write_answer(&request.type_url, &last, identifier, resources);
+            let response = Message::of(&response, options.max_response_bytes)?;
             counters.responses.fetch_add(1, Ordering::Relaxed);
             if answers.send(Ok(response)).await.is_err() {
                 return Ok(());
