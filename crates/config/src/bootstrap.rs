@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
+
 use crate::cluster::Cluster;
 use crate::endpoint::Locality;
 use crate::error::{ConfigError, Loaded};
@@ -54,6 +56,8 @@ pub struct AdsConfig {
     pub listeners: bool,
     /// Clusters come over it.
     pub clusters_by_cds: bool,
+    /// Metadata of the stream, such as a token. Its values do not show themselves.
+    pub metadata: Vec<(HeaderName, HeaderValue)>,
     /// How long to wait for the first answer; default 15 s; `None` waits for ever.
     pub initial_fetch_timeout: Option<Duration>,
 }

@@ -3,6 +3,7 @@
 
 mod plane;
 
+use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -524,10 +525,11 @@ fn serial(identity: &Identity) -> String {
         .windows(2)
         .position(|two| two == [2, 16])
         .expect("a serial number");
-    der[at + 2..at + 18]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut text = String::new();
+    for byte in &der[at + 2..at + 18] {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// The secrets of these names that a node is sent, or what came in half a second.

@@ -1,4 +1,4 @@
-//! Unmodified Envoys without an agent on the control plane's secure port: they prove who they are
+//! Unmodified Envoys and Weft proxies without an agent on the control plane's secure port: they prove who they are
 //! with a token, get certificates over SDS, and speak mutual TLS with each other.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -213,4 +213,16 @@ fn envoy() -> Program {
 async fn envoys_without_an_agent_speak_mutual_tls_and_never_notice_a_renewal() {
     let _turn = one_at_a_time();
     speak(&envoy(), &envoy()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_calls_a_weft_proxy_of_its_mesh() {
+    let _turn = one_at_a_time();
+    speak(&Program::Weft(WEFT.into()), &envoy()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weft_proxy_calls_an_envoy_of_its_mesh() {
+    let _turn = one_at_a_time();
+    speak(&envoy(), &Program::Weft(WEFT.into())).await;
 }

@@ -10,6 +10,7 @@ use crate::address::bind_address;
 use crate::cluster::{Cluster, Transport};
 use crate::endpoint::convert::locality;
 use crate::error::{ConfigError, Loaded};
+use crate::ext_authz::convert::header;
 use crate::extension::api_version;
 use crate::listener::Listener;
 use crate::pass::{IsSet as _, Pass};
@@ -213,9 +214,13 @@ fn check_references(p: &mut Pass<'_>, out: &Bootstrap) {
         let found = out.clusters.iter().find(|cluster| cluster.name == *name);
         let problem = match found {
             None => format!("names the cluster {name}, which static_resources.clusters lacks"),
-            Some(cluster) if !is_plain(cluster) => format!(
-                "names the cluster {name}, which has a transport socket: Weft calls its control \
-                 plane in plain text only; remove transport_socket and transport_socket_matches"
+            Some(cluster) if !cluster.transport_matches.is_empty() => format!(
+                "names the cluster {name}, which has transport_socket_matches: write one \
+                 transport_socket for all of its endpoints"
+            ),
+            Some(cluster) if waits_for_secrets(cluster) => format!(
+                "names the cluster {name}, whose TLS takes secrets by SDS: they would come over the \
+                 very stream that it is for; write files or inline certificates"
             ),
             Some(_) => continue,
         };
@@ -242,8 +247,11 @@ fn check_routes(p: &mut Pass<'_>, out: &Bootstrap) {
     }
 }
 
-fn is_plain(cluster: &Cluster) -> bool {
-    matches!(cluster.transport, Transport::Raw) && cluster.transport_matches.is_empty()
+fn waits_for_secrets(cluster: &Cluster) -> bool {
+    match &cluster.transport {
+        Transport::Raw => false,
+        Transport::Tls(tls) => tls.context.secret_names().next().is_some(),
+    }
 }
 
 fn dynamic_part(
@@ -327,6 +335,7 @@ fn read_ads(p: &mut Pass<'_>, message: &pb::core::ApiConfigSource) -> Option<Ads
         clusters: Vec::new(),
         listeners: false,
         clusters_by_cds: false,
+        metadata: Vec::new(),
         initial_fetch_timeout: Some(FETCH_TIMEOUT),
     };
     p.each("grpc_services", grpc_services, |p, one| {
@@ -350,7 +359,20 @@ fn grpc_service(
         retry_policy,
         target_specifier,
     } = message;
-    unsupported!(p; retry_policy, initial_metadata);
+    unsupported!(p; retry_policy);
+    let mut metadata = p.each("initial_metadata", initial_metadata, header);
+    for (_, value) in &mut metadata {
+        // A token is as good as a key.
+        value.set_sensitive(true);
+    }
+    if ads.clusters.is_empty() {
+        ads.metadata = metadata;
+    } else if ads.metadata != metadata {
+        p.refuse_field(
+            "initial_metadata",
+            "must be that of the first service: the stream goes to any of them",
+        );
+    }
     ignore!(p, "core.GrpcService"; timeout);
     match target_specifier {
         Some(TargetSpecifier::EnvoyGrpc(target)) => p.at("envoy_grpc", |p| {

@@ -289,7 +289,11 @@ fn http_service(p: &mut Pass<'_>, message: &authz::HttpService) -> Option<HttpSe
     })
 }
 
-fn header(p: &mut Pass<'_>, message: &pb::core::HeaderValue) -> Option<(HeaderName, HeaderValue)> {
+/// A header that is added as it stands.
+pub(crate) fn header(
+    p: &mut Pass<'_>,
+    message: &pb::core::HeaderValue,
+) -> Option<(HeaderName, HeaderValue)> {
     let pb::core::HeaderValue {
         key,
         value,

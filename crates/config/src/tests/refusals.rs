@@ -163,9 +163,16 @@ fn of_bootstraps() {
         ),
         (
             "static_resources: {clusters: [{name: x, transport_socket: {name: tls, typed_config: {'@type': \
-             type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}]}, \
+             type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, \
+             common_tls_context: {tls_certificate_sds_secret_configs: [{name: s, sds_config: {ads: {}, \
+             resource_api_version: V3}}]}}}}]}, \
              dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",
-            "bootstrap: dynamic_resources.ads_config: names the cluster x, which has a transport socket",
+            "bootstrap: dynamic_resources.ads_config: names the cluster x, whose TLS takes secrets by SDS",
+        ),
+        (
+            "dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{initial_metadata: [{key: a, value: '%REQ(x)%'}], \
+             envoy_grpc: {cluster_name: x}}]}}",
+            "ads_config.grpc_services[0].initial_metadata[0].value: must be plain text",
         ),
         (
             "dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x, authority: a}}]}}",

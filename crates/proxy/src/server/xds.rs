@@ -3,17 +3,27 @@
 //! The protocol is `weft_xds`; what a resource means is [`Resources`]'s.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use weft_config::bootstrap::AdsTransport;
-use weft_config::{Address, AdsConfig, Cluster, Node};
-use weft_xds::client::grpc::{Commands, DriverConfig, Handle, connect_to, spawn};
+use weft_config::{Address, AdsConfig, Cluster, Node, Transport, UpstreamTls};
+use weft_net::tls::client_config;
+use weft_net::{Peeked, Stream};
+use weft_upstream::{Secrets, client_spec};
+use weft_xds::client::grpc::{
+    Commands, ConnectError, Connector, DriverConfig, Handle, connect_over, connect_to, spawn,
+};
 use weft_xds::client::{ClientEvent, ClientOptions, Interest, Refused, Update};
 use weft_xds::{Mode, TypeUrl};
 
 use super::dump_kind;
 use super::resources::{References, Resources};
 use crate::stats::XdsStats;
+
+/// Time for a TLS handshake with the control plane.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// One ADS stream and what has been asked for on it.
 pub(super) struct Control {
@@ -44,8 +54,8 @@ impl Control {
             .clusters
             .iter()
             .filter_map(|name| status.iter().find(|cluster| cluster.config.name == *name));
-        let servers: Vec<String> = configs
-            .flat_map(|cluster| addresses(&cluster.config))
+        let servers: Vec<Server> = configs
+            .flat_map(|cluster| servers(&cluster.config))
             .collect();
         if servers.is_empty() {
             tracing::error!(clusters = ?ads.clusters, "no cluster of the ADS configuration has an address");
@@ -60,7 +70,9 @@ impl Control {
             options.not_found_after = timeout;
         }
         let count = servers.len();
-        let config = DriverConfig::new(mode, count, connect_to(servers), options, rand::random());
+        let connector = connector(servers);
+        let mut config = DriverConfig::new(mode, count, connector, options, rand::random());
+        config.headers.extend(ads.metadata.iter().cloned());
         let Handle { events, commands } = spawn(config);
         let mut initial = Vec::new();
         if ads.clusters_by_cds {
@@ -223,12 +235,53 @@ impl Control {
 }
 
 /// Where the endpoints of a static cluster listen.
-fn addresses(cluster: &Cluster) -> impl Iterator<Item = String> {
-    cluster
-        .endpoints
-        .endpoints()
-        .map(|endpoint| match &endpoint.address {
-            Address::Ip(address) => format!("http://{address}"),
-            Address::Host { host, port } => format!("http://{host}:{port}"),
-        })
+/// Where a control plane is, and how it is called there.
+#[derive(Clone)]
+struct Server {
+    authority: String,
+    tls: Option<Arc<UpstreamTls>>,
+}
+
+fn servers(cluster: &Cluster) -> impl Iterator<Item = Server> {
+    let tls = match &cluster.transport {
+        Transport::Raw => None,
+        Transport::Tls(tls) => Some(Arc::clone(tls)),
+    };
+    cluster.endpoints.endpoints().map(move |endpoint| Server {
+        authority: match &endpoint.address {
+            Address::Ip(address) => address.to_string(),
+            Address::Host { host, port } => format!("{host}:{port}"),
+        },
+        tls: tls.clone(),
+    })
+}
+
+fn connector(servers: Vec<Server>) -> Connector {
+    let uris = servers
+        .iter()
+        .map(|server| format!("http://{}", server.authority));
+    let uris: Vec<String> = uris.collect();
+    if servers.iter().all(|server| server.tls.is_none()) {
+        return connect_to(uris);
+    }
+    connect_over(uris, move |index| {
+        let server = servers.get(index).cloned();
+        async move { open(server.ok_or("there is no server of this index")?).await }
+    })
+}
+
+/// Opens a connection. Files of certificates are read anew, since they may have been renewed.
+async fn open(server: Server) -> Result<Stream, ConnectError> {
+    let tcp = TcpStream::connect(&server.authority).await?;
+    tcp.set_nodelay(true)?;
+    let Some(tls) = server.tls else {
+        return Ok(Stream::plain(Peeked::from(tcp)));
+    };
+    let mut spec = client_spec(&tls, &Secrets::default())?;
+    if spec.alpn.is_empty() {
+        spec.alpn.push(b"h2".to_vec());
+    }
+    let config = client_config(&spec)?;
+    let name = (!tls.sni.is_empty()).then_some(&*tls.sni);
+    Ok(weft_net::tls::connect(tcp, config, name, Some(HANDSHAKE)).await?)
 }

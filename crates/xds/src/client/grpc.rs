@@ -6,12 +6,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::Service;
+use tonic::codegen::http::{HeaderMap, Uri};
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{ClientEvent, ClientOptions, ClientStream, Interest, Refused};
 use crate::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -46,15 +50,66 @@ pub fn connect_to(servers: Vec<String>) -> Connector {
         let uri = servers.get(index).cloned();
         Box::pin(async move {
             let uri = uri.ok_or("there is no server of this index")?;
-            let endpoint = Endpoint::from_shared(uri)?
-                .connect_timeout(Duration::from_secs(5))
-                .http2_keep_alive_interval(Duration::from_secs(30))
-                .keep_alive_timeout(Duration::from_secs(20))
-                .keep_alive_while_idle(true)
-                .tcp_nodelay(true);
+            let endpoint = tuned(Endpoint::from_shared(uri)?);
+            let endpoint = endpoint.connect_timeout(Duration::from_secs(5));
             Ok(endpoint.connect().await?)
         })
     })
+}
+
+/// A connector to servers that are reached over a byte stream of the caller's making, such as TLS.
+/// `servers` are their names in requests, as `http://host:port`.
+pub fn connect_over<S, F>(
+    servers: Vec<String>,
+    open: impl Fn(usize) -> F + Send + Sync + 'static,
+) -> Connector
+where
+    S: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    F: Future<Output = Result<S, ConnectError>> + Send + 'static,
+{
+    let open = Arc::new(open);
+    Arc::new(move |index| {
+        let uri = servers.get(index).cloned();
+        let open = Arc::clone(&open);
+        Box::pin(async move {
+            let uri = uri.ok_or("there is no server of this index")?;
+            let opener = Opener(move || open(index));
+            Ok(tuned(Endpoint::from_shared(uri)?)
+                .connect_with_connector(opener)
+                .await?)
+        })
+    })
+}
+
+/// Keep-alive, so that a vanished server is noticed within a minute.
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+}
+
+/// A function as the service that tonic wants.
+struct Opener<O>(O);
+
+impl<O, F, S> Service<Uri> for Opener<O>
+where
+    O: Fn() -> F,
+    F: Future<Output = Result<S, ConnectError>>,
+{
+    type Response = S;
+    type Error = ConnectError;
+    type Future = F;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _uri: Uri) -> F {
+        self.0()
+    }
 }
 
 /// What the driver needs to know.
@@ -74,6 +129,8 @@ pub struct DriverConfig {
     pub open_timeout: Duration,
     /// Bytes of the largest answer that is read.
     pub max_response_bytes: usize,
+    /// Headers of the stream, such as a token.
+    pub headers: HeaderMap,
     /// Counts of this client.
     pub counters: Arc<Counters>,
 }
@@ -95,6 +152,7 @@ impl DriverConfig {
             seed,
             open_timeout: OPEN,
             max_response_bytes: 256 << 20,
+            headers: HeaderMap::new(),
             counters: Arc::default(),
         }
     }
@@ -181,7 +239,7 @@ trait Rpc: Protocol {
     fn open(
         channel: Channel,
         max_response_bytes: usize,
-        requests: ReceiverStream<Self::Request>,
+        requests: Request<ReceiverStream<Self::Request>>,
     ) -> impl Future<Output = Result<Response<Streaming<Self::Response>>, Status>> + Send;
 }
 
@@ -189,7 +247,7 @@ impl Rpc for Sotw {
     async fn open(
         channel: Channel,
         max_response_bytes: usize,
-        requests: ReceiverStream<Self::Request>,
+        requests: Request<ReceiverStream<Self::Request>>,
     ) -> Result<Response<Streaming<Self::Response>>, Status> {
         AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(max_response_bytes)
@@ -202,7 +260,7 @@ impl Rpc for Delta {
     async fn open(
         channel: Channel,
         max_response_bytes: usize,
-        requests: ReceiverStream<Self::Request>,
+        requests: Request<ReceiverStream<Self::Request>>,
     ) -> Result<Response<Streaming<Self::Response>>, Status> {
         AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(max_response_bytes)
@@ -386,11 +444,9 @@ impl<P: Rpc> Driver<P> {
                 self.next_request = None;
                 self.machine.connected();
                 // Requests flow before the call is answered: servers may wait for the first one.
-                let opening = P::open(
-                    channel,
-                    self.config.max_response_bytes,
-                    ReceiverStream::new(outbound),
-                );
+                let mut request = Request::new(ReceiverStream::new(outbound));
+                *request.metadata_mut() = MetadataMap::from_headers(self.config.headers.clone());
+                let opening = P::open(channel, self.config.max_response_bytes, request);
                 let timeout = self.config.open_timeout;
                 *link = Link::Opening(Box::pin(async move {
                     match tokio::time::timeout(timeout, opening).await {
