@@ -2,6 +2,7 @@
 //! key says what it may read; see [`Key::rank`]. Must never know how anything is computed.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -187,7 +188,7 @@ pub(crate) struct OwnPatches {
 }
 
 /// What of a proxy its configuration depends on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProxyFacts {
     pub(crate) kind: ProxyKind,
     pub(crate) namespace: Namespace,
@@ -208,6 +209,13 @@ pub(crate) struct ProxyFacts {
     /// Settings that it brings.
     pub(crate) settings: Option<Arc<ProxySettings>>,
     pub(crate) spans: SpanIdentity,
+}
+
+/// Of what mostly differs: facts are looked up for each proxy and each change.
+impl Hash for ProxyFacts {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.kind, &self.namespace, &self.ips, &self.labels).hash(state);
+    }
 }
 
 impl ProxyFacts {
