@@ -152,6 +152,7 @@ fn maker<'a>(
         Key::ServiceEndpoints(..) => *type_url == TypeUrl::ENDPOINT,
         Key::VipListeners(..)
         | Key::WildcardListener(..)
+        | Key::EgressListeners(..)
         | Key::GatewayListener(..)
         | Key::GrpcListeners(..) => *type_url == TypeUrl::LISTENER,
         Key::OutboundRoute(..)

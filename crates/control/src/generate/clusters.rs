@@ -2,6 +2,7 @@
 //! istiod emits, with the policies of the `DestinationRule` that holds. Must never know routes,
 //! listeners or single proxies: the result is the same for every proxy of a kind with the same rule.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,7 +202,7 @@ fn outbound(
     let mut cluster = base(mesh, &name, kind);
     if let Some(pattern) = &mesh.outbound_stat_name {
         let place = (subset_name, port.number.get(), 0, &*port.name);
-        cluster.alt_stat_name = stat_name(pattern, service, place);
+        cluster.alt_stat_name = stat_name(pattern, &StatHost::of(service), place);
     }
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
@@ -285,25 +286,48 @@ fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
 /// the port.
 fn stat_name(
     pattern: &str,
-    service: &Service,
+    known: &StatHost,
     (subset, port, target, port_name): (&str, u16, u16, &str),
 ) -> String {
-    let host = service.hostname.as_str();
-    let (short, name) = if service.origin.kind == Kind::Service {
-        let short = format!("{}.{}", service.name, service.namespace);
-        (short, service.name.to_string())
-    } else {
-        (host.to_owned(), host.to_owned())
-    };
     let text = pattern
-        .replace("%SERVICE%", &short)
-        .replace("%SERVICE_NAME%", &name)
-        .replace("%SERVICE_FQDN%", host)
+        .replace("%SERVICE%", &known.short)
+        .replace("%SERVICE_NAME%", &known.name)
+        .replace("%SERVICE_FQDN%", &known.host)
         .replace("%SUBSET_NAME%", subset)
         .replace("%TARGET_PORT%", &target.to_string())
         .replace("%SERVICE_PORT%", &port.to_string())
         .replace("%SERVICE_PORT_NAME%", port_name);
     format!("{text};")
+}
+
+/// How names of statistics call a service.
+pub(crate) struct StatHost {
+    short: String,
+    name: String,
+    host: String,
+}
+
+impl StatHost {
+    /// What is no service of Kubernetes has one name.
+    pub(crate) fn named(host: &str) -> Self {
+        Self {
+            short: host.to_owned(),
+            name: host.to_owned(),
+            host: host.to_owned(),
+        }
+    }
+
+    pub(crate) fn of(service: &Service) -> Self {
+        let named = Self::named(service.hostname.as_str());
+        if service.origin.kind != Kind::Service {
+            return named;
+        }
+        Self {
+            short: format!("{}.{}", service.name, service.namespace),
+            name: service.name.to_string(),
+            ..named
+        }
+    }
 }
 
 fn eds(name: &str) -> EdsClusterConfig {
@@ -378,12 +402,14 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
 }
 
 /// Where a workload's own port is served.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) enum Application {
     /// At the address and port that the captured connection was made to.
     AsCalled,
-    /// At this port of 127.0.0.1.
-    Loopback(u16),
+    /// At an address and port.
+    At(IpAddr, u16),
+    /// At a Unix socket.
+    Unix(Arc<str>),
 }
 
 /// What a workload's own cluster is told of the service that it serves.
@@ -391,10 +417,14 @@ pub(crate) struct Served<'a> {
     pub(crate) protocol: Protocol,
     /// The services with this port; none for a port that no service knows.
     pub(crate) services: &'a [Arc<Service>],
-    /// The first service's port.
-    pub(crate) port: Option<PortNumber>,
+    /// The first service, its port and that one's name, as statistics call them.
+    pub(crate) statistics: Option<(StatHost, u16, Arc<str>)>,
     /// The workload's port.
     pub(crate) target: u16,
+    /// Of these only limits and times of connections count.
+    pub(crate) policy: PolicySettings,
+    /// The path of the rule that says some of it.
+    pub(crate) rule: Option<String>,
 }
 
 /// The cluster of a workload's own port.
@@ -406,42 +436,49 @@ pub(crate) fn inbound(
     from: &Origins,
 ) -> Emitted {
     let protocol = served.protocol;
-    let mut cluster = match application {
-        Application::Loopback(port) => Cluster {
-            load_assignment: Some(endpoints::single(name, "127.0.0.1", port)),
-            ..base(mesh, name, DiscoveryType::Static)
-        },
+    let at = |address| Cluster {
+        load_assignment: Some(endpoints::single(name, address)),
+        ..base(mesh, name, DiscoveryType::Static)
+    };
+    let mut cluster = match &application {
+        Application::At(ip, port) => at(pb::address(&ip.to_string(), *port)),
+        Application::Unix(path) => at(pb::pipe(path)),
         Application::AsCalled => Cluster {
             lb_policy: LbPolicy::ClusterProvided as i32,
-            upstream_bind_config: Some(own_workload()),
             // Its one host never becomes old. The longest time that Envoy can count.
             cleanup_interval: seconds(9_223_372_035),
             ..base(mesh, name, DiscoveryType::OriginalDst)
         },
     };
-    cluster.common_lb_config = Some(CommonLbConfig::default());
-    keep_alive(mesh, &PolicySettings::default(), &mut cluster);
-    if let (Some(pattern), Some(service)) = (&mesh.inbound_stat_name, served.services.first()) {
-        let port = served.port.and_then(|number| service.port(number));
-        let (number, port_name) = port.map_or((0, ""), |p| (p.number.get(), &*p.name));
-        let place = ("", number, served.target, port_name);
-        cluster.alt_stat_name = stat_name(pattern, service, place);
+    if !matches!(&application, Application::At(ip, _) if ip.is_loopback()) {
+        cluster.upstream_bind_config = Some(own_workload());
     }
-    let http = Http {
+    cluster.common_lb_config = Some(CommonLbConfig::default());
+    if let (Some(pattern), Some((known, port, port_name))) =
+        (&mesh.inbound_stat_name, &served.statistics)
+    {
+        let place = ("", *port, served.target, &**port_name);
+        cluster.alt_stat_name = stat_name(pattern, known, place);
+    }
+    let pool = served.policy.connection_pool.as_ref();
+    let as_client = pool.is_some_and(|pool| pool.http.use_client_protocol);
+    let mut http = Http {
         upstream: keep_case(
             mesh,
             protocol,
-            if protocol.is_http2() {
-                Some(http2())
+            if as_client || protocol.is_sniffed() {
+                Some(use_downstream())
             } else {
-                protocol.is_sniffed().then(use_downstream)
+                protocol.is_http2().then(http2)
             },
         ),
         ..Http::default()
     };
+    apply_pool(&mut cluster, &mut http, &served.policy);
+    keep_alive(mesh, &served.policy, &mut cluster);
     set_http(&mut cluster, http);
     let services: Vec<ServiceName<'_>> = served.services.iter().map(|s| service_name(s)).collect();
-    let metadata = metadata::istio(None, &services, None);
+    let metadata = metadata::istio(served.rule.as_deref(), &services, None);
     emit(&cluster, metadata.as_deref(), from)
 }
 
@@ -529,15 +566,12 @@ pub(crate) fn destination(
     subset: Option<&str>,
     port: Option<PortNumber>,
     service: Option<&Service>,
-    listener_port: PortNumber,
+    listener_port: u16,
 ) -> String {
     let only = service.and_then(|s| match &s.ports[..] {
         [port] => Some(port.number),
         _ => None,
     });
-    names::outbound(
-        port.or(only).unwrap_or(listener_port),
-        subset.unwrap_or(""),
-        host,
-    )
+    let port = port.or(only).map_or(listener_port, PortNumber::get);
+    names::outbound(port, subset.unwrap_or(""), host)
 }
