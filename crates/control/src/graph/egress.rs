@@ -235,9 +235,12 @@ impl<'a> Table<'a> {
         (any, range): (bool, Option<AddressRange>),
     ) -> Vec<TcpChain> {
         let scope = &self.caller.scope;
-        let own = outbound::own_chain(cx, scope, service, self.port);
         let nowhere = any && !scope.has_address(service);
-        let named = range.is_some() || nowhere || outbound::is_dynamic(service);
+        // A range is no address that a listener could have.
+        let mut own = scope.addresses(service).into_iter();
+        let ranged = own.next().is_some_and(|first| !first.is_host());
+        let named = ranged || nowhere || outbound::is_dynamic(service);
+        let own = outbound::own_chain(cx, scope, service, self.port);
         let own = TcpChain {
             ranges: range.into_iter().collect(),
             sni: (protocol.is_tls() && named)
