@@ -25,8 +25,8 @@ fn egress_proxy(known: &Known<'_>, sidecar: &Sidecar, proxy: &Destination, repor
         report.add(&sidecar.meta.origin, code, at(field), text);
     };
     let exported = |service: &&Arc<Service>| service.export_to.allows(reader);
-    let all: Vec<&Arc<Service>> = known.services_of(host).iter().copied().collect();
-    let visible: Vec<&Arc<Service>> = all.into_iter().filter(exported).collect();
+    let all = known.services_of(host).iter().copied();
+    let visible: Vec<&Arc<Service>> = all.filter(exported).collect();
     if visible.is_empty() {
         return add("host", &|| {
             let meant = known.meant(host);

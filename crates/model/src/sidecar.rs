@@ -42,10 +42,18 @@ impl Sidecar {
             .or(self.inbound_pool.as_ref())
     }
 
+    /// The egress listeners, unless there is only one that says nothing.
+    pub fn listeners(&self) -> &[EgressListener] {
+        match &self.egress[..] {
+            [only] if only.is_default() => &[],
+            all => all,
+        }
+    }
+
     /// The egress listener whose routes and hosts hold for a port: the one with just this port,
-    /// else the one without any. `None` is a Unix socket's.
+    /// else the one without any. `None` is no port.
     pub fn egress_of(&self, port: Option<PortNumber>) -> Option<usize> {
-        self.egress.iter().position(|listener| {
+        self.listeners().iter().position(|listener| {
             let own = listener.port.as_ref();
             own.is_none_or(|own| port.is_some() && own.number == port)
         })
@@ -195,6 +203,14 @@ impl EgressListener {
         self.matched_port().is_none()
             && self.hosts.iter().any(|h| !h.excluded && all(h))
             && !self.hosts.iter().any(|h| h.excluded)
+    }
+
+    /// Whether it is as if it were not there.
+    fn is_default(&self) -> bool {
+        self.imports_all()
+            && self.port.is_none()
+            && self.bind.is_none()
+            && self.capture != CaptureMode::None
     }
 
     /// The port that services must have to be reached here. A generic HTTP proxy and a Unix socket

@@ -555,3 +555,26 @@ fn sidecar_means(sidecar: &weft_model::Sidecar) {
     assert_eq!(limits(9443), (None, Some(3)));
     assert_eq!(limits(9081), (Some(9), None));
 }
+
+#[test]
+fn a_sidecar_has_a_bounded_number_of_listeners() {
+    let listeners: Vec<String> = (1..=1001)
+        .map(|port| format!("{{port: {{number: {port}, protocol: HTTP}}, hosts: ['./*']}}"))
+        .collect();
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: many, namespace: shop}}\nspec: {{egress: [{}]}}\n",
+        listeners.join(", ")
+    );
+    let mut store = weft_sources::FileStore::new(MeshSettings::default());
+    let update = store.apply("many.yaml", Some(&text));
+    assert_eq!(update.changes, []);
+    let told: Vec<String> = update
+        .statuses
+        .iter()
+        .flat_map(|status| status.problems.iter().map(ToString::to_string))
+        .collect();
+    assert!(
+        told.len() == 1 && told[0].contains("1001 listeners are more than 1000"),
+        "{told:?}"
+    );
+}

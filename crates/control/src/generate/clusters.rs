@@ -2,7 +2,6 @@
 //! istiod emits, with the policies of the `DestinationRule` that holds. Must never know routes,
 //! listeners or single proxies: the result is the same for every proxy of a kind with the same rule.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ServiceName};
 use super::peers::{self, Peers, Servers};
 use super::policies::{
-    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
+    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
 };
 use super::{balancers, dynamic, endpoints, mutual, names};
@@ -41,7 +40,7 @@ use crate::pb::core::v3::{
 };
 use crate::pb::dns_cares::CaresDnsResolverConfig;
 use crate::pb::types::Percent;
-use crate::pb::{self, duration, seconds, u32_value};
+use crate::pb::{self, duration, u32_value};
 use crate::wire::put_field;
 
 /// Whether the endpoints of a service travel apart from its clusters.
@@ -161,7 +160,7 @@ pub(crate) fn origins_of(service: &Service, policies: &Policies) -> Origins {
     origins([service.origin.clone()].into_iter().chain(rules))
 }
 
-fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
+pub(super) fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
     let mut body = cluster.encode_to_vec();
     if let Some(metadata) = metadata {
         put_field(&mut body, CLUSTER_METADATA, metadata);
@@ -262,7 +261,7 @@ fn set_dns(cluster: &mut Cluster, mesh: &MeshSettings) {
     cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
 }
 
-fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
+pub(super) fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
     Cluster {
         name: name.to_owned(),
         // Envoy cuts statistics names at the delimiter instead of at the first dot.
@@ -284,7 +283,7 @@ fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
 
 /// A name of statistics after the mesh's pattern. `place` is subset, port, workload's port, name of
 /// the port.
-fn stat_name(
+pub(super) fn stat_name(
     pattern: &str,
     known: &StatHost,
     (subset, port, target, port_name): (&str, u16, u16, &str),
@@ -363,7 +362,7 @@ pub(super) fn bare(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Clus
 }
 
 /// Istio's mark by which iptables know connections of the sidecar to its own workload.
-fn own_workload() -> BindConfig {
+pub(super) fn own_workload() -> BindConfig {
     BindConfig {
         source_address: Some(SocketAddress {
             address: "127.0.0.6".to_owned(),
@@ -401,88 +400,7 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     cluster
 }
 
-/// Where a workload's own port is served.
-#[derive(Clone)]
-pub(crate) enum Application {
-    /// At the address and port that the captured connection was made to.
-    AsCalled,
-    /// At an address and port.
-    At(IpAddr, u16),
-    /// At a Unix socket.
-    Unix(Arc<str>),
-}
-
-/// What a workload's own cluster is told of the service that it serves.
-pub(crate) struct Served<'a> {
-    pub(crate) protocol: Protocol,
-    /// The services with this port; none for a port that no service knows.
-    pub(crate) services: &'a [Arc<Service>],
-    /// The first service, its port and that one's name, as statistics call them.
-    pub(crate) statistics: Option<(StatHost, u16, Arc<str>)>,
-    /// The workload's port.
-    pub(crate) target: u16,
-    /// Of these only limits and times of connections count.
-    pub(crate) policy: PolicySettings,
-    /// The path of the rule that says some of it.
-    pub(crate) rule: Option<String>,
-}
-
-/// The cluster of a workload's own port.
-pub(crate) fn inbound(
-    mesh: &MeshSettings,
-    name: &str,
-    application: Application,
-    served: &Served<'_>,
-    from: &Origins,
-) -> Emitted {
-    let protocol = served.protocol;
-    let at = |address| Cluster {
-        load_assignment: Some(endpoints::single(name, address)),
-        ..base(mesh, name, DiscoveryType::Static)
-    };
-    let mut cluster = match &application {
-        Application::At(ip, port) => at(pb::address(&ip.to_string(), *port)),
-        Application::Unix(path) => at(pb::pipe(path)),
-        Application::AsCalled => Cluster {
-            lb_policy: LbPolicy::ClusterProvided as i32,
-            // Its one host never becomes old. The longest time that Envoy can count.
-            cleanup_interval: seconds(9_223_372_035),
-            ..base(mesh, name, DiscoveryType::OriginalDst)
-        },
-    };
-    if !matches!(&application, Application::At(ip, _) if ip.is_loopback()) {
-        cluster.upstream_bind_config = Some(own_workload());
-    }
-    cluster.common_lb_config = Some(CommonLbConfig::default());
-    if let (Some(pattern), Some((known, port, port_name))) =
-        (&mesh.inbound_stat_name, &served.statistics)
-    {
-        let place = ("", *port, served.target, &**port_name);
-        cluster.alt_stat_name = stat_name(pattern, known, place);
-    }
-    let pool = served.policy.connection_pool.as_ref();
-    let as_client = pool.is_some_and(|pool| pool.http.use_client_protocol);
-    let mut http = Http {
-        upstream: keep_case(
-            mesh,
-            protocol,
-            if as_client || protocol.is_sniffed() {
-                Some(use_downstream())
-            } else {
-                protocol.is_http2().then(http2)
-            },
-        ),
-        ..Http::default()
-    };
-    apply_pool(&mut cluster, &mut http, &served.policy);
-    keep_alive(mesh, &served.policy, &mut cluster);
-    set_http(&mut cluster, http);
-    let services: Vec<ServiceName<'_>> = served.services.iter().map(|s| service_name(s)).collect();
-    let metadata = metadata::istio(served.rule.as_deref(), &services, None);
-    emit(&cluster, metadata.as_deref(), from)
-}
-
-fn service_name(service: &Service) -> ServiceName<'_> {
+pub(super) fn service_name(service: &Service) -> ServiceName<'_> {
     ServiceName {
         host: service.hostname.as_str(),
         name: &service.name,

@@ -125,12 +125,11 @@ const PASSED_ON: ChainKind = ChainKind {
 fn options(takes: Takes, speaks: Speaks) -> &'static [ChainKind] {
     match (speaks, takes) {
         (_, Takes::Nothing) => &[],
-        (Speaks::Http, Takes::Ended) => const { &[mutual(&[], true)] },
-        (_, Takes::Ended) => const { &[mutual(&[], false)] },
-        (Speaks::Http, Takes::Mutual) => const { &[mutual(&[], true)] },
+        (Speaks::Http, Takes::Mutual | Takes::Ended) => const { &[mutual(&[], true)] },
         (Speaks::Http, Takes::Both) => const { &[mutual(&ISTIO, true), plain(&[], true)] },
         (Speaks::Http, Takes::Plain) => const { &[plain(&[], true)] },
-        (Speaks::Bytes, Takes::Mutual) => const { &[mutual(&[], false)] },
+        // Of a port with TLS of its own nothing is found out.
+        (Speaks::Bytes, Takes::Mutual) | (_, Takes::Ended) => const { &[mutual(&[], false)] },
         (Speaks::Bytes, Takes::Both) => {
             const { &[mutual(&ISTIO, false), PASSED_ON, plain(&[], false)] }
         }

@@ -365,17 +365,8 @@ fn each_port(
             };
             let part = cx.part_of(&reader.scope, Some(port.number));
             let reader = reader.part(part);
-            let made = match of_service(cx, &reader, seen, port.number) {
-                Some(rule) => {
-                    let host = OutboundHost {
-                        reader,
-                        target: HostTarget::Service(seen.key.clone()),
-                        port: port.number,
-                        rule,
-                        form,
-                    };
-                    single(cx, &route, style, host, None)
-                }
+            let made = match of_service(cx, reader, (seen, port.number), form) {
+                Some(host) => single(cx, &route, style, host, None),
                 None => Some(Emitted::new(
                     virtual_hosts::configuration(&route, style, std::iter::empty()),
                     origins([service.origin.clone()]),
@@ -387,19 +378,26 @@ fn each_port(
     Value::Chunk(out.into())
 }
 
-/// The rule for a service at a port as a reader sees it; nothing if it does not.
+/// The virtual host of a service's port as a reader sees it; nothing if it does not.
 fn of_service(
     cx: &mut Cx<'_, '_>,
-    reader: &Reader,
-    wanted: &Seen,
-    port: PortNumber,
-) -> Option<Option<ObjectRef>> {
+    reader: Arc<Reader>,
+    (wanted, port): (&Seen, PortNumber),
+    form: HostForm,
+) -> Option<OutboundHost> {
     let shard = Shard::of(wanted.key.hostname.as_str());
-    let rules = host_rules(cx, reader, shard);
+    let rules = host_rules(cx, &reader, shard);
     let mut all = rules.services.iter();
     let (seen, rule) = all.find(|(seen, _)| seen.key == wanted.key)?;
     let service = cx.seen(seen)?;
-    service.port(port).map(|_| rule.clone())
+    service.port(port)?;
+    Some(OutboundHost {
+        reader,
+        target: HostTarget::Service(seen.key.clone()),
+        port,
+        rule: rule.clone(),
+        form,
+    })
 }
 
 /// Route configurations of services whose protocol is found out where only they are listened for, or

@@ -16,9 +16,10 @@ use super::key::{Observer, OwnPatches, ProxyFacts};
 use super::value::{ProxyView, Value};
 use super::{Cx, Key, Scope, Shard, contain, ingress, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
-use crate::generate::clusters::{Application, Served, StatHost};
+use crate::generate::clusters::StatHost;
 use crate::generate::inbound::{self, InboundPort, Workload};
-use crate::generate::{clusters, names};
+use crate::generate::names;
+use crate::generate::own_clusters::{self, Application, Served};
 use crate::node::Interception;
 use crate::patch::Workloads;
 
@@ -347,7 +348,7 @@ fn captured(
         };
         let name = names::inbound(inbound.port);
         let mesh = workload.setup.mesh;
-        clusters::inbound(mesh, &name, Application::AsCalled, &served, &from)
+        own_clusters::inbound(mesh, &name, &Application::AsCalled, &served, &from)
     });
     let clusters = clusters.collect();
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
@@ -396,7 +397,13 @@ fn bound(
         };
         let application = Application::At(Ipv4Addr::LOCALHOST.into(), *app);
         let mesh = workload.setup.mesh;
-        clusters.push(clusters::inbound(mesh, &name, application, &served, from));
+        clusters.push(own_clusters::inbound(
+            mesh,
+            &name,
+            &application,
+            &served,
+            from,
+        ));
         bound.push(inbound::bound(workload, &bind, &inbound));
     }
     Own {

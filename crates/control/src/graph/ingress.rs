@@ -10,9 +10,10 @@ use super::Cx;
 use super::inbound::{Limits, Own, OwnPorts, and_rule};
 use super::key::ProxyFacts;
 use crate::emit::{Emitted, Fault, Origins, origins};
-use crate::generate::clusters::{self, Application, Served, StatHost};
+use crate::generate::clusters::StatHost;
 use crate::generate::inbound::{self, InboundPort, Workload};
 use crate::generate::names;
+use crate::generate::own_clusters::{self, Application, Served};
 use crate::node::Interception;
 
 /// Clusters and listeners of the ports that a Sidecar names.
@@ -179,10 +180,10 @@ fn cluster(
         rule: rule.map(|rule| rule.config_path()),
     };
     let to = application(&listener.endpoint, &facts.ips);
-    clusters::inbound(
+    own_clusters::inbound(
         workload.setup.mesh,
         &names::inbound(port),
-        to,
+        &to,
         &served,
         &from,
     )

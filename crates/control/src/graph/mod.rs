@@ -18,6 +18,7 @@ mod outbound;
 mod patches;
 mod places;
 mod proxy;
+mod rank;
 mod scope;
 mod secrets;
 mod security;
@@ -322,7 +323,7 @@ impl Cx<'_, '_> {
             OutboundTrafficPolicy::RegistryOnly => Unknown::Refused,
             OutboundTrafficPolicy::AllowAny => {
                 let proxy = sidecar.as_ref().and_then(|s| s.egress_proxy.as_ref());
-                proxy.map_or(Unknown::AsMeant, |proxy| Unknown::through(proxy))
+                proxy.map_or(Unknown::AsMeant, Unknown::through)
             }
         }
     }
@@ -330,7 +331,7 @@ impl Cx<'_, '_> {
     /// The parts of a scope that have listeners, in the Sidecar's order.
     fn parts(&mut self, scope: &Scope) -> Vec<Part> {
         let sidecar = self.sidecar(scope.sidecar.as_ref());
-        let count = sidecar.map_or(0, |s| s.egress.len());
+        let count = sidecar.map_or(0, |s| s.listeners().len());
         let count = u16::try_from(count).unwrap_or(u16::MAX);
         if count == 0 {
             return vec![Part::Whole];
@@ -341,7 +342,7 @@ impl Cx<'_, '_> {
     /// The part of a scope to whose hosts and rules a port leads; `None` is no port.
     fn part_of(&mut self, scope: &Scope, port: Option<PortNumber>) -> Part {
         let sidecar = self.sidecar(scope.sidecar.as_ref());
-        let Some(sidecar) = sidecar.filter(|s| !s.egress.is_empty()) else {
+        let Some(sidecar) = sidecar.filter(|s| !s.listeners().is_empty()) else {
             return Part::Whole;
         };
         let found = sidecar.egress_of(port);
@@ -356,7 +357,7 @@ impl Cx<'_, '_> {
             return None;
         };
         let sidecar = self.sidecar(scope.sidecar.as_ref())?;
-        sidecar.egress.get(usize::from(index)).cloned()
+        sidecar.listeners().get(usize::from(index)).cloned()
     }
 }
 

@@ -50,7 +50,7 @@ fn exported(
         if !imported || !facts.export_to.allows(reader) {
             continue;
         }
-        if port.is_some() && ports_seen(cx, key, port).is_none() {
+        if port.is_some_and(|port| with_port(cx, key, port).is_none()) {
             continue;
         }
         let rank = rank(reader, key, facts);
@@ -87,15 +87,13 @@ fn rank<'a>(
     )
 }
 
-/// Which of its ports are seen of a service where just one may be; nothing if it has not got it.
-fn ports_seen(
-    cx: &mut Cx<'_, '_>,
-    key: &ServiceKey,
-    port: Option<PortNumber>,
-) -> Option<Option<Arc<[PortNumber]>>> {
-    let Some(port) = port else { return Some(None) };
+/// A service of which just one port may be seen; nothing if it has not got it.
+fn with_port(cx: &mut Cx<'_, '_>, key: &ServiceKey, port: PortNumber) -> Option<Seen> {
     let service = cx.service(key)?;
-    service.port(port).map(|_| Some([port].into()))
+    service.port(port).map(|_| Seen {
+        key: key.clone(),
+        ports: Some([port].into()),
+    })
 }
 
 /// What several listeners see, and what their rules lead to. Of one host what was seen first
@@ -145,13 +143,10 @@ fn together(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard, parts: &[Part
                 continue;
             };
             let seen = match listener.matched_port() {
-                Some(port) => ports_seen(cx, key, Some(port)),
-                None => named_ports(cx, key, ports.as_ref()),
+                Some(port) => with_port(cx, key, port),
+                None => with_ports(cx, key, ports.as_ref()),
             };
-            if let Some(ports) = seen {
-                let key = key.clone();
-                add(Seen { key, ports });
-            }
+            seen.into_iter().for_each(&mut add);
         }
     }
     out
@@ -177,25 +172,24 @@ fn owner<'a>(
         .map(|(key, _)| key)
 }
 
-/// The ports of a service that rules name; nothing if it has none of them.
-fn named_ports(
+/// A service with the ports that rules name; nothing if it has none of them.
+fn with_ports(
     cx: &mut Cx<'_, '_>,
     key: &ServiceKey,
     ports: Option<&BTreeSet<PortNumber>>,
-) -> Option<Option<Arc<[PortNumber]>>> {
+) -> Option<Seen> {
+    let of = |ports| Seen {
+        key: key.clone(),
+        ports,
+    };
     let Some(ports) = ports else {
-        return Some(None);
+        return Some(of(None));
     };
     let service = cx.service(key)?;
     let own: Vec<PortNumber> = service.ports.iter().map(|p| p.number).collect();
     let found: Arc<[PortNumber]> = own.iter().filter(|p| ports.contains(p)).copied().collect();
-    if found.is_empty() {
-        None
-    } else if found.len() == own.len() {
-        Some(None)
-    } else {
-        Some(Some(found))
-    }
+    let all = found.len() == own.len();
+    (!found.is_empty()).then(|| of((!all).then_some(found)))
 }
 
 fn merge(targets: &mut Targets, host: &Hostname, ports: Option<&BTreeSet<PortNumber>>) {
@@ -254,9 +248,14 @@ fn leads_to(rule: &VirtualService, reader: &Namespace, targets: &mut Targets) {
             continue;
         }
         if let HttpAction::Forward(destinations) = &route.action {
-            destinations.iter().for_each(|d| add(&d.destination));
+            for destination in destinations {
+                add(&destination.destination);
+            }
         }
-        route.mirrors.iter().for_each(|m| add(&m.destination));
+        let mirrors = route.mirrors.iter().map(|mirror| &mirror.destination);
+        for mirror in route.mirror.iter().chain(mirrors) {
+            add(mirror);
+        }
     }
     let streams = rule.tcp.iter().chain(&rule.tls);
     for destination in streams.flat_map(|route| &route.destinations) {
@@ -277,9 +276,8 @@ pub(super) fn imports(cx: &mut Cx<'_, '_>, scope: &Scope) -> Imports {
         Part::Nothing => Some(Vec::new()),
         Part::Whole => {
             let sidecar = cx.sidecar(scope.sidecar.as_ref());
-            sidecar
-                .filter(|s| !s.egress.is_empty())
-                .map(|s| s.egress.clone())
+            let listeners = sidecar.map(|s| s.listeners().to_vec());
+            listeners.filter(|all| !all.is_empty())
         }
     };
     Imports {

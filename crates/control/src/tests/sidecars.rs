@@ -362,7 +362,7 @@ fn text(address: &crate::pb::core::v3::Address) -> String {
             _ => panic!("{socket:?}"),
         },
         Address::Pipe(pipe) => pipe.path.clone(),
-        other => panic!("{other:?}"),
+        Address::EnvoyInternalAddress(other) => panic!("{other:?}"),
     }
 }
 

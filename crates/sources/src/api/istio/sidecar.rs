@@ -15,6 +15,9 @@ use super::sidecar_ingress;
 use super::virtual_service_destination::destination_of;
 use crate::check::{At, Context, optional};
 
+/// Each one has services and rules of its own, in every namespace that has the Sidecar.
+const MAX_LISTENERS: usize = 1000;
+
 /// How Unix sockets begin.
 pub(super) const UNIX: &str = "unix://";
 
@@ -48,13 +51,27 @@ pub(crate) fn convert(message: pb::Sidecar, context: &Context<'_>, at: At<'_>) -
     Sidecar {
         meta: context.meta(),
         selector,
-        ingress: sidecar_ingress::listeners(ingress, at.field("ingress")),
+        ingress: sidecar_ingress::listeners(
+            bounded(ingress, at.field("ingress")),
+            at.field("ingress"),
+        ),
         inbound_pool: inbound_connection_pool
             .map(|pool| connection_pool(pool, at.field("inboundConnectionPool"))),
-        egress: egress_listeners(egress, at.field("egress")),
+        egress: egress_listeners(bounded(egress, at.field("egress")), at.field("egress")),
         outbound_policy,
         egress_proxy,
     }
+}
+
+fn bounded<T>(mut list: Vec<T>, at: At<'_>) -> Vec<T> {
+    if list.len() > MAX_LISTENERS {
+        at.error(format_args!(
+            "{} listeners are more than {MAX_LISTENERS}: let one without a port stand for several",
+            list.len()
+        ));
+        list.truncate(MAX_LISTENERS);
+    }
+    list
 }
 
 fn outbound_policy(
@@ -104,7 +121,7 @@ fn egress_listeners(list: Vec<pb::IstioEgressListener>, at: At<'_>) -> Vec<Egres
             (Some(Some(number)), _) if !ports.insert(number) => {
                 at.field("port").field("number").error(format_args!(
                     "port {number} is used twice: only one egress listener can have it"
-                ))
+                ));
             }
             (Some(None), Some(bind)) if !sockets.insert(Arc::clone(bind)) => {
                 at.field("bind").error(format_args!(
