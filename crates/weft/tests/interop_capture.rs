@@ -391,6 +391,15 @@ async fn listeners_of_sidecars(program: &Program) {
         let seen = pods.get(socket, KNOWN).await;
         assert_eq!(seen, (502, String::new()), "not one of its hosts");
     }
+    // Unknown hosts may pass, but nobody knows where to, and back to the socket they must not go.
+    let allowed = LISTENERS.replace("REGISTRY_ONLY", "ALLOW_ANY");
+    pods.folder.write(RULES, &allowed);
+    eventually("nowhere to pass on to", SOON, async || {
+        let (status, _) = pods.get(web, KNOWN).await;
+        (status == 503).then_some(()).ok_or(status.to_string())
+    })
+    .await;
+    pods.folder.write(RULES, LISTENERS);
     // By the last listener the hosts of others are unknown, and its own is called as before.
     pods.gets("a captured call", at(VIRTUAL, 80), KNOWN, (200, "outside"))
         .await;
