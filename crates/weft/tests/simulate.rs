@@ -421,7 +421,7 @@ fn the_servers_side_says_which_policy_decides() {
     );
 }
 
-const LISTENERS: &str = r#"
+const LISTENERS: &str = r"
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
@@ -439,7 +439,7 @@ spec:
   workloadSelector: {labels: {app: reviews}}
   ingress:
   - {port: {number: 8080, protocol: HTTP}, defaultEndpoint: '127.0.0.1:9090'}
-"#;
+";
 
 #[test]
 fn listeners_of_sidecars_are_called_at_their_sockets() {
