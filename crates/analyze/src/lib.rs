@@ -11,6 +11,7 @@ mod gateways;
 mod known;
 mod policies;
 mod shadow;
+mod sidecars;
 
 use std::fmt;
 
@@ -124,6 +125,7 @@ pub fn analyze<'a>(
         limit,
     };
     destinations::look(&known, &mut report);
+    sidecars::look(&known, &mut report);
     gateways::look(&known, &mut report);
     policies::references(&known, &mut report);
     if depth == Depth::All {

@@ -8,6 +8,7 @@ mod keys;
 mod latency;
 mod news;
 mod record;
+mod sidecars;
 mod standing;
 mod streams;
 mod who;

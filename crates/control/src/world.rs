@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
-    DestinationRule, EnvoyFilter, Gateway, Hostname, Labels, MeshSettings, Namespace, Object,
+    DestinationRule, EnvoyFilter, Gateway, Hostname, Kind, Labels, MeshSettings, Namespace, Object,
     ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, VirtualService, Workload,
 };
 use weft_sources::Change;
@@ -130,6 +130,7 @@ impl World {
         let facts = |s: &Arc<Service>| ServiceFacts {
             export_to: s.export_to.clone(),
             created: s.created,
+            kubernetes: s.origin.kind == Kind::Service,
         };
         let index = self.services.entry(shard).or_default();
         if let Some(service) = new {
@@ -272,6 +273,7 @@ impl World {
             created: rule.meta.created,
             export_to: rule.export_to.clone(),
             selector: None,
+            hosts: rule.hosts.iter().cloned().collect(),
         };
         let has_streams = !rule.tcp.is_empty() || !rule.tls.is_empty();
         for gateway in &rule.gateways {
@@ -306,6 +308,7 @@ impl World {
             created: rule.meta.created,
             export_to: rule.export_to.clone(),
             selector: rule.selector.clone(),
+            hosts: Arc::default(),
         };
         let namespace = rule.meta.origin.namespace.clone();
         let index = if rule.host.is_wildcard() {

@@ -81,7 +81,10 @@ pub use route::{
 };
 pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
-pub use sidecar::Sidecar;
+pub use sidecar::{
+    CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressPort, EgressScope,
+    IngressListener, Sidecar, unix_path,
+};
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
 pub use telemetry::{AccessLogging, CallSide, Telemetry, TraceTag, Tracing};
 pub use token::{KeyPlace, RequestAuthentication, TokenKeys, TokenRule};

@@ -238,8 +238,11 @@ fn wide_mesh(folder: &ConfigFolder) {
         .display()
         .to_string();
     let (http, https) = (free_port(), free_port());
+    let socket = folder.write_beside("out.sock", "").display().to_string();
+    std::fs::remove_file(&socket).expect("just written");
     let changes = [
         ("/etc/".to_owned(), format!("{certificates}/")),
+        ("/run/out.sock".to_owned(), socket),
         (
             "number: 80, name: http, protocol: HTTP}\n    hosts: [\"*.".to_owned(),
             format!("number: {http}, name: http, protocol: HTTP}}\n    hosts: [\"*."),
@@ -249,7 +252,7 @@ fn wide_mesh(folder: &ConfigFolder) {
             format!("number: {https}, name: https"),
         ),
     ];
-    let mut used = [false; 3];
+    let mut used = [false; 4];
     let good = concat!(env!("CARGO_MANIFEST_DIR"), "/../sources/tests/data/good");
     for entry in std::fs::read_dir(good).expect("the good documents are there") {
         let path = entry.expect("readable").path();
@@ -265,7 +268,7 @@ fn wide_mesh(folder: &ConfigFolder) {
         folder.write(name, &text);
     }
     assert_eq!(
-        used, [true; 3],
+        used, [true; 4],
         "the good documents have changed: {changes:?}"
     );
 }
@@ -407,6 +410,13 @@ spec:
       path: {formatter: {value: "%REQ(:PATH)%"}}
 "#;
 
+/// Without mutual TLS, that of the page's own port ends there.
+const PAGE_PEERS: &str = "apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: page, namespace: shop}
+spec: {selector: {matchLabels: {app: page}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {9443: {mode: DISABLE}}}
+";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_validates_all_that_is_emitted() {
     let _turn = one_at_a_time();
@@ -418,14 +428,17 @@ async fn envoy_validates_all_that_is_emitted() {
     let control = Control::start(WEFT, &folder, Some(&settings)).await;
     let peer = envoy();
     let ip = Ipv4Addr::new(127, 0, 0, 9);
+    folder.write("sidecar-peers.yaml", PAGE_PEERS);
     let mut nodes = [
         Node::gateway("gateway"),
         Node::sidecar("client", ip, free_port(), &[(Mesh::PORT, 1)]),
         Node::captured_sidecar("captured", ip),
+        // With the Sidecar of the good documents: sockets of its own, TLS that ends there.
+        Node::captured_sidecar("page", ip),
         Node::captured_sidecar("plain", ip),
     ];
     let identities = Identities::new(&folder);
-    for node in &mut nodes[..3] {
+    for node in &mut nodes[..4] {
         let files = identities.issue(&folder, "workload");
         files.announce(&mut node.metadata);
     }

@@ -8,7 +8,7 @@ use prost::Message;
 use weft_model::{GatewayRef, Kind, ObjectRef, VirtualService};
 use weft_xds::{TypeUrl, Version};
 
-use super::{Core, Writer};
+use super::{Core, Writer, sidecars};
 use crate::generate::routes;
 use crate::graph::{GatewayHost, Key, OutboundHost, ProxyFacts, Value};
 use crate::node::Proxy;
@@ -127,6 +127,7 @@ fn explain(
     if *type_url == TypeUrl::LISTENER {
         fields.extend(of_listener(&nodes, &objects, &resource.body));
     }
+    fields.extend(sidecars::fields(&nodes, &objects, type_url, &resource.name));
     Ok(Explanation {
         name: Arc::clone(&resource.name),
         version: resource.version,
@@ -152,6 +153,7 @@ fn maker<'a>(
         Key::ServiceEndpoints(..) => *type_url == TypeUrl::ENDPOINT,
         Key::VipListeners(..)
         | Key::WildcardListener(..)
+        | Key::EgressListeners(..)
         | Key::GatewayListener(..)
         | Key::GrpcListeners(..) => *type_url == TypeUrl::LISTENER,
         Key::OutboundRoute(..)

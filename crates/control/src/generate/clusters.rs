@@ -18,7 +18,7 @@ use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ServiceName};
 use super::peers::{self, Peers, Servers};
 use super::policies::{
-    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
+    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
 };
 use super::{balancers, dynamic, endpoints, mutual, names};
@@ -40,7 +40,7 @@ use crate::pb::core::v3::{
 };
 use crate::pb::dns_cares::CaresDnsResolverConfig;
 use crate::pb::types::Percent;
-use crate::pb::{self, duration, seconds, u32_value};
+use crate::pb::{self, duration, u32_value};
 use crate::wire::put_field;
 
 /// Whether the endpoints of a service travel apart from its clusters.
@@ -160,7 +160,7 @@ pub(crate) fn origins_of(service: &Service, policies: &Policies) -> Origins {
     origins([service.origin.clone()].into_iter().chain(rules))
 }
 
-fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
+pub(super) fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
     let mut body = cluster.encode_to_vec();
     if let Some(metadata) = metadata {
         put_field(&mut body, CLUSTER_METADATA, metadata);
@@ -201,7 +201,7 @@ fn outbound(
     let mut cluster = base(mesh, &name, kind);
     if let Some(pattern) = &mesh.outbound_stat_name {
         let place = (subset_name, port.number.get(), 0, &*port.name);
-        cluster.alt_stat_name = stat_name(pattern, service, place);
+        cluster.alt_stat_name = stat_name(pattern, &StatHost::of(service), place);
     }
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
@@ -261,7 +261,7 @@ fn set_dns(cluster: &mut Cluster, mesh: &MeshSettings) {
     cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
 }
 
-fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
+pub(super) fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
     Cluster {
         name: name.to_owned(),
         // Envoy cuts statistics names at the delimiter instead of at the first dot.
@@ -283,27 +283,50 @@ fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
 
 /// A name of statistics after the mesh's pattern. `place` is subset, port, workload's port, name of
 /// the port.
-fn stat_name(
+pub(super) fn stat_name(
     pattern: &str,
-    service: &Service,
+    known: &StatHost,
     (subset, port, target, port_name): (&str, u16, u16, &str),
 ) -> String {
-    let host = service.hostname.as_str();
-    let (short, name) = if service.origin.kind == Kind::Service {
-        let short = format!("{}.{}", service.name, service.namespace);
-        (short, service.name.to_string())
-    } else {
-        (host.to_owned(), host.to_owned())
-    };
     let text = pattern
-        .replace("%SERVICE%", &short)
-        .replace("%SERVICE_NAME%", &name)
-        .replace("%SERVICE_FQDN%", host)
+        .replace("%SERVICE%", &known.short)
+        .replace("%SERVICE_NAME%", &known.name)
+        .replace("%SERVICE_FQDN%", &known.host)
         .replace("%SUBSET_NAME%", subset)
         .replace("%TARGET_PORT%", &target.to_string())
         .replace("%SERVICE_PORT%", &port.to_string())
         .replace("%SERVICE_PORT_NAME%", port_name);
     format!("{text};")
+}
+
+/// How names of statistics call a service.
+pub(crate) struct StatHost {
+    short: String,
+    name: String,
+    host: String,
+}
+
+impl StatHost {
+    /// What is no service of Kubernetes has one name.
+    pub(crate) fn named(host: &str) -> Self {
+        Self {
+            short: host.to_owned(),
+            name: host.to_owned(),
+            host: host.to_owned(),
+        }
+    }
+
+    pub(crate) fn of(service: &Service) -> Self {
+        let named = Self::named(service.hostname.as_str());
+        if service.origin.kind != Kind::Service {
+            return named;
+        }
+        Self {
+            short: format!("{}.{}", service.name, service.namespace),
+            name: service.name.to_string(),
+            ..named
+        }
+    }
 }
 
 fn eds(name: &str) -> EdsClusterConfig {
@@ -339,7 +362,7 @@ pub(super) fn bare(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Clus
 }
 
 /// Istio's mark by which iptables know connections of the sidecar to its own workload.
-fn own_workload() -> BindConfig {
+pub(super) fn own_workload() -> BindConfig {
     BindConfig {
         source_address: Some(SocketAddress {
             address: "127.0.0.6".to_owned(),
@@ -377,75 +400,7 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     cluster
 }
 
-/// Where a workload's own port is served.
-#[derive(Clone, Copy)]
-pub(crate) enum Application {
-    /// At the address and port that the captured connection was made to.
-    AsCalled,
-    /// At this port of 127.0.0.1.
-    Loopback(u16),
-}
-
-/// What a workload's own cluster is told of the service that it serves.
-pub(crate) struct Served<'a> {
-    pub(crate) protocol: Protocol,
-    /// The services with this port; none for a port that no service knows.
-    pub(crate) services: &'a [Arc<Service>],
-    /// The first service's port.
-    pub(crate) port: Option<PortNumber>,
-    /// The workload's port.
-    pub(crate) target: u16,
-}
-
-/// The cluster of a workload's own port.
-pub(crate) fn inbound(
-    mesh: &MeshSettings,
-    name: &str,
-    application: Application,
-    served: &Served<'_>,
-    from: &Origins,
-) -> Emitted {
-    let protocol = served.protocol;
-    let mut cluster = match application {
-        Application::Loopback(port) => Cluster {
-            load_assignment: Some(endpoints::single(name, "127.0.0.1", port)),
-            ..base(mesh, name, DiscoveryType::Static)
-        },
-        Application::AsCalled => Cluster {
-            lb_policy: LbPolicy::ClusterProvided as i32,
-            upstream_bind_config: Some(own_workload()),
-            // Its one host never becomes old. The longest time that Envoy can count.
-            cleanup_interval: seconds(9_223_372_035),
-            ..base(mesh, name, DiscoveryType::OriginalDst)
-        },
-    };
-    cluster.common_lb_config = Some(CommonLbConfig::default());
-    keep_alive(mesh, &PolicySettings::default(), &mut cluster);
-    if let (Some(pattern), Some(service)) = (&mesh.inbound_stat_name, served.services.first()) {
-        let port = served.port.and_then(|number| service.port(number));
-        let (number, port_name) = port.map_or((0, ""), |p| (p.number.get(), &*p.name));
-        let place = ("", number, served.target, port_name);
-        cluster.alt_stat_name = stat_name(pattern, service, place);
-    }
-    let http = Http {
-        upstream: keep_case(
-            mesh,
-            protocol,
-            if protocol.is_http2() {
-                Some(http2())
-            } else {
-                protocol.is_sniffed().then(use_downstream)
-            },
-        ),
-        ..Http::default()
-    };
-    set_http(&mut cluster, http);
-    let services: Vec<ServiceName<'_>> = served.services.iter().map(|s| service_name(s)).collect();
-    let metadata = metadata::istio(None, &services, None);
-    emit(&cluster, metadata.as_deref(), from)
-}
-
-fn service_name(service: &Service) -> ServiceName<'_> {
+pub(super) fn service_name(service: &Service) -> ServiceName<'_> {
     ServiceName {
         host: service.hostname.as_str(),
         name: &service.name,
@@ -529,15 +484,12 @@ pub(crate) fn destination(
     subset: Option<&str>,
     port: Option<PortNumber>,
     service: Option<&Service>,
-    listener_port: PortNumber,
+    listener_port: u16,
 ) -> String {
     let only = service.and_then(|s| match &s.ports[..] {
         [port] => Some(port.number),
         _ => None,
     });
-    names::outbound(
-        port.or(only).unwrap_or(listener_port),
-        subset.unwrap_or(""),
-        host,
-    )
+    let port = port.or(only).map_or(listener_port, PortNumber::get);
+    names::outbound(port, subset.unwrap_or(""), host)
 }

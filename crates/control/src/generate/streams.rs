@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{AddressRange, ObjectRef, PortNumber};
+use weft_model::{AddressRange, ObjectRef};
 
 use super::tcp::TcpPolicy;
 use super::{dynamic, http, metadata};
@@ -44,7 +44,7 @@ pub(crate) enum TcpTarget {
 }
 
 /// Server names and networks without their host bits, as sets.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MatchKey {
     names: BTreeSet<String>,
     networks: BTreeSet<(IpAddr, u8)>,
@@ -88,8 +88,9 @@ impl TcpChain {
         }
     }
 
-    pub(super) fn filters(&self, setup: &http::Setup<'_>, port: PortNumber) -> Vec<Filter> {
-        let resolved = self.resolved.as_deref();
+    pub(super) fn filters(&self, setup: &http::Setup<'_>, port: u16) -> Vec<Filter> {
+        // A Unix socket has no port at which a name could be looked up for.
+        let resolved = self.resolved.as_deref().filter(|_| port != 0);
         let look_up = resolved.map(|host| dynamic::sni_filter(host, port));
         look_up.into_iter().chain([self.filter(setup)]).collect()
     }

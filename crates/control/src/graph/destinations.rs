@@ -47,7 +47,8 @@ pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard
         Part::Own
     };
     let visible = cx.visible(scope, shard);
-    let chosen = visible.iter().map(|(host, key)| {
+    let chosen = visible.iter().map(|(host, seen)| {
+        let key = &seen.key;
         let mut places = vec![(client, first)];
         for namespace in [&key.namespace, &root] {
             let known = places.iter().any(|(other, part)| {

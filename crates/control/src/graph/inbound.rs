@@ -2,19 +2,24 @@
 //! addresses, with the rules about who may call. Must never know what other proxies get.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use weft_model::{CallSide, Endpoint, Labels, ObjectRef, Protocol, Service};
+use weft_model::{
+    CallSide, Endpoint, Labels, ObjectRef, PolicySettings, PortNumber, Protocol, Service, Sidecar,
+    TrafficPolicy,
+};
 use weft_xds::{ResourceSet, TypeUrl};
 
+use super::clusters as clusters_of;
 use super::key::{Observer, OwnPatches, ProxyFacts};
 use super::value::{ProxyView, Value};
-use super::{Cx, Key, contain, patches, read, security};
+use super::{Cx, Key, Scope, Shard, contain, ingress, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
-use crate::generate::clusters::{Application, Served};
+use crate::generate::clusters::StatHost;
 use crate::generate::inbound::{self, InboundPort, Workload};
-use crate::generate::{clusters, names};
+use crate::generate::names;
+use crate::generate::own_clusters::{self, Application, Served};
 use crate::node::Interception;
 use crate::patch::Workloads;
 
@@ -24,7 +29,7 @@ pub(crate) struct Own {
     pub(super) clusters: Chunk,
     pub(super) listeners: Chunk,
     /// Listeners of the class that would catch the proxy's own traffic.
-    dropped: Vec<String>,
+    pub(super) dropped: Vec<String>,
     /// The hosts behind its ports.
     pub(super) workloads: Workloads,
 }
@@ -142,13 +147,13 @@ fn own_endpoints(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Vec<(Arc<Service>, 
 
 /// Ports of the services that a proxy stands for.
 #[derive(Default)]
-struct OwnPorts {
+pub(super) struct OwnPorts {
     /// Service port → workload port, of the first service that has it.
     targets: BTreeMap<u16, u16>,
     /// Workload port → what is served there. Of two services, the first one's protocol holds.
     ports: BTreeMap<u16, InboundPort>,
     /// Workload port → services that lead there.
-    services: BTreeMap<u16, Vec<Arc<Service>>>,
+    pub(super) services: BTreeMap<u16, Vec<Arc<Service>>>,
     from: Vec<ObjectRef>,
 }
 
@@ -166,12 +171,17 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                 services.push(Arc::clone(&service));
             }
             own.targets.entry(port.get()).or_insert(target.get());
-            own.ports.entry(target.get()).or_insert(InboundPort {
-                port: target.get(),
-                protocol: service_port.protocol,
-                service_port: Some(*port),
-                operation: operation.into(),
-            });
+            own.ports
+                .entry(target.get())
+                .or_insert_with(|| InboundPort {
+                    port: target.get(),
+                    protocol: service_port.protocol,
+                    service_port: Some(*port),
+                    operation: operation.into(),
+                    bind: inbound::ANY.into(),
+                    tls: None,
+                    sidecar: None,
+                });
         }
     }
     own
@@ -202,19 +212,16 @@ pub(super) fn served(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Obs
 
 fn made(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
     let (mesh, reports) = (cx.mesh(), cx.reports(observer));
-    let OwnPorts {
-        ports,
-        services,
-        from,
-        ..
-    } = own_ports(cx, facts);
+    let sidecar = cx.sidecar(observer.scope.sidecar.as_ref());
+    let ports = own_ports(cx, facts);
     let modes = security::modes(cx, &facts.namespace, &facts.labels);
     let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
     let guard = security::read_guard(cx, &policies, false);
     let rules = modes.rules.iter().chain(&guard.origins);
     let rules = rules.chain(&*observer.rules).cloned();
-    let all = origins(from.iter().cloned().chain(rules));
-    let from = origins(from);
+    let said = sidecar.as_ref().map(|s| s.meta.origin.clone());
+    let all = origins(ports.from.iter().cloned().chain(rules).chain(said));
+    let from = origins(ports.from.iter().cloned());
     let workload = Workload {
         setup: reports.setup(&mesh, observer, CallSide::Server),
         identity: &facts.identity,
@@ -222,19 +229,23 @@ fn made(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Ow
         guard: &guard,
         origins: &all,
     };
-    let mut own = if facts.binding.interception == Interception::None {
-        bound(&workload, facts, &ports, &from)
-    } else {
-        captured(&workload, facts, &ports, &services, &from)
+    let limits = Limits {
+        scope: &observer.scope,
+        sidecar: sidecar.as_deref(),
     };
-    own.workloads = services
-        .iter()
-        .map(|(port, list)| {
-            let hosts = list.iter().map(|s| s.hostname.as_str().into());
-            (*port, hosts.collect())
-        })
-        .collect();
-    let targets: BTreeSet<u16> = ports.keys().copied().collect();
+    let mut own = match sidecar.as_deref().filter(|s| !s.ingress.is_empty()) {
+        Some(sidecar) => ingress::made(cx, &workload, facts, (sidecar, &limits), &ports),
+        None if facts.binding.interception == Interception::None => {
+            bound(cx, &workload, facts, (&ports, &from), &limits)
+        }
+        None => captured(cx, &workload, facts, (&ports, &from), &limits),
+    };
+    let workloads = ports.services.iter().map(|(port, list)| {
+        let hosts = list.iter().map(|s| s.hostname.as_str().into());
+        (*port, hosts.collect())
+    });
+    own.workloads.extend(workloads);
+    let targets: BTreeSet<u16> = ports.ports.keys().copied().collect();
     own.dropped = own_listener_names(&facts.ips, &targets);
     own
 }
@@ -250,49 +261,117 @@ fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
         .collect()
 }
 
+/// Where limits of connections to a workload are said.
+pub(super) struct Limits<'a> {
+    pub(super) scope: &'a Arc<Scope>,
+    pub(super) sidecar: Option<&'a Sidecar>,
+}
+
+impl Limits<'_> {
+    /// The settings for a port of a workload, and the path of the rule behind them: those of the
+    /// `DestinationRule` that is for all clients of the service, over them those of the Sidecar.
+    pub(super) fn at(
+        &self,
+        cx: &mut Cx<'_, '_>,
+        service: Option<(&Service, PortNumber)>,
+        target: u16,
+    ) -> (PolicySettings, Option<ObjectRef>) {
+        let mesh = cx.mesh();
+        let mut settings = PolicySettings::default();
+        let mut from = None;
+        if let Some((service, port)) = service {
+            let shard = Shard::of(service.hostname.as_str());
+            let chosen = clusters_of::chosen(cx, &self.for_all(), shard);
+            let own = chosen.iter().find(|(key, _)| *key == service.key());
+            let rules = own.map(|(_, rules)| Arc::clone(rules)).unwrap_or_default();
+            if let Some(rule) = cx.policies(&rules).rule {
+                let says_something = rule.policy != TrafficPolicy::default();
+                settings = rule.effective(None, port);
+                from = says_something.then(|| rule.meta.origin.clone());
+            }
+        }
+        settings = settings.or(&mesh.default_policy);
+        if let Some(pool) = self.sidecar.and_then(|sidecar| sidecar.pool_at(target)) {
+            settings.connection_pool = Some(pool.clone());
+        }
+        (settings, from)
+    }
+
+    /// Rules for some clients only say nothing of the server.
+    fn for_all(&self) -> Arc<Scope> {
+        if self.scope.rules.is_empty() {
+            return Arc::clone(self.scope);
+        }
+        Arc::new(Scope {
+            rules: Arc::default(),
+            ..(**self.scope).clone()
+        })
+    }
+}
+
+/// Objects, and a rule beside them.
+pub(super) fn and_rule(from: &Origins, rule: Option<&ObjectRef>) -> Origins {
+    match rule {
+        Some(rule) => origins(from.iter().cloned().chain([rule.clone()])),
+        None => from.clone(),
+    }
+}
+
 fn captured(
+    cx: &mut Cx<'_, '_>,
     workload: &Workload<'_>,
     facts: &ProxyFacts,
-    ports: &BTreeMap<u16, InboundPort>,
-    services: &BTreeMap<u16, Vec<Arc<Service>>>,
-    from: &Origins,
+    (own, from): (&OwnPorts, &Origins),
+    limits: &Limits<'_>,
 ) -> Own {
-    let list: Vec<InboundPort> = ports.values().cloned().collect();
+    let list: Vec<InboundPort> = own.ports.values().cloned().collect();
     let clusters = list.iter().map(|inbound| {
+        let services = own.services.get(&inbound.port).map_or(&[][..], |s| &s[..]);
+        let first = services.first();
+        let port = inbound.service_port;
+        let known = first.and_then(|service| service.port(port?));
+        let of_port = first.and_then(|service| Some((&**service, port?)));
+        let (policy, rule) = limits.at(cx, of_port, inbound.port);
+        let said = limits.sidecar.filter(|s| s.pool_at(inbound.port).is_some());
+        let from = and_rule(from, rule.as_ref());
+        let from = and_rule(&from, said.map(|s| &s.meta.origin));
         let served = Served {
             protocol: inbound.protocol,
-            services: services.get(&inbound.port).map_or(&[], |s| &s[..]),
-            port: inbound.service_port,
+            services,
+            statistics: first.map(|service| {
+                let place = known.map_or((0, "".into()), |p| (p.number.get(), Arc::clone(&p.name)));
+                (StatHost::of(service), place.0, place.1)
+            }),
             target: inbound.port,
+            policy,
+            rule: rule.map(|rule| rule.config_path()),
         };
         let name = names::inbound(inbound.port);
-        clusters::inbound(
-            workload.setup.mesh,
-            &name,
-            Application::AsCalled,
-            &served,
-            from,
-        )
+        let mesh = workload.setup.mesh;
+        own_clusters::inbound(mesh, &name, &Application::AsCalled, &served, &from)
     });
+    let clusters = clusters.collect();
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
     let mode = facts.binding.interception;
     Own {
-        clusters: clusters.collect(),
-        listeners: Arc::new([inbound::captured(workload, wildcard, mode, &list)]),
+        clusters,
+        listeners: Arc::new([inbound::captured(workload, wildcard, mode, (&list, &[]))]),
         ..Own::default()
     }
 }
 
 /// Without capture: the ports that the node names, bound on the workload's own address.
 fn bound(
+    cx: &mut Cx<'_, '_>,
     workload: &Workload<'_>,
     facts: &ProxyFacts,
-    ports: &BTreeMap<u16, InboundPort>,
-    from: &Origins,
+    (own, from): (&OwnPorts, &Origins),
+    limits: &Limits<'_>,
 ) -> Own {
     let Some(ip) = facts.ips.first() else {
         return Own::default();
     };
+    let bind = ip.to_string();
     let mut clusters = Vec::new();
     let mut bound = Vec::new();
     for (port, app) in &facts.inbound {
@@ -300,20 +379,32 @@ fn bound(
             port: *port,
             protocol: Protocol::Unsupported,
             service_port: None,
-            operation: names::host_port(&ip.to_string(), *port).into(),
+            operation: names::host_port(&bind, *port).into(),
+            bind: inbound::ANY.into(),
+            tls: None,
+            sidecar: None,
         };
-        let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
+        let inbound = own.ports.get(port).cloned().unwrap_or_else(unknown);
         let name = names::inbound(*port);
+        let (policy, _) = limits.at(cx, None, *port);
         let served = Served {
             protocol: inbound.protocol,
             services: &[],
-            port: None,
+            statistics: None,
             target: *port,
+            policy,
+            rule: None,
         };
-        let application = Application::Loopback(*app);
+        let application = Application::At(Ipv4Addr::LOCALHOST.into(), *app);
         let mesh = workload.setup.mesh;
-        clusters.push(clusters::inbound(mesh, &name, application, &served, from));
-        bound.push(inbound::bound(workload, *ip, &inbound));
+        clusters.push(own_clusters::inbound(
+            mesh,
+            &name,
+            &application,
+            &served,
+            from,
+        ));
+        bound.push(inbound::bound(workload, &bind, &inbound));
     }
     Own {
         clusters: clusters.into(),

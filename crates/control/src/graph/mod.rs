@@ -6,9 +6,11 @@ mod addresses;
 mod clusters;
 mod contain;
 mod destinations;
+mod egress;
 mod gateway;
 mod hosts;
 mod inbound;
+mod ingress;
 mod key;
 mod load;
 mod name_table;
@@ -16,6 +18,7 @@ mod outbound;
 mod patches;
 mod places;
 mod proxy;
+mod rank;
 mod scope;
 mod secrets;
 mod security;
@@ -29,21 +32,24 @@ use std::sync::Arc;
 
 use weft_model::provider::ProviderService;
 use weft_model::{
-    DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, ObjectRef, Service,
-    ServiceEndpoints, ServiceKey, Sidecar, Telemetry, VirtualService,
+    DestinationRule, EgressListener, Gateway, GatewayRef, Hostname, MeshSettings, Namespace,
+    ObjectRef, OutboundTrafficPolicy, PortNumber, Service, ServiceEndpoints, ServiceKey, Sidecar,
+    Telemetry, VirtualService,
 };
 
 pub(crate) use contain::refused_host;
 pub(crate) use key::{GatewayHost, Key, OutboundHost, ProxyFacts, Scope, Shard};
-use key::{Observer, RuleRefs};
+use key::{Observer, Part, RuleRefs};
 pub(crate) use patches::FilterFacts;
 use telemetry::Reports;
 pub use value::ProxyView;
+use value::Seen;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
 
 use crate::emit::Chunk;
 use crate::engine::{Reads, Recipe};
 use crate::generate::clusters::Policies;
+use crate::generate::listeners::Unknown;
 use crate::node::ProxyKind;
 
 /// The recipe of the mesh.
@@ -66,6 +72,7 @@ impl Recipe for Mesh {
         match key {
             Key::ResolvedRule(origin) => resolved_rule(cx, origin),
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
+            Key::RuleTargets(scope, shard) => scope::rule_targets(cx, scope, *shard),
             Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
             Key::NamespaceMode(namespace) => security::namespace_mode(cx, namespace),
@@ -93,20 +100,25 @@ impl Recipe for Mesh {
             Key::GrpcListenerChunk(scope, domain, shard) => {
                 outbound::grpc_listener_chunk(cx, scope, domain, *shard)
             }
-            Key::PortShard(scope, shard) => outbound::port_shard(cx, scope, *shard),
-            Key::WildcardPorts(scope) => outbound::wildcard_ports(cx, scope),
+            Key::PortShard(scope, shared, shard) => {
+                outbound::port_shard(cx, scope, *shared, *shard)
+            }
+            Key::WildcardPorts(scope, shared) => outbound::wildcard_ports(cx, scope, *shared),
             Key::VipListeners(caller, binding, shard) => {
                 outbound::vip_listeners(cx, caller, *binding, *shard)
             }
             Key::WildcardListener(caller, binding, port) => {
                 outbound::wildcard_listener(cx, caller, *binding, *port)
             }
+            Key::EgressListeners(caller, binding) => egress::listeners(cx, caller, *binding),
             Key::OutboundHost(host) => hosts::outbound_host(cx, host),
             Key::HostChunk(reader, name, shard) => hosts::host_chunk(cx, reader, *name, *shard),
-            Key::SniffedRoutes(reader, shard) => hosts::sniffed_routes(cx, reader, *shard),
+            Key::SniffedRoutes(reader, shared, shard) => {
+                hosts::sniffed_routes(cx, reader, *shared, *shard)
+            }
             Key::GrpcRoutes(reader, shard) => hosts::grpc_routes(cx, reader, *shard),
-            Key::OutboundRoute(reader, name, allow) => {
-                hosts::outbound_route(cx, reader, *name, *allow)
+            Key::OutboundRoute(reader, name, unknown) => {
+                hosts::outbound_route(cx, reader, *name, unknown)
             }
             Key::GatewayPorts(class) => gateway::ports(cx, class),
             Key::GatewayHosts(class, route, shard) => gateway::hosts(cx, class, route, *shard),
@@ -277,11 +289,25 @@ impl Cx<'_, '_> {
 
     /// The visible service of a host.
     fn visible_service(&mut self, scope: &Arc<Scope>, host: &Hostname) -> Option<Arc<Service>> {
-        let key = self
+        let seen = self
             .visible(scope, Shard::of(host.as_str()))
             .get(host)
             .cloned()?;
-        self.service(&key)
+        self.seen(&seen)
+    }
+
+    /// A service with the ports that are seen of it.
+    fn seen(&mut self, seen: &Seen) -> Option<Arc<Service>> {
+        let service = self.service(&seen.key)?;
+        let Some(ports) = &seen.ports else {
+            return Some(service);
+        };
+        if service.ports.iter().all(|p| ports.contains(&p.number)) {
+            return Some(service);
+        }
+        let mut trimmed = (*service).clone();
+        trimmed.ports.retain(|p| ports.contains(&p.number));
+        Some(Arc::new(trimmed))
     }
 
     fn chunk(&mut self, key: &Key) -> Chunk {
@@ -292,10 +318,49 @@ impl Cx<'_, '_> {
         self.0.previous()
     }
 
-    fn outbound_policy(&mut self, scope: &Scope) -> weft_model::OutboundTrafficPolicy {
+    /// Where calls of unknown hosts go.
+    fn unknown(&mut self, scope: &Scope) -> Unknown {
         let sidecar = self.sidecar(scope.sidecar.as_ref());
-        let own = sidecar.and_then(|s| s.outbound_policy);
-        own.unwrap_or_else(|| self.mesh().outbound_policy)
+        let own = sidecar.as_ref().and_then(|s| s.outbound_policy);
+        match own.unwrap_or_else(|| self.mesh().outbound_policy) {
+            OutboundTrafficPolicy::RegistryOnly => Unknown::Refused,
+            OutboundTrafficPolicy::AllowAny => {
+                let proxy = sidecar.as_ref().and_then(|s| s.egress_proxy.as_ref());
+                proxy.map_or(Unknown::AsMeant, Unknown::through)
+            }
+        }
+    }
+
+    /// The parts of a scope that have listeners, in the Sidecar's order.
+    fn parts(&mut self, scope: &Scope) -> Vec<Part> {
+        let sidecar = self.sidecar(scope.sidecar.as_ref());
+        let count = sidecar.map_or(0, |s| s.listeners().len());
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        if count == 0 {
+            return vec![Part::Whole];
+        }
+        (0..count).map(Part::Egress).collect()
+    }
+
+    /// The part of a scope to whose hosts and rules a port leads; `None` is no port.
+    fn part_of(&mut self, scope: &Scope, port: Option<PortNumber>) -> Part {
+        let sidecar = self.sidecar(scope.sidecar.as_ref());
+        let Some(sidecar) = sidecar.filter(|s| !s.listeners().is_empty()) else {
+            return Part::Whole;
+        };
+        let found = sidecar.egress_of(port);
+        found
+            .and_then(|index| u16::try_from(index).ok())
+            .map_or(Part::Nothing, Part::Egress)
+    }
+
+    /// The egress listener that a scope is of.
+    fn egress(&mut self, scope: &Scope) -> Option<EgressListener> {
+        let Part::Egress(index) = scope.part else {
+            return None;
+        };
+        let sidecar = self.sidecar(scope.sidecar.as_ref())?;
+        sidecar.listeners().get(usize::from(index)).cloned()
     }
 }
 

@@ -1,13 +1,14 @@
 //! Who is in the name table of a scope's proxies. Must never know its form.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::{Endpoint, Kind, Service};
+use weft_model::{Endpoint, Hostname, Kind, Service};
 use weft_xds::TypeUrl;
 
 use super::gateway::type_view;
 use super::hosts::{self, Joined};
-use super::value::{HostChunk, HostField, Value};
+use super::value::{HostChunk, HostField, Seen, Value};
 use super::{Cx, Key, Scope, Shard, read};
 use crate::emit::origins;
 use crate::generate::name_table;
@@ -15,8 +16,14 @@ use crate::generate::name_table;
 /// The entries of a shard, for proxies in a network.
 pub(super) fn shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, network: &str, shard: Shard) -> Value {
     let mut chunk = Joined::default();
-    for key in cx.visible(scope, shard).values() {
-        let Some(service) = cx.service(key) else {
+    let mut services: BTreeMap<Hostname, Seen> = BTreeMap::new();
+    for part in cx.parts(scope) {
+        // What only rules lead to has no name. Of one host the last listener's stays.
+        let visible = cx.visible(&scope.part(part), shard);
+        services.extend(visible.iter().map(|(h, s)| (h.clone(), s.clone())));
+    }
+    for seen in services.values() {
+        let Some(service) = cx.service(&seen.key) else {
             continue;
         };
         let mut addresses = scope.host_addresses(&service);

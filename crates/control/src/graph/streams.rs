@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft_model::{
     AddressRange, ExportTo, Gateway, GatewayRef, GatewayServer, HostScope, Hostname, Namespace,
-    ObjectRef, PortNumber, Resolution, ServerTls, Service, ServicePort, StreamDestination,
+    ObjectRef, PortNumber, Protocol, Resolution, ServerTls, Service, StreamDestination,
     StreamMatch, VirtualService,
 };
 
@@ -20,19 +20,18 @@ use crate::generate::tcp::TcpPolicy;
 /// for itself, those that others export to it by name, those for all; within each the older first.
 fn rules(cx: &mut Cx<'_, '_>, caller: &Caller, host: &Hostname) -> Vec<Arc<VirtualService>> {
     let mut found: Vec<RuleFacts> = Vec::new();
-    let sidecar = cx.sidecar(caller.scope.sidecar.as_ref());
+    let imports = scope::imports(cx, &caller.scope);
     let namespace = &caller.scope.namespace;
-    let mut add = |own: &Hostname, rules: &[RuleFacts]| {
+    let mut add = |rules: &[RuleFacts]| {
         for facts in rules.iter().filter(|f| f.export_to.allows(namespace)) {
-            let reaches = scope::imports_rule(sidecar.as_deref(), &facts.origin.namespace, own);
-            if reaches && !found.contains(facts) {
+            if imports.holds(facts) && !found.contains(facts) {
                 found.push(facts.clone());
             }
         }
     };
     let mut overlapping = |index: &RuleIndex| {
         let hosts = index.iter().filter(|(own, _)| own.overlaps(host));
-        hosts.for_each(|(own, rules)| add(own, rules));
+        hosts.for_each(|(_, rules)| add(rules));
     };
     overlapping(&cx.rules(&Key::WildcardStreams));
     if host.is_wildcard() {
@@ -41,10 +40,7 @@ fn rules(cx: &mut Cx<'_, '_>, caller: &Caller, host: &Hostname) -> Vec<Arc<Virtu
         }
     } else {
         let exact = cx.rules(&Key::StreamIndex(Shard::of(host.as_str())));
-        exact
-            .get(host)
-            .into_iter()
-            .for_each(|rules| add(host, rules));
+        exact.get(host).into_iter().for_each(|rules| add(rules));
     }
     in_order(cx, namespace, found)
 }
@@ -155,7 +151,7 @@ fn gateway_chain(
 ) -> TcpChain {
     let (policy, policy_from) = policy_of_route(cx, scope, to);
     TcpChain {
-        target: target(cx, scope, rule, to, port),
+        target: target(cx, scope, rule, to, port.get()),
         ranges: Vec::new(),
         sni,
         policy,
@@ -167,30 +163,31 @@ fn gateway_chain(
 }
 
 /// What is decided here and not in the proxy.
-fn concerns(condition: &StreamMatch, caller: &Caller, port: PortNumber) -> bool {
+fn concerns(condition: &StreamMatch, caller: &Caller, port: u16) -> bool {
     let gateways = &condition.gateways;
     (gateways.is_empty() || gateways.contains(&GatewayRef::Mesh))
         && condition.source_labels.selects(&caller.labels)
-        && condition.port.is_none_or(|wanted| wanted == port)
+        && condition.port.is_none_or(|wanted| wanted.get() == port)
         && condition
             .source_namespace
             .as_ref()
             .is_none_or(|wanted| *wanted == caller.scope.namespace)
 }
 
-/// The chains of a service port for a caller; `own` is the one that it has without rules.
+/// The chains of a service for a caller at a listener's port, which is 0 for a Unix socket; `own` is
+/// the one that it has without rules.
 pub(super) fn chains(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
     service: &Service,
-    port: &ServicePort,
+    (port, protocol): (u16, Protocol),
     own: TcpChain,
 ) -> Vec<TcpChain> {
     let rules = rules(cx, caller, &service.hostname);
-    if port.protocol.is_tls() {
-        tls(cx, caller, port.number, &rules, own)
+    if protocol.is_tls() {
+        tls(cx, caller, port, &rules, own)
     } else {
-        tcp(cx, caller, port.number, &rules, own)
+        tcp(cx, caller, port, &rules, own)
     }
 }
 
@@ -198,7 +195,7 @@ pub(super) fn chains(
 fn tls(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
-    port: PortNumber,
+    port: u16,
     rules: &[Arc<VirtualService>],
     own: TcpChain,
 ) -> Vec<TcpChain> {
@@ -216,7 +213,8 @@ fn tls(
                 if !seen.insert((sni_hosts, destination_subnets)) {
                     continue;
                 }
-                let ranges = if destination_subnets.is_empty() {
+                // Nobody meant an address to which a Unix socket's clients connect.
+                let ranges = if destination_subnets.is_empty() || port == 0 {
                     own.ranges.clone()
                 } else {
                     destination_subnets.clone()
@@ -242,7 +240,7 @@ fn tls(
 fn tcp(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
-    port: PortNumber,
+    port: u16,
     rules: &[Arc<VirtualService>],
     own: TcpChain,
 ) -> Vec<TcpChain> {
@@ -252,7 +250,7 @@ fn tcp(
             let mut subnets: Vec<AddressRange> = Vec::new();
             let mut anywhere = route.matches.is_empty();
             for condition in route.matches.iter().filter(|m| concerns(m, caller, port)) {
-                anywhere |= condition.destination_subnets.is_empty();
+                anywhere |= condition.destination_subnets.is_empty() || port == 0;
                 subnets.extend(&condition.destination_subnets);
             }
             if !anywhere && subnets.is_empty() {
@@ -316,7 +314,7 @@ fn resolved(
     destinations: &[StreamDestination],
 ) -> Option<Arc<str>> {
     let [only] = destinations else { return None };
-    let service = cx.visible_service(scope, &only.destination.host)?;
+    let service = cx.visible_service(&scope.whole(), &only.destination.host)?;
     (service.resolution == Resolution::DynamicDns).then(|| service.hostname.as_str().into())
 }
 
@@ -325,11 +323,11 @@ fn target(
     scope: &Arc<Scope>,
     rule: &VirtualService,
     destinations: &[StreamDestination],
-    port: PortNumber,
+    port: u16,
 ) -> TcpTarget {
     let mut cluster = |d: &StreamDestination| -> Arc<str> {
         let to = &d.destination;
-        let service = cx.visible_service(scope, &to.host);
+        let service = cx.visible_service(&scope.whole(), &to.host);
         let subset = to.subset.as_deref();
         clusters::destination(&to.host, subset, to.port, service.as_deref(), port).into()
     };

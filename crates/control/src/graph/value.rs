@@ -34,6 +34,8 @@ pub(crate) struct RuleFacts {
     pub(crate) export_to: ExportTo,
     /// The workloads for which it is; `None`: all.
     pub(crate) selector: Option<Labels>,
+    /// All hosts of a `VirtualService`: a Sidecar takes it whole or not at all.
+    pub(crate) hosts: Arc<[Hostname]>,
 }
 
 impl RuleFacts {
@@ -57,15 +59,28 @@ pub(crate) type RuleIndex = BTreeMap<Hostname, Vec<RuleFacts>>;
 pub(crate) struct ServiceFacts {
     pub(crate) export_to: ExportTo,
     pub(crate) created: Option<Timestamp>,
+    /// Whether it is Kubernetes', which nobody takes a host from by naming it.
+    pub(crate) kubernetes: bool,
+}
+
+/// A service as a scope sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) key: ServiceKey,
+    /// Which of its ports; `None` is all of them.
+    pub(crate) ports: Option<Arc<[PortNumber]>>,
 }
 
 /// The visible services of a shard: at most one a host.
-pub(crate) type Visible = BTreeMap<Hostname, ServiceKey>;
+pub(crate) type Visible = BTreeMap<Hostname, Seen>;
+
+/// Ports of the services to which rules lead, by host; `None` is all of them.
+pub(crate) type Targets = BTreeMap<Hostname, Option<BTreeSet<PortNumber>>>;
 
 /// Which rule holds for each host of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostRules {
-    pub(crate) services: Vec<(ServiceKey, Option<ObjectRef>)>,
+    pub(crate) services: Vec<(Seen, Option<ObjectRef>)>,
     /// Hosts that only rules know.
     pub(crate) free: Vec<(Hostname, ObjectRef)>,
 }
@@ -90,6 +105,8 @@ pub(crate) struct PortShard {
     pub(crate) shared: BTreeMap<PortNumber, Vec<SharedPort>>,
     /// Hosts with HTTP routes whose names are looked up as they are called.
     pub(crate) resolved: BTreeMap<PortNumber, BTreeSet<Hostname>>,
+    /// Ports with virtual hosts, wherever they are listened for.
+    pub(crate) routed: BTreeSet<PortNumber>,
 }
 
 /// A port on the wildcard address, over all shards.
@@ -101,6 +118,8 @@ pub(crate) struct WildcardPort {
     pub(crate) shared: Vec<SharedPort>,
     /// Hosts whose names are looked up as they are called.
     pub(crate) resolved: BTreeSet<Hostname>,
+    /// Shards with virtual hosts for this port.
+    pub(crate) routed: BTreeSet<Shard>,
 }
 
 /// An encoded virtual host and where it comes from.
@@ -214,6 +233,7 @@ pub(crate) enum Value {
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
     Resolved(Option<Arc<Resolved>>),
     Visible(Arc<Visible>),
+    Targets(Arc<Targets>),
     Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),
     Selectors(Arc<[(ObjectRef, Labels)]>),

@@ -21,6 +21,7 @@ mod oracle_patches;
 mod resources;
 mod security;
 mod short_names;
+mod sidecars;
 mod speed;
 mod streams;
 mod telemetry;

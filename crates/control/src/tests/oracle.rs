@@ -4,6 +4,7 @@
 
 mod proxies;
 mod security;
+mod sidecars;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -290,23 +291,7 @@ fn object(random: &mut Random, name: &str) -> String {
         7 | 8 => destination_rule(random, name),
         _ if random.chance(40) => oracle_gateways::gateways(random),
         _ if random.chance(40) => oracle_gateways::secret(random),
-        _ => {
-            let namespace = random.pick(&NAMESPACES);
-            let hosts = random.pick(&[
-                "'./*'",
-                "'*/*'",
-                "'*/x.a.svc.cluster.local', 'b/*'",
-                "'~/*'",
-            ]);
-            let selector = if namespace != "istio-system" && random.chance(40) {
-                "\n  workloadSelector: {labels: {tier: beta}}"
-            } else {
-                ""
-            };
-            let policy = random.pick(&["", "\n  outboundTrafficPolicy: {mode: REGISTRY_ONLY}"]);
-            head("Sidecar", "side", namespace)
-                + &format!("{selector}\n  egress: [{{hosts: [{hosts}]}}]{policy}")
-        }
+        _ => sidecars::sidecar(random),
     }
 }
 

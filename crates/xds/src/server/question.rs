@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tonic::{Extensions, Status, Streaming};
+use tonic::{Extensions, Status};
 
 use super::grpc::{Counters, Options, ViewSource};
+use super::requests::Requests;
 use super::wire::Message;
 use crate::pb;
 use crate::protocol::Protocol;
@@ -32,7 +33,7 @@ pub struct Question {
 /// Who asks, and the two directions of the stream.
 pub(super) struct Asker<'a, P: Protocol> {
     pub(super) extensions: Extensions,
-    pub(super) inbound: Streaming<P::Request>,
+    pub(super) inbound: Requests<P::Request>,
     pub(super) answers: &'a mpsc::Sender<Result<Message, Status>>,
 }
 

@@ -24,6 +24,7 @@ pub(crate) mod request_authentication;
 mod selector;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
+mod sidecar_ingress;
 pub(crate) mod telemetry;
 pub mod token_issuers;
 pub(crate) mod virtual_service;
