@@ -79,6 +79,7 @@ impl<'a> Known<'a> {
             Object::Secret(_)
             | Object::EnvoyFilter(_)
             | Object::Namespace(_)
+            | Object::Networks(_)
             | Object::PeerAuthentication(_)
             | Object::AuthorizationPolicy(_)
             | Object::RequestAuthentication(_)

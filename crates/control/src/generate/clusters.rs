@@ -13,10 +13,10 @@ use weft_model::{
 };
 use weft_xds::{Resource, TypeUrl};
 
-use super::endpoints::{Members, Order};
+use super::endpoints::{Audience, Known, Members, Order};
 use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ServiceName};
-use super::peers::{self, Peers, Servers};
+use super::peers::{self, Servers};
 use super::policies::{
     Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
@@ -97,62 +97,93 @@ pub(crate) fn variants<'a>(
 pub(crate) fn of_service(
     mesh: &MeshSettings,
     service: &Service,
-    endpoints: (Option<&ServiceEndpoints>, &Peers),
+    endpoints: (Option<&ServiceEndpoints>, &Known<'_>),
     policies: &Policies,
     (client, place): (&Client, &Place),
     servers: &Servers,
 ) -> Vec<Emitted> {
-    let from = origins_of(service, policies);
     let rule = policies.rule.as_deref();
-    let (endpoints, peers) = endpoints;
-    variants(service, policies)
-        .filter_map(|(port, subset, settings)| {
-            let kind = discovery(service, &settings, client.kind);
-            let mut settings = settings.or(&mesh.default_policy);
-            let for_all = rule.is_none_or(|rule| rule.selector.is_none());
-            if client.kind == ProxyKind::Sidecar && for_all {
-                // As in Istio: else every sidecar that sees the host would wait for a secret that
-                // it may not have.
-                settings.tls = settings.tls.filter(|tls| !tls.has_credential());
-            }
+    let (endpoints, known) = endpoints;
+    let sight = known.networks.seen_from(place.horizon(), true);
+    let own = origins_of(service, policies);
+    // Of what is resolved by name the endpoints are here, and so are gateways.
+    let gateways = endpoints::origins_of(&sight, known.networks).filter(|_| endpoints.is_some());
+    let from = origins(own.iter().chain(gateways).cloned());
+    let passed = client.passes && is_passed(service);
+    let mut out = Vec::new();
+    for (port, subset, settings) in variants(service, policies) {
+        let kind = discovery(service, &settings, client.kind);
+        let mut settings = settings.or(&mesh.default_policy);
+        let for_all = rule.is_none_or(|rule| rule.selector.is_none());
+        if client.kind == ProxyKind::Sidecar && for_all {
+            // As in Istio: else every sidecar that sees the host would wait for a secret that
+            // it may not have.
+            settings.tls = settings.tls.filter(|tls| !tls.has_credential());
+        }
+        for passed in [false, true].into_iter().take(1 + usize::from(passed)) {
             let to = Target {
                 service,
                 port,
                 subset,
                 client,
                 servers,
+                passed,
                 members: Members {
                     list: endpoints.map_or(&[][..], |e| &e.endpoints),
                     tls: rule.and_then(|rule| rule.tls_at(subset, port.number)),
-                    peers,
+                    peers: known.peers,
+                    sight: &sight,
                 },
             };
-            let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
-                outbound(mesh, &to, &settings, kind, place)?
-            } else if subset.is_none() {
-                dynamic::cluster(mesh, &to, &settings)
-            } else {
-                // There are no endpoints to tell apart.
-                return None;
-            };
-            let metadata = metadata::cluster(
-                rule.map(|r| r.meta.origin.config_path()).as_deref(),
-                // Behind a wildcard there are many.
-                (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
-                subset.map(|s| &*s.name),
-                service.external,
-            );
-            let mut made = emit(&cluster, metadata.as_deref(), &from);
-            made.faults = fault
-                .map(|message| Fault {
-                    message: message.into(),
-                    origins: from.clone(),
-                })
-                .into_iter()
-                .collect();
-            Some(made)
+            out.extend(of_target(
+                mesh,
+                &to,
+                &settings,
+                (kind, place),
+                (rule, &from),
+            ));
+        }
+    }
+    out
+}
+
+/// Whether gateways with `AUTO_PASSTHROUGH` lead to a service: it lies in the mesh, and has one name.
+pub(crate) fn is_passed(service: &Service) -> bool {
+    !service.external && !service.hostname.is_wildcard()
+}
+
+fn of_target(
+    mesh: &MeshSettings,
+    to: &Target<'_>,
+    settings: &PolicySettings,
+    (kind, place): (DiscoveryType, &Place),
+    (rule, from): (Option<&DestinationRule>, &Origins),
+) -> Option<Emitted> {
+    let (service, subset) = (to.service, to.subset);
+    let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
+        outbound(mesh, to, settings, kind, place)?
+    } else if subset.is_none() {
+        dynamic::cluster(mesh, to, settings)
+    } else {
+        // There are no endpoints to tell apart.
+        return None;
+    };
+    let metadata = metadata::cluster(
+        rule.map(|r| r.meta.origin.config_path()).as_deref(),
+        // Behind a wildcard there are many.
+        (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
+        subset.map(|s| &*s.name),
+        service.external,
+    );
+    let mut made = emit(&cluster, metadata.as_deref(), from);
+    made.faults = fault
+        .map(|message| Fault {
+            message: message.into(),
+            origins: from.clone(),
         })
-        .collect()
+        .into_iter()
+        .collect();
+    Some(made)
 }
 
 pub(crate) fn origins_of(service: &Service, policies: &Policies) -> Origins {
@@ -174,6 +205,18 @@ fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
 pub(crate) struct Client {
     pub(crate) kind: ProxyKind,
     pub(crate) identity: Arc<Identity>,
+    /// See [`Audience::passes`].
+    pub(crate) passes: bool,
+}
+
+impl Client {
+    /// As far as endpoints depend on it.
+    pub(crate) fn audience(&self) -> Audience {
+        Audience {
+            kind: self.kind,
+            passes: self.passes,
+        }
+    }
 }
 
 /// What a cluster leads to, and for whom.
@@ -183,6 +226,8 @@ pub(super) struct Target<'a> {
     pub(super) subset: Option<&'a Subset>,
     pub(super) client: &'a Client,
     pub(super) servers: &'a Servers,
+    /// Whether mutual TLS is passed on to it as it comes.
+    passed: bool,
     members: Members<'a>,
 }
 
@@ -197,7 +242,11 @@ fn outbound(
 ) -> Option<(Cluster, Option<String>)> {
     let (service, port, subset) = (to.service, to.port, to.subset);
     let subset_name = subset.map_or("", |s| &*s.name);
-    let name = names::outbound(port.number, subset_name, &service.hostname);
+    let name = if to.passed {
+        names::sni(port.number, subset_name, &service.hostname)
+    } else {
+        names::outbound(port.number, subset_name, &service.hostname)
+    };
     let mut cluster = base(mesh, &name, kind);
     if let Some(pattern) = &mesh.outbound_stat_name {
         let place = (subset_name, port.number.get(), 0, &*port.name);
@@ -210,9 +259,12 @@ fn outbound(
                 locality: balancers::locality(mesh, settings),
                 failover: settings.outlier_detection.is_some(),
                 place,
+                only_mutual: to.passed,
+                strict: false,
             };
             let assignment = endpoints::assignment(&name, &to.members, port.number, subset, &order);
-            if kind == DiscoveryType::LogicalDns && endpoints::count(&assignment) != 1 {
+            let one = endpoints::count(&assignment) == 1 && assignment.endpoints.len() == 1;
+            if kind == DiscoveryType::LogicalDns && !one {
                 // Envoy takes exactly one name; several are resolved like STRICT_DNS.
                 cluster.cluster_discovery_type =
                     Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32));
@@ -234,8 +286,11 @@ fn outbound(
         apply_outlier(&mut cluster, &mut http, outlier);
     }
     balancers::apply(&mut cluster, mesh, settings);
-    let closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);
-    apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
+    let mut closed = None;
+    if !to.passed {
+        closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);
+        apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
+    }
     set_http(&mut cluster, http);
     Some((cluster, closed))
 }

@@ -3,7 +3,7 @@
 //! half-written files settle, and sends what changed. What is read and what counts as gone is
 //! `look`'s business.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -31,6 +31,9 @@ pub struct WatchOptions {
     pub missing_for: Duration,
     /// How many batches may wait to be received.
     pub queue: usize,
+    /// The file with the mesh's networks, which is watched, too. If it goes away or becomes wrong,
+    /// what it said stays in force.
+    pub networks: Option<PathBuf>,
 }
 
 impl Default for WatchOptions {
@@ -41,6 +44,7 @@ impl Default for WatchOptions {
             longest_wait: Duration::from_millis(100),
             missing_for: Duration::from_millis(200),
             queue: 64,
+            networks: None,
         }
     }
 }
@@ -143,7 +147,8 @@ impl FileSource {
         let asked = Arc::new(AtomicU64::new(0));
         let watch = Watch {
             asked: Arc::clone(&asked),
-            look: Look::new(directory, settings, options.missing_for),
+            look: Look::new(directory, settings, options.missing_for)
+                .with_networks(options.networks.clone()),
             options,
             events,
             sender,
@@ -239,9 +244,13 @@ impl Watch {
             let _ = wake.try_send(());
         };
         let watcher = notify::recommended_watcher(on_event).and_then(|mut watcher| {
-            watcher
-                .watch(self.look.directory(), RecursiveMode::Recursive)
-                .map(|()| watcher)
+            watcher.watch(self.look.directory(), RecursiveMode::Recursive)?;
+            // The folder: programs replace files by others of their name.
+            let networks = self.options.networks.as_deref().and_then(Path::parent);
+            if let Some(folder) = networks.filter(|f| !f.as_os_str().is_empty()) {
+                watcher.watch(folder, RecursiveMode::NonRecursive)?;
+            }
+            Ok(watcher)
         });
         watcher
             .inspect_err(|error| {

@@ -37,6 +37,16 @@ pub(super) struct Look {
     held: bool,
     /// What is wrong with the directory itself, by file or directory.
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
+    networks: Option<NetworksFile>,
+}
+
+/// The file with the mesh's networks.
+struct NetworksFile {
+    path: PathBuf,
+    /// As it was when it was read.
+    seen: Option<Stamp>,
+    /// Whether it is to be read again although it looks the same.
+    again: bool,
 }
 
 impl Look {
@@ -50,7 +60,18 @@ impl Look {
             missing: BTreeMap::new(),
             held: false,
             problems: BTreeMap::new(),
+            networks: None,
         }
+    }
+
+    /// Reads the mesh's networks, too.
+    pub(super) fn with_networks(mut self, path: Option<PathBuf>) -> Self {
+        self.networks = path.map(|path| NetworksFile {
+            path,
+            seen: None,
+            again: true,
+        });
+        self
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -59,7 +80,10 @@ impl Look {
 
     /// The files that are there now.
     pub(super) fn files(&self) -> BTreeMap<PathBuf, Stamp> {
-        scan::list(&self.directory).files
+        let networks = self.networks.as_ref().map(|file| scan::list(&file.path));
+        let mut files = scan::list(&self.directory).files;
+        files.extend(networks.into_iter().flat_map(|listing| listing.files));
+        files
     }
 
     /// When to look again though no event comes; `None` if nothing is unsettled.
@@ -68,6 +92,10 @@ impl Look {
             .seen
             .iter()
             .any(|(path, stamp)| stamp.is_none() && !self.unreadable.contains(path));
+        let fresh = |stamp: &Stamp| stamp.modified.is_none_or(is_fresh);
+        let mut networks = self.networks.iter();
+        let unsettled =
+            unsettled || networks.any(|f| f.again && f.seen.as_ref().is_some_and(fresh));
         let missing = self.missing.values().map(|since| {
             self.missing_for.saturating_sub(since.elapsed()) + Duration::from_millis(1)
         });
@@ -77,6 +105,12 @@ impl Look {
     /// Reads what looks different, and makes the batch of what follows.
     pub(super) fn next(&mut self) -> Batch {
         let mut listing = scan::list(&self.directory);
+        let networks = self.read_networks();
+        if let Some(stamp) = self.networks.as_ref().and_then(|file| file.seen.as_ref()) {
+            // It may lie among the others, and is none of them.
+            let target = &stamp.target;
+            listing.files.retain(|_, stamp| stamp.target != *target);
+        }
         let lost = self.lost(&listing);
         let mut read = Vec::new();
         if lost.is_none() {
@@ -103,9 +137,11 @@ impl Look {
             (name.as_str(), text)
         });
         let Update {
-            changes,
+            mut changes,
             mut statuses,
         } = self.store.apply_all(files);
+        changes.extend(networks.changes);
+        statuses.extend(networks.statuses);
         statuses.extend(self.folder_statuses(listing.problems));
         Batch {
             changes,
@@ -114,6 +150,48 @@ impl Look {
             asked: 0,
             noticed: None,
         }
+    }
+
+    /// What follows from the file with the networks, if it looks different. One that is gone or
+    /// cannot be read changes nothing but its status.
+    fn read_networks(&mut self) -> Update {
+        let Some(file) = &self.networks else {
+            return Update::default();
+        };
+        let path = file.path.clone();
+        let mut listing = scan::list(&path);
+        let stamp = listing.files.remove(&path);
+        if stamp.is_some() && stamp == file.seen && !file.again {
+            return Update::default();
+        }
+        let emptied = stamp.as_ref().is_some_and(|stamp| stamp.length == 0);
+        if emptied && file.seen.is_some() && !self.is_overdue(&path) {
+            // It may be about to be written.
+            return Update::default();
+        }
+        self.missing.remove(&path);
+        let name = path.display().to_string();
+        let bytes = if stamp.is_some() {
+            scan::read(&path).map_err(ReadError::into_problem)
+        } else {
+            let problem = listing.problems.pop().map(Box::new);
+            let unknown = || Box::new(scan::problem(&path, "cannot be read".to_owned()));
+            Err(problem.unwrap_or_else(unknown))
+        };
+        let text = bytes
+            .as_deref()
+            .map_err(Clone::clone)
+            .and_then(|bytes| decode_text(&name, bytes));
+        let update = self.store.apply_networks(&name, text);
+        let again = bytes.is_err()
+            || stamp
+                .as_ref()
+                .is_none_or(|s| s.modified.is_none_or(is_fresh));
+        if let Some(file) = &mut self.networks {
+            file.again = again;
+            file.seen = stamp.or(file.seen.take());
+        }
+        update
     }
 
     /// Whether no file is waited for to come back.

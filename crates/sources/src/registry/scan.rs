@@ -31,7 +31,7 @@ pub(super) struct Stamp {
     /// When its content, mode or name changed last: `chmod` changes nothing else.
     changed: (i64, i64),
     /// The file behind all symlinks: Kubernetes swaps a link to change what is mounted.
-    target: PathBuf,
+    pub(super) target: PathBuf,
 }
 
 /// What one look at a directory found.
