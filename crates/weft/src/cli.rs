@@ -107,7 +107,7 @@ pub(crate) struct ControlArgs {
 }
 
 /// The networks of a mesh that has several.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct NetworkArgs {
     /// File with the mesh's networks (Istio's `MeshNetworks`); `weft control` follows its changes
     #[arg(long, value_name = "FILE", alias = "networksConfig")]

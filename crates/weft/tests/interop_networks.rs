@@ -43,6 +43,8 @@ spec:
 
 /// The gateway's own service says where it is, and which network is behind it.
 fn gateway(port: u16) -> String {
+    // The second server has routes, so that the gateway asks for resources of every type.
+    let http = free_port();
     format!(
         "apiVersion: v1
 kind: Service
@@ -62,6 +64,8 @@ spec:
   - port: {{number: {port}, name: tls, protocol: TLS}}
     hosts: ['*.$NS.svc.cluster.local']
     tls: {{mode: AUTO_PASSTHROUGH}}
+  - port: {{number: {http}, name: http, protocol: HTTP}}
+    hosts: ['*']
 "
     )
 }

@@ -12,7 +12,7 @@ use crate::emit::{Chunk, Emitted};
 use crate::generate::clusters::Client;
 use crate::generate::endpoints::{Audience, Known};
 use crate::generate::locality::Place;
-use crate::generate::{clusters, endpoints};
+use crate::generate::{clusters, endpoints, grpc_clusters};
 use crate::node::ProxyKind;
 
 pub(super) fn nothing() -> Value {
@@ -88,7 +88,7 @@ pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleR
     };
     let (mesh, policies) = (cx.mesh(), cx.policies(rules));
     let servers = security::servers(cx, &service);
-    let made = clusters::for_grpc(&mesh, &service, &policies, &servers);
+    let made = grpc_clusters::of_service(&mesh, &service, &policies, &servers);
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 

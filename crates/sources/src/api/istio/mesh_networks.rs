@@ -2,7 +2,6 @@
 //! Istio's `ValidateMeshNetworks`, and what it would take without effect is refused.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -124,6 +123,13 @@ pub(crate) fn read(
     }
 }
 
+/// The text of a file as it is now, for the places of its fields.
+pub(crate) fn root_of(source: &str) -> Option<yaml::Node> {
+    let text = std::fs::read_to_string(source).ok()?;
+    let mut documents = yaml::parse(&text, &Limits::default()).into_iter();
+    documents.find_map(|document| document.root)
+}
+
 /// The document has no name of its own; it belongs to the whole mesh.
 fn origin(settings: &MeshSettings) -> ObjectRef {
     ObjectRef::new(
@@ -220,13 +226,14 @@ fn gateway(message: pb::IstioNetworkGateway, at: At<'_>) -> Option<NetworkGatewa
     } = message;
     let port = at.field("port").port(port);
     let place = match gw {
-        Some(Gw::Address(text)) => match text.parse::<IpAddr>() {
-            Ok(ip) => GatewayPlace::Ip(ip),
-            Err(_) => {
+        Some(Gw::Address(text)) => {
+            if let Ok(ip) = text.parse() {
+                GatewayPlace::Ip(ip)
+            } else {
                 let name = host(&text, at.field("address"))?;
                 GatewayPlace::Name(name.as_str().into())
             }
-        },
+        }
         Some(Gw::RegistryServiceName(text)) => {
             GatewayPlace::Service(host(&text, at.field("registryServiceName"))?)
         }
