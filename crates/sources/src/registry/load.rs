@@ -67,8 +67,9 @@ fn load_path(path: &Path, apart: Option<&Path>, store: &mut FileStore) -> Vec<Pr
         mut problems,
         ..
     } = scan::list(path);
-    for (file, stamp) in &files {
-        if apart.is_some_and(|apart| *apart == stamp.target) {
+    for file in files.keys().map(Path::new) {
+        let is_it = |apart: &Path| std::fs::canonicalize(file).is_ok_and(|file| *file == *apart);
+        if apart.is_some_and(is_it) {
             continue;
         }
         let name = file.display().to_string();

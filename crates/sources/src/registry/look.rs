@@ -2,6 +2,8 @@
 //! counts as gone, and makes a batch of what follows. What texts mean is `store`'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,15 +13,56 @@ use weft_proto::Problem;
 use weft_proto::document::decode_text;
 
 use super::file::{Batch, FolderState};
+use super::networks_file::NetworksFile;
 use super::scan::{self, Listing, ReadError, Stamp};
 use super::store::{FileStore, ObjectState, ObjectStatus, Update};
 
 /// A file that may still be written in the same tick of the clock that its stamp shows is
 /// looked at again: coarse clocks of file systems hide a second write.
-const CLOCK_SLACK: Duration = Duration::from_millis(100);
+pub(super) const CLOCK_SLACK: Duration = Duration::from_millis(100);
+
+/// Paths of events that are kept apart; more of them are a look at the whole directory.
+const MAX_TOUCHED: usize = 1024;
 
 /// The text of a file now, or why there is none; `None` if the file is gone.
 type NewText = Option<Result<String, Box<Problem>>>;
+
+/// Where to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Touched {
+    /// Everywhere: what has happened is not known.
+    All,
+    /// At these paths.
+    Paths(BTreeSet<OsString>),
+}
+
+impl Default for Touched {
+    /// Only what waits to be looked at again.
+    fn default() -> Self {
+        Self::Paths(BTreeSet::new())
+    }
+}
+
+impl Touched {
+    /// Adds what else was touched.
+    pub(super) fn join(&mut self, more: Self) {
+        match (&mut *self, more) {
+            (Self::Paths(paths), Self::Paths(more)) if paths.len() + more.len() <= MAX_TOUCHED => {
+                paths.extend(more);
+            }
+            _ => *self = Self::All,
+        }
+    }
+}
+
+/// A file as it was when it was read.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Without one, it is read again.
+    stamp: Option<Stamp>,
+    /// Of its bytes: the same ones are not taken apart again.
+    hash: Option<u64>,
+}
 
 /// What is known of a directory.
 pub(super) struct Look {
@@ -27,26 +70,21 @@ pub(super) struct Look {
     store: FileStore,
     /// How long a file must be missing or empty before its objects are removed.
     missing_for: Duration,
-    /// Files as they were when they were read. Without a stamp, a file is read again.
-    seen: BTreeMap<PathBuf, Option<Stamp>>,
+    /// What is there, as far as looks and events told.
+    listing: Listing,
+    /// Files that were read.
+    seen: BTreeMap<OsString, Seen>,
+    /// Files among these without a stamp that the system gave.
+    unsettled: BTreeSet<OsString>,
     /// Files among these that the system did not give when they were to be read.
-    unreadable: BTreeSet<PathBuf>,
+    unreadable: BTreeSet<OsString>,
     /// Files that are missing or empty, and since when.
-    missing: BTreeMap<PathBuf, Instant>,
+    missing: BTreeMap<OsString, Instant>,
     /// Whether the directory lost all its files at once, and what they held stays in force.
     held: bool,
     /// What is wrong with the directory itself, by file or directory.
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
     networks: Option<NetworksFile>,
-}
-
-/// The file with the mesh's networks.
-struct NetworksFile {
-    path: PathBuf,
-    /// As it was when it was read.
-    seen: Option<Stamp>,
-    /// Whether it is to be read again although it looks the same.
-    again: bool,
 }
 
 impl Look {
@@ -55,7 +93,9 @@ impl Look {
             directory: directory.to_owned(),
             store: FileStore::new(settings),
             missing_for,
+            listing: Listing::default(),
             seen: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             missing: BTreeMap::new(),
             held: false,
@@ -64,13 +104,10 @@ impl Look {
         }
     }
 
-    /// Reads the mesh's networks, too.
-    pub(super) fn with_networks(mut self, path: Option<PathBuf>) -> Self {
-        self.networks = path.map(|path| NetworksFile {
-            path,
-            seen: None,
-            again: true,
-        });
+    /// Reads the mesh's networks, too; if their file lies in the directory, it is none of the others.
+    pub(super) fn with_networks(mut self, path: Option<&Path>) -> Self {
+        let file = path.map(|path| NetworksFile::new(path, &self.directory, self.missing_for));
+        self.networks = file;
         self
     }
 
@@ -78,54 +115,69 @@ impl Look {
         &self.directory
     }
 
-    /// The files that are there now.
-    pub(super) fn files(&self) -> BTreeMap<PathBuf, Stamp> {
-        let networks = self.networks.as_ref().map(|file| scan::list(&file.path));
-        let mut files = scan::list(&self.directory).files;
-        files.extend(networks.into_iter().flat_map(|listing| listing.files));
+    /// The files there that are there now, and that of the networks.
+    pub(super) fn files(&self, touched: &Touched) -> BTreeMap<OsString, Stamp> {
+        let mut files = match touched {
+            Touched::All => scan::list(&self.directory).files,
+            Touched::Paths(paths) => scan::stamps(paths),
+        };
+        let networks = self.networks.as_ref();
+        files.extend(networks.and_then(|file| Some((file.path().to_owned(), file.stamp()?))));
         files
     }
 
     /// When to look again though no event comes; `None` if nothing is unsettled.
     pub(super) fn due_in(&self) -> Option<Duration> {
-        let unsettled = self
-            .seen
-            .iter()
-            .any(|(path, stamp)| stamp.is_none() && !self.unreadable.contains(path));
-        let fresh = |stamp: &Stamp| stamp.modified.is_none_or(is_fresh);
-        let mut networks = self.networks.iter();
-        let unsettled =
-            unsettled || networks.any(|f| f.again && f.seen.as_ref().is_some_and(fresh));
         let missing = self.missing.values().map(|since| {
             self.missing_for.saturating_sub(since.elapsed()) + Duration::from_millis(1)
         });
-        missing.chain(unsettled.then_some(CLOCK_SLACK)).min()
+        let unsettled = (!self.unsettled.is_empty()).then_some(CLOCK_SLACK);
+        let networks = self.networks.as_ref().and_then(NetworksFile::due_in);
+        missing.chain(unsettled).chain(networks).min()
     }
 
     /// Reads what looks different, and makes the batch of what follows.
-    pub(super) fn next(&mut self) -> Batch {
-        let mut listing = scan::list(&self.directory);
-        let networks = self.read_networks();
-        if let Some(stamp) = self.networks.as_ref().and_then(|file| file.seen.as_ref()) {
-            // It may lie among the others, and is none of them.
-            let target = &stamp.target;
-            listing.files.retain(|_, stamp| stamp.target != *target);
+    pub(super) fn next(&mut self, touched: &Touched) -> Batch {
+        let some = match touched {
+            Touched::All => None,
+            Touched::Paths(paths) => {
+                let mut paths = paths.clone();
+                paths.extend(self.missing.keys().chain(&self.unsettled).cloned());
+                self.listing.look_again(&self.directory, &paths)
+            }
+        };
+        if some.is_none() {
+            self.listing = scan::list(&self.directory);
         }
-        let lost = self.lost(&listing);
+        let networks = self.networks.as_mut();
+        let networks = networks.map(|file| {
+            self.listing.files.remove(file.path());
+            file.read(&mut self.store)
+        });
+        let mut problems = self.listing.problems.clone();
+        let lost = self.lost();
         let mut read = Vec::new();
         if lost.is_none() {
-            read = self.read_changed(&listing);
+            read = match &some {
+                None => {
+                    let files = std::mem::take(&mut self.listing.files);
+                    let read = self.read_changed(files.iter());
+                    self.listing.files = files;
+                    read
+                }
+                Some(paths) => self.read_some(paths),
+            };
         }
         let empty = lost.is_some();
         if let Some(lost) = lost {
-            self.hold(&lost, &mut listing.problems);
+            self.hold(&lost, &mut problems);
         } else {
             self.held = false;
-            self.drop_gone(&listing, &mut read);
+            self.drop_gone(some, &mut read);
         }
         let folder = if empty {
             FolderState::Empty
-        } else if listing.is_complete() && self.unreadable.is_empty() {
+        } else if self.listing.is_complete() && self.unreadable.is_empty() {
             FolderState::Complete
         } else {
             FolderState::Incomplete
@@ -140,9 +192,11 @@ impl Look {
             mut changes,
             mut statuses,
         } = self.store.apply_all(files);
-        changes.extend(networks.changes);
-        statuses.extend(networks.statuses);
-        statuses.extend(self.folder_statuses(listing.problems));
+        if let Some(update) = networks {
+            changes.extend(update.changes);
+            statuses.extend(update.statuses);
+        }
+        statuses.extend(self.folder_statuses(problems));
         Batch {
             changes,
             statuses,
@@ -152,69 +206,43 @@ impl Look {
         }
     }
 
-    /// What follows from the file with the networks, if it looks different. One that is gone or
-    /// cannot be read changes nothing but its status.
-    fn read_networks(&mut self) -> Update {
-        let Some(file) = &self.networks else {
-            return Update::default();
-        };
-        let path = file.path.clone();
-        let mut listing = scan::list(&path);
-        let stamp = listing.files.remove(&path);
-        if stamp.is_some() && stamp == file.seen && !file.again {
-            return Update::default();
-        }
-        let emptied = stamp.as_ref().is_some_and(|stamp| stamp.length == 0);
-        if emptied && file.seen.is_some() && !self.is_overdue(&path) {
-            // It may be about to be written.
-            return Update::default();
-        }
-        self.missing.remove(&path);
-        let name = path.display().to_string();
-        let bytes = if stamp.is_some() {
-            scan::read(&path).map_err(ReadError::into_problem)
-        } else {
-            let problem = listing.problems.pop().map(Box::new);
-            let unknown = || Box::new(scan::problem(&path, "cannot be read".to_owned()));
-            Err(problem.unwrap_or_else(unknown))
-        };
-        let text = bytes
-            .as_deref()
-            .map_err(Clone::clone)
-            .and_then(|bytes| decode_text(&name, bytes));
-        let update = self.store.apply_networks(&name, text);
-        let again = bytes.is_err()
-            || stamp
-                .as_ref()
-                .is_none_or(|s| s.modified.is_none_or(is_fresh));
-        if let Some(file) = &mut self.networks {
-            file.again = again;
-            file.seen = stamp.or(file.seen.take());
-        }
-        update
-    }
-
     /// Whether no file is waited for to come back.
     pub(super) fn is_settled(&self) -> bool {
         self.missing.is_empty()
     }
 
-    fn read_changed(&mut self, listing: &Listing) -> Vec<(String, NewText)> {
+    /// Reads these files, whatever they look like.
+    fn read_some(&mut self, touched: &BTreeSet<OsString>) -> Vec<(String, NewText)> {
+        for path in touched {
+            // The clock may not have moved on since it was read.
+            if let Some(seen) = self.seen.get_mut(path) {
+                seen.stamp = None;
+            }
+        }
+        let files: BTreeMap<OsString, Stamp> = touched
+            .iter()
+            .filter_map(|path| Some((path.clone(), self.listing.files.get(path)?.clone())))
+            .collect();
+        self.read_changed(files.iter())
+    }
+
+    fn read_changed<'a>(
+        &mut self,
+        files: impl Iterator<Item = (&'a OsString, &'a Stamp)>,
+    ) -> Vec<(String, NewText)> {
         let mut read = Vec::new();
-        for (path, stamp) in &listing.files {
-            if self
-                .seen
-                .get(path)
-                .is_some_and(|seen| seen.as_ref() == Some(stamp))
-            {
+        for (path, stamp) in files {
+            let before = self.seen.get(path);
+            if before.is_some_and(|seen| seen.stamp.as_ref() == Some(stamp)) {
                 self.missing.remove(path);
                 continue;
             }
-            let name = path.display().to_string();
+            let before = before.and_then(|seen| seen.hash);
+            let name = Path::new(path).display().to_string();
             if stamp.length == 0 && self.store.has_objects(&name) && !self.is_overdue(path) {
                 continue;
             }
-            let bytes = scan::read(path);
+            let bytes = scan::read(Path::new(path));
             if matches!(bytes, Err(ReadError::Gone(_))) {
                 continue;
             }
@@ -222,13 +250,26 @@ impl Look {
             let unreadable = matches!(bytes, Err(ReadError::Unreadable(_)));
             // Whether the system gives it is not told by its stamp.
             let again = unreadable || stamp.modified.is_none_or(is_fresh);
-            if unreadable {
-                self.unreadable.insert(path.clone());
-            } else {
-                self.unreadable.remove(path);
+            let sets = [
+                (&mut self.unreadable, unreadable),
+                (&mut self.unsettled, again && !unreadable),
+            ];
+            for (set, belongs) in sets {
+                if belongs {
+                    set.insert(path.clone());
+                } else {
+                    set.remove(path);
+                }
             }
-            self.seen
-                .insert(path.clone(), (!again).then(|| stamp.clone()));
+            let hash = bytes.as_ref().ok().map(|bytes| hash_of(bytes));
+            let seen = Seen {
+                stamp: (!again).then(|| stamp.clone()),
+                hash,
+            };
+            self.seen.insert(path.clone(), seen);
+            if hash.is_some() && hash == before {
+                continue;
+            }
             let text = bytes
                 .map_err(ReadError::into_problem)
                 .and_then(|bytes| decode_text(&name, &bytes).map(str::to_owned));
@@ -237,22 +278,30 @@ impl Look {
         read
     }
 
-    /// Notes which files are gone. What cannot be looked at is no reason to forget what it held.
-    fn drop_gone(&mut self, listing: &Listing, read: &mut Vec<(String, NewText)>) {
-        let absent: Vec<PathBuf> = self
-            .seen
-            .keys()
-            .filter(|path| !listing.files.contains_key(*path))
-            .cloned()
-            .collect();
+    /// Notes which files are gone, of all or of these and of those that were missing. What cannot be
+    /// looked at is no reason to forget what it held.
+    fn drop_gone(&mut self, some: Option<BTreeSet<OsString>>, read: &mut Vec<(String, NewText)>) {
+        let there = |path: &OsString| self.listing.files.contains_key(path);
+        let absent: Vec<OsString> = match some {
+            None => (self.seen.keys())
+                .filter(|path| !there(path))
+                .cloned()
+                .collect(),
+            Some(mut paths) => {
+                paths.extend(self.missing.keys().cloned());
+                paths.retain(|path| self.seen.contains_key(path) && !there(path));
+                paths.into_iter().collect()
+            }
+        };
         for path in absent {
-            if listing.is_unknown(&path) {
+            if self.listing.is_unknown(&path) {
                 self.missing.remove(&path);
             } else if self.is_overdue(&path) {
                 self.missing.remove(&path);
                 self.unreadable.remove(&path);
+                self.unsettled.remove(&path);
                 self.seen.remove(&path);
-                read.push((path.display().to_string(), None));
+                read.push((Path::new(&path).display().to_string(), None));
             }
         }
     }
@@ -261,12 +310,16 @@ impl Look {
     /// or several that held something are empty and no other holds anything. A volume that is not
     /// mounted, and a full one on which files are written anew, look like that, and nobody runs a
     /// mesh without configuration.
-    fn lost(&self, listing: &Listing) -> Option<Vec<PathBuf>> {
+    fn lost(&self) -> Option<Vec<OsString>> {
+        let listing = &self.listing;
         if !listing.is_complete() || listing.files.values().any(|stamp| stamp.length > 0) {
             return None;
         }
-        let held = |path: &&PathBuf| self.store.has_objects(&path.display().to_string());
-        let emptied: Vec<PathBuf> = listing.files.keys().filter(held).cloned().collect();
+        let held = |path: &&OsString| {
+            let name = Path::new(path).display().to_string();
+            self.store.has_objects(&name)
+        };
+        let emptied: Vec<OsString> = listing.files.keys().filter(held).cloned().collect();
         if listing.files.is_empty() {
             Some(self.seen.keys().cloned().collect())
         } else {
@@ -276,7 +329,7 @@ impl Look {
     }
 
     /// Keeps all that was there, and says so after a moment.
-    fn hold(&mut self, lost: &[PathBuf], problems: &mut Vec<Problem>) {
+    fn hold(&mut self, lost: &[OsString], problems: &mut Vec<Problem>) {
         if !self.held {
             let overdue = lost.iter().filter(|path| self.is_overdue(path)).count();
             if overdue < lost.len() {
@@ -296,7 +349,7 @@ impl Look {
     }
 
     /// Notes that a file is missing or empty; says whether it has been for long enough.
-    fn is_overdue(&mut self, path: &Path) -> bool {
+    fn is_overdue(&mut self, path: &OsStr) -> bool {
         let since = *self
             .missing
             .entry(path.to_owned())
@@ -332,7 +385,13 @@ impl Look {
     }
 }
 
-fn is_fresh(modified: SystemTime) -> bool {
+fn hash_of(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+pub(super) fn is_fresh(modified: SystemTime) -> bool {
     // A time in the future has no age: such a file would be read for ever, so it counts as old.
     modified.elapsed().is_ok_and(|age| age < CLOCK_SLACK)
 }
@@ -350,16 +409,20 @@ mod tests {
         // Nothing is mapped at address 0, so that reading fails, for root as well.
         std::os::unix::fs::symlink("/proc/self/mem", &path).expect("linked");
         let mut look = Look::new(directory.path(), MeshSettings::default(), Duration::ZERO);
-        let first = look.next();
+        let first = look.next(&Touched::All);
         assert_eq!(first.folder, FolderState::Incomplete);
         assert_eq!(first.statuses.len(), 1, "{first:?}");
-        assert_eq!(look.seen.get(&path), Some(&None), "it is read again");
+        assert_eq!(
+            look.seen.get(path.as_os_str()),
+            Some(&Seen::default()),
+            "it is read again"
+        );
         assert_eq!(look.due_in(), None, "but at leisure");
-        let second = look.next();
+        let second = look.next(&Touched::All);
         assert!(second.statuses.is_empty(), "nothing new: {second:?}");
 
         fs::remove_file(&path).expect("removed");
         fs::write(&path, "# nothing").expect("written");
-        assert_eq!(look.next().folder, FolderState::Complete);
+        assert_eq!(look.next(&Touched::All).folder, FolderState::Complete);
     }
 }
