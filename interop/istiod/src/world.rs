@@ -32,7 +32,8 @@ impl World {
             let rules = entry?.path();
             let file = rules.file_name().and_then(|name| name.to_str());
             let name = file.and_then(|name| name.strip_suffix(".yaml"));
-            let is_world = |name: &&str| !name.ends_with(".mesh") && !name.ends_with(".networks");
+            let beside = [".mesh", ".networks"];
+            let is_world = |name: &&str| !beside.iter().any(|end| name.strip_suffix(end).is_some());
             if let Some(name) = name.filter(is_world) {
                 let mesh = rules.with_file_name(format!("{name}.mesh.yaml"));
                 let networks = rules.with_file_name(format!("{name}.networks.yaml"));
