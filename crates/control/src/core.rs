@@ -4,6 +4,7 @@
 pub(crate) mod analysis;
 mod concern;
 mod explain;
+mod gateway_names;
 mod keys;
 mod latency;
 mod news;
@@ -34,6 +35,8 @@ use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
 use analysis::Analyst;
+pub(crate) use gateway_names::Names;
+use gateway_names::{NameCounts, NameDesk};
 pub(crate) use keys::Places;
 use keys::{KeyCounts, KeyDesk};
 use latency::Owed;
@@ -74,6 +77,8 @@ pub struct Core {
     pub(crate) key_counts: KeyCounts,
     /// The certificate authority, if there is one.
     pub(crate) desk: OnceLock<Arc<Desk>>,
+    /// Look-ups of gateways' names.
+    pub(crate) name_counts: NameCounts,
 }
 
 /// Counts of one type.
@@ -111,6 +116,7 @@ impl Updates {
 struct Writer {
     world: World,
     keys: KeyDesk,
+    names: NameDesk,
     /// The view of each kind of proxy that is connected.
     published: HashMap<Arc<ProxyFacts>, Published>,
 }
@@ -194,6 +200,7 @@ impl Core {
         let writer = Writer {
             world: World::new(mesh),
             keys: KeyDesk::default(),
+            names: NameDesk::default(),
             published: HashMap::default(),
         };
         Self {
@@ -215,6 +222,7 @@ impl Core {
             refreshed: watch::Sender::new(0),
             key_counts: KeyCounts::default(),
             desk: OnceLock::new(),
+            name_counts: NameCounts::default(),
         }
     }
 

@@ -17,6 +17,7 @@ mod ca;
 mod core;
 pub mod emit;
 pub mod engine;
+mod gateway_names;
 mod generate;
 mod graph;
 pub mod identity;

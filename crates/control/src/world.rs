@@ -3,6 +3,7 @@
 
 mod keys;
 mod namespaced;
+mod networks;
 mod sources;
 mod workloads;
 
@@ -22,6 +23,7 @@ use crate::engine::Engine;
 use crate::graph::{FilterFacts, Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
 use keys::{rule_key, secret_key, stream_key};
 use namespaced::NamespacedRules;
+use networks::NetworkSources;
 use workloads::Workloads;
 
 /// The engine of the mesh and the objects that it was told.
@@ -35,6 +37,7 @@ pub(crate) struct World {
     envoy_filters: HashMap<Namespace, BTreeMap<ObjectRef, FilterFacts>>,
     namespaced: NamespacedRules,
     workloads: Workloads,
+    networks: NetworkSources,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
     /// Rules that leave routes to others.
@@ -61,6 +64,7 @@ impl World {
             envoy_filters: HashMap::default(),
             namespaced: NamespacedRules::default(),
             workloads: Workloads::default(),
+            networks: NetworkSources::default(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
@@ -107,6 +111,12 @@ impl World {
                 let (old, new) = (as_workload(old), as_workload(new));
                 self.workloads.exchange(old, new, &mut self.engine);
             }
+            (_, Some(whole @ (Object::Networks(_) | Object::Namespace(_)))) => {
+                networks::set(whole, &mut self.engine);
+            }
+            (Some(whole @ (Object::Networks(_) | Object::Namespace(_))), None) => {
+                networks::remove(whole, &mut self.engine);
+            }
             _ => {
                 if let Some(old) = old {
                     self.rule(old, false);
@@ -151,6 +161,7 @@ impl World {
             own.chain(s.assigned.iter().copied()).collect()
         };
         self.exchange_addresses(&ips(old), &ips(new), &key, Key::VipOwners);
+        self.networks.service(&key, new, &mut self.engine);
     }
 
     fn endpoints(
@@ -233,9 +244,10 @@ impl World {
                     self.engine.set(secret_key(&secret.origin), value);
                 }
             }
-            // Workloads are exchanged as a whole; nobody reads namespaces yet.
+            // These are exchanged as a whole.
             Object::Workload(_)
             | Object::Namespace(_)
+            | Object::Networks(_)
             | Object::Service(_)
             | Object::Endpoints(_) => {}
         }

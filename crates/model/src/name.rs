@@ -117,11 +117,12 @@ pub enum Kind {
     ProxyConfig,
     Telemetry,
     WorkloadGroup,
+    MeshNetworks,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -141,6 +142,7 @@ impl Kind {
         Self::ProxyConfig,
         Self::Telemetry,
         Self::WorkloadGroup,
+        Self::MeshNetworks,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -186,6 +188,7 @@ impl Kind {
             Self::ProxyConfig => "ProxyConfig",
             Self::Telemetry => "Telemetry",
             Self::WorkloadGroup => "WorkloadGroup",
+            Self::MeshNetworks => "MeshNetworks",
         }
     }
 
@@ -211,6 +214,7 @@ impl Kind {
             Self::ProxyConfig => "proxy-config",
             Self::Telemetry => "telemetry",
             Self::WorkloadGroup => "workload-group",
+            Self::MeshNetworks => "mesh-networks",
         }
     }
 }

@@ -565,7 +565,7 @@ fn a_sidecar_has_a_bounded_number_of_listeners() {
         "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: many, namespace: shop}}\nspec: {{egress: [{}]}}\n",
         listeners.join(", ")
     );
-    let mut store = weft_sources::FileStore::new(MeshSettings::default());
+    let mut store = FileStore::new(MeshSettings::default());
     let update = store.apply("many.yaml", Some(&text));
     assert_eq!(update.changes, []);
     let told: Vec<String> = update

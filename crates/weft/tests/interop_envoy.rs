@@ -417,6 +417,59 @@ metadata: {name: page, namespace: shop}
 spec: {selector: {matchLabels: {app: page}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {9443: {mode: DISABLE}}}
 ";
 
+/// Networks with gateways, and one without.
+const NETWORKS: &str = "
+networks:
+  near: {gateways: [{address: 192.0.2.1, port: 15443}]}
+  far: {gateways: [{address: 192.0.2.2, port: 15443}, {address: 192.0.2.3, port: 443}]}
+  alone: {}
+";
+
+/// A service that lies in all of them, by address and by name, and a gateway between them.
+fn split(port: u16) -> String {
+    let entry = |name: &str, resolution: &str, address: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  hosts: [{name}.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: {resolution}
+  ports: [{{number: 7001, name: http, protocol: HTTP}}, {{number: 7002, name: tcp, protocol: TCP}}]
+  endpoints:
+  - {{address: {address}1, network: near, serviceAccount: split, locality: eu}}
+  - {{address: {address}2, network: far, serviceAccount: split, locality: us}}
+  - {{address: {address}3, network: alone, serviceAccount: split, weight: 4294967295}}
+  - {{address: {address}4, serviceAccount: split, weight: 4294967295}}
+---
+"
+        )
+    };
+    format!(
+        "{}{}apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: split, namespace: shop}}
+spec:
+  host: split.shop.svc.cluster.local
+  trafficPolicy: {{outlierDetection: {{}}}}
+  subsets: [{{name: far, labels: {{topology.istio.io/network: far}}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: east-west, namespace: shop}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - port: {{number: {port}, name: tls, protocol: TLS}}
+    hosts: ['*.svc.cluster.local']
+    tls: {{mode: AUTO_PASSTHROUGH}}
+",
+        entry("split", "STATIC", "10.7.0."),
+        entry("split-names", "DNS", "one.example.com"),
+    )
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_validates_all_that_is_emitted() {
     let _turn = one_at_a_time();
@@ -425,7 +478,10 @@ async fn envoy_validates_all_that_is_emitted() {
     let telemetry = |provider| TELEMETRY.replace("PROVIDER", provider);
     folder.write("telemetry.yaml", &telemetry(TRACERS[0].0));
     let settings = folder.write_beside("mesh.yaml", PROVIDERS);
-    let control = Control::start(WEFT, &folder, Some(&settings)).await;
+    folder.write("networks-split.yaml", &split(free_port()));
+    let networks = folder.write_beside("networks.yaml", NETWORKS);
+    let networks = format!("--networks-config={}", networks.display());
+    let control = Control::start_with(WEFT, &folder, Some(&settings), &[&networks]).await;
     let peer = envoy();
     let ip = Ipv4Addr::new(127, 0, 0, 9);
     folder.write("sidecar-peers.yaml", PAGE_PEERS);

@@ -201,6 +201,8 @@ fn of_source(key: &Key, value: &Value) -> Vec<ObjectRef> {
                 Arc::clone(name),
             )]
         }
+        (_, Value::MeshNetworks(networks)) => vec![networks.origin.clone()],
+        (_, Value::GatewayServices(all)) => all.iter().map(|s| s.origin.clone()).collect(),
         (_, Value::Service(service)) => vec![service.origin.clone()],
         (_, Value::Endpoints(list)) => list.endpoints.iter().map(|e| e.origin.clone()).collect(),
         (_, Value::Gateways(all)) => all.iter().map(|g| g.meta.origin.clone()).collect(),
@@ -382,7 +384,9 @@ fn of_cluster(
     objects: &BTreeMap<ObjectRef, bool>,
     name: &str,
 ) -> Vec<(ObjectRef, String)> {
-    let mut parts = name.splitn(4, '|').skip(1);
+    // Those by which mutual TLS is passed on are written like its server names.
+    let passed = name.starts_with("outbound_.");
+    let mut parts = name.splitn(4, if passed { "_." } else { "|" }).skip(1);
     let (Some(port), Some(subset), Some(host)) = (parts.next(), parts.next(), parts.next()) else {
         return Vec::new();
     };

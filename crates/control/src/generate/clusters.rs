@@ -7,27 +7,25 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
-    ClientTlsMode, DestinationRule, HashTable, Hostname, Kind, LoadBalancer, MeshSettings,
-    ObjectRef, PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints,
-    ServicePort, Subset,
+    DestinationRule, Hostname, Kind, LoadBalancer, MeshSettings, ObjectRef, PolicySettings,
+    PortNumber, Protocol, Resolution, Service, ServiceEndpoints, ServicePort, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
-use super::endpoints::{Members, Order};
+use super::endpoints::{Audience, Known, Members, Order};
 use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ServiceName};
-use super::peers::{self, Peers, Servers};
+use super::peers::{self, Servers};
 use super::policies::{
     Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
 };
-use super::{balancers, dynamic, endpoints, mutual, names};
+use super::{balancers, dynamic, endpoints, names};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
 use crate::node::ProxyKind;
 use crate::pb::cluster::v3::{
     CircuitBreakers, Cluster,
-    circuit_breakers::Thresholds,
     cluster::{
         ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
         LbPolicy,
@@ -35,8 +33,7 @@ use crate::pb::cluster::v3::{
 };
 use crate::pb::core::v3::TypedExtensionConfig;
 use crate::pb::core::v3::{
-    ApiVersion, BindConfig, ConfigSource, HttpProtocolOptions as CommonHttp, SocketAddress,
-    socket_address,
+    BindConfig, HttpProtocolOptions as CommonHttp, SocketAddress, socket_address,
 };
 use crate::pb::dns_cares::CaresDnsResolverConfig;
 use crate::pb::types::Percent;
@@ -97,62 +94,93 @@ pub(crate) fn variants<'a>(
 pub(crate) fn of_service(
     mesh: &MeshSettings,
     service: &Service,
-    endpoints: (Option<&ServiceEndpoints>, &Peers),
+    endpoints: (Option<&ServiceEndpoints>, &Known<'_>),
     policies: &Policies,
     (client, place): (&Client, &Place),
     servers: &Servers,
 ) -> Vec<Emitted> {
-    let from = origins_of(service, policies);
     let rule = policies.rule.as_deref();
-    let (endpoints, peers) = endpoints;
-    variants(service, policies)
-        .filter_map(|(port, subset, settings)| {
-            let kind = discovery(service, &settings, client.kind);
-            let mut settings = settings.or(&mesh.default_policy);
-            let for_all = rule.is_none_or(|rule| rule.selector.is_none());
-            if client.kind == ProxyKind::Sidecar && for_all {
-                // As in Istio: else every sidecar that sees the host would wait for a secret that
-                // it may not have.
-                settings.tls = settings.tls.filter(|tls| !tls.has_credential());
-            }
+    let (endpoints, known) = endpoints;
+    let sight = known.networks.seen_from(place.horizon(), true);
+    let own = origins_of(service, policies);
+    // Of what is resolved by name the endpoints are here, and so are gateways.
+    let gateways = endpoints::origins_of(&sight, known.networks).filter(|_| endpoints.is_some());
+    let from = origins(own.iter().chain(gateways).cloned());
+    let passed = client.passes && is_passed(service);
+    let mut out = Vec::new();
+    for (port, subset, settings) in variants(service, policies) {
+        let kind = discovery(service, &settings, client.kind);
+        let mut settings = settings.or(&mesh.default_policy);
+        let for_all = rule.is_none_or(|rule| rule.selector.is_none());
+        if client.kind == ProxyKind::Sidecar && for_all {
+            // As in Istio: else every sidecar that sees the host would wait for a secret that
+            // it may not have.
+            settings.tls = settings.tls.filter(|tls| !tls.has_credential());
+        }
+        for passed in [false, true].into_iter().take(1 + usize::from(passed)) {
             let to = Target {
                 service,
                 port,
                 subset,
                 client,
                 servers,
+                passed,
                 members: Members {
                     list: endpoints.map_or(&[][..], |e| &e.endpoints),
                     tls: rule.and_then(|rule| rule.tls_at(subset, port.number)),
-                    peers,
+                    peers: known.peers,
+                    sight: &sight,
                 },
             };
-            let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
-                outbound(mesh, &to, &settings, kind, place)?
-            } else if subset.is_none() {
-                dynamic::cluster(mesh, &to, &settings)
-            } else {
-                // There are no endpoints to tell apart.
-                return None;
-            };
-            let metadata = metadata::cluster(
-                rule.map(|r| r.meta.origin.config_path()).as_deref(),
-                // Behind a wildcard there are many.
-                (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
-                subset.map(|s| &*s.name),
-                service.external,
-            );
-            let mut made = emit(&cluster, metadata.as_deref(), &from);
-            made.faults = fault
-                .map(|message| Fault {
-                    message: message.into(),
-                    origins: from.clone(),
-                })
-                .into_iter()
-                .collect();
-            Some(made)
+            out.extend(of_target(
+                mesh,
+                &to,
+                &settings,
+                (kind, place),
+                (rule, &from),
+            ));
+        }
+    }
+    out
+}
+
+/// Whether gateways with `AUTO_PASSTHROUGH` lead to a service: it lies in the mesh, and has one name.
+pub(crate) fn is_passed(service: &Service) -> bool {
+    !service.external && !service.hostname.is_wildcard()
+}
+
+fn of_target(
+    mesh: &MeshSettings,
+    to: &Target<'_>,
+    settings: &PolicySettings,
+    (kind, place): (DiscoveryType, &Place),
+    (rule, from): (Option<&DestinationRule>, &Origins),
+) -> Option<Emitted> {
+    let (service, subset) = (to.service, to.subset);
+    let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
+        outbound(mesh, to, settings, kind, place)?
+    } else if subset.is_none() {
+        dynamic::cluster(mesh, to, settings)
+    } else {
+        // There are no endpoints to tell apart.
+        return None;
+    };
+    let metadata = metadata::cluster(
+        rule.map(|r| r.meta.origin.config_path()).as_deref(),
+        // Behind a wildcard there are many.
+        (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
+        subset.map(|s| &*s.name),
+        service.external,
+    );
+    let mut made = emit(&cluster, metadata.as_deref(), from);
+    made.faults = fault
+        .map(|message| Fault {
+            message: message.into(),
+            origins: from.clone(),
         })
-        .collect()
+        .into_iter()
+        .collect();
+    Some(made)
 }
 
 pub(crate) fn origins_of(service: &Service, policies: &Policies) -> Origins {
@@ -174,6 +202,18 @@ pub(super) fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -
 pub(crate) struct Client {
     pub(crate) kind: ProxyKind,
     pub(crate) identity: Arc<Identity>,
+    /// See [`Audience::passes`].
+    pub(crate) passes: bool,
+}
+
+impl Client {
+    /// As far as endpoints depend on it.
+    pub(crate) fn audience(&self) -> Audience {
+        Audience {
+            kind: self.kind,
+            passes: self.passes,
+        }
+    }
 }
 
 /// What a cluster leads to, and for whom.
@@ -183,6 +223,8 @@ pub(super) struct Target<'a> {
     pub(super) subset: Option<&'a Subset>,
     pub(super) client: &'a Client,
     pub(super) servers: &'a Servers,
+    /// Whether mutual TLS is passed on to it as it comes.
+    passed: bool,
     members: Members<'a>,
 }
 
@@ -197,7 +239,11 @@ fn outbound(
 ) -> Option<(Cluster, Option<String>)> {
     let (service, port, subset) = (to.service, to.port, to.subset);
     let subset_name = subset.map_or("", |s| &*s.name);
-    let name = names::outbound(port.number, subset_name, &service.hostname);
+    let name = if to.passed {
+        names::sni(port.number, subset_name, &service.hostname)
+    } else {
+        names::outbound(port.number, subset_name, &service.hostname)
+    };
     let mut cluster = base(mesh, &name, kind);
     if let Some(pattern) = &mesh.outbound_stat_name {
         let place = (subset_name, port.number.get(), 0, &*port.name);
@@ -210,9 +256,12 @@ fn outbound(
                 locality: balancers::locality(mesh, settings),
                 failover: settings.outlier_detection.is_some(),
                 place,
+                only_mutual: to.passed,
+                strict: false,
             };
             let assignment = endpoints::assignment(&name, &to.members, port.number, subset, &order);
-            if kind == DiscoveryType::LogicalDns && endpoints::count(&assignment) != 1 {
+            let one = endpoints::count(&assignment) == 1 && assignment.endpoints.len() == 1;
+            if kind == DiscoveryType::LogicalDns && !one {
                 // Envoy takes exactly one name; several are resolved like STRICT_DNS.
                 cluster.cluster_discovery_type =
                     Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32));
@@ -234,8 +283,11 @@ fn outbound(
         apply_outlier(&mut cluster, &mut http, outlier);
     }
     balancers::apply(&mut cluster, mesh, settings);
-    let closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);
-    apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
+    let mut closed = None;
+    if !to.passed {
+        closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);
+        apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
+    }
     set_http(&mut cluster, http);
     Some((cluster, closed))
 }
@@ -405,75 +457,6 @@ pub(super) fn service_name(service: &Service) -> ServiceName<'_> {
         host: service.hostname.as_str(),
         name: &service.name,
         namespace: service.namespace.as_str(),
-    }
-}
-
-/// The clusters of a service for gRPC clients, which take EDS with round robin or a ring of hashes
-/// and `max_requests` only (gRFC A27, A32, A42), and refuse what else Envoy takes.
-/// Mutual TLS only where a rule asks for it: whether a client uses the credentials for it is its own
-/// to say.
-pub(crate) fn for_grpc(
-    mesh: &MeshSettings,
-    service: &Service,
-    policies: &Policies,
-    servers: &Servers,
-) -> Vec<Emitted> {
-    let from = origins_of(service, policies);
-    variants(service, policies)
-        .filter(|(.., settings)| by_eds(service, settings, ProxyKind::Grpc))
-        .map(|(port, subset, settings)| {
-            let subset = subset.map_or("", |s| &*s.name);
-            let name = names::outbound(port.number, subset, &service.hostname);
-            let balancer = settings.load_balancer.and_then(|b| b.policy);
-            let (policy, config) = match balancer {
-                Some(LoadBalancer::Hash(hash)) => balancers::table(grpc_table(hash.table)),
-                _ => (LbPolicy::RoundRobin, None),
-            };
-            let max = settings.connection_pool.and_then(|p| p.http.max_requests);
-            let mutual = settings
-                .tls
-                .filter(|t| t.mode == ClientTlsMode::IstioMutual);
-            let names = || servers.names(mesh, &service.subject_alt_names);
-            let socket = mutual.map(|_| pb::transport_socket(&mutual::grpc_client(&names())));
-            let cluster = Cluster {
-                name: name.clone(),
-                alt_stat_name: format!("{name};"),
-                cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
-                eds_cluster_config: Some(EdsClusterConfig {
-                    eds_config: Some(grpc_ads()),
-                    service_name: name,
-                }),
-                transport_socket: socket,
-                lb_policy: policy as i32,
-                lb_config: config,
-                circuit_breakers: max.filter(|n| *n > 0).map(|n| CircuitBreakers {
-                    thresholds: vec![Thresholds {
-                        max_requests: u32_value(n),
-                        ..Thresholds::default()
-                    }],
-                    ..CircuitBreakers::default()
-                }),
-                ..Cluster::default()
-            };
-            emit(&cluster, None, &from)
-        })
-        .collect()
-}
-
-/// gRPC clients have rings only (gRFC A42), and refuse a cluster with a table.
-fn grpc_table(table: HashTable) -> HashTable {
-    match table {
-        HashTable::Ring(size) => HashTable::Ring(size),
-        HashTable::Maglev(_) => HashTable::Ring(None),
-    }
-}
-
-/// gRPC clients know neither a timeout of the first fetch nor another version.
-pub(crate) fn grpc_ads() -> ConfigSource {
-    ConfigSource {
-        initial_fetch_timeout: None,
-        resource_api_version: ApiVersion::Auto as i32,
-        ..pb::ads()
     }
 }
 

@@ -82,9 +82,13 @@ impl TcpChain {
     /// What the chain matches; a proxy cannot tell two apart that have the same.
     pub(crate) fn match_key(&self) -> MatchKey {
         let names = self.names().into_iter();
+        let networks = specific(&self.ranges).map(|range| {
+            let network = range.truncated();
+            (network.ip, network.prefix_len)
+        });
         MatchKey {
             names: names.map(str::to_owned).collect(),
-            networks: specific(&self.ranges).map(network).collect(),
+            networks: networks.collect(),
         }
     }
 
@@ -116,20 +120,4 @@ impl TcpChain {
 /// Ranges that leave something out.
 fn specific(ranges: &[AddressRange]) -> impl Iterator<Item = &AddressRange> {
     ranges.iter().filter(|range| !range.ip.is_unspecified())
-}
-
-/// A range without its host bits.
-fn network(range: &AddressRange) -> (IpAddr, u8) {
-    let bits = range.prefix_len;
-    let ip = match range.ip {
-        IpAddr::V4(ip) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-            IpAddr::from((u32::from(ip) & mask).to_be_bytes())
-        }
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-            IpAddr::from((u128::from(ip) & mask).to_be_bytes())
-        }
-    };
-    (ip, bits)
 }

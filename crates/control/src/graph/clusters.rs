@@ -8,11 +8,12 @@ use weft_xds::TypeUrl;
 
 use super::key::RuleRefs;
 use super::value::Value;
-use super::{Cx, Key, Scope, Shard, contain, is_envoy, places, read, security};
+use super::{Cx, Key, Scope, Shard, contain, is_envoy, networks, places, read, security};
 use crate::emit::{Chunk, Emitted};
 use crate::generate::clusters::Client;
+use crate::generate::endpoints::{Audience, Known};
 use crate::generate::locality::Place;
-use crate::generate::{clusters, endpoints};
+use crate::generate::{clusters, endpoints, grpc_clusters};
 use crate::node::ProxyKind;
 
 pub(super) fn nothing() -> Value {
@@ -45,7 +46,16 @@ pub(super) fn service_clusters(
         None
     };
     let peers = security::peers(cx, endpoints.as_deref());
-    let known = (endpoints.as_deref(), &peers);
+    let networks = if by_name(&service) {
+        networks::read(cx)
+    } else {
+        Arc::default()
+    };
+    let known = Known {
+        peers: &peers,
+        networks: &networks,
+    };
+    let known = (endpoints.as_deref(), &known);
     let made = clusters::of_service(&mesh, &service, known, &policies, to, &servers);
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
@@ -54,7 +64,7 @@ pub(super) fn service_endpoints(
     cx: &mut Cx<'_, '_>,
     key: &ServiceKey,
     rules: &RuleRefs,
-    to: (ProxyKind, &Place),
+    to: (Audience, &Place),
 ) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
@@ -63,8 +73,13 @@ pub(super) fn service_endpoints(
     let policies = cx.policies(rules);
     let endpoints = cx.endpoints(key);
     let peers = security::peers(cx, endpoints.as_deref());
+    let networks = networks::read(cx);
+    let known = Known {
+        peers: &peers,
+        networks: &networks,
+    };
     let list = endpoints.as_deref();
-    let made = endpoints::of_service(&mesh, &service, list, &policies, to, &peers);
+    let made = endpoints::of_service(&mesh, &service, list, &policies, to, &known);
     contain::chunk(cx, &TypeUrl::ENDPOINT, made)
 }
 
@@ -74,7 +89,7 @@ pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleR
     };
     let (mesh, policies) = (cx.mesh(), cx.policies(rules));
     let servers = security::servers(cx, &service);
-    let made = clusters::for_grpc(&mesh, &service, &policies, &servers);
+    let made = grpc_clusters::of_service(&mesh, &service, &policies, &servers);
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 
@@ -156,7 +171,7 @@ pub(super) fn cluster_chunk(
 pub(super) fn endpoint_chunk(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
-    (kind, place): (ProxyKind, &Arc<Place>),
+    (audience, place): (Audience, &Arc<Place>),
     shard: Shard,
 ) -> Value {
     let chosen = chosen(cx, scope, shard);
@@ -164,7 +179,7 @@ pub(super) fn endpoint_chunk(
     concatenate(chosen.iter().map(|(service, rules)| {
         let ports = trimmed.get(service).map(AsRef::as_ref);
         let place = places::of_service(cx, rules, place);
-        let key = Key::ServiceEndpoints(service.clone(), Arc::clone(rules), kind, place);
+        let key = Key::ServiceEndpoints(service.clone(), Arc::clone(rules), audience, place);
         within(ports, cx.chunk(&key))
     }))
 }

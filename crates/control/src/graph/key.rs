@@ -1,7 +1,7 @@
 //! The keys of the mesh's graph: what the writer sets, and what is derived from it. The rank of a
 //! key says what it may read; see `rank`. Must never know how anything is computed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::addresses::Families;
 use super::patches::Areas;
 use crate::emit::Chunk;
 use crate::generate::clusters::Client;
+use crate::generate::endpoints::Audience;
 use crate::generate::listeners::Unknown;
 use crate::generate::locality::Place;
 use crate::generate::reporting::SpanIdentity;
@@ -262,6 +263,10 @@ pub(crate) struct ProxyFacts {
     pub(crate) labels: Labels,
     pub(crate) locality: Locality,
     pub(crate) network: Arc<str>,
+    /// The networks that it wants to see; empty: all.
+    pub(crate) view: BTreeSet<Arc<str>>,
+    /// The addresses that it can call.
+    pub(crate) families: Families,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
@@ -299,6 +304,12 @@ impl ProxyFacts {
                 .collect(),
             locality: Locality::parse(&proxy.locality),
             network: proxy.network.as_str().into(),
+            view: proxy
+                .network_view
+                .iter()
+                .map(|n| n.as_str().into())
+                .collect(),
+            families: Families::of(&proxy.ips),
             // A gRPC client's address decides nothing, so that clients share one view.
             ips: if proxy.kind == ProxyKind::Grpc {
                 Vec::new()
@@ -406,6 +417,13 @@ pub(crate) enum Key {
     WorkloadAt(Namespace, IpAddr),
     /// Services that have a virtual address.
     VipOwners(IpAddr),
+    /// What the mesh's document says of networks.
+    MeshNetworks,
+    /// Services that are reached from outside of their cluster.
+    GatewayServices,
+    /// Addresses of gateways that are given by name.
+    GatewayAddresses,
+    NamespaceLabels(Namespace),
     /// Label keys that some rule or selector mentions.
     MentionedLabels,
     /// Label keys that some rule for connections mentions.
@@ -417,6 +435,8 @@ pub(crate) enum Key {
     TokenKeys(KeyPlace),
 
     // Derived.
+    /// Networks and the ways into them.
+    Networks,
     /// What clients assume of the workloads of a namespace.
     NamespaceMode(Namespace),
     /// Whose identity the endpoints of a service have.
@@ -434,7 +454,7 @@ pub(crate) enum Key {
     /// What rules say to routes and listeners.
     Forwarding(Arc<Scope>, Shard),
     ServiceClusters(ServiceKey, RuleRefs, Client, Arc<Place>),
-    ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
+    ServiceEndpoints(ServiceKey, RuleRefs, Audience, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
     StandingClusters(ProxyKind),
@@ -450,7 +470,7 @@ pub(crate) enum Key {
     /// The credentials that the rules of a shard name.
     ShardCredentials(Arc<Scope>, ProxyKind, Shard),
     ClusterChunk(Arc<Scope>, Client, Arc<Place>, Shard),
-    EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
+    EndpointChunk(Arc<Scope>, Audience, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
     WildcardPorts(Arc<Scope>, bool),
     VipListeners(Arc<Caller>, Binding, Shard),
@@ -459,6 +479,8 @@ pub(crate) enum Key {
     EgressListeners(Arc<Caller>, Binding),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
+    /// To what gateways with `AUTO_PASSTHROUGH` lead.
+    PassedOn(Arc<Scope>, Shard),
     GatewayListener(
         Arc<GatewayClass>,
         PolicyRefs,
@@ -477,7 +499,7 @@ pub(crate) enum Key {
     OutboundRoute(Arc<Reader>, RouteName, Unknown),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
     ClusterView(Arc<Scope>, Client, Arc<Place>),
-    EndpointView(Arc<Scope>, ProxyKind, Arc<Place>),
+    EndpointView(Arc<Scope>, Audience, Arc<Place>),
     OutboundListeners(Arc<Caller>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),

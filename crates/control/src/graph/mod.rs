@@ -14,7 +14,9 @@ mod ingress;
 mod key;
 mod load;
 mod name_table;
+mod networks;
 mod outbound;
+mod passed;
 mod patches;
 mod places;
 mod proxy;
@@ -78,6 +80,7 @@ impl Recipe for Mesh {
             Key::NamespaceMode(namespace) => security::namespace_mode(cx, namespace),
             Key::Accounts(service) => security::accounts(cx, service),
             Key::Guard(policies, gateway) => security::guard(cx, policies, *gateway),
+            Key::Networks => networks::networks(cx),
             Key::RuleNeeds(rules) => places::rule_needs(cx, rules),
             Key::ShardNeeds(scope, shard) => places::shard_needs(cx, scope, *shard),
             Key::ScopeNeeds(scope) => places::scope_needs(cx, scope),
@@ -85,8 +88,8 @@ impl Recipe for Mesh {
             Key::ServiceClusters(service, rules, client, place) => {
                 clusters::service_clusters(cx, service, rules, (client, place))
             }
-            Key::ServiceEndpoints(service, rules, kind, place) => {
-                clusters::service_endpoints(cx, service, rules, (*kind, place))
+            Key::ServiceEndpoints(service, rules, audience, place) => {
+                clusters::service_endpoints(cx, service, rules, (*audience, place))
             }
             Key::GrpcClusters(service, rules) => clusters::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
@@ -94,8 +97,8 @@ impl Recipe for Mesh {
             Key::ClusterChunk(scope, client, place, shard) => {
                 clusters::cluster_chunk(cx, scope, (client, place), *shard)
             }
-            Key::EndpointChunk(scope, kind, place, shard) => {
-                clusters::endpoint_chunk(cx, scope, (*kind, place), *shard)
+            Key::EndpointChunk(scope, audience, place, shard) => {
+                clusters::endpoint_chunk(cx, scope, (*audience, place), *shard)
             }
             Key::GrpcListenerChunk(scope, domain, shard) => {
                 outbound::grpc_listener_chunk(cx, scope, domain, *shard)
@@ -145,7 +148,10 @@ impl Recipe for Mesh {
                 secrets::view(cx, scope, *kind, class.as_ref(), account.as_ref())
             }
             Key::ClusterView(scope, client, place) => proxy::cluster_view(cx, scope, client, place),
-            Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
+            Key::EndpointView(scope, audience, place) => {
+                proxy::endpoint_view(cx, scope, *audience, place)
+            }
+            Key::PassedOn(scope, shard) => passed::of_shard(cx, scope, *shard),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),

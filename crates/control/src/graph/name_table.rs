@@ -9,7 +9,7 @@ use weft_xds::TypeUrl;
 use super::gateway::type_view;
 use super::hosts::{self, Joined};
 use super::value::{HostChunk, HostField, Seen, Value};
-use super::{Cx, Key, Scope, Shard, read};
+use super::{Cx, Key, Scope, Shard, networks, read};
 use crate::emit::origins;
 use crate::generate::name_table;
 
@@ -52,7 +52,11 @@ fn reachable(cx: &mut Cx<'_, '_>, service: &Service, network: &str) -> Vec<Endpo
     let Some(list) = cx.endpoints(&service.key()) else {
         return Vec::new();
     };
-    let near = |e: &&Endpoint| e.network.is_empty() || network.is_empty() || *e.network == *network;
+    let networks = networks::read(cx);
+    let near = |e: &&Endpoint| {
+        let own = networks.of_endpoint(e);
+        own.is_empty() || network.is_empty() || *own == *network
+    };
     list.endpoints.iter().filter(near).cloned().collect()
 }
 

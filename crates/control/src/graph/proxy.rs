@@ -14,9 +14,13 @@ use super::key::{
     Binding, Caller, GatewayClass, Observer, Part, PatchClass, ProxyFacts, Reader, RouteName,
 };
 use super::value::{PlaceNeeds, ProxyView, Value, WildcardPort};
-use super::{Cx, Key, Scope, Shard, egress, patches, places, read, scope, security, telemetry};
+use super::{
+    Cx, Key, Scope, Shard, egress, gateway, networks, patches, places, read, scope, security,
+    telemetry,
+};
 use crate::emit::{Chunk, Emitted, TypeView, origins};
 use crate::generate::clusters::Client;
+use crate::generate::endpoints::Audience;
 use crate::generate::listeners::{self, Unknown};
 use crate::generate::locality::{Needs, Place};
 use crate::node::{Interception, ProxyKind};
@@ -39,12 +43,17 @@ pub(super) fn cluster_view(
 pub(super) fn endpoint_view(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
-    kind: ProxyKind,
+    audience: Audience,
     place: &Arc<Place>,
 ) -> Value {
     let chunk = |shard| {
         let place = within(cx, scope, shard, place, |needs| &needs.endpoints);
-        cx.chunk(&Key::EndpointChunk(Arc::clone(scope), kind, place, shard))
+        cx.chunk(&Key::EndpointChunk(
+            Arc::clone(scope),
+            audience,
+            place,
+            shard,
+        ))
     };
     let chunks = Shard::all().map(chunk).collect();
     type_view(cx, &TypeUrl::ENDPOINT, chunks)
@@ -261,14 +270,18 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let scope = &reader.scope;
     let patches = patches::of_proxy(cx, &facts);
     let needs = read!(cx, Key::ScopeNeeds(Arc::clone(scope)), Needs).unwrap_or_default();
-    let place =
-        |needs: &Needs| Arc::new(needs.of_proxy(&facts.locality, &facts.network, &facts.labels));
+    let horizon = networks::horizon(cx, &facts);
+    let place = |needs: &Needs| {
+        let place = needs.of_proxy(&facts.locality, &facts.network, &facts.labels);
+        Arc::new(place.within(horizon.clone()))
+    };
     let (here, there) = (place(&needs.clusters), place(&needs.endpoints));
-    let client = Client {
+    let mut client = Client {
         kind: facts.kind,
         identity: Arc::new(facts.identity.of_client()),
+        passes: false,
     };
-    let mut gateway = None;
+    let mut own = None;
     let mut observer = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
@@ -288,10 +301,11 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 agent: facts.identity.agent,
                 unprivileged: facts.unprivileged,
             });
+            client.passes = gateway::passes(cx, &class);
             let reports = telemetry::observer(cx, &facts, scope);
             observer = Some(Arc::clone(&reports));
             let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
-            gateway = Some(Arc::clone(&class));
+            own = Some(Arc::clone(&class));
             (
                 Key::GatewayListeners(Arc::clone(&class), policies, reports),
                 Key::GatewayRoutes(class),
@@ -305,10 +319,10 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
             )
         }
     };
+    let endpoints = Key::EndpointView(Arc::clone(scope), client.audience(), there);
     let clusters = Key::ClusterView(Arc::clone(scope), client, here);
-    let endpoints = Key::EndpointView(Arc::clone(scope), facts.kind, there);
     let account = facts.account.clone();
-    let secrets = Key::Secrets(Arc::clone(scope), facts.kind, gateway, account);
+    let secrets = Key::Secrets(Arc::clone(scope), facts.kind, own, account);
     let extensions = patches.extensions.clone().map(Key::ExtensionView);
     let views = vec![
         (patches.clusters.clone(), clusters),

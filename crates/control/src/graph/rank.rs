@@ -30,6 +30,10 @@ impl Key {
             | Self::ServicesAt(_)
             | Self::WorkloadAt(..)
             | Self::VipOwners(_)
+            | Self::MeshNetworks
+            | Self::GatewayServices
+            | Self::GatewayAddresses
+            | Self::NamespaceLabels(_)
             | Self::MentionedLabels
             | Self::StreamLabels
             | Self::PeerAuthentications(_)
@@ -37,7 +41,8 @@ impl Key {
             | Self::RequestAuthentications(_)
             | Self::TokenKeys(_) => 0,
             Self::Visible(scope, _) if scope.part == Part::Whole => 3,
-            Self::ResolvedRule(_)
+            Self::Networks
+            | Self::ResolvedRule(_)
             | Self::Visible(..)
             | Self::RuleNeeds(_)
             | Self::NamespaceMode(_)
@@ -72,12 +77,13 @@ impl Key {
             | Self::WildcardListener(..)
             | Self::EgressListeners(..)
             | Self::OutboundHost(_)
-            | Self::GatewayListener(..)
+            | Self::PassedOn(..)
             | Self::GatewayHost(_) => 6,
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
             | Self::GrpcRoutes(..)
             | Self::ProxyPlan(_)
+            | Self::GatewayListener(..)
             | Self::GatewayHostChunk(..) => 7,
             Self::OutboundRoute(..) | Self::GatewayRoute(..) => 8,
             Self::ClusterView(..)

@@ -11,7 +11,7 @@ use weft_model::{
 
 use super::key::{Caller, RuleRefs, Scope};
 use super::value::{RuleFacts, RuleIndex};
-use super::{Cx, Key, Shard, places, scope};
+use super::{Cx, Key, Shard, passed, places, scope};
 use crate::generate::clusters;
 use crate::generate::listeners::{TcpChain, TcpTarget};
 use crate::generate::tcp::TcpPolicy;
@@ -93,7 +93,7 @@ fn rules_of_server(
 }
 
 /// The chains of a gateway's server that forwards bytes. Where TLS is passed on, one for each
-/// condition of a `tls` route; else the first `tcp` route that fits. As in Istio, conditions on
+/// condition of a `tls` route, or for each service if no rules are asked; else the first `tcp` route that fits. As in Istio, conditions on
 /// the caller and on addresses mean nothing here.
 pub(super) fn of_server(
     cx: &mut Cx<'_, '_>,
@@ -114,7 +114,7 @@ pub(super) fn of_server(
     let passes = match server.tls {
         None | Some(ServerTls::Terminate(_)) => false,
         Some(ServerTls::Passthrough) => true,
-        Some(ServerTls::AutoPassthrough) => return Vec::new(),
+        Some(ServerTls::AutoPassthrough) => return passed::of_server(cx, scope, server),
     };
     let mut out = Vec::new();
     for rule in rules_of_server(cx, scope, &reference, server) {

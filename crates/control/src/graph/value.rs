@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weft_model::{
     AddressRange, AuthorizationPolicy, CredentialName, DestinationRule, EnvoyFilter, ExportTo,
-    Forwarding, Gateway, Hostname, Labels, MeshSettings, MutualTlsMode, ObjectRef,
+    Forwarding, Gateway, Hostname, Labels, MeshNetworks, MeshSettings, MutualTlsMode, ObjectRef,
     PeerAuthentication, PortNumber, Protocol, RequestAuthentication, Resolved, Secret, Service,
     ServiceEndpoints, ServiceKey, Sidecar, Telemetry, Timestamp, VirtualService,
 };
@@ -15,6 +15,7 @@ use weft_xds::View;
 
 use super::inbound::Own;
 use super::key::{RuleRefs, Shard};
+use super::passed::PassedOn;
 use super::patches::{FilterFacts, PatchedOwn, PatchedView};
 use super::proxy::ProxyPlan;
 use super::telemetry::Reports;
@@ -23,6 +24,7 @@ use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::access::Guard;
 use crate::generate::gateways::GatewayPort;
 use crate::generate::locality::Needs;
+use crate::generate::networks::{Addresses, Networks};
 use crate::generate::peers::Accounts;
 use crate::patch::Plan;
 
@@ -223,6 +225,11 @@ pub(crate) enum Value {
     Telemetries(Arc<[Arc<Telemetry>]>),
     Reports(Arc<Reports>),
     Services(Arc<BTreeSet<ServiceKey>>),
+    MeshNetworks(Arc<MeshNetworks>),
+    GatewayServices(Arc<[Arc<Service>]>),
+    GatewayAddresses(Arc<Addresses>),
+    Networks(Arc<Networks>),
+    PassedOn(Arc<[PassedOn]>),
     Peers(Arc<[Arc<PeerAuthentication>]>),
     Access(Arc<[Arc<AuthorizationPolicy>]>),
     Tokens(Arc<[Arc<RequestAuthentication>]>),

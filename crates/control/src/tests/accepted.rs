@@ -6,7 +6,9 @@ use weft_model::MeshSettings;
 use weft_xds::{Resource, TypeUrl};
 
 use super::worlds::{BALANCED, PORTS, SHOP, STREAMS};
-use super::{Mesh, gateway, gateway_secrets, gateway_streams, proxy, sidecar, sidecars};
+use super::{
+    Mesh, gateway, gateway_secrets, gateway_streams, passthrough, proxy, sidecar, sidecars,
+};
 use crate::node::Proxy;
 
 fn decoded<M: Message + Default>(resource: &Resource) -> M {
@@ -133,6 +135,7 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     check(&format!("{SHOP}{PATCHES}"), &proxies);
     check(&gateway_streams::world(), &[gateway()]);
     check(&gateway_secrets::world(), &[gateway()]);
+    check(&passthrough::world(), &[gateway()]);
 }
 
 /// Listeners of Sidecars, but for Unix sockets, which it has only to connect to.

@@ -17,6 +17,7 @@ pub(super) fn gateways(random: &mut Random) -> String {
             "'*.example.com'",
             "a/www.example.com",
             "x.a.svc.cluster.local",
+            "'*.svc.cluster.local'",
         ]);
         let credential = random.pick(&[
             "cert",
@@ -24,7 +25,7 @@ pub(super) fn gateways(random: &mut Random) -> String {
             "kubernetes://b/cert",
             "kubernetes-gateway://b/cert",
         ]);
-        let (protocol, tls) = match random.below(7) {
+        let (protocol, tls) = match random.below(9) {
             0 => ("HTTP", String::new()),
             1 => ("HTTP", "httpsRedirect: true".to_owned()),
             2 => ("TCP", String::new()),
@@ -37,6 +38,7 @@ pub(super) fn gateways(random: &mut Random) -> String {
                 format!("mode: MUTUAL, credentialNames: [cert, '{credential}']"),
             ),
             5 => ("TLS", "mode: PASSTHROUGH".to_owned()),
+            6 | 7 => ("TLS", "mode: AUTO_PASSTHROUGH".to_owned()),
             _ => ("TLS", "mode: ISTIO_MUTUAL".to_owned()),
         };
         let tls = if tls.is_empty() {

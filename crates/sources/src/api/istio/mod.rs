@@ -17,6 +17,7 @@ mod gateway_tls;
 mod log_format;
 pub mod mesh_config;
 mod mesh_config_providers;
+pub mod mesh_networks;
 pub(crate) mod peer_authentication;
 pub(crate) mod proxy_config;
 pub mod proxy_settings;

@@ -50,7 +50,11 @@ pub(super) fn workload(
         .filter_map(|(name, number)| Some((name.as_str().into(), numbers.key(name).port(*number)?)))
         .collect();
     let labels: Labels = at.field("labels").labels(labels);
-    let address = endpoint_address(&address, wanted, at.field("address"))?;
+    let address = if address.is_empty() && !network.is_empty() && wanted != Wanted::Dns {
+        EndpointAddress::Hidden
+    } else {
+        endpoint_address(&address, wanted, at.field("address"))?
+    };
     Some(Workload {
         origin: context.origin.clone(),
         addresses: vec![address],
@@ -68,7 +72,12 @@ pub(super) fn workload(
 
 fn endpoint_address(text: &str, wanted: Wanted, at: At<'_>) -> Option<EndpointAddress> {
     if text.is_empty() {
-        at.error("there is no address: write an IP address or a host name");
+        at.error(match wanted {
+            Wanted::Dns => "there is no address: write an IP address or a host name",
+            Wanted::Static | Wanted::Any => {
+                "there is no address: write an IP address or a host name, or the network whose gateways lead there"
+            }
+        });
         return None;
     }
     if text.starts_with("unix://") {
