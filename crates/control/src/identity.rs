@@ -11,6 +11,8 @@ use crate::node::NodeError;
 pub struct Identity {
     /// An agent beside the proxy serves them over SDS, as Istio's does (metadata `ISTIO_VERSION`).
     pub agent: bool,
+    /// A server of credentials listens beside the proxy (metadata `credential`).
+    pub credential_socket: bool,
     /// Files for connections that it takes (metadata `TLS_SERVER_…`).
     pub server: Option<CertificateFiles>,
     /// Files for connections that it makes (metadata `TLS_CLIENT_…`).
@@ -65,6 +67,7 @@ impl Identity {
         };
         Ok(Self {
             agent,
+            credential_socket: text("credential").is_some_and(|said| said == "true"),
             server: files(SERVER)?,
             client: files(CLIENT)?,
         })

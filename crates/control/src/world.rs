@@ -43,6 +43,8 @@ pub(crate) struct World {
     labels: BTreeMap<Arc<str>, usize>,
     /// Those that rules for connections mention.
     stream_labels: BTreeMap<Arc<str>, usize>,
+    /// `ConfigMaps` that `DestinationRules` name.
+    config_maps: BTreeMap<Arc<str>, usize>,
     /// Indexes that the present change has touched.
     touched: Vec<Key>,
 }
@@ -65,6 +67,7 @@ impl World {
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
             stream_labels: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
             touched: Vec::new(),
         }
     }
@@ -314,6 +317,9 @@ impl World {
             Key::DestinationIndex(namespace, Shard::of(rule.host.as_str()))
         };
         self.index(index, &rule.host, &facts, comes);
+        let maps = rule.credentials().map(|(name, _)| name);
+        let maps = maps.filter(|name| name.is_config_map());
+        count_labels(&mut self.config_maps, maps.map(|n| n.resource()), comes);
         if let Some(selector) = &rule.selector {
             let namespace = rule.meta.origin.namespace.clone();
             let list = self.selectors.entry(namespace).or_default();
@@ -402,6 +408,7 @@ impl World {
         for (key, counts) in [
             (Key::MentionedLabels, &self.labels),
             (Key::StreamLabels, &self.stream_labels),
+            (Key::NamedConfigMaps, &self.config_maps),
         ] {
             let keys: BTreeSet<Arc<str>> = counts.keys().cloned().collect();
             self.engine.set(key, Value::LabelKeys(Arc::new(keys)));

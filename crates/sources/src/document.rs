@@ -75,9 +75,8 @@ pub(crate) fn model_name(name: &weft_proto::ObjectRef) -> Option<ObjectRef> {
 
 /// Kubernetes' own kinds that no mesh reads; others of its core group are misspelt, if they look
 /// like one that a mesh reads.
-const OTHER_CORE_KINDS: [&str; 11] = [
+const OTHER_CORE_KINDS: [&str; 10] = [
     "Binding",
-    "ConfigMap",
     "Event",
     "LimitRange",
     "Node",
@@ -96,7 +95,14 @@ fn recognise(document: &Document) -> Result<Recognised, Box<Problem>> {
         && document.group().is_empty()
         && !OTHER_CORE_KINDS.contains(&kind)
     {
-        let ours = ["Endpoints", "Namespace", "Pod", "Secret", "Service"];
+        let ours = [
+            "ConfigMap",
+            "Endpoints",
+            "Namespace",
+            "Pod",
+            "Secret",
+            "Service",
+        ];
         if let Some(near) = reader::closest(kind, ours.into_iter()) {
             let text = format!("unknown kind \"{kind}\", did you mean \"{near}\"?");
             return Err(Box::new(document.problem("kind", text)));
@@ -205,6 +211,10 @@ fn convert_kind(
         Kind::Secret => {
             let message = document.read_body().map_err(secret::without_values)?;
             let secret = secret::convert(message, context, root);
+            secret.map(|secret| Piece::Secret(Arc::new(secret)))
+        }
+        Kind::ConfigMap => {
+            let secret = secret::config_map(document.read_body()?, context, root);
             secret.map(|secret| Piece::Secret(Arc::new(secret)))
         }
         Kind::ServiceEntry => {

@@ -2,26 +2,28 @@
 //! istiod emits, with the policies of the `DestinationRule` that holds. Must never know routes,
 //! listeners or single proxies: the result is the same for every proxy of a kind with the same rule.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
-    ClientTlsMode, DestinationRule, HashTable, Hostname, Kind, LoadBalancer, MeshSettings,
-    ObjectRef, PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints,
-    ServicePort, Subset,
+    ClientTls, ClientTlsMode, DestinationRule, HashTable, Hostname, Kind, LoadBalancer,
+    MeshSettings, ObjectRef, PolicySettings, PortNumber, Protocol, Resolution, Service,
+    ServiceEndpoints, ServicePort, Subset, TargetPort, TrafficPolicy,
 };
 use weft_xds::{Resource, TypeUrl};
 
 use super::endpoints::{Members, Order};
 use super::locality::Place;
-use super::metadata::{self, CLUSTER_METADATA, ServiceName};
+use super::metadata::{self, CLUSTER_METADATA, ClusterMarks, ServiceName};
 use super::peers::{self, Peers, Servers};
 use super::policies::{
     Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
 };
-use super::{balancers, dynamic, endpoints, mutual, names};
+use super::stat_names::{Counted, stat_name};
+use super::{balancers, dynamic, endpoints, http, mutual, names, sds};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
 use crate::node::ProxyKind;
@@ -30,7 +32,7 @@ use crate::pb::cluster::v3::{
     circuit_breakers::Thresholds,
     cluster::{
         ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
-        LbPolicy,
+        LbConfig, LbPolicy, OriginalDstLbConfig,
     },
 };
 use crate::pb::core::v3::TypedExtensionConfig;
@@ -109,11 +111,15 @@ pub(crate) fn of_service(
         .filter_map(|(port, subset, settings)| {
             let kind = discovery(service, &settings, client.kind);
             let mut settings = settings.or(&mesh.default_policy);
+            let marks = ClusterMarks {
+                external: service.external,
+                own_alpn: settings.tls.as_ref().is_some_and(ClientTls::is_foreign),
+            };
             let for_all = rule.is_none_or(|rule| rule.selector.is_none());
             if client.kind == ProxyKind::Sidecar && for_all {
                 // As in Istio: else every sidecar that sees the host would wait for a secret that
                 // it may not have.
-                settings.tls = settings.tls.filter(|tls| !tls.has_credential());
+                settings.tls = settings.tls.filter(|tls| !tls.has_secret());
             }
             let to = Target {
                 service,
@@ -140,7 +146,7 @@ pub(crate) fn of_service(
                 // Behind a wildcard there are many.
                 (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
                 subset.map(|s| &*s.name),
-                service.external,
+                marks,
             );
             let mut made = emit(&cluster, metadata.as_deref(), &from);
             made.faults = fault
@@ -200,8 +206,13 @@ fn outbound(
     let name = names::outbound(port.number, subset_name, &service.hostname);
     let mut cluster = base(mesh, &name, kind);
     if let Some(pattern) = &mesh.outbound_stat_name {
-        let place = (subset_name, port.number.get(), 0, &*port.name);
-        cluster.alt_stat_name = stat_name(pattern, service, place);
+        let counted = Counted {
+            subset: subset_name,
+            port: port.number.get(),
+            port_name: &port.name,
+            target: Some(0),
+        };
+        cluster.alt_stat_name = http::delimited(&stat_name(pattern, Some(service), counted));
     }
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
@@ -223,6 +234,7 @@ fn outbound(
             cluster.load_assignment = Some(assignment);
             set_dns(&mut cluster, mesh);
         }
+        DiscoveryType::OriginalDst => cluster.lb_config = other_port(service, port),
         _ => {}
     }
     let sniffs = to.client.kind == ProxyKind::Sidecar;
@@ -238,6 +250,20 @@ fn outbound(
     apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
     set_http(&mut cluster, http);
     Some((cluster, closed))
+}
+
+/// Of a service whose address the caller chose, the workload's port, if it is another one.
+fn other_port(service: &Service, port: &ServicePort) -> Option<LbConfig> {
+    let TargetPort::Number(target) = &port.target else {
+        return None;
+    };
+    let other = service.resolution == Resolution::Passthrough && *target != port.number;
+    (other && service.origin.kind == Kind::ServiceEntry).then(|| {
+        LbConfig::OriginalDstLbConfig(OriginalDstLbConfig {
+            upstream_port_override: u32_value(target.get().into()),
+            ..OriginalDstLbConfig::default()
+        })
+    })
 }
 
 /// Added to the time between look-ups, as istiod.
@@ -281,31 +307,6 @@ fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
     }
 }
 
-/// A name of statistics after the mesh's pattern. `place` is subset, port, workload's port, name of
-/// the port.
-fn stat_name(
-    pattern: &str,
-    service: &Service,
-    (subset, port, target, port_name): (&str, u16, u16, &str),
-) -> String {
-    let host = service.hostname.as_str();
-    let (short, name) = if service.origin.kind == Kind::Service {
-        let short = format!("{}.{}", service.name, service.namespace);
-        (short, service.name.to_string())
-    } else {
-        (host.to_owned(), host.to_owned())
-    };
-    let text = pattern
-        .replace("%SERVICE%", &short)
-        .replace("%SERVICE_NAME%", &name)
-        .replace("%SERVICE_FQDN%", host)
-        .replace("%SUBSET_NAME%", subset)
-        .replace("%TARGET_PORT%", &target.to_string())
-        .replace("%SERVICE_PORT%", &port.to_string())
-        .replace("%SERVICE_PORT_NAME%", port_name);
-    format!("{text};")
-}
-
 fn eds(name: &str) -> EdsClusterConfig {
     EdsClusterConfig {
         eds_config: Some(pb::ads()),
@@ -314,7 +315,11 @@ fn eds(name: &str) -> EdsClusterConfig {
 }
 
 /// The clusters that every Envoy has: where unknown traffic goes or ends.
-pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
+pub(crate) fn standing(
+    mesh: &MeshSettings,
+    sidecar: bool,
+    credential_socket: bool,
+) -> Vec<Emitted> {
     let from = origins([]);
     let mut clusters = vec![bare(mesh, names::BLACK_HOLE, DiscoveryType::Static)];
     if sidecar {
@@ -323,10 +328,25 @@ pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
         inbound.upstream_bind_config = Some(own_workload());
         clusters.push(inbound);
     }
+    if credential_socket {
+        clusters.push(credential_server(mesh));
+    }
     clusters
         .iter()
         .map(|cluster| emit(cluster, None, &from))
         .collect()
+}
+
+/// The server of credentials beside a proxy.
+fn credential_server(mesh: &MeshSettings) -> Cluster {
+    let mut cluster = bare(mesh, sds::EXTERNAL, DiscoveryType::Static);
+    cluster.load_assignment = Some(endpoints::at_socket(sds::EXTERNAL, sds::SOCKET));
+    let http = Http {
+        upstream: Some(http2()),
+        ..Http::default()
+    };
+    set_http(&mut cluster, http);
+    cluster
 }
 
 /// A cluster with nothing but a name, for what is no service.
@@ -382,8 +402,8 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
 pub(crate) enum Application {
     /// At the address and port that the captured connection was made to.
     AsCalled,
-    /// At this port of 127.0.0.1.
-    Loopback(u16),
+    /// At this address and port.
+    At(IpAddr, u16),
 }
 
 /// What a workload's own cluster is told of the service that it serves.
@@ -395,6 +415,23 @@ pub(crate) struct Served<'a> {
     pub(crate) port: Option<PortNumber>,
     /// The workload's port.
     pub(crate) target: u16,
+    /// The rules that hold for the first service.
+    pub(crate) policies: Policies,
+}
+
+impl Served<'_> {
+    /// What rules and the mesh say about connections to the workload; nothing else of them counts
+    /// here.
+    fn settings(&self, mesh: &MeshSettings) -> PolicySettings {
+        let rule = self.policies.rule.as_deref().zip(self.port);
+        let said = rule.map(|(rule, port)| rule.effective(None, port));
+        let said = said.unwrap_or_default().or(&mesh.default_policy);
+        PolicySettings {
+            connection_pool: said.connection_pool,
+            retry_budget: said.retry_budget,
+            ..PolicySettings::default()
+        }
+    }
 }
 
 /// The cluster of a workload's own port.
@@ -407,8 +444,8 @@ pub(crate) fn inbound(
 ) -> Emitted {
     let protocol = served.protocol;
     let mut cluster = match application {
-        Application::Loopback(port) => Cluster {
-            load_assignment: Some(endpoints::single(name, "127.0.0.1", port)),
+        Application::At(ip, port) => Cluster {
+            load_assignment: Some(endpoints::single(name, &ip.to_string(), port)),
             ..base(mesh, name, DiscoveryType::Static)
         },
         Application::AsCalled => Cluster {
@@ -420,28 +457,39 @@ pub(crate) fn inbound(
         },
     };
     cluster.common_lb_config = Some(CommonLbConfig::default());
-    keep_alive(mesh, &PolicySettings::default(), &mut cluster);
     if let (Some(pattern), Some(service)) = (&mesh.inbound_stat_name, served.services.first()) {
         let port = served.port.and_then(|number| service.port(number));
-        let (number, port_name) = port.map_or((0, ""), |p| (p.number.get(), &*p.name));
-        let place = ("", number, served.target, port_name);
-        cluster.alt_stat_name = stat_name(pattern, service, place);
+        let counted = Counted {
+            port: port.map_or(0, |p| p.number.get()),
+            port_name: port.map_or("", |p| &*p.name),
+            target: Some(served.target),
+            ..Counted::default()
+        };
+        cluster.alt_stat_name = http::delimited(&stat_name(pattern, Some(service), counted));
     }
-    let http = Http {
-        upstream: keep_case(
-            mesh,
-            protocol,
-            if protocol.is_http2() {
-                Some(http2())
-            } else {
-                protocol.is_sniffed().then(use_downstream)
-            },
-        ),
+    let settings = served.settings(mesh);
+    let pool = settings.connection_pool.as_ref();
+    let as_called = pool.is_some_and(|pool| pool.http.use_client_protocol);
+    let upstream = if as_called {
+        Some(use_downstream())
+    } else if protocol.is_http2() {
+        Some(http2())
+    } else {
+        protocol.is_sniffed().then(use_downstream)
+    };
+    let mut http = Http {
+        upstream: keep_case(mesh, protocol, upstream),
         ..Http::default()
     };
+    apply_pool(&mut cluster, &mut http, &settings);
+    keep_alive(mesh, &settings, &mut cluster);
     set_http(&mut cluster, http);
     let services: Vec<ServiceName<'_>> = served.services.iter().map(|s| service_name(s)).collect();
-    let metadata = metadata::istio(None, &services, None);
+    // A rule that only has subsets says nothing here.
+    let rule = served.policies.rule.as_deref();
+    let rule = rule.filter(|rule| rule.policy != TrafficPolicy::default());
+    let config = rule.map(|rule| rule.meta.origin.config_path());
+    let metadata = metadata::istio(config.as_deref(), &services, None);
     emit(&cluster, metadata.as_deref(), from)
 }
 

@@ -16,7 +16,7 @@ use super::peers::Peers;
 use super::{balancers, clusters, mutual, names};
 use crate::emit::{Emitted, origins};
 use crate::node::ProxyKind;
-use crate::pb::core::v3::{Locality as PbLocality, Metadata};
+use crate::pb::core::v3::{Address, Locality as PbLocality, Metadata};
 use crate::pb::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as PbEndpoint, LbEndpoint, LocalityLbEndpoints,
     lb_endpoint::HostIdentifier,
@@ -184,12 +184,21 @@ pub(crate) fn count(assignment: &ClusterLoadAssignment) -> usize {
 
 /// An assignment of one address.
 pub(crate) fn single(cluster: &str, host: &str, port: u16) -> ClusterLoadAssignment {
+    of_address(cluster, address(host, port))
+}
+
+/// An assignment of one Unix socket.
+pub(super) fn at_socket(cluster: &str, path: &str) -> ClusterLoadAssignment {
+    of_address(cluster, pipe(path))
+}
+
+fn of_address(cluster: &str, address: Address) -> ClusterLoadAssignment {
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
         endpoints: vec![LocalityLbEndpoints {
             lb_endpoints: vec![LbEndpoint {
                 host_identifier: Some(HostIdentifier::Endpoint(PbEndpoint {
-                    address: Some(address(host, port)),
+                    address: Some(address),
                     ..PbEndpoint::default()
                 })),
                 ..LbEndpoint::default()

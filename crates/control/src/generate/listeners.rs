@@ -21,11 +21,13 @@ use crate::pb::{address, bool_value, duration, seconds, u32_value};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Chain {
     /// Routes requests by this route configuration. `sniffed`: only if the first bytes are HTTP.
-    /// Names below the hosts `resolved` are looked up as they are called.
+    /// Names below the hosts `resolved` are looked up as they are called. `grpc_web`: calls of browsers
+    /// are made gRPC.
     Http {
         route: Arc<str>,
         sniffed: bool,
         resolved: Vec<Arc<str>>,
+        grpc_web: bool,
     },
     /// Forwards bytes.
     Tcp(TcpChain),
@@ -60,11 +62,13 @@ pub(crate) fn outbound(
                 route,
                 sniffed,
                 resolved,
+                grpc_web,
             } => {
                 links.push(Arc::clone(route));
                 sniff_http |= sniffed;
                 let rds = Routes::Rds(Arc::clone(route));
-                let filter = http::resolving_manager(setup, &stat_prefix, rds, resolved);
+                let asked = (&resolved[..], *grpc_web);
+                let filter = http::outbound_manager(setup, &stat_prefix, rds, asked);
                 (sniffed.then(plain_http), vec![filter])
             }
             Chain::Tcp(chain) => {
@@ -161,7 +165,7 @@ fn fall_through(setup: &Setup<'_>, policy: OutboundTrafficPolicy) -> Filter {
         OutboundTrafficPolicy::AllowAny => names::PASSTHROUGH,
         OutboundTrafficPolicy::RegistryOnly => names::BLACK_HOLE,
     };
-    http::tcp(setup, cluster, None)
+    http::tcp_to(setup, cluster)
 }
 
 /// Where captured outbound connections arrive; they are handed to the listener of their original
@@ -211,7 +215,7 @@ pub(super) fn own_port_chain(setup: &Setup<'_>, name: &str, port: u16) -> Filter
             destination_port: u32_value(port.into()),
             ..FilterChainMatch::default()
         }),
-        filters: vec![http::tcp(&silent, names::BLACK_HOLE, None)],
+        filters: vec![http::tcp_to(&silent, names::BLACK_HOLE)],
         ..FilterChain::default()
     }
 }

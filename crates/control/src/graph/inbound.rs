@@ -2,7 +2,7 @@
 //! addresses, with the rules about who may call. Must never know what other proxies get.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use weft_model::{CallSide, Endpoint, Labels, ObjectRef, Protocol, Service};
@@ -10,10 +10,11 @@ use weft_xds::{ResourceSet, TypeUrl};
 
 use super::key::{Observer, OwnPatches, ProxyFacts};
 use super::value::{ProxyView, Value};
-use super::{Cx, Key, contain, patches, read, security};
+use super::{Cx, Key, Scope, contain, destinations, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
-use crate::generate::clusters::{Application, Served};
+use crate::generate::clusters::{Application, Policies, Served};
 use crate::generate::inbound::{self, InboundPort, Workload};
+use crate::generate::stat_names::inbound_bytes;
 use crate::generate::{clusters, names};
 use crate::node::Interception;
 use crate::patch::Workloads;
@@ -154,6 +155,8 @@ struct OwnPorts {
 
 fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
     let mut own = OwnPorts::default();
+    let mesh = cx.mesh();
+    let pattern = mesh.inbound_stat_name.as_deref();
     for (service, endpoint) in own_endpoints(cx, facts) {
         for (port, target) in &endpoint.ports {
             let Some(service_port) = service.port(*port) else {
@@ -171,6 +174,8 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                 protocol: service_port.protocol,
                 service_port: Some(*port),
                 operation: operation.into(),
+                counted_as: pattern
+                    .map(|pattern| inbound_bytes(pattern, Some((&*service, service_port))).into()),
             });
         }
     }
@@ -225,7 +230,8 @@ fn made(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Ow
     let mut own = if facts.binding.interception == Interception::None {
         bound(&workload, facts, &ports, &from)
     } else {
-        captured(&workload, facts, &ports, &services, &from)
+        let rules = rules_of(cx, &observer.scope, &services);
+        captured(&workload, facts, (&ports, &services), (&rules, &from))
     };
     own.workloads = services
         .iter()
@@ -250,29 +256,58 @@ fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
         .collect()
 }
 
+/// What rules say to the clusters of the workload's ports: those for the first service of each.
+fn rules_of(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    services: &BTreeMap<u16, Vec<Arc<Service>>>,
+) -> BTreeMap<u16, Policies> {
+    let mut found = BTreeMap::new();
+    for (port, services) in services {
+        let Some(first) = services.first() else {
+            continue;
+        };
+        let rules = destinations::of_served(cx, scope, first);
+        if !rules.is_empty() {
+            found.insert(*port, cx.policies(&rules));
+        }
+    }
+    found
+}
+
 fn captured(
     workload: &Workload<'_>,
     facts: &ProxyFacts,
-    ports: &BTreeMap<u16, InboundPort>,
-    services: &BTreeMap<u16, Vec<Arc<Service>>>,
-    from: &Origins,
+    (ports, services): (
+        &BTreeMap<u16, InboundPort>,
+        &BTreeMap<u16, Vec<Arc<Service>>>,
+    ),
+    (policies, from): (&BTreeMap<u16, Policies>, &Origins),
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();
+    let mesh = workload.setup.mesh;
+    let loopback: IpAddr = if facts.binding.v6 {
+        Ipv6Addr::LOCALHOST.into()
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    };
     let clusters = list.iter().map(|inbound| {
         let served = Served {
             protocol: inbound.protocol,
             services: services.get(&inbound.port).map_or(&[], |s| &s[..]),
             port: inbound.service_port,
             target: inbound.port,
+            policies: policies.get(&inbound.port).cloned().unwrap_or_default(),
         };
+        let rules = served.policies.origins.iter().cloned();
+        let from = &origins(from.iter().cloned().chain(rules));
         let name = names::inbound(inbound.port);
-        clusters::inbound(
-            workload.setup.mesh,
-            &name,
-            Application::AsCalled,
-            &served,
-            from,
-        )
+        let application = if mesh.inbound_to_loopback {
+            Application::At(loopback, inbound.port)
+        } else {
+            Application::AsCalled
+        };
+        clusters::inbound(mesh, &name, application, &served, from)
     });
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
     let mode = facts.binding.interception;
@@ -301,6 +336,7 @@ fn bound(
             protocol: Protocol::Unsupported,
             service_port: None,
             operation: names::host_port(&ip.to_string(), *port).into(),
+            counted_as: None,
         };
         let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
         let name = names::inbound(*port);
@@ -309,8 +345,9 @@ fn bound(
             services: &[],
             port: None,
             target: *port,
+            policies: Policies::default(),
         };
-        let application = Application::Loopback(*app);
+        let application = Application::At(Ipv4Addr::LOCALHOST.into(), *app);
         let mesh = workload.setup.mesh;
         clusters.push(clusters::inbound(mesh, &name, application, &served, from));
         bound.push(inbound::bound(workload, *ip, &inbound));

@@ -109,6 +109,8 @@ pub(crate) struct GatewayClass {
     pub(crate) v6: bool,
     /// Whether Istio's agent runs beside them.
     pub(crate) agent: bool,
+    /// Whether a server of credentials listens beside them.
+    pub(crate) credential_socket: bool,
     /// Whether they may not bind ports below 1024.
     pub(crate) unprivileged: bool,
 }
@@ -313,6 +315,9 @@ pub(crate) enum Key {
     WildcardDestinations(Namespace),
     Gateways,
     Secret(Namespace, Arc<str>),
+    ConfigMap(Namespace, Arc<str>),
+    /// The `ConfigMaps` that `DestinationRules` name.
+    NamedConfigMaps,
     Sidecars(Namespace),
     EnvoyFilter(ObjectRef),
     /// What the filters of a namespace are for.
@@ -355,7 +360,8 @@ pub(crate) enum Key {
     ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
-    StandingClusters(ProxyKind),
+    /// Whether there is a server of credentials beside the proxies.
+    StandingClusters(ProxyKind, bool),
     Destinations(Arc<Scope>, Shard),
     HostRules(Arc<Scope>, Shard),
     PortShard(Arc<Scope>, Shard),
@@ -427,6 +433,8 @@ impl Key {
             | Self::WildcardStreams
             | Self::GatewayStreams(_)
             | Self::Secret(..)
+            | Self::ConfigMap(..)
+            | Self::NamedConfigMaps
             | Self::DestinationRule(_)
             | Self::DestinationIndex(..)
             | Self::WildcardDestinations(_)
@@ -452,7 +460,7 @@ impl Key {
             | Self::Accounts(_)
             | Self::Guard(..)
             | Self::GrpcListeners(..)
-            | Self::StandingClusters(_)
+            | Self::StandingClusters(..)
             | Self::PatchPlan(_)
             | Self::Credential(..)
             | Self::GatewayPorts(_) => 1,

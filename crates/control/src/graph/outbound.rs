@@ -14,7 +14,7 @@ use super::key::{Binding, Caller};
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
 use super::{Cx, Key, Scope, Shard, contain, read, streams};
 use crate::emit::origins;
-use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain, TcpTarget};
+use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain};
 use crate::generate::{grpc, listeners, names};
 use crate::node::Interception;
 
@@ -85,6 +85,9 @@ pub(super) fn port_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) 
                 Place::Nowhere | Place::Endpoints => continue,
                 Place::Wildcard if port.protocol.is_http() => {
                     out.http.insert(port.number);
+                    if port.protocol == Protocol::GrpcWeb {
+                        out.grpc_web.insert(port.number);
+                    }
                     if is_dynamic(&service) {
                         let hosts = out.resolved.entry(port.number).or_default();
                         hosts.insert(service.hostname.clone());
@@ -119,6 +122,9 @@ pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
         for port in &ports.http {
             out.entry(*port).or_default().http.insert(shard);
         }
+        for port in &ports.grpc_web {
+            out.entry(*port).or_default().grpc_web = true;
+        }
         for (port, hosts) in &ports.resolved {
             let entry = out.entry(*port).or_default();
             entry.resolved.extend(hosts.iter().cloned());
@@ -139,10 +145,6 @@ pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
 /// Protocols in which the server speaks first: waiting for the client's bytes would break them.
 fn server_first(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Mongo | Protocol::MySql)
-}
-
-fn cluster(service: &Service, port: PortNumber) -> Arc<str> {
-    names::outbound(port, "", &service.hostname).into()
 }
 
 /// The TCP chain of a service. A TLS service without an address of its own is known by its name.
@@ -179,7 +181,7 @@ fn own_chain(
 ) -> TcpChain {
     let (policy, policy_from) = streams::policy(cx, scope, &service.hostname, None);
     TcpChain {
-        target: TcpTarget::Cluster(cluster(service, port)),
+        target: streams::own_target(cx, service, port),
         ranges: Vec::new(),
         sni: Vec::new(),
         policy,
@@ -243,6 +245,7 @@ pub(super) fn wildcard_listener(
                 .iter()
                 .map(|host| host.as_str().into())
                 .collect(),
+            grpc_web: entry.grpc_web,
         });
     }
     let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
@@ -367,6 +370,7 @@ pub(super) fn vip_listeners(
                     route,
                     sniffed: true,
                     resolved: Vec::new(),
+                    grpc_web: false,
                 });
             }
             let from = origins(from);

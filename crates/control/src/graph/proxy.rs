@@ -26,7 +26,8 @@ pub(super) fn cluster_view(
     client: &Client,
     place: &Arc<Place>,
 ) -> Value {
-    let mut chunks = vec![cx.chunk(&Key::StandingClusters(client.kind))];
+    let socket = client.identity.credential_socket;
+    let mut chunks = vec![cx.chunk(&Key::StandingClusters(client.kind, socket))];
     for shard in Shard::all() {
         let place = within(cx, scope, shard, place, |needs| &needs.clusters);
         let client = client.clone();
@@ -217,6 +218,7 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 target_ports: inbound::target_ports(cx, &facts),
                 v6: facts.binding.v6,
                 agent: facts.identity.agent,
+                credential_socket: facts.identity.credential_socket,
                 unprivileged: facts.unprivileged,
             });
             let reports = telemetry::observer(cx, &facts, scope);

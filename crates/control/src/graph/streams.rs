@@ -12,9 +12,10 @@ use weft_model::{
 use super::key::{Caller, RuleRefs, Scope};
 use super::value::{RuleFacts, RuleIndex};
 use super::{Cx, Key, Shard, places, scope};
-use crate::generate::clusters;
 use crate::generate::listeners::{TcpChain, TcpTarget};
+use crate::generate::stat_names::{Counted, stat_name};
 use crate::generate::tcp::TcpPolicy;
+use crate::generate::{clusters, names};
 
 /// The rules whose hosts overlap with a host, in Istio's order: those that the own namespace keeps
 /// for itself, those that others export to it by name, those for all; within each the older first.
@@ -120,6 +121,10 @@ pub(super) fn of_server(
         Some(ServerTls::Passthrough) => true,
         Some(ServerTls::AutoPassthrough) => return Vec::new(),
     };
+    let entered = Entered {
+        number: server.port,
+        name: &server.port_name,
+    };
     let mut out = Vec::new();
     for rule in rules_of_server(cx, scope, &reference, server) {
         if passes {
@@ -128,7 +133,7 @@ pub(super) fn of_server(
                     let sni = condition.sni_hosts.iter();
                     let sni = sni.map(|h| h.as_str().into()).collect();
                     let to = &route.destinations;
-                    out.push(gateway_chain(cx, scope, &rule, to, server.port, sni));
+                    out.push(gateway_chain(cx, scope, &rule, to, &entered, sni));
                 }
             }
         } else {
@@ -138,7 +143,7 @@ pub(super) fn of_server(
                 .find(|r| r.matches.is_empty() || r.matches.iter().any(fits));
             if let Some(route) = route {
                 let to = &route.destinations;
-                return vec![gateway_chain(cx, scope, &rule, to, server.port, Vec::new())];
+                return vec![gateway_chain(cx, scope, &rule, to, &entered, Vec::new())];
             }
         }
     }
@@ -150,7 +155,7 @@ fn gateway_chain(
     scope: &Arc<Scope>,
     rule: &VirtualService,
     to: &[StreamDestination],
-    port: PortNumber,
+    port: &Entered<'_>,
     sni: Vec<Arc<str>>,
 ) -> TcpChain {
     let (policy, policy_from) = policy_of_route(cx, scope, to);
@@ -187,10 +192,14 @@ pub(super) fn chains(
     own: TcpChain,
 ) -> Vec<TcpChain> {
     let rules = rules(cx, caller, &service.hostname);
+    let entered = Entered {
+        number: port.number,
+        name: &port.name,
+    };
     if port.protocol.is_tls() {
-        tls(cx, caller, port.number, &rules, own)
+        tls(cx, caller, &entered, &rules, own)
     } else {
-        tcp(cx, caller, port.number, &rules, own)
+        tcp(cx, caller, &entered, &rules, own)
     }
 }
 
@@ -198,7 +207,7 @@ pub(super) fn chains(
 fn tls(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
-    port: PortNumber,
+    port: &Entered<'_>,
     rules: &[Arc<VirtualService>],
     own: TcpChain,
 ) -> Vec<TcpChain> {
@@ -206,7 +215,10 @@ fn tls(
     let mut seen = BTreeSet::new();
     for rule in rules {
         for route in &rule.tls {
-            let conditions = route.matches.iter().filter(|m| concerns(m, caller, port));
+            let conditions = route
+                .matches
+                .iter()
+                .filter(|m| concerns(m, caller, port.number));
             for condition in conditions {
                 let StreamMatch {
                     sni_hosts,
@@ -242,7 +254,7 @@ fn tls(
 fn tcp(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
-    port: PortNumber,
+    port: &Entered<'_>,
     rules: &[Arc<VirtualService>],
     own: TcpChain,
 ) -> Vec<TcpChain> {
@@ -251,7 +263,8 @@ fn tcp(
         for route in &rule.tcp {
             let mut subnets: Vec<AddressRange> = Vec::new();
             let mut anywhere = route.matches.is_empty();
-            for condition in route.matches.iter().filter(|m| concerns(m, caller, port)) {
+            let conditions = route.matches.iter();
+            for condition in conditions.filter(|m| concerns(m, caller, port.number)) {
                 anywhere |= condition.destination_subnets.is_empty();
                 subnets.extend(&condition.destination_subnets);
             }
@@ -320,21 +333,31 @@ fn resolved(
     (service.resolution == Resolution::DynamicDns).then(|| service.hostname.as_str().into())
 }
 
+/// The port at which connections come in.
+struct Entered<'a> {
+    number: PortNumber,
+    name: &'a str,
+}
+
 fn target(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
     rule: &VirtualService,
     destinations: &[StreamDestination],
-    port: PortNumber,
+    port: &Entered<'_>,
 ) -> TcpTarget {
-    let mut cluster = |d: &StreamDestination| -> Arc<str> {
+    let mut cluster = |d: &StreamDestination| -> (Arc<str>, Option<Arc<Service>>) {
         let to = &d.destination;
         let service = cx.visible_service(scope, &to.host);
         let subset = to.subset.as_deref();
-        clusters::destination(&to.host, subset, to.port, service.as_deref(), port).into()
+        let known = service.as_deref();
+        let name = clusters::destination(&to.host, subset, to.port, known, port.number);
+        (name.into(), service)
     };
     if let [only] = destinations {
-        return TcpTarget::Cluster(cluster(only));
+        let (name, service) = cluster(only);
+        let subset = only.destination.subset.as_deref().unwrap_or_default();
+        return to_cluster(cx, name, service.as_deref(), (subset, port));
     }
     let ObjectRef {
         namespace, name, ..
@@ -342,6 +365,40 @@ fn target(
     let shares = destinations.iter().filter(|d| d.weight.0 > 0);
     TcpTarget::Split {
         stat_prefix: format!("{name}.{namespace}").into(),
-        clusters: shares.map(|d| (cluster(d), d.weight.0)).collect(),
+        clusters: shares.map(|d| (cluster(d).0, d.weight.0)).collect(),
     }
+}
+
+/// A single cluster, counted under its name or by the mesh's pattern.
+fn to_cluster(
+    cx: &mut Cx<'_, '_>,
+    name: Arc<str>,
+    service: Option<&Service>,
+    (subset, port): (&str, &Entered<'_>),
+) -> TcpTarget {
+    let mesh = cx.mesh();
+    let stat_prefix = match (&mesh.outbound_stat_name, service) {
+        (Some(pattern), Some(_)) => {
+            let counted = Counted {
+                subset,
+                port: port.number.get(),
+                port_name: port.name,
+                target: Some(0),
+            };
+            stat_name(pattern, service, counted).into()
+        }
+        _ => Arc::clone(&name),
+    };
+    TcpTarget::Cluster { name, stat_prefix }
+}
+
+/// The service itself, at one of its ports.
+pub(super) fn own_target(cx: &mut Cx<'_, '_>, service: &Service, port: PortNumber) -> TcpTarget {
+    let name = names::outbound(port, "", &service.hostname).into();
+    // As in istiod, the port's name does not count here.
+    let port = Entered {
+        number: port,
+        name: "",
+    };
+    to_cluster(cx, name, Some(service), ("", &port))
 }

@@ -89,6 +89,8 @@ pub(crate) struct PortShard {
     pub(crate) shared: BTreeMap<PortNumber, Vec<SharedPort>>,
     /// Hosts with HTTP routes whose names are looked up as they are called.
     pub(crate) resolved: BTreeMap<PortNumber, BTreeSet<Hostname>>,
+    /// Ports at which services have gRPC of browsers.
+    pub(crate) grpc_web: BTreeSet<PortNumber>,
 }
 
 /// A port on the wildcard address, over all shards.
@@ -100,6 +102,8 @@ pub(crate) struct WildcardPort {
     pub(crate) shared: Vec<SharedPort>,
     /// Hosts whose names are looked up as they are called.
     pub(crate) resolved: BTreeSet<Hostname>,
+    /// Whether a service has gRPC of browsers here.
+    pub(crate) grpc_web: bool,
 }
 
 /// An encoded virtual host and where it comes from.

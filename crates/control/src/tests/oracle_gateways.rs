@@ -23,8 +23,11 @@ pub(super) fn gateways(random: &mut Random) -> String {
             "other",
             "kubernetes://b/cert",
             "kubernetes-gateway://b/cert",
+            "sds://cert",
+            "builtin://",
         ]);
-        let (protocol, tls) = match random.below(7) {
+        let (protocol, tls) = match random.below(8) {
+            7 => ("GRPC-WEB", String::new()),
             0 => ("HTTP", String::new()),
             1 => ("HTTP", "httpsRedirect: true".to_owned()),
             2 => ("TCP", String::new()),

@@ -58,14 +58,22 @@ pub(crate) fn convert(
     let host = at
         .field("host")
         .ok(Hostname::resolve(&host, context.namespace(), domain))?;
-    Some(DestinationRule {
+    let rule = DestinationRule {
         meta: context.meta(),
         host,
         export_to: export,
         selector,
         policy,
         subsets: found,
-    })
+    };
+    for (name, _) in rule.credentials().filter(|(name, _)| name.is_config_map()) {
+        if name.secret().0.as_ref() != Some(own) {
+            at.error(format_args!(
+                "credentialName \"{name}\" is of another namespace: copy the ConfigMap to {own}"
+            ));
+        }
+    }
+    Some(rule)
 }
 
 fn only(namespace: &Namespace) -> ExportTo {
@@ -303,6 +311,11 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
         (Mode::Disable, Some(_)) => {
             at.field("credentialName")
                 .error("is not used by mode DISABLE: use SIMPLE or MUTUAL, or remove it");
+            return None;
+        }
+        (Mode::Mutual, Some(name)) if name.is_config_map() => {
+            at.field("credentialName")
+                .error("a ConfigMap has no key: use mode SIMPLE, or name a Secret");
             return None;
         }
         (Mode::Simple | Mode::Mutual, Some(name)) => ClientTlsMode::Credential {
