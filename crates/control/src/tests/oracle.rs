@@ -241,7 +241,9 @@ fn streams(random: &mut Random, out: &mut String, host: &str) {
 }
 
 fn destination_rule(random: &mut Random, name: &str) -> String {
-    let mut out = head("DestinationRule", name, random.pick(&NAMESPACES));
+    let namespace = random.pick(&NAMESPACES);
+    let map = format!("tls: {{mode: SIMPLE, credentialName: 'configmap://{namespace}/roots'}}, ");
+    let mut out = head("DestinationRule", name, namespace);
     let host = random.pick(&[&HOSTS[..], &["*.svc.cluster.local"]].concat());
     let _ = write!(out, "\n  host: '{host}'");
     out += match random.below(5) {
@@ -262,6 +264,7 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "tls: {mode: MUTUAL, credentialName: other}, ",
         "tls: {mode: MUTUAL, credentialName: 'sds://other'}, ",
         "tls: {mode: SIMPLE, credentialName: 'builtin://'}, ",
+        &map,
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
     if random.chance(60) {

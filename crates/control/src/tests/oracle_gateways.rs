@@ -26,6 +26,7 @@ pub(super) fn gateways(random: &mut Random) -> String {
             "sds://cert",
             "builtin://",
         ]);
+        let roots = random.pick(&["", ", caCertCredentialName: 'configmap://b/roots'"]);
         let (protocol, tls) = match random.below(8) {
             7 => ("GRPC-WEB", String::new()),
             0 => ("HTTP", String::new()),
@@ -37,7 +38,7 @@ pub(super) fn gateways(random: &mut Random) -> String {
             ),
             4 => (
                 "TLS",
-                format!("mode: MUTUAL, credentialNames: [cert, '{credential}']"),
+                format!("mode: MUTUAL, credentialNames: [cert, '{credential}']{roots}"),
             ),
             5 => ("TLS", "mode: PASSTHROUGH".to_owned()),
             _ => ("TLS", "mode: ISTIO_MUTUAL".to_owned()),
@@ -62,6 +63,12 @@ pub(super) fn secret(random: &mut Random) -> String {
     let (certificate, key) = &pairs[random.below(pairs.len())];
     let name = random.pick(&["cert", "cert", "other", "cert-cacert"]);
     let namespace = random.pick(&["b", "b", "a"]);
+    if random.chance(30) {
+        let map = gateway_secrets::secret("roots", namespace, &[("ca.crt", certificate)]);
+        return map
+            .replace("kind: Secret", "kind: ConfigMap")
+            .replace("stringData:", "data:");
+    }
     let mut values = Vec::new();
     if name != "cert-cacert" {
         values.extend([("tls.crt", &**certificate), ("tls.key", &**key)]);
