@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
-    DestinationRule, EnvoyFilter, Gateway, Hostname, Labels, MeshSettings, Namespace, Object,
-    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, VirtualService, Workload,
+    CredentialName, DestinationRule, EnvoyFilter, Gateway, Hostname, Labels, MeshSettings,
+    Namespace, Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, VirtualService,
+    Workload,
 };
 use weft_sources::Change;
 
@@ -319,7 +320,11 @@ impl World {
         self.index(index, &rule.host, &facts, comes);
         let maps = rule.credentials().map(|(name, _)| name);
         let maps = maps.filter(|name| name.is_config_map());
-        count_labels(&mut self.config_maps, maps.map(|n| n.resource()), comes);
+        count_labels(
+            &mut self.config_maps,
+            maps.map(CredentialName::resource),
+            comes,
+        );
         if let Some(selector) = &rule.selector {
             let namespace = rule.meta.origin.namespace.clone();
             let list = self.selectors.entry(namespace).or_default();

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
-    ClientTls, ClientTlsMode, DestinationRule, HashTable, Hostname, Kind, LoadBalancer,
-    MeshSettings, ObjectRef, PolicySettings, PortNumber, Protocol, Resolution, Service,
-    ServiceEndpoints, ServicePort, Subset, TargetPort, TrafficPolicy,
+    ClientTls, DestinationRule, Hostname, Kind, LoadBalancer, MeshSettings, ObjectRef,
+    PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints, ServicePort,
+    Subset, TargetPort, TrafficPolicy,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -23,13 +23,12 @@ use super::policies::{
     set_http, unlimited, use_downstream,
 };
 use super::stat_names::{Counted, stat_name};
-use super::{balancers, dynamic, endpoints, http, mutual, names, sds};
+use super::{balancers, dynamic, endpoints, http, names, sds};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
 use crate::node::ProxyKind;
 use crate::pb::cluster::v3::{
     CircuitBreakers, Cluster,
-    circuit_breakers::Thresholds,
     cluster::{
         ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
         LbConfig, LbPolicy, OriginalDstLbConfig,
@@ -37,8 +36,7 @@ use crate::pb::cluster::v3::{
 };
 use crate::pb::core::v3::TypedExtensionConfig;
 use crate::pb::core::v3::{
-    ApiVersion, BindConfig, ConfigSource, HttpProtocolOptions as CommonHttp, SocketAddress,
-    socket_address,
+    BindConfig, HttpProtocolOptions as CommonHttp, SocketAddress, socket_address,
 };
 use crate::pb::dns_cares::CaresDnsResolverConfig;
 use crate::pb::types::Percent;
@@ -166,7 +164,7 @@ pub(crate) fn origins_of(service: &Service, policies: &Policies) -> Origins {
     origins([service.origin.clone()].into_iter().chain(rules))
 }
 
-fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
+pub(super) fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -> Emitted {
     let mut body = cluster.encode_to_vec();
     if let Some(metadata) = metadata {
         put_field(&mut body, CLUSTER_METADATA, metadata);
@@ -235,7 +233,7 @@ fn outbound(
             set_dns(&mut cluster, mesh);
         }
         DiscoveryType::OriginalDst => cluster.lb_config = other_port(service, port),
-        _ => {}
+        DiscoveryType::Static => {}
     }
     let sniffs = to.client.kind == ProxyKind::Sidecar;
     let pool = settings.connection_pool.as_ref();
@@ -498,75 +496,6 @@ fn service_name(service: &Service) -> ServiceName<'_> {
         host: service.hostname.as_str(),
         name: &service.name,
         namespace: service.namespace.as_str(),
-    }
-}
-
-/// The clusters of a service for gRPC clients, which take EDS with round robin or a ring of hashes
-/// and `max_requests` only (gRFC A27, A32, A42), and refuse what else Envoy takes.
-/// Mutual TLS only where a rule asks for it: whether a client uses the credentials for it is its own
-/// to say.
-pub(crate) fn for_grpc(
-    mesh: &MeshSettings,
-    service: &Service,
-    policies: &Policies,
-    servers: &Servers,
-) -> Vec<Emitted> {
-    let from = origins_of(service, policies);
-    variants(service, policies)
-        .filter(|(.., settings)| by_eds(service, settings, ProxyKind::Grpc))
-        .map(|(port, subset, settings)| {
-            let subset = subset.map_or("", |s| &*s.name);
-            let name = names::outbound(port.number, subset, &service.hostname);
-            let balancer = settings.load_balancer.and_then(|b| b.policy);
-            let (policy, config) = match balancer {
-                Some(LoadBalancer::Hash(hash)) => balancers::table(grpc_table(hash.table)),
-                _ => (LbPolicy::RoundRobin, None),
-            };
-            let max = settings.connection_pool.and_then(|p| p.http.max_requests);
-            let mutual = settings
-                .tls
-                .filter(|t| t.mode == ClientTlsMode::IstioMutual);
-            let names = || servers.names(mesh, &service.subject_alt_names);
-            let socket = mutual.map(|_| pb::transport_socket(&mutual::grpc_client(&names())));
-            let cluster = Cluster {
-                name: name.clone(),
-                alt_stat_name: format!("{name};"),
-                cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
-                eds_cluster_config: Some(EdsClusterConfig {
-                    eds_config: Some(grpc_ads()),
-                    service_name: name,
-                }),
-                transport_socket: socket,
-                lb_policy: policy as i32,
-                lb_config: config,
-                circuit_breakers: max.filter(|n| *n > 0).map(|n| CircuitBreakers {
-                    thresholds: vec![Thresholds {
-                        max_requests: u32_value(n),
-                        ..Thresholds::default()
-                    }],
-                    ..CircuitBreakers::default()
-                }),
-                ..Cluster::default()
-            };
-            emit(&cluster, None, &from)
-        })
-        .collect()
-}
-
-/// gRPC clients have rings only (gRFC A42), and refuse a cluster with a table.
-fn grpc_table(table: HashTable) -> HashTable {
-    match table {
-        HashTable::Ring(size) => HashTable::Ring(size),
-        HashTable::Maglev(_) => HashTable::Ring(None),
-    }
-}
-
-/// gRPC clients know neither a timeout of the first fetch nor another version.
-pub(crate) fn grpc_ads() -> ConfigSource {
-    ConfigSource {
-        initial_fetch_timeout: None,
-        resource_api_version: ApiVersion::Auto as i32,
-        ..pb::ads()
     }
 }
 

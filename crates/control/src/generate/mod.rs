@@ -12,6 +12,7 @@ pub(crate) mod dynamic;
 pub(crate) mod endpoints;
 pub(crate) mod gateways;
 pub(crate) mod grpc;
+pub(crate) mod grpc_clusters;
 pub(crate) mod hash;
 pub(crate) mod http;
 pub(crate) mod inbound;

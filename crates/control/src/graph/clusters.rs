@@ -11,7 +11,7 @@ use super::{Cx, Key, Scope, Shard, contain, is_envoy, places, read, security};
 use crate::emit::{Chunk, Emitted};
 use crate::generate::clusters::Client;
 use crate::generate::locality::Place;
-use crate::generate::{clusters, endpoints};
+use crate::generate::{clusters, endpoints, grpc_clusters};
 use crate::node::ProxyKind;
 
 pub(super) fn nothing() -> Value {
@@ -73,7 +73,7 @@ pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleR
     };
     let (mesh, policies) = (cx.mesh(), cx.policies(rules));
     let servers = security::servers(cx, &service);
-    let made = clusters::for_grpc(&mesh, &service, &policies, &servers);
+    let made = grpc_clusters::of_service(&mesh, &service, &policies, &servers);
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 

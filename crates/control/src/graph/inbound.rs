@@ -141,6 +141,9 @@ fn own_endpoints(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Vec<(Arc<Service>, 
     own
 }
 
+/// Something of each of the workload's ports.
+type ByPort<T> = BTreeMap<u16, T>;
+
 /// Ports of the services that a proxy stands for.
 #[derive(Default)]
 struct OwnPorts {
@@ -278,11 +281,8 @@ fn rules_of(
 fn captured(
     workload: &Workload<'_>,
     facts: &ProxyFacts,
-    (ports, services): (
-        &BTreeMap<u16, InboundPort>,
-        &BTreeMap<u16, Vec<Arc<Service>>>,
-    ),
-    (policies, from): (&BTreeMap<u16, Policies>, &Origins),
+    (ports, services): (&BTreeMap<u16, InboundPort>, &ByPort<Vec<Arc<Service>>>),
+    (policies, from): (&ByPort<Policies>, &Origins),
 ) -> Own {
     let list: Vec<InboundPort> = ports.values().cloned().collect();
     let mesh = workload.setup.mesh;

@@ -66,14 +66,24 @@ pub(crate) fn convert(
         policy,
         subsets: found,
     };
-    for (name, _) in rule.credentials().filter(|(name, _)| name.is_config_map()) {
+    check_config_maps(&rule, own, at);
+    Some(rule)
+}
+
+/// A `ConfigMap` has authorities only, and is one of the rule's own namespace, as in Istio.
+fn check_config_maps(rule: &DestinationRule, own: &Namespace, at: At<'_>) {
+    for (name, mutual) in rule.credentials().filter(|(name, _)| name.is_config_map()) {
+        if mutual {
+            at.error(format_args!(
+                "credentialName \"{name}\": a ConfigMap has no key: use mode SIMPLE, or name a Secret"
+            ));
+        }
         if name.secret().0.as_ref() != Some(own) {
             at.error(format_args!(
                 "credentialName \"{name}\" is of another namespace: copy the ConfigMap to {own}"
             ));
         }
     }
-    Some(rule)
 }
 
 fn only(namespace: &Namespace) -> ExportTo {
@@ -311,11 +321,6 @@ fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls
         (Mode::Disable, Some(_)) => {
             at.field("credentialName")
                 .error("is not used by mode DISABLE: use SIMPLE or MUTUAL, or remove it");
-            return None;
-        }
-        (Mode::Mutual, Some(name)) if name.is_config_map() => {
-            at.field("credentialName")
-                .error("a ConfigMap has no key: use mode SIMPLE, or name a Secret");
             return None;
         }
         (Mode::Simple | Mode::Mutual, Some(name)) => ClientTlsMode::Credential {

@@ -89,6 +89,7 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     refuse_unsupported(&message, at);
     ports(&message, &mut settings, at);
     default_exports(&message, &mut settings, at);
+    defaults_of_rules(&message, &mut settings, at);
     if let Some(name) = optional(message.root_namespace) {
         settings.root_namespace = at
             .field("rootNamespace")
@@ -174,24 +175,6 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     if let Some(message) = message.default_traffic_policy {
         settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
     }
-    settings.default_retries = message
-        .default_http_retry_policy
-        .map(|message| retries_of(message, at.field("defaultHttpRetryPolicy")));
-    settings.inbound_retries = message
-        .default_inbound_http_retry_policy
-        .map(|message| inbound_retries(message, at.field("defaultInboundHttpRetryPolicy")));
-    if let Some(message) = message.tls_defaults {
-        settings.tls_defaults = tls_defaults(message, at.field("tlsDefaults"));
-    }
-    if let Some(message) = message.inbound_traffic_policy {
-        use mesh::mesh_config::inbound_traffic_policy::Mode;
-        let mesh::mesh_config::InboundTrafficPolicy { mode } = message;
-        let mode = at
-            .field("inboundTrafficPolicy")
-            .field("mode")
-            .ok(Mode::try_from(mode));
-        settings.inbound_to_loopback = mode == Some(Mode::Localhost);
-    }
     settings
 }
 
@@ -222,6 +205,30 @@ fn default_exports(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: 
         &message.default_destination_rule_export_to,
         at.field("defaultDestinationRuleExportTo"),
     );
+}
+
+/// What holds where rules do not say.
+fn defaults_of_rules(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: At<'_>) {
+    settings.default_retries = message
+        .default_http_retry_policy
+        .clone()
+        .map(|message| retries_of(message, at.field("defaultHttpRetryPolicy")));
+    settings.inbound_retries = message
+        .default_inbound_http_retry_policy
+        .clone()
+        .map(|message| inbound_retries(message, at.field("defaultInboundHttpRetryPolicy")));
+    if let Some(message) = message.tls_defaults.clone() {
+        settings.tls_defaults = tls_defaults(message, at.field("tlsDefaults"));
+    }
+    if let Some(message) = &message.inbound_traffic_policy {
+        use mesh::mesh_config::inbound_traffic_policy::Mode;
+        let mesh::mesh_config::InboundTrafficPolicy { mode } = message;
+        let mode = at
+            .field("inboundTrafficPolicy")
+            .field("mode")
+            .ok(Mode::try_from(*mode));
+        settings.inbound_to_loopback = mode == Some(Mode::Localhost);
+    }
 }
 
 /// A trust domain as SPIFFE allows it (SPIFFE-ID, 2.1), with Istio's upper-case letters.
