@@ -1,12 +1,13 @@
 //! A real directory is watched: edits arrive soon, accidents of writing do not.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use weft_model::MeshSettings;
+use weft_model::{MeshSettings, Object};
 use weft_sources::{
-    Batch, FileSource, FolderState, ObjectState, ObjectStatus, WatchOptions, load_once,
+    Batch, Change, FileSource, FolderState, ObjectState, ObjectStatus, WatchOptions, load_once,
 };
 
 fn route(name: &str, weight: u32) -> String {
@@ -151,6 +152,74 @@ async fn swapped_links_are_noticed() {
         keys(&next(&mut source).await),
         ["+VirtualService/default/a"]
     );
+}
+
+/// Events name the files to look at; what they lead to is what a look at all files finds.
+#[tokio::test]
+async fn events_alone_lead_to_what_is_there() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("a.yaml"), route("a", 1)).expect("written");
+    let options = WatchOptions {
+        poll_interval: Duration::from_hours(1),
+        missing_for: Duration::from_millis(20),
+        ..WatchOptions::default()
+    };
+    let mut source = start(directory.path(), options);
+    let mut known: BTreeMap<String, Change> = BTreeMap::new();
+    // The seed of a congruential generator (Knuth, MMIX).
+    let mut random = 7u64;
+    let mut choose = |of: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005);
+        random = random.wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % of
+    };
+    let folders = ["", "x", "x/y", "z"];
+    for round in 0..60 {
+        for _ in 0..=choose(4) {
+            let folder = path(folders[choose(4) as usize]);
+            let names = ["a.yaml", "b.yaml", "c.yaml", ".a.yaml.new", "notes.txt"];
+            let file = folder.join(names[choose(5) as usize]);
+            // What is not there cannot be done; that is no matter.
+            let _ = match choose(8) {
+                0 => fs::remove_file(&file),
+                1 => fs::rename(&file, folder.join(names[choose(3) as usize])),
+                2 => fs::remove_dir_all(path(folders[1 + choose(3) as usize])),
+                3 => fs::rename(path("x"), path("z")),
+                _ => fs::create_dir_all(&folder).and_then(|()| {
+                    let name = ["a", "b", "c", "d"][choose(4) as usize];
+                    fs::write(&file, route(name, 1 + choose(50) as u32))
+                }),
+            };
+        }
+        // The directory is never without all of them.
+        let weight = 1 + round;
+        fs::write(path("last.yaml"), route("last", weight)).expect("written");
+        let wanted: BTreeMap<String, Object> =
+            load_once(&[directory.path().to_owned()], &MeshSettings::default())
+                .objects
+                .into_iter()
+                .map(|object| (object.key().to_string(), object))
+                .collect();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let now = known
+                .iter()
+                .map(|(key, change)| (key, change.object.as_ref()));
+            if now.eq(wanted.iter().map(|(key, object)| (key, Some(object)))) {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "round {round}: {known:?}, not {wanted:?}"
+            );
+            let wait = tokio::time::timeout(Duration::from_secs(1), source.next());
+            for change in wait.await.ok().flatten().unwrap_or_default().changes {
+                known.insert(change.key.to_string(), change);
+            }
+            known.retain(|_, change| change.object.is_some());
+        }
+    }
 }
 
 #[test]

@@ -3,24 +3,29 @@
 //! half-written files settle, and sends what changed. What is read and what counts as gone is
 //! `look`'s business.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, RemoveKind};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc as channel;
 use weft_model::MeshSettings;
 
-use super::look::Look;
+use super::look::{Look, Touched};
 use super::store::ObjectStatus;
 use crate::Change;
+
+/// A look at the whole directory, with nothing to say that it is needed, takes this part of the time at most.
+const POLLING_SHARE: u32 = 50;
 
 /// How a directory is watched. The defaults suit a person and a deployment tool alike.
 #[derive(Debug, Clone)]
 pub struct WatchOptions {
-    /// How often the directory is looked at although no event came.
+    /// How often the directory is looked at although no event came; less often where a look takes long.
     pub poll_interval: Duration,
     /// How long files must rest before they are read.
     pub quiet: Duration,
@@ -103,8 +108,7 @@ pub struct FileSource {
 /// Asks for a look at a watched directory.
 #[derive(Debug, Clone)]
 pub struct Refresh {
-    asked: Arc<AtomicU64>,
-    wake: mpsc::SyncSender<()>,
+    events: Arc<Events>,
 }
 
 impl Refresh {
@@ -112,10 +116,7 @@ impl Refresh {
     /// [`Batch::asked`] is this or more comes after it. Missing and empty files count when they
     /// have been so for [`WatchOptions::missing_for`].
     pub fn ask(&self) -> u64 {
-        let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
-        // A full channel has an event waiting already.
-        let _ = self.wake.try_send(());
-        number
+        self.events.ask()
     }
 }
 
@@ -137,27 +138,29 @@ impl FileSource {
             Err(error) => return Err(failed(error.to_string())),
         }
         // One waiting event says all: something happened.
-        let (wake, events) = mpsc::sync_channel(1);
+        let (wake, woken) = mpsc::sync_channel(1);
+        let events = Arc::new(Events {
+            news: Mutex::default(),
+            wake,
+        });
         let (sender, batches) = channel::channel(options.queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::new(AtomicU64::new(0));
         let watch = Watch {
-            asked: Arc::clone(&asked),
             look: Look::new(directory, settings, options.missing_for),
             options,
-            events,
+            events: Arc::clone(&events),
+            woken,
             sender,
             stop: Arc::clone(&stop),
         };
-        let waker = wake.clone();
         std::thread::Builder::new()
             .name("weft-files".to_owned())
-            .spawn(move || watch.run(waker))
+            .spawn(move || watch.run())
             .map_err(FileSourceError::Thread)?;
         Ok(Self {
             batches,
             stop,
-            refresh: Refresh { asked, wake },
+            refresh: Refresh { events },
         })
     }
 
@@ -176,25 +179,97 @@ impl Drop for FileSource {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.batches.close();
-        // A full channel has an event waiting already.
-        let _ = self.refresh.wake.try_send(());
+        self.refresh.events.wake();
     }
 }
 
+/// What nobody has looked at yet.
+#[derive(Debug, Default)]
+struct News {
+    touched: Touched,
+    /// The number of the last [`Refresh::ask`].
+    asked: u64,
+}
+
+/// What the system tells and others ask.
+#[derive(Debug)]
+struct Events {
+    news: Mutex<News>,
+    wake: mpsc::SyncSender<()>,
+}
+
+impl Events {
+    fn wake(&self) {
+        // A full channel has an event waiting already.
+        let _ = self.wake.try_send(());
+    }
+
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, touched: Touched) {
+        self.news().touched.join(touched);
+        self.wake();
+    }
+
+    fn ask(&self) -> u64 {
+        let mut news = self.news();
+        news.asked += 1;
+        news.touched = Touched::All;
+        let number = news.asked;
+        drop(news);
+        self.wake();
+        number
+    }
+
+    /// Adds what was touched since this was called last, and returns the number of the last question.
+    fn take(&self, touched: &mut Touched) -> u64 {
+        let mut news = self.news();
+        touched.join(std::mem::take(&mut news.touched));
+        news.asked
+    }
+}
+
+/// What an event says; `None` if it means nothing.
+fn touched_by(event: notify::Result<notify::Event>) -> Option<Touched> {
+    // Whatever was missed.
+    let Ok(event) = event else {
+        return Some(Touched::All);
+    };
+    let whole = match event.kind {
+        // Our own reading causes access events; the end of somebody's writing is one as well.
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Create(CreateKind::File)
+        | EventKind::Remove(RemoveKind::File) => false,
+        EventKind::Access(_) => return None,
+        EventKind::Modify(_) => event.paths.is_empty(),
+        _ => true,
+    };
+    Some(if whole || event.need_rescan() {
+        Touched::All
+    } else {
+        let paths = event.paths.into_iter().map(Into::into);
+        Touched::Paths(paths.collect::<BTreeSet<_>>())
+    })
+}
+
 struct Watch {
-    asked: Arc<AtomicU64>,
     look: Look,
     options: WatchOptions,
-    events: mpsc::Receiver<()>,
+    events: Arc<Events>,
+    woken: mpsc::Receiver<()>,
     sender: channel::Sender<Batch>,
     stop: Arc<AtomicBool>,
 }
 
 impl Watch {
-    fn run(mut self, wake: mpsc::SyncSender<()>) {
-        let _watcher = self.watcher(wake);
-        self.settle();
-        let batch = self.look.next();
+    fn run(mut self) {
+        let _watcher = self.watcher();
+        self.settle(&mut Touched::All);
+        let began = Instant::now();
+        let batch = self.look.next(&Touched::All);
+        let mut next_poll = self.next_poll(began);
         let mut folder = batch.folder;
         let mut answered = 0;
         if self.sender.blocking_send(batch).is_err() {
@@ -202,18 +277,26 @@ impl Watch {
         }
         while !self.stop.load(Ordering::Relaxed) {
             let wait = self.look.due_in().unwrap_or(Duration::MAX);
-            let event = self
-                .events
-                .recv_timeout(wait.min(self.options.poll_interval));
+            let poll = next_poll.saturating_duration_since(Instant::now());
+            let event = self.woken.recv_timeout(wait.min(poll));
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
             let noticed = Instant::now();
+            let mut touched = if noticed >= next_poll {
+                Touched::All
+            } else {
+                Touched::default()
+            };
+            let mut asked = self.events.take(&mut touched);
             if event.is_ok() {
-                self.settle();
+                asked = self.settle(&mut touched);
             }
-            let asked = self.asked.load(Ordering::Acquire);
-            let mut batch = self.look.next();
+            let began = Instant::now();
+            let mut batch = self.look.next(&touched);
+            if touched == Touched::All {
+                next_poll = self.next_poll(began);
+            }
             batch.noticed = Some(noticed);
             if self.look.is_settled() {
                 batch.asked = asked;
@@ -229,14 +312,19 @@ impl Watch {
         }
     }
 
+    /// When to look at the whole directory again without an event, after a look that began then.
+    fn next_poll(&self, began: Instant) -> Instant {
+        let rest = began.elapsed() * POLLING_SHARE;
+        Instant::now() + rest.max(self.options.poll_interval)
+    }
+
     /// Asks the system for events. Where it gives none, polling alone does the work.
-    fn watcher(&self, wake: mpsc::SyncSender<()>) -> Option<notify::RecommendedWatcher> {
+    fn watcher(&self) -> Option<notify::RecommendedWatcher> {
+        let events = Arc::clone(&self.events);
         let on_event = move |event: notify::Result<notify::Event>| {
-            // Our own reading causes access events; they mean nothing.
-            if event.is_ok_and(|event| event.kind.is_access()) {
-                return;
+            if let Some(touched) = touched_by(event) {
+                events.add(touched);
             }
-            let _ = wake.try_send(());
         };
         let watcher = notify::recommended_watcher(on_event).and_then(|mut watcher| {
             watcher
@@ -253,17 +341,19 @@ impl Watch {
             .ok()
     }
 
-    /// Waits until nothing changes for a moment, at most for `longest_wait`.
-    fn settle(&self) {
+    /// Waits until nothing changes for a moment, at most for `longest_wait`. What is touched
+    /// meanwhile is added; returns the number of the last question that came before that.
+    fn settle(&self, touched: &mut Touched) -> u64 {
         let deadline = Instant::now() + self.options.longest_wait;
-        let mut before = self.look.files();
+        let mut before = self.look.files(touched);
         loop {
             std::thread::sleep(self.options.quiet);
             // Events of the writes that are waited for say nothing new.
-            while self.events.try_recv().is_ok() {}
-            let now = self.look.files();
+            while self.woken.try_recv().is_ok() {}
+            let asked = self.events.take(touched);
+            let now = self.look.files(touched);
             if now == before || Instant::now() >= deadline {
-                return;
+                return asked;
             }
             before = now;
         }

@@ -47,7 +47,7 @@ fn load_path(path: &Path, store: &mut FileStore) -> Vec<Problem> {
         mut problems,
         ..
     } = scan::list(path);
-    for file in files.keys() {
+    for file in files.keys().map(Path::new) {
         let name = file.display().to_string();
         match scan::read(file) {
             Ok(bytes) => {

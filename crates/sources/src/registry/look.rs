@@ -2,6 +2,8 @@
 //! counts as gone, and makes a batch of what follows. What texts mean is `store`'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,8 +20,48 @@ use super::store::{FileStore, ObjectState, ObjectStatus, Update};
 /// looked at again: coarse clocks of file systems hide a second write.
 const CLOCK_SLACK: Duration = Duration::from_millis(100);
 
+/// Paths of events that are kept apart; more of them are a look at the whole directory.
+const MAX_TOUCHED: usize = 1024;
+
 /// The text of a file now, or why there is none; `None` if the file is gone.
 type NewText = Option<Result<String, Box<Problem>>>;
+
+/// Where to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Touched {
+    /// Everywhere: what has happened is not known.
+    All,
+    /// At these paths.
+    Paths(BTreeSet<OsString>),
+}
+
+impl Default for Touched {
+    /// Only what waits to be looked at again.
+    fn default() -> Self {
+        Self::Paths(BTreeSet::new())
+    }
+}
+
+impl Touched {
+    /// Adds what else was touched.
+    pub(super) fn join(&mut self, more: Self) {
+        match (&mut *self, more) {
+            (Self::Paths(paths), Self::Paths(more)) if paths.len() + more.len() <= MAX_TOUCHED => {
+                paths.extend(more);
+            }
+            _ => *self = Self::All,
+        }
+    }
+}
+
+/// A file as it was when it was read.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Without one, it is read again.
+    stamp: Option<Stamp>,
+    /// Of its bytes: the same ones are not taken apart again.
+    hash: Option<u64>,
+}
 
 /// What is known of a directory.
 pub(super) struct Look {
@@ -27,12 +69,16 @@ pub(super) struct Look {
     store: FileStore,
     /// How long a file must be missing or empty before its objects are removed.
     missing_for: Duration,
-    /// Files as they were when they were read. Without a stamp, a file is read again.
-    seen: BTreeMap<PathBuf, Option<Stamp>>,
+    /// What is there, as far as looks and events told.
+    listing: Listing,
+    /// Files that were read.
+    seen: BTreeMap<OsString, Seen>,
+    /// Files among these without a stamp that the system gave.
+    unsettled: BTreeSet<OsString>,
     /// Files among these that the system did not give when they were to be read.
-    unreadable: BTreeSet<PathBuf>,
+    unreadable: BTreeSet<OsString>,
     /// Files that are missing or empty, and since when.
-    missing: BTreeMap<PathBuf, Instant>,
+    missing: BTreeMap<OsString, Instant>,
     /// Whether the directory lost all its files at once, and what they held stays in force.
     held: bool,
     /// What is wrong with the directory itself, by file or directory.
@@ -45,7 +91,9 @@ impl Look {
             directory: directory.to_owned(),
             store: FileStore::new(settings),
             missing_for,
+            listing: Listing::default(),
             seen: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             missing: BTreeMap::new(),
             held: false,
@@ -57,41 +105,60 @@ impl Look {
         &self.directory
     }
 
-    /// The files that are there now.
-    pub(super) fn files(&self) -> BTreeMap<PathBuf, Stamp> {
-        scan::list(&self.directory).files
+    /// The files there that are there now.
+    pub(super) fn files(&self, touched: &Touched) -> BTreeMap<OsString, Stamp> {
+        match touched {
+            Touched::All => scan::list(&self.directory).files,
+            Touched::Paths(paths) => scan::stamps(paths),
+        }
     }
 
     /// When to look again though no event comes; `None` if nothing is unsettled.
     pub(super) fn due_in(&self) -> Option<Duration> {
-        let unsettled = self
-            .seen
-            .iter()
-            .any(|(path, stamp)| stamp.is_none() && !self.unreadable.contains(path));
         let missing = self.missing.values().map(|since| {
             self.missing_for.saturating_sub(since.elapsed()) + Duration::from_millis(1)
         });
-        missing.chain(unsettled.then_some(CLOCK_SLACK)).min()
+        let unsettled = (!self.unsettled.is_empty()).then_some(CLOCK_SLACK);
+        missing.chain(unsettled).min()
     }
 
     /// Reads what looks different, and makes the batch of what follows.
-    pub(super) fn next(&mut self) -> Batch {
-        let mut listing = scan::list(&self.directory);
-        let lost = self.lost(&listing);
+    pub(super) fn next(&mut self, touched: &Touched) -> Batch {
+        let some = match touched {
+            Touched::All => None,
+            Touched::Paths(paths) => {
+                let mut paths = paths.clone();
+                paths.extend(self.missing.keys().chain(&self.unsettled).cloned());
+                self.listing.look_again(&self.directory, &paths)
+            }
+        };
+        if some.is_none() {
+            self.listing = scan::list(&self.directory);
+        }
+        let mut problems = self.listing.problems.clone();
+        let lost = self.lost();
         let mut read = Vec::new();
         if lost.is_none() {
-            read = self.read_changed(&listing);
+            read = match &some {
+                None => {
+                    let files = std::mem::take(&mut self.listing.files);
+                    let read = self.read_changed(files.iter());
+                    self.listing.files = files;
+                    read
+                }
+                Some(paths) => self.read_some(paths),
+            };
         }
         let empty = lost.is_some();
         if let Some(lost) = lost {
-            self.hold(&lost, &mut listing.problems);
+            self.hold(&lost, &mut problems);
         } else {
             self.held = false;
-            self.drop_gone(&listing, &mut read);
+            self.drop_gone(some, &mut read);
         }
         let folder = if empty {
             FolderState::Empty
-        } else if listing.is_complete() && self.unreadable.is_empty() {
+        } else if self.listing.is_complete() && self.unreadable.is_empty() {
             FolderState::Complete
         } else {
             FolderState::Incomplete
@@ -106,7 +173,7 @@ impl Look {
             changes,
             mut statuses,
         } = self.store.apply_all(files);
-        statuses.extend(self.folder_statuses(listing.problems));
+        statuses.extend(self.folder_statuses(problems));
         Batch {
             changes,
             statuses,
@@ -121,22 +188,38 @@ impl Look {
         self.missing.is_empty()
     }
 
-    fn read_changed(&mut self, listing: &Listing) -> Vec<(String, NewText)> {
+    /// Reads these files, whatever they look like.
+    fn read_some(&mut self, touched: &BTreeSet<OsString>) -> Vec<(String, NewText)> {
+        for path in touched {
+            // The clock may not have moved on since it was read.
+            if let Some(seen) = self.seen.get_mut(path) {
+                seen.stamp = None;
+            }
+        }
+        let files: BTreeMap<OsString, Stamp> = touched
+            .iter()
+            .filter_map(|path| Some((path.clone(), self.listing.files.get(path)?.clone())))
+            .collect();
+        self.read_changed(files.iter())
+    }
+
+    fn read_changed<'a>(
+        &mut self,
+        files: impl Iterator<Item = (&'a OsString, &'a Stamp)>,
+    ) -> Vec<(String, NewText)> {
         let mut read = Vec::new();
-        for (path, stamp) in &listing.files {
-            if self
-                .seen
-                .get(path)
-                .is_some_and(|seen| seen.as_ref() == Some(stamp))
-            {
+        for (path, stamp) in files {
+            let before = self.seen.get(path);
+            if before.is_some_and(|seen| seen.stamp.as_ref() == Some(stamp)) {
                 self.missing.remove(path);
                 continue;
             }
-            let name = path.display().to_string();
+            let before = before.and_then(|seen| seen.hash);
+            let name = Path::new(path).display().to_string();
             if stamp.length == 0 && self.store.has_objects(&name) && !self.is_overdue(path) {
                 continue;
             }
-            let bytes = scan::read(path);
+            let bytes = scan::read(Path::new(path));
             if matches!(bytes, Err(ReadError::Gone(_))) {
                 continue;
             }
@@ -144,13 +227,26 @@ impl Look {
             let unreadable = matches!(bytes, Err(ReadError::Unreadable(_)));
             // Whether the system gives it is not told by its stamp.
             let again = unreadable || stamp.modified.is_none_or(is_fresh);
-            if unreadable {
-                self.unreadable.insert(path.clone());
-            } else {
-                self.unreadable.remove(path);
+            let sets = [
+                (&mut self.unreadable, unreadable),
+                (&mut self.unsettled, again && !unreadable),
+            ];
+            for (set, belongs) in sets {
+                if belongs {
+                    set.insert(path.clone());
+                } else {
+                    set.remove(path);
+                }
             }
-            self.seen
-                .insert(path.clone(), (!again).then(|| stamp.clone()));
+            let hash = bytes.as_ref().ok().map(|bytes| hash_of(bytes));
+            let seen = Seen {
+                stamp: (!again).then(|| stamp.clone()),
+                hash,
+            };
+            self.seen.insert(path.clone(), seen);
+            if hash.is_some() && hash == before {
+                continue;
+            }
             let text = bytes
                 .map_err(ReadError::into_problem)
                 .and_then(|bytes| decode_text(&name, &bytes).map(str::to_owned));
@@ -159,22 +255,30 @@ impl Look {
         read
     }
 
-    /// Notes which files are gone. What cannot be looked at is no reason to forget what it held.
-    fn drop_gone(&mut self, listing: &Listing, read: &mut Vec<(String, NewText)>) {
-        let absent: Vec<PathBuf> = self
-            .seen
-            .keys()
-            .filter(|path| !listing.files.contains_key(*path))
-            .cloned()
-            .collect();
+    /// Notes which files are gone, of all or of these and of those that were missing. What cannot be
+    /// looked at is no reason to forget what it held.
+    fn drop_gone(&mut self, some: Option<BTreeSet<OsString>>, read: &mut Vec<(String, NewText)>) {
+        let there = |path: &OsString| self.listing.files.contains_key(path);
+        let absent: Vec<OsString> = match some {
+            None => (self.seen.keys())
+                .filter(|path| !there(path))
+                .cloned()
+                .collect(),
+            Some(mut paths) => {
+                paths.extend(self.missing.keys().cloned());
+                paths.retain(|path| self.seen.contains_key(path) && !there(path));
+                paths.into_iter().collect()
+            }
+        };
         for path in absent {
-            if listing.is_unknown(&path) {
+            if self.listing.is_unknown(&path) {
                 self.missing.remove(&path);
             } else if self.is_overdue(&path) {
                 self.missing.remove(&path);
                 self.unreadable.remove(&path);
+                self.unsettled.remove(&path);
                 self.seen.remove(&path);
-                read.push((path.display().to_string(), None));
+                read.push((Path::new(&path).display().to_string(), None));
             }
         }
     }
@@ -183,12 +287,16 @@ impl Look {
     /// or several that held something are empty and no other holds anything. A volume that is not
     /// mounted, and a full one on which files are written anew, look like that, and nobody runs a
     /// mesh without configuration.
-    fn lost(&self, listing: &Listing) -> Option<Vec<PathBuf>> {
+    fn lost(&self) -> Option<Vec<OsString>> {
+        let listing = &self.listing;
         if !listing.is_complete() || listing.files.values().any(|stamp| stamp.length > 0) {
             return None;
         }
-        let held = |path: &&PathBuf| self.store.has_objects(&path.display().to_string());
-        let emptied: Vec<PathBuf> = listing.files.keys().filter(held).cloned().collect();
+        let held = |path: &&OsString| {
+            let name = Path::new(path).display().to_string();
+            self.store.has_objects(&name)
+        };
+        let emptied: Vec<OsString> = listing.files.keys().filter(held).cloned().collect();
         if listing.files.is_empty() {
             Some(self.seen.keys().cloned().collect())
         } else {
@@ -198,7 +306,7 @@ impl Look {
     }
 
     /// Keeps all that was there, and says so after a moment.
-    fn hold(&mut self, lost: &[PathBuf], problems: &mut Vec<Problem>) {
+    fn hold(&mut self, lost: &[OsString], problems: &mut Vec<Problem>) {
         if !self.held {
             let overdue = lost.iter().filter(|path| self.is_overdue(path)).count();
             if overdue < lost.len() {
@@ -218,7 +326,7 @@ impl Look {
     }
 
     /// Notes that a file is missing or empty; says whether it has been for long enough.
-    fn is_overdue(&mut self, path: &Path) -> bool {
+    fn is_overdue(&mut self, path: &OsStr) -> bool {
         let since = *self
             .missing
             .entry(path.to_owned())
@@ -254,6 +362,12 @@ impl Look {
     }
 }
 
+fn hash_of(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
 fn is_fresh(modified: SystemTime) -> bool {
     // A time in the future has no age: such a file would be read for ever, so it counts as old.
     modified.elapsed().is_ok_and(|age| age < CLOCK_SLACK)
@@ -272,16 +386,20 @@ mod tests {
         // Nothing is mapped at address 0, so that reading fails, for root as well.
         std::os::unix::fs::symlink("/proc/self/mem", &path).expect("linked");
         let mut look = Look::new(directory.path(), MeshSettings::default(), Duration::ZERO);
-        let first = look.next();
+        let first = look.next(&Touched::All);
         assert_eq!(first.folder, FolderState::Incomplete);
         assert_eq!(first.statuses.len(), 1, "{first:?}");
-        assert_eq!(look.seen.get(&path), Some(&None), "it is read again");
+        assert_eq!(
+            look.seen.get(path.as_os_str()),
+            Some(&Seen::default()),
+            "it is read again"
+        );
         assert_eq!(look.due_in(), None, "but at leisure");
-        let second = look.next();
+        let second = look.next(&Touched::All);
         assert!(second.statuses.is_empty(), "nothing new: {second:?}");
 
         fs::remove_file(&path).expect("removed");
         fs::write(&path, "# nothing").expect("written");
-        assert_eq!(look.next().folder, FolderState::Complete);
+        assert_eq!(look.next(&Touched::All).folder, FolderState::Complete);
     }
 }

@@ -1,12 +1,12 @@
 //! Looks for files: which there are, whether they look different from before, and what is in
-//! them. Every limit on what a directory may demand is here.
+//! them, all of a directory or only what events name. Every limit on what a directory may demand is here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use weft_proto::Problem;
@@ -30,16 +30,20 @@ pub(super) struct Stamp {
     pub(super) length: u64,
     /// When its content, mode or name changed last: `chmod` changes nothing else.
     changed: (i64, i64),
-    /// The file behind all symlinks: Kubernetes swaps a link to change what is mounted.
-    target: PathBuf,
+    /// Device and number of the file behind all symlinks: Kubernetes swaps a link to change what is mounted.
+    inode: (u64, u64),
 }
 
-/// What one look at a directory found.
+/// What looks at a directory found. Paths are compared as bytes: `Path` takes them apart each time.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    pub(super) files: BTreeMap<PathBuf, Stamp>,
+    pub(super) files: BTreeMap<OsString, Stamp>,
     /// Files and directories that could not be looked at: what is at or below them is not known.
-    unknown: BTreeSet<PathBuf>,
+    unknown: BTreeSet<OsString>,
+    /// Directories that were looked at.
+    directories: BTreeSet<OsString>,
+    /// Whether a symlink was met: what an event names is then not all that changes.
+    linked: bool,
     pub(super) problems: Vec<Problem>,
     /// Problems that are not told.
     more_problems: usize,
@@ -47,10 +51,13 @@ pub(super) struct Listing {
 
 /// Finds files below a directory, or the one file that `path` is.
 pub(super) fn list(path: &Path) -> Listing {
-    let mut found = Listing::default();
+    let mut found = Listing {
+        linked: fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()),
+        ..Listing::default()
+    };
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => found.directory(path, 0),
-        Ok(metadata) => found.file(path.to_owned(), &metadata),
+        Ok(metadata) => found.file(path, &metadata),
         Err(error) => found.cannot_be_read(path, &error),
     }
     if found.is_full() {
@@ -60,10 +67,9 @@ pub(super) fn list(path: &Path) -> Listing {
         );
         let last = found.files.keys().nth(MAX_FILES).cloned();
         last.map(|last| found.files.split_off(&last));
-        found.unknown.insert(path.to_owned());
+        found.unknown.insert(path.into());
     }
-    // The order in which a directory gives its entries is any.
-    found.problems.sort_by(|a, b| a.source.cmp(&b.source));
+    found.sort_problems();
     if found.more_problems > 0 {
         let text = format!("{} more problems are not told", found.more_problems);
         found.problems.push(problem(path, text));
@@ -71,10 +77,28 @@ pub(super) fn list(path: &Path) -> Listing {
     found
 }
 
+/// Those of these files that are there.
+pub(super) fn stamps(paths: &BTreeSet<OsString>) -> BTreeMap<OsString, Stamp> {
+    let stamp = |path: &OsString| Some((path.clone(), Stamp::of(&fs::metadata(path).ok()?)));
+    paths.iter().filter_map(stamp).collect()
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            inode: (metadata.dev(), metadata.ino()),
+        }
+    }
+}
+
 impl Listing {
     /// Whether it is not known if a file is there.
-    pub(super) fn is_unknown(&self, path: &Path) -> bool {
-        !self.unknown.is_empty() && path.ancestors().any(|above| self.unknown.contains(above))
+    pub(super) fn is_unknown(&self, path: &OsStr) -> bool {
+        let mut above = Path::new(path).ancestors();
+        !self.unknown.is_empty() && above.any(|above| self.unknown.contains(above.as_os_str()))
     }
 
     /// Whether all of it could be looked at.
@@ -86,18 +110,72 @@ impl Listing {
         self.files.len() + self.unknown.len() > MAX_FILES
     }
 
+    /// Looks again at what events named, and says which of it are, were or may be configuration files; `None` if only
+    /// a look at all of the directory tells what has changed.
+    pub(super) fn look_again(
+        &mut self,
+        directory: &Path,
+        touched: &BTreeSet<OsString>,
+    ) -> Option<BTreeSet<OsString>> {
+        if self.linked || self.more_problems > 0 || self.is_full() {
+            return None;
+        }
+        let mut files = BTreeSet::new();
+        for path in touched {
+            let name = Path::new(path).file_name()?;
+            let below = Path::new(path).strip_prefix(directory).ok()?;
+            if self.directories.contains(path) {
+                return None;
+            }
+            if below.iter().any(is_hidden) || below.iter().any(|part| part == LOST_AND_FOUND) {
+                continue;
+            }
+            // A directory that is not known yet, and whatever is in it.
+            let above = Path::new(path).parent()?;
+            if !self.directories.contains(above.as_os_str()) {
+                return None;
+            }
+            match fs::symlink_metadata(path) {
+                Ok(now) if now.is_dir() || now.is_symlink() => return None,
+                _ => {}
+            }
+            self.files.remove(path);
+            self.unknown.remove(path);
+            let shown = Path::new(path).display().to_string();
+            self.problems.retain(|problem| *problem.source != *shown);
+            self.entry(Path::new(path), name, below.components().count() - 1);
+            files.insert(path.clone());
+        }
+        self.sort_problems();
+        (!self.is_full() && self.more_problems == 0).then_some(files)
+    }
+
+    /// The order in which a directory gives its entries is any.
+    fn sort_problems(&mut self) {
+        self.problems.sort_by(|a, b| a.source.cmp(&b.source));
+    }
+
     fn directory(&mut self, path: &Path, depth: usize) {
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
             Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => return,
             Err(error) => return self.cannot_be_read(path, &error),
         };
+        self.directories.insert(path.into());
         for entry in entries {
             if self.is_full() {
                 return;
             }
             match entry {
-                Ok(entry) => self.entry(&entry.path(), &entry.file_name(), depth),
+                Ok(entry) => {
+                    let name = entry.file_name();
+                    let followed = name != LOST_AND_FOUND && !is_hidden(&name);
+                    // A hidden link is one that others lead through.
+                    self.linked |= entry.file_type().is_ok_and(|kind| kind.is_symlink());
+                    if followed {
+                        self.entry(&entry.path(), &name, depth);
+                    }
+                }
                 Err(error) => return self.cannot_be_read(path, &error),
             }
         }
@@ -105,9 +183,6 @@ impl Listing {
 
     fn entry(&mut self, path: &Path, name: &OsStr, depth: usize) {
         let shown = name.to_string_lossy();
-        if shown.starts_with('.') || shown == LOST_AND_FOUND {
-            return;
-        }
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             // It vanished between the two calls, or is a link to nothing: it is merely not there.
@@ -121,7 +196,7 @@ impl Listing {
             let text = "is not read: its name is not UTF-8; rename it".to_owned();
             self.problem(path, text);
         } else if !metadata.is_dir() {
-            self.file(path.to_owned(), &metadata);
+            self.file(path, &metadata);
         } else if depth < MAX_DEPTH {
             self.directory(path, depth + 1);
         } else {
@@ -130,23 +205,17 @@ impl Listing {
         }
     }
 
-    fn file(&mut self, path: PathBuf, metadata: &fs::Metadata) {
+    fn file(&mut self, path: &Path, metadata: &fs::Metadata) {
         if !metadata.is_file() {
             // To open a pipe may take for ever.
-            self.problem(&path, "is not read: it is no regular file".to_owned());
+            self.problem(path, "is not read: it is no regular file".to_owned());
             return;
         }
-        let stamp = Stamp {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            target: fs::canonicalize(&path).unwrap_or_default(),
-        };
-        self.files.insert(path, stamp);
+        self.files.insert(path.into(), Stamp::of(metadata));
     }
 
     fn cannot_be_read(&mut self, path: &Path, error: &std::io::Error) {
-        self.unknown.insert(path.to_owned());
+        self.unknown.insert(path.into());
         self.problem(path, format!("cannot be read: {error}"));
     }
 
@@ -157,6 +226,10 @@ impl Listing {
             self.more_problems += 1;
         }
     }
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }
 
 /// YAML and JSON files that are no hidden files and no leftovers of editors (`#x.yaml#`,
@@ -265,13 +338,16 @@ mod tests {
         symlink(path("nothing"), path("gone.yaml")).expect("linked");
         symlink(path(".hidden"), path(".hidden")).expect("linked");
         let found = list(directory.path());
-        assert_eq!(found.files.keys().collect::<Vec<_>>(), [&path("a.yaml")]);
+        assert_eq!(
+            found.files.keys().collect::<Vec<_>>(),
+            [path("a.yaml").as_os_str()]
+        );
         assert!(!found.is_complete());
         for unknown in ["loop.yaml", "sub", "sub/deep/b.yaml"] {
-            assert!(found.is_unknown(&path(unknown)), "{unknown}");
+            assert!(found.is_unknown(path(unknown).as_os_str()), "{unknown}");
         }
         for known in ["a.yaml", "gone.yaml", "other/b.yaml"] {
-            assert!(!found.is_unknown(&path(known)), "{known}");
+            assert!(!found.is_unknown(path(known).as_os_str()), "{known}");
         }
         let told = told(&found);
         assert_eq!(told.len(), 2, "{told:?}");

@@ -1,27 +1,29 @@
 //! The gRPC service around [`ServerStream`]: one task a stream, bounded queues, counters. Never
 //! decides what is sent; the control plane behind [`ViewSource`] gives views and hears events.
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use prost::Message;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::{DecodeBuf, Decoder};
+use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::server::NamedService;
+use tonic::{Request, Status, Streaming};
 
 use super::age::Ages;
 pub use super::incoming::{Admitted, incoming};
 use super::standing::Inquiry;
 pub use super::standing::Standing;
+use super::wire::{Answers, Message};
 use super::{Answered, Event, Limits, Question, ServerStream, question};
 use crate::pb;
-use crate::pb::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use crate::protocol::{Delta, Mode, Protocol, Sotw};
+use crate::protocol::{Delta, Mode, Outgoing, Protocol, Sotw};
 use crate::view::View;
 
 /// Answers that wait for the network; the machine itself keeps one a type under way.
@@ -163,6 +165,14 @@ pub struct AdsService<S> {
     shared: Arc<Shared<S>>,
 }
 
+impl<S> Clone for AdsService<S> {
+    fn clone(&self) -> Self {
+        AdsService {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
 struct Shared<S> {
     source: Arc<S>,
     options: Options,
@@ -178,8 +188,7 @@ pub fn service<S: ViewSource>(
     source: Arc<S>,
     options: Options,
     counters: Arc<Counters>,
-) -> AggregatedDiscoveryServiceServer<AdsService<S>> {
-    let (request_bytes, response_bytes) = (options.max_request_bytes, options.max_response_bytes);
+) -> AdsService<S> {
     let places = options.max_streams.min(Semaphore::MAX_PERMITS);
     let shared = Arc::new(Shared {
         source,
@@ -189,9 +198,7 @@ pub fn service<S: ViewSource>(
         counters,
         next_id: AtomicU64::new(1),
     });
-    AggregatedDiscoveryServiceServer::new(AdsService { shared })
-        .max_decoding_message_size(request_bytes)
-        .max_encoding_message_size(response_bytes)
+    AdsService { shared }
 }
 
 /// A gRPC server with keep-alive, so that streams of vanished clients end within a minute. Sockets
@@ -211,33 +218,67 @@ pub fn server_builder(max_connection_age: Option<Duration>) -> tonic::transport:
     }
 }
 
-type Answers<P> = ReceiverStream<Result<<P as Protocol>::Response, Status>>;
+const SOTW_PATH: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const DELTA_PATH: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
-#[tonic::async_trait]
-impl<S: ViewSource> AggregatedDiscoveryService for AdsService<S> {
-    type StreamAggregatedResourcesStream = Answers<Sotw>;
-    type DeltaAggregatedResourcesStream = Answers<Delta>;
+impl<S> NamedService for AdsService<S> {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
 
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<pb::DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.start::<Sotw>(request)
+/// Not the service that is generated: that copies each answer into a buffer which a stream keeps.
+impl<S: ViewSource> Service<http::Request<tonic::body::Body>> for AdsService<S> {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<pb::DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.start::<Delta>(request)
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let answers = match request.uri().path() {
+            SOTW_PATH => self.start::<Sotw>(request),
+            DELTA_PATH => self.start::<Delta>(request),
+            path => Err(Status::unimplemented(format!("{path} is not served here"))),
+        };
+        let response = answers.map_or_else(Status::into_http, |answers| {
+            let mut response = http::Response::new(tonic::body::Body::new(answers));
+            let grpc = http::HeaderValue::from_static("application/grpc");
+            (response.headers_mut()).insert(http::header::CONTENT_TYPE, grpc);
+            response
+        });
+        ready(Ok(response))
+    }
+}
+
+/// Reads requests.
+struct Requests<T>(std::marker::PhantomData<fn() -> T>);
+
+impl<T: prost::Message + Default> Decoder for Requests<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
+        T::decode(from)
+            .map(Some)
+            .map_err(|error| Status::internal(error.to_string()))
     }
 }
 
 impl<S: ViewSource> AdsService<S> {
     fn start<P: Protocol>(
         &self,
-        request: Request<Streaming<P::Request>>,
-    ) -> Result<Response<Answers<P>>, Status> {
+        request: http::Request<tonic::body::Body>,
+    ) -> Result<Answers, Status> {
+        if let Some(encoding) = request.headers().get("grpc-encoding")
+            && encoding != "identity"
+        {
+            return Err(Status::unimplemented(
+                "grpc-encoding: only identity is read",
+            ));
+        }
         let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
             add(&self.shared.counters.streams_refused, 1);
             return Err(Status::resource_exhausted(
@@ -245,6 +286,12 @@ impl<S: ViewSource> AdsService<S> {
             ));
         };
         let (answers, receiver) = mpsc::channel(OUTBOUND);
+        let most = self.shared.options.max_request_bytes;
+        let requests = Requests(std::marker::PhantomData);
+        let request =
+            Request::from_http(request.map(|body| {
+                Streaming::<P::Request>::new_request(requests, body, None, Some(most))
+            }));
         let peer = request.remote_addr();
         let (metadata, _, inbound) = request.into_parts();
         let shared = self.shared.clone();
@@ -259,7 +306,7 @@ impl<S: ViewSource> AdsService<S> {
             }
             drop(place);
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Answers::new(receiver))
     }
 }
 
@@ -269,7 +316,7 @@ async fn serve<P: Protocol, S: ViewSource>(
     peer: Option<SocketAddr>,
     metadata: MetadataMap,
     mut inbound: Streaming<P::Request>,
-    answers: &mpsc::Sender<Result<P::Response, Status>>,
+    answers: &mpsc::Sender<Result<Message, Status>>,
 ) -> Result<(), Status> {
     let first = match tokio::time::timeout(FIRST_REQUEST, inbound.message()).await {
         Err(_) => return Err(Status::deadline_exceeded("no request came on the stream")),
@@ -284,12 +331,7 @@ async fn serve<P: Protocol, S: ViewSource>(
     if shared.source.answers(P::type_of(&first)) {
         add(&shared.counters.requests, 1);
         let (source, counters) = (&*shared.source, &*shared.counters);
-        let identifier = options.identifier.as_ref();
-        let limits = &options.limits;
-        return question::serve::<P, S>(
-            source, counters, identifier, limits, first, inbound, answers,
-        )
-        .await;
+        return question::serve::<P, S>(source, counters, options, first, inbound, answers).await;
     }
     let began = Instant::now();
     let (standing, inquiries) = Standing::channel();
@@ -368,14 +410,14 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
     async fn until_closed(
         &mut self,
         mut inbound: Streaming<P::Request>,
-        answers: &mpsc::Sender<Result<P::Response, Status>>,
+        answers: &mpsc::Sender<Result<Message, Status>>,
     ) -> Result<(), Status> {
         // Made but not sent: at most one, since a slow client must not pile up old states.
-        let mut ready: Option<P::Response> = None;
+        let mut ready: Option<Outgoing> = None;
         loop {
             self.dispatch();
             if ready.is_none() {
-                ready = self.machine.poll_response(Instant::now());
+                ready = self.machine.poll_outgoing(Instant::now());
                 self.dispatch();
             }
             for inquiry in self.asked.drain(..) {
@@ -387,9 +429,11 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 permit = answers.reserve(), if ready.is_some() => {
                     let Ok(permit) = permit else { return Ok(()) };
                     if let Some(response) = ready.take() {
+                        let most = self.shared.options.max_response_bytes;
+                        let message = Message::answer(P::MODE, response, most)?;
                         add(&self.shared.counters.responses, 1);
-                        add(&self.shared.counters.response_bytes, response.encoded_len() as u64);
-                        permit.send(Ok(response));
+                        add(&self.shared.counters.response_bytes, message.len() as u64);
+                        permit.send(Ok(message));
                     }
                 }
                 request = inbound.message() => match request {

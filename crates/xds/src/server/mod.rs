@@ -10,6 +10,7 @@ mod plan;
 mod question;
 mod standing;
 mod state;
+mod wire;
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -21,7 +22,7 @@ use plan::{Step, Turn, plan};
 pub use question::{Answered, Question};
 use state::{First, TypeState};
 
-use crate::protocol::Protocol;
+use crate::protocol::{Outgoing, Protocol};
 use crate::set::ResourceSet;
 use crate::type_url::TypeUrl;
 use crate::view::View;
@@ -168,8 +169,13 @@ impl<P: Protocol> ServerStream<P> {
         self.types.iter().filter_map(of_type).min()
     }
 
-    /// The next answer to send, if there is one.
+    /// The next answer to send as a message, if there is one.
     pub fn poll_response(&mut self, now: Instant) -> Option<P::Response> {
+        self.poll_outgoing(now).map(P::write_response)
+    }
+
+    /// The next answer to send, if there is one.
+    pub fn poll_outgoing(&mut self, now: Instant) -> Option<Outgoing> {
         // What one type settles may release removals of another; the chain is four types long.
         for _ in 0..=4 {
             let mut progress = false;
@@ -187,7 +193,7 @@ impl<P: Protocol> ServerStream<P> {
         None
     }
 
-    fn turn(&mut self, index: usize, now: Instant) -> Option<P::Response> {
+    fn turn(&mut self, index: usize, now: Instant) -> Option<Outgoing> {
         let type_url = self.types.get(index)?.type_url.clone();
         if !self.is_served(&type_url) || self.waits_for_clusters(&type_url, now) {
             return None;
@@ -231,7 +237,7 @@ impl<P: Protocol> ServerStream<P> {
                     removed: outgoing.removed.len(),
                     bytes: outgoing.resources.iter().map(|(r, _)| r.body.len()).sum(),
                 });
-                Some(P::write_response(outgoing))
+                Some(outgoing)
             }
         }
     }

@@ -86,7 +86,11 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
     let companions = companions(state, turn, &proposal);
     let listed_in_all = proposal.update::<&str>(companions.clone(), &[]);
     let resources = listed(state, turn, &wanted, &listed_in_all);
-    let version = state.wire_set_version(&listed_in_all, &turn.parents);
+    let version = match turn.mode {
+        // Nobody compares it: what a client has, it says resource by resource.
+        Mode::Delta => listed_in_all.version(),
+        Mode::Sotw => state.wire_set_version(&listed_in_all, &turn.parents),
+    };
     let answered = state
         .pending
         .iter()

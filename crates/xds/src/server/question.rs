@@ -2,15 +2,14 @@
 //! once for each request and without ACKs, as Istio's debug types (`istio.io/debug/…`) are. Such a
 //! client gets no view and is no proxy.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::event::Limits;
-use super::grpc::{Counters, ViewSource};
+use super::grpc::{Counters, Options, ViewSource};
+use super::wire::Message;
 use crate::pb;
 use crate::protocol::Protocol;
 
@@ -33,11 +32,10 @@ pub struct Question {
 pub(super) async fn serve<P: Protocol, S: ViewSource>(
     source: &S,
     counters: &Counters,
-    identifier: Option<&Arc<str>>,
-    limits: &Limits,
+    options: &Options,
     first: P::Request,
     mut inbound: Streaming<P::Request>,
-    answers: &mpsc::Sender<Result<P::Response, Status>>,
+    answers: &mpsc::Sender<Result<Message, Status>>,
 ) -> Result<(), Status> {
     let mut request = P::read_request(first);
     let mut asked = 0u64;
@@ -45,10 +43,10 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
     loop {
         let is_ack = asked > 0 && request.nonce == last;
         if !is_ack {
-            if request.names.len() > limits.names {
+            if request.names.len() > options.limits.names {
                 return Err(Status::invalid_argument(format!(
                     "resource_names: more than {}",
-                    limits.names
+                    options.limits.names
                 )));
             }
             if request.names.iter().any(|name| name.len() > LONGEST_NAME) {
@@ -63,8 +61,9 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
                 names: request.names,
             };
             let resources = source.answer(question).await?;
-            let response =
-                P::write_answer(&request.type_url, &last, identifier.cloned(), resources);
+            let identifier = options.identifier.clone();
+            let response = P::write_answer(&request.type_url, &last, identifier, resources);
+            let response = Message::of(&response, options.max_response_bytes)?;
             counters.responses.fetch_add(1, Ordering::Relaxed);
             if answers.send(Ok(response)).await.is_err() {
                 return Ok(());
