@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use weft_model::{
-    DestinationRule, ExportTo, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, Object,
-    ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService, Workload,
+    DestinationRule, ExportTo, Gateway, GatewayRef, Hostname, MeshNetworks, MeshSettings,
+    Namespace, Object, ObjectRef, Service, ServiceEndpoints, ServiceKey, Sidecar, VirtualService,
+    Workload,
 };
 
 /// Nearest names are looked for among so many at most.
@@ -22,6 +23,7 @@ pub(crate) struct Known<'a> {
     pub(crate) gateways: BTreeMap<GatewayRef, &'a Gateway>,
     pub(crate) sidecars: Vec<&'a Sidecar>,
     pub(crate) workloads: Vec<&'a Workload>,
+    pub(crate) networks: Option<&'a MeshNetworks>,
     /// Rules by namespace and host, oldest first; those with wildcards apart.
     exact_rules: HashMap<(&'a Namespace, &'a Hostname), Vec<&'a DestinationRule>>,
     wildcard_rules: HashMap<&'a Namespace, Vec<&'a DestinationRule>>,
@@ -44,6 +46,7 @@ impl<'a> Known<'a> {
             gateways: BTreeMap::new(),
             sidecars: Vec::new(),
             workloads: Vec::new(),
+            networks: None,
             exact_rules: HashMap::new(),
             wildcard_rules: HashMap::new(),
             by_domain: HashMap::new(),
@@ -72,6 +75,7 @@ impl<'a> Known<'a> {
                 self.gateways.insert(gateway_ref(gateway), gateway);
             }
             Object::Sidecar(sidecar) => self.sidecars.push(sidecar),
+            Object::Networks(networks) => self.networks = Some(networks),
             // What is missing to a gateway is told by the control plane, proxy by proxy; what a patch
             // names is there for some proxies and not for others; so are the providers of what is
             // reported. Of the others, none names anything (workloads are selected, not named), and

@@ -9,8 +9,10 @@ mod conflicts;
 mod destinations;
 mod gateways;
 mod known;
+mod networks;
 mod policies;
 mod shadow;
+mod sidecars;
 
 use std::fmt;
 
@@ -31,6 +33,8 @@ pub enum Code {
     MultipleSidecarsWithoutWorkloadSelectors,
     /// A destination has several ports and none is named.
     VirtualServiceDestinationPortSelectorRequired,
+    /// Networks speak of a cluster that is not known.
+    UnknownMeshNetworksServiceRegistry,
     /// TLS without authorities: the server is not verified.
     NoServerCertificateVerificationDestinationLevel,
     /// The same, for a port.
@@ -60,6 +64,7 @@ impl Code {
             Self::ConflictingSidecarWorkloadSelectors => "IST0110",
             Self::MultipleSidecarsWithoutWorkloadSelectors => "IST0111",
             Self::VirtualServiceDestinationPortSelectorRequired => "IST0112",
+            Self::UnknownMeshNetworksServiceRegistry => "IST0126",
             Self::NoServerCertificateVerificationDestinationLevel => "IST0128",
             Self::NoServerCertificateVerificationPortLevel => "IST0129",
             Self::VirtualServiceUnreachableRule => "IST0130",
@@ -124,13 +129,16 @@ pub fn analyze<'a>(
         limit,
     };
     destinations::look(&known, &mut report);
+    sidecars::look(&known, &mut report);
     gateways::look(&known, &mut report);
     policies::references(&known, &mut report);
+    networks::references(&known, &mut report);
     if depth == Depth::All {
         shadow::look(&known, &mut report);
         conflicts::look(&known, &mut report);
         policies::look(&known, &mut report);
         gateways::selectors(&known, &mut report);
+        networks::look(&known, &mut report);
     }
     report.found.sort();
     report.found.dedup();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use weft_analyze::{Analysis, Code, Depth, analyze, idle_gateways};
 use weft_model::{Labels, MeshSettings, Object};
-use weft_sources::{Remark, load_once, place};
+use weft_sources::{Remark, load_once, load_with_networks, place};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -62,6 +62,36 @@ fn destinations() {
 #[test]
 fn gateways() {
     check("gateways");
+}
+
+/// Networks have a file of their own.
+#[test]
+fn networks() {
+    let path = data("networks.yaml");
+    let settings = MeshSettings::default();
+    let rules = [data("networks-rules.yaml")];
+    let loaded = load_with_networks(&rules, Some(&path), &settings);
+    assert!(loaded.problems.is_empty(), "{:#?}", loaded.problems);
+    let found = |depth| analyze(&settings, &loaded.objects, depth, 1000).findings;
+    let remarks = found(Depth::All).into_iter().map(|finding| Remark {
+        object: finding.object,
+        path: finding.path,
+        message: format!("{} {}", finding.code, finding.text),
+    });
+    let remarks: Vec<Remark> = remarks.collect();
+    let placed = place(&loaded.statuses, &remarks).into_iter();
+    let told: Vec<String> = placed
+        .map(|p| format!("{} {} {}", p.line, p.path, p.message))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "3 networks.far.endpoints[0].fromRegistry IST0126 the cluster other is not known here, so the entry means no endpoint (this one is Kubernetes; --cluster-id)",
+            "9 networks.near.gateways[1].registryServiceName IST0101 the Service inner.shop.svc.cluster.local has no address outside of its cluster, so the gateway is not used",
+            "10 networks.near.gateways[2].registryServiceName IST0101 there is no Service eats.shop.svc.cluster.local, so the gateway is not used; did you mean \"east.shop.svc.cluster.local\"?",
+        ]
+    );
+    assert_eq!(found(Depth::References).len(), 2);
 }
 
 #[test]

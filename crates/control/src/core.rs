@@ -4,10 +4,12 @@
 pub(crate) mod analysis;
 mod concern;
 mod explain;
+mod gateway_names;
 mod keys;
 mod latency;
 mod news;
 mod record;
+mod sidecars;
 mod standing;
 mod streams;
 mod who;
@@ -32,6 +34,8 @@ use crate::graph::{Key, ProxyFacts, ProxyView, Value};
 use crate::node::Proxy;
 use crate::world::World;
 use analysis::Analyst;
+pub(crate) use gateway_names::Names;
+use gateway_names::{NameCounts, NameDesk};
 pub(crate) use keys::Places;
 use keys::{KeyCounts, KeyDesk};
 use latency::Owed;
@@ -70,6 +74,8 @@ pub struct Core {
     refreshed: watch::Sender<u64>,
     /// Fetches of keys.
     pub(crate) key_counts: KeyCounts,
+    /// Look-ups of gateways' names.
+    pub(crate) name_counts: NameCounts,
 }
 
 /// Counts of one type.
@@ -107,6 +113,7 @@ impl Updates {
 struct Writer {
     world: World,
     keys: KeyDesk,
+    names: NameDesk,
     /// The view of each kind of proxy that is connected.
     published: HashMap<Arc<ProxyFacts>, Published>,
 }
@@ -190,6 +197,7 @@ impl Core {
         let writer = Writer {
             world: World::new(mesh),
             keys: KeyDesk::default(),
+            names: NameDesk::default(),
             published: HashMap::default(),
         };
         Self {
@@ -210,6 +218,7 @@ impl Core {
             refresh: OnceLock::new(),
             refreshed: watch::Sender::new(0),
             key_counts: KeyCounts::default(),
+            name_counts: NameCounts::default(),
         }
     }
 

@@ -16,6 +16,7 @@
 mod core;
 pub mod emit;
 pub mod engine;
+mod gateway_names;
 mod generate;
 mod graph;
 pub mod identity;

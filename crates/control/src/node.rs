@@ -2,7 +2,7 @@
 //! booleans, numbers and lists may arrive as JSON strings, and structures as JSON inside a
 //! string. Must never know what is generated from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use thiserror::Error;
 use weft_model::ProxySettings;
 use weft_sources::proxy_settings;
 
+use crate::generate::networks::NETWORK;
 use crate::identity::Identity;
 use crate::pb::core::v3::Node;
 use crate::pb::protobuf::{Struct, Value, value::Kind};
@@ -59,8 +60,10 @@ pub struct Proxy {
     pub labels: BTreeMap<String, String>,
     /// Cluster (site) of the workload.
     pub cluster_id: String,
-    /// Network of the workload.
+    /// Network of the workload (metadata `NETWORK`, else the label `topology.istio.io/network`).
     pub network: String,
+    /// The networks whose endpoints it wants to see; empty: all (metadata `REQUESTED_NETWORK_VIEW`).
+    pub network_view: BTreeSet<String>,
     /// Locality as `region/zone/subzone`.
     pub locality: String,
     /// How traffic reaches it.
@@ -146,6 +149,10 @@ impl Proxy {
             let said = node.locality.as_ref();
             said.map_or_else(String::new, |l| join([&l.region, &l.zone, &l.sub_zone]))
         });
+        let network = metadata
+            .text("NETWORK")
+            .or_else(|| labels.get(NETWORK).cloned())
+            .unwrap_or_default();
         Ok(Self {
             id: node.id.clone(),
             kind,
@@ -155,7 +162,11 @@ impl Proxy {
             dns_domain: id.dns_domain,
             labels,
             cluster_id: metadata.text("CLUSTER_ID").unwrap_or_default(),
-            network: metadata.text("NETWORK").unwrap_or_default(),
+            network,
+            network_view: metadata
+                .list("REQUESTED_NETWORK_VIEW")
+                .into_iter()
+                .collect(),
             locality,
             interception: metadata.interception()?,
             http_proxy_port: metadata.port("HTTP_PROXY_PORT")?,

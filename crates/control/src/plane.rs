@@ -13,11 +13,12 @@ use weft_core::drain::DrainSignal;
 use weft_model::MeshSettings;
 use weft_sources::{
     Batch, FileSource, FileSourceError, FolderState, ObjectState, ObjectStatus, Problem,
-    WatchOptions,
+    WatchOptions, mesh_networks,
 };
 use weft_xds::server::grpc as ads;
 
 use crate::core::{Core, analysis};
+use crate::gateway_names;
 use crate::keys::{self, KeyFetch};
 use crate::monitoring;
 
@@ -40,6 +41,10 @@ pub struct ControlConfig {
     pub serve_incomplete: bool,
     /// File with Istio's `MeshConfig`.
     pub mesh_config: Option<PathBuf>,
+    /// File with Istio's `MeshNetworks`, which is watched.
+    pub networks_config: Option<PathBuf>,
+    /// Name of the cluster that endpoints are in; `None` is Istio's default.
+    pub cluster_id: Option<String>,
     /// Where proxies connect (plaintext ADS); port 0 takes a free one.
     pub grpc_addr: SocketAddr,
     /// Where people and Prometheus look; port 0 takes a free one.
@@ -65,6 +70,9 @@ pub enum ControlError {
     /// The mesh configuration is wrong.
     #[error("the mesh configuration is refused:\n{}", lines(.0))]
     MeshConfig(Vec<Problem>),
+    /// The mesh's networks are wrong or cannot be read.
+    #[error("the networks of the mesh are refused:\n{}", lines(.0))]
+    MeshNetworks(Vec<Problem>),
     /// The configuration directory cannot be watched.
     #[error(transparent)]
     Source(#[from] FileSourceError),
@@ -112,7 +120,14 @@ impl ControlPlane {
     /// # Errors
     /// A file cannot be read, an address is taken: see [`ControlError`].
     pub async fn start(config: ControlConfig, drain: DrainSignal) -> Result<Self, ControlError> {
-        let mesh = read_mesh(config.mesh_config.as_ref())?;
+        let mut mesh = read_mesh(config.mesh_config.as_ref())?;
+        if let Some(cluster) = &config.cluster_id {
+            mesh.cluster_id = cluster.as_str().into();
+        }
+        if let Some(path) = &config.networks_config {
+            // There is no earlier form to keep.
+            mesh_networks::load(path, &mesh).map_err(ControlError::MeshNetworks)?;
+        }
         let grpc = bind(config.grpc_addr)?;
         let web = listen(bind(config.monitoring_addr)?, config.monitoring_addr)?;
         let grpc_addr = grpc.local_addr().unwrap_or(config.grpc_addr);
@@ -125,7 +140,11 @@ impl ControlPlane {
             monitoring.await;
             Ok(())
         });
-        let mut source = FileSource::start(&config.config_dir, mesh, WatchOptions::default())?;
+        let options = WatchOptions {
+            networks: config.networks_config.clone(),
+            ..WatchOptions::default()
+        };
+        let mut source = FileSource::start(&config.config_dir, mesh, options)?;
         core.follow(source.refresh());
         let wanted = core.wanted_keys();
         let fetching = keys::run(
@@ -135,8 +154,12 @@ impl ControlPlane {
             drain.clone(),
         );
         tasks.spawn(async { fetching.await.map_err(ControlError::Part) });
+        let names = core.wanted_names();
+        let looking_up = gateway_names::run(Arc::clone(&core), names, drain.clone());
+        tasks.spawn(async { looking_up.await.map_err(ControlError::Part) });
         if first_batches(&mut source, &core, &config, &drain).await? {
             keys_of_rules(&core, &drain).await;
+            names_of_gateways(&core, &drain).await;
             // Only now: a proxy whose connection is refused goes to another replica.
             let grpc = listen(grpc, config.grpc_addr)?;
             core.set_ready(true);
@@ -237,6 +260,23 @@ async fn keys_of_rules(core: &Core, drain: &DrainSignal) {
             () = drain.wait() => return,
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
+    }
+}
+
+/// Longest wait for the first addresses of gateways.
+const NAMES_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits until the names of networks' gateways were looked up once, but not for long: a proxy that
+/// comes back is not to lose its way into other networks.
+async fn names_of_gateways(core: &Core, drain: &DrainSignal) {
+    let waiting = async {
+        while core.has_unknown_names() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = drain.wait() => {}
+        _ = tokio::time::timeout(NAMES_PATIENCE, waiting) => {}
     }
 }
 
@@ -409,6 +449,8 @@ mod tests {
             config_dir: "rules".into(),
             serve_incomplete,
             mesh_config: None,
+            networks_config: None,
+            cluster_id: None,
             grpc_addr: ([127, 0, 0, 1], 0).into(),
             monitoring_addr: ([127, 0, 0, 1], 0).into(),
             max_connection_age: None,

@@ -3,6 +3,7 @@
 
 mod keys;
 mod namespaced;
+mod networks;
 mod sources;
 mod workloads;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
-    CredentialName, DestinationRule, EnvoyFilter, Gateway, Hostname, Labels, MeshSettings,
+    CredentialName, DestinationRule, EnvoyFilter, Gateway, Hostname, Kind, Labels, MeshSettings,
     Namespace, Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, VirtualService,
     Workload,
 };
@@ -23,6 +24,7 @@ use crate::engine::Engine;
 use crate::graph::{FilterFacts, Key, Mesh, RuleFacts, RuleIndex, ServiceFacts, Shard, Value};
 use keys::{rule_key, secret_key, stream_key};
 use namespaced::NamespacedRules;
+use networks::NetworkSources;
 use workloads::Workloads;
 
 /// The engine of the mesh and the objects that it was told.
@@ -36,6 +38,7 @@ pub(crate) struct World {
     envoy_filters: HashMap<Namespace, BTreeMap<ObjectRef, FilterFacts>>,
     namespaced: NamespacedRules,
     workloads: Workloads,
+    networks: NetworkSources,
     /// `DestinationRules` that are for some workloads only.
     selectors: HashMap<Namespace, BTreeMap<ObjectRef, Labels>>,
     /// Rules that leave routes to others.
@@ -64,6 +67,7 @@ impl World {
             envoy_filters: HashMap::default(),
             namespaced: NamespacedRules::default(),
             workloads: Workloads::default(),
+            networks: NetworkSources::default(),
             selectors: HashMap::default(),
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
@@ -111,6 +115,12 @@ impl World {
                 let (old, new) = (as_workload(old), as_workload(new));
                 self.workloads.exchange(old, new, &mut self.engine);
             }
+            (_, Some(whole @ (Object::Networks(_) | Object::Namespace(_)))) => {
+                networks::set(whole, &mut self.engine);
+            }
+            (Some(whole @ (Object::Networks(_) | Object::Namespace(_))), None) => {
+                networks::remove(whole, &mut self.engine);
+            }
             _ => {
                 if let Some(old) = old {
                     self.rule(old, false);
@@ -134,6 +144,7 @@ impl World {
         let facts = |s: &Arc<Service>| ServiceFacts {
             export_to: s.export_to.clone(),
             created: s.created,
+            kubernetes: s.origin.kind == Kind::Service,
         };
         let index = self.services.entry(shard).or_default();
         if let Some(service) = new {
@@ -154,6 +165,7 @@ impl World {
             own.chain(s.assigned.iter().copied()).collect()
         };
         self.exchange_addresses(&ips(old), &ips(new), &key, Key::VipOwners);
+        self.networks.service(&key, new, &mut self.engine);
     }
 
     fn endpoints(
@@ -236,9 +248,10 @@ impl World {
                     self.engine.set(secret_key(&secret.origin), value);
                 }
             }
-            // Workloads are exchanged as a whole; nobody reads namespaces yet.
+            // These are exchanged as a whole.
             Object::Workload(_)
             | Object::Namespace(_)
+            | Object::Networks(_)
             | Object::Service(_)
             | Object::Endpoints(_) => {}
         }
@@ -276,6 +289,7 @@ impl World {
             created: rule.meta.created,
             export_to: rule.export_to.clone(),
             selector: None,
+            hosts: rule.hosts.iter().cloned().collect(),
         };
         let has_streams = !rule.tcp.is_empty() || !rule.tls.is_empty();
         for gateway in &rule.gateways {
@@ -310,6 +324,7 @@ impl World {
             created: rule.meta.created,
             export_to: rule.export_to.clone(),
             selector: rule.selector.clone(),
+            hosts: Arc::default(),
         };
         let namespace = rule.meta.origin.namespace.clone();
         let index = if rule.host.is_wildcard() {

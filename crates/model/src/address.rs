@@ -50,6 +50,28 @@ impl AddressRange {
         }
     }
 
+    /// The same range without host bits.
+    #[must_use]
+    pub fn truncated(&self) -> Self {
+        let bits = self.prefix_len;
+        let ip = match self.ip {
+            IpAddr::V4(ip) => {
+                let shift = 32_u32.saturating_sub(u32::from(bits));
+                let mask = u32::MAX.checked_shl(shift).unwrap_or(0);
+                IpAddr::from((u32::from(ip) & mask).to_be_bytes())
+            }
+            IpAddr::V6(ip) => {
+                let shift = 128_u32.saturating_sub(u32::from(bits));
+                let mask = u128::MAX.checked_shl(shift).unwrap_or(0);
+                IpAddr::from((u128::from(ip) & mask).to_be_bytes())
+            }
+        };
+        Self {
+            ip,
+            prefix_len: bits,
+        }
+    }
+
     /// Whether it is a single address.
     pub fn is_host(&self) -> bool {
         *self == Self::host(self.ip)
@@ -75,6 +97,8 @@ pub enum EndpointAddress {
     Dns(Arc<str>),
     /// A Unix domain socket's path (or abstract name with a leading `@`).
     Unix(Arc<str>),
+    /// Not known here: it is reached through a gateway of its network only.
+    Hidden,
 }
 
 impl EndpointAddress {
@@ -82,7 +106,7 @@ impl EndpointAddress {
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Ip(ip) => Some(*ip),
-            Self::Dns(_) | Self::Unix(_) => None,
+            Self::Dns(_) | Self::Unix(_) | Self::Hidden => None,
         }
     }
 }
@@ -93,6 +117,7 @@ impl fmt::Display for EndpointAddress {
             Self::Ip(ip) => ip.fmt(f),
             Self::Dns(name) => f.write_str(name),
             Self::Unix(path) => write!(f, "unix://{path}"),
+            Self::Hidden => f.write_str("behind a gateway of its network"),
         }
     }
 }
@@ -144,6 +169,20 @@ mod tests {
             "10.0.0.1/x",
         ] {
             assert!(AddressRange::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn host_bits_are_cut_off() {
+        for (range, expected) in [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3"),
+            ("10.1.2.3/0", "0.0.0.0/0"),
+            ("fd00::1:2/16", "fd00::/16"),
+            ("fd00::1/0", "::/0"),
+        ] {
+            let cut = AddressRange::parse(range).map(|r| r.truncated().to_string());
+            assert_eq!(cut, Ok(expected.to_owned()));
         }
     }
 

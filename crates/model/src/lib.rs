@@ -23,6 +23,7 @@ pub mod hostname;
 pub mod labels;
 pub mod mesh;
 pub mod name;
+pub mod network;
 pub mod object;
 pub mod peer;
 pub mod protocol;
@@ -68,6 +69,7 @@ pub use mesh::{MeshSettings, MeshTls, OutboundTrafficPolicy, PathNormalization, 
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };
+pub use network::{GatewayPlace, MeshNetworks, Network, NetworkEndpoints, NetworkGateway};
 pub use object::{NamespaceInfo, Object, ObjectKey, ServiceEndpoints, ServiceKey};
 pub use peer::{MutualTlsMode, PeerAuthentication, PeerModes, spiffe_id};
 pub use protocol::Protocol;
@@ -81,7 +83,10 @@ pub use route::{
 };
 pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
-pub use sidecar::Sidecar;
+pub use sidecar::{
+    CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressPort, EgressScope,
+    IngressListener, Sidecar, unix_path,
+};
 pub use stream::{StreamDestination, StreamMatch, StreamRoute};
 pub use telemetry::{AccessLogging, CallSide, Telemetry, TraceTag, Tracing};
 pub use token::{KeyPlace, RequestAuthentication, TokenKeys, TokenRule};

@@ -63,6 +63,8 @@ pub struct TlsDefaults {
 pub struct MeshSettings {
     /// Where rules for the whole mesh live.
     pub root_namespace: Namespace,
+    /// Name of the cluster that endpoints are in; networks may name it.
+    pub cluster_id: Arc<str>,
     /// Suffix of service hosts.
     pub cluster_domain: Arc<str>,
     /// Name of the trust domain in identities.
@@ -142,6 +144,7 @@ impl Default for MeshSettings {
         };
         Self {
             root_namespace: Namespace::new("istio-system"),
+            cluster_id: "Kubernetes".into(),
             cluster_domain: "cluster.local".into(),
             trust_domain: "cluster.local".into(),
             trust_domain_aliases: Vec::new(),

@@ -118,11 +118,12 @@ pub enum Kind {
     ProxyConfig,
     Telemetry,
     WorkloadGroup,
+    MeshNetworks,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -143,6 +144,7 @@ impl Kind {
         Self::ProxyConfig,
         Self::Telemetry,
         Self::WorkloadGroup,
+        Self::MeshNetworks,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -194,6 +196,7 @@ impl Kind {
             Self::ProxyConfig => "ProxyConfig",
             Self::Telemetry => "Telemetry",
             Self::WorkloadGroup => "WorkloadGroup",
+            Self::MeshNetworks => "MeshNetworks",
         }
     }
 
@@ -220,6 +223,7 @@ impl Kind {
             Self::ProxyConfig => "proxy-config",
             Self::Telemetry => "telemetry",
             Self::WorkloadGroup => "workload-group",
+            Self::MeshNetworks => "mesh-networks",
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::gateway::Gateway;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{Namespace, ObjectRef};
+use crate::network::MeshNetworks;
 use crate::peer::PeerAuthentication;
 use crate::route::VirtualService;
 use crate::secret::Secret;
@@ -70,6 +71,7 @@ pub enum ObjectKey {
     RequestAuthentication(ObjectRef),
     Telemetry(ObjectRef),
     Namespace(Namespace),
+    Networks,
 }
 
 impl fmt::Display for ObjectKey {
@@ -89,6 +91,7 @@ impl fmt::Display for ObjectKey {
             | Self::RequestAuthentication(origin)
             | Self::Telemetry(origin) => origin.fmt(f),
             Self::Namespace(name) => write!(f, "namespace {name}"),
+            Self::Networks => f.write_str("networks"),
         }
     }
 }
@@ -111,6 +114,7 @@ pub enum Object {
     RequestAuthentication(Arc<RequestAuthentication>),
     Telemetry(Arc<Telemetry>),
     Namespace(Arc<NamespaceInfo>),
+    Networks(Arc<MeshNetworks>),
 }
 
 impl Object {
@@ -137,6 +141,7 @@ impl Object {
             Self::Secret(secret) => ObjectKey::Secret(secret.origin.clone()),
             Self::Telemetry(rule) => ObjectKey::Telemetry(rule.meta.origin.clone()),
             Self::Namespace(namespace) => ObjectKey::Namespace(namespace.name.clone()),
+            Self::Networks(_) => ObjectKey::Networks,
         }
     }
 }

@@ -76,6 +76,9 @@ pub struct Service {
     pub subject_alt_names: Vec<Arc<str>>,
     /// Labels of its workloads, if they are chosen by label.
     pub selector: Option<Labels>,
+    /// Where it is reached from outside of its cluster (addresses and names of a load balancer, and
+    /// external addresses), sorted; known of Kubernetes services only.
+    pub external_addresses: Vec<EndpointAddress>,
     /// Whether it is a Kubernetes service without a virtual address (`clusterIP: None`).
     pub headless: bool,
     /// Since when it exists.

@@ -7,7 +7,7 @@ use prost::{Message, Name};
 
 use crate::{
     Problem,
-    istio::mesh::v1alpha1::{MeshConfig, ProxyConfig},
+    istio::mesh::v1alpha1::{MeshConfig, MeshNetworks, ProxyConfig},
     pb::envoy::config::bootstrap::v3::Bootstrap,
     pool,
     reader::{self, Naming, Options, UnknownFields},
@@ -36,6 +36,15 @@ pub fn read_mesh_config(source: &str, text: &str) -> Result<MeshConfig, Vec<Prob
     }
     let root = single_document(source, text)?;
     read_node(source, &root, &MeshConfig::full_name(), Options::ISTIO)
+}
+
+/// Reads the networks of a mesh in Istio's form; an empty text is an empty message.
+pub fn read_mesh_networks(source: &str, text: &str) -> Result<MeshNetworks, Vec<Problem>> {
+    if yaml::parse(text, &Limits::default()).is_empty() {
+        return Ok(MeshNetworks::default());
+    }
+    let root = single_document(source, text)?;
+    read_node(source, &root, &MeshNetworks::full_name(), Options::ISTIO)
 }
 
 /// Reads the `ProxyConfig` that an agent of Istio says it runs with. Agents may be younger than

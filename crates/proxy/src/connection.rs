@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -68,6 +69,7 @@ pub(crate) struct Handle {
     /// Set by the connection's stream, which hyper wants to be `Send`.
     received: RefCell<Option<Arc<AtomicBool>>>,
     chain: Cell<u64>,
+    redirected: Cell<bool>,
 }
 
 impl Handle {
@@ -86,6 +88,7 @@ impl Handle {
             head_timeout: Cell::new(None),
             received: RefCell::new(None),
             chain: Cell::new(0),
+            redirected: Cell::new(false),
         }
     }
 
@@ -102,6 +105,16 @@ impl Handle {
     /// When the connection was accepted.
     pub(crate) fn opened(&self) -> Instant {
         self.opened
+    }
+
+    /// The local address is the one that the client wanted, and not where it was sent instead.
+    pub(crate) fn set_redirected(&self) {
+        self.redirected.set(true);
+    }
+
+    /// Where the client wanted to go, if that is known; `local` is the address that it called.
+    pub(crate) fn original_dst(&self, local: SocketAddr) -> Option<SocketAddr> {
+        self.redirected.get().then_some(local)
     }
 
     /// The connection belongs to filter chain `chain` and has these limits.

@@ -156,7 +156,10 @@ impl Listener {
         stats.downstream_cx_active.inc();
         let registered = worker.connections.open();
         let opened = registered.handle().opened();
-        if let Some((listener, local)) = self.destination(&tcp, &worker) {
+        if let Some((listener, local, redirected)) = self.destination(&tcp, &worker) {
+            if redirected {
+                registered.handle().set_redirected();
+            }
             let ends = listener.serve(tcp, peer, local, registered, &worker);
             ends.await;
         }
@@ -167,26 +170,32 @@ impl Listener {
             .record(opened.elapsed().as_millis() as u64);
     }
 
-    /// The address the client wanted, and the listener that is responsible for it.
+    /// The listener that is responsible for a connection, its local address, and whether that is known
+    /// to be the one that the client wanted. Of a connection to the listener's own socket it is not:
+    /// passing it on to there would lead back here.
     fn destination(
         self: &Rc<Self>,
         tcp: &TcpStream,
         worker: &Worker,
-    ) -> Option<(Rc<Self>, SocketAddr)> {
+    ) -> Option<(Rc<Self>, SocketAddr, bool)> {
         let local = tcp.local_addr().ok()?;
         let spec = self.spec();
         let filter = spec.config.filters.original_dst.as_ref();
         if !spec.config.use_original_dst && filter.is_none_or(|f| f.disabled_for(local.port())) {
-            return Some((Rc::clone(self), local));
+            return Some((Rc::clone(self), local, false));
         }
         // A connection that was not redirected has no other destination than ours.
-        let wanted = weft_net::original_dst(tcp).unwrap_or(local);
+        let found = weft_net::original_dst(tcp);
+        // What comes by TPROXY has the address of its destination.
+        let redirected = found.is_ok() || spec.config.transparent;
+        let wanted = found.unwrap_or(local);
         let other = spec
             .config
             .use_original_dst
             .then(|| worker.listener_for(wanted))
             .flatten();
-        Some((other.unwrap_or_else(|| Rc::clone(self)), wanted))
+        let listener = other.unwrap_or_else(|| Rc::clone(self));
+        Some((listener, wanted, redirected))
     }
 
     /// Listener filters, filter chain, network filter.

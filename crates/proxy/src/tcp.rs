@@ -35,6 +35,7 @@ struct Session {
     opened: Instant,
     peer: SocketAddr,
     local: SocketAddr,
+    original_dst: Option<SocketAddr>,
     id: u64,
     server_name: Option<String>,
     cluster: Option<Arc<str>>,
@@ -56,6 +57,7 @@ impl Session {
             opened: Instant::now(),
             peer,
             local,
+            original_dst: registered.handle().original_dst(local),
             id: registered.id(),
             server_name: server_name.map(str::to_owned),
             cluster: None,
@@ -161,7 +163,7 @@ impl TcpManager {
         for attempt in 1..=self.config.max_connect_attempts.max(1) {
             let pick = PickContext {
                 hash,
-                original_dst: Some(session.local),
+                original_dst: session.original_dst,
                 ..PickContext::default()
             };
             let Some(host) = cluster.pick(&pick) else {

@@ -286,6 +286,8 @@ fn convert_kind(
             proxy_config::check(document.read_spec()?, spec);
             None
         }
+        // It has a file of its own.
+        Kind::MeshNetworks => None,
         Kind::Telemetry => {
             let message = document.read_spec()?;
             let rule = telemetry::convert(message, context, spec);

@@ -21,9 +21,9 @@ pub mod registry;
 
 use weft_model::{Object, ObjectKey};
 
-pub use api::istio::{mesh_config, proxy_settings};
+pub use api::istio::{mesh_config, mesh_networks, proxy_settings};
 pub use registry::file::{Batch, FileSource, FileSourceError, FolderState, Refresh, WatchOptions};
-pub use registry::load::{Loaded, load_once};
+pub use registry::load::{Loaded, load_once, load_with_networks};
 pub use registry::places::{Remark, place};
 pub use registry::store::{FileStore, ObjectState, ObjectStatus, StatusKey, Update};
 pub use weft_proto::Problem;

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use weft_model::{
-    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, NamespaceInfo, ObjectRef,
-    PeerAuthentication, RequestAuthentication, Secret, Sidecar, Telemetry, VirtualService,
-    Workload,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, MeshNetworks, NamespaceInfo,
+    ObjectRef, PeerAuthentication, RequestAuthentication, Secret, Sidecar, Telemetry,
+    VirtualService, Workload,
 };
 use weft_proto::Problem;
 
@@ -33,6 +33,7 @@ pub(crate) enum Piece {
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     RequestAuthentication(Arc<RequestAuthentication>),
     Telemetry(Arc<Telemetry>),
+    Networks(Arc<MeshNetworks>),
 }
 
 /// One document, and what became of it.

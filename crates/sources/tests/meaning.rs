@@ -398,18 +398,7 @@ fn destination_rules_gateways_and_sidecars_keep_their_semantics() {
     let Some(Object::Sidecar(sidecar)) = objects.get("Sidecar/shop/default") else {
         panic!()
     };
-    let egress = sidecar.egress_hosts.as_ref().expect("given");
-    let sees = |namespace: &str, name: &str| {
-        egress
-            .iter()
-            .any(|scoped| scoped.includes(&Namespace::new(namespace), &host(name)))
-    };
-    assert!(sees("shop", "a.b") && sees("istio-system", "a.b"));
-    assert!(sees("x", "reviews.shop.svc.cluster.local") && !sees("x", "a.b"));
-    assert_eq!(
-        sidecar.outbound_policy,
-        Some(OutboundTrafficPolicy::RegistryOnly)
-    );
+    sidecar_means(sidecar);
 }
 
 #[test]
@@ -509,4 +498,83 @@ fn a_pod_that_comes_later_gives_its_labels_to_the_endpoint() {
     );
     let update = store.apply("later.yaml", None);
     assert_eq!(update.changes.len(), 2, "and takes them along when it goes");
+}
+
+fn sidecar_means(sidecar: &weft_model::Sidecar) {
+    use weft_model::{CaptureMode, DefaultEndpoint, Protocol};
+    let [web, unix, rest] = &sidecar.egress[..] else {
+        panic!("{:?}", sidecar.egress)
+    };
+    let shop = Namespace::new("shop");
+    let sees =
+        |namespace: &str, name: &str| rest.imports(&shop, &Namespace::new(namespace), &host(name));
+    assert!(sees("shop", "a.b") && sees("istio-system", "a.b"));
+    assert!(sees("x", "reviews.shop.svc.cluster.local") && !sees("x", "a.b"));
+    assert_eq!(
+        (web.bind.as_deref(), web.capture, web.matched_port()),
+        (Some("127.0.0.5"), CaptureMode::None, Some(port(9080)))
+    );
+    assert!(web.imports(&shop, &shop, &host("a.com")));
+    assert!(!web.imports(&shop, &Namespace::new("other"), &host("a.com")));
+    assert_eq!(unix.unix_path(), Some("/run/out.sock"));
+    assert_eq!(unix.matched_port(), None);
+    assert_eq!(
+        [Some(port(9080)), Some(port(7)), None].map(|port| sidecar.egress_of(port)),
+        [Some(0), Some(2), Some(2)]
+    );
+    let proxy = sidecar.egress_proxy.as_ref().expect("given");
+    assert_eq!(
+        (sidecar.outbound_policy, proxy.port),
+        (Some(OutboundTrafficPolicy::AllowAny), Some(port(80)))
+    );
+    let endpoints = sidecar.ingress.iter().map(|listener| &listener.endpoint);
+    assert_eq!(
+        endpoints.collect::<Vec<_>>(),
+        [
+            &DefaultEndpoint::Loopback {
+                v6: false,
+                port: port(8080)
+            },
+            &DefaultEndpoint::Unix("/run/app.sock".into()),
+            &DefaultEndpoint::Instance {
+                v6: true,
+                port: port(81)
+            },
+        ]
+    );
+    let protocols = sidecar.ingress.iter().map(|listener| listener.protocol);
+    assert_eq!(
+        protocols.collect::<Vec<_>>(),
+        [Protocol::Https, Protocol::Tcp, Protocol::Unsupported]
+    );
+    assert!(sidecar.ingress[0].tls.is_some() && sidecar.ingress[1].tls.is_none());
+    let limits = |port| {
+        let pool = sidecar.pool_at(port).expect("given");
+        (pool.tcp.max_connections, pool.http.max_requests)
+    };
+    assert_eq!(limits(9443), (None, Some(3)));
+    assert_eq!(limits(9081), (Some(9), None));
+}
+
+#[test]
+fn a_sidecar_has_a_bounded_number_of_listeners() {
+    let listeners: Vec<String> = (1..=1001)
+        .map(|port| format!("{{port: {{number: {port}, protocol: HTTP}}, hosts: ['./*']}}"))
+        .collect();
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: many, namespace: shop}}\nspec: {{egress: [{}]}}\n",
+        listeners.join(", ")
+    );
+    let mut store = FileStore::new(MeshSettings::default());
+    let update = store.apply("many.yaml", Some(&text));
+    assert_eq!(update.changes, []);
+    let told: Vec<String> = update
+        .statuses
+        .iter()
+        .flat_map(|status| status.problems.iter().map(ToString::to_string))
+        .collect();
+    assert!(
+        told.len() == 1 && told[0].contains("1001 listeners are more than 1000"),
+        "{told:?}"
+    );
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use weft_model::MeshSettings;
-use weft_sources::{FileStore, Problem, mesh_config};
+use weft_sources::{FileStore, Problem, mesh_config, mesh_networks};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -100,6 +100,20 @@ fn names_and_indents() {
 fn mesh_settings() {
     check("mesh.yaml", |name, text| {
         mesh_config::parse(name, text).expect_err("it is wrong")
+    });
+}
+
+#[test]
+fn networks() {
+    check("networks.yaml", |name, text| {
+        // What the reader of fields and what the meaning of values say are two looks.
+        let settings = MeshSettings::default();
+        let fields = mesh_networks::parse(name, text, &settings).expect_err("it is wrong");
+        let sound = text
+            .replace("  names: {gateway: []}\n", "")
+            .replace("\"\", fromCidr: ", "");
+        let values = mesh_networks::parse(name, &sound, &settings).expect_err("it is wrong");
+        fields.into_iter().chain(values).collect()
     });
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use weft_model::{MeshSettings, Object};
 use weft_sources::{
     Batch, Change, FileSource, FolderState, ObjectState, ObjectStatus, WatchOptions, load_once,
+    load_with_networks,
 };
 
 fn route(name: &str, weight: u32) -> String {
@@ -451,4 +452,78 @@ async fn who_asks_hears_when_everything_written_before_is_known() {
         }
     }
     assert_eq!(changes, ["-VirtualService/default/a"]);
+}
+
+fn network(address: &str) -> String {
+    format!("networks: {{far: {{gateways: [{{address: {address}, port: 15443}}]}}}}\n")
+}
+
+/// The file of networks is followed like the others; what it said last stays when it breaks or goes.
+#[tokio::test]
+async fn networks_are_followed_and_keep_their_last_good_form() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let beside = tempfile::tempdir().expect("a directory");
+    let file = beside.path().join("networks");
+    fs::write(&file, network("192.0.2.1")).expect("written");
+    fs::write(directory.path().join("a.yaml"), route("a", 1)).expect("written");
+    let options = WatchOptions {
+        networks: Some(file.clone()),
+        ..WatchOptions::default()
+    };
+    let mut source = start(directory.path(), options);
+    let all = ["+VirtualService/default/a", "+networks"];
+    assert_eq!(keys(&next(&mut source).await), all);
+
+    fs::write(&file, network("192.0.2.2")).expect("written");
+    assert_eq!(keys(&next(&mut source).await), ["+networks"]);
+    let states = |batch: &Batch| -> Vec<ObjectState> {
+        let statuses = batch.statuses.iter();
+        statuses.map(|status| status.state).collect()
+    };
+    for wrong in [network("nothing at all"), "networks: [".to_owned()] {
+        fs::write(&file, wrong).expect("written");
+        let batch = next(&mut source).await;
+        assert_eq!(keys(&batch), Vec::<String>::new());
+        assert_eq!(states(&batch), [ObjectState::KeptLastGood]);
+        assert!(!batch.statuses[0].problems.is_empty());
+    }
+    fs::remove_file(&file).expect("removed");
+    let batch = next(&mut source).await;
+    assert_eq!(keys(&batch), Vec::<String>::new(), "gone is not empty");
+    assert_eq!(states(&batch), [ObjectState::KeptLastGood]);
+    fs::write(&file, network("192.0.2.3")).expect("written");
+    let batch = next(&mut source).await;
+    assert_eq!(keys(&batch), ["+networks"]);
+    assert_eq!(states(&batch), [ObjectState::Accepted]);
+    silent(&mut source, Duration::from_millis(400)).await;
+}
+
+/// In the watched folder it is the file of networks all the same, and no document of the mesh.
+#[tokio::test]
+async fn networks_may_lie_among_the_rules() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("networks.yaml");
+    fs::write(&file, network("192.0.2.1")).expect("written");
+    fs::write(directory.path().join("a.yaml"), route("a", 1)).expect("written");
+    let options = WatchOptions {
+        networks: Some(file.clone()),
+        ..WatchOptions::default()
+    };
+    let mut source = start(directory.path(), options);
+    let batch = next(&mut source).await;
+    assert_eq!(keys(&batch), ["+VirtualService/default/a", "+networks"]);
+    assert_eq!(batch.folder, FolderState::Complete);
+    let fine = |batch: &Batch| batch.statuses.iter().all(|s| s.problems.is_empty());
+    assert!(fine(&batch), "{:?}", batch.statuses);
+    fs::write(&file, network("192.0.2.2")).expect("written");
+    let batch = next(&mut source).await;
+    assert_eq!(keys(&batch), ["+networks"]);
+    assert!(fine(&batch), "{:?}", batch.statuses);
+    let loaded = load_with_networks(
+        &[directory.path().to_owned()],
+        Some(&file),
+        &MeshSettings::default(),
+    );
+    assert_eq!(loaded.problems, []);
+    assert_eq!(loaded.objects.len(), 2);
 }

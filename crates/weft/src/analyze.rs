@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use weft_analyze::{Code, Depth};
 use weft_model::MeshSettings;
-use weft_sources::{Loaded, Problem, Remark, load_once, mesh_config, place};
+use weft_sources::{Loaded, Problem, Remark, load_with_networks, mesh_config, place};
 
-use crate::cli::{AnalyzeArgs, ReportForm};
+use crate::cli::{AnalyzeArgs, NetworkArgs, ReportForm};
 use crate::validate::{count, summary};
 use crate::{Failure, output};
 
@@ -20,8 +20,9 @@ const MAX_FINDINGS: usize = 10_000;
 const SCHEMA: &str = "IST0106";
 
 pub(crate) fn run(args: &AnalyzeArgs) -> Result<ExitCode, Failure> {
-    let settings = settings(args.mesh_config.as_deref())?;
-    let loaded = load_once(&args.paths, &settings);
+    let settings = settings(args.mesh_config.as_deref(), &args.networks)?;
+    let networks = args.networks.networks_config.as_deref();
+    let loaded = load_with_networks(&args.paths, networks, &settings);
     let warnings = look(&loaded, &settings, Depth::All);
     match args.output {
         ReportForm::Json => output::line(&format!("{:#}", report(&loaded, &warnings))),
@@ -49,10 +50,18 @@ pub(crate) fn run(args: &AnalyzeArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The mesh's settings, from a file or the defaults.
-pub(crate) fn settings(path: Option<&Path>) -> Result<MeshSettings, Failure> {
-    let Some(path) = path else {
-        return Ok(MeshSettings::default());
-    };
+pub(crate) fn settings(
+    path: Option<&Path>,
+    networks: &NetworkArgs,
+) -> Result<MeshSettings, Failure> {
+    let read = path.map_or_else(|| Ok(MeshSettings::default()), read)?;
+    Ok(MeshSettings {
+        cluster_id: networks.cluster_id.as_str().into(),
+        ..read
+    })
+}
+
+fn read(path: &Path) -> Result<MeshSettings, Failure> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("{name}: {error}; give a readable file of MeshConfig YAML"))?;

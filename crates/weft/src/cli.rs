@@ -75,6 +75,8 @@ pub(crate) struct ControlArgs {
     /// File with the mesh's settings (Istio's `MeshConfig`); read once, at the start
     #[arg(long, value_name = "FILE")]
     pub(crate) mesh_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) networks: NetworkArgs,
     /// Where proxies connect for xDS
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15010")]
     pub(crate) grpc_addr: SocketAddr,
@@ -102,6 +104,22 @@ pub(crate) struct ControlArgs {
     pub(crate) log: LogArgs,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
+}
+
+/// The networks of a mesh that has several.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NetworkArgs {
+    /// File with the mesh's networks (Istio's `MeshNetworks`); `weft control` follows its changes
+    #[arg(long, value_name = "FILE", alias = "networksConfig")]
+    pub(crate) networks_config: Option<PathBuf>,
+    /// Name of the cluster that endpoints are in, which networks may name (`fromRegistry`)
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "Kubernetes",
+        env = "CLUSTER_ID"
+    )]
+    pub(crate) cluster_id: String,
 }
 
 /// A time with its unit, above zero.
@@ -340,6 +358,8 @@ pub(crate) struct ValidateArgs {
     /// File with the mesh's settings (Istio's `MeshConfig`)
     #[arg(long, value_name = "FILE")]
     pub(crate) mesh_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) networks: NetworkArgs,
 }
 
 /// How findings are printed.
@@ -359,6 +379,8 @@ pub(crate) struct AnalyzeArgs {
     /// File with the mesh's settings (Istio's `MeshConfig`)
     #[arg(long, value_name = "FILE")]
     pub(crate) mesh_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) networks: NetworkArgs,
     /// How findings are printed
     #[arg(short, long, value_enum, default_value = "text")]
     pub(crate) output: ReportForm,

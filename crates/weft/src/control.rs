@@ -28,6 +28,8 @@ pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
             config_dir: args.config_dir.clone(),
             serve_incomplete: args.serve_incomplete,
             mesh_config: args.mesh_config.clone(),
+            networks_config: args.networks.networks_config.clone(),
+            cluster_id: Some(args.networks.cluster_id.clone()),
             grpc_addr: args.grpc_addr,
             monitoring_addr: args.monitoring_addr,
             max_connection_age: args.grpc_max_connection_age.0,

@@ -7,14 +7,15 @@ use std::process::ExitCode;
 use weft_analyze::Depth;
 use weft_proto::Problem;
 use weft_proto::yaml::{self, Limits};
-use weft_sources::{Loaded, ObjectState, load_once};
+use weft_sources::{Loaded, ObjectState, load_with_networks};
 
 use crate::cli::ValidateArgs;
 use crate::{Failure, analyze, output};
 
 pub(crate) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
-    let settings = analyze::settings(args.mesh_config.as_deref())?;
-    let loaded = load_once(&args.paths, &settings);
+    let settings = analyze::settings(args.mesh_config.as_deref(), &args.networks)?;
+    let networks = args.networks.networks_config.as_deref();
+    let loaded = load_with_networks(&args.paths, networks, &settings);
     for problem in &loaded.problems {
         eprintln!("{problem}");
     }

@@ -238,8 +238,11 @@ fn wide_mesh(folder: &ConfigFolder) {
         .display()
         .to_string();
     let (http, https) = (free_port(), free_port());
+    let socket = folder.write_beside("out.sock", "").display().to_string();
+    std::fs::remove_file(&socket).expect("just written");
     let changes = [
         ("/etc/".to_owned(), format!("{certificates}/")),
+        ("/run/out.sock".to_owned(), socket),
         (
             "number: 80, name: http, protocol: HTTP}\n    hosts: [\"*.".to_owned(),
             format!("number: {http}, name: http, protocol: HTTP}}\n    hosts: [\"*."),
@@ -249,7 +252,7 @@ fn wide_mesh(folder: &ConfigFolder) {
             format!("number: {https}, name: https"),
         ),
     ];
-    let mut used = [false; 3];
+    let mut used = [false; 4];
     let good = concat!(env!("CARGO_MANIFEST_DIR"), "/../sources/tests/data/good");
     for entry in std::fs::read_dir(good).expect("the good documents are there") {
         let path = entry.expect("readable").path();
@@ -265,7 +268,7 @@ fn wide_mesh(folder: &ConfigFolder) {
         folder.write(name, &text);
     }
     assert_eq!(
-        used, [true; 3],
+        used, [true; 4],
         "the good documents have changed: {changes:?}"
     );
 }
@@ -411,6 +414,66 @@ spec:
       path: {formatter: {value: "%REQ(:PATH)%"}}
 "#;
 
+/// Without mutual TLS, that of the page's own port ends there.
+const PAGE_PEERS: &str = "apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: page, namespace: shop}
+spec: {selector: {matchLabels: {app: page}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {9443: {mode: DISABLE}}}
+";
+
+/// Networks with gateways, and one without.
+const NETWORKS: &str = "
+networks:
+  near: {gateways: [{address: 192.0.2.1, port: 15443}]}
+  far: {gateways: [{address: 192.0.2.2, port: 15443}, {address: 192.0.2.3, port: 443}]}
+  alone: {}
+";
+
+/// A service that lies in all of them, by address and by name, and a gateway between them.
+fn split(port: u16) -> String {
+    let entry = |name: &str, resolution: &str, address: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  hosts: [{name}.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: {resolution}
+  ports: [{{number: 7001, name: http, protocol: HTTP}}, {{number: 7002, name: tcp, protocol: TCP}}]
+  endpoints:
+  - {{address: {address}1, network: near, serviceAccount: split, locality: eu}}
+  - {{address: {address}2, network: far, serviceAccount: split, locality: us}}
+  - {{address: {address}3, network: alone, serviceAccount: split, weight: 4294967295}}
+  - {{address: {address}4, serviceAccount: split, weight: 4294967295}}
+---
+"
+        )
+    };
+    format!(
+        "{}{}apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: split, namespace: shop}}
+spec:
+  host: split.shop.svc.cluster.local
+  trafficPolicy: {{outlierDetection: {{}}}}
+  subsets: [{{name: far, labels: {{topology.istio.io/network: far}}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: east-west, namespace: shop}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - port: {{number: {port}, name: tls, protocol: TLS}}
+    hosts: ['*.svc.cluster.local']
+    tls: {{mode: AUTO_PASSTHROUGH}}
+",
+        entry("split", "STATIC", "10.7.0."),
+        entry("split-names", "DNS", "one.example.com"),
+    )
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_validates_all_that_is_emitted() {
     let _turn = one_at_a_time();
@@ -419,17 +482,23 @@ async fn envoy_validates_all_that_is_emitted() {
     let telemetry = |provider| TELEMETRY.replace("PROVIDER", provider);
     folder.write("telemetry.yaml", &telemetry(TRACERS[0].0));
     let settings = folder.write_beside("mesh.yaml", PROVIDERS);
-    let control = Control::start(WEFT, &folder, Some(&settings)).await;
+    folder.write("networks-split.yaml", &split(free_port()));
+    let networks = folder.write_beside("networks.yaml", NETWORKS);
+    let networks = format!("--networks-config={}", networks.display());
+    let control = Control::start_with(WEFT, &folder, Some(&settings), &[&networks]).await;
     let peer = envoy();
     let ip = Ipv4Addr::new(127, 0, 0, 9);
+    folder.write("sidecar-peers.yaml", PAGE_PEERS);
     let mut nodes = [
         Node::gateway("gateway"),
         Node::sidecar("client", ip, free_port(), &[(Mesh::PORT, 1)]),
         Node::captured_sidecar("captured", ip),
+        // With the Sidecar of the good documents: sockets of its own, TLS that ends there.
+        Node::captured_sidecar("page", ip),
         Node::captured_sidecar("plain", ip),
     ];
     let identities = Identities::new(&folder);
-    for node in &mut nodes[..3] {
+    for node in &mut nodes[..4] {
         let files = identities.issue(&folder, "workload");
         files.announce(&mut node.metadata);
     }

@@ -421,6 +421,46 @@ fn the_servers_side_says_which_policy_decides() {
     );
 }
 
+const LISTENERS: &str = r"
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: client, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: client}}
+  outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+  egress:
+  - {port: {number: 80, protocol: HTTP}, bind: 127.0.0.7, captureMode: NONE, hosts: [./reviews.shop.svc.cluster.local]}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: reviews, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: reviews}}
+  ingress:
+  - {port: {number: 8080, protocol: HTTP}, defaultEndpoint: '127.0.0.1:9090'}
+";
+
+#[test]
+fn listeners_of_sidecars_are_called_at_their_sockets() {
+    let file = mesh("listeners.yaml", LISTENERS);
+    let call = |more: &[&str], url: &str| {
+        let arguments = [&["shop/client"], more, &[url]].concat();
+        simulate(&file, &arguments)
+    };
+    let to = ["--to", "127.0.0.7:80"];
+    let report = call(&to, "http://reviews.shop.svc.cluster.local/x");
+    assert_eq!(report["verdict"], "reached", "{report:#}");
+    let passages = report["passages"].as_array().expect("a list");
+    assert_eq!(passages[0]["listener"]["name"], "127.0.0.7_80");
+    assert_eq!(last(&report)["cluster"], "inbound|8080||");
+    let unknown = call(&to, "http://elsewhere.example.com/");
+    assert_eq!(unknown["status"], 502, "{unknown:#}");
+    // Redirected to the proxy there is no such listener, and unknown calls fail.
+    let captured = call(&[], "http://reviews.shop.svc.cluster.local/x");
+    assert_eq!(captured["verdict"], "closed", "{captured:#}");
+}
+
 #[test]
 fn filters_decide_before_the_route_and_route_again() {
     let file = mesh("gate.yaml", GATE);

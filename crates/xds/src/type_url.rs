@@ -12,43 +12,56 @@ pub struct TypeUrl(Repr);
 
 #[derive(Clone)]
 enum Repr {
+    /// The place in [`TypeUrl::KNOWN`], by which types are compared wherever both have one.
+    Known(u8, &'static str),
     Static(&'static str),
     Shared(Arc<str>),
 }
 
+static KNOWN: [TypeUrl; 10] = TypeUrl::KNOWN;
+
 impl TypeUrl {
     /// LDS.
     pub const LISTENER: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/envoy.config.listener.v3.Listener");
+        TypeUrl::known(2, "type.googleapis.com/envoy.config.listener.v3.Listener");
     /// CDS.
     pub const CLUSTER: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/envoy.config.cluster.v3.Cluster");
+        TypeUrl::known(0, "type.googleapis.com/envoy.config.cluster.v3.Cluster");
     /// EDS.
-    pub const ENDPOINT: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment");
+    pub const ENDPOINT: TypeUrl = TypeUrl::known(
+        1,
+        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+    );
     /// RDS.
-    pub const ROUTE: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/envoy.config.route.v3.RouteConfiguration");
+    pub const ROUTE: TypeUrl = TypeUrl::known(
+        3,
+        "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    );
     /// SRDS.
-    pub const SCOPED_ROUTE: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration");
+    pub const SCOPED_ROUTE: TypeUrl = TypeUrl::known(
+        6,
+        "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
+    );
     /// VHDS.
     pub const VIRTUAL_HOST: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/envoy.config.route.v3.VirtualHost");
+        TypeUrl::known(7, "type.googleapis.com/envoy.config.route.v3.VirtualHost");
     /// SDS.
-    pub const SECRET: TypeUrl = TypeUrl::from_static(
+    pub const SECRET: TypeUrl = TypeUrl::known(
+        4,
         "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
     );
     /// ECDS.
-    pub const EXTENSION_CONFIG: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig");
+    pub const EXTENSION_CONFIG: TypeUrl = TypeUrl::known(
+        5,
+        "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+    );
     /// RTDS.
     pub const RUNTIME: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/envoy.service.runtime.v3.Runtime");
+        TypeUrl::known(8, "type.googleapis.com/envoy.service.runtime.v3.Runtime");
 
     /// NDS: Istio's table of names for DNS queries.
     pub const NAME_TABLE: TypeUrl =
-        TypeUrl::from_static("type.googleapis.com/istio.networking.nds.v1.NameTable");
+        TypeUrl::known(9, "type.googleapis.com/istio.networking.nds.v1.NameTable");
 
     /// The types above: those that every stream may ask for.
     pub const KNOWN: [TypeUrl; 10] = [
@@ -64,6 +77,17 @@ impl TypeUrl {
         TypeUrl::NAME_TABLE,
     ];
 
+    const fn known(place: u8, url: &'static str) -> Self {
+        TypeUrl(Repr::Known(place, url))
+    }
+
+    fn place(&self) -> Option<u8> {
+        match self.0 {
+            Repr::Known(place, _) => Some(place),
+            _ => None,
+        }
+    }
+
     /// A type URL known at compile time.
     pub const fn from_static(url: &'static str) -> Self {
         TypeUrl(Repr::Static(url))
@@ -71,7 +95,7 @@ impl TypeUrl {
 
     /// A type URL from the wire; the well-known ones are not allocated.
     pub fn new(url: &str) -> Self {
-        for known in &TypeUrl::KNOWN {
+        for known in &KNOWN {
             if known.as_str() == url {
                 return known.clone();
             }
@@ -82,7 +106,7 @@ impl TypeUrl {
     /// The whole URL.
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            Repr::Static(url) => url,
+            Repr::Known(_, url) | Repr::Static(url) => url,
             Repr::Shared(url) => url,
         }
     }
@@ -92,7 +116,7 @@ impl TypeUrl {
         const SHORT: [&str; 10] = [
             "CDS", "EDS", "LDS", "RDS", "SDS", "ECDS", "SRDS", "VHDS", "RTDS", "NDS",
         ];
-        TypeUrl::KNOWN
+        KNOWN
             .iter()
             .zip(SHORT)
             .find_map(|(known, short)| (known == self).then_some(short))
@@ -101,17 +125,15 @@ impl TypeUrl {
 
     /// Whether this is one of [`TypeUrl::KNOWN`].
     pub fn is_known(&self) -> bool {
-        TypeUrl::KNOWN.contains(self)
+        KNOWN.contains(self)
     }
 
     /// Place in a push: CDS, EDS, LDS, RDS, SDS, then the rest (Envoy docs, "Eventual consistency
     /// considerations").
     pub fn rank(&self) -> usize {
-        TypeUrl::KNOWN
-            .iter()
-            .take(5)
-            .position(|known| known == self)
-            .unwrap_or(5)
+        let place = self.place().map(usize::from);
+        let place = place.or_else(|| KNOWN.iter().position(|known| known == self));
+        place.unwrap_or(5).min(5)
     }
 
     /// Whether an empty name list on the first request means "all of them". Types that are only
@@ -195,7 +217,10 @@ impl TypeUrl {
 
 impl PartialEq for TypeUrl {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        match (self.place(), other.place()) {
+            (Some(place), Some(other)) => place == other,
+            _ => self.as_str() == other.as_str(),
+        }
     }
 }
 
@@ -216,7 +241,11 @@ impl PartialOrd for TypeUrl {
 /// In the order of a push.
 impl Ord for TypeUrl {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.rank(), self.as_str()).cmp(&(other.rank(), other.as_str()))
+        let by_rank = self.rank().cmp(&other.rank());
+        by_rank.then_with(|| match (self.place(), other.place()) {
+            (Some(place), Some(other)) if place == other => std::cmp::Ordering::Equal,
+            _ => self.as_str().cmp(other.as_str()),
+        })
     }
 }
 

@@ -44,6 +44,7 @@ pub async fn istiod(binary: &Path, world: &World) -> Result<Plane, String> {
     let log = folder.path().join("istiod.log");
     let file = std::fs::File::create(&log).map_err(|error| error.to_string())?;
     let mesh = folder.path().join("mesh.yaml");
+    let networks = networks(world, &folder);
     let mut command = Command::new(binary);
     command
         .arg("discovery")
@@ -53,6 +54,7 @@ pub async fn istiod(binary: &Path, world: &World) -> Result<Plane, String> {
             folder.path().join("rules").display()
         ))
         .arg(format!("--meshConfig={}", mesh.display()))
+        .args(networks.map(|file| format!("--networksConfig={}", file.display())))
         .arg(format!("--grpcAddr=127.0.0.1:{grpc}"))
         .arg(format!("--httpAddr=127.0.0.1:{http}"))
         .arg(format!("--monitoringAddr=127.0.0.1:{monitoring}"))
@@ -106,6 +108,8 @@ pub async fn weft(world: &World) -> Result<Plane, String> {
     let config = ControlConfig {
         config_dir: folder.path().join("rules"),
         mesh_config: Some(folder.path().join("mesh.yaml")),
+        networks_config: networks(world, &folder),
+        cluster_id: None,
         grpc_addr: any,
         monitoring_addr: any,
         serve_incomplete: false,
@@ -126,7 +130,7 @@ pub async fn weft(world: &World) -> Result<Plane, String> {
     })
 }
 
-/// A folder with `rules/` and `mesh.yaml`.
+/// A folder with `rules/`, `mesh.yaml`, and `networks.yaml` if there are networks.
 fn folder(world: &World) -> Result<tempfile::TempDir, String> {
     let text = |error: std::io::Error| format!("{}: {error}", world.name);
     let folder = tempfile::tempdir().map_err(text)?;
@@ -139,7 +143,16 @@ fn folder(world: &World) -> Result<tempfile::TempDir, String> {
         None => std::fs::write(mesh, "{}\n"),
     }
     .map_err(text)?;
+    if let Some(file) = &world.networks {
+        std::fs::copy(file, folder.path().join("networks.yaml")).map_err(text)?;
+    }
     Ok(folder)
+}
+
+/// The file of networks, if the world has any.
+fn networks(world: &World, folder: &tempfile::TempDir) -> Option<PathBuf> {
+    let there = world.networks.is_some();
+    there.then(|| folder.path().join("networks.yaml"))
 }
 
 fn port() -> Result<u16, String> {

@@ -1,4 +1,5 @@
-//! The worlds: a file of rules each, and where one needs it a mesh configuration beside it.
+//! The worlds: a file of rules each, and where one needs it a mesh configuration and networks beside
+//! it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,8 @@ pub struct World {
     pub rules: PathBuf,
     /// Istio's `MeshConfig`, if it is not the default one.
     pub mesh: Option<PathBuf>,
+    /// Istio's `MeshNetworks`, if there are any.
+    pub networks: Option<PathBuf>,
 }
 
 impl World {
@@ -29,12 +32,15 @@ impl World {
             let rules = entry?.path();
             let file = rules.file_name().and_then(|name| name.to_str());
             let name = file.and_then(|name| name.strip_suffix(".yaml"));
-            let is_mesh = |name: &&str| name.strip_suffix(".mesh").is_some();
-            if let Some(name) = name.filter(|name| !is_mesh(name)) {
+            let beside = [".mesh", ".networks"];
+            let is_world = |name: &&str| !beside.iter().any(|end| name.strip_suffix(end).is_some());
+            if let Some(name) = name.filter(is_world) {
                 let mesh = rules.with_file_name(format!("{name}.mesh.yaml"));
+                let networks = rules.with_file_name(format!("{name}.networks.yaml"));
                 worlds.push(Self {
                     name: name.to_owned(),
                     mesh: mesh.exists().then_some(mesh),
+                    networks: networks.exists().then_some(networks),
                     rules,
                 });
             }

@@ -8,7 +8,7 @@ use prost::Message;
 use weft_model::{GatewayRef, Kind, ObjectRef, VirtualService};
 use weft_xds::{TypeUrl, Version};
 
-use super::{Core, Writer};
+use super::{Core, Writer, sidecars};
 use crate::generate::routes;
 use crate::graph::{GatewayHost, Key, OutboundHost, ProxyFacts, Value};
 use crate::node::Proxy;
@@ -127,6 +127,7 @@ fn explain(
     if *type_url == TypeUrl::LISTENER {
         fields.extend(of_listener(&nodes, &objects, &resource.body));
     }
+    fields.extend(sidecars::fields(&nodes, &objects, type_url, &resource.name));
     Ok(Explanation {
         name: Arc::clone(&resource.name),
         version: resource.version,
@@ -152,6 +153,7 @@ fn maker<'a>(
         Key::ServiceEndpoints(..) => *type_url == TypeUrl::ENDPOINT,
         Key::VipListeners(..)
         | Key::WildcardListener(..)
+        | Key::EgressListeners(..)
         | Key::GatewayListener(..)
         | Key::GrpcListeners(..) => *type_url == TypeUrl::LISTENER,
         Key::OutboundRoute(..)
@@ -199,6 +201,8 @@ fn of_source(key: &Key, value: &Value) -> Vec<ObjectRef> {
             };
             vec![ObjectRef::new(kind, namespace.clone(), Arc::clone(name))]
         }
+        (_, Value::MeshNetworks(networks)) => vec![networks.origin.clone()],
+        (_, Value::GatewayServices(all)) => all.iter().map(|s| s.origin.clone()).collect(),
         (_, Value::Service(service)) => vec![service.origin.clone()],
         (_, Value::Endpoints(list)) => list.endpoints.iter().map(|e| e.origin.clone()).collect(),
         (_, Value::Gateways(all)) => all.iter().map(|g| g.meta.origin.clone()).collect(),
@@ -382,7 +386,9 @@ fn of_cluster(
     objects: &BTreeMap<ObjectRef, bool>,
     name: &str,
 ) -> Vec<(ObjectRef, String)> {
-    let mut parts = name.splitn(4, '|').skip(1);
+    // Those by which mutual TLS is passed on are written like its server names.
+    let passed = name.starts_with("outbound_.");
+    let mut parts = name.splitn(4, if passed { "_." } else { "|" }).skip(1);
     let (Some(port), Some(subset), Some(host)) = (parts.next(), parts.next(), parts.next()) else {
         return Vec::new();
     };

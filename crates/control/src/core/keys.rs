@@ -178,6 +178,7 @@ impl Writer {
         let changes = self.keys.sort_out(changes, Instant::now());
         self.world.apply(&changes);
         self.tell();
+        self.tell_names();
         changes
     }
 

@@ -1,13 +1,16 @@
 //! Proxies by name, connected or not: what somebody means by a workload, a gateway or an address.
 //! Must never change what is published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{Endpoint, Gateway, Labels, Locality, Namespace, Object, Workload, spiffe_id};
+use weft_model::{
+    Endpoint, EndpointAddress, Gateway, Labels, Locality, Namespace, Object, Workload, spiffe_id,
+};
 
 use super::Core;
+use crate::generate::networks::Networks;
 use crate::identity::Identity;
 use crate::node::{Interception, Proxy, ProxyKind};
 use crate::world::World;
@@ -28,51 +31,54 @@ struct Known<'a> {
     namespace: &'a Namespace,
     labels: &'a Labels,
     locality: &'a Locality,
-    network: &'a str,
+    network: Arc<str>,
     account: Option<&'a str>,
 }
 
 impl<'a> Known<'a> {
-    fn of_workload(workload: &'a Workload) -> Self {
+    fn of_workload(workload: &'a Workload, networks: &Networks) -> Self {
+        let mut addresses = workload.addresses.iter();
+        let ip = addresses.find_map(EndpointAddress::ip);
         Self {
-            ip: workload
-                .addresses
-                .iter()
-                .find_map(weft_model::EndpointAddress::ip),
+            ip,
             name: &workload.origin.name,
             namespace: &workload.origin.namespace,
             labels: &workload.labels,
             locality: &workload.locality,
-            network: &workload.network,
+            network: networks.of_place(&workload.network, workload.origin.kind, ip),
             account: workload.service_account.as_deref(),
         }
     }
 
-    fn of_endpoint(endpoint: &'a Endpoint) -> Self {
+    fn of_endpoint(endpoint: &'a Endpoint, networks: &Networks) -> Self {
         Self {
             ip: endpoint.address.ip(),
             name: &endpoint.origin.name,
             namespace: &endpoint.namespace,
             labels: &endpoint.labels,
             locality: &endpoint.locality,
-            network: &endpoint.network,
+            network: networks.of_endpoint(endpoint),
             account: endpoint.service_account.as_deref(),
         }
     }
 }
 
 impl Core {
-    /// The proxy of: a node id or `name.namespace` of a connected one; an IP address; a Gateway
+    /// The proxy of: a node id or `name.namespace` of a connected one; an IP address, also one at which
+    /// a service is reached from outside, for a workload behind it; a Gateway
     /// `gateway/namespace/name`, whose workloads are meant; a workload or service
     /// `namespace/name` or `name.namespace`; in this order.
     pub(crate) fn meant(&self, text: &str) -> Option<Meant> {
         let connected = self.connected();
         let ip: Option<IpAddr> = text.parse().ok();
-        let at = ip.and_then(|ip| connected.iter().find(|c| c.proxy.ips.contains(&ip)));
+        let proxy_at = |ip: IpAddr| connected.iter().find(|c| c.proxy.ips.contains(&ip));
         let exact = connected.iter().find(|c| {
             c.proxy.id == text || format!("{}.{}", c.proxy.name, c.proxy.namespace) == text
         });
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        let inner = ip.and_then(|ip| behind(&writer.world, ip));
+        let at = ip.and_then(proxy_at).or_else(|| inner.and_then(proxy_at));
+        let networks = writer.world.networks();
         let domain = writer.world.trust_domain();
         if let Some(connected) = at.or(exact) {
             let proxy = Proxy::clone(&connected.proxy);
@@ -89,7 +95,8 @@ impl Core {
                 connected: true,
             });
         }
-        made_up(&writer.world, text, ip, &domain)
+        let known = made_up(&writer.world, &networks, text, ip, &domain);
+        known.or_else(|| gateway_at(&writer.world, &networks, inner?))
     }
 }
 
@@ -171,11 +178,17 @@ fn workloads(world: &World) -> impl Iterator<Item = &Arc<Workload>> {
 }
 
 /// A proxy that is not connected. Of several that fit, the first by name and address.
-fn made_up(world: &World, text: &str, ip: Option<IpAddr>, domain: &str) -> Option<Meant> {
+fn made_up(
+    world: &World,
+    networks: &Networks,
+    text: &str,
+    ip: Option<IpAddr>,
+    domain: &str,
+) -> Option<Meant> {
     let (kind, rest) = text.split_once('/').unwrap_or(("", text));
     if kind.eq_ignore_ascii_case("gateway") {
         let (namespace, name) = rest.split_once('/')?;
-        return gateway(world, namespace, name);
+        return gateway(world, networks, namespace, name);
     }
     let names: Vec<(&str, &str)> = text
         .split_once('/')
@@ -195,7 +208,7 @@ fn made_up(world: &World, text: &str, ip: Option<IpAddr>, domain: &str) -> Optio
             Some(ip) => workload.has_ip(ip),
             None => named(&workload.origin.namespace, &workload.origin.name),
         })
-        .map(|workload| Known::of_workload(workload))
+        .map(|workload| Known::of_workload(workload, networks))
         .collect();
     if fitting.is_empty() {
         let of_service = world.objects().filter_map(|object| match object {
@@ -215,7 +228,7 @@ fn made_up(world: &World, text: &str, ip: Option<IpAddr>, domain: &str) -> Optio
             .filter(|list| ip.is_some() || services.contains(&list.service))
             .flat_map(|list| &list.endpoints)
             .filter(|endpoint| ip.is_none() || endpoint.address.ip() == ip)
-            .map(Known::of_endpoint)
+            .map(|endpoint| Known::of_endpoint(endpoint, networks))
             .collect();
     }
     let known = fitting
@@ -229,7 +242,37 @@ fn made_up(world: &World, text: &str, ip: Option<IpAddr>, domain: &str) -> Optio
     })
 }
 
-fn gateway(world: &World, namespace: &str, name: &str) -> Option<Meant> {
+/// A workload of the service that is reached from outside at an address.
+fn behind(world: &World, ip: IpAddr) -> Option<IpAddr> {
+    let outer = EndpointAddress::Ip(ip);
+    let service = world.objects().find_map(|object| match object {
+        Object::Service(service) if service.external_addresses.contains(&outer) => {
+            Some(service.key())
+        }
+        _ => None,
+    })?;
+    world.objects().find_map(|object| match object {
+        Object::Endpoints(list) if list.service == service => {
+            list.endpoints.iter().find_map(|e| e.address.ip())
+        }
+        _ => None,
+    })
+}
+
+/// The gateway that a workload at an address is, if a Gateway chooses it.
+fn gateway_at(world: &World, networks: &Networks, ip: IpAddr) -> Option<Meant> {
+    let workload = workloads(world).find(|workload| workload.has_ip(ip))?;
+    let all = world.objects().filter_map(|object| match object {
+        Object::Gateway(gateway) if gateway.selector.selects(&workload.labels) => {
+            Some(&gateway.meta.origin)
+        }
+        _ => None,
+    });
+    let origin = all.min()?;
+    gateway(world, networks, origin.namespace.as_str(), &origin.name)
+}
+
+fn gateway(world: &World, networks: &Networks, namespace: &str, name: &str) -> Option<Meant> {
     let all = world.objects().filter_map(|object| match object {
         Object::Gateway(gateway) => Some(gateway),
         _ => None,
@@ -244,7 +287,7 @@ fn gateway(world: &World, namespace: &str, name: &str) -> Option<Meant> {
     let workload = workloads(world)
         .filter(selects)
         .min_by_key(|w| w.origin.clone());
-    let known = workload.map(|workload| Known::of_workload(workload));
+    let known = workload.map(|workload| Known::of_workload(workload, networks));
     let locality = Locality::default();
     let known = known.unwrap_or(Known {
         ip: None,
@@ -252,7 +295,7 @@ fn gateway(world: &World, namespace: &str, name: &str) -> Option<Meant> {
         namespace: &gateway.meta.origin.namespace,
         labels: &gateway.selector,
         locality: &locality,
-        network: "",
+        network: Arc::default(),
         account: None,
     });
     Some(Meant {
@@ -283,7 +326,8 @@ fn proxy(kind: ProxyKind, known: &Known<'_>) -> Proxy {
         dns_domain,
         labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         cluster_id: String::new(),
-        network: known.network.to_owned(),
+        network: known.network.to_string(),
+        network_view: BTreeSet::new(),
         locality: locality_text(known.locality),
         interception: Interception::Redirect,
         http_proxy_port: None,

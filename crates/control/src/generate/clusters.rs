@@ -2,7 +2,6 @@
 //! istiod emits, with the policies of the `DestinationRule` that holds. Must never know routes,
 //! listeners or single proxies: the result is the same for every proxy of a kind with the same rule.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,19 +9,19 @@ use prost::Message;
 use weft_model::{
     ClientTls, DestinationRule, Hostname, Kind, LoadBalancer, MeshSettings, ObjectRef,
     PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints, ServicePort,
-    Subset, TargetPort, TrafficPolicy,
+    Subset, TargetPort,
 };
 use weft_xds::{Resource, TypeUrl};
 
-use super::endpoints::{Members, Order};
+use super::endpoints::{Audience, Known, Members, Order};
 use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ClusterMarks, ServiceName};
-use super::peers::{self, Peers, Servers};
+use super::peers::{self, Servers};
 use super::policies::{
     Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
 };
-use super::stat_names::{Counted, stat_name};
+use super::stat_names::{Counted, Host, stat_name};
 use super::{balancers, dynamic, endpoints, http, names, sds};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
@@ -40,7 +39,7 @@ use crate::pb::core::v3::{
 };
 use crate::pb::dns_cares::CaresDnsResolverConfig;
 use crate::pb::types::Percent;
-use crate::pb::{self, duration, seconds, u32_value};
+use crate::pb::{self, duration, u32_value};
 use crate::wire::put_field;
 
 /// Whether the endpoints of a service travel apart from its clusters.
@@ -97,66 +96,97 @@ pub(crate) fn variants<'a>(
 pub(crate) fn of_service(
     mesh: &MeshSettings,
     service: &Service,
-    endpoints: (Option<&ServiceEndpoints>, &Peers),
+    endpoints: (Option<&ServiceEndpoints>, &Known<'_>),
     policies: &Policies,
     (client, place): (&Client, &Place),
     servers: &Servers,
 ) -> Vec<Emitted> {
-    let from = origins_of(service, policies);
     let rule = policies.rule.as_deref();
-    let (endpoints, peers) = endpoints;
-    variants(service, policies)
-        .filter_map(|(port, subset, settings)| {
-            let kind = discovery(service, &settings, client.kind);
-            let mut settings = settings.or(&mesh.default_policy);
-            let marks = ClusterMarks {
-                external: service.external,
-                own_alpn: settings.tls.as_ref().is_some_and(ClientTls::is_foreign),
-            };
-            let for_all = rule.is_none_or(|rule| rule.selector.is_none());
-            if client.kind == ProxyKind::Sidecar && for_all {
-                // As in Istio: else every sidecar that sees the host would wait for a secret that
-                // it may not have.
-                settings.tls = settings.tls.filter(|tls| !tls.has_secret());
-            }
+    let (endpoints, known) = endpoints;
+    let sight = known.networks.seen_from(place.horizon(), true);
+    let own = origins_of(service, policies);
+    // Of what is resolved by name the endpoints are here, and so are gateways.
+    let gateways = endpoints::origins_of(&sight, known.networks).filter(|_| endpoints.is_some());
+    let from = origins(own.iter().chain(gateways).cloned());
+    let passed = client.passes && is_passed(service);
+    let mut out = Vec::new();
+    for (port, subset, settings) in variants(service, policies) {
+        let kind = discovery(service, &settings, client.kind);
+        let mut settings = settings.or(&mesh.default_policy);
+        let marks = ClusterMarks {
+            external: service.external,
+            own_alpn: settings.tls.as_ref().is_some_and(ClientTls::is_foreign),
+        };
+        let for_all = rule.is_none_or(|rule| rule.selector.is_none());
+        if client.kind == ProxyKind::Sidecar && for_all {
+            // As in Istio: else every sidecar that sees the host would wait for a secret that
+            // it may not have.
+            settings.tls = settings.tls.filter(|tls| !tls.has_secret());
+        }
+        for passed in [false, true].into_iter().take(1 + usize::from(passed)) {
             let to = Target {
                 service,
                 port,
                 subset,
                 client,
                 servers,
+                passed,
                 members: Members {
                     list: endpoints.map_or(&[][..], |e| &e.endpoints),
                     tls: rule.and_then(|rule| rule.tls_at(subset, port.number)),
-                    peers,
+                    peers: known.peers,
+                    sight: &sight,
                 },
             };
-            let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
-                outbound(mesh, &to, &settings, kind, place)?
-            } else if subset.is_none() {
-                dynamic::cluster(mesh, &to, &settings)
-            } else {
-                // There are no endpoints to tell apart.
-                return None;
-            };
-            let metadata = metadata::cluster(
-                rule.map(|r| r.meta.origin.config_path()).as_deref(),
-                // Behind a wildcard there are many.
-                (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
-                subset.map(|s| &*s.name),
-                marks,
-            );
-            let mut made = emit(&cluster, metadata.as_deref(), &from);
-            made.faults = fault
-                .map(|message| Fault {
-                    message: message.into(),
-                    origins: from.clone(),
-                })
-                .into_iter()
-                .collect();
-            Some(made)
+            out.extend(of_target(
+                mesh,
+                &to,
+                &settings,
+                (kind, place),
+                (rule, &from, marks),
+            ));
+        }
+    }
+    out
+}
+
+/// Whether gateways with `AUTO_PASSTHROUGH` lead to a service: it lies in the mesh, and has one name.
+pub(crate) fn is_passed(service: &Service) -> bool {
+    !service.external && !service.hostname.is_wildcard()
+}
+
+fn of_target(
+    mesh: &MeshSettings,
+    to: &Target<'_>,
+    settings: &PolicySettings,
+    (kind, place): (DiscoveryType, &Place),
+    (rule, from, marks): (Option<&DestinationRule>, &Origins, ClusterMarks),
+) -> Option<Emitted> {
+    let (service, subset) = (to.service, to.subset);
+    let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
+        outbound(mesh, to, settings, kind, place)?
+    } else if subset.is_none() {
+        dynamic::cluster(mesh, to, settings)
+    } else {
+        // There are no endpoints to tell apart.
+        return None;
+    };
+    let metadata = metadata::cluster(
+        rule.map(|r| r.meta.origin.config_path()).as_deref(),
+        // Behind a wildcard there are many.
+        (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
+        subset.map(|s| &*s.name),
+        marks,
+    );
+    let mut made = emit(&cluster, metadata.as_deref(), from);
+    made.faults = fault
+        .map(|message| Fault {
+            message: message.into(),
+            origins: from.clone(),
         })
-        .collect()
+        .into_iter()
+        .collect();
+    Some(made)
 }
 
 pub(crate) fn origins_of(service: &Service, policies: &Policies) -> Origins {
@@ -178,6 +208,18 @@ pub(super) fn emit(cluster: &Cluster, metadata: Option<&[u8]>, from: &Origins) -
 pub(crate) struct Client {
     pub(crate) kind: ProxyKind,
     pub(crate) identity: Arc<Identity>,
+    /// See [`Audience::passes`].
+    pub(crate) passes: bool,
+}
+
+impl Client {
+    /// As far as endpoints depend on it.
+    pub(crate) fn audience(&self) -> Audience {
+        Audience {
+            kind: self.kind,
+            passes: self.passes,
+        }
+    }
 }
 
 /// What a cluster leads to, and for whom.
@@ -187,6 +229,8 @@ pub(super) struct Target<'a> {
     pub(super) subset: Option<&'a Subset>,
     pub(super) client: &'a Client,
     pub(super) servers: &'a Servers,
+    /// Whether mutual TLS is passed on to it as it comes.
+    passed: bool,
     members: Members<'a>,
 }
 
@@ -201,7 +245,11 @@ fn outbound(
 ) -> Option<(Cluster, Option<String>)> {
     let (service, port, subset) = (to.service, to.port, to.subset);
     let subset_name = subset.map_or("", |s| &*s.name);
-    let name = names::outbound(port.number, subset_name, &service.hostname);
+    let name = if to.passed {
+        names::sni(port.number, subset_name, &service.hostname)
+    } else {
+        names::outbound(port.number, subset_name, &service.hostname)
+    };
     let mut cluster = base(mesh, &name, kind);
     if let Some(pattern) = &mesh.outbound_stat_name {
         let counted = Counted {
@@ -210,7 +258,7 @@ fn outbound(
             port_name: &port.name,
             target: Some(0),
         };
-        cluster.alt_stat_name = http::delimited(&stat_name(pattern, Some(service), counted));
+        cluster.alt_stat_name = http::delimited(&stat_name(pattern, Host::Of(service), counted));
     }
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
@@ -219,9 +267,12 @@ fn outbound(
                 locality: balancers::locality(mesh, settings),
                 failover: settings.outlier_detection.is_some(),
                 place,
+                only_mutual: to.passed,
+                strict: false,
             };
             let assignment = endpoints::assignment(&name, &to.members, port.number, subset, &order);
-            if kind == DiscoveryType::LogicalDns && endpoints::count(&assignment) != 1 {
+            let one = endpoints::count(&assignment) == 1 && assignment.endpoints.len() == 1;
+            if kind == DiscoveryType::LogicalDns && !one {
                 // Envoy takes exactly one name; several are resolved like STRICT_DNS.
                 cluster.cluster_discovery_type =
                     Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32));
@@ -244,8 +295,11 @@ fn outbound(
         apply_outlier(&mut cluster, &mut http, outlier);
     }
     balancers::apply(&mut cluster, mesh, settings);
-    let closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);
-    apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
+    let mut closed = None;
+    if !to.passed {
+        closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);
+        apply_proxy_protocol(&mut cluster, settings.proxy_protocol);
+    }
     set_http(&mut cluster, http);
     Some((cluster, closed))
 }
@@ -285,7 +339,7 @@ fn set_dns(cluster: &mut Cluster, mesh: &MeshSettings) {
     cluster.dns_lookup_family = DnsLookupFamily::V4Only as i32;
 }
 
-fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
+pub(super) fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Cluster {
     Cluster {
         name: name.to_owned(),
         // Envoy cuts statistics names at the delimiter instead of at the first dot.
@@ -338,7 +392,7 @@ pub(crate) fn standing(
 /// The server of credentials beside a proxy.
 fn credential_server(mesh: &MeshSettings) -> Cluster {
     let mut cluster = bare(mesh, sds::EXTERNAL, DiscoveryType::Static);
-    cluster.load_assignment = Some(endpoints::at_socket(sds::EXTERNAL, sds::SOCKET));
+    cluster.load_assignment = Some(endpoints::single(sds::EXTERNAL, pb::pipe(sds::SOCKET)));
     let http = Http {
         upstream: Some(http2()),
         ..Http::default()
@@ -357,7 +411,7 @@ pub(super) fn bare(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Clus
 }
 
 /// Istio's mark by which iptables know connections of the sidecar to its own workload.
-fn own_workload() -> BindConfig {
+pub(super) fn own_workload() -> BindConfig {
     BindConfig {
         source_address: Some(SocketAddress {
             address: "127.0.0.6".to_owned(),
@@ -395,103 +449,7 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     cluster
 }
 
-/// Where a workload's own port is served.
-#[derive(Clone, Copy)]
-pub(crate) enum Application {
-    /// At the address and port that the captured connection was made to.
-    AsCalled,
-    /// At this address and port.
-    At(IpAddr, u16),
-}
-
-/// What a workload's own cluster is told of the service that it serves.
-pub(crate) struct Served<'a> {
-    pub(crate) protocol: Protocol,
-    /// The services with this port; none for a port that no service knows.
-    pub(crate) services: &'a [Arc<Service>],
-    /// The first service's port.
-    pub(crate) port: Option<PortNumber>,
-    /// The workload's port.
-    pub(crate) target: u16,
-    /// The rules that hold for the first service.
-    pub(crate) policies: Policies,
-}
-
-impl Served<'_> {
-    /// What rules and the mesh say about connections to the workload; nothing else of them counts
-    /// here.
-    fn settings(&self, mesh: &MeshSettings) -> PolicySettings {
-        let rule = self.policies.rule.as_deref().zip(self.port);
-        let said = rule.map(|(rule, port)| rule.effective(None, port));
-        let said = said.unwrap_or_default().or(&mesh.default_policy);
-        PolicySettings {
-            connection_pool: said.connection_pool,
-            retry_budget: said.retry_budget,
-            ..PolicySettings::default()
-        }
-    }
-}
-
-/// The cluster of a workload's own port.
-pub(crate) fn inbound(
-    mesh: &MeshSettings,
-    name: &str,
-    application: Application,
-    served: &Served<'_>,
-    from: &Origins,
-) -> Emitted {
-    let protocol = served.protocol;
-    let mut cluster = match application {
-        Application::At(ip, port) => Cluster {
-            load_assignment: Some(endpoints::single(name, &ip.to_string(), port)),
-            ..base(mesh, name, DiscoveryType::Static)
-        },
-        Application::AsCalled => Cluster {
-            lb_policy: LbPolicy::ClusterProvided as i32,
-            upstream_bind_config: Some(own_workload()),
-            // Its one host never becomes old. The longest time that Envoy can count.
-            cleanup_interval: seconds(9_223_372_035),
-            ..base(mesh, name, DiscoveryType::OriginalDst)
-        },
-    };
-    cluster.common_lb_config = Some(CommonLbConfig::default());
-    if let (Some(pattern), Some(service)) = (&mesh.inbound_stat_name, served.services.first()) {
-        let port = served.port.and_then(|number| service.port(number));
-        let counted = Counted {
-            port: port.map_or(0, |p| p.number.get()),
-            port_name: port.map_or("", |p| &*p.name),
-            target: Some(served.target),
-            ..Counted::default()
-        };
-        cluster.alt_stat_name = http::delimited(&stat_name(pattern, Some(service), counted));
-    }
-    let settings = served.settings(mesh);
-    let pool = settings.connection_pool.as_ref();
-    let as_called = pool.is_some_and(|pool| pool.http.use_client_protocol);
-    let upstream = if as_called {
-        Some(use_downstream())
-    } else if protocol.is_http2() {
-        Some(http2())
-    } else {
-        protocol.is_sniffed().then(use_downstream)
-    };
-    let mut http = Http {
-        upstream: keep_case(mesh, protocol, upstream),
-        ..Http::default()
-    };
-    apply_pool(&mut cluster, &mut http, &settings);
-    keep_alive(mesh, &settings, &mut cluster);
-    set_http(&mut cluster, http);
-    let services: Vec<ServiceName<'_>> = served.services.iter().map(|s| service_name(s)).collect();
-    // A rule that only has subsets says nothing here.
-    let rule = served.policies.rule.as_deref();
-    let rule = rule.filter(|rule| rule.policy != TrafficPolicy::default());
-    let config = rule.map(|rule| rule.meta.origin.config_path());
-    let metadata = metadata::istio(config.as_deref(), &services, None);
-    emit(&cluster, metadata.as_deref(), from)
-}
-
-fn service_name(service: &Service) -> ServiceName<'_> {
+pub(super) fn service_name(service: &Service) -> ServiceName<'_> {
     ServiceName {
         host: service.hostname.as_str(),
         name: &service.name,
@@ -506,15 +464,12 @@ pub(crate) fn destination(
     subset: Option<&str>,
     port: Option<PortNumber>,
     service: Option<&Service>,
-    listener_port: PortNumber,
+    listener_port: u16,
 ) -> String {
     let only = service.and_then(|s| match &s.ports[..] {
         [port] => Some(port.number),
         _ => None,
     });
-    names::outbound(
-        port.or(only).unwrap_or(listener_port),
-        subset.unwrap_or(""),
-        host,
-    )
+    let port = port.or(only).map_or(listener_port, PortNumber::get);
+    names::outbound(port, subset.unwrap_or(""), host)
 }

@@ -2,7 +2,7 @@
 //! that leads to all of them, and the filters before it that resolve a name. The three share a
 //! cache by its name. Must never know listeners.
 
-use weft_model::{ClientTlsMode, Hostname, MeshSettings, PolicySettings, PortNumber};
+use weft_model::{ClientTlsMode, Hostname, MeshSettings, PolicySettings};
 
 use super::clusters::{Target, bare};
 use super::names;
@@ -50,10 +50,10 @@ pub(crate) fn http_filter(host: &str) -> HttpFilter {
 }
 
 /// Resolves the server name of a TLS connection.
-pub(crate) fn sni_filter(host: &str, port: PortNumber) -> Filter {
+pub(crate) fn sni_filter(host: &str, port: u16) -> Filter {
     let config = SniConfig {
         dns_cache_config: Some(cache(host)),
-        port_specifier: Some(PortSpecifier::PortValue(port.get().into())),
+        port_specifier: Some(PortSpecifier::PortValue(port.into())),
         ..SniConfig::default()
     };
     filter(SNI_FILTER, &config)

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 use weft_model::{
     ClientTls, Endpoint, EndpointAddress, Health, Locality, LocalityBalancing, MeshSettings,
-    PortNumber, Service, ServiceEndpoints, Subset,
+    ObjectRef, PortNumber, Service, ServiceEndpoints, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
 use super::locality::{self, Group, Place};
+use super::networks::{Gateway, Networks, Sight, Way};
 use super::peers::Peers;
 use super::{balancers, clusters, mutual, names};
 use crate::emit::{Emitted, origins};
@@ -23,6 +24,21 @@ use crate::pb::endpoint::v3::{
 };
 use crate::pb::{address, pipe, u32_value};
 
+/// For whom endpoints are, besides the place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Audience {
+    pub(crate) kind: ProxyKind,
+    /// Whether it passes mutual TLS on by server name (a gateway with `AUTO_PASSTHROUGH`), and has
+    /// clusters for that.
+    pub(crate) passes: bool,
+}
+
+/// What is known of endpoints besides what they say.
+pub(crate) struct Known<'a> {
+    pub(crate) peers: &'a Peers,
+    pub(crate) networks: &'a Networks,
+}
+
 /// The assignments of all EDS clusters that a service has for proxies of a kind that stand at a
 /// place. One without endpoints is there too, so that its cluster ends warming and answers at once.
 pub(crate) fn of_service(
@@ -30,46 +46,65 @@ pub(crate) fn of_service(
     service: &Service,
     endpoints: Option<&ServiceEndpoints>,
     policies: &clusters::Policies,
-    (proxy, place): (ProxyKind, &Place),
-    peers: &Peers,
+    (audience, place): (Audience, &Place),
+    known: &Known<'_>,
 ) -> Vec<Emitted> {
     let all = endpoints.map_or(&[][..], |e| &e.endpoints);
     // Names are for the proxy to resolve, and EDS clusters do not.
     let list: Vec<Endpoint> = all
         .iter()
         .filter(|e| !matches!(e.address, EndpointAddress::Dns(_)))
-        .cloned()
+        .map(|endpoint| Endpoint {
+            network: known.networks.of_endpoint(endpoint),
+            ..endpoint.clone()
+        })
         .collect();
-    let objects = list.iter().map(|e| e.origin.clone()).take(MAX_ORIGINS);
+    let sight = known.networks.seen_from(place.horizon(), false);
+    let objects = list.iter().map(|e| &e.origin).take(MAX_ORIGINS);
+    let objects = objects.chain(origins_of(&sight, known.networks)).cloned();
     let from = origins(objects.chain(clusters::origins_of(service, policies).iter().cloned()));
-    clusters::variants(service, policies)
-        .filter(|(.., settings)| clusters::by_eds(service, settings, proxy))
-        .map(|(port, subset, settings)| {
-            let name = names::outbound(
-                port.number,
-                subset.map_or("", |s| &*s.name),
-                &service.hostname,
-            );
+    let mut out = Vec::new();
+    for (port, subset, settings) in clusters::variants(service, policies) {
+        if !clusters::by_eds(service, &settings, audience.kind) {
+            continue;
+        }
+        let rule = policies.rule.as_deref();
+        let members = Members {
+            list: &list,
+            tls: rule.and_then(|rule| rule.tls_at(subset, port.number)),
+            peers: known.peers,
+            sight: &sight,
+        };
+        let subset_name = subset.map_or("", |s| &*s.name);
+        let mut add = |name: String, only_mutual: bool| {
             let order = Order {
                 locality: balancers::locality(mesh, &settings),
                 failover: settings.outlier_detection.is_some(),
                 place,
-            };
-            let rule = policies.rule.as_deref();
-            let members = Members {
-                list: &list,
-                tls: rule.and_then(|rule| rule.tls_at(subset, port.number)),
-                peers,
+                only_mutual,
+                strict: audience.kind == ProxyKind::Grpc,
             };
             let assignment = assignment(&name, &members, port.number, subset, &order);
-            let resource = Resource::new(
-                &TypeUrl::ENDPOINT,
-                name.as_str(),
-                assignment.encode_to_vec(),
-            );
-            Emitted::new(resource, from.clone())
-        })
-        .collect()
+            let body = assignment.encode_to_vec();
+            let resource = Resource::new(&TypeUrl::ENDPOINT, name.as_str(), body);
+            out.push(Emitted::new(resource, from.clone()));
+        };
+        let host = &service.hostname;
+        add(names::outbound(port.number, subset_name, host), false);
+        if audience.passes && clusters::is_passed(service) {
+            add(names::sni(port.number, subset_name, host), true);
+        }
+    }
+    out
+}
+
+/// The objects that say where gateways are, where gateways stand for endpoints.
+pub(super) fn origins_of<'a>(
+    sight: &Sight<'_>,
+    networks: &'a Networks,
+) -> impl Iterator<Item = &'a ObjectRef> {
+    let all = networks.origins().iter();
+    all.take(if sight.is_split() { MAX_ORIGINS } else { 0 })
 }
 
 /// The endpoints that there are, and what is known of them as servers.
@@ -78,6 +113,8 @@ pub(super) struct Members<'a> {
     /// What rules say about TLS to them.
     pub(super) tls: Option<&'a ClientTls>,
     pub(super) peers: &'a Peers,
+    /// The networks that they lie in.
+    pub(super) sight: &'a Sight<'a>,
 }
 
 /// What comes first, and for whom.
@@ -88,12 +125,25 @@ pub(super) struct Order<'a> {
     pub(super) failover: bool,
     /// Where the callers stand.
     pub(super) place: &'a Place,
+    /// Only endpoints that take mutual TLS: what comes is passed on, and nothing else may be reached so.
+    pub(super) only_mutual: bool,
+    /// Whether no address may come twice, and no place be empty (gRPC clients).
+    pub(super) strict: bool,
 }
 
 /// Of a service with very many workloads, this many are named as origins.
 const MAX_ORIGINS: usize = 64;
 
-/// The endpoints that serve a port of a service (and carry the labels of a subset).
+/// The members of a place while they are being gathered.
+#[derive(Default)]
+struct Gathered<'a> {
+    direct: Vec<(&'a Endpoint, PortNumber, bool)>,
+    /// What lies behind the gateways of other networks, by gateway.
+    behind: BTreeMap<&'a Gateway, u64>,
+}
+
+/// The endpoints that serve a port of a service (and carry the labels of a subset). In place of those
+/// in other networks stand gateways, with their weights.
 pub(super) fn assignment(
     cluster: &str,
     members: &Members<'_>,
@@ -101,24 +151,16 @@ pub(super) fn assignment(
     subset: Option<&Subset>,
     order: &Order<'_>,
 ) -> ClusterLoadAssignment {
-    let mut localities: BTreeMap<&Locality, Vec<(&Endpoint, LbEndpoint)>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for endpoint in members.list {
-        let Some(target) = endpoint.ports.get(&port) else {
-            continue;
-        };
-        let chosen = subset.is_none_or(|s| locality::carries(endpoint, &s.labels));
-        let serves = endpoint.health == Health::Healthy && endpoint.weight.0 > 0;
-        if chosen && serves && seen.insert((&endpoint.address, target)) {
-            let list = localities.entry(&endpoint.locality).or_default();
-            let mutual = members
-                .peers
-                .take_mutual_tls(endpoint, *target, members.tls);
-            list.push((endpoint, lb_endpoint(endpoint, *target, mutual)));
-        }
+    let mut places = gather(members, port, subset, order);
+    if order.strict {
+        merge_gateways(&mut places);
     }
-    let groups = localities.into_iter();
-    let mut groups: Vec<Group<'_>> = groups.map(|(l, list)| Group::new(l, list, 0)).collect();
+    let scale = members.sight.scale();
+    let groups = places.into_iter();
+    let mut groups: Vec<Group<'_>> = groups
+        .map(|(place, gathered)| Group::new(place, weighted(gathered, scale), 0))
+        .filter(|group| !(order.strict && group.members.is_empty()))
+        .collect();
     // By their whole names, as istiod: "us-east/1" before "us/1".
     groups.sort_by_cached_key(|group| path(group.locality));
     if let Some(setting) = order.locality {
@@ -129,6 +171,109 @@ pub(super) fn assignment(
         endpoints: groups.into_iter().map(written).collect(),
         ..ClusterLoadAssignment::default()
     }
+}
+
+fn gather<'a>(
+    members: &Members<'a>,
+    port: PortNumber,
+    subset: Option<&Subset>,
+    order: &Order<'_>,
+) -> BTreeMap<&'a Locality, Gathered<'a>> {
+    let mut places: BTreeMap<&Locality, Gathered<'_>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let sight = members.sight;
+    for endpoint in members.list {
+        let Some(target) = endpoint.ports.get(&port) else {
+            continue;
+        };
+        let chosen = subset.is_none_or(|s| locality::carries(endpoint, &s.labels));
+        let serves = endpoint.health == Health::Healthy && endpoint.weight.0 > 0;
+        if !chosen || !serves || !sight.has(&endpoint.network) {
+            continue;
+        }
+        let mutual = members
+            .peers
+            .take_mutual_tls(endpoint, *target, members.tls);
+        let hidden = endpoint.address == EndpointAddress::Hidden;
+        let way = sight.way(&endpoint.network);
+        // An address may be another workload's in each network.
+        let network = match way {
+            Way::Direct => "",
+            Way::Through(_) => &*endpoint.network,
+        };
+        let first = hidden || seen.insert((network, &endpoint.address, target));
+        if !first {
+            continue;
+        }
+        // As in istiod, a place stays although all that is there is out of reach.
+        let place = places.entry(&endpoint.locality);
+        match way {
+            Way::Direct if sight.is_split() || !hidden => {
+                let place = place.or_default();
+                if !hidden && (mutual || !order.only_mutual) {
+                    place.direct.push((endpoint, *target, mutual));
+                }
+            }
+            Way::Direct => {}
+            Way::Through(gateways) => {
+                let place = place.or_default();
+                let weight = (u64::from(endpoint.weight.0) * sight.scale()).min(WIDEST);
+                let share = weight / (gateways.len().max(1) as u64);
+                // What is passed on is told apart by the server name of mutual TLS.
+                for gateway in gateways.into_iter().filter(|_| mutual) {
+                    let sum = place.behind.entry(gateway).or_default();
+                    *sum = sum.saturating_add(share);
+                }
+            }
+        }
+    }
+    places
+}
+
+/// All gateways at one place, the first of those that have any.
+fn merge_gateways<'a>(places: &mut BTreeMap<&'a Locality, Gathered<'a>>) {
+    let with = places.iter().filter(|(_, place)| !place.behind.is_empty());
+    let Some(first) = with.map(|(at, _)| *at).min_by_key(|at| path(at)) else {
+        return;
+    };
+    let mut all: BTreeMap<&Gateway, u64> = BTreeMap::new();
+    for place in places.values_mut() {
+        for (gateway, weight) in std::mem::take(&mut place.behind) {
+            let sum = all.entry(gateway).or_default();
+            *sum = sum.saturating_add(weight);
+        }
+    }
+    if let Some(place) = places.get_mut(first) {
+        place.behind = all;
+    }
+}
+
+/// The greatest weight, and the greatest sum of the weights of a place.
+const WIDEST: u64 = u32::MAX as u64;
+
+fn weighted(gathered: Gathered<'_>, scale: u64) -> Vec<(&Endpoint, LbEndpoint)> {
+    let direct = gathered.direct.into_iter().map(|(endpoint, port, mutual)| {
+        let weight = (u64::from(endpoint.weight.0) * scale).min(WIDEST);
+        (endpoint, port, mutual, weight)
+    });
+    let mut behind: Vec<(&Gateway, u64)> = gathered.behind.into_iter().collect();
+    behind.sort_by_cached_key(|(gateway, _)| (gateway.endpoint.address.to_string(), gateway.port));
+    let behind = behind
+        .into_iter()
+        .map(|(gateway, weight)| (&gateway.endpoint, gateway.port, true, weight.max(1)));
+    let all: Vec<_> = direct.chain(behind).collect();
+    let sum = all
+        .iter()
+        .fold(0_u64, |sum, (.., weight)| sum.saturating_add(*weight));
+    // Envoy refuses sums of more than 32 bits.
+    let divisor = if sum > WIDEST { sum / WIDEST + 1 } else { 1 };
+    let written = |(endpoint, port, mutual, weight): (&'_ Endpoint, PortNumber, bool, u64)| {
+        let weight = u32::try_from((weight / divisor).max(1)).unwrap_or(u32::MAX);
+        lb_endpoint(endpoint, port, mutual, weight)
+    };
+    all.into_iter()
+        .map(|member| (member.0, written(member)))
+        .collect()
 }
 
 fn path(locality: &Locality) -> String {
@@ -146,21 +291,25 @@ fn written(group: Group<'_>) -> LocalityLbEndpoints {
             zone: group.locality.zone.to_string(),
             sub_zone: group.locality.sub_zone.to_string(),
         }),
-        load_balancing_weight: u32_value(group.weight),
+        load_balancing_weight: (group.weight > 0)
+            .then(|| u32_value(group.weight))
+            .flatten(),
         lb_endpoints: members.map(|(_, endpoint)| endpoint).collect(),
         priority: group.priority,
         ..LocalityLbEndpoints::default()
     }
 }
 
-fn lb_endpoint(endpoint: &Endpoint, port: PortNumber, mutual: bool) -> LbEndpoint {
+fn lb_endpoint(endpoint: &Endpoint, port: PortNumber, mutual: bool, weight: u32) -> LbEndpoint {
     let address = match &endpoint.address {
         EndpointAddress::Ip(ip) => address(&ip.to_string(), port.get()),
         EndpointAddress::Dns(name) => address(name, port.get()),
         EndpointAddress::Unix(path) => pipe(path),
+        // Such endpoints are left out before they come here.
+        EndpointAddress::Hidden => address("", port.get()),
     };
     LbEndpoint {
-        load_balancing_weight: u32_value(endpoint.weight.0),
+        load_balancing_weight: u32_value(weight),
         host_identifier: Some(HostIdentifier::Endpoint(PbEndpoint {
             address: Some(address),
             ..PbEndpoint::default()
@@ -183,16 +332,7 @@ pub(crate) fn count(assignment: &ClusterLoadAssignment) -> usize {
 }
 
 /// An assignment of one address.
-pub(crate) fn single(cluster: &str, host: &str, port: u16) -> ClusterLoadAssignment {
-    of_address(cluster, address(host, port))
-}
-
-/// An assignment of one Unix socket.
-pub(super) fn at_socket(cluster: &str, path: &str) -> ClusterLoadAssignment {
-    of_address(cluster, pipe(path))
-}
-
-fn of_address(cluster: &str, address: Address) -> ClusterLoadAssignment {
+pub(crate) fn single(cluster: &str, address: Address) -> ClusterLoadAssignment {
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
         endpoints: vec![LocalityLbEndpoints {

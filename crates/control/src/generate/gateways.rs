@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{Gateway, GatewayServer, HostScope, Hostname, ObjectRef, Protocol};
+use weft_model::{Gateway, GatewayServer, HostScope, Hostname, ObjectRef, Protocol, ServerTls};
 use weft_xds::{Resource, TypeUrl};
 
 use super::access::Guard;
@@ -245,12 +245,17 @@ pub(crate) fn listener(
         for stream in streams {
             from.extend(stream.rule.clone());
             from.extend(stream.policy_from.iter().cloned());
-            let guards = around.guard.tcp.iter().cloned();
+            let passes = first.tls == Some(ServerTls::AutoPassthrough);
+            // What is passed on is for the workload's own sidecar to judge, as in Istio.
+            let guards = around.guard.tcp.iter().filter(|_| !passes).cloned();
             let filters = guards.chain([stream.filter(&around.setup)]).collect();
             let made = match first.termination() {
                 Some(_) => chain(around, first, filters),
                 None => Some(FilterChain {
-                    filter_chain_match: stream.condition(),
+                    filter_chain_match: stream.condition().map(|condition| FilterChainMatch {
+                        application_protocols: if passes { mesh_protocols() } else { Vec::new() },
+                        ..condition
+                    }),
                     ..plain(filters)
                 }),
             };
@@ -287,6 +292,18 @@ pub(crate) fn listener(
         faults: all.into(),
         ..Emitted::new(resource, origins(from))
     })
+}
+
+/// What clients offer in mutual TLS of the mesh: what comes without one of these is something else.
+fn mesh_protocols() -> Vec<String> {
+    const NAMES: [&str; 5] = [
+        "istio",
+        "istio-peer-exchange",
+        "istio-http/1.0",
+        "istio-http/1.1",
+        "istio-h2",
+    ];
+    NAMES.map(str::to_owned).into()
 }
 
 fn plain(filters: Vec<Filter>) -> FilterChain {

@@ -1,10 +1,9 @@
-//! Clusters of gRPC clients, which know less than Envoy. Must never know routes or listeners.
+//! Clusters of gRPC clients. Must never know what else Envoy takes.
 
 use weft_model::{ClientTlsMode, HashTable, LoadBalancer, MeshSettings, Service};
 
-use super::clusters::{Policies, by_eds, emit, origins_of, variants};
 use super::peers::Servers;
-use super::{balancers, mutual, names};
+use super::{balancers, clusters, mutual, names};
 use crate::emit::Emitted;
 use crate::node::ProxyKind;
 use crate::pb::cluster::v3::{
@@ -22,18 +21,18 @@ use crate::pb::{self, u32_value};
 pub(crate) fn of_service(
     mesh: &MeshSettings,
     service: &Service,
-    policies: &Policies,
+    policies: &clusters::Policies,
     servers: &Servers,
 ) -> Vec<Emitted> {
-    let from = origins_of(service, policies);
-    variants(service, policies)
-        .filter(|(.., settings)| by_eds(service, settings, ProxyKind::Grpc))
+    let from = clusters::origins_of(service, policies);
+    clusters::variants(service, policies)
+        .filter(|(.., settings)| clusters::by_eds(service, settings, ProxyKind::Grpc))
         .map(|(port, subset, settings)| {
             let subset = subset.map_or("", |s| &*s.name);
             let name = names::outbound(port.number, subset, &service.hostname);
             let balancer = settings.load_balancer.and_then(|b| b.policy);
             let (policy, config) = match balancer {
-                Some(LoadBalancer::Hash(hash)) => balancers::table(grpc_table(hash.table)),
+                Some(LoadBalancer::Hash(hash)) => balancers::table(table(hash.table)),
                 _ => (LbPolicy::RoundRobin, None),
             };
             let max = settings.connection_pool.and_then(|p| p.http.max_requests);
@@ -47,7 +46,7 @@ pub(crate) fn of_service(
                 alt_stat_name: format!("{name};"),
                 cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
                 eds_cluster_config: Some(EdsClusterConfig {
-                    eds_config: Some(grpc_ads()),
+                    eds_config: Some(ads()),
                     service_name: name,
                 }),
                 transport_socket: socket,
@@ -62,13 +61,13 @@ pub(crate) fn of_service(
                 }),
                 ..Cluster::default()
             };
-            emit(&cluster, None, &from)
+            clusters::emit(&cluster, None, &from)
         })
         .collect()
 }
 
 /// gRPC clients have rings only (gRFC A42), and refuse a cluster with a table.
-fn grpc_table(table: HashTable) -> HashTable {
+fn table(table: HashTable) -> HashTable {
     match table {
         HashTable::Ring(size) => HashTable::Ring(size),
         HashTable::Maglev(_) => HashTable::Ring(None),
@@ -76,7 +75,7 @@ fn grpc_table(table: HashTable) -> HashTable {
 }
 
 /// gRPC clients know neither a timeout of the first fetch nor another version.
-pub(crate) fn grpc_ads() -> ConfigSource {
+pub(super) fn ads() -> ConfigSource {
     ConfigSource {
         initial_fetch_timeout: None,
         resource_api_version: ApiVersion::Auto as i32,

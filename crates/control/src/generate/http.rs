@@ -319,7 +319,7 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
         stat_prefix: route.to_owned(),
         http_filters: client_filters(&Router::default()),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(super::grpc_clusters::grpc_ads()),
+            config_source: Some(super::grpc_clusters::ads()),
             route_config_name: route.to_owned(),
         })),
         ..HttpConnectionManager::default()

@@ -2,22 +2,25 @@
 //! protocol, and who may do what. The chains of each mode are istiod's. Must never know clients.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{MeshSettings, MutualTlsMode, PeerModes, PortNumber, Protocol};
+use prost::Message;
+use weft_model::{
+    MeshSettings, MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol, TlsTermination,
+};
 
 use super::access::Guard;
 use super::actions::inbound_retry;
 use super::http::{self, Routes, Setup, Side};
 use super::inspectors::{self, Inspected};
 use super::listeners::{accepts_per_event, emit, own_port_chain};
-use super::stat_names::inbound_bytes;
-use super::{mutual, names, routes, virtual_hosts};
+use super::sds::Keepers;
+use super::stat_names::{Host, inbound_bytes};
+use super::{metadata, mutual, names, routes, tls, virtual_hosts};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
 use crate::node::Interception;
-use crate::pb::core::v3::{TrafficDirection, TransportSocket};
+use crate::pb::core::v3::{Metadata, TrafficDirection, TransportSocket};
 use crate::pb::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use crate::pb::route::v3::RouteConfiguration;
 use crate::pb::{self, address, bool_value, duration, listener_filter, original_dst, u32_value};
@@ -35,7 +38,16 @@ pub(crate) struct InboundPort {
     pub(crate) operation: Arc<str>,
     /// Under which name forwarded bytes are counted; `None` is the cluster's.
     pub(crate) counted_as: Option<Arc<str>>,
+    /// The address that clients call, part of the names of chains and statistics.
+    pub(crate) bind: Arc<str>,
+    /// TLS that ends here where there is no mutual TLS.
+    pub(crate) tls: Option<TlsTermination>,
+    /// The Sidecar that made it.
+    pub(crate) sidecar: Option<ObjectRef>,
 }
+
+/// What is called at any address.
+pub(crate) const ANY: &str = "0.0.0.0";
 
 /// The proxy whose listeners are made, and the rules for it.
 pub(crate) struct Workload<'a> {
@@ -53,6 +65,8 @@ enum Takes {
     Plain,
     Mutual,
     Both,
+    /// TLS of the port's own.
+    Ended,
     /// Mutual TLS is wanted, and the proxy has no certificate: none.
     Nothing,
 }
@@ -118,10 +132,11 @@ const PASSED_ON: ChainKind = ChainKind {
 fn options(takes: Takes, speaks: Speaks) -> &'static [ChainKind] {
     match (speaks, takes) {
         (_, Takes::Nothing) => &[],
-        (Speaks::Http, Takes::Mutual) => const { &[mutual(&[], true)] },
+        (Speaks::Http, Takes::Mutual | Takes::Ended) => const { &[mutual(&[], true)] },
         (Speaks::Http, Takes::Both) => const { &[mutual(&ISTIO, true), plain(&[], true)] },
         (Speaks::Http, Takes::Plain) => const { &[plain(&[], true)] },
-        (Speaks::Bytes, Takes::Mutual) => const { &[mutual(&[], false)] },
+        // Of a port with TLS of its own nothing is found out.
+        (Speaks::Bytes, Takes::Mutual) | (_, Takes::Ended) => const { &[mutual(&[], false)] },
         (Speaks::Bytes, Takes::Both) => {
             const { &[mutual(&ISTIO, false), PASSED_ON, plain(&[], false)] }
         }
@@ -158,10 +173,13 @@ struct Place<'a> {
 }
 
 impl Workload<'_> {
-    fn takes(&self, port: Option<u16>) -> Takes {
+    fn mode(&self, port: Option<u16>) -> MutualTlsMode {
         let port = port.and_then(|port| PortNumber::new(port).ok());
-        let mode = port.map_or(self.modes.mode, |port| self.modes.at(port));
-        match (mode, self.identity.serves()) {
+        port.map_or(self.modes.mode, |port| self.modes.at(port))
+    }
+
+    fn takes(&self, port: Option<u16>) -> Takes {
+        match (self.mode(port), self.identity.serves()) {
             (MutualTlsMode::Strict, true) => Takes::Mutual,
             (MutualTlsMode::Strict, false) => Takes::Nothing,
             (MutualTlsMode::Permissive, true) => Takes::Both,
@@ -208,26 +226,43 @@ impl Workload<'_> {
             FilterChain {
                 filter_chain_match: Some(matched(option)),
                 filters,
-                transport_socket: option.ends_tls.then(|| self.socket()).flatten(),
+                transport_socket: option
+                    .ends_tls
+                    .then(|| self.socket(place.takes, place.inbound))
+                    .flatten(),
                 name: name.to_owned(),
+                metadata: place.inbound.metadata(),
                 ..FilterChain::default()
             }
         });
         chains.collect()
     }
 
-    fn socket(&self) -> Option<TransportSocket> {
+    fn socket(&self, takes: Takes, inbound: &InboundPort) -> Option<TransportSocket> {
+        if let (Takes::Ended, Some(tls)) = (takes, &inbound.tls) {
+            // Of files only.
+            let keepers = Keepers {
+                agent: self.identity.agent,
+                ..Keepers::default()
+            };
+            let context = tls::downstream(tls, keepers, &self.setup.mesh.tls_defaults);
+            return Some(pb::transport_socket(&context));
+        }
         let context = mutual::server(self.setup.mesh, self.identity)?;
         Some(pb::transport_socket(&context))
     }
 
     /// The chains of a port that a service has. `by_port`: the listener is for several ports.
     fn port(&self, inbound: &InboundPort, by_port: bool) -> Vec<FilterChain> {
-        let listener = names::listener("0.0.0.0", inbound.port);
+        let listener = names::listener(&inbound.bind, inbound.port);
+        let port = Some(inbound.port);
+        let ends = inbound.tls.is_some() && self.mode(port) == MutualTlsMode::Disable;
         self.chains(&Place {
             port: by_port.then_some(inbound.port),
-            takes: self.takes(Some(inbound.port)),
+            takes: if ends { Takes::Ended } else { self.takes(port) },
             speaks: match inbound.protocol {
+                // What is left of it when TLS has ended here.
+                Protocol::Https if inbound.tls.is_some() => Speaks::Http,
                 p if p.is_http() => Speaks::Http,
                 Protocol::Unsupported => Speaks::Either,
                 _ => Speaks::Bytes,
@@ -249,7 +284,11 @@ impl Workload<'_> {
             service_port: None,
             // As istiod: no host, no port.
             operation: ":0".into(),
-            counted_as: pattern.map(|pattern| inbound_bytes(pattern, None).into()),
+            counted_as: pattern
+                .map(|pattern| inbound_bytes(pattern, Host::Nobody, (0, "virtualInbound")).into()),
+            bind: ANY.into(),
+            tls: None,
+            sidecar: None,
         };
         let named = self.modes.ports.keys().map(|port| port.get());
         let named = named.filter(|port| known.iter().all(|inbound| inbound.port != *port));
@@ -287,6 +326,15 @@ impl Workload<'_> {
         }
         made.faults = faults.into();
         made
+    }
+}
+
+impl InboundPort {
+    fn metadata(&self) -> Option<Metadata> {
+        let sidecar = self.sidecar.as_ref()?;
+        // Maps of one entry have one order.
+        let encoded = metadata::istio(Some(&sidecar.config_path()), &[], None)?;
+        Metadata::decode(&encoded[..]).ok()
     }
 }
 
@@ -333,17 +381,18 @@ fn inspected(chains: &[FilterChain]) -> BTreeMap<u16, Inspected> {
     ports
 }
 
-/// Where captured inbound connections arrive.
+/// Where captured inbound connections arrive. `elsewhere` are ports with listeners of their own.
 pub(crate) fn captured(
     workload: &Workload<'_>,
     wildcard: &str,
     interception: Interception,
-    ports: &[InboundPort],
+    (ports, elsewhere): (&[InboundPort], &[InboundPort]),
 ) -> Emitted {
     let setup = &workload.setup;
     let port = setup.mesh.proxy_inbound_listen_port.get();
     let mut chains = vec![own_port_chain(setup, "virtualInbound-blackhole", port)];
-    chains.extend(workload.passthrough(ports));
+    let known: Vec<InboundPort> = ports.iter().chain(elsewhere).cloned().collect();
+    chains.extend(workload.passthrough(&known));
     for inbound in ports {
         chains.extend(workload.port(inbound, true));
     }
@@ -373,15 +422,16 @@ pub(crate) fn captured(
     workload.with_faults(emit(&message, Vec::new(), workload.origins), &all)
 }
 
-/// An inbound listener that binds the workload's own address and port: no capture needed.
-pub(crate) fn bound(workload: &Workload<'_>, ip: IpAddr, inbound: &InboundPort) -> Emitted {
-    let (setup, bind) = (&workload.setup, ip.to_string());
-    let chains = workload.port(inbound, false);
+/// An inbound listener that binds an address and port of the workload's own: no capture needed.
+pub(crate) fn bound(workload: &Workload<'_>, bind: &str, inbound: &InboundPort) -> Emitted {
+    let setup = &workload.setup;
+    let chains = workload.port(inbound, inbound.sidecar.is_some());
     let filters = inspectors::by_port(&inspected(&chains));
     let message = Listener {
-        name: names::listener(&bind, inbound.port),
+        name: names::listener(bind, inbound.port),
         access_log: setup.reporting.listener_logs.clone(),
-        address: Some(address(&bind, inbound.port)),
+        address: Some(address(bind, inbound.port)),
+        max_connections_to_accept_per_socket_event: accepts_per_event(),
         filter_chains: chains,
         listener_filters: filters,
         listener_filters_timeout: Some(duration(setup.mesh.protocol_detection_timeout)),

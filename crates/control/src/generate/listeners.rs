@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{OutboundTrafficPolicy, PortNumber};
+use weft_model::{Destination, PortNumber, unix_path};
 use weft_xds::{Resource, TypeUrl};
 
 use super::http::{self, Routes, Setup, Side};
@@ -14,8 +14,8 @@ use super::{inspectors, names};
 use crate::emit::{Emitted, Origins};
 use crate::node::Interception;
 use crate::pb::core::v3::TrafficDirection;
-use crate::pb::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
-use crate::pb::{address, bool_value, duration, seconds, u32_value};
+use crate::pb::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use crate::pb::{address, bool_value, duration, pipe, seconds, u32_value};
 
 /// What a chain of an outbound listener does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,10 +33,48 @@ pub(crate) enum Chain {
     Tcp(TcpChain),
 }
 
+/// Where calls of unknown hosts go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Unknown {
+    /// Where the client meant.
+    AsMeant,
+    /// Nowhere.
+    Refused,
+    /// To this cluster.
+    Through(Arc<str>),
+}
+
+impl Unknown {
+    /// Through a service.
+    pub(crate) fn through(proxy: &Destination) -> Self {
+        let subset = proxy.subset.as_deref().unwrap_or("");
+        let port = proxy.port.map_or(0, PortNumber::get);
+        Self::Through(names::outbound(port, subset, &proxy.host).into())
+    }
+
+    pub(super) fn cluster(&self) -> &str {
+        match self {
+            Self::AsMeant => names::PASSTHROUGH,
+            Self::Refused => names::BLACK_HOLE,
+            Self::Through(cluster) => cluster,
+        }
+    }
+
+    /// The same where it is not known what the client meant.
+    pub(crate) fn uncaptured(self) -> Self {
+        match self {
+            Self::AsMeant => Self::Refused,
+            other => other,
+        }
+    }
+}
+
 /// An outbound listener before it is written.
 pub(crate) struct Outbound<'a> {
+    /// An IP address, or `unix://` and a path.
     pub(crate) bind: &'a str,
-    pub(crate) port: PortNumber,
+    /// 0 for a Unix socket.
+    pub(crate) port: u16,
     pub(crate) bind_to_port: bool,
     pub(crate) chains: &'a [Chain],
     pub(crate) origins: Origins,
@@ -44,12 +82,8 @@ pub(crate) struct Outbound<'a> {
 
 /// Writes an outbound listener. A chain that matches everything becomes the default one; without
 /// such a chain unknown traffic goes where the mesh's policy sends it.
-pub(crate) fn outbound(
-    setup: &Setup<'_>,
-    policy: OutboundTrafficPolicy,
-    listener: &Outbound<'_>,
-) -> Emitted {
-    let name = names::listener(listener.bind, listener.port.get());
+pub(crate) fn outbound(setup: &Setup<'_>, unknown: &Unknown, listener: &Outbound<'_>) -> Emitted {
+    let name = names::listener(listener.bind, listener.port);
     let stat_prefix = format!("outbound_{name}");
     let mut chains = Vec::new();
     let mut default = None;
@@ -101,13 +135,16 @@ pub(crate) fn outbound(
         default = Some(FilterChain {
             name: "PassthroughFilterChain".to_owned(),
             filter_chain_match: Some(FilterChainMatch::default()),
-            filters: vec![fall_through(setup, policy)],
+            filters: vec![http::tcp_to(setup, unknown.cluster())],
             ..FilterChain::default()
         });
     }
     let message = Listener {
         name: name.clone(),
-        address: Some(address(listener.bind, listener.port.get())),
+        address: Some(match unix_path(listener.bind) {
+            Some(path) => pipe(path),
+            None => address(listener.bind, listener.port),
+        }),
         filter_chains: chains,
         default_filter_chain: default,
         listener_filters: inspectors::all(sniff_tls, sniff_http),
@@ -160,19 +197,11 @@ fn plain_http() -> FilterChainMatch {
     }
 }
 
-fn fall_through(setup: &Setup<'_>, policy: OutboundTrafficPolicy) -> Filter {
-    let cluster = match policy {
-        OutboundTrafficPolicy::AllowAny => names::PASSTHROUGH,
-        OutboundTrafficPolicy::RegistryOnly => names::BLACK_HOLE,
-    };
-    http::tcp_to(setup, cluster)
-}
-
 /// Where captured outbound connections arrive; they are handed to the listener of their original
 /// destination, and stay here if there is none.
 pub(crate) fn virtual_outbound(
     setup: &Setup<'_>,
-    policy: OutboundTrafficPolicy,
+    unknown: &Unknown,
     wildcard: &str,
     interception: Interception,
     origins: &Origins,
@@ -192,7 +221,7 @@ pub(crate) fn virtual_outbound(
             own_port_chain(setup, "virtualOutbound-blackhole", port),
             FilterChain {
                 name: "virtualOutbound-catchall-tcp".to_owned(),
-                filters: vec![fall_through(setup, policy)],
+                filters: vec![http::tcp_to(setup, unknown.cluster())],
                 ..FilterChain::default()
             },
         ],

@@ -9,18 +9,31 @@ use weft_model::{
     PolicySettings, PriorityLabel,
 };
 
+use super::networks::{Horizon, NETWORK};
 use crate::pb::endpoint::v3::LbEndpoint;
 
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const SUB_ZONE: &str = "topology.istio.io/subzone";
-const NETWORK: &str = "topology.istio.io/network";
 
 /// Where callers stand, as far as endpoints depend on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     locality: Option<Locality>,
     labels: Labels,
+    /// Unless networks are no matter.
+    horizon: Option<Arc<Horizon>>,
+}
+
+impl Place {
+    /// The same place in a network.
+    pub(crate) fn within(self, horizon: Option<Arc<Horizon>>) -> Self {
+        Self { horizon, ..self }
+    }
+
+    pub(crate) fn horizon(&self) -> Option<&Horizon> {
+        self.horizon.as_deref()
+    }
 }
 
 /// What of a caller's place endpoints depend on.
@@ -78,6 +91,7 @@ impl Needs {
         Place {
             locality: self.locality.then(|| locality.clone()),
             labels: self.labels.iter().filter_map(value).collect(),
+            horizon: None,
         }
     }
 
@@ -89,6 +103,7 @@ impl Needs {
             labels: labels
                 .filter(|(name, _)| self.labels.contains(*name))
                 .collect(),
+            horizon: place.horizon.clone(),
         }
     }
 }
@@ -141,11 +156,13 @@ impl<'a> Group<'a> {
             .iter()
             .filter_map(|(_, e)| e.load_balancing_weight.as_ref());
         let sum: u64 = weights.map(|w| u64::from(w.value)).sum();
+        // What lies in another network may leave its place empty.
+        let least = u32::from(!members.is_empty());
         Self {
             locality,
             members,
             // The sum must fit 32 bits, also over all places (Envoy refuses more).
-            weight: u32::try_from(sum).unwrap_or(u32::MAX).clamp(1, 1 << 24),
+            weight: u32::try_from(sum).unwrap_or(u32::MAX).clamp(least, 1 << 24),
             priority,
         }
     }

@@ -24,6 +24,8 @@ pub(crate) mod metadata;
 pub(crate) mod mutual;
 pub(crate) mod name_table;
 pub(crate) mod names;
+pub(crate) mod networks;
+pub(crate) mod own_clusters;
 pub(crate) mod peers;
 mod policies;
 pub(crate) mod reporting;

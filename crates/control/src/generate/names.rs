@@ -1,5 +1,6 @@
 //! Istio's names of clusters, virtual hosts and listeners. Must never know how they are used.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use weft_model::{Hostname, PortNumber};
@@ -14,7 +15,7 @@ pub(crate) const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
 pub(crate) const HTTP_PROXY: &str = "http_proxy";
 
 /// `outbound|port|subset|host`.
-pub(crate) fn outbound(port: PortNumber, subset: &str, host: &Hostname) -> String {
+pub(crate) fn outbound(port: impl Display, subset: &str, host: &Hostname) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
@@ -46,7 +47,7 @@ pub(crate) fn domain(host: &str) -> String {
     }
 }
 
-/// `<ip>_<port>`.
+/// `<ip>_<port>`; of a Unix socket `unix://<path>_0`.
 pub(crate) fn listener(bind: &str, port: u16) -> String {
     format!("{bind}_{port}")
 }

@@ -15,6 +15,7 @@ use super::actions::{
     Headers, mirror, retry, translate_fault, translate_redirect, translate_response,
 };
 use super::cors::{self, CORS_FILTER};
+use super::listeners::Unknown;
 use super::{clusters, hash, matches, metadata};
 use crate::pb::matcher::RegexMatchAndSubstitute;
 use crate::pb::route::v3::{
@@ -256,7 +257,7 @@ fn forward(
             d.subset.as_deref(),
             d.port,
             service.as_deref(),
-            reader.port,
+            reader.port.get(),
         )
     };
     let retries = http.retries.as_ref().or(reader.retries);
@@ -409,24 +410,23 @@ pub(crate) fn inbound(cluster: &str, operation: String, retry: Option<RetryPolic
     }
 }
 
-/// Where unknown hosts go: on to where they were meant (`true`), or to a 502.
-pub(crate) fn catch_all(allow: bool, forwarded_host: bool) -> (&'static str, Route) {
-    let name = if allow { "allow_any" } else { "block_all" };
-    let action = if allow {
+/// Where unknown hosts go; to a 502 if they are refused.
+pub(crate) fn catch_all(unknown: &Unknown, forwarded_host: bool) -> (&'static str, Route) {
+    let refused = *unknown == Unknown::Refused;
+    let name = if refused { "block_all" } else { "allow_any" };
+    let action = if refused {
+        Action::DirectResponse(DirectResponseAction {
+            status: 502,
+            ..Default::default()
+        })
+    } else {
         let mut action = RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(
-                super::names::PASSTHROUGH.to_owned(),
-            )),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(unknown.cluster().to_owned())),
             append_x_forwarded_host: forwarded_host,
             ..RouteAction::default()
         };
         set_timeout(&mut action, None, false);
         Action::Route(action)
-    } else {
-        Action::DirectResponse(DirectResponseAction {
-            status: 502,
-            ..Default::default()
-        })
     };
     let route = Route {
         name: name.to_owned(),

@@ -1,7 +1,7 @@
 //! Names of statistics after the mesh's patterns (`outboundClusterStatName`,
 //! `inboundClusterStatName`). Must never know what is counted under them.
 
-use weft_model::{Kind, Service, ServicePort};
+use weft_model::{Kind, Service};
 
 /// What a pattern may name besides the service.
 #[derive(Clone, Copy, Default)]
@@ -14,19 +14,35 @@ pub(crate) struct Counted<'a> {
     pub(crate) target: Option<u16>,
 }
 
-/// The name of a cluster of the service, or of the bytes that go there; none leaves its place empty.
-pub(crate) fn stat_name(pattern: &str, service: Option<&Service>, counted: Counted<'_>) -> String {
-    let (mut short, mut name, mut host) = (String::new(), String::new(), "");
-    if let Some(service) = service {
-        host = service.hostname.as_str();
-        let registered = service.origin.kind == Kind::Service;
-        if registered {
-            short = format!("{}.{}", service.name, service.namespace);
-            name = service.name.to_string();
-        } else {
-            (short, name) = (host.to_owned(), host.to_owned());
-        }
+/// Of whom a name is.
+#[derive(Clone, Copy)]
+pub(crate) enum Host<'a> {
+    /// Of no service: its places are left empty.
+    Nobody,
+    /// Of what is no service, and has this one name.
+    Named(&'a str),
+    Of(&'a Service),
+}
+
+impl Host<'_> {
+    /// With namespace, without, and whole. What is no service of Kubernetes has one name.
+    fn names(&self) -> (String, String, &str) {
+        let host = match self {
+            Self::Nobody => "",
+            Self::Named(host) => host,
+            Self::Of(service) if service.origin.kind == Kind::Service => {
+                let short = format!("{}.{}", service.name, service.namespace);
+                return (short, service.name.to_string(), service.hostname.as_str());
+            }
+            Self::Of(service) => service.hostname.as_str(),
+        };
+        (host.to_owned(), host.to_owned(), host)
     }
+}
+
+/// The name of a cluster, or of the bytes that go there.
+pub(crate) fn stat_name(pattern: &str, of: Host<'_>, counted: Counted<'_>) -> String {
+    let (short, name, host) = of.names();
     let text = pattern
         .replace("%SERVICE%", &short)
         .replace("%SERVICE_NAME%", &name)
@@ -40,12 +56,12 @@ pub(crate) fn stat_name(pattern: &str, service: Option<&Service>, counted: Count
         .replace("%SERVICE_PORT_NAME%", counted.port_name)
 }
 
-/// Of bytes that come in for a service's port; `None`: for no service.
-pub(crate) fn inbound_bytes(pattern: &str, to: Option<(&Service, &ServicePort)>) -> String {
+/// Of bytes that come in for a port, which has this number and name.
+pub(crate) fn inbound_bytes(pattern: &str, to: Host<'_>, (port, name): (u16, &str)) -> String {
     let counted = Counted {
-        port: to.map_or(0, |(_, port)| port.number.get()),
-        port_name: to.map_or("virtualInbound", |(_, port)| &port.name),
+        port,
+        port_name: name,
         ..Counted::default()
     };
-    stat_name(pattern, to.map(|(service, _)| service), counted)
+    stat_name(pattern, to, counted)
 }

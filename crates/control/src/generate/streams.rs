@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{AddressRange, ObjectRef, PortNumber};
+use weft_model::{AddressRange, ObjectRef};
 
 use super::tcp::TcpPolicy;
 use super::{dynamic, http, metadata};
@@ -47,7 +47,7 @@ pub(crate) enum TcpTarget {
 }
 
 /// Server names and networks without their host bits, as sets.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MatchKey {
     names: BTreeSet<String>,
     networks: BTreeSet<(IpAddr, u8)>,
@@ -85,14 +85,19 @@ impl TcpChain {
     /// What the chain matches; a proxy cannot tell two apart that have the same.
     pub(crate) fn match_key(&self) -> MatchKey {
         let names = self.names().into_iter();
+        let networks = specific(&self.ranges).map(|range| {
+            let network = range.truncated();
+            (network.ip, network.prefix_len)
+        });
         MatchKey {
             names: names.map(str::to_owned).collect(),
-            networks: specific(&self.ranges).map(network).collect(),
+            networks: networks.collect(),
         }
     }
 
-    pub(super) fn filters(&self, setup: &http::Setup<'_>, port: PortNumber) -> Vec<Filter> {
-        let resolved = self.resolved.as_deref();
+    pub(super) fn filters(&self, setup: &http::Setup<'_>, port: u16) -> Vec<Filter> {
+        // A Unix socket has no port at which a name could be looked up for.
+        let resolved = self.resolved.as_deref().filter(|_| port != 0);
         let look_up = resolved.map(|host| dynamic::sni_filter(host, port));
         look_up.into_iter().chain([self.filter(setup)]).collect()
     }
@@ -120,20 +125,4 @@ impl TcpChain {
 /// Ranges that leave something out.
 fn specific(ranges: &[AddressRange]) -> impl Iterator<Item = &AddressRange> {
     ranges.iter().filter(|range| !range.ip.is_unspecified())
-}
-
-/// A range without its host bits.
-fn network(range: &AddressRange) -> (IpAddr, u8) {
-    let bits = range.prefix_len;
-    let ip = match range.ip {
-        IpAddr::V4(ip) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-            IpAddr::from((u32::from(ip) & mask).to_be_bytes())
-        }
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-            IpAddr::from((u128::from(ip) & mask).to_be_bytes())
-        }
-    };
-    (ip, bits)
 }

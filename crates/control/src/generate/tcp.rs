@@ -29,6 +29,14 @@ impl TcpPolicy {
         }
     }
 
+    /// The same for bytes that are passed on as they are.
+    pub(crate) fn without_tunnel(self) -> Self {
+        Self {
+            tunnel: None,
+            ..self
+        }
+    }
+
     pub(super) fn apply(&self, proxy: &mut TcpProxy) {
         proxy.idle_timeout = self.idle.map(duration);
         proxy.max_downstream_connection_duration = self.max_duration.map(duration);

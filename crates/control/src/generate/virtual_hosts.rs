@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use weft_xds::{Resource, TypeUrl};
 
+use super::listeners::Unknown;
 use super::{names, routes};
 use crate::pb::route::v3::{RouteConfiguration, VirtualHost, virtual_host::TlsRequirementType};
 use crate::pb::{bool_value, u32_value};
@@ -65,8 +66,8 @@ pub(crate) fn shell(
 }
 
 /// The last virtual host of a sidecar's routes.
-pub(crate) fn catch_all(allow: bool, headers: RouteHeaders) -> Bytes {
-    let (name, route) = routes::catch_all(allow, headers.forwarded_host);
+pub(crate) fn catch_all(unknown: &Unknown, headers: RouteHeaders) -> Bytes {
+    let (name, route) = routes::catch_all(unknown, headers.forwarded_host);
     let host = shell(name.to_owned(), vec!["*".to_owned()], false, headers);
     field(&host, &[route.encode_to_vec().into()])
 }

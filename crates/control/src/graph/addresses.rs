@@ -5,27 +5,7 @@ use std::net::IpAddr;
 use weft_model::{AddressRange, Service};
 
 use super::key::Scope;
-
-/// Families of addresses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Families {
-    pub(crate) v4: bool,
-    pub(crate) v6: bool,
-}
-
-impl Families {
-    /// Those of a workload's addresses.
-    pub(crate) fn of(ips: &[IpAddr]) -> Self {
-        Self {
-            v4: ips.iter().any(IpAddr::is_ipv4),
-            v6: ips.iter().any(IpAddr::is_ipv6),
-        }
-    }
-
-    pub(crate) fn contain(self, ip: IpAddr) -> bool {
-        if ip.is_ipv4() { self.v4 } else { self.v6 }
-    }
-}
+pub(crate) use crate::generate::networks::Families;
 
 impl Scope {
     /// The virtual addresses of a service: its own, else those that it was given, if the proxies

@@ -1,15 +1,17 @@
 //! Clusters and endpoints of visible services. Must never know routes or listeners.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::{Resolution, Service, ServiceKey};
+use weft_model::{PortNumber, Resolution, Service, ServiceKey};
 use weft_xds::TypeUrl;
 
 use super::key::RuleRefs;
 use super::value::Value;
-use super::{Cx, Key, Scope, Shard, contain, is_envoy, places, read, security};
+use super::{Cx, Key, Scope, Shard, contain, is_envoy, networks, places, read, security};
 use crate::emit::{Chunk, Emitted};
 use crate::generate::clusters::Client;
+use crate::generate::endpoints::{Audience, Known};
 use crate::generate::locality::Place;
 use crate::generate::{clusters, endpoints, grpc_clusters};
 use crate::node::ProxyKind;
@@ -44,7 +46,16 @@ pub(super) fn service_clusters(
         None
     };
     let peers = security::peers(cx, endpoints.as_deref());
-    let known = (endpoints.as_deref(), &peers);
+    let networks = if by_name(&service) {
+        networks::read(cx)
+    } else {
+        Arc::default()
+    };
+    let known = Known {
+        peers: &peers,
+        networks: &networks,
+    };
+    let known = (endpoints.as_deref(), &known);
     let made = clusters::of_service(&mesh, &service, known, &policies, to, &servers);
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
@@ -53,7 +64,7 @@ pub(super) fn service_endpoints(
     cx: &mut Cx<'_, '_>,
     key: &ServiceKey,
     rules: &RuleRefs,
-    to: (ProxyKind, &Place),
+    to: (Audience, &Place),
 ) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
@@ -62,8 +73,13 @@ pub(super) fn service_endpoints(
     let policies = cx.policies(rules);
     let endpoints = cx.endpoints(key);
     let peers = security::peers(cx, endpoints.as_deref());
+    let networks = networks::read(cx);
+    let known = Known {
+        peers: &peers,
+        networks: &networks,
+    };
     let list = endpoints.as_deref();
-    let made = endpoints::of_service(&mesh, &service, list, &policies, to, &peers);
+    let made = endpoints::of_service(&mesh, &service, list, &policies, to, &known);
     contain::chunk(cx, &TypeUrl::ENDPOINT, made)
 }
 
@@ -97,6 +113,29 @@ pub(super) fn chosen(
     read!(cx, Key::Destinations(Arc::clone(scope), shard), Chosen).unwrap_or_default()
 }
 
+/// Of resources named `outbound|<port>|…` those of the ports that a scope sees of a service.
+fn within(ports: Option<&[PortNumber]>, chunk: Chunk) -> Chunk {
+    let Some(ports) = ports else { return chunk };
+    let port_of = |name: &str| name.split('|').nth(1).and_then(|port| port.parse().ok());
+    let seen = |e: &&Emitted| {
+        let port: Option<u16> = port_of(&e.resource.name);
+        port.is_none_or(|port| ports.iter().any(|seen| seen.get() == port))
+    };
+    chunk.iter().filter(seen).cloned().collect()
+}
+
+/// Which ports a scope sees of its services of a shard; those that are seen whole are not there.
+fn trimmed(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    shard: Shard,
+) -> BTreeMap<ServiceKey, Arc<[PortNumber]>> {
+    let visible = cx.visible(scope, shard);
+    let some = visible.values();
+    some.filter_map(|seen| Some((seen.key.clone(), seen.ports.clone()?)))
+        .collect()
+}
+
 pub(super) fn concatenate(chunks: impl Iterator<Item = Chunk>) -> Value {
     let all: Vec<Emitted> = chunks.flat_map(|c| c.to_vec()).collect();
     Value::Chunk(all.into())
@@ -110,9 +149,12 @@ pub(super) fn cluster_chunk(
 ) -> Value {
     let nowhere = Arc::<Place>::default();
     let chosen = chosen(cx, scope, shard);
+    let trimmed = trimmed(cx, scope, shard);
     concatenate(chosen.iter().map(|(service, rules)| {
+        let ports = trimmed.get(service).map(AsRef::as_ref);
         if !is_envoy(client.kind) {
-            return cx.chunk(&Key::GrpcClusters(service.clone(), Arc::clone(rules)));
+            let key = Key::GrpcClusters(service.clone(), Arc::clone(rules));
+            return within(ports, cx.chunk(&key));
         }
         // Only what is resolved by name has its endpoints in its clusters.
         let placed = *place != nowhere && cx.service(service).is_some_and(|s| by_name(&s));
@@ -121,29 +163,23 @@ pub(super) fn cluster_chunk(
         } else {
             Arc::clone(&nowhere)
         };
-        cx.chunk(&Key::ServiceClusters(
-            service.clone(),
-            Arc::clone(rules),
-            client.clone(),
-            place,
-        ))
+        let key = Key::ServiceClusters(service.clone(), Arc::clone(rules), client.clone(), place);
+        within(ports, cx.chunk(&key))
     }))
 }
 
 pub(super) fn endpoint_chunk(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
-    (kind, place): (ProxyKind, &Arc<Place>),
+    (audience, place): (Audience, &Arc<Place>),
     shard: Shard,
 ) -> Value {
     let chosen = chosen(cx, scope, shard);
+    let trimmed = trimmed(cx, scope, shard);
     concatenate(chosen.iter().map(|(service, rules)| {
+        let ports = trimmed.get(service).map(AsRef::as_ref);
         let place = places::of_service(cx, rules, place);
-        cx.chunk(&Key::ServiceEndpoints(
-            service.clone(),
-            Arc::clone(rules),
-            kind,
-            place,
-        ))
+        let key = Key::ServiceEndpoints(service.clone(), Arc::clone(rules), audience, place);
+        within(ports, cx.chunk(&key))
     }))
 }

@@ -6,8 +6,13 @@
 //! and would lose if it were gone. This is the only
 //! place where a value may depend on the one before it.
 
+use std::sync::LazyLock;
+
+use ahash::HashSet;
+use parking_lot::Mutex;
 use weft_proto::{Any, rules};
 use weft_xds::TypeUrl;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::value::{HostField, Value};
 use super::{Cx, load};
@@ -72,8 +77,25 @@ pub(super) fn host(cx: &Cx<'_, '_>, made: Option<HostField>) -> Value {
 
 /// Why Envoy would refuse a virtual host, encoded as a field of its route configuration.
 pub(crate) fn refused_host(field: &[u8]) -> Option<String> {
-    fault(&TypeUrl::ROUTE, field.to_vec()).or_else(|| load::refusal(field))
+    let hash = xxh3_128(field);
+    if SOUND.lock().contains(&hash) {
+        return None;
+    }
+    let refused = fault(&TypeUrl::ROUTE, field.to_vec()).or_else(|| load::refusal(field));
+    if refused.is_none() {
+        let mut sound = SOUND.lock();
+        if sound.len() >= SOUND_HOSTS {
+            sound.clear();
+        }
+        sound.insert(hash);
+    }
+    refused
 }
+
+/// Hashes of virtual hosts that were found sound: proxies of other namespaces mostly have the same.
+static SOUND: LazyLock<Mutex<HashSet<u128>>> = LazyLock::new(Mutex::default);
+/// Then they are forgotten.
+const SOUND_HOSTS: usize = 65_536;
 
 fn fault(type_url: &TypeUrl, value: Vec<u8>) -> Option<String> {
     let any = Any {

@@ -40,9 +40,10 @@ impl Part {
 /// Several for one host in one namespace hold together.
 pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
     let visible = cx.visible(scope, shard);
-    let chosen = visible
-        .iter()
-        .map(|(host, key)| (key.clone(), of_service(cx, scope, (shard, host), key)));
+    let chosen = visible.iter().map(|(host, seen)| {
+        let key = &seen.key;
+        (key.clone(), of_service(cx, scope, (shard, host), key))
+    });
     Value::Chosen(chosen.collect())
 }
 
@@ -79,7 +80,8 @@ fn of_service(
 pub(super) fn of_served(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, service: &Service) -> RuleRefs {
     let key = service.key();
     let shard = Shard::of(key.hostname.as_str());
-    if cx.visible(scope, shard).get(&key.hostname) != Some(&key) {
+    let visible = cx.visible(scope, shard);
+    if visible.get(&key.hostname).map(|seen| &seen.key) != Some(&key) {
         return RuleRefs::default();
     }
     let for_all = Scope {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_model::{CallSide, Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost};
+use weft_model::{
+    CallSide, Gateway, GatewayRef, HostScope, Hostname, ObjectRef, ScopedHost, ServerTls,
+};
 use weft_xds::TypeUrl;
 
 use super::hosts::{Joined, merged};
@@ -27,6 +29,13 @@ pub(super) fn ports(cx: &mut Cx<'_, '_>, class: &GatewayClass) -> Value {
         .collect();
     mine.sort_by(|a, b| a.meta.precedence().cmp(&b.meta.precedence()));
     Value::GatewayPorts(Arc::new(gateways::merge(&mine, &class.target_ports)))
+}
+
+/// Whether a server passes mutual TLS on to services by server name.
+pub(super) fn passes(cx: &mut Cx<'_, '_>, class: &Arc<GatewayClass>) -> bool {
+    let ports = read_ports(cx, class);
+    let mut servers = ports.values().flat_map(GatewayPort::servers);
+    servers.any(|bound| bound.server().tls == Some(ServerTls::AutoPassthrough))
 }
 
 pub(super) fn read_ports(
@@ -278,11 +287,21 @@ fn streams_of(
         }
     }
     let scope = &class.reader.scope;
+    // Names of services, which match together with the protocols of the mesh only.
+    let mut passed: BTreeSet<Vec<Arc<str>>> = BTreeSet::new();
     let mut all = Vec::with_capacity(port.slots.len());
     for slot in &port.slots {
         let mut chains = Vec::new();
         for bound in slot.servers.iter().filter(|_| slot.route.is_none()) {
+            let own = bound.server().tls == Some(ServerTls::AutoPassthrough);
             for chain in streams::of_server(cx, scope, &bound.gateway, bound.server()) {
+                if own {
+                    // Hosts of two servers may mean the same service.
+                    if passed.insert(chain.sni.clone()) {
+                        chains.push(chain);
+                    }
+                    continue;
+                }
                 let owner = chain.sni.iter().find_map(|name| {
                     let owner = taken.get(&**name)?;
                     Some((Arc::clone(name), owner.clone()))

@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use weft_model::{Hostname, ObjectRef, PortNumber, Service, ServiceKey};
+use weft_model::{Hostname, ObjectRef, PortNumber, Service, ServicePort};
 use weft_xds::Resource;
 
 use super::key::{HostForm, HostTarget, OutboundHost, Reader, RouteName};
-use super::value::{HostChunk, HostField, HostRules, Value};
+use super::value::{HostChunk, HostField, HostRules, Seen, Value};
 use super::{Cx, Key, Shard, contain, outbound, places, read};
 use crate::emit::{Emitted, Fault, Origins, origins};
+use crate::generate::listeners::Unknown;
 use crate::generate::virtual_hosts::{self, Style};
-use crate::generate::{clusters, names, routes};
+use crate::generate::{names, routes};
 
 fn host_rules(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard) -> Arc<HostRules> {
     read!(
@@ -70,7 +71,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
     // A rule of which nothing concerns the caller leaves the service as it is.
     if encoded.as_ref().is_none_or(Vec::is_empty) {
         service.as_ref()?;
-        let cluster = clusters::destination(hostname, None, Some(host.port), None, host.port);
+        let cluster = names::outbound(host.port, "", hostname);
         let own = places::of_host(cx, &reader.scope, hostname);
         let hash = own.as_ref().and_then(|(_, says)| says.port_hash(host.port));
         hashed_by = match (&own, hash) {
@@ -168,7 +169,7 @@ fn is_taken(cx: &mut Cx<'_, '_>, host: &OutboundHost, own: &Hostname, name: &str
     }
     let (reader, shard) = (&host.reader, Shard::of(name.as_str()));
     if let Some(other) = cx.visible(&reader.scope, shard).get(&name) {
-        return service_ports(cx, reader, other, route).contains(&host.port);
+        return service_ports(cx, other, route).contains(&host.port);
     }
     if Some(host.port) != http_port() || !cx.mesh_rules(shard).contains_key(&name) {
         return false;
@@ -199,7 +200,7 @@ pub(super) fn host_chunk(
     let mut chunk = Joined::default();
     let form = match name {
         RouteName::Port(_) => HostForm::Shared,
-        RouteName::HttpProxy => HostForm::HttpProxy,
+        RouteName::HttpProxy | RouteName::Proxy(_) | RouteName::Unix => HostForm::HttpProxy,
     };
     let mut add = |cx: &mut Cx<'_, '_>, target, port, rule| {
         let host = OutboundHost {
@@ -213,9 +214,10 @@ pub(super) fn host_chunk(
             chunk.push(&field);
         }
     };
-    for (key, rule) in &rules.services {
-        for port in service_ports(cx, reader, key, name) {
-            add(cx, HostTarget::Service(key.clone()), port, rule.clone());
+    for (seen, rule) in &rules.services {
+        for port in service_ports(cx, seen, name) {
+            let target = HostTarget::Service(seen.key.clone());
+            add(cx, target, port, rule.clone());
         }
     }
     if let (true, Some(port)) = (serves_free_hosts(name), http_port()) {
@@ -235,43 +237,37 @@ fn serves_free_hosts(name: RouteName) -> bool {
     match name {
         RouteName::Port(port) => port.get() == 80,
         RouteName::HttpProxy => true,
+        RouteName::Proxy(_) | RouteName::Unix => false,
     }
 }
 
-fn service_ports(
-    cx: &mut Cx<'_, '_>,
-    reader: &Reader,
-    key: &ServiceKey,
-    name: RouteName,
-) -> Vec<PortNumber> {
-    let scope = &reader.scope;
-    let Some(service) = cx.service(key) else {
+fn service_ports(cx: &mut Cx<'_, '_>, seen: &Seen, name: RouteName) -> Vec<PortNumber> {
+    let Some(service) = cx.seen(seen) else {
         return Vec::new();
     };
     let routed = service.ports.iter().filter(|p| match name {
-        RouteName::Port(port) => p.number == port && outbound::has_shared_route(scope, &service, p),
-        RouteName::HttpProxy => p.protocol.is_http() || p.protocol.is_sniffed(),
+        RouteName::Port(port) => p.number == port && outbound::has_shared_route(p),
+        RouteName::HttpProxy | RouteName::Proxy(_) | RouteName::Unix => {
+            outbound::has_shared_route(p)
+        }
     });
     routed.map(|p| p.number).collect()
 }
 
-/// A route configuration of a sidecar. `allow`: unknown hosts go where they were meant.
+/// A route configuration of a sidecar.
 pub(super) fn outbound_route(
     cx: &mut Cx<'_, '_>,
     reader: &Arc<Reader>,
     name: RouteName,
-    allow: bool,
+    unknown: &Unknown,
 ) -> Value {
     let shards: Vec<Shard> = match name {
         RouteName::Port(port) if !serves_free_hosts(name) => {
-            let ports = read!(
-                cx,
-                Key::WildcardPorts(Arc::clone(&reader.scope)),
-                WildcardPorts
-            );
+            let ports = Key::WildcardPorts(Arc::clone(&reader.scope), false);
+            let ports = read!(cx, ports, WildcardPorts);
             let entry = ports.as_ref().and_then(|p| p.get(&port));
             entry
-                .map(|e| e.http.iter().copied().collect())
+                .map(|e| e.routed.iter().copied().collect())
                 .unwrap_or_default()
         }
         _ => Shard::all().collect(),
@@ -280,10 +276,16 @@ pub(super) fn outbound_route(
         .into_iter()
         .filter_map(|shard| read!(cx, Key::HostChunk(Arc::clone(reader), name, shard), Hosts))
         .collect();
-    let last = virtual_hosts::catch_all(allow, reader.headers);
+    let last = virtual_hosts::catch_all(unknown, reader.headers);
     let (text, style) = match name {
         RouteName::Port(port) => (port.to_string(), Style::IgnorePorts),
         RouteName::HttpProxy => (names::HTTP_PROXY.to_owned(), Style::WithPorts),
+        RouteName::Proxy(port) => (port.to_string(), Style::WithPorts),
+        RouteName::Unix => {
+            let listener = cx.egress(&reader.scope);
+            let bind = listener.and_then(|l| l.bind).unwrap_or_default();
+            (bind.to_string(), Style::WithPorts)
+        }
     };
     let pieces = chunks.iter().map(|c| &c.bytes).chain([&last]);
     let resource = virtual_hosts::configuration(&text, style, pieces);
@@ -345,65 +347,90 @@ fn single(
     })
 }
 
+/// A route configuration for each port of the services of a shard that `named` gives a name. Its
+/// virtual host is the one that the service has at the listener to which the port leads; of a
+/// service that is not seen there, it is empty, so that nobody waits for it.
 fn each_port(
     cx: &mut Cx<'_, '_>,
     reader: &Arc<Reader>,
     shard: Shard,
-    mut make: impl FnMut(
-        &mut Cx<'_, '_>,
-        &Service,
-        &ServiceKey,
-        PortNumber,
-        Option<&ObjectRef>,
-    ) -> Option<Emitted>,
+    form: (HostForm, Style),
+    named: impl Fn(&Service, &ServicePort) -> Option<Arc<str>>,
 ) -> Value {
-    let rules = host_rules(cx, reader, shard);
+    let (form, style) = form;
     let mut out = Vec::new();
-    for (key, rule) in &rules.services {
-        let Some(service) = cx.service(key) else {
+    for seen in cx.visible(&reader.scope, shard).values() {
+        let Some(service) = cx.seen(seen) else {
             continue;
         };
         for port in &service.ports {
-            out.extend(make(cx, &service, key, port.number, rule.as_ref()));
+            let Some(route) = named(&service, port) else {
+                continue;
+            };
+            let part = cx.part_of(&reader.scope, Some(port.number));
+            let reader = reader.part(part);
+            let made = match of_service(cx, reader, (seen, port.number), form) {
+                Some(host) => single(cx, &route, style, host, None),
+                None => Some(Emitted::new(
+                    virtual_hosts::configuration(&route, style, std::iter::empty()),
+                    origins([service.origin.clone()]),
+                )),
+            };
+            out.extend(made);
         }
     }
     Value::Chunk(out.into())
 }
 
-/// Route configurations of services whose protocol is sniffed on their own address.
-pub(super) fn sniffed_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, shard: Shard) -> Value {
-    each_port(cx, reader, shard, |cx, service, key, port, rule| {
-        if !outbound::has_sniffed_route(&reader.scope, service, service.port(port)?) {
-            return None;
-        }
-        let host = OutboundHost {
-            reader: Arc::clone(reader),
-            target: HostTarget::Service(key.clone()),
-            port,
-            rule: rule.cloned(),
-            form: HostForm::Only,
+/// The virtual host of a service's port as a reader sees it; nothing if it does not.
+fn of_service(
+    cx: &mut Cx<'_, '_>,
+    reader: Arc<Reader>,
+    (wanted, port): (&Seen, PortNumber),
+    form: HostForm,
+) -> Option<OutboundHost> {
+    let shard = Shard::of(wanted.key.hostname.as_str());
+    let rules = host_rules(cx, &reader, shard);
+    let mut all = rules.services.iter();
+    let (seen, rule) = all.find(|(seen, _)| seen.key == wanted.key)?;
+    let service = cx.seen(seen)?;
+    service.port(port)?;
+    Some(OutboundHost {
+        reader,
+        target: HostTarget::Service(seen.key.clone()),
+        port,
+        rule: rule.clone(),
+        form,
+    })
+}
+
+/// Route configurations of services whose protocol is found out where only they are listened for, or
+/// where services share one address.
+pub(super) fn sniffed_routes(
+    cx: &mut Cx<'_, '_>,
+    reader: &Arc<Reader>,
+    one_address: bool,
+    shard: Shard,
+) -> Value {
+    let listener = cx.egress(&reader.scope);
+    let said = listener.and_then(|l| l.port).map(|port| port.protocol);
+    let scope = Arc::clone(&reader.scope);
+    let form = (HostForm::Only, Style::IgnorePorts);
+    each_port(cx, reader, shard, form, |service, port| {
+        let sniffed = match said {
+            // The listener's word counts, and the service must speak something to be routed.
+            Some(said) => said.is_sniffed() && outbound::has_shared_route(port),
+            None if one_address => port.protocol.is_sniffed(),
+            None => outbound::has_sniffed_route(&scope, service, port),
         };
-        single(
-            cx,
-            &outbound::sniffed_route(service, port),
-            Style::IgnorePorts,
-            host,
-            None,
-        )
+        sniffed.then(|| outbound::sniffed_route(service, port.number))
     })
 }
 
 /// Route configurations of gRPC clients: one a service port.
 pub(super) fn grpc_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, shard: Shard) -> Value {
-    each_port(cx, reader, shard, |cx, service, key, port, rule| {
-        let host = OutboundHost {
-            reader: Arc::clone(reader),
-            target: HostTarget::Service(key.clone()),
-            port,
-            rule: rule.cloned(),
-            form: HostForm::Grpc,
-        };
-        let route = names::outbound(port, "", &service.hostname);
-        single(cx, &route, Style::Grpc, host, None)
+    let form = (HostForm::Grpc, Style::Grpc);
+    each_port(cx, reader, shard, form, |service, port| {
+        Some(names::outbound(port.number, "", &service.hostname).into())
     })
 }

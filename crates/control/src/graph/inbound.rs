@@ -5,17 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use weft_model::{CallSide, Endpoint, Labels, ObjectRef, Protocol, Service};
+use weft_model::{
+    CallSide, Endpoint, Labels, ObjectRef, PolicySettings, PortNumber, Protocol, Service, Sidecar,
+    TrafficPolicy,
+};
 use weft_xds::{ResourceSet, TypeUrl};
 
 use super::key::{Observer, OwnPatches, ProxyFacts};
 use super::value::{ProxyView, Value};
-use super::{Cx, Key, Scope, contain, destinations, patches, read, security};
+use super::{Cx, Key, Scope, contain, destinations, ingress, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
-use crate::generate::clusters::{Application, Policies, Served};
 use crate::generate::inbound::{self, InboundPort, Workload};
-use crate::generate::stat_names::inbound_bytes;
-use crate::generate::{clusters, names};
+use crate::generate::names;
+use crate::generate::own_clusters::{self, Application, Served};
+use crate::generate::stat_names::{Counted, Host, inbound_bytes};
 use crate::node::Interception;
 use crate::patch::Workloads;
 
@@ -25,7 +28,7 @@ pub(crate) struct Own {
     pub(super) clusters: Chunk,
     pub(super) listeners: Chunk,
     /// Listeners of the class that would catch the proxy's own traffic.
-    dropped: Vec<String>,
+    pub(super) dropped: Vec<String>,
     /// The hosts behind its ports.
     pub(super) workloads: Workloads,
 }
@@ -141,18 +144,15 @@ fn own_endpoints(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Vec<(Arc<Service>, 
     own
 }
 
-/// Something of each of the workload's ports.
-type ByPort<T> = BTreeMap<u16, T>;
-
 /// Ports of the services that a proxy stands for.
 #[derive(Default)]
-struct OwnPorts {
+pub(super) struct OwnPorts {
     /// Service port → workload port, of the first service that has it.
     targets: BTreeMap<u16, u16>,
     /// Workload port → what is served there. Of two services, the first one's protocol holds.
     ports: BTreeMap<u16, InboundPort>,
     /// Workload port → services that lead there.
-    services: BTreeMap<u16, Vec<Arc<Service>>>,
+    pub(super) services: BTreeMap<u16, Vec<Arc<Service>>>,
     from: Vec<ObjectRef>,
 }
 
@@ -172,14 +172,21 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                 services.push(Arc::clone(&service));
             }
             own.targets.entry(port.get()).or_insert(target.get());
-            own.ports.entry(target.get()).or_insert(InboundPort {
-                port: target.get(),
-                protocol: service_port.protocol,
-                service_port: Some(*port),
-                operation: operation.into(),
-                counted_as: pattern
-                    .map(|pattern| inbound_bytes(pattern, Some((&*service, service_port))).into()),
-            });
+            own.ports
+                .entry(target.get())
+                .or_insert_with(|| InboundPort {
+                    port: target.get(),
+                    protocol: service_port.protocol,
+                    service_port: Some(*port),
+                    operation: operation.into(),
+                    counted_as: pattern.map(|pattern| {
+                        let place = (port.get(), &*service_port.name);
+                        inbound_bytes(pattern, Host::Of(&service), place).into()
+                    }),
+                    bind: inbound::ANY.into(),
+                    tls: None,
+                    sidecar: None,
+                });
         }
     }
     own
@@ -210,19 +217,16 @@ pub(super) fn served(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Obs
 
 fn made(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Own {
     let (mesh, reports) = (cx.mesh(), cx.reports(observer));
-    let OwnPorts {
-        ports,
-        services,
-        from,
-        ..
-    } = own_ports(cx, facts);
+    let sidecar = cx.sidecar(observer.scope.sidecar.as_ref());
+    let ports = own_ports(cx, facts);
     let modes = security::modes(cx, &facts.namespace, &facts.labels);
     let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
     let guard = security::read_guard(cx, &policies, false);
     let rules = modes.rules.iter().chain(&guard.origins);
     let rules = rules.chain(&*observer.rules).cloned();
-    let all = origins(from.iter().cloned().chain(rules));
-    let from = origins(from);
+    let said = sidecar.as_ref().map(|s| s.meta.origin.clone());
+    let all = origins(ports.from.iter().cloned().chain(rules).chain(said));
+    let from = origins(ports.from.iter().cloned());
     let workload = Workload {
         setup: reports.setup(&mesh, observer, CallSide::Server),
         identity: &facts.identity,
@@ -230,20 +234,23 @@ fn made(cx: &mut Cx<'_, '_>, facts: &ProxyFacts, observer: &Arc<Observer>) -> Ow
         guard: &guard,
         origins: &all,
     };
-    let mut own = if facts.binding.interception == Interception::None {
-        bound(&workload, facts, &ports, &from)
-    } else {
-        let rules = rules_of(cx, &observer.scope, &services);
-        captured(&workload, facts, (&ports, &services), (&rules, &from))
+    let limits = Limits {
+        scope: &observer.scope,
+        sidecar: sidecar.as_deref(),
     };
-    own.workloads = services
-        .iter()
-        .map(|(port, list)| {
-            let hosts = list.iter().map(|s| s.hostname.as_str().into());
-            (*port, hosts.collect())
-        })
-        .collect();
-    let targets: BTreeSet<u16> = ports.keys().copied().collect();
+    let mut own = match sidecar.as_deref().filter(|s| !s.ingress.is_empty()) {
+        Some(sidecar) => ingress::made(cx, &workload, facts, (sidecar, &limits), &ports),
+        None if facts.binding.interception == Interception::None => {
+            bound(cx, &workload, facts, (&ports, &from), &limits)
+        }
+        None => captured(cx, &workload, facts, (&ports, &from), &limits),
+    };
+    let workloads = ports.services.iter().map(|(port, list)| {
+        let hosts = list.iter().map(|s| s.hostname.as_str().into());
+        (*port, hosts.collect())
+    });
+    own.workloads.extend(workloads);
+    let targets: BTreeSet<u16> = ports.ports.keys().copied().collect();
     own.dropped = own_listener_names(&facts.ips, &targets);
     own
 }
@@ -259,75 +266,144 @@ fn own_listener_names(ips: &[IpAddr], ports: &BTreeSet<u16>) -> Vec<String> {
         .collect()
 }
 
-/// What rules say to the clusters of the workload's ports: those for the first service of each.
-fn rules_of(
-    cx: &mut Cx<'_, '_>,
-    scope: &Arc<Scope>,
-    services: &BTreeMap<u16, Vec<Arc<Service>>>,
-) -> BTreeMap<u16, Policies> {
-    let mut found = BTreeMap::new();
-    for (port, services) in services {
-        let Some(first) = services.first() else {
-            continue;
-        };
-        let rules = destinations::of_served(cx, scope, first);
-        if !rules.is_empty() {
-            found.insert(*port, cx.policies(&rules));
-        }
-    }
-    found
+/// Where limits of connections to a workload are said.
+pub(super) struct Limits<'a> {
+    pub(super) scope: &'a Arc<Scope>,
+    pub(super) sidecar: Option<&'a Sidecar>,
 }
 
-fn captured(
-    workload: &Workload<'_>,
-    facts: &ProxyFacts,
-    (ports, services): (&BTreeMap<u16, InboundPort>, &ByPort<Vec<Arc<Service>>>),
-    (policies, from): (&ByPort<Policies>, &Origins),
-) -> Own {
-    let list: Vec<InboundPort> = ports.values().cloned().collect();
-    let mesh = workload.setup.mesh;
-    let loopback: IpAddr = if facts.binding.v6 {
+impl Limits<'_> {
+    /// What holds for a port of a workload: what the `DestinationRule` says that is for all clients
+    /// of the service, over it the Sidecar.
+    pub(super) fn at(
+        &self,
+        cx: &mut Cx<'_, '_>,
+        service: Option<(&Service, PortNumber)>,
+        target: u16,
+    ) -> Said {
+        let mesh = cx.mesh();
+        let mut said = Said::default();
+        if let Some((service, port)) = service {
+            let rules = destinations::of_served(cx, self.scope, service);
+            let policies = cx.policies(&rules);
+            // A rule that only has subsets says nothing here.
+            let rule = policies
+                .rule
+                .filter(|r| r.policy != TrafficPolicy::default());
+            if let Some(rule) = rule {
+                said.settings = rule.effective(None, port);
+                said.rule = Some(rule.meta.origin.config_path());
+                said.origins.extend(policies.origins.iter().cloned());
+            }
+        }
+        let all = said.settings.or(&mesh.default_policy);
+        said.settings = PolicySettings {
+            connection_pool: all.connection_pool,
+            retry_budget: all.retry_budget,
+            ..PolicySettings::default()
+        };
+        if let Some(sidecar) = self.sidecar
+            && let Some(pool) = sidecar.pool_at(target)
+        {
+            said.settings.connection_pool = Some(pool.clone());
+            said.origins.push(sidecar.meta.origin.clone());
+        }
+        said
+    }
+}
+
+/// What rules, the mesh and the Sidecar say about connections to a port of a workload.
+#[derive(Default)]
+pub(super) struct Said {
+    /// Limits and times of connections, and how many retries there may be; nothing else counts here.
+    pub(super) settings: PolicySettings,
+    /// The path of the rule that says some of it.
+    pub(super) rule: Option<String>,
+    /// The objects that say some of it.
+    pub(super) origins: Vec<ObjectRef>,
+}
+
+/// Objects, and those beside them that rule over them.
+pub(super) fn and_rules(from: &Origins, rules: &[ObjectRef]) -> Origins {
+    if rules.is_empty() {
+        return from.clone();
+    }
+    origins(from.iter().chain(rules).cloned())
+}
+
+fn loopback(v6: bool) -> IpAddr {
+    if v6 {
         Ipv6Addr::LOCALHOST.into()
     } else {
         Ipv4Addr::LOCALHOST.into()
+    }
+}
+
+fn captured(
+    cx: &mut Cx<'_, '_>,
+    workload: &Workload<'_>,
+    facts: &ProxyFacts,
+    (own, from): (&OwnPorts, &Origins),
+    limits: &Limits<'_>,
+) -> Own {
+    let list: Vec<InboundPort> = own.ports.values().cloned().collect();
+    let mesh = workload.setup.mesh;
+    let application = if mesh.inbound_to_loopback {
+        Some(loopback(facts.binding.v6))
+    } else {
+        None
     };
     let clusters = list.iter().map(|inbound| {
+        let services = own.services.get(&inbound.port).map_or(&[][..], |s| &s[..]);
+        let first = services.first();
+        let port = inbound.service_port;
+        let known = first.and_then(|service| service.port(port?));
+        let of_port = first.and_then(|service| Some((&**service, port?)));
+        let said = limits.at(cx, of_port, inbound.port);
         let served = Served {
             protocol: inbound.protocol,
-            services: services.get(&inbound.port).map_or(&[], |s| &s[..]),
-            port: inbound.service_port,
-            target: inbound.port,
-            policies: policies.get(&inbound.port).cloned().unwrap_or_default(),
+            services,
+            statistics: first.map(|service| {
+                let counted = Counted {
+                    port: known.map_or(0, |p| p.number.get()),
+                    port_name: known.map_or("", |p| &*p.name),
+                    target: Some(inbound.port),
+                    ..Counted::default()
+                };
+                (Host::Of(service), counted)
+            }),
+            policy: said.settings,
+            rule: said.rule,
         };
-        let rules = served.policies.origins.iter().cloned();
-        let from = &origins(from.iter().cloned().chain(rules));
         let name = names::inbound(inbound.port);
-        let application = if mesh.inbound_to_loopback {
-            Application::At(loopback, inbound.port)
-        } else {
-            Application::AsCalled
-        };
-        clusters::inbound(mesh, &name, application, &served, from)
+        let application = application.map_or(Application::AsCalled, |ip| {
+            Application::At(ip, inbound.port)
+        });
+        let from = and_rules(from, &said.origins);
+        own_clusters::inbound(mesh, &name, &application, &served, &from)
     });
+    let clusters = clusters.collect();
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
     let mode = facts.binding.interception;
     Own {
-        clusters: clusters.collect(),
-        listeners: Arc::new([inbound::captured(workload, wildcard, mode, &list)]),
+        clusters,
+        listeners: Arc::new([inbound::captured(workload, wildcard, mode, (&list, &[]))]),
         ..Own::default()
     }
 }
 
 /// Without capture: the ports that the node names, bound on the workload's own address.
 fn bound(
+    cx: &mut Cx<'_, '_>,
     workload: &Workload<'_>,
     facts: &ProxyFacts,
-    ports: &BTreeMap<u16, InboundPort>,
-    from: &Origins,
+    (own, from): (&OwnPorts, &Origins),
+    limits: &Limits<'_>,
 ) -> Own {
     let Some(ip) = facts.ips.first() else {
         return Own::default();
     };
+    let bind = ip.to_string();
     let mut clusters = Vec::new();
     let mut bound = Vec::new();
     for (port, app) in &facts.inbound {
@@ -335,22 +411,33 @@ fn bound(
             port: *port,
             protocol: Protocol::Unsupported,
             service_port: None,
-            operation: names::host_port(&ip.to_string(), *port).into(),
+            operation: names::host_port(&bind, *port).into(),
             counted_as: None,
+            bind: inbound::ANY.into(),
+            tls: None,
+            sidecar: None,
         };
-        let inbound = ports.get(port).cloned().unwrap_or_else(unknown);
+        let inbound = own.ports.get(port).cloned().unwrap_or_else(unknown);
         let name = names::inbound(*port);
+        let said = limits.at(cx, None, *port);
+        let from = and_rules(from, &said.origins);
         let served = Served {
             protocol: inbound.protocol,
             services: &[],
-            port: None,
-            target: *port,
-            policies: Policies::default(),
+            statistics: None,
+            policy: said.settings,
+            rule: None,
         };
         let application = Application::At(Ipv4Addr::LOCALHOST.into(), *app);
         let mesh = workload.setup.mesh;
-        clusters.push(clusters::inbound(mesh, &name, application, &served, from));
-        bound.push(inbound::bound(workload, *ip, &inbound));
+        clusters.push(own_clusters::inbound(
+            mesh,
+            &name,
+            &application,
+            &served,
+            &from,
+        ));
+        bound.push(inbound::bound(workload, &bind, &inbound));
     }
     Own {
         clusters: clusters.into(),

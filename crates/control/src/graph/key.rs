@@ -1,7 +1,8 @@
 //! The keys of the mesh's graph: what the writer sets, and what is derived from it. The rank of a
-//! key says what it may read; see [`Key::rank`]. Must never know how anything is computed.
+//! key says what it may read; see `rank`. Must never know how anything is computed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use super::addresses::Families;
 use super::patches::Areas;
 use crate::emit::Chunk;
 use crate::generate::clusters::Client;
+use crate::generate::endpoints::Audience;
+use crate::generate::listeners::Unknown;
 use crate::generate::locality::Place;
 use crate::generate::reporting::SpanIdentity;
 use crate::generate::virtual_hosts::RouteHeaders;
@@ -45,16 +48,48 @@ impl Shard {
     }
 }
 
+/// Which egress listeners of its Sidecar a scope is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Part {
+    /// All of them, with the services to which their rules lead; everything that is exported to
+    /// the namespace, if there are none.
+    #[default]
+    Whole,
+    /// This one.
+    Egress(u16),
+    /// None.
+    Nothing,
+}
+
 /// What a namespace's proxies see: everything exported to it, or what a Sidecar lets through.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Scope {
     pub(crate) namespace: Namespace,
     pub(crate) sidecar: Option<ObjectRef>,
+    pub(crate) part: Part,
     /// Those `DestinationRules` for some workloads only that are for these.
     pub(crate) rules: Arc<[ObjectRef]>,
     /// Which of the addresses that the mesh gives to services they know: none, unless they answer
     /// DNS queries.
     pub(crate) assigned: Families,
+}
+
+impl Scope {
+    /// Another part of the same scope.
+    pub(crate) fn part(self: &Arc<Self>, part: Part) -> Arc<Self> {
+        if self.part == part {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            part,
+            ..(**self).clone()
+        })
+    }
+
+    /// All listeners together.
+    pub(crate) fn whole(self: &Arc<Self>) -> Arc<Self> {
+        self.part(Part::Whole)
+    }
 }
 
 /// Those proxies of a scope whose routes are the same.
@@ -65,6 +100,19 @@ pub(crate) struct Reader {
     /// Only labels that some rule mentions.
     pub(crate) labels: Labels,
     pub(crate) headers: RouteHeaders,
+}
+
+impl Reader {
+    /// The same proxies at another part of their scope.
+    pub(crate) fn part(self: &Arc<Self>, part: Part) -> Arc<Self> {
+        if self.scope.part == part {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            scope: self.scope.part(part),
+            ..(**self).clone()
+        })
+    }
 }
 
 /// Those proxies of a scope that report the same.
@@ -90,6 +138,19 @@ pub(crate) struct Caller {
     pub(crate) observer: Arc<Observer>,
 }
 
+impl Caller {
+    /// The same proxies at another part of their scope.
+    pub(crate) fn part(self: &Arc<Self>, part: Part) -> Arc<Self> {
+        if self.scope.part == part {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            scope: self.scope.part(part),
+            ..(**self).clone()
+        })
+    }
+}
+
 /// How outbound listeners are bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Binding {
@@ -98,6 +159,8 @@ pub(crate) struct Binding {
     /// Whether there are listeners by port and address at all.
     pub(crate) by_port: bool,
     pub(crate) http_proxy_port: Option<u16>,
+    /// Whether ports below 1024 cannot be bound.
+    pub(crate) unprivileged: bool,
 }
 
 /// Gateways that serve the same.
@@ -162,7 +225,12 @@ pub(crate) enum HostForm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum RouteName {
     Port(PortNumber),
+    /// Of the explicit HTTP proxy port.
     HttpProxy,
+    /// Of an egress listener that is a generic HTTP proxy.
+    Proxy(PortNumber),
+    /// Of an egress listener at a Unix socket.
+    Unix,
 }
 
 /// Those proxies for which the same patches of some resources hold.
@@ -189,7 +257,7 @@ pub(crate) struct OwnPatches {
 }
 
 /// What of a proxy its configuration depends on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProxyFacts {
     pub(crate) kind: ProxyKind,
     pub(crate) namespace: Namespace,
@@ -197,6 +265,10 @@ pub(crate) struct ProxyFacts {
     pub(crate) labels: Labels,
     pub(crate) locality: Locality,
     pub(crate) network: Arc<str>,
+    /// The networks that it wants to see; empty: all.
+    pub(crate) view: BTreeSet<Arc<str>>,
+    /// The addresses that it can call.
+    pub(crate) families: Families,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) binding: Binding,
     pub(crate) inbound: BTreeMap<u16, u16>,
@@ -212,6 +284,13 @@ pub(crate) struct ProxyFacts {
     pub(crate) spans: SpanIdentity,
 }
 
+/// Of what mostly differs: facts are looked up for each proxy and each change.
+impl Hash for ProxyFacts {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.kind, &self.namespace, &self.ips, &self.labels).hash(state);
+    }
+}
+
 impl ProxyFacts {
     pub(crate) fn of(proxy: &Proxy) -> Self {
         Self {
@@ -225,6 +304,12 @@ impl ProxyFacts {
                 .collect(),
             locality: Locality::parse(&proxy.locality),
             network: proxy.network.as_str().into(),
+            view: proxy
+                .network_view
+                .iter()
+                .map(|n| n.as_str().into())
+                .collect(),
+            families: Families::of(&proxy.ips),
             // A gRPC client's address decides nothing, so that clients share one view.
             ips: if proxy.kind == ProxyKind::Grpc {
                 Vec::new()
@@ -236,6 +321,7 @@ impl ProxyFacts {
                 v6: proxy.ips.first().is_some_and(IpAddr::is_ipv6),
                 by_port: proxy.interception != Interception::None || proxy.outbound_listeners,
                 http_proxy_port: proxy.http_proxy_port,
+                unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Sidecar,
             },
             inbound: proxy.inbound.clone(),
             version: proxy
@@ -331,6 +417,13 @@ pub(crate) enum Key {
     WorkloadAt(Namespace, IpAddr),
     /// Services that have a virtual address.
     VipOwners(IpAddr),
+    /// What the mesh's document says of networks.
+    MeshNetworks,
+    /// Services that are reached from outside of their cluster.
+    GatewayServices,
+    /// Addresses of gateways that are given by name.
+    GatewayAddresses,
+    NamespaceLabels(Namespace),
     /// Label keys that some rule or selector mentions.
     MentionedLabels,
     /// Label keys that some rule for connections mentions.
@@ -342,6 +435,8 @@ pub(crate) enum Key {
     TokenKeys(KeyPlace),
 
     // Derived.
+    /// Networks and the ways into them.
+    Networks,
     /// What clients assume of the workloads of a namespace.
     NamespaceMode(Namespace),
     /// Whose identity the endpoints of a service have.
@@ -351,33 +446,40 @@ pub(crate) enum Key {
     /// A rule with the routes of its delegates.
     ResolvedRule(ObjectRef),
     Visible(Arc<Scope>, Shard),
+    /// Services to which the rules of an egress listener lead, by the shard of a rule's host.
+    RuleTargets(Arc<Scope>, Shard),
     RuleNeeds(RuleRefs),
     ShardNeeds(Arc<Scope>, Shard),
     ScopeNeeds(Arc<Scope>),
     /// What rules say to routes and listeners.
     Forwarding(Arc<Scope>, Shard),
     ServiceClusters(ServiceKey, RuleRefs, Client, Arc<Place>),
-    ServiceEndpoints(ServiceKey, RuleRefs, ProxyKind, Arc<Place>),
+    ServiceEndpoints(ServiceKey, RuleRefs, Audience, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
     /// Whether there is a server of credentials beside the proxies.
     StandingClusters(ProxyKind, bool),
     Destinations(Arc<Scope>, Shard),
     HostRules(Arc<Scope>, Shard),
-    PortShard(Arc<Scope>, Shard),
+    /// What the services of a shard want to listen on; whether all share one address.
+    PortShard(Arc<Scope>, bool, Shard),
     GatewayPorts(Arc<GatewayClass>),
     /// A credential as proxies of a namespace get it.
     Credential(Namespace, CredentialName),
     /// The credentials that the rules of a shard name.
     ShardCredentials(Arc<Scope>, ProxyKind, Shard),
     ClusterChunk(Arc<Scope>, Client, Arc<Place>, Shard),
-    EndpointChunk(Arc<Scope>, ProxyKind, Arc<Place>, Shard),
+    EndpointChunk(Arc<Scope>, Audience, Arc<Place>, Shard),
     GrpcListenerChunk(Arc<Scope>, Arc<str>, Shard),
-    WildcardPorts(Arc<Scope>),
+    WildcardPorts(Arc<Scope>, bool),
     VipListeners(Arc<Caller>, Binding, Shard),
     WildcardListener(Arc<Caller>, Binding, PortNumber),
+    /// The listeners of an egress listener with a port of its own.
+    EgressListeners(Arc<Caller>, Binding),
     OutboundHost(Arc<OutboundHost>),
     GatewayHosts(Arc<GatewayClass>, Arc<str>, Shard),
+    /// To what gateways with `AUTO_PASSTHROUGH` lead.
+    PassedOn(Arc<Scope>, Shard),
     GatewayListener(
         Arc<GatewayClass>,
         PolicyRefs,
@@ -389,13 +491,14 @@ pub(crate) enum Key {
     Reports(Arc<Observer>),
     GatewayHost(Arc<GatewayHost>),
     HostChunk(Arc<Reader>, RouteName, Shard),
-    SniffedRoutes(Arc<Reader>, Shard),
+    /// Whether all services share one address.
+    SniffedRoutes(Arc<Reader>, bool, Shard),
     GrpcRoutes(Arc<Reader>, Shard),
     GatewayHostChunk(Arc<GatewayClass>, Arc<str>, Shard),
-    OutboundRoute(Arc<Reader>, RouteName, bool),
+    OutboundRoute(Arc<Reader>, RouteName, Unknown),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
     ClusterView(Arc<Scope>, Client, Arc<Place>),
-    EndpointView(Arc<Scope>, ProxyKind, Arc<Place>),
+    EndpointView(Arc<Scope>, Audience, Arc<Place>),
     OutboundListeners(Arc<Caller>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),
@@ -417,94 +520,4 @@ pub(crate) enum Key {
     NameShard(Arc<Scope>, Arc<str>, Shard),
     NameTable(Arc<Scope>, Arc<str>),
     ProxyView(Arc<ProxyFacts>),
-}
-
-impl Key {
-    pub(crate) fn rank(&self) -> u8 {
-        match self {
-            Self::Mesh
-            | Self::Service(_)
-            | Self::Endpoints(_)
-            | Self::ServiceIndex(_)
-            | Self::VirtualService(_)
-            | Self::RuleIndex(..)
-            | Self::WildcardRules(_)
-            | Self::StreamIndex(_)
-            | Self::WildcardStreams
-            | Self::GatewayStreams(_)
-            | Self::Secret(..)
-            | Self::ConfigMap(..)
-            | Self::NamedConfigMaps
-            | Self::DestinationRule(_)
-            | Self::DestinationIndex(..)
-            | Self::WildcardDestinations(_)
-            | Self::Gateways
-            | Self::Sidecars(_)
-            | Self::EnvoyFilter(_)
-            | Self::EnvoyFilters(_)
-            | Self::Telemetries(_)
-            | Self::RuleSelectors(_)
-            | Self::ServicesAt(_)
-            | Self::WorkloadAt(..)
-            | Self::VipOwners(_)
-            | Self::MentionedLabels
-            | Self::StreamLabels
-            | Self::PeerAuthentications(_)
-            | Self::AuthorizationPolicies(_)
-            | Self::RequestAuthentications(_)
-            | Self::TokenKeys(_) => 0,
-            Self::ResolvedRule(_)
-            | Self::Visible(..)
-            | Self::RuleNeeds(_)
-            | Self::NamespaceMode(_)
-            | Self::Accounts(_)
-            | Self::Guard(..)
-            | Self::GrpcListeners(..)
-            | Self::StandingClusters(..)
-            | Self::PatchPlan(_)
-            | Self::Credential(..)
-            | Self::GatewayPorts(_) => 1,
-            Self::Destinations(..)
-            | Self::HostRules(..)
-            | Self::PortShard(..)
-            | Self::Reports(_)
-            | Self::ServiceClusters(..)
-            | Self::ServiceEndpoints(..)
-            | Self::GrpcClusters(..)
-            | Self::NameShard(..) => 2,
-            Self::ClusterChunk(..)
-            | Self::EndpointChunk(..)
-            | Self::ShardNeeds(..)
-            | Self::Forwarding(..)
-            | Self::GrpcListenerChunk(..)
-            | Self::WildcardPorts(_)
-            | Self::ShardCredentials(..)
-            | Self::Served(..)
-            | Self::GatewayHosts(..) => 3,
-            Self::ScopeNeeds(_)
-            | Self::VipListeners(..)
-            | Self::WildcardListener(..)
-            | Self::OutboundHost(_)
-            | Self::GatewayListener(..)
-            | Self::GatewayHost(_) => 4,
-            Self::HostChunk(..)
-            | Self::SniffedRoutes(..)
-            | Self::GrpcRoutes(..)
-            | Self::ProxyPlan(_)
-            | Self::GatewayHostChunk(..) => 5,
-            Self::OutboundRoute(..) | Self::GatewayRoute(..) => 6,
-            Self::ClusterView(..)
-            | Self::EndpointView(..)
-            | Self::OutboundListeners(..)
-            | Self::OutboundRoutes(..)
-            | Self::GrpcListenerView(..)
-            | Self::GrpcRouteView(_)
-            | Self::GatewayListeners(..)
-            | Self::GatewayRoutes(_)
-            | Self::NameTable(..)
-            | Self::Secrets(..) => 7,
-            Self::PatchedView(..) | Self::PatchedOwn(_) | Self::ExtensionView(_) => 8,
-            Self::ProxyView(_) => 9,
-        }
-    }
 }

@@ -6,16 +6,21 @@ mod addresses;
 mod clusters;
 mod contain;
 mod destinations;
+mod egress;
 mod gateway;
 mod hosts;
 mod inbound;
+mod ingress;
 mod key;
 mod load;
 mod name_table;
+mod networks;
 mod outbound;
+mod passed;
 mod patches;
 mod places;
 mod proxy;
+mod rank;
 mod scope;
 mod secrets;
 mod security;
@@ -29,21 +34,24 @@ use std::sync::Arc;
 
 use weft_model::provider::ProviderService;
 use weft_model::{
-    DestinationRule, Gateway, GatewayRef, Hostname, MeshSettings, Namespace, ObjectRef, Service,
-    ServiceEndpoints, ServiceKey, Sidecar, Telemetry, VirtualService,
+    DestinationRule, EgressListener, Gateway, GatewayRef, Hostname, MeshSettings, Namespace,
+    ObjectRef, OutboundTrafficPolicy, PortNumber, Service, ServiceEndpoints, ServiceKey, Sidecar,
+    Telemetry, VirtualService,
 };
 
 pub(crate) use contain::refused_host;
 pub(crate) use key::{GatewayHost, Key, OutboundHost, ProxyFacts, Scope, Shard};
-use key::{Observer, RuleRefs};
+use key::{Observer, Part, RuleRefs};
 pub(crate) use patches::FilterFacts;
 use telemetry::Reports;
 pub use value::ProxyView;
+use value::Seen;
 pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
 
 use crate::emit::Chunk;
 use crate::engine::{Reads, Recipe};
 use crate::generate::clusters::Policies;
+use crate::generate::listeners::Unknown;
 use crate::node::ProxyKind;
 
 /// The recipe of the mesh.
@@ -66,11 +74,13 @@ impl Recipe for Mesh {
         match key {
             Key::ResolvedRule(origin) => resolved_rule(cx, origin),
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
+            Key::RuleTargets(scope, shard) => scope::rule_targets(cx, scope, *shard),
             Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
             Key::HostRules(scope, shard) => scope::host_rules(cx, scope, *shard),
             Key::NamespaceMode(namespace) => security::namespace_mode(cx, namespace),
             Key::Accounts(service) => security::accounts(cx, service),
             Key::Guard(policies, gateway) => security::guard(cx, policies, *gateway),
+            Key::Networks => networks::networks(cx),
             Key::RuleNeeds(rules) => places::rule_needs(cx, rules),
             Key::ShardNeeds(scope, shard) => places::shard_needs(cx, scope, *shard),
             Key::ScopeNeeds(scope) => places::scope_needs(cx, scope),
@@ -78,8 +88,8 @@ impl Recipe for Mesh {
             Key::ServiceClusters(service, rules, client, place) => {
                 clusters::service_clusters(cx, service, rules, (client, place))
             }
-            Key::ServiceEndpoints(service, rules, kind, place) => {
-                clusters::service_endpoints(cx, service, rules, (*kind, place))
+            Key::ServiceEndpoints(service, rules, audience, place) => {
+                clusters::service_endpoints(cx, service, rules, (*audience, place))
             }
             Key::GrpcClusters(service, rules) => clusters::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
@@ -87,26 +97,31 @@ impl Recipe for Mesh {
             Key::ClusterChunk(scope, client, place, shard) => {
                 clusters::cluster_chunk(cx, scope, (client, place), *shard)
             }
-            Key::EndpointChunk(scope, kind, place, shard) => {
-                clusters::endpoint_chunk(cx, scope, (*kind, place), *shard)
+            Key::EndpointChunk(scope, audience, place, shard) => {
+                clusters::endpoint_chunk(cx, scope, (*audience, place), *shard)
             }
             Key::GrpcListenerChunk(scope, domain, shard) => {
                 outbound::grpc_listener_chunk(cx, scope, domain, *shard)
             }
-            Key::PortShard(scope, shard) => outbound::port_shard(cx, scope, *shard),
-            Key::WildcardPorts(scope) => outbound::wildcard_ports(cx, scope),
+            Key::PortShard(scope, shared, shard) => {
+                outbound::port_shard(cx, scope, *shared, *shard)
+            }
+            Key::WildcardPorts(scope, shared) => outbound::wildcard_ports(cx, scope, *shared),
             Key::VipListeners(caller, binding, shard) => {
                 outbound::vip_listeners(cx, caller, *binding, *shard)
             }
             Key::WildcardListener(caller, binding, port) => {
                 outbound::wildcard_listener(cx, caller, *binding, *port)
             }
+            Key::EgressListeners(caller, binding) => egress::listeners(cx, caller, *binding),
             Key::OutboundHost(host) => hosts::outbound_host(cx, host),
             Key::HostChunk(reader, name, shard) => hosts::host_chunk(cx, reader, *name, *shard),
-            Key::SniffedRoutes(reader, shard) => hosts::sniffed_routes(cx, reader, *shard),
+            Key::SniffedRoutes(reader, shared, shard) => {
+                hosts::sniffed_routes(cx, reader, *shared, *shard)
+            }
             Key::GrpcRoutes(reader, shard) => hosts::grpc_routes(cx, reader, *shard),
-            Key::OutboundRoute(reader, name, allow) => {
-                hosts::outbound_route(cx, reader, *name, *allow)
+            Key::OutboundRoute(reader, name, unknown) => {
+                hosts::outbound_route(cx, reader, *name, unknown)
             }
             Key::GatewayPorts(class) => gateway::ports(cx, class),
             Key::GatewayHosts(class, route, shard) => gateway::hosts(cx, class, route, *shard),
@@ -130,7 +145,10 @@ impl Recipe for Mesh {
             }
             Key::Secrets(scope, kind, class) => secrets::view(cx, scope, *kind, class.as_ref()),
             Key::ClusterView(scope, client, place) => proxy::cluster_view(cx, scope, client, place),
-            Key::EndpointView(scope, kind, place) => proxy::endpoint_view(cx, scope, *kind, place),
+            Key::EndpointView(scope, audience, place) => {
+                proxy::endpoint_view(cx, scope, *audience, place)
+            }
+            Key::PassedOn(scope, shard) => passed::of_shard(cx, scope, *shard),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),
             Key::OutboundRoutes(reader, binding) => proxy::route_view(cx, reader, *binding),
             Key::GrpcListenerView(scope, domain) => proxy::grpc_listener_view(cx, scope, domain),
@@ -274,11 +292,25 @@ impl Cx<'_, '_> {
 
     /// The visible service of a host.
     fn visible_service(&mut self, scope: &Arc<Scope>, host: &Hostname) -> Option<Arc<Service>> {
-        let key = self
+        let seen = self
             .visible(scope, Shard::of(host.as_str()))
             .get(host)
             .cloned()?;
-        self.service(&key)
+        self.seen(&seen)
+    }
+
+    /// A service with the ports that are seen of it.
+    fn seen(&mut self, seen: &Seen) -> Option<Arc<Service>> {
+        let service = self.service(&seen.key)?;
+        let Some(ports) = &seen.ports else {
+            return Some(service);
+        };
+        if service.ports.iter().all(|p| ports.contains(&p.number)) {
+            return Some(service);
+        }
+        let mut trimmed = (*service).clone();
+        trimmed.ports.retain(|p| ports.contains(&p.number));
+        Some(Arc::new(trimmed))
     }
 
     fn chunk(&mut self, key: &Key) -> Chunk {
@@ -289,10 +321,49 @@ impl Cx<'_, '_> {
         self.0.previous()
     }
 
-    fn outbound_policy(&mut self, scope: &Scope) -> weft_model::OutboundTrafficPolicy {
+    /// Where calls of unknown hosts go.
+    fn unknown(&mut self, scope: &Scope) -> Unknown {
         let sidecar = self.sidecar(scope.sidecar.as_ref());
-        let own = sidecar.and_then(|s| s.outbound_policy);
-        own.unwrap_or_else(|| self.mesh().outbound_policy)
+        let own = sidecar.as_ref().and_then(|s| s.outbound_policy);
+        match own.unwrap_or_else(|| self.mesh().outbound_policy) {
+            OutboundTrafficPolicy::RegistryOnly => Unknown::Refused,
+            OutboundTrafficPolicy::AllowAny => {
+                let proxy = sidecar.as_ref().and_then(|s| s.egress_proxy.as_ref());
+                proxy.map_or(Unknown::AsMeant, Unknown::through)
+            }
+        }
+    }
+
+    /// The parts of a scope that have listeners, in the Sidecar's order.
+    fn parts(&mut self, scope: &Scope) -> Vec<Part> {
+        let sidecar = self.sidecar(scope.sidecar.as_ref());
+        let count = sidecar.map_or(0, |s| s.listeners().len());
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        if count == 0 {
+            return vec![Part::Whole];
+        }
+        (0..count).map(Part::Egress).collect()
+    }
+
+    /// The part of a scope to whose hosts and rules a port leads; `None` is no port.
+    fn part_of(&mut self, scope: &Scope, port: Option<PortNumber>) -> Part {
+        let sidecar = self.sidecar(scope.sidecar.as_ref());
+        let Some(sidecar) = sidecar.filter(|s| !s.listeners().is_empty()) else {
+            return Part::Whole;
+        };
+        let found = sidecar.egress_of(port);
+        found
+            .and_then(|index| u16::try_from(index).ok())
+            .map_or(Part::Nothing, Part::Egress)
+    }
+
+    /// The egress listener that a scope is of.
+    fn egress(&mut self, scope: &Scope) -> Option<EgressListener> {
+        let Part::Egress(index) = scope.part else {
+            return None;
+        };
+        let sidecar = self.sidecar(scope.sidecar.as_ref())?;
+        sidecar.listeners().get(usize::from(index)).cloned()
     }
 }
 

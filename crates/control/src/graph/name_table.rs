@@ -1,22 +1,29 @@
 //! Who is in the name table of a scope's proxies. Must never know its form.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::{Endpoint, Kind, Service};
+use weft_model::{Endpoint, Hostname, Kind, Service};
 use weft_xds::TypeUrl;
 
 use super::gateway::type_view;
 use super::hosts::{self, Joined};
-use super::value::{HostChunk, HostField, Value};
-use super::{Cx, Key, Scope, Shard, read};
+use super::value::{HostChunk, HostField, Seen, Value};
+use super::{Cx, Key, Scope, Shard, networks, read};
 use crate::emit::origins;
 use crate::generate::name_table;
 
 /// The entries of a shard, for proxies in a network.
 pub(super) fn shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, network: &str, shard: Shard) -> Value {
     let mut chunk = Joined::default();
-    for key in cx.visible(scope, shard).values() {
-        let Some(service) = cx.service(key) else {
+    let mut services: BTreeMap<Hostname, Seen> = BTreeMap::new();
+    for part in cx.parts(scope) {
+        // What only rules lead to has no name. Of one host the last listener's stays.
+        let visible = cx.visible(&scope.part(part), shard);
+        services.extend(visible.iter().map(|(h, s)| (h.clone(), s.clone())));
+    }
+    for seen in services.values() {
+        let Some(service) = cx.service(&seen.key) else {
             continue;
         };
         let mut addresses = scope.host_addresses(&service);
@@ -45,7 +52,11 @@ fn reachable(cx: &mut Cx<'_, '_>, service: &Service, network: &str) -> Vec<Endpo
     let Some(list) = cx.endpoints(&service.key()) else {
         return Vec::new();
     };
-    let near = |e: &&Endpoint| e.network.is_empty() || network.is_empty() || *e.network == *network;
+    let networks = networks::read(cx);
+    let near = |e: &&Endpoint| {
+        let own = networks.of_endpoint(e);
+        own.is_empty() || network.is_empty() || *own == *network
+    };
     list.endpoints.iter().filter(near).cloned().collect()
 }
 

@@ -11,12 +11,12 @@ use weft_xds::TypeUrl;
 
 use super::clusters::{concatenate, nothing};
 use super::key::{Binding, Caller};
+use super::streams::Entered;
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
-use super::{Cx, Key, Scope, Shard, contain, read, streams};
-use crate::emit::origins;
+use super::{Cx, Key, Scope, Shard, contain, egress, read, streams};
+use crate::emit::{Chunk, origins};
 use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain};
 use crate::generate::{grpc, listeners, names};
-use crate::node::Interception;
 
 pub(super) fn grpc_listeners(cx: &mut Cx<'_, '_>, key: &ServiceKey, domain: &str) -> Value {
     let Some(service) = cx.service(key) else {
@@ -32,11 +32,13 @@ pub(super) fn grpc_listener_chunk(
     shard: Shard,
 ) -> Value {
     let visible = cx.visible(scope, shard);
-    concatenate(
-        visible
-            .values()
-            .map(|key| cx.chunk(&Key::GrpcListeners(key.clone(), Arc::clone(domain)))),
-    )
+    concatenate(visible.values().map(|seen| {
+        if seen.ports.is_none() {
+            return cx.chunk(&Key::GrpcListeners(seen.key.clone(), Arc::clone(domain)));
+        }
+        let service = cx.seen(seen);
+        service.map_or_else(Chunk::default, |s| grpc::listeners(&s, domain).into())
+    }))
 }
 
 /// Where a port of a service is listened for.
@@ -68,19 +70,35 @@ fn place(scope: &Scope, service: &Service, port: &ServicePort) -> Place {
     }
 }
 
-pub(super) fn port_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
+/// `one_address`: all services are listened for at one address, that of the egress listener.
+pub(super) fn port_shard(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    one_address: bool,
+    shard: Shard,
+) -> Value {
     let mut out = PortShard::default();
-    for key in cx.visible(scope, shard).values() {
-        let Some(service) = cx.service(key) else {
+    for seen in cx.visible(scope, shard).values() {
+        let Some(service) = cx.seen(seen) else {
             continue;
         };
         for port in &service.ports {
             let shared = |range| SharedPort {
                 created: service.created,
-                service: key.clone(),
+                service: seen.key.clone(),
                 protocol: port.protocol,
                 range,
             };
+            if port.protocol.is_http() || port.protocol.is_sniffed() {
+                out.routed.insert(port.number);
+            }
+            if one_address {
+                if port.protocol != Protocol::Udp {
+                    let list = out.shared.entry(port.number).or_default();
+                    list.push(shared(None));
+                }
+                continue;
+            }
             let list = match place(scope, &service, port) {
                 Place::Nowhere | Place::Endpoints => continue,
                 Place::Wildcard if port.protocol.is_http() => {
@@ -113,12 +131,16 @@ pub(super) fn port_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) 
     Value::PortShard(Arc::new(out))
 }
 
-pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
+pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, one_address: bool) -> Value {
     let mut out: BTreeMap<PortNumber, WildcardPort> = BTreeMap::new();
     for shard in Shard::all() {
-        let Some(ports) = read!(cx, Key::PortShard(Arc::clone(scope), shard), PortShard) else {
+        let key = Key::PortShard(Arc::clone(scope), one_address, shard);
+        let Some(ports) = read!(cx, key, PortShard) else {
             continue;
         };
+        for port in &ports.routed {
+            out.entry(*port).or_default().routed.insert(shard);
+        }
         for port in &ports.http {
             out.entry(*port).or_default().http.insert(shard);
         }
@@ -143,7 +165,7 @@ pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
 }
 
 /// Protocols in which the server speaks first: waiting for the client's bytes would break them.
-fn server_first(protocol: Protocol) -> bool {
+pub(super) fn server_first(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Mongo | Protocol::MySql)
 }
 
@@ -163,21 +185,21 @@ fn tcp_chain(
     TcpChain {
         ranges: shared.range.into_iter().collect(),
         sni: sni.into_iter().collect(),
-        ..own_chain(cx, scope, service, port)
+        ..own_chain(cx, scope, service, port.get())
     }
 }
 
 /// Whether its names are looked up as they are called.
-fn is_dynamic(service: &Service) -> bool {
+pub(super) fn is_dynamic(service: &Service) -> bool {
     service.resolution == Resolution::DynamicDns
 }
 
 /// All connections of a listener to the service itself.
-fn own_chain(
+pub(super) fn own_chain(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
     service: &Service,
-    port: PortNumber,
+    port: u16,
 ) -> TcpChain {
     let (policy, policy_from) = streams::policy(cx, scope, &service.hostname, None);
     TcpChain {
@@ -201,17 +223,17 @@ pub(super) fn wildcard_listener(
     port: PortNumber,
 ) -> Value {
     let scope = &caller.scope;
-    let ports = read!(cx, Key::WildcardPorts(Arc::clone(scope)), WildcardPorts).unwrap_or_default();
+    let place = egress::place(cx, scope, binding);
+    let one_address = place.address.is_some();
+    let key = Key::WildcardPorts(Arc::clone(scope), one_address);
+    let ports = read!(cx, key, WildcardPorts).unwrap_or_default();
     let Some(entry) = ports.get(&port) else {
         return nothing();
     };
-    let none_mode = binding.interception == Interception::None;
-    let bind = match (none_mode, binding.v6) {
-        (true, true) => "::1",
-        (true, false) => "127.0.0.1",
-        (false, true) => "::",
-        (false, false) => "0.0.0.0",
-    };
+    if one_address {
+        return egress::shared_port(cx, caller, binding, (port, &entry.shared));
+    }
+    let bind = egress::wildcard(binding);
     let mut tcp = Chains::default();
     let mut from = Vec::new();
     let has_http = !entry.http.is_empty();
@@ -226,7 +248,9 @@ pub(super) fn wildcard_listener(
             continue;
         };
         let own = tcp_chain(cx, scope, &service, port, shared);
-        let all = streams::chains(cx, caller, &service, service_port, own);
+        let entered = Entered::at(service_port);
+        let of = (&*service, service_port.protocol);
+        let all = streams::chains(cx, caller, of, &entered, own);
         if tcp.add(all) {
             from.push(service.origin.clone());
         }
@@ -235,11 +259,10 @@ pub(super) fn wildcard_listener(
     from.extend(tcp.from);
     from.extend(caller.observer.rules.iter().cloned());
     if has_http {
-        // On the wildcard address unknown hosts of any protocol may pass: sniff.
-        let sniffed = !none_mode || !chains.is_empty();
         chains.push(Chain::Http {
             route: port.to_string().into(),
-            sniffed,
+            // Unknown hosts of any protocol may pass here.
+            sniffed: true,
             resolved: entry
                 .resolved
                 .iter()
@@ -248,7 +271,7 @@ pub(super) fn wildcard_listener(
             grpc_web: entry.grpc_web,
         });
     }
-    let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
+    let (mesh, unknown) = (cx.mesh(), cx.unknown(scope));
     let reports = cx.reports(&caller.observer);
     let setup = reports.setup(&mesh, &caller.observer, CallSide::Client);
     let reserved = [mesh.proxy_listen_port, mesh.proxy_inbound_listen_port];
@@ -257,27 +280,82 @@ pub(super) fn wildcard_listener(
     }
     let listener = Outbound {
         bind,
-        port,
-        bind_to_port: none_mode,
+        port: port.get(),
+        bind_to_port: false,
         chains: &chains,
         origins: origins(from),
     };
-    let made = vec![listeners::outbound(&setup, policy, &listener)];
+    let made = vec![listeners::outbound(&setup, &unknown, &listener)];
     contain::chunk(cx, &TypeUrl::LISTENER, made)
+}
+
+/// What is asked of a chain that routes requests.
+#[derive(Default)]
+pub(super) struct Requests {
+    /// Hosts below which names are looked up as they are called.
+    pub(super) resolved: Vec<Arc<str>>,
+    /// Whether calls of browsers are made gRPC.
+    pub(super) grpc_web: bool,
 }
 
 /// The chains of a listener that forward bytes, each with a match of its own.
 #[derive(Default)]
-struct Chains {
-    all: Vec<Chain>,
+pub(super) struct Chains {
+    pub(super) all: Vec<Chain>,
     taken: BTreeSet<MatchKey>,
     /// The rules behind them.
-    from: Vec<ObjectRef>,
+    pub(super) from: Vec<ObjectRef>,
 }
 
 impl Chains {
+    /// Adds one that routes requests, unless it takes every connection and another one does.
+    pub(super) fn add_http(&mut self, route: Arc<str>, sniffed: bool, of: Requests) {
+        if sniffed || self.taken.insert(MatchKey::default()) {
+            self.all.push(Chain::Http {
+                route,
+                sniffed,
+                resolved: of.resolved,
+                grpc_web: of.grpc_web,
+            });
+        }
+    }
+
+    /// Lets the chain that routes requests take those of one more service.
+    pub(super) fn take(&mut self, of: Requests) {
+        let http = self.all.iter_mut().find_map(|chain| match chain {
+            Chain::Http {
+                resolved, grpc_web, ..
+            } => Some((resolved, grpc_web)),
+            Chain::Tcp(_) => None,
+        });
+        if let Some((resolved, grpc_web)) = http {
+            resolved.extend(of.resolved);
+            *grpc_web |= of.grpc_web;
+        }
+    }
+
+    /// Adds those of another service.
+    pub(super) fn extend(&mut self, more: Self) {
+        for chain in more.all {
+            match chain {
+                Chain::Http {
+                    route,
+                    sniffed,
+                    resolved,
+                    grpc_web,
+                } => {
+                    let of = Requests { resolved, grpc_web };
+                    self.add_http(route, sniffed, of);
+                }
+                Chain::Tcp(chain) => {
+                    self.add(vec![chain]);
+                }
+            }
+        }
+    }
+
     /// Adds those whose match no earlier one has. Whether there were any.
-    fn add(&mut self, more: Vec<TcpChain>) -> bool {
+    pub(super) fn add(&mut self, more: Vec<TcpChain>) -> bool {
         let before = self.all.len();
         for chain in more {
             if self.taken.insert(chain.match_key()) {
@@ -306,10 +384,13 @@ pub(super) fn owns_address(
     let mut best: Option<(Option<weft_model::Timestamp>, ServiceKey)> = None;
     for owner in owners.iter() {
         let visible = cx.visible(scope, Shard::of(owner.hostname.as_str()));
-        if visible.get(&owner.hostname) != Some(owner) {
+        if visible
+            .get(&owner.hostname)
+            .is_none_or(|seen| seen.key != *owner)
+        {
             continue;
         }
-        let Some(service) = cx.service(owner) else {
+        let Some(service) = visible.get(&owner.hostname).and_then(|seen| cx.seen(seen)) else {
             continue;
         };
         if service.port(port).is_none() {
@@ -331,16 +412,17 @@ pub(super) fn vip_listeners(
     shard: Shard,
 ) -> Value {
     let scope = &caller.scope;
-    if binding.interception == Interception::None {
-        // Addresses of services cannot be bound without capture.
+    if egress::place(cx, scope, binding).address.is_some() {
+        // All services are listened for at that one.
         return nothing();
     }
-    let (mesh, policy) = (cx.mesh(), cx.outbound_policy(scope));
+    let (mesh, unknown) = (cx.mesh(), cx.unknown(scope));
     let reports = cx.reports(&caller.observer);
     let setup = reports.setup(&mesh, &caller.observer, CallSide::Client);
     let mut out = Vec::new();
-    for key in cx.visible(scope, shard).values() {
-        let Some(service) = cx.service(key) else {
+    for seen in cx.visible(scope, shard).values() {
+        let key = &seen.key;
+        let Some(service) = cx.seen(seen) else {
             continue;
         };
         for port in &service.ports {
@@ -358,8 +440,9 @@ pub(super) fn vip_listeners(
                 continue;
             }
             let mut tcp = Chains::default();
-            let own = own_chain(cx, scope, &service, port.number);
-            tcp.add(streams::chains(cx, caller, &service, port, own));
+            let own = own_chain(cx, scope, &service, port.number.get());
+            let of = (&*service, port.protocol);
+            tcp.add(streams::chains(cx, caller, of, &Entered::at(port), own));
             let mut chains = tcp.all;
             let mut from = tcp.from;
             from.push(service.origin.clone());
@@ -378,12 +461,12 @@ pub(super) fn vip_listeners(
                 let bind = ip.to_string();
                 let listener = Outbound {
                     bind: &bind,
-                    port: port.number,
+                    port: port.number.get(),
                     bind_to_port: false,
                     chains: &chains,
                     origins: from.clone(),
                 };
-                out.push(listeners::outbound(&setup, policy, &listener));
+                out.push(listeners::outbound(&setup, &unknown, &listener));
             }
         }
     }
@@ -414,8 +497,7 @@ pub(super) fn has_sniffed_route(scope: &Scope, service: &Service, port: &Service
     port.protocol.is_sniffed() && matches!(place, Place::Addresses | Place::Endpoints)
 }
 
-/// Whether the HTTP routes of a service port are shared on the wildcard address.
-pub(super) fn has_shared_route(scope: &Scope, service: &Service, port: &ServicePort) -> bool {
-    matches!(place(scope, service, port), Place::Wildcard)
-        && (port.protocol.is_http() || port.protocol.is_sniffed())
+/// Whether a service port has a virtual host among those of its number.
+pub(super) fn has_shared_route(port: &ServicePort) -> bool {
+    port.protocol.is_http() || port.protocol.is_sniffed()
 }

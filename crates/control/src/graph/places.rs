@@ -95,7 +95,8 @@ pub(super) fn of_host(
     host: &weft_model::Hostname,
 ) -> Option<(RuleRefs, Arc<Forwarding>)> {
     let shard = Shard::of(host.as_str());
-    let all = read!(cx, Key::Forwarding(Arc::clone(scope), shard), Forwarding)?;
+    // A rule of one listener may lead to what another one sees.
+    let all = read!(cx, Key::Forwarding(scope.whole(), shard), Forwarding)?;
     all.get(host).cloned()
 }
 

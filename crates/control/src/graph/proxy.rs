@@ -1,22 +1,27 @@
 //! What each proxy gets: the views of its class, with its own (`inbound`) over them. Must never know
 //! connections.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_model::{CallSide, Labels, MeshSettings};
+use weft_model::{CallSide, Labels, MeshSettings, PortNumber, Protocol};
 use weft_xds::{TypeUrl, View};
 
 use super::addresses::Families;
 use super::gateway::type_view;
 use super::inbound::{self, Own};
 use super::key::{
-    Binding, Caller, GatewayClass, Observer, PatchClass, ProxyFacts, Reader, RouteName,
+    Binding, Caller, GatewayClass, Observer, Part, PatchClass, ProxyFacts, Reader, RouteName,
 };
-use super::value::{PlaceNeeds, ProxyView, Value};
-use super::{Cx, Key, Scope, Shard, patches, places, read, scope, security, telemetry};
+use super::value::{PlaceNeeds, ProxyView, Value, WildcardPort};
+use super::{
+    Cx, Key, Scope, Shard, egress, gateway, networks, patches, places, read, scope, security,
+    telemetry,
+};
 use crate::emit::{Chunk, Emitted, TypeView, origins};
 use crate::generate::clusters::Client;
-use crate::generate::listeners;
+use crate::generate::endpoints::Audience;
+use crate::generate::listeners::{self, Unknown};
 use crate::generate::locality::{Needs, Place};
 use crate::node::{Interception, ProxyKind};
 
@@ -39,12 +44,17 @@ pub(super) fn cluster_view(
 pub(super) fn endpoint_view(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
-    kind: ProxyKind,
+    audience: Audience,
     place: &Arc<Place>,
 ) -> Value {
     let chunk = |shard| {
         let place = within(cx, scope, shard, place, |needs| &needs.endpoints);
-        cx.chunk(&Key::EndpointChunk(Arc::clone(scope), kind, place, shard))
+        cx.chunk(&Key::EndpointChunk(
+            Arc::clone(scope),
+            audience,
+            place,
+            shard,
+        ))
     };
     let chunks = Shard::all().map(chunk).collect();
     type_view(cx, &TypeUrl::ENDPOINT, chunks)
@@ -68,7 +78,7 @@ fn within(
 pub(super) fn listener_view(cx: &mut Cx<'_, '_>, caller: &Arc<Caller>, binding: Binding) -> Value {
     let scope = &caller.scope;
     let mesh = cx.mesh();
-    let policy = cx.outbound_policy(scope);
+    let unknown = cx.unknown(scope);
     let reports = cx.reports(&caller.observer);
     let setup = reports.setup(&mesh, &caller.observer, CallSide::Client);
     let from = origins(caller.observer.rules.iter().cloned());
@@ -77,75 +87,143 @@ pub(super) fn listener_view(cx: &mut Cx<'_, '_>, caller: &Arc<Caller>, binding: 
         let wildcard = if binding.v6 { "::" } else { "0.0.0.0" };
         let mode = binding.interception;
         standing.push(listeners::virtual_outbound(
-            &setup, policy, wildcard, mode, &from,
+            &setup, &unknown, wildcard, mode, &from,
         ));
     }
     if let Some(port) = proxy_port(&mesh, binding) {
         standing.push(listeners::http_proxy(&setup, binding.v6, port, &from));
     }
     let mut chunks: Vec<Chunk> = vec![standing.into()];
-    if binding.by_port {
-        let ports = wildcard_ports(cx, scope);
-        let listeners = ports.iter().flat_map(|port| {
-            let key = Key::WildcardListener(Arc::clone(caller), binding, *port);
-            cx.chunk(&key).to_vec()
-        });
-        chunks.push(listeners.collect());
-        for shard in Shard::all() {
-            chunks.push(cx.chunk(&Key::VipListeners(Arc::clone(caller), binding, shard)));
+    // What a listener with a port of its own has bound, the one for all other ports leaves alone.
+    let mut taken: BTreeSet<Arc<str>> = BTreeSet::new();
+    for part in cx.parts(scope) {
+        let caller = caller.part(part);
+        if has_port(cx, &caller.scope) {
+            let chunk = cx.chunk(&Key::EgressListeners(caller, binding));
+            taken.extend(chunk.iter().map(|e| Arc::clone(&e.resource.name)));
+            chunks.push(chunk);
+        } else if binding.by_port {
+            chunks.extend(of_all_ports(cx, &caller, binding, &taken));
         }
     }
     type_view(cx, &TypeUrl::LISTENER, chunks)
 }
 
+fn has_port(cx: &mut Cx<'_, '_>, scope: &Scope) -> bool {
+    cx.egress(scope)
+        .is_some_and(|listener| listener.port.is_some())
+}
+
+/// The listeners of every port of the services that a caller sees, without those that are taken.
+fn of_all_ports(
+    cx: &mut Cx<'_, '_>,
+    caller: &Arc<Caller>,
+    binding: Binding,
+    taken: &BTreeSet<Arc<str>>,
+) -> Vec<Chunk> {
+    let left = |chunk: Chunk| -> Chunk {
+        if !chunk.iter().any(|e| taken.contains(&e.resource.name)) {
+            return chunk;
+        }
+        let left = chunk.iter().filter(|e| !taken.contains(&e.resource.name));
+        left.cloned().collect()
+    };
+    let ports = wildcard_ports(cx, &caller.scope, binding);
+    let listeners = ports.keys().flat_map(|port| {
+        let key = Key::WildcardListener(Arc::clone(caller), binding, *port);
+        cx.chunk(&key).to_vec()
+    });
+    let mut chunks = vec![left(listeners.collect())];
+    for shard in Shard::all() {
+        let key = Key::VipListeners(Arc::clone(caller), binding, shard);
+        chunks.push(left(cx.chunk(&key)));
+    }
+    chunks
+}
+
 fn proxy_port(mesh: &MeshSettings, binding: Binding) -> Option<u16> {
     binding
         .http_proxy_port
-        .or(mesh.proxy_http_port.map(weft_model::PortNumber::get))
+        .or(mesh.proxy_http_port.map(PortNumber::get))
 }
 
-fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Vec<weft_model::PortNumber> {
-    read!(cx, Key::WildcardPorts(Arc::clone(scope)), WildcardPorts)
-        .map(|ports| ports.keys().copied().collect())
-        .unwrap_or_default()
+fn wildcard_ports(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    binding: Binding,
+) -> Arc<BTreeMap<PortNumber, WildcardPort>> {
+    let one_address = egress::place(cx, scope, binding).address.is_some();
+    let key = Key::WildcardPorts(Arc::clone(scope), one_address);
+    read!(cx, key, WildcardPorts).unwrap_or_default()
 }
 
 pub(super) fn route_view(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, binding: Binding) -> Value {
     let mesh = cx.mesh();
-    let policy = cx.outbound_policy(&reader.scope);
-    // Without capture there is no original destination to pass on to.
-    let allow = policy == weft_model::OutboundTrafficPolicy::AllowAny
-        && binding.interception != Interception::None;
+    let mut unknown = cx.unknown(&reader.scope);
+    // From its own port a passthrough would lead back to it.
+    let from_proxy = unknown.clone().uncaptured();
+    if binding.interception == Interception::None {
+        // Without capture there is no original destination to pass on to.
+        unknown = unknown.uncaptured();
+    }
     let mut chunks = Vec::new();
     if proxy_port(&mesh, binding).is_some() {
-        // A passthrough from here would lead back to this very port.
-        let key = Key::OutboundRoute(Arc::clone(reader), RouteName::HttpProxy, false);
+        let part = cx.part_of(&reader.scope, None);
+        let key = Key::OutboundRoute(reader.part(part), RouteName::HttpProxy, from_proxy);
         chunks.push(cx.chunk(&key));
     }
-    if binding.by_port {
-        let ports = read!(
-            cx,
-            Key::WildcardPorts(Arc::clone(&reader.scope)),
-            WildcardPorts
-        )
-        .unwrap_or_default();
-        let shared: Vec<Emitted> = ports
-            .iter()
-            .filter(|(_, entry)| !entry.http.is_empty())
-            .flat_map(|(port, _)| {
-                let name = RouteName::Port(*port);
-                cx.chunk(&Key::OutboundRoute(Arc::clone(reader), name, allow))
-                    .to_vec()
-            })
-            .collect();
-        chunks.push(shared.into());
-        if binding.interception != Interception::None {
-            for shard in Shard::all() {
-                chunks.push(cx.chunk(&Key::SniffedRoutes(Arc::clone(reader), shard)));
+    for part in cx.parts(&reader.scope) {
+        let reader = reader.part(part);
+        match cx.egress(&reader.scope).and_then(|listener| listener.port) {
+            Some(port) => {
+                let name = match (port.number, port.protocol) {
+                    (None, _) => RouteName::Unix,
+                    (Some(number), Protocol::HttpProxy) => RouteName::Proxy(number),
+                    (Some(number), _) => RouteName::Port(number),
+                };
+                let key = Key::OutboundRoute(Arc::clone(&reader), name, unknown.clone());
+                chunks.push(cx.chunk(&key));
+                if port.protocol.is_sniffed() {
+                    chunks.extend(sniffed_routes(cx, &reader, binding));
+                }
             }
+            None if binding.by_port => {
+                chunks.push(shared_routes(cx, &reader, binding, &unknown));
+                chunks.extend(sniffed_routes(cx, &reader, binding));
+            }
+            None => {}
         }
     }
     type_view(cx, &TypeUrl::ROUTE, chunks)
+}
+
+/// Those of ports without a listener of their own, whose routes would have the same name.
+fn shared_routes(
+    cx: &mut Cx<'_, '_>,
+    reader: &Arc<Reader>,
+    binding: Binding,
+    unknown: &Unknown,
+) -> Chunk {
+    let ports = wildcard_ports(cx, &reader.scope, binding);
+    let one_address = egress::place(cx, &reader.scope, binding).address.is_some();
+    let routed = ports
+        .iter()
+        .filter(|(_, entry)| !entry.http.is_empty() || (one_address && !entry.routed.is_empty()));
+    let mut shared: Vec<Emitted> = Vec::new();
+    for (port, _) in routed {
+        if cx.part_of(&reader.scope, Some(*port)) == reader.scope.part {
+            let name = RouteName::Port(*port);
+            let key = Key::OutboundRoute(Arc::clone(reader), name, unknown.clone());
+            shared.extend(cx.chunk(&key).iter().cloned());
+        }
+    }
+    shared.into()
+}
+
+fn sniffed_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, binding: Binding) -> Vec<Chunk> {
+    let one_address = egress::place(cx, &reader.scope, binding).address.is_some();
+    let chunk = |shard| cx.chunk(&Key::SniffedRoutes(Arc::clone(reader), one_address, shard));
+    Shard::all().map(chunk).collect()
 }
 
 pub(super) fn grpc_listener_view(
@@ -193,14 +271,18 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let scope = &reader.scope;
     let patches = patches::of_proxy(cx, &facts);
     let needs = read!(cx, Key::ScopeNeeds(Arc::clone(scope)), Needs).unwrap_or_default();
-    let place =
-        |needs: &Needs| Arc::new(needs.of_proxy(&facts.locality, &facts.network, &facts.labels));
+    let horizon = networks::horizon(cx, &facts);
+    let place = |needs: &Needs| {
+        let place = needs.of_proxy(&facts.locality, &facts.network, &facts.labels);
+        Arc::new(place.within(horizon.clone()))
+    };
     let (here, there) = (place(&needs.clusters), place(&needs.endpoints));
-    let client = Client {
+    let mut client = Client {
         kind: facts.kind,
         identity: Arc::new(facts.identity.of_client()),
+        passes: false,
     };
-    let mut gateway = None;
+    let mut own = None;
     let mut observer = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
@@ -221,10 +303,11 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 credential_socket: facts.identity.credential_socket,
                 unprivileged: facts.unprivileged,
             });
+            client.passes = gateway::passes(cx, &class);
             let reports = telemetry::observer(cx, &facts, scope);
             observer = Some(Arc::clone(&reports));
             let policies = security::policies_for(cx, &facts.namespace, &facts.labels);
-            gateway = Some(Arc::clone(&class));
+            own = Some(Arc::clone(&class));
             (
                 Key::GatewayListeners(Arc::clone(&class), policies, reports),
                 Key::GatewayRoutes(class),
@@ -238,9 +321,9 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
             )
         }
     };
+    let endpoints = Key::EndpointView(Arc::clone(scope), client.audience(), there);
     let clusters = Key::ClusterView(Arc::clone(scope), client, here);
-    let endpoints = Key::EndpointView(Arc::clone(scope), facts.kind, there);
-    let secrets = Key::Secrets(Arc::clone(scope), facts.kind, gateway);
+    let secrets = Key::Secrets(Arc::clone(scope), facts.kind, own);
     let extensions = patches.extensions.clone().map(Key::ExtensionView);
     let views = vec![
         (patches.clusters.clone(), clusters),
@@ -315,6 +398,7 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
     let scope = Arc::new(Scope {
         namespace: facts.namespace.clone(),
         sidecar,
+        part: Part::Whole,
         rules: rules.collect(),
         assigned: facts.assigned,
     });

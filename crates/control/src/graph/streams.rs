@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use weft_model::{
     AddressRange, ExportTo, Gateway, GatewayRef, GatewayServer, HostScope, Hostname, Namespace,
-    ObjectRef, PortNumber, Resolution, ServerTls, Service, ServicePort, StreamDestination,
+    ObjectRef, Protocol, Resolution, ServerTls, Service, ServicePort, StreamDestination,
     StreamMatch, VirtualService,
 };
 
 use super::key::{Caller, RuleRefs, Scope};
 use super::value::{RuleFacts, RuleIndex};
-use super::{Cx, Key, Shard, places, scope};
+use super::{Cx, Key, Shard, passed, places, scope};
 use crate::generate::listeners::{TcpChain, TcpTarget};
-use crate::generate::stat_names::{Counted, stat_name};
+use crate::generate::stat_names::{Counted, Host, stat_name};
 use crate::generate::tcp::TcpPolicy;
 use crate::generate::{clusters, names};
 
@@ -21,19 +21,18 @@ use crate::generate::{clusters, names};
 /// for itself, those that others export to it by name, those for all; within each the older first.
 fn rules(cx: &mut Cx<'_, '_>, caller: &Caller, host: &Hostname) -> Vec<Arc<VirtualService>> {
     let mut found: Vec<RuleFacts> = Vec::new();
-    let sidecar = cx.sidecar(caller.scope.sidecar.as_ref());
+    let imports = scope::imports(cx, &caller.scope);
     let namespace = &caller.scope.namespace;
-    let mut add = |own: &Hostname, rules: &[RuleFacts]| {
+    let mut add = |rules: &[RuleFacts]| {
         for facts in rules.iter().filter(|f| f.export_to.allows(namespace)) {
-            let reaches = scope::imports_rule(sidecar.as_deref(), &facts.origin.namespace, own);
-            if reaches && !found.contains(facts) {
+            if imports.holds(facts) && !found.contains(facts) {
                 found.push(facts.clone());
             }
         }
     };
     let mut overlapping = |index: &RuleIndex| {
         let hosts = index.iter().filter(|(own, _)| own.overlaps(host));
-        hosts.for_each(|(own, rules)| add(own, rules));
+        hosts.for_each(|(_, rules)| add(rules));
     };
     overlapping(&cx.rules(&Key::WildcardStreams));
     if host.is_wildcard() {
@@ -42,10 +41,7 @@ fn rules(cx: &mut Cx<'_, '_>, caller: &Caller, host: &Hostname) -> Vec<Arc<Virtu
         }
     } else {
         let exact = cx.rules(&Key::StreamIndex(Shard::of(host.as_str())));
-        exact
-            .get(host)
-            .into_iter()
-            .for_each(|rules| add(host, rules));
+        exact.get(host).into_iter().for_each(|rules| add(rules));
     }
     in_order(cx, namespace, found)
 }
@@ -98,7 +94,7 @@ fn rules_of_server(
 }
 
 /// The chains of a gateway's server that forwards bytes. Where TLS is passed on, one for each
-/// condition of a `tls` route; else the first `tcp` route that fits. As in Istio, conditions on
+/// condition of a `tls` route, or for each service if no rules are asked; else the first `tcp` route that fits. As in Istio, conditions on
 /// the caller and on addresses mean nothing here.
 pub(super) fn of_server(
     cx: &mut Cx<'_, '_>,
@@ -119,10 +115,10 @@ pub(super) fn of_server(
     let passes = match server.tls {
         None | Some(ServerTls::Terminate(_)) => false,
         Some(ServerTls::Passthrough) => true,
-        Some(ServerTls::AutoPassthrough) => return Vec::new(),
+        Some(ServerTls::AutoPassthrough) => return passed::of_server(cx, scope, server),
     };
     let entered = Entered {
-        number: server.port,
+        number: server.port.get(),
         name: &server.port_name,
     };
     let mut out = Vec::new();
@@ -172,34 +168,31 @@ fn gateway_chain(
 }
 
 /// What is decided here and not in the proxy.
-fn concerns(condition: &StreamMatch, caller: &Caller, port: PortNumber) -> bool {
+fn concerns(condition: &StreamMatch, caller: &Caller, port: u16) -> bool {
     let gateways = &condition.gateways;
     (gateways.is_empty() || gateways.contains(&GatewayRef::Mesh))
         && condition.source_labels.selects(&caller.labels)
-        && condition.port.is_none_or(|wanted| wanted == port)
+        && condition.port.is_none_or(|wanted| wanted.get() == port)
         && condition
             .source_namespace
             .as_ref()
             .is_none_or(|wanted| *wanted == caller.scope.namespace)
 }
 
-/// The chains of a service port for a caller; `own` is the one that it has without rules.
+/// The chains of a service for a caller at a listener's port, which is 0 for a Unix socket; `own` is
+/// the one that it has without rules.
 pub(super) fn chains(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
-    service: &Service,
-    port: &ServicePort,
+    (service, protocol): (&Service, Protocol),
+    port: &Entered<'_>,
     own: TcpChain,
 ) -> Vec<TcpChain> {
     let rules = rules(cx, caller, &service.hostname);
-    let entered = Entered {
-        number: port.number,
-        name: &port.name,
-    };
-    if port.protocol.is_tls() {
-        tls(cx, caller, &entered, &rules, own)
+    if protocol.is_tls() {
+        tls(cx, caller, port, &rules, own)
     } else {
-        tcp(cx, caller, &entered, &rules, own)
+        tcp(cx, caller, port, &rules, own)
     }
 }
 
@@ -228,7 +221,8 @@ fn tls(
                 if !seen.insert((sni_hosts, destination_subnets)) {
                     continue;
                 }
-                let ranges = if destination_subnets.is_empty() {
+                // Nobody meant an address to which a Unix socket's clients connect.
+                let ranges = if destination_subnets.is_empty() || port.number == 0 {
                     own.ranges.clone()
                 } else {
                     destination_subnets.clone()
@@ -265,7 +259,7 @@ fn tcp(
             let mut anywhere = route.matches.is_empty();
             let conditions = route.matches.iter();
             for condition in conditions.filter(|m| concerns(m, caller, port.number)) {
-                anywhere |= condition.destination_subnets.is_empty();
+                anywhere |= condition.destination_subnets.is_empty() || port.number == 0;
                 subnets.extend(&condition.destination_subnets);
             }
             if !anywhere && subnets.is_empty() {
@@ -329,14 +323,25 @@ fn resolved(
     destinations: &[StreamDestination],
 ) -> Option<Arc<str>> {
     let [only] = destinations else { return None };
-    let service = cx.visible_service(scope, &only.destination.host)?;
+    let service = cx.visible_service(&scope.whole(), &only.destination.host)?;
     (service.resolution == Resolution::DynamicDns).then(|| service.hostname.as_str().into())
 }
 
 /// The port at which connections come in.
-struct Entered<'a> {
-    number: PortNumber,
-    name: &'a str,
+pub(super) struct Entered<'a> {
+    /// 0 for a Unix socket.
+    pub(super) number: u16,
+    pub(super) name: &'a str,
+}
+
+impl<'a> Entered<'a> {
+    /// A port of a service.
+    pub(super) fn at(port: &'a ServicePort) -> Self {
+        Self {
+            number: port.number.get(),
+            name: &port.name,
+        }
+    }
 }
 
 fn target(
@@ -348,7 +353,7 @@ fn target(
 ) -> TcpTarget {
     let mut cluster = |d: &StreamDestination| -> (Arc<str>, Option<Arc<Service>>) {
         let to = &d.destination;
-        let service = cx.visible_service(scope, &to.host);
+        let service = cx.visible_service(&scope.whole(), &to.host);
         let subset = to.subset.as_deref();
         let known = service.as_deref();
         let name = clusters::destination(&to.host, subset, to.port, known, port.number);
@@ -370,7 +375,7 @@ fn target(
 }
 
 /// A single cluster, counted under its name or by the mesh's pattern.
-fn to_cluster(
+pub(super) fn to_cluster(
     cx: &mut Cx<'_, '_>,
     name: Arc<str>,
     service: Option<&Service>,
@@ -378,22 +383,26 @@ fn to_cluster(
 ) -> TcpTarget {
     let mesh = cx.mesh();
     let stat_prefix = match (&mesh.outbound_stat_name, service) {
-        (Some(pattern), Some(_)) => {
+        (Some(pattern), Some(service)) => {
             let counted = Counted {
                 subset,
-                port: port.number.get(),
+                port: port.number,
                 port_name: port.name,
                 target: Some(0),
             };
-            stat_name(pattern, service, counted).into()
+            stat_name(pattern, Host::Of(service), counted).into()
         }
         _ => Arc::clone(&name),
     };
     TcpTarget::Cluster { name, stat_prefix }
 }
 
-/// The service itself, at one of its ports.
-pub(super) fn own_target(cx: &mut Cx<'_, '_>, service: &Service, port: PortNumber) -> TcpTarget {
+/// The service itself, at a listener's port, unless it has only another one.
+pub(super) fn own_target(cx: &mut Cx<'_, '_>, service: &Service, port: u16) -> TcpTarget {
+    let port = match &service.ports[..] {
+        [only] => only.number.get(),
+        _ => port,
+    };
     let name = names::outbound(port, "", &service.hostname).into();
     // As in istiod, the port's name does not count here.
     let port = Entered {

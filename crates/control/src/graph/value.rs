@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weft_model::{
     AddressRange, AuthorizationPolicy, CredentialName, DestinationRule, EnvoyFilter, ExportTo,
-    Forwarding, Gateway, Hostname, Labels, MeshSettings, MutualTlsMode, ObjectRef,
+    Forwarding, Gateway, Hostname, Labels, MeshNetworks, MeshSettings, MutualTlsMode, ObjectRef,
     PeerAuthentication, PortNumber, Protocol, RequestAuthentication, Resolved, Secret, Service,
     ServiceEndpoints, ServiceKey, Sidecar, Telemetry, Timestamp, VirtualService,
 };
@@ -15,6 +15,7 @@ use weft_xds::View;
 
 use super::inbound::Own;
 use super::key::{RuleRefs, Shard};
+use super::passed::PassedOn;
 use super::patches::{FilterFacts, PatchedOwn, PatchedView};
 use super::proxy::ProxyPlan;
 use super::telemetry::Reports;
@@ -22,6 +23,7 @@ use crate::emit::{Chunk, Fault, Origins, TypeView};
 use crate::generate::access::Guard;
 use crate::generate::gateways::GatewayPort;
 use crate::generate::locality::Needs;
+use crate::generate::networks::{Addresses, Networks};
 use crate::generate::peers::Accounts;
 use crate::patch::Plan;
 
@@ -33,6 +35,8 @@ pub(crate) struct RuleFacts {
     pub(crate) export_to: ExportTo,
     /// The workloads for which it is; `None`: all.
     pub(crate) selector: Option<Labels>,
+    /// All hosts of a `VirtualService`: a Sidecar takes it whole or not at all.
+    pub(crate) hosts: Arc<[Hostname]>,
 }
 
 impl RuleFacts {
@@ -56,15 +60,28 @@ pub(crate) type RuleIndex = BTreeMap<Hostname, Vec<RuleFacts>>;
 pub(crate) struct ServiceFacts {
     pub(crate) export_to: ExportTo,
     pub(crate) created: Option<Timestamp>,
+    /// Whether it is Kubernetes', which nobody takes a host from by naming it.
+    pub(crate) kubernetes: bool,
+}
+
+/// A service as a scope sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) key: ServiceKey,
+    /// Which of its ports; `None` is all of them.
+    pub(crate) ports: Option<Arc<[PortNumber]>>,
 }
 
 /// The visible services of a shard: at most one a host.
-pub(crate) type Visible = BTreeMap<Hostname, ServiceKey>;
+pub(crate) type Visible = BTreeMap<Hostname, Seen>;
+
+/// Ports of the services to which rules lead, by host; `None` is all of them.
+pub(crate) type Targets = BTreeMap<Hostname, Option<BTreeSet<PortNumber>>>;
 
 /// Which rule holds for each host of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostRules {
-    pub(crate) services: Vec<(ServiceKey, Option<ObjectRef>)>,
+    pub(crate) services: Vec<(Seen, Option<ObjectRef>)>,
     /// Hosts that only rules know.
     pub(crate) free: Vec<(Hostname, ObjectRef)>,
 }
@@ -91,6 +108,8 @@ pub(crate) struct PortShard {
     pub(crate) resolved: BTreeMap<PortNumber, BTreeSet<Hostname>>,
     /// Ports at which services have gRPC of browsers.
     pub(crate) grpc_web: BTreeSet<PortNumber>,
+    /// Ports with virtual hosts, wherever they are listened for.
+    pub(crate) routed: BTreeSet<PortNumber>,
 }
 
 /// A port on the wildcard address, over all shards.
@@ -104,6 +123,8 @@ pub(crate) struct WildcardPort {
     pub(crate) resolved: BTreeSet<Hostname>,
     /// Whether a service has gRPC of browsers here.
     pub(crate) grpc_web: bool,
+    /// Shards with virtual hosts for this port.
+    pub(crate) routed: BTreeSet<Shard>,
 }
 
 /// An encoded virtual host and where it comes from.
@@ -206,6 +227,11 @@ pub(crate) enum Value {
     Telemetries(Arc<[Arc<Telemetry>]>),
     Reports(Arc<Reports>),
     Services(Arc<BTreeSet<ServiceKey>>),
+    MeshNetworks(Arc<MeshNetworks>),
+    GatewayServices(Arc<[Arc<Service>]>),
+    GatewayAddresses(Arc<Addresses>),
+    Networks(Arc<Networks>),
+    PassedOn(Arc<[PassedOn]>),
     Peers(Arc<[Arc<PeerAuthentication>]>),
     Access(Arc<[Arc<AuthorizationPolicy>]>),
     Tokens(Arc<[Arc<RequestAuthentication>]>),
@@ -216,6 +242,7 @@ pub(crate) enum Value {
     LabelKeys(Arc<BTreeSet<Arc<str>>>),
     Resolved(Option<Arc<Resolved>>),
     Visible(Arc<Visible>),
+    Targets(Arc<Targets>),
     Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),
     Selectors(Arc<[(ObjectRef, Labels)]>),

@@ -58,7 +58,8 @@ pub(super) fn metrics(core: &Core) -> String {
     updates(core, &mut out);
     times(core, &mut out);
     let samples = objects(core).into_iter().chain(work(core));
-    for (name, kind, help, value) in samples.chain(crate::keys::metrics(core)) {
+    let samples = samples.chain(crate::keys::metrics(core));
+    for (name, kind, help, value) in samples.chain(crate::gateway_names::metrics(core)) {
         out.put(name, kind, help, &[(String::new(), value)]);
     }
     out.0

@@ -6,7 +6,9 @@ use weft_model::MeshSettings;
 use weft_xds::{Resource, TypeUrl};
 
 use super::worlds::{BALANCED, PORTS, SHOP, STREAMS};
-use super::{Mesh, gateway, gateway_secrets, gateway_streams, proxy, sidecar};
+use super::{
+    Mesh, gateway, gateway_secrets, gateway_streams, passthrough, proxy, sidecar, sidecars,
+};
 use crate::node::Proxy;
 
 fn decoded<M: Message + Default>(resource: &Resource) -> M {
@@ -133,6 +135,25 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     check(&format!("{SHOP}{PATCHES}"), &proxies);
     check(&gateway_streams::world(), &[gateway()]);
     check(&gateway_secrets::world(), &[gateway()]);
+    check(&passthrough::world(), &[gateway()]);
+}
+
+/// Listeners of Sidecars, but for Unix sockets, which it has only to connect to.
+#[test]
+fn the_data_plane_accepts_what_sidecar_objects_make() {
+    let spec = "{ingress: [{port: {number: 9080, protocol: HTTP}, defaultEndpoint: '127.0.0.1:8080'}, {port: {number: 9443, protocol: HTTPS}, tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}}, {port: {number: 5000}, captureMode: NONE, connectionPool: {tcp: {maxConnections: 3}}}], egress: [{port: {number: 9080, protocol: HTTP}, captureMode: NONE, hosts: ['./*']}, {port: {number: 3128, protocol: HTTP_PROXY}, hosts: ['*/*']}, {port: {number: 443, protocol: TLS}, hosts: ['*/*']}, {bind: 127.0.0.3, hosts: ['*/*']}], outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: vault.other.svc.cluster.local, port: {number: 9080}}}}";
+    let disabled = "---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: DISABLE}}
+";
+    let none = proxy(
+        "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local",
+        &[("INTERCEPTION_MODE", "NONE")],
+    );
+    let mesh = sidecars::with("shop", spec) + disabled;
+    check(&mesh, &[sidecar("10.0.0.9", "shop"), none]);
 }
 
 /// Logs to files in all their forms, spans, and headers; own proxies pass over the spans.

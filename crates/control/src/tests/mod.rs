@@ -16,12 +16,15 @@ mod gateway_streams;
 mod held_back;
 mod localities;
 mod merged_rules;
+mod networks;
 mod oracle;
 mod oracle_gateways;
 mod oracle_patches;
+mod passthrough;
 mod resources;
 mod security;
 mod short_names;
+mod sidecars;
 mod speed;
 mod streams;
 mod telemetry;
@@ -66,6 +69,16 @@ impl Mesh {
     /// Writes a file and settles; returns how many proxies got another view.
     pub(crate) fn edit(&mut self, file: &str, yaml: &str) -> usize {
         let update = self.store.apply(file, Some(yaml));
+        for status in &update.statuses {
+            assert!(status.problems.is_empty(), "{:?}", status.problems);
+        }
+        self.world.apply(&update.changes);
+        self.world.engine.settle().len()
+    }
+
+    /// Writes the file of networks and settles; returns how many proxies got another view.
+    pub(crate) fn networks(&mut self, yaml: &str) -> usize {
+        let update = self.store.apply_networks("networks.yaml", Ok(yaml));
         for status in &update.statuses {
             assert!(status.problems.is_empty(), "{:?}", status.problems);
         }

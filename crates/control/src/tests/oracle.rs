@@ -2,8 +2,10 @@
 //! of some proxies are compared with those of a control plane that starts with the same objects.
 //! Along the way every resource is checked as Envoy would check it.
 
+mod networks;
 mod proxies;
 mod security;
+mod sidecars;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -131,11 +133,15 @@ fn service(random: &mut Random, name: &str) -> String {
             out += "\n  - {address: 'unix:///run/a.sock', labels: {version: v1}}";
         }
         for i in 0..=random.below(3) {
+            let network = random.pick(&["", "one", "two", "three"]);
+            let hidden = !network.is_empty() && random.chance(15);
+            let address = match random.below(6) + 1 + i {
+                _ if hidden => "''".to_owned(),
+                last => format!("10.0.0.{last}"),
+            };
             let _ = write!(
                 out,
-                "\n  - {{address: 10.0.0.{}, network: '{}', labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
-                random.below(6) + 1 + i,
-                random.pick(&["", "one", "two"]),
+                "\n  - {{address: {address}, network: '{network}', labels: {{version: v{}}}, weight: {}, locality: {}{}}}",
                 random.below(3),
                 random.below(3) + 1,
                 random.pick(&["eu/eu-1", "eu/eu-2", "us/us-1", "''"]),
@@ -302,6 +308,9 @@ fn object(random: &mut Random, name: &str) -> String {
     if random.chance(15) {
         return oracle_patches::envoy_filter(random, name);
     }
+    if random.chance(10) {
+        return networks::object(random, name);
+    }
     match random.below(14) {
         13 => telemetry::random_rule(random, name),
         10..=12 => security::rule(random, name),
@@ -310,23 +319,7 @@ fn object(random: &mut Random, name: &str) -> String {
         7 | 8 => destination_rule(random, name),
         _ if random.chance(40) => oracle_gateways::gateways(random),
         _ if random.chance(40) => oracle_gateways::secret(random),
-        _ => {
-            let namespace = random.pick(&NAMESPACES);
-            let hosts = random.pick(&[
-                "'./*'",
-                "'*/*'",
-                "'*/x.a.svc.cluster.local', 'b/*'",
-                "'~/*'",
-            ]);
-            let selector = if namespace != "istio-system" && random.chance(40) {
-                "\n  workloadSelector: {labels: {tier: beta}}"
-            } else {
-                ""
-            };
-            let policy = random.pick(&["", "\n  outboundTrafficPolicy: {mode: REGISTRY_ONLY}"]);
-            head("Sidecar", "side", namespace)
-                + &format!("{selector}\n  egress: [{{hosts: [{hosts}]}}]{policy}")
-        }
+        _ => sidecars::sidecar(random),
     }
 }
 
@@ -467,6 +460,9 @@ fn run(seed: u64, steps: usize) {
             let file = format!("{slot}.yaml");
             let text = (!random.chance(25)).then(|| object(&mut random, &format!("o{slot}")));
             changes.extend(store.apply(&file, text.as_deref()).changes);
+        }
+        if random.chance(15) {
+            changes.extend(networks::edit(&mut random, &mut store));
         }
         world.apply(&changes);
         if random.chance(20) {

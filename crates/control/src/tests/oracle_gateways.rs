@@ -17,6 +17,7 @@ pub(super) fn gateways(random: &mut Random) -> String {
             "'*.example.com'",
             "a/www.example.com",
             "x.a.svc.cluster.local",
+            "'*.svc.cluster.local'",
         ]);
         let credential = random.pick(&[
             "cert",
@@ -27,8 +28,8 @@ pub(super) fn gateways(random: &mut Random) -> String {
             "builtin://",
         ]);
         let roots = random.pick(&["", ", caCertCredentialName: 'configmap://b/roots'"]);
-        let (protocol, tls) = match random.below(8) {
-            7 => ("GRPC-WEB", String::new()),
+        let (protocol, tls) = match random.below(10) {
+            9 => ("GRPC-WEB", String::new()),
             0 => ("HTTP", String::new()),
             1 => ("HTTP", "httpsRedirect: true".to_owned()),
             2 => ("TCP", String::new()),
@@ -41,6 +42,7 @@ pub(super) fn gateways(random: &mut Random) -> String {
                 format!("mode: MUTUAL, credentialNames: [cert, '{credential}']{roots}"),
             ),
             5 => ("TLS", "mode: PASSTHROUGH".to_owned()),
+            6 | 7 => ("TLS", "mode: AUTO_PASSTHROUGH".to_owned()),
             _ => ("TLS", "mode: ISTIO_MUTUAL".to_owned()),
         };
         let tls = if tls.is_empty() {

@@ -1,8 +1,11 @@
 //! Under which source keys an object is known. Must never know what is derived from them.
 
-use weft_model::{Kind, Object, ObjectRef};
+use std::sync::Arc;
+
+use weft_model::{Kind, Namespace, Object, ObjectRef};
 
 use super::{World, secret_key};
+use crate::generate::networks::Networks;
 use crate::graph::{Key, Value};
 
 impl World {
@@ -11,6 +14,16 @@ impl World {
         match self.engine.source(&Key::Mesh) {
             Some(Value::Mesh(mesh)) => mesh.trust_domain.to_string(),
             _ => String::new(),
+        }
+    }
+
+    /// The networks as they follow from what is known.
+    pub(crate) fn networks(&mut self) -> Arc<Networks> {
+        let value = self.engine.pin(&Key::Networks);
+        self.engine.unpin(&Key::Networks);
+        match value {
+            Value::Networks(networks) => networks,
+            _ => Arc::default(),
         }
     }
 
@@ -40,12 +53,15 @@ impl World {
                 let both = |key| [Key::Service(Clone::clone(&key)), Key::Endpoints(key)];
                 services.flat_map(both).collect()
             }
+            Kind::MeshNetworks => vec![Key::MeshNetworks],
+            Kind::Namespace => vec![Key::NamespaceLabels(Namespace::new(Arc::clone(
+                &object.name,
+            )))],
             // Nothing depends on it.
             Kind::WorkloadGroup => Vec::new(),
             Kind::Endpoints
             | Kind::EndpointSlice
             | Kind::Pod
-            | Kind::Namespace
             | Kind::ProxyConfig
             | Kind::WorkloadEntry => return None,
         })

@@ -7,12 +7,22 @@ use ahash::HashMap;
 use weft_model::{EndpointAddress, Labels, ObjectRef, Workload};
 
 use crate::engine::Engine;
+use crate::generate::networks::NETWORK;
 use crate::graph::{Key, Mesh, Value};
 
 /// All workloads that have an IP address.
 #[derive(Debug, Default)]
 pub(super) struct Workloads {
     at: HashMap<Key, BTreeMap<ObjectRef, Labels>>,
+}
+
+/// Its labels, among which as in Istio is its network.
+fn labels(workload: &Workload) -> Labels {
+    let mut labels = workload.labels.clone();
+    if !workload.network.is_empty() && labels.get(NETWORK).is_none() {
+        labels.insert(NETWORK, Arc::clone(&workload.network));
+    }
+    labels
 }
 
 impl Workloads {
@@ -31,7 +41,7 @@ impl Workloads {
                 let key = Key::WorkloadAt(workload.origin.namespace.clone(), ip);
                 let at = self.at.entry(key.clone()).or_default();
                 if comes {
-                    at.insert(workload.origin.clone(), workload.labels.clone());
+                    at.insert(workload.origin.clone(), labels(workload));
                 } else {
                     at.remove(&workload.origin);
                 }

@@ -58,6 +58,8 @@ pub(crate) fn config(directory: &Path) -> ControlConfig {
         config_dir: directory.to_owned(),
         serve_incomplete: false,
         mesh_config: None,
+        networks_config: None,
+        cluster_id: None,
         grpc_addr: local,
         monitoring_addr: local,
         max_connection_age: None,

@@ -112,6 +112,7 @@ pub(crate) fn service(
             addresses.push(AddressRange::host(address));
         }
     }
+    let external_addresses = external_addresses(&spec, message.status, &at);
     let ports = service_ports(spec.ports, place.field("ports"));
     let export_to = export_to_annotation(context, &at);
     let resolution = match (is_external, headless) {
@@ -132,6 +133,7 @@ pub(crate) fn service(
         export_to,
         subject_alt_names: Vec::new(),
         selector: (!spec.selector.is_empty()).then(|| spec.selector.into_iter().collect()),
+        external_addresses,
         headless,
         created: context.created,
         origin: context.origin.clone(),
@@ -142,6 +144,43 @@ pub(crate) fn service(
         external_name,
         publish_not_ready: spec.publish_not_ready_addresses,
     })
+}
+
+/// Where a service is reached from outside of its cluster, as in Istio: its external addresses, and
+/// those of its load balancer (a name only where there is no address).
+fn external_addresses(
+    spec: &k8s::ServiceSpec,
+    status: Option<k8s::ServiceStatus>,
+    at: &At<'_>,
+) -> Vec<EndpointAddress> {
+    let mut found = Vec::new();
+    let place = at.field("spec");
+    let list = place.field("externalIPs");
+    for (index, text) in spec.external_ips.iter().enumerate() {
+        let ip = list
+            .index(index)
+            .ok(text.parse().map_err(|_| not_an_ip(text)));
+        found.extend(ip.map(EndpointAddress::Ip));
+    }
+    let balanced = status.filter(|_| spec.r#type == "LoadBalancer");
+    let ingress = balanced.and_then(|status| status.load_balancer);
+    let place = at.field("status");
+    let place = place.field("loadBalancer");
+    let list = place.field("ingress");
+    for (index, entry) in ingress.into_iter().flat_map(|i| i.ingress).enumerate() {
+        let at = list.index(index);
+        if !entry.ip.is_empty() {
+            let ip = at.field("ip");
+            let ip = ip.ok(entry.ip.parse().map_err(|_| not_an_ip(&entry.ip)));
+            found.extend(ip.map(EndpointAddress::Ip));
+        } else if !entry.hostname.is_empty() {
+            let name = at.field("hostname").ok(Hostname::parse(&entry.hostname));
+            found.extend(name.map(|name| EndpointAddress::Dns(name.as_str().into())));
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
 }
 
 fn not_an_ip(text: &str) -> String {

@@ -143,6 +143,7 @@ impl Assembly {
                 self.rule(Object::RequestAuthentication(rule.clone()), comes);
             }
             Piece::Telemetry(rule) => self.rule(Object::Telemetry(rule.clone()), comes),
+            Piece::Networks(networks) => self.rule(Object::Networks(networks.clone()), comes),
             Piece::Service(service) => {
                 self.owner(origin, service.service.selector.as_ref(), comes);
             }
@@ -373,10 +374,16 @@ impl Assembly {
     }
 }
 
-/// One form for one meaning: sorted, and each address with the same ports once.
+/// One form for one meaning: sorted, and each address with the same ports once in a network.
 fn tidy(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
     endpoints.sort();
-    endpoints.dedup_by(|next, kept| next.address == kept.address && next.ports == kept.ports);
+    // Of those without an address each counts.
+    endpoints.dedup_by(|next, kept| {
+        next.address != EndpointAddress::Hidden
+            && next.address == kept.address
+            && next.ports == kept.ports
+            && next.network == kept.network
+    });
     endpoints
 }
 

@@ -4,7 +4,7 @@
 //! `look`'s business.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +36,9 @@ pub struct WatchOptions {
     pub missing_for: Duration,
     /// How many batches may wait to be received.
     pub queue: usize,
+    /// The file with the mesh's networks, which is watched, too. If it goes away or becomes wrong,
+    /// what it said stays in force.
+    pub networks: Option<PathBuf>,
 }
 
 impl Default for WatchOptions {
@@ -46,6 +49,7 @@ impl Default for WatchOptions {
             longest_wait: Duration::from_millis(100),
             missing_for: Duration::from_millis(200),
             queue: 64,
+            networks: None,
         }
     }
 }
@@ -146,7 +150,8 @@ impl FileSource {
         let (sender, batches) = channel::channel(options.queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
         let watch = Watch {
-            look: Look::new(directory, settings, options.missing_for),
+            look: Look::new(directory, settings, options.missing_for)
+                .with_networks(options.networks.as_deref()),
             options,
             events: Arc::clone(&events),
             woken,
@@ -321,15 +326,26 @@ impl Watch {
     /// Asks the system for events. Where it gives none, polling alone does the work.
     fn watcher(&self) -> Option<notify::RecommendedWatcher> {
         let events = Arc::clone(&self.events);
+        let directory = self.look.directory().to_owned();
         let on_event = move |event: notify::Result<notify::Event>| {
+            let beside = event.as_ref().is_ok_and(|event| {
+                let mut paths = event.paths.iter();
+                !event.paths.is_empty() && paths.all(|path| !path.starts_with(&directory))
+            });
             if let Some(touched) = touched_by(event) {
+                // The file of networks is looked at each time.
+                let touched = if beside { Touched::default() } else { touched };
                 events.add(touched);
             }
         };
         let watcher = notify::recommended_watcher(on_event).and_then(|mut watcher| {
-            watcher
-                .watch(self.look.directory(), RecursiveMode::Recursive)
-                .map(|()| watcher)
+            watcher.watch(self.look.directory(), RecursiveMode::Recursive)?;
+            // The folder: programs replace files by others of their name.
+            let networks = self.options.networks.as_deref().and_then(Path::parent);
+            if let Some(folder) = networks.filter(|f| !f.as_os_str().is_empty()) {
+                watcher.watch(folder, RecursiveMode::NonRecursive)?;
+            }
+            Ok(watcher)
         });
         watcher
             .inspect_err(|error| {

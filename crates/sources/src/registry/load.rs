@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use weft_model::{MeshSettings, Object};
 use weft_proto::Problem;
 
-use super::scan;
+use super::scan::{self, ReadError};
 use super::store::{FileStore, ObjectStatus};
 
 /// What some files hold.
@@ -22,10 +22,30 @@ pub struct Loaded {
 /// Reads files and directories once, as `weft validate` does. Files are named in errors as they
 /// were reached from `paths`.
 pub fn load_once(paths: &[PathBuf], settings: &MeshSettings) -> Loaded {
+    load_with_networks(paths, None, settings)
+}
+
+/// The same with the file of the mesh's networks.
+pub fn load_with_networks(
+    paths: &[PathBuf],
+    networks: Option<&Path>,
+    settings: &MeshSettings,
+) -> Loaded {
     let mut store = FileStore::new(settings.clone());
     let mut problems = Vec::new();
+    if let Some(path) = networks {
+        let name = path.display().to_string();
+        let bytes = scan::read(path).map_err(ReadError::into_problem);
+        let text = bytes
+            .as_deref()
+            .map_err(Clone::clone)
+            .and_then(|bytes| weft_proto::document::decode_text(&name, bytes));
+        store.apply_networks(&name, text);
+    }
+    // It may lie among the others, and is none of them.
+    let apart = networks.and_then(|path| std::fs::canonicalize(path).ok());
     for path in paths {
-        problems.extend(load_path(path, &mut store));
+        problems.extend(load_path(path, apart.as_deref(), &mut store));
     }
     let statuses: Vec<ObjectStatus> = store.statuses().cloned().collect();
     problems.extend(
@@ -41,13 +61,17 @@ pub fn load_once(paths: &[PathBuf], settings: &MeshSettings) -> Loaded {
     }
 }
 
-fn load_path(path: &Path, store: &mut FileStore) -> Vec<Problem> {
+fn load_path(path: &Path, apart: Option<&Path>, store: &mut FileStore) -> Vec<Problem> {
     let scan::Listing {
         files,
         mut problems,
         ..
     } = scan::list(path);
     for file in files.keys().map(Path::new) {
+        let is_it = |apart: &Path| std::fs::canonicalize(file).is_ok_and(|file| *file == *apart);
+        if apart.is_some_and(is_it) {
+            continue;
+        }
         let name = file.display().to_string();
         match scan::read(file) {
             Ok(bytes) => {

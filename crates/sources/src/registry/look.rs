@@ -13,12 +13,13 @@ use weft_proto::Problem;
 use weft_proto::document::decode_text;
 
 use super::file::{Batch, FolderState};
+use super::networks_file::NetworksFile;
 use super::scan::{self, Listing, ReadError, Stamp};
 use super::store::{FileStore, ObjectState, ObjectStatus, Update};
 
 /// A file that may still be written in the same tick of the clock that its stamp shows is
 /// looked at again: coarse clocks of file systems hide a second write.
-const CLOCK_SLACK: Duration = Duration::from_millis(100);
+pub(super) const CLOCK_SLACK: Duration = Duration::from_millis(100);
 
 /// Paths of events that are kept apart; more of them are a look at the whole directory.
 const MAX_TOUCHED: usize = 1024;
@@ -83,6 +84,7 @@ pub(super) struct Look {
     held: bool,
     /// What is wrong with the directory itself, by file or directory.
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
+    networks: Option<NetworksFile>,
 }
 
 impl Look {
@@ -98,19 +100,30 @@ impl Look {
             missing: BTreeMap::new(),
             held: false,
             problems: BTreeMap::new(),
+            networks: None,
         }
+    }
+
+    /// Reads the mesh's networks, too; if their file lies in the directory, it is none of the others.
+    pub(super) fn with_networks(mut self, path: Option<&Path>) -> Self {
+        let file = path.map(|path| NetworksFile::new(path, &self.directory, self.missing_for));
+        self.networks = file;
+        self
     }
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The files there that are there now.
+    /// The files there that are there now, and that of the networks.
     pub(super) fn files(&self, touched: &Touched) -> BTreeMap<OsString, Stamp> {
-        match touched {
+        let mut files = match touched {
             Touched::All => scan::list(&self.directory).files,
             Touched::Paths(paths) => scan::stamps(paths),
-        }
+        };
+        let networks = self.networks.as_ref();
+        files.extend(networks.and_then(|file| Some((file.path().to_owned(), file.stamp()?))));
+        files
     }
 
     /// When to look again though no event comes; `None` if nothing is unsettled.
@@ -119,7 +132,8 @@ impl Look {
             self.missing_for.saturating_sub(since.elapsed()) + Duration::from_millis(1)
         });
         let unsettled = (!self.unsettled.is_empty()).then_some(CLOCK_SLACK);
-        missing.chain(unsettled).min()
+        let networks = self.networks.as_ref().and_then(NetworksFile::due_in);
+        missing.chain(unsettled).chain(networks).min()
     }
 
     /// Reads what looks different, and makes the batch of what follows.
@@ -135,6 +149,11 @@ impl Look {
         if some.is_none() {
             self.listing = scan::list(&self.directory);
         }
+        let networks = self.networks.as_mut();
+        let networks = networks.map(|file| {
+            self.listing.files.remove(file.path());
+            file.read(&mut self.store)
+        });
         let mut problems = self.listing.problems.clone();
         let lost = self.lost();
         let mut read = Vec::new();
@@ -170,9 +189,13 @@ impl Look {
             (name.as_str(), text)
         });
         let Update {
-            changes,
+            mut changes,
             mut statuses,
         } = self.store.apply_all(files);
+        if let Some(update) = networks {
+            changes.extend(update.changes);
+            statuses.extend(update.statuses);
+        }
         statuses.extend(self.folder_statuses(problems));
         Batch {
             changes,
@@ -368,7 +391,7 @@ fn hash_of(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-fn is_fresh(modified: SystemTime) -> bool {
+pub(super) fn is_fresh(modified: SystemTime) -> bool {
     // A time in the future has no age: such a file would be read for ever, so it counts as old.
     modified.elapsed().is_ok_and(|age| age < CLOCK_SLACK)
 }

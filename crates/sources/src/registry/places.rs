@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use weft_model::ObjectRef;
-use weft_proto::Problem;
+use weft_model::{Kind, ObjectRef};
 use weft_proto::document::{Document, decode_text, parse_file};
+use weft_proto::{Problem, reader};
 
 use super::scan;
 use super::store::{ObjectState, ObjectStatus};
+use crate::api::istio::mesh_networks;
 use crate::document::model_name;
 
 /// Something to be said of a field of an object.
@@ -62,12 +63,17 @@ pub fn place<'a>(
         .collect();
     for (source, indexes) in by_file {
         let documents = documents_of(source);
+        let networks = || mesh_networks::root_of(source);
         for index in indexes {
             let (Some(remark), Some(problem)) = (remarks.get(index), placed.get_mut(index)) else {
                 continue;
             };
             if let Some(document) = documents.get(&remark.object) {
                 *problem = document.problem(&remark.path, remark.message.as_str());
+            } else if remark.object.kind == Kind::MeshNetworks
+                && let Some(root) = networks()
+            {
+                (problem.line, problem.column) = reader::find(&root, &remark.path);
             }
         }
     }

@@ -9,6 +9,7 @@ use weft_proto::Problem;
 
 use super::assemble::Assembly;
 use crate::Change;
+use crate::api::istio::mesh_networks;
 use crate::document::{self, ReadFile};
 use crate::piece::{Outcome, Piece, ReadDocument};
 
@@ -147,7 +148,28 @@ impl FileStore {
             }
             touched_files.insert(source);
         }
-        for origin in &touched {
+        self.settle(touched_files, &touched)
+    }
+
+    /// Takes the text of the file with the mesh's networks, or why there is none; what it said before
+    /// stays then.
+    pub fn apply_networks(&mut self, path: &str, text: Result<&str, Box<Problem>>) -> Update {
+        let source: Arc<str> = path.into();
+        let read = ReadFile {
+            documents: vec![mesh_networks::read(path, text, &self.settings)],
+            ..ReadFile::default()
+        };
+        let mut touched = BTreeSet::new();
+        self.replace(&source, read, &mut touched);
+        self.settle(BTreeSet::from([source]), &touched)
+    }
+
+    fn settle(
+        &mut self,
+        mut touched_files: BTreeSet<Arc<str>>,
+        touched: &BTreeSet<ObjectRef>,
+    ) -> Update {
+        for origin in touched {
             let piece = self
                 .winner(origin)
                 .and_then(|(_, entry)| entry.piece.clone());

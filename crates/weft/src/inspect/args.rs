@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::age::Age;
+use crate::cli::NetworkArgs;
 
 /// Where the control plane is.
 #[derive(Debug, Clone, Args)]
@@ -42,6 +43,8 @@ pub(crate) struct PageSource {
     /// File with the mesh's settings (Istio's `MeshConfig`), for --config
     #[arg(long, value_name = "FILE", requires = "config")]
     pub(crate) mesh_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) networks: NetworkArgs,
 }
 
 /// What is explained.

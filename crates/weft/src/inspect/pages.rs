@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use weft_control::Offline;
-use weft_sources::load_once;
+use weft_sources::load_with_networks;
 
 use super::args::PageSource;
 use super::fetch;
@@ -28,8 +28,9 @@ impl Pages {
         if source.config.is_empty() {
             return Ok(Self::Remote(source.control.control.clone()));
         }
-        let settings = analyze::settings(source.mesh_config.as_deref())?;
-        let loaded = load_once(&source.config, &settings);
+        let settings = analyze::settings(source.mesh_config.as_deref(), &source.networks)?;
+        let networks = source.networks.networks_config.as_deref();
+        let loaded = load_with_networks(&source.config, networks, &settings);
         for problem in &loaded.problems {
             eprintln!("{problem}");
         }

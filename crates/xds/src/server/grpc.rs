@@ -10,14 +10,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use tonic::codec::{DecodeBuf, Decoder};
 use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 
 use super::age::Ages;
 pub use super::incoming::{Admitted, incoming};
+use super::requests::Requests;
 use super::standing::Inquiry;
 pub use super::standing::Standing;
 use super::wire::{Answers, Message};
@@ -253,20 +253,6 @@ impl<S: ViewSource> Service<http::Request<tonic::body::Body>> for AdsService<S> 
     }
 }
 
-/// Reads requests.
-struct Requests<T>(std::marker::PhantomData<fn() -> T>);
-
-impl<T: prost::Message + Default> Decoder for Requests<T> {
-    type Item = T;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
-        T::decode(from)
-            .map(Some)
-            .map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
 impl<S: ViewSource> AdsService<S> {
     fn start<P: Protocol>(
         &self,
@@ -287,11 +273,7 @@ impl<S: ViewSource> AdsService<S> {
         };
         let (answers, receiver) = mpsc::channel(OUTBOUND);
         let most = self.shared.options.max_request_bytes;
-        let requests = Requests(std::marker::PhantomData);
-        let request =
-            Request::from_http(request.map(|body| {
-                Streaming::<P::Request>::new_request(requests, body, None, Some(most))
-            }));
+        let request = Request::from_http(request.map(|body| Requests::new(body, most)));
         let peer = request.remote_addr();
         let (metadata, _, inbound) = request.into_parts();
         let shared = self.shared.clone();
@@ -315,7 +297,7 @@ async fn serve<P: Protocol, S: ViewSource>(
     shared: &Shared<S>,
     peer: Option<SocketAddr>,
     metadata: MetadataMap,
-    mut inbound: Streaming<P::Request>,
+    mut inbound: Requests<P::Request>,
     answers: &mpsc::Sender<Result<Message, Status>>,
 ) -> Result<(), Status> {
     let first = match tokio::time::timeout(FIRST_REQUEST, inbound.message()).await {
@@ -409,7 +391,7 @@ struct Run<'a, P: Protocol, S> {
 impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
     async fn until_closed(
         &mut self,
-        mut inbound: Streaming<P::Request>,
+        mut inbound: Requests<P::Request>,
         answers: &mpsc::Sender<Result<Message, Status>>,
     ) -> Result<(), Status> {
         // Made but not sent: at most one, since a slow client must not pile up old states.

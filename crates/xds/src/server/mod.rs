@@ -8,6 +8,7 @@ pub mod grpc;
 mod incoming;
 mod plan;
 mod question;
+mod requests;
 mod standing;
 mod state;
 mod wire;

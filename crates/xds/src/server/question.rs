@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::grpc::{Counters, Options, ViewSource};
+use super::requests::Requests;
 use super::wire::Message;
 use crate::pb;
 use crate::protocol::Protocol;
@@ -34,7 +35,7 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
     counters: &Counters,
     options: &Options,
     first: P::Request,
-    mut inbound: Streaming<P::Request>,
+    mut inbound: Requests<P::Request>,
     answers: &mpsc::Sender<Result<Message, Status>>,
 ) -> Result<(), Status> {
     let mut request = P::read_request(first);

@@ -242,7 +242,7 @@ impl TypeState {
         self.check(request, limits)?;
         if !self.started {
             self.started = true;
-            self.subscribe_first(mode, request, events);
+            self.subscribe_first(mode, request, first.target, events);
             self.resume(mode, request, first, events);
             return self.check_names(first.target, limits);
         }
@@ -261,8 +261,8 @@ impl TypeState {
             self.verdict(mode, request, events);
         }
         match mode {
-            Mode::Sotw => self.subscribe_sotw(request, events),
-            Mode::Delta => self.subscribe_delta(request, false, events),
+            Mode::Sotw => self.subscribe_sotw(request, first.target, events),
+            Mode::Delta => self.subscribe_delta(request, false, first.target, events),
         }
         self.check_names(first.target, limits)
     }

@@ -15,7 +15,7 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
         ("TLS_SERVER_KEY", "/s.key"),
         ("TLS_SERVER_ROOT_CERT", "/ca.pem"),
     ];
-    let all: [Proxy; 9] = [
+    let all: [Proxy; 11] = [
         sidecar("10.0.0.1", "a"),
         proxy(
             "sidecar~10.0.0.2~w.a~a.svc.cluster.local",
@@ -43,6 +43,14 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
             ],
         ),
         grpc("a"),
+        proxy(
+            "sidecar~10.0.0.8~v.b~b.svc.cluster.local",
+            &[("NETWORK", "two"), ("REQUESTED_NETWORK_VIEW", "two,three")],
+        ),
+        proxy(
+            "router~10.0.0.9~e.a~a.svc.cluster.local",
+            &[("LABELS", "{\"app\":\"gw\"}"), ("NETWORK", "three")],
+        ),
         proxy(
             "sidecar~10.0.0.7~d.a~a.svc.cluster.local",
             &[

@@ -294,7 +294,8 @@ impl Routing {
             original_dst: if header.is_some() {
                 named
             } else {
-                Some(exchange.downstream.local)
+                let downstream = &exchange.downstream;
+                downstream.handle().original_dst(downstream.local)
             },
             avoid: if self.tried.is_empty() {
                 None

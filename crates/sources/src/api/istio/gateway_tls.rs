@@ -53,7 +53,6 @@ pub(super) fn server_tls(message: pb::ServerTlsSettings, at: At<'_>) -> Option<S
                     mode.as_str_name()
                 ));
             }
-            at.field("mode").refuse(mode == Mode::AutoPassthrough);
             Some(if mode == Mode::Passthrough {
                 ServerTls::Passthrough
             } else {

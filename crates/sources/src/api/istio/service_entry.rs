@@ -95,6 +95,7 @@ pub(crate) fn convert(
                 .map(|name| name.as_str().into())
                 .collect(),
             selector: selector.clone(),
+            external_addresses: Vec::new(),
             headless: false,
             created: context.created,
             origin: context.origin.clone(),
@@ -179,12 +180,12 @@ pub(crate) fn endpoint(workload: &Workload, service: &Service) -> Endpoint {
         (port.number, named.unwrap_or(target))
     };
     Endpoint {
-        // A workload always has an address; it is refused without one.
+        // A workload without an address is refused, unless a gateway leads to it.
         address: workload
             .addresses
             .first()
             .cloned()
-            .unwrap_or(EndpointAddress::Dns("".into())),
+            .unwrap_or(EndpointAddress::Hidden),
         ports: service.ports.iter().map(port_of).collect(),
         labels: workload.labels.clone(),
         locality: workload.locality.clone(),

@@ -76,7 +76,7 @@ fn check_weights(weights: &[u32], at: At<'_>) {
     }
 }
 
-fn destination_of(
+pub(super) fn destination_of(
     message: pb::Destination,
     context: &Context<'_>,
     at: At<'_>,

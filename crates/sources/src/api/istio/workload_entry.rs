@@ -53,7 +53,11 @@ pub(super) fn workload(
         .filter_map(|(name, number)| Some((name.as_str().into(), numbers.key(name).port(*number)?)))
         .collect();
     let labels: Labels = at.field("labels").labels(labels);
-    let address = endpoint_address(&address, wanted, at.field("address"))?;
+    let address = if address.is_empty() && !network.is_empty() && wanted != Wanted::Dns {
+        EndpointAddress::Hidden
+    } else {
+        endpoint_address(&address, wanted, at.field("address"))?
+    };
     if matches!(address, EndpointAddress::Unix(_)) && !named.is_empty() {
         numbers.error("a Unix socket has no ports: remove them");
     }
@@ -74,7 +78,12 @@ pub(super) fn workload(
 
 fn endpoint_address(text: &str, wanted: Wanted, at: At<'_>) -> Option<EndpointAddress> {
     if text.is_empty() {
-        at.error("there is no address: write an IP address or a host name");
+        at.error(match wanted {
+            Wanted::Dns => "there is no address: write an IP address or a host name",
+            Wanted::Static | Wanted::Any => {
+                "there is no address: write an IP address or a host name, or the network whose gateways lead there"
+            }
+        });
         return None;
     }
     if let Some(path) = text.strip_prefix("unix://") {

@@ -56,19 +56,25 @@ impl TypeState {
         &mut self,
         mode: Mode,
         request: &Request,
+        known: &ResourceSet,
         events: &mut Vec<Event>,
     ) {
         match mode {
-            Mode::Sotw => self.subscribe_sotw(request, events),
+            Mode::Sotw => self.subscribe_sotw(request, known, events),
             Mode::Delta => {
                 let all = request.names.is_empty() && self.type_url.empty_is_wildcard();
-                self.subscribe_delta(request, all, events);
+                self.subscribe_delta(request, all, known, events);
             }
         }
         self.answer_owed = self.is_active() && !self.type_url.is_partial();
     }
 
-    pub(super) fn subscribe_sotw(&mut self, request: &Request, events: &mut Vec<Event>) {
+    pub(super) fn subscribe_sotw(
+        &mut self,
+        request: &Request,
+        known: &ResourceSet,
+        events: &mut Vec<Event>,
+    ) {
         let explicit_all = request.names.iter().any(|name| name == ALL);
         let legacy_all =
             request.names.is_empty() && !self.named_once && self.type_url.empty_is_wildcard();
@@ -89,13 +95,14 @@ impl TypeState {
             .filter(|name| !self.names.contains(*name))
             .collect();
         self.named_once |= !request.names.is_empty();
-        self.subscribe(&added, dropped, explicit_all || legacy_all, events);
+        self.subscribe(&added, dropped, explicit_all || legacy_all, known, events);
     }
 
     pub(super) fn subscribe_delta(
         &mut self,
         request: &Request,
         all: bool,
+        known: &ResourceSet,
         events: &mut Vec<Event>,
     ) {
         let drops_all = request.unsubscribe.iter().any(|name| name == ALL);
@@ -117,7 +124,7 @@ impl TypeState {
             let again = dropped.iter().filter(|name| !added.contains(&&***name));
             self.pending.extend(again.cloned());
         }
-        self.subscribe(&added, dropped, wildcard, events);
+        self.subscribe(&added, dropped, wildcard, known, events);
     }
 
     fn subscribe(
@@ -125,6 +132,7 @@ impl TypeState {
         added: &[&str],
         dropped: Vec<Arc<str>>,
         wildcard: bool,
+        known: &ResourceSet,
         events: &mut Vec<Event>,
     ) {
         for name in &dropped {
@@ -134,14 +142,12 @@ impl TypeState {
                 self.lacking.remove(name);
             }
         }
-        let added: Vec<Arc<str>> = added
-            .iter()
-            .map(|name| {
-                self.base
-                    .get(name)
-                    .map_or_else(|| Arc::from(*name), |r| r.name.clone())
-            })
-            .collect();
+        // Streams share the names of what there is.
+        let shared = |name: &&str| {
+            let resource = known.get(name).or_else(|| self.base.get(name));
+            resource.map_or_else(|| Arc::from(*name), |r| r.name.clone())
+        };
+        let added: Vec<Arc<str>> = added.iter().map(shared).collect();
         if wildcard && !self.wildcard {
             self.widen();
         }

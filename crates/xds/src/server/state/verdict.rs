@@ -51,6 +51,10 @@ impl TypeState {
             self.lacking.remove(name);
             self.unsure.remove(name);
         }
+        if self.lacking.is_empty() {
+            // Its room is that of all names of the first request.
+            self.lacking = AHashSet::default();
+        }
         self.base = in_flight.proposal;
         self.parents = in_flight.parents;
         self.batch = self.batch.saturating_mul(2);
