@@ -54,6 +54,7 @@ impl Request {
             scheme: self.scheme,
             forwarded_proto: self.forwarded_proto,
             headers: &self.headers,
+            metadata: None,
         }
     }
 }

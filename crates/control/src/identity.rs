@@ -13,6 +13,8 @@ pub struct Identity {
     pub agent: bool,
     /// The control plane serves them over SDS: the proxy's stream has proved who it is.
     pub served: bool,
+    /// A server of credentials listens beside the proxy (metadata `credential`).
+    pub credential_socket: bool,
     /// Files for connections that it takes (metadata `TLS_SERVER_…`).
     pub server: Option<CertificateFiles>,
     /// Files for connections that it makes (metadata `TLS_CLIENT_…`).
@@ -68,6 +70,7 @@ impl Identity {
         Ok(Self {
             agent,
             served: false,
+            credential_socket: text("credential").is_some_and(|said| said == "true"),
             server: files(SERVER)?,
             client: files(CLIENT)?,
         })

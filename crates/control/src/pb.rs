@@ -19,6 +19,7 @@ pub(crate) use weft_proto::pb::envoy::extensions::filters::common::fault::v3 as 
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::cors::v3 as cors;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::ext_authz::v3 as http_ext_authz;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::fault::v3 as fault;
+pub(crate) use weft_proto::pb::envoy::extensions::filters::http::grpc_web::v3 as grpc_web;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as jwt_authn;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::http::router::v3 as router;
 pub(crate) use weft_proto::pb::envoy::extensions::filters::listener::{

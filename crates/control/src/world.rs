@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 use weft_model::{
-    DestinationRule, EnvoyFilter, Gateway, Hostname, Kind, Labels, MeshSettings, Namespace, Object,
-    ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, VirtualService, Workload,
+    CredentialName, DestinationRule, EnvoyFilter, Gateway, Hostname, Kind, Labels, MeshSettings,
+    Namespace, Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, VirtualService,
+    Workload,
 };
 use weft_sources::Change;
 
@@ -46,6 +47,8 @@ pub(crate) struct World {
     labels: BTreeMap<Arc<str>, usize>,
     /// Those that rules for connections mention.
     stream_labels: BTreeMap<Arc<str>, usize>,
+    /// `ConfigMaps` that `DestinationRules` name.
+    config_maps: BTreeMap<Arc<str>, usize>,
     /// Indexes that the present change has touched.
     touched: Vec<Key>,
 }
@@ -69,6 +72,7 @@ impl World {
             delegating: BTreeSet::new(),
             labels: BTreeMap::new(),
             stream_labels: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
             touched: Vec::new(),
         }
     }
@@ -329,6 +333,13 @@ impl World {
             Key::DestinationIndex(namespace, Shard::of(rule.host.as_str()))
         };
         self.index(index, &rule.host, &facts, comes);
+        let maps = rule.credentials().map(|(name, _)| name);
+        let maps = maps.filter(|name| name.is_config_map());
+        count_labels(
+            &mut self.config_maps,
+            maps.map(CredentialName::resource),
+            comes,
+        );
         if let Some(selector) = &rule.selector {
             let namespace = rule.meta.origin.namespace.clone();
             let list = self.selectors.entry(namespace).or_default();
@@ -417,6 +428,7 @@ impl World {
         for (key, counts) in [
             (Key::MentionedLabels, &self.labels),
             (Key::StreamLabels, &self.stream_labels),
+            (Key::NamedConfigMaps, &self.config_maps),
         ] {
             let keys: BTreeSet<Arc<str>> = counts.keys().cloned().collect();
             self.engine.set(key, Value::LabelKeys(Arc::new(keys)));

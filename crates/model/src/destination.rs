@@ -322,9 +322,17 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Whether it takes certificates from a secret.
-    pub fn has_credential(&self) -> bool {
-        matches!(self.mode, ClientTlsMode::Credential { .. })
+    /// Whether it takes certificates from a secret, which not everybody may have.
+    pub fn has_secret(&self) -> bool {
+        matches!(&self.mode, ClientTlsMode::Credential { name, .. } if !name.is_config_map())
+    }
+
+    /// Whether the server is checked by other certificates than the mesh's (`SIMPLE`, `MUTUAL`).
+    pub fn is_foreign(&self) -> bool {
+        !matches!(
+            self.mode,
+            ClientTlsMode::Disable | ClientTlsMode::IstioMutual
+        )
     }
 }
 

@@ -65,7 +65,7 @@ pub use gateway::{
 };
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
-pub use mesh::{MeshSettings, MeshTls, OutboundTrafficPolicy, PathNormalization};
+pub use mesh::{MeshSettings, MeshTls, OutboundTrafficPolicy, PathNormalization, TlsDefaults};
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };
@@ -79,7 +79,7 @@ pub use route::{
     Abort, AbortKind, Delay, Destination, DirectResponse, Fault, GatewayRef, HeaderOperations,
     HeaderOps, HttpAction, HttpMatch, HttpRoute, Mirror, Percent, Redirect, RedirectPath,
     RedirectPort, RegexRewrite, ResponseBody, RetryPolicy, Rewrite, RouteDestination, StringMatch,
-    VirtualService,
+    VirtualService, routing_claim,
 };
 pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};

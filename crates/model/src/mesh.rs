@@ -12,6 +12,7 @@ use crate::provider::{
     AuthorizationProvider, DefaultProviders, FileLog, LogFormat, Provider, ProviderKind,
 };
 use crate::proxy::ProxySettings;
+use crate::route::RetryPolicy;
 
 /// What happens to calls of hosts that the mesh does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -44,6 +45,17 @@ pub struct MeshTls {
     pub min_version: Option<TlsVersion>,
     /// Names as OpenSSL has them; empty: Istio's list.
     pub cipher_suites: Vec<Arc<str>>,
+}
+
+/// TLS where it is not the mesh's own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct TlsDefaults {
+    /// Oldest version of gateway servers that do not say.
+    pub min_version: Option<TlsVersion>,
+    /// Names as OpenSSL has them; empty: the proxy's own list.
+    pub cipher_suites: Vec<Arc<str>>,
+    /// Curves, the same.
+    pub ecdh_curves: Vec<Arc<str>>,
 }
 
 /// Settings of the whole mesh.
@@ -113,6 +125,15 @@ pub struct MeshSettings {
     pub locality: LocalityBalancing,
     /// Limits and outlier detection for services that do not say.
     pub default_policy: PolicySettings,
+    /// Retries of routes that do not say; `None` is Istio's own default.
+    pub default_retries: Option<RetryPolicy>,
+    /// Retries of requests to a workload's own ports, where only attempts, conditions and back-off
+    /// mean something; `None` is Istio's own default.
+    pub inbound_retries: Option<RetryPolicy>,
+    /// TLS of gateway servers, and of servers that rules call by `SIMPLE` and `MUTUAL`.
+    pub tls_defaults: TlsDefaults,
+    /// Whether workloads are called at 127.0.0.1 instead of their own address.
+    pub inbound_to_loopback: bool,
 }
 
 impl Default for MeshSettings {
@@ -154,6 +175,10 @@ impl Default for MeshSettings {
             default_destination_rule_export_to: None,
             locality: LocalityBalancing::mesh_default(),
             default_policy: PolicySettings::default(),
+            default_retries: None,
+            inbound_retries: None,
+            tls_defaults: TlsDefaults::default(),
+            inbound_to_loopback: false,
         }
     }
 }

@@ -104,6 +104,7 @@ pub enum Kind {
     Pod,
     Namespace,
     Secret,
+    ConfigMap,
     ServiceEntry,
     WorkloadEntry,
     VirtualService,
@@ -122,13 +123,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
         Self::Pod,
         Self::Namespace,
         Self::Secret,
+        Self::ConfigMap,
         Self::ServiceEntry,
         Self::WorkloadEntry,
         Self::VirtualService,
@@ -148,7 +150,12 @@ impl Kind {
     /// The API group; empty for Kubernetes' core group.
     pub fn group(self) -> &'static str {
         match self {
-            Self::Service | Self::Endpoints | Self::Pod | Self::Namespace | Self::Secret => "",
+            Self::Service
+            | Self::Endpoints
+            | Self::Pod
+            | Self::Namespace
+            | Self::Secret
+            | Self::ConfigMap => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
                 "security.istio.io"
@@ -175,6 +182,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::VirtualService => "VirtualService",
@@ -201,6 +209,7 @@ impl Kind {
             Self::Pod => "pod",
             Self::Namespace => "namespace",
             Self::Secret => "secret",
+            Self::ConfigMap => "config-map",
             Self::ServiceEntry => "service-entry",
             Self::WorkloadEntry => "workload-entry",
             Self::VirtualService => "virtual-service",
@@ -310,6 +319,22 @@ impl ExportTo {
             Self::All => true,
             Self::Nobody => false,
             Self::Namespaces(set) => set.contains(namespace),
+        }
+    }
+
+    /// The same for an object of `own`: in a default for many objects, `.` is each one's own
+    /// namespace.
+    #[must_use]
+    pub fn of_object(&self, own: &Namespace) -> Self {
+        match self {
+            Self::Namespaces(set) => {
+                let each = set.iter().map(|name| match name.as_str() {
+                    "." => own.clone(),
+                    _ => name.clone(),
+                });
+                Self::Namespaces(each.collect())
+            }
+            Self::All | Self::Nobody => self.clone(),
         }
     }
 

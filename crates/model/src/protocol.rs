@@ -85,6 +85,11 @@ impl Protocol {
         matches!(self, Self::Http2 | Self::Grpc | Self::GrpcWeb)
     }
 
+    /// Whether it is gRPC, of browsers or of programs.
+    pub fn is_grpc(self) -> bool {
+        matches!(self, Self::Grpc | Self::GrpcWeb)
+    }
+
     /// Whether the client brings TLS of its own.
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::Tls)

@@ -31,6 +31,8 @@ pub enum ProviderKind {
     SkyWalking(Collector),
     OpenTelemetry(Box<OpenTelemetry>),
     Authorization(Box<AuthorizationProvider>),
+    /// A server of certificates and keys (SDS).
+    Secrets(ProviderService),
     /// Proxies are scraped; nothing is sent.
     Prometheus,
 }

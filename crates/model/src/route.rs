@@ -101,9 +101,9 @@ pub struct HttpMatch {
     pub method: Option<StringMatch>,
     /// Of `:authority`.
     pub authority: Option<StringMatch>,
-    /// Headers, by lower-case name.
+    /// Headers, by lower-case name; also claims of tokens, by a name that [`routing_claim`] reads.
     pub headers: BTreeMap<Arc<str>, StringMatch>,
-    /// Headers that must *not* match.
+    /// Headers and claims that must *not* match.
     pub without_headers: BTreeMap<Arc<str>, StringMatch>,
     /// Query parameters, by name.
     pub query_params: BTreeMap<Arc<str>, StringMatch>,
@@ -117,6 +117,26 @@ pub struct HttpMatch {
     pub gateways: Vec<GatewayRef>,
     /// Under which name the route is counted; may be empty.
     pub stat_prefix: Arc<str>,
+}
+
+/// How conditions on headers name claims of tokens.
+const CLAIMS: &str = "@request.auth.claims";
+
+/// The claim that a condition on a "header" means, as a path of keys: `@request.auth.claims.a.b`,
+/// or `@request.auth.claims[a][b]` where keys have dots. `None` for a header.
+pub fn routing_claim(name: &str) -> Option<Vec<&str>> {
+    let (start, path) = name.split_at_checked(CLAIMS.len())?;
+    if !start.eq_ignore_ascii_case(CLAIMS) {
+        return None;
+    }
+    let dotted = path.strip_prefix('.').filter(|path| !path.is_empty());
+    let bracketed = || path.strip_prefix('[').and_then(|p| p.strip_suffix(']'));
+    match dotted {
+        Some(path) => Some(path.split('.').collect()),
+        None => bracketed()
+            .filter(|path| !path.is_empty())
+            .map(|path| path.split("][").collect()),
+    }
 }
 
 /// How a text is matched.
@@ -361,6 +381,23 @@ mod tests {
         assert_eq!(Percent::new(12.5).map(Percent::millionths), Some(125_000));
         for bad in [-0.1, 100.1, f64::NAN] {
             assert_eq!(Percent::new(bad), None);
+        }
+    }
+
+    #[test]
+    fn claims_are_named_by_dots_or_brackets() {
+        let cases = [
+            ("@request.auth.claims.group", Some(vec!["group"])),
+            ("@Request.Auth.Claims.a.B", Some(vec!["a", "B"])),
+            ("@request.auth.claims[a.b][c]", Some(vec!["a.b", "c"])),
+            ("@request.auth.claims", None),
+            ("@request.auth.claims.", None),
+            ("@request.auth.claims[]", None),
+            ("@request.auth.claimsx", None),
+            ("x-claim", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(routing_claim(name), expected, "{name}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::name::{Namespace, ObjectRef, is_dns_label};
 /// What a name ends with that means authorities instead of a key pair.
 pub const AUTHORITIES: &str = "-cacert";
 
-/// A Kubernetes `Secret` with something for TLS in it.
+/// A Kubernetes `Secret` with something for TLS in it, or a `ConfigMap` with authorities.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Secret {
     /// Whence it came.
@@ -82,18 +82,23 @@ pub enum CredentialError {
     Source(String),
     /// Not a name.
     #[error(
-        "\"{0}\" names no Secret: write its name, \"kubernetes://name\" or \"kubernetes-gateway://namespace/name\""
+        "\"{0}\" names no credential: write a Secret's name, \"kubernetes://name\", \"kubernetes-gateway://namespace/name\", \"configmap://namespace/name\", \"sds://name\" or \"builtin://\""
     )]
     Name(String),
 }
 
 /// A credential as a rule names it (`credentialName`), in the form of istiod's SDS resources:
-/// `kubernetes://name`, `kubernetes://namespace/name` or `kubernetes-gateway://namespace/name`.
+/// `kubernetes://name`, `kubernetes://namespace/name` or `kubernetes-gateway://namespace/name`;
+/// or the authorities of `configmap://namespace/name`, `sds://name`, which another server may have,
+/// or `builtin://`, the workload's own identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CredentialName(Arc<str>);
 
 const OF_PROXY: &str = "kubernetes://";
 const OF_GATEWAY: &str = "kubernetes-gateway://";
+const OF_MAPS: &str = "configmap://";
+const OF_OTHERS: &str = "sds://";
+const BUILT_IN: &str = "builtin://";
 
 impl CredentialName {
     /// Takes a name from outside; one without a scheme is a Secret's.
@@ -103,11 +108,14 @@ impl CredentialName {
             None => (OF_PROXY, text),
             Some(("kubernetes", rest)) => (OF_PROXY, rest),
             Some(("kubernetes-gateway", rest)) => (OF_GATEWAY, rest),
+            Some(("builtin", "")) => return Ok(Self(BUILT_IN.into())),
+            Some(("sds", rest)) => (OF_OTHERS, rest),
+            Some(("configmap", rest)) => (OF_MAPS, rest),
             Some(_) => return Err(CredentialError::Source(text.to_owned())),
         };
         let (namespace, name) = match rest.split_once('/') {
             Some((namespace, name)) => (Some(namespace), name),
-            None if scheme == OF_GATEWAY => return Err(refused()),
+            None if scheme == OF_GATEWAY || scheme == OF_MAPS => return Err(refused()),
             None => (None, rest),
         };
         let is_name = name.len() <= 253 && name.split('.').all(is_dns_label);
@@ -126,6 +134,35 @@ impl CredentialName {
     #[must_use]
     pub fn authorities(&self) -> Self {
         Self(format!("{}{AUTHORITIES}", self.0).into())
+    }
+
+    /// Whether it is the workload's own identity.
+    pub fn is_built_in(&self) -> bool {
+        self.0.starts_with(BUILT_IN)
+    }
+
+    /// Whether it is a `ConfigMap`'s, which anybody may have.
+    pub fn is_config_map(&self) -> bool {
+        self.0.starts_with(OF_MAPS)
+    }
+
+    /// Whether it means authorities.
+    pub fn is_authorities(&self) -> bool {
+        self.0.ends_with(AUTHORITIES)
+    }
+
+    /// The name by which another server than the control plane may have it.
+    pub fn elsewhere(&self) -> Option<&str> {
+        self.0.strip_prefix(OF_OTHERS)
+    }
+
+    /// The name under which the control plane has it, if no other server does.
+    #[must_use]
+    pub fn here(&self) -> Self {
+        match self.elsewhere() {
+            Some(name) => Self(format!("{OF_PROXY}{name}").into()),
+            None => self.clone(),
+        }
     }
 
     /// Whether only gateways may use it, and only by a `Gateway` of the Secret's namespace.
@@ -173,7 +210,11 @@ mod tests {
         ] {
             assert!(matches!(name(bad), Err(CredentialError::Name(_))), "{bad}");
         }
-        for bad in ["sds://x", "configmap://a/b", "builtin://", "invalid://"] {
+        assert_eq!(name("sds://cert"), Ok("sds://cert".to_owned()));
+        assert_eq!(name("builtin://"), Ok("builtin://".to_owned()));
+        assert_eq!(name("configmap://a/b"), Ok("configmap://a/b".to_owned()));
+        assert!(name("configmap://b").is_err());
+        for bad in ["builtin://x", "invalid://"] {
             assert!(
                 matches!(name(bad), Err(CredentialError::Source(_))),
                 "{bad}"
@@ -190,6 +231,13 @@ mod tests {
         let roots = parse("kubernetes-gateway://a/cert").authorities();
         assert_eq!(roots.resource(), "kubernetes-gateway://a/cert-cacert");
         assert_eq!(roots.secret(), (own, "cert-cacert"));
+        let other = parse("sds://cert");
+        assert_eq!(other.elsewhere(), Some("cert"));
+        assert_eq!(other.here(), parse("cert"));
+        assert_eq!(parse("cert").here(), parse("cert"));
+        let own = parse("builtin://");
+        assert!(own.is_built_in() && own.authorities().is_built_in());
+        assert!(!own.is_authorities() && own.authorities().is_authorities());
     }
 
     #[test]

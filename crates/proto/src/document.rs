@@ -132,7 +132,7 @@ impl Document {
                 self.known(kind, &ISTIO_TELEMETRY_KINDS, &ISTIO_TELEMETRY_VERSIONS)?;
                 Ok(Recognised::IstioTelemetry)
             }
-            ("", "Service" | "Endpoints" | "Pod" | "Namespace" | "Secret")
+            ("", "Service" | "Endpoints" | "Pod" | "Namespace" | "Secret" | "ConfigMap")
             | ("discovery.k8s.io", "EndpointSlice") => Ok(Recognised::Kubernetes),
             _ => Ok(Recognised::Other),
         }

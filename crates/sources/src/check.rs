@@ -274,7 +274,7 @@ impl<'a> At<'a> {
         default: Option<&ExportTo>,
     ) -> ExportTo {
         if entries.is_empty() {
-            return default.cloned().unwrap_or(ExportTo::All);
+            return default.map_or(ExportTo::All, |default| default.of_object(own));
         }
         let (mut all, mut nobody) = (false, false);
         let mut names = std::collections::BTreeSet::new();

@@ -14,7 +14,7 @@ use crate::api::istio::{
     virtual_service, workload_entry, workload_group,
 };
 use crate::api::kubernetes::{self, secret};
-use crate::check::{Checker, Context, Finding};
+use crate::check::{At, Checker, Context, Finding};
 use crate::piece::{Outcome, Piece, ReadDocument};
 
 /// At most so many documents are read from one file.
@@ -75,9 +75,8 @@ pub(crate) fn model_name(name: &weft_proto::ObjectRef) -> Option<ObjectRef> {
 
 /// Kubernetes' own kinds that no mesh reads; others of its core group are misspelt, if they look
 /// like one that a mesh reads.
-const OTHER_CORE_KINDS: [&str; 11] = [
+const OTHER_CORE_KINDS: [&str; 10] = [
     "Binding",
-    "ConfigMap",
     "Event",
     "LimitRange",
     "Node",
@@ -96,7 +95,14 @@ fn recognise(document: &Document) -> Result<Recognised, Box<Problem>> {
         && document.group().is_empty()
         && !OTHER_CORE_KINDS.contains(&kind)
     {
-        let ours = ["Endpoints", "Namespace", "Pod", "Secret", "Service"];
+        let ours = [
+            "ConfigMap",
+            "Endpoints",
+            "Namespace",
+            "Pod",
+            "Secret",
+            "Service",
+        ];
         if let Some(near) = reader::closest(kind, ours.into_iter()) {
             let text = format!("unknown kind \"{kind}\", did you mean \"{near}\"?");
             return Err(Box::new(document.problem("kind", text)));
@@ -171,6 +177,21 @@ fn convert(
     }
 }
 
+/// What a Secret or a `ConfigMap` has for TLS.
+fn credentials(
+    document: &Document,
+    context: &Context<'_>,
+    root: At<'_>,
+) -> Result<Option<Piece>, Vec<Problem>> {
+    let found = if context.origin.kind == Kind::Secret {
+        let message = document.read_body().map_err(secret::without_values)?;
+        secret::convert(message, context, root)
+    } else {
+        secret::config_map(document.read_body()?, context, root)
+    };
+    Ok(found.map(|found| Piece::Secret(Arc::new(found))))
+}
+
 fn convert_kind(
     document: &Document,
     context: &Context<'_>,
@@ -202,11 +223,7 @@ fn convert_kind(
             let _checked: weft_proto::kubernetes::Namespace = document.read_body()?;
             Some(Piece::Namespace(Arc::new(kubernetes::namespace(context))))
         }
-        Kind::Secret => {
-            let message = document.read_body().map_err(secret::without_values)?;
-            let secret = secret::convert(message, context, root);
-            secret.map(|secret| Piece::Secret(Arc::new(secret)))
-        }
+        Kind::Secret | Kind::ConfigMap => credentials(document, context, root)?,
         Kind::ServiceEntry => {
             let message: istio::ServiceEntry = document.read_spec()?;
             let assignments = service_entry::assignments(&document.body, root);
@@ -279,7 +296,7 @@ fn convert_kind(
     })
 }
 
-fn check_names(origin: &ObjectRef, metadata: crate::check::At<'_>) {
+fn check_names(origin: &ObjectRef, metadata: At<'_>) {
     if origin.kind != Kind::Namespace {
         metadata
             .field("namespace")
@@ -301,7 +318,7 @@ fn check_names(origin: &ObjectRef, metadata: crate::check::At<'_>) {
     }
 }
 
-fn creation_time(document: &Document, metadata: crate::check::At<'_>) -> Option<Timestamp> {
+fn creation_time(document: &Document, metadata: At<'_>) -> Option<Timestamp> {
     let text = document.metadata.creation_timestamp.as_str();
     if text.is_empty() || text == "null" {
         return None;

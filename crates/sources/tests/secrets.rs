@@ -143,3 +143,39 @@ fn an_edit_of_a_pair_is_a_change() {
         assert_eq!(store.apply("a.yaml", Some(&text)).changes.len(), 0);
     }
 }
+
+fn config_map(field: &str, key: &str, value: &str) -> String {
+    let mut text = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: roots, namespace: a}}\n{field}:\n  other: x\n  {key}: |\n"
+    );
+    for line in value.lines() {
+        let _ = writeln!(text, "    {line}");
+    }
+    text
+}
+
+#[test]
+fn config_maps_are_read_if_there_are_authorities_in_them() {
+    let one = pair();
+    let found = read(&config_map("data", "ca.crt", &one.certificate)).expect("authorities");
+    let roots = found.authorities.as_ref().expect("authorities");
+    assert_eq!(&roots.certificates[..], one.certificate.as_bytes());
+    assert!(found.pair.is_none());
+    // A key there is no secret, and no key of ours.
+    assert!(read(&config_map("data", "tls.key", &one.key)).is_none());
+    assert!(read(&config_map("data", "root-cert.pem", &one.certificate)).is_none());
+
+    let mut store = FileStore::new(MeshSettings::default());
+    let update = store.apply("a.yaml", Some(&config_map("data", "ca.crt", "nothing")));
+    assert!(update.changes.is_empty());
+    let problems: Vec<String> = update
+        .statuses
+        .iter()
+        .flat_map(|status| &status.problems)
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        problems,
+        ["a.yaml:6: ConfigMap/a/roots: data[\"ca.crt\"]: holds no certificate in PEM"]
+    );
+}

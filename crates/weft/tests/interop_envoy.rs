@@ -301,6 +301,10 @@ h2UpgradePolicy: UPGRADE
 tcpKeepalive: {probes: 3, time: 60s}
 dnsRefreshRate: 7s
 outboundClusterStatName: "%SERVICE_FQDN%_%SERVICE_PORT%"
+inboundClusterStatName: "%SERVICE_FQDN%_%SERVICE_PORT_NAME%"
+defaultHttpRetryPolicy: {attempts: 4, retryOn: "connect-failure,503", retryRemoteLocalities: true, backoff: 0.05s}
+defaultInboundHttpRetryPolicy: {attempts: 5, retryOn: "reset-before-request,502", backoff: 0.1s}
+tlsDefaults: {minProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-RSA-AES256-GCM-SHA384], ecdhCurves: [P-256]}
 defaultConfig:
   tracing: {sampling: 40, maxPathTagLength: 77}
   proxyHeaders:

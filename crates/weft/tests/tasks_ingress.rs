@@ -5,6 +5,9 @@ use weft_testkit::{
     Answer, App, Certificate, Connection, Dataplane, SharedStage, Side, World, free_port, local,
 };
 
+#[path = "security/tokens.rs"]
+mod tokens;
+
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 static STAGE: SharedStage<Front> = SharedStage::new();
 
@@ -251,5 +254,54 @@ spec:
         front.becomes(host, "/status/200", 403).await;
         front.rules(&plain(front.ports[0], host));
         front.becomes(host, "/status/200", 200).await;
+    });
+}
+
+#[test]
+fn claims_of_tokens_choose_the_route() {
+    STAGE.play(WEFT, async |front: &Front| {
+        let host = "httpbin.example.com";
+        let words = tokens::words();
+        let server = format!(
+            "  - {{bind: 127.0.0.1, port: {{number: {}, name: http, protocol: HTTP}}, hosts: ['{host}']}}\n",
+            front.ports[0]
+        );
+        let authentication = format!(
+            "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: ingress, namespace: $NS}}
+spec:
+  selector: {{matchLabels: {{gateway: $NS-ingress}}}}
+  jwtRules: [{{issuer: me, jwks: {}}}]
+---
+",
+            words["jwks"]
+        );
+        let claims = "match:
+    - {uri: {prefix: /status}, headers: {'@request.auth.claims[nest][a.b]': {exact: deep}}}
+    - uri: {prefix: /delay}
+      headers: {'@request.auth.claims.scope': {exact: write}}
+      withoutHeaders: {'@request.auth.claims.sub': {prefix: oth}}
+    ";
+        front.rules(&(gateway(&server) + &authentication + &rule("httpbin", host, claims)));
+        let call = async |path: &str, token: &str| {
+            let value = format!("Bearer {}", words.get(token).map_or(token, |token| token));
+            let status = async {
+                let mut connection = Connection::open(local(front.ports[0])).await?;
+                let headers = [("authorization", &*value)];
+                connection.call("GET", host, path, &headers).await
+            };
+            status.await.map_or(0, |answer| answer.status)
+        };
+        let good = async || call("/status/200", "token:good").await;
+        front.side.becomes("a claim leads on", 200, good).await;
+        front.becomes(host, "/status/200", 404).await;
+        assert_eq!(call("/status/200", "token:no-exp").await, 404, "no claim");
+        assert_eq!(call("/status/200", "token:stranger").await, 401);
+        assert_eq!(call("/delay/0", "token:good").await, 200, "one of a list");
+        assert_eq!(call("/delay/0", "token:sub-other").await, 404);
+        front.rules(&plain(front.ports[0], host));
+        front.becomes(host, "/status/200", 200).await;
+        front.gateway.assert_nothing_refused().await;
     });
 }

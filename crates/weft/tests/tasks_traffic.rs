@@ -7,7 +7,7 @@
 //! | locality load balancing: failover, distribution | here |
 //! | traffic shifting | `interop_envoy`: `the_row_holds`; `proxy_live`: `share` |
 //! | TCP traffic shifting | `interop_gateway`: `connections_are_divided` |
-//! | ingress gateways; ingress access control | `tasks_ingress` |
+//! | ingress gateways; ingress access control; JWT claim based routing | `tasks_ingress` |
 //! | secure gateways | `interop_gateway` (one host, renewal), `tasks_ingress` (several, mutual TLS) |
 //! | ingress without TLS termination (SNI passthrough) | `interop_gateway` |
 //! | accessing external services; egress TLS origination; egress gateways | `tasks_egress`; `interop_capture` (unknown destinations, HTTPS) |

@@ -10,6 +10,7 @@
 
 pub mod difference;
 pub mod fetch;
+pub mod known;
 pub mod nodes;
 pub mod normal;
 pub mod planes;

@@ -25,11 +25,18 @@ const KEYS: &[(&str, &str)] = &[(
 )];
 
 /// Single values that are taken out of resources of a kind, by path with `*` for any one step.
-const PATHS: &[(&str, &str, &str)] = &[(
-    "listener",
-    "/api_listener/api_listener/stat_prefix",
-    "istiod leaves it out for gRPC clients, against the rule of the message",
-)];
+const PATHS: &[(&str, &str, &str)] = &[
+    (
+        "listener",
+        "/api_listener/api_listener/stat_prefix",
+        "istiod leaves it out for gRPC clients, against the rule of the message",
+    ),
+    (
+        "cluster",
+        "/cluster_type/typed_config/allow_insecure_cluster_options",
+        "Envoy 1.40 refuses DYNAMIC_DNS without TLS where it is left out, as istiod does",
+    ),
+];
 
 /// Keys that are taken out of what gRPC clients get, wherever they stand: istiod gives them what
 /// it gives Envoy, although they refuse or do not know it.
@@ -70,6 +77,8 @@ pub fn normalise(answers: Answers, grpc: bool) -> Answers {
                 .map(|(name, value)| {
                     let mut value = tidy(value, grpc);
                     take_unsent(&mut value);
+                    take_repeated(&mut value);
+                    take_ranges(&mut value);
                     sort_hosts(&mut value);
                     for (_, path, _) in PATHS.iter().filter(|(of, ..)| *of == kind) {
                         take(&mut value, path);
@@ -102,6 +111,35 @@ fn take_unsent(value: &mut Value) {
     }
 }
 
+/// Identities are written once: with several sources in a rule that also has a condition on the
+/// principal, istiod adds the names of the trust domain to that condition once for each source.
+fn take_repeated(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::Object(any)) = fields.get_mut("or_ids")
+                && let Some(Value::Array(ids)) = any.get_mut("ids")
+            {
+                let mut seen = std::collections::BTreeSet::new();
+                ids.retain(|id| seen.insert(id.to_string()));
+            }
+            fields.values_mut().for_each(take_repeated);
+        }
+        Value::Array(items) => items.iter_mut().for_each(take_repeated),
+        _ => {}
+    }
+}
+
+/// Networks are no names that a request could have: istiod lists those of a service among the domains
+/// of its virtual host.
+fn take_ranges(value: &mut Value) {
+    let hosts = value.get_mut("virtual_hosts").and_then(Value::as_array_mut);
+    for host in hosts.into_iter().flatten() {
+        if let Some(Value::Array(domains)) = host.get_mut("domains") {
+            domains.retain(|domain| domain.as_str().is_none_or(|domain| !domain.contains('/')));
+        }
+    }
+}
+
 fn take(value: &mut Value, path: &str) {
     let Some((parent, key)) = path.rsplit_once('/') else {
         return;
@@ -121,7 +159,12 @@ fn sort_hosts(value: &mut Value) {
 
 fn tidy(value: Value, grpc: bool) -> Value {
     match value {
-        Value::Object(fields) => {
+        Value::Object(mut fields) => {
+            let name = fields
+                .get("name")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            fields.retain(|key, _| !is_taken_of(name.as_deref(), key));
             let kept: Map<String, Value> = fields
                 .into_iter()
                 .filter(|(key, _)| !KEYS.iter().any(|(taken, _)| taken == key))
@@ -146,6 +189,19 @@ fn tidy(value: Value, grpc: bool) -> Value {
         ),
         other => other,
     }
+}
+
+/// Fields of named items of lists that are taken out of both.
+const OF_ITEMS: &[(&str, &str, &str)] = &[(
+    "envoy.filters.http.grpc_web",
+    "is_optional",
+    "set so that Weft's own proxy, which has no such filter, goes on without it",
+)];
+
+/// Whether a field of this named item is taken out.
+fn is_taken_of(name: Option<&str>, key: &str) -> bool {
+    let mut rules = OF_ITEMS.iter();
+    rules.any(|(of, field, _)| name == Some(of) && *field == key)
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -199,6 +255,14 @@ mod tests {
         assert_eq!(unsent, tracing(Value::Null, json!([{"tag": "own"}])));
         let sent = tracing(json!({"name": "zipkin"}), all);
         assert_eq!(normal("listener", sent.clone()), sent);
+    }
+
+    #[test]
+    fn identities_are_written_once_and_keep_their_order() {
+        let one = |name: &str| json!({"authenticated": {"principal_name": {"exact": name}}});
+        let ids = |list: Vec<Value>| json!({"principals": [{"or_ids": {"ids": list}}]});
+        let repeated = ids(vec![one("b"), one("a"), one("b")]);
+        assert_eq!(normal("listener", repeated), ids(vec![one("b"), one("a")]));
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub async fn istiod(binary: &Path, world: &World) -> Result<Plane, String> {
         .env("PILOT_CERT_PROVIDER", "none")
         .env("PILOT_ENABLE_WORKLOAD_ENTRY_AUTOREGISTRATION", "false")
         .env("POD_NAMESPACE", "istio-system")
+        // Weft emits no exchange of metadata: a peer that agreed to one would write into the stream.
+        .env("PILOT_DISABLE_MX_ALPN", "true")
         .envs(world.istiod().map_err(|error| error.to_string())?)
         .current_dir(folder.path())
         .stdin(Stdio::null())

@@ -2,6 +2,7 @@
 //! world, for every proxy, by the hash of its normalised form.
 
 use weft_interop_istiod::fetch::fetch;
+use weft_interop_istiod::known;
 use weft_interop_istiod::nodes::{Kind, NODES};
 use weft_interop_istiod::normal::normalise;
 use weft_interop_istiod::planes;
@@ -44,4 +45,33 @@ async fn weft_says_what_was_recorded() {
         found.len(),
         found.join("\n")
     );
+}
+
+/// What was recorded is what istiod says, but for what the list in `known.rs` gives a reason for;
+/// and that list names nothing that does not differ.
+#[test]
+fn nothing_differs_without_a_reason() {
+    let mut without = Vec::new();
+    let mut used = std::collections::BTreeSet::new();
+    for world in World::all().expect("the worlds are readable") {
+        let record = recorded::read(&world.name)
+            .unwrap_or_else(|error| panic!("{}: record it: {error}", world.name));
+        for resource in record.weft.keys() {
+            match known::reason(&world.name, resource) {
+                Some(reason) => drop(used.insert(reason)),
+                None => without.push(format!("{} {resource}", world.name)),
+            }
+        }
+    }
+    assert!(
+        without.is_empty(),
+        "{} resources differ from istiod's without a reason:\n{}",
+        without.len(),
+        without.join("\n")
+    );
+    let stale: Vec<_> = known::KNOWN
+        .iter()
+        .filter(|(.., reason)| !used.contains(reason))
+        .collect();
+    assert!(stale.is_empty(), "these no longer differ: {stale:?}");
 }

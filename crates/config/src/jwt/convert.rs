@@ -101,7 +101,11 @@ fn rule(
         r#match,
         requirement_type,
     } = message;
-    let matcher = p.required("match", r#match.as_ref(), route_match);
+    let matcher = p.required("match", r#match.as_ref(), |p, message| {
+        // Envoy's filter passes over it here.
+        p.unsupported("dynamic_metadata", !message.dynamic_metadata.is_empty());
+        route_match(p, message)
+    });
     let requirement = match requirement_type {
         None => None,
         Some(RequirementType::Requires(message)) => {

@@ -12,7 +12,9 @@ use super::virtual_host::Hosts;
 use super::{Mirror, RequireTls, Route, RouteAction, RouteConfig, VirtualHost};
 use crate::header_ops::header_ops;
 use crate::http_filter::convert::overrides;
-use crate::matching::{cookie_matcher, header_matcher, query_matcher, regex_matcher};
+use crate::matching::{
+    cookie_matcher, header_matcher, metadata_matcher, query_matcher, regex_matcher,
+};
 use crate::metadata::Metadata;
 use crate::pass::{IsSet as _, Pass, flag};
 use crate::pb;
@@ -264,7 +266,7 @@ pub(crate) fn route_match(p: &mut Pass<'_>, message: &route::RouteMatch) -> Opti
         filter_state,
         path_specifier,
     } = message;
-    unsupported!(p; tls_context, dynamic_metadata, filter_state);
+    unsupported!(p; tls_context, filter_state);
     let path = path_rule(p, path_specifier.as_ref());
     Some(RouteMatch {
         path: path?,
@@ -278,6 +280,7 @@ pub(crate) fn route_match(p: &mut Pass<'_>, message: &route::RouteMatch) -> Opti
             Pass::runtime_fraction,
         ),
         grpc: grpc.is_some(),
+        metadata: p.each("dynamic_metadata", dynamic_metadata, metadata_matcher),
     })
 }
 

@@ -6,7 +6,7 @@ use http::header::CONTENT_TYPE;
 
 use super::RequestHead;
 use crate::fraction::Fraction;
-use crate::matching::{CookieMatch, HeaderMatch, QueryMatch, RegexMatch};
+use crate::matching::{CookieMatch, HeaderMatch, MetadataMatch, QueryMatch, RegexMatch};
 
 /// The rule for the path without query and fragment.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +38,8 @@ pub struct RouteMatch {
     pub fraction: Option<Fraction>,
     /// Only gRPC requests.
     pub grpc: bool,
+    /// All must match what filters have left.
+    pub metadata: Vec<MetadataMatch>,
 }
 
 impl RouteMatch {
@@ -66,6 +68,7 @@ impl RouteMatch {
                 .cookies
                 .iter()
                 .all(|cookie| cookie.matches(head.headers))
+            && self.metadata.iter().all(|one| one.matches(head.metadata))
     }
 
     /// Whether a request matches.

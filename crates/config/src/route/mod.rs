@@ -56,6 +56,8 @@ pub struct RequestHead<'a> {
     pub forwarded_proto: &'a str,
     /// All other headers.
     pub headers: &'a HeaderMap,
+    /// What filters have left, as far as they have run; `None` is nothing.
+    pub metadata: Option<&'a Metadata>,
 }
 
 impl<'a> RequestHead<'a> {
@@ -72,6 +74,16 @@ impl<'a> RequestHead<'a> {
             scheme,
             forwarded_proto: text(FORWARDED_PROTO).unwrap_or(scheme),
             headers,
+            metadata: None,
+        }
+    }
+
+    /// The same with what filters have left.
+    #[must_use]
+    pub fn with_metadata(self, metadata: &'a Metadata) -> Self {
+        Self {
+            metadata: Some(metadata),
+            ..self
         }
     }
 

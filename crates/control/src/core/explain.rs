@@ -147,7 +147,7 @@ fn maker<'a>(
     version: Version,
 ) -> Option<&'a Key> {
     let of_type = |key: &Key| match key {
-        Key::ServiceClusters(..) | Key::StandingClusters(_) | Key::GrpcClusters(..) => {
+        Key::ServiceClusters(..) | Key::StandingClusters(..) | Key::GrpcClusters(..) => {
             *type_url == TypeUrl::CLUSTER
         }
         Key::ServiceEndpoints(..) => *type_url == TypeUrl::ENDPOINT,
@@ -194,12 +194,12 @@ fn of_source(key: &Key, value: &Value) -> Vec<ObjectRef> {
         ) => {
             vec![origin.clone()]
         }
-        (Key::Secret(namespace, name), _) => {
-            vec![ObjectRef::new(
-                Kind::Secret,
-                namespace.clone(),
-                Arc::clone(name),
-            )]
+        (Key::Secret(namespace, name) | Key::ConfigMap(namespace, name), _) => {
+            let kind = match key {
+                Key::ConfigMap(..) => Kind::ConfigMap,
+                _ => Kind::Secret,
+            };
+            vec![ObjectRef::new(kind, namespace.clone(), Arc::clone(name))]
         }
         (_, Value::MeshNetworks(networks)) => vec![networks.origin.clone()],
         (_, Value::GatewayServices(all)) => all.iter().map(|s| s.origin.clone()).collect(),
@@ -348,6 +348,7 @@ fn outbound_places(rule: &VirtualService, host: &OutboundHost) -> Vec<(usize, Op
         grpc: false,
         hashes: &BTreeMap::default(),
         forwarded_host: false,
+        retries: None,
     };
     routes::places(rule, &reader)
 }
@@ -372,6 +373,7 @@ fn gateway_places(
             grpc: false,
             hashes: &BTreeMap::default(),
             forwarded_host: false,
+            retries: None,
         };
         routes::places(rule, &reader)
     };

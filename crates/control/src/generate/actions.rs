@@ -2,6 +2,7 @@
 //! faults and header changes. Must never know when a route is chosen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_model::{
     Abort, AbortKind, DirectResponse, Fault, HeaderOperations, HeaderOps, Percent, Redirect,
@@ -55,6 +56,7 @@ fn fraction(percent: Percent) -> FractionalPercent {
 
 const RETRY_ON: &str =
     "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+const INBOUND_RETRY_ON: &str = "reset-before-request";
 
 /// The retry policy of a route: what the rule says over Istio's default of two attempts. `None`
 /// when the rule forbids retries.
@@ -80,31 +82,60 @@ pub(crate) fn retry(policy: Option<&RetryPolicy>) -> Option<PbRetry> {
     }
     out.num_retries = u32_value(policy.attempts);
     out.per_try_timeout = policy.per_try_timeout.map(duration);
-    if let Some(conditions) = &policy.retry_on {
-        let parts = conditions
-            .split(',')
-            .map(str::trim)
-            .filter(|p| !p.is_empty());
-        let (codes, mut names): (Vec<&str>, Vec<&str>) =
-            parts.partition(|p| p.parse::<u32>().is_ok());
-        out.retriable_status_codes = codes.iter().filter_map(|c| c.parse().ok()).collect();
-        if !codes.is_empty() && !names.contains(&"retriable-status-codes") {
-            names.push("retriable-status-codes");
-        }
-        out.retry_on = names.join(",");
-    }
+    set_conditions(&mut out, policy);
     if policy.ignore_previous_hosts == Some(false) {
         out.retry_host_predicate.clear();
     }
     if policy.remote_localities == Some(true) {
         out.retry_priority = Some(previous_priorities());
     }
-    out.retry_back_off = policy.backoff.map(|base| RetryBackOff {
+    out.retry_back_off = policy.backoff.map(back_off);
+    Some(out)
+}
+
+/// The retry policy of a workload's own ports: of requests of which nothing reached the
+/// application, unless the mesh says otherwise. There is one server, so what chooses among several
+/// has no say.
+pub(crate) fn inbound_retry(policy: Option<&RetryPolicy>) -> Option<PbRetry> {
+    let mut out = PbRetry {
+        retry_on: INBOUND_RETRY_ON.to_owned(),
+        num_retries: u32_value(2),
+        ..PbRetry::default()
+    };
+    let Some(policy) = policy else {
+        return Some(out);
+    };
+    if policy.attempts == 0 {
+        return None;
+    }
+    out.num_retries = u32_value(policy.attempts);
+    set_conditions(&mut out, policy);
+    out.retry_back_off = policy.backoff.map(back_off);
+    Some(out)
+}
+
+fn set_conditions(out: &mut PbRetry, policy: &RetryPolicy) {
+    let Some(conditions) = &policy.retry_on else {
+        return;
+    };
+    let parts = conditions
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.is_empty());
+    let (codes, mut names): (Vec<&str>, Vec<&str>) = parts.partition(|p| p.parse::<u32>().is_ok());
+    out.retriable_status_codes = codes.iter().filter_map(|c| c.parse().ok()).collect();
+    if !codes.is_empty() && !names.contains(&"retriable-status-codes") {
+        names.push("retriable-status-codes");
+    }
+    out.retry_on = names.join(",");
+}
+
+fn back_off(base: Duration) -> RetryBackOff {
+    RetryBackOff {
         base_interval: Some(duration(base)),
         // Envoy's own default is ten times the base.
         max_interval: None,
-    });
-    Some(out)
+    }
 }
 
 fn previous_priorities() -> crate::pb::route::v3::retry_policy::RetryPriority {

@@ -7,20 +7,22 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
-    DestinationRule, Hostname, Kind, LoadBalancer, MeshSettings, ObjectRef, PolicySettings,
-    PortNumber, Protocol, Resolution, Service, ServiceEndpoints, ServicePort, Subset,
+    ClientTls, DestinationRule, Hostname, Kind, LoadBalancer, MeshSettings, ObjectRef,
+    PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints, ServicePort,
+    Subset, TargetPort,
 };
 use weft_xds::{Resource, TypeUrl};
 
 use super::endpoints::{Audience, Known, Members, Order};
 use super::locality::Place;
-use super::metadata::{self, CLUSTER_METADATA, ServiceName};
+use super::metadata::{self, CLUSTER_METADATA, ClusterMarks, ServiceName};
 use super::peers::{self, Servers};
 use super::policies::{
-    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, keep_alive, keep_case,
+    Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
 };
-use super::{balancers, dynamic, endpoints, names};
+use super::stat_names::{Counted, Host, stat_name};
+use super::{balancers, dynamic, endpoints, http, names, sds};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
 use crate::node::ProxyKind;
@@ -28,7 +30,7 @@ use crate::pb::cluster::v3::{
     CircuitBreakers, Cluster,
     cluster::{
         ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
-        LbPolicy,
+        LbConfig, LbPolicy, OriginalDstLbConfig,
     },
 };
 use crate::pb::core::v3::TypedExtensionConfig;
@@ -111,11 +113,15 @@ pub(crate) fn of_service(
     for (port, subset, settings) in variants(service, policies) {
         let kind = discovery(service, &settings, client.kind);
         let mut settings = settings.or(&mesh.default_policy);
+        let marks = ClusterMarks {
+            external: service.external,
+            own_alpn: settings.tls.as_ref().is_some_and(ClientTls::is_foreign),
+        };
         let for_all = rule.is_none_or(|rule| rule.selector.is_none());
         if client.kind == ProxyKind::Sidecar && for_all {
             // As in Istio: else every sidecar that sees the host would wait for a secret that
             // it may not have.
-            settings.tls = settings.tls.filter(|tls| !tls.has_credential());
+            settings.tls = settings.tls.filter(|tls| !tls.has_secret());
         }
         for passed in [false, true].into_iter().take(1 + usize::from(passed)) {
             let to = Target {
@@ -137,7 +143,7 @@ pub(crate) fn of_service(
                 &to,
                 &settings,
                 (kind, place),
-                (rule, &from),
+                (rule, &from, marks),
             ));
         }
     }
@@ -154,7 +160,7 @@ fn of_target(
     to: &Target<'_>,
     settings: &PolicySettings,
     (kind, place): (DiscoveryType, &Place),
-    (rule, from): (Option<&DestinationRule>, &Origins),
+    (rule, from, marks): (Option<&DestinationRule>, &Origins, ClusterMarks),
 ) -> Option<Emitted> {
     let (service, subset) = (to.service, to.subset);
     let (cluster, fault) = if service.resolution != Resolution::DynamicDns {
@@ -170,7 +176,7 @@ fn of_target(
         // Behind a wildcard there are many.
         (service.resolution != Resolution::DynamicDns).then(|| service_name(service)),
         subset.map(|s| &*s.name),
-        service.external,
+        marks,
     );
     let mut made = emit(&cluster, metadata.as_deref(), from);
     made.faults = fault
@@ -246,8 +252,13 @@ fn outbound(
     };
     let mut cluster = base(mesh, &name, kind);
     if let Some(pattern) = &mesh.outbound_stat_name {
-        let place = (subset_name, port.number.get(), 0, &*port.name);
-        cluster.alt_stat_name = stat_name(pattern, &StatHost::of(service), place);
+        let counted = Counted {
+            subset: subset_name,
+            port: port.number.get(),
+            port_name: &port.name,
+            target: Some(0),
+        };
+        cluster.alt_stat_name = http::delimited(&stat_name(pattern, Host::Of(service), counted));
     }
     match kind {
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
@@ -272,7 +283,8 @@ fn outbound(
             cluster.load_assignment = Some(assignment);
             set_dns(&mut cluster, mesh);
         }
-        _ => {}
+        DiscoveryType::OriginalDst => cluster.lb_config = other_port(service, port),
+        DiscoveryType::Static => {}
     }
     let sniffs = to.client.kind == ProxyKind::Sidecar;
     let pool = settings.connection_pool.as_ref();
@@ -290,6 +302,20 @@ fn outbound(
     }
     set_http(&mut cluster, http);
     Some((cluster, closed))
+}
+
+/// Of a service whose address the caller chose, the workload's port, if it is another one.
+fn other_port(service: &Service, port: &ServicePort) -> Option<LbConfig> {
+    let TargetPort::Number(target) = &port.target else {
+        return None;
+    };
+    let other = service.resolution == Resolution::Passthrough && *target != port.number;
+    (other && service.origin.kind == Kind::ServiceEntry).then(|| {
+        LbConfig::OriginalDstLbConfig(OriginalDstLbConfig {
+            upstream_port_override: u32_value(target.get().into()),
+            ..OriginalDstLbConfig::default()
+        })
+    })
 }
 
 /// Added to the time between look-ups, as istiod.
@@ -333,54 +359,6 @@ pub(super) fn base(mesh: &MeshSettings, name: &str, kind: DiscoveryType) -> Clus
     }
 }
 
-/// A name of statistics after the mesh's pattern. `place` is subset, port, workload's port, name of
-/// the port.
-pub(super) fn stat_name(
-    pattern: &str,
-    known: &StatHost,
-    (subset, port, target, port_name): (&str, u16, u16, &str),
-) -> String {
-    let text = pattern
-        .replace("%SERVICE%", &known.short)
-        .replace("%SERVICE_NAME%", &known.name)
-        .replace("%SERVICE_FQDN%", &known.host)
-        .replace("%SUBSET_NAME%", subset)
-        .replace("%TARGET_PORT%", &target.to_string())
-        .replace("%SERVICE_PORT%", &port.to_string())
-        .replace("%SERVICE_PORT_NAME%", port_name);
-    format!("{text};")
-}
-
-/// How names of statistics call a service.
-pub(crate) struct StatHost {
-    short: String,
-    name: String,
-    host: String,
-}
-
-impl StatHost {
-    /// What is no service of Kubernetes has one name.
-    pub(crate) fn named(host: &str) -> Self {
-        Self {
-            short: host.to_owned(),
-            name: host.to_owned(),
-            host: host.to_owned(),
-        }
-    }
-
-    pub(crate) fn of(service: &Service) -> Self {
-        let named = Self::named(service.hostname.as_str());
-        if service.origin.kind != Kind::Service {
-            return named;
-        }
-        Self {
-            short: format!("{}.{}", service.name, service.namespace),
-            name: service.name.to_string(),
-            ..named
-        }
-    }
-}
-
 fn eds(name: &str) -> EdsClusterConfig {
     EdsClusterConfig {
         eds_config: Some(pb::ads()),
@@ -389,7 +367,11 @@ fn eds(name: &str) -> EdsClusterConfig {
 }
 
 /// The clusters that every Envoy has: where unknown traffic goes or ends.
-pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
+pub(crate) fn standing(
+    mesh: &MeshSettings,
+    sidecar: bool,
+    credential_socket: bool,
+) -> Vec<Emitted> {
     let from = origins([]);
     let mut clusters = vec![bare(mesh, names::BLACK_HOLE, DiscoveryType::Static)];
     if sidecar {
@@ -398,10 +380,25 @@ pub(crate) fn standing(mesh: &MeshSettings, sidecar: bool) -> Vec<Emitted> {
         inbound.upstream_bind_config = Some(own_workload());
         clusters.push(inbound);
     }
+    if credential_socket {
+        clusters.push(credential_server(mesh));
+    }
     clusters
         .iter()
         .map(|cluster| emit(cluster, None, &from))
         .collect()
+}
+
+/// The server of credentials beside a proxy.
+fn credential_server(mesh: &MeshSettings) -> Cluster {
+    let mut cluster = bare(mesh, sds::EXTERNAL, DiscoveryType::Static);
+    cluster.load_assignment = Some(endpoints::single(sds::EXTERNAL, pb::pipe(sds::SOCKET)));
+    let http = Http {
+        upstream: Some(http2()),
+        ..Http::default()
+    };
+    set_http(&mut cluster, http);
+    cluster
 }
 
 /// A cluster with nothing but a name, for what is no service.

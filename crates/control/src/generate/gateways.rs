@@ -12,6 +12,7 @@ use weft_xds::{Resource, TypeUrl};
 use super::access::Guard;
 use super::http::{self, Routes, Setup, Side};
 use super::listeners::{self, TcpChain};
+use super::sds::Keepers;
 use super::{inspectors, names, tls};
 use crate::emit::{Emitted, Fault, origins};
 use crate::pb::core::v3::TrafficDirection;
@@ -198,8 +199,8 @@ pub(crate) struct Around<'a> {
     pub(crate) setup: Setup<'a>,
     /// The address for servers that name none.
     pub(crate) wildcard: &'a str,
-    /// Whether the proxy has an agent of Istio's beside it.
-    pub(crate) agent: bool,
+    /// Who has credentials.
+    pub(crate) keepers: Keepers<'a>,
     /// What stands before all of them.
     pub(crate) guard: &'a Guard,
 }
@@ -237,7 +238,8 @@ pub(crate) fn listener(
                 http::delimited(&stat_prefix)
             };
             let (setup, guard) = (&around.setup, around.guard);
-            let manager = http::guarded_manager(setup, Side::Gateway, prefix, routes, guard);
+            let counted = (prefix, first.protocol);
+            let manager = http::guarded_manager(setup, Side::Gateway, counted, routes, guard);
             chains.extend(chain(around, first, vec![manager]));
         }
         for stream in streams {
@@ -336,7 +338,7 @@ fn chain(around: &Around<'_>, server: &GatewayServer, filters: Vec<Filter>) -> O
         return None;
     }
     let all = names.iter().any(|name| name == "*");
-    let context = tls::downstream(termination, around.agent);
+    let context = tls::downstream(termination, around.keepers, &around.setup.mesh.tls_defaults);
     Some(FilterChain {
         filter_chain_match: (!all).then(|| FilterChainMatch {
             server_names: names,

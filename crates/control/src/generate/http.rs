@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prost::Name;
 use weft_model::proxy::{ForwardClientCert, ServerHeader};
-use weft_model::{MeshSettings, ObjectRef, PathNormalization, ProxySettings};
+use weft_model::{MeshSettings, ObjectRef, PathNormalization, Protocol, ProxySettings};
 
 use super::access::Guard;
 use super::cors::CORS_FILTER;
@@ -14,11 +14,12 @@ use super::reporting::Reporting;
 use super::routes::FAULT_FILTER;
 use super::tcp::TcpPolicy;
 use crate::pb::core::v3::{
-    Http1ProtocolOptions, TypedExtensionConfig,
+    Http1ProtocolOptions, Http2ProtocolOptions, TypedExtensionConfig,
     http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat},
 };
 use crate::pb::cors::Cors;
 use crate::pb::fault::HttpFault;
+use crate::pb::grpc_web::GrpcWeb;
 use crate::pb::hcm::{
     HttpConnectionManager, HttpFilter, Rds, RequestIdExtension,
     http_connection_manager::{
@@ -41,6 +42,7 @@ use crate::pb::{self, any, bool_value, filter, seconds};
 
 /// Network filter name of the HTTP connection manager.
 pub(crate) const HCM: &str = "envoy.filters.network.http_connection_manager";
+const GRPC_WEB: &str = "envoy.filters.http.grpc_web";
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 /// What gateways and inbound listeners call themselves in answers.
 const SERVER_NAME: &str = "istio-envoy";
@@ -76,20 +78,24 @@ pub(crate) enum Side {
 /// The connection manager filter, with nothing before its routes.
 pub(crate) fn manager(setup: &Setup<'_>, side: Side, stat_prefix: &str, routes: Routes) -> Filter {
     let prefix = delimited(stat_prefix);
-    guarded_manager(setup, side, prefix, routes, &Guard::default())
+    let filters = filters(setup, &Guard::default(), Vec::new());
+    manager_of(setup, side, (prefix, false), routes, filters)
 }
 
 /// The same of an outbound listener; names below `hosts` are looked up as they are called.
-pub(crate) fn resolving_manager(
+pub(crate) fn outbound_manager(
     setup: &Setup<'_>,
     stat_prefix: &str,
     routes: Routes,
-    hosts: &[Arc<str>],
+    (hosts, grpc_web): (&[Arc<str>], bool),
 ) -> Filter {
     let before_router = hosts.iter().map(|host| dynamic::http_filter(host));
     let (prefix, guard) = (delimited(stat_prefix), Guard::default());
-    let filters = filters(setup, &guard, before_router.collect());
-    manager_of(setup, Side::Outbound, prefix, routes, filters)
+    let mut filters = filters(setup, &guard, before_router.collect());
+    if grpc_web {
+        filters.insert(0, translate_grpc_web());
+    }
+    manager_of(setup, Side::Outbound, (prefix, false), routes, filters)
 }
 
 /// A prefix of statistics with the delimiter that keeps Envoy from cutting it at a dot.
@@ -97,16 +103,29 @@ pub(crate) fn delimited(stat_prefix: &str) -> String {
     format!("{stat_prefix};")
 }
 
-/// The connection manager filter; requests pass the guard first.
+/// The connection manager filter; requests pass the guard first, and those of browsers are made
+/// gRPC where the port says `GRPC-WEB`.
 pub(crate) fn guarded_manager(
     setup: &Setup<'_>,
     side: Side,
-    stat_prefix: String,
+    (stat_prefix, protocol): (String, Protocol),
     routes: Routes,
     guard: &Guard,
 ) -> Filter {
-    let filters = filters(setup, guard, Vec::new());
-    manager_of(setup, side, stat_prefix, routes, filters)
+    let mut filters = filters(setup, guard, Vec::new());
+    if protocol == Protocol::GrpcWeb {
+        filters.insert(guard.http.len(), translate_grpc_web());
+    }
+    let http2 = side == Side::Inbound && protocol.is_http2();
+    manager_of(setup, side, (stat_prefix, http2), routes, filters)
+}
+
+fn translate_grpc_web() -> HttpFilter {
+    HttpFilter {
+        // A Weft proxy has no such filter, and goes on without it.
+        is_optional: true,
+        ..http_filter(GRPC_WEB, any(&GrpcWeb::default()))
+    }
 }
 
 /// All filters of requests; `before_router` come last but one.
@@ -121,7 +140,7 @@ fn filters(setup: &Setup<'_>, guard: &Guard, before_router: Vec<HttpFilter>) -> 
 fn manager_of(
     setup: &Setup<'_>,
     side: Side,
-    stat_prefix: String,
+    (stat_prefix, http2): (String, bool),
     routes: Routes,
     http_filters: Vec<HttpFilter>,
 ) -> Filter {
@@ -142,6 +161,8 @@ fn manager_of(
         request_id_extension: Some(request_id(setup.reporting.by_request_id)),
         generate_request_id: headers.no_request_id.then(|| bool_value(false)).flatten(),
         append_x_forwarded_port: headers.forwarded_port,
+        // As istiod where HTTP/2 is declared; they are Envoy's own defaults.
+        http2_protocol_options: http2.then(Http2ProtocolOptions::default),
         // Streams may be quiet for as long as their timeouts allow.
         stream_idle_timeout: seconds(0),
         upgrade_configs: vec![UpgradeConfig {
@@ -310,9 +331,19 @@ pub(crate) fn grpc_manager(route: &str) -> Any {
 }
 
 /// A filter that forwards bytes to one cluster.
-pub(crate) fn tcp(setup: &Setup<'_>, cluster: &str, policy: Option<&TcpPolicy>) -> Filter {
+pub(crate) fn tcp(
+    setup: &Setup<'_>,
+    cluster: &str,
+    stat_prefix: &str,
+    policy: Option<&TcpPolicy>,
+) -> Filter {
     let to = ClusterSpecifier::Cluster(cluster.to_owned());
-    forward_bytes(setup, cluster, to, policy)
+    forward_bytes(setup, stat_prefix, to, policy)
+}
+
+/// The same to a cluster that is no service, counted under its name.
+pub(crate) fn tcp_to(setup: &Setup<'_>, cluster: &str) -> Filter {
+    tcp(setup, cluster, cluster, None)
 }
 
 /// A filter that divides connections among clusters.

@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_model::{MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol, TlsTermination};
+use weft_model::{
+    MeshSettings, MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol, TlsTermination,
+};
 
 use super::access::Guard;
+use super::actions::inbound_retry;
 use super::http::{self, Routes, Setup, Side};
 use super::inspectors::{self, Inspected};
 use super::listeners::{accepts_per_event, emit, own_port_chain};
+use super::sds::Keepers;
+use super::stat_names::{Host, inbound_bytes};
 use super::{metadata, mutual, names, routes, tls, virtual_hosts};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
@@ -31,6 +36,8 @@ pub(crate) struct InboundPort {
     pub(crate) service_port: Option<PortNumber>,
     /// Name for traces, `host:port` of the service.
     pub(crate) operation: Arc<str>,
+    /// Under which name forwarded bytes are counted; `None` is the cluster's.
+    pub(crate) counted_as: Option<Arc<str>>,
     /// The address that clients call, part of the names of chains and statistics.
     pub(crate) bind: Arc<str>,
     /// TLS that ends here where there is no mutual TLS.
@@ -193,25 +200,27 @@ impl Workload<'_> {
                     destination_port: place.port.and_then(|port| u32_value(port.into())),
                     ..FilterChainMatch::default()
                 }),
-                filters: vec![http::tcp(&self.setup, names::BLACK_HOLE, None)],
+                filters: vec![http::tcp_to(&self.setup, names::BLACK_HOLE)],
                 name: place.tcp_name.to_owned(),
                 ..FilterChain::default()
             }];
         }
         let chains = options(place.takes, place.speaks).iter().map(|option| {
             let (filters, name) = if option.http {
-                let routes = inbound_routes(place.cluster, place.inbound);
+                let routes = inbound_routes(self.setup.mesh, place.cluster, place.inbound);
                 let manager = http::guarded_manager(
                     &self.setup,
                     Side::Inbound,
-                    http::delimited(place.stat_prefix),
+                    (http::delimited(place.stat_prefix), place.inbound.protocol),
                     Routes::Inline(Box::new(routes)),
                     self.guard,
                 );
                 (vec![manager], place.http_name)
             } else {
                 let mut filters = self.guard.tcp.clone();
-                filters.push(http::tcp(&self.setup, place.cluster, None));
+                let counted = place.inbound.counted_as.as_deref();
+                let counted = counted.unwrap_or(place.cluster);
+                filters.push(http::tcp(&self.setup, place.cluster, counted, None));
                 (filters, place.tcp_name)
             };
             FilterChain {
@@ -231,7 +240,12 @@ impl Workload<'_> {
 
     fn socket(&self, takes: Takes, inbound: &InboundPort) -> Option<TransportSocket> {
         if let (Takes::Ended, Some(tls)) = (takes, &inbound.tls) {
-            let context = tls::downstream(tls, self.identity.agent);
+            // Of files only.
+            let keepers = Keepers {
+                agent: self.identity.agent,
+                ..Keepers::default()
+            };
+            let context = tls::downstream(tls, keepers, &self.setup.mesh.tls_defaults);
             return Some(pb::transport_socket(&context));
         }
         let context = mutual::server(self.setup.mesh, self.identity)?;
@@ -263,11 +277,15 @@ impl Workload<'_> {
 
     /// The chains of ports that no service has: of those that rules name, and of all others.
     fn passthrough(&self, known: &[InboundPort]) -> Vec<FilterChain> {
+        let pattern = self.setup.mesh.inbound_stat_name.as_deref();
         let unknown = InboundPort {
             port: 0,
             protocol: Protocol::Unsupported,
             service_port: None,
-            operation: names::INBOUND_PASSTHROUGH.into(),
+            // As istiod: no host, no port.
+            operation: ":0".into(),
+            counted_as: pattern
+                .map(|pattern| inbound_bytes(pattern, Host::Nobody, (0, "virtualInbound")).into()),
             bind: ANY.into(),
             tls: None,
             sidecar: None,
@@ -320,9 +338,12 @@ impl InboundPort {
     }
 }
 
-fn inbound_routes(cluster: &str, inbound: &InboundPort) -> RouteConfiguration {
+fn inbound_routes(mesh: &MeshSettings, cluster: &str, inbound: &InboundPort) -> RouteConfiguration {
     let mut host = virtual_hosts::shell(
-        format!("inbound|http|{}", inbound.port),
+        format!(
+            "inbound|http|{}",
+            inbound.service_port.map_or(0, PortNumber::get)
+        ),
         vec!["*".to_owned()],
         false,
         virtual_hosts::RouteHeaders {
@@ -330,7 +351,14 @@ fn inbound_routes(cluster: &str, inbound: &InboundPort) -> RouteConfiguration {
             forwarded_host: false,
         },
     );
-    host.routes = vec![routes::inbound(cluster, format!("{}/*", inbound.operation))];
+    let retries = mesh.inbound_retries.as_ref();
+    // A stream of gRPC may have begun although nothing of it came back.
+    let retries = (!inbound.protocol.is_grpc()).then_some(retries);
+    host.routes = vec![routes::inbound(
+        cluster,
+        format!("{}/*", inbound.operation),
+        retries.and_then(inbound_retry),
+    )];
     RouteConfiguration {
         name: cluster.to_owned(),
         virtual_hosts: vec![host],

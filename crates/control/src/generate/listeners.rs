@@ -21,11 +21,13 @@ use crate::pb::{address, bool_value, duration, pipe, seconds, u32_value};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Chain {
     /// Routes requests by this route configuration. `sniffed`: only if the first bytes are HTTP.
-    /// Names below the hosts `resolved` are looked up as they are called.
+    /// Names below the hosts `resolved` are looked up as they are called. `grpc_web`: calls of browsers
+    /// are made gRPC.
     Http {
         route: Arc<str>,
         sniffed: bool,
         resolved: Vec<Arc<str>>,
+        grpc_web: bool,
     },
     /// Forwards bytes.
     Tcp(TcpChain),
@@ -94,11 +96,13 @@ pub(crate) fn outbound(setup: &Setup<'_>, unknown: &Unknown, listener: &Outbound
                 route,
                 sniffed,
                 resolved,
+                grpc_web,
             } => {
                 links.push(Arc::clone(route));
                 sniff_http |= sniffed;
                 let rds = Routes::Rds(Arc::clone(route));
-                let filter = http::resolving_manager(setup, &stat_prefix, rds, resolved);
+                let asked = (&resolved[..], *grpc_web);
+                let filter = http::outbound_manager(setup, &stat_prefix, rds, asked);
                 (sniffed.then(plain_http), vec![filter])
             }
             Chain::Tcp(chain) => {
@@ -131,7 +135,7 @@ pub(crate) fn outbound(setup: &Setup<'_>, unknown: &Unknown, listener: &Outbound
         default = Some(FilterChain {
             name: "PassthroughFilterChain".to_owned(),
             filter_chain_match: Some(FilterChainMatch::default()),
-            filters: vec![http::tcp(setup, unknown.cluster(), None)],
+            filters: vec![http::tcp_to(setup, unknown.cluster())],
             ..FilterChain::default()
         });
     }
@@ -217,7 +221,7 @@ pub(crate) fn virtual_outbound(
             own_port_chain(setup, "virtualOutbound-blackhole", port),
             FilterChain {
                 name: "virtualOutbound-catchall-tcp".to_owned(),
-                filters: vec![http::tcp(setup, unknown.cluster(), None)],
+                filters: vec![http::tcp_to(setup, unknown.cluster())],
                 ..FilterChain::default()
             },
         ],
@@ -240,7 +244,7 @@ pub(super) fn own_port_chain(setup: &Setup<'_>, name: &str, port: u16) -> Filter
             destination_port: u32_value(port.into()),
             ..FilterChainMatch::default()
         }),
-        filters: vec![http::tcp(&silent, names::BLACK_HOLE, None)],
+        filters: vec![http::tcp_to(&silent, names::BLACK_HOLE)],
         ..FilterChain::default()
     }
 }

@@ -1,8 +1,12 @@
 //! Conditions of rules as Envoy's matchers. Must never know what happens after a match.
 
-use weft_model::{HttpMatch, StringMatch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::pb::matcher::{StringMatcher, string_matcher::MatchPattern};
+use weft_model::{HttpMatch, StringMatch, routing_claim};
+
+use super::access::claim;
+use crate::pb::matcher::{MetadataMatcher, StringMatcher, string_matcher::MatchPattern};
 use crate::pb::route::v3::{
     HeaderMatcher, QueryParameterMatcher, RouteMatch, header_matcher::HeaderMatchSpecifier,
     query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
@@ -18,15 +22,18 @@ pub(crate) fn route(condition: Option<&HttpMatch>) -> RouteMatch {
             ..RouteMatch::default()
         };
     };
+    let is_header = |(name, _): &(&Arc<str>, &StringMatch)| routing_claim(name).is_none();
     let mut headers: Vec<HeaderMatcher> = condition
         .headers
         .iter()
+        .filter(is_header)
         .map(|(name, m)| header(name, m))
         .collect();
     headers.extend(
         condition
             .without_headers
             .iter()
+            .filter(is_header)
             .map(|(name, m)| HeaderMatcher {
                 invert_match: true,
                 // A header that is not there does not have the value.
@@ -65,9 +72,26 @@ pub(crate) fn route(condition: Option<&HttpMatch>) -> RouteMatch {
         path_specifier: Some(path),
         case_sensitive: bool_value(!condition.ignore_uri_case),
         headers,
+        dynamic_metadata: claims(&condition.headers, false)
+            .chain(claims(&condition.without_headers, true))
+            .collect(),
         query_parameters: query.collect(),
         ..RouteMatch::default()
     }
+}
+
+/// Conditions on claims, which the filter for tokens leaves as metadata.
+fn claims(
+    conditions: &BTreeMap<Arc<str>, StringMatch>,
+    invert: bool,
+) -> impl Iterator<Item = MetadataMatcher> {
+    conditions.iter().filter_map(move |(name, condition)| {
+        let path = routing_claim(name)?;
+        Some(MetadataMatcher {
+            invert,
+            ..claim(&path, string(condition)?)
+        })
+    })
 }
 
 fn header(name: &str, condition: &StringMatch) -> HeaderMatcher {
@@ -101,5 +125,7 @@ pub(crate) fn is_catch_all(condition: &RouteMatch) -> bool {
         Some(PathSpecifier::SafeRegex(regex)) => regex.regex == "*" || regex.regex == ".*",
         _ => false,
     };
-    path && condition.headers.is_empty() && condition.query_parameters.is_empty()
+    path && condition.headers.is_empty()
+        && condition.query_parameters.is_empty()
+        && condition.dynamic_metadata.is_empty()
 }

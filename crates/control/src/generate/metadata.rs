@@ -124,19 +124,31 @@ pub(crate) fn istio(
     encode(BTreeMap::new(), config, services, subset)
 }
 
-/// The same for the cluster of a service, if it has one; `external`: it lies outside of the mesh.
+/// What else the metadata of a cluster tells.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ClusterMarks {
+    /// Its servers lie outside of the mesh.
+    pub(crate) external: bool,
+    /// Its TLS is not the mesh's: Istio's proxies leave its ALPN as it is.
+    pub(crate) own_alpn: bool,
+}
+
+/// The same for the cluster of a service, if it has one.
 pub(crate) fn cluster(
     config: Option<&str>,
     service: Option<ServiceName<'_>>,
     subset: Option<&str>,
-    external: bool,
+    marks: ClusterMarks,
 ) -> Option<Vec<u8>> {
-    let flag = Value {
-        kind: Some(Kind::Bool(true)),
-    };
-    let fields = external.then(|| ("external".to_owned(), flag));
+    let mut fields = BTreeMap::new();
+    if marks.external {
+        fields.insert("external".to_owned(), Value::bool(true));
+    }
+    if marks.own_alpn {
+        fields.insert("alpn_override".to_owned(), Value::text("false"));
+    }
     let services = Vec::from_iter(service);
-    encode(fields.into_iter().collect(), config, &services, subset)
+    encode(fields, config, &services, subset)
 }
 
 fn encode(

@@ -32,6 +32,7 @@ pub(crate) mod reporting;
 pub(crate) mod routes;
 pub(crate) mod sds;
 pub(crate) mod secrets;
+pub(crate) mod stat_names;
 mod streams;
 pub(crate) mod tcp;
 pub(crate) mod tls;

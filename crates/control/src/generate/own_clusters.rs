@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use weft_model::{MeshSettings, PolicySettings, Protocol, Service};
 
-use super::clusters::{StatHost, base, emit, own_workload, service_name, stat_name};
-use super::endpoints;
+use super::clusters::{base, emit, own_workload, service_name};
 use super::metadata::{self, ServiceName};
 use super::policies::{Http, apply_pool, http2, keep_alive, keep_case, set_http, use_downstream};
+use super::stat_names::{Counted, Host, stat_name};
+use super::{endpoints, http};
 use crate::emit::{Emitted, Origins};
 use crate::pb::cluster::v3::{
     Cluster,
@@ -33,11 +34,9 @@ pub(crate) struct Served<'a> {
     pub(crate) protocol: Protocol,
     /// The services with this port; none for a port that no service knows.
     pub(crate) services: &'a [Arc<Service>],
-    /// The first service, its port and that one's name, as statistics call them.
-    pub(crate) statistics: Option<(StatHost, u16, Arc<str>)>,
-    /// The workload's port.
-    pub(crate) target: u16,
-    /// Of these only limits and times of connections count.
+    /// As what the mesh's pattern counts it: the first service, and its port.
+    pub(crate) statistics: Option<(Host<'a>, Counted<'a>)>,
+    /// Limits and times of connections, and how many retries there may be.
     pub(crate) policy: PolicySettings,
     /// The path of the rule that says some of it.
     pub(crate) rule: Option<String>,
@@ -70,11 +69,8 @@ pub(crate) fn inbound(
         cluster.upstream_bind_config = Some(own_workload());
     }
     cluster.common_lb_config = Some(CommonLbConfig::default());
-    if let (Some(pattern), Some((known, port, port_name))) =
-        (&mesh.inbound_stat_name, &served.statistics)
-    {
-        let place = ("", *port, served.target, &**port_name);
-        cluster.alt_stat_name = stat_name(pattern, known, place);
+    if let (Some(pattern), Some((host, counted))) = (&mesh.inbound_stat_name, served.statistics) {
+        cluster.alt_stat_name = http::delimited(&stat_name(pattern, host, counted));
     }
     let pool = served.policy.connection_pool.as_ref();
     let as_client = pool.is_some_and(|pool| pool.http.use_client_protocol);

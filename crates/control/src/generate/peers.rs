@@ -12,6 +12,7 @@ use weft_model::{
 
 use super::clusters::Target;
 use super::policies::{Http, apply_tls};
+use super::sds::Keepers;
 use super::{mutual, names};
 use crate::pb;
 use crate::pb::cluster::v3::Cluster;
@@ -146,7 +147,14 @@ pub(super) fn apply(
             };
             cluster.transport_socket = Some(pb::transport_socket(&context));
         }
-        Some(_) => apply_tls(cluster, http, service, settings, identity.agent),
+        Some(_) => {
+            let keepers = Keepers {
+                agent: identity.agent,
+                socket: identity.credential_socket,
+                provider: None,
+            };
+            apply_tls(cluster, http, service, settings, (keepers, mesh));
+        }
         None => {
             let wanted = mesh.auto_mtls
                 && !service.external

@@ -8,6 +8,7 @@ use weft_model::{
     ProxyProtocol, RetryBudget, Service,
 };
 
+use super::sds::Keepers;
 use super::tls;
 use crate::pb::cluster::v3::{
     CircuitBreakers, Cluster, OutlierDetection as PbOutlier,
@@ -333,11 +334,12 @@ pub(super) fn apply_tls(
     http: &mut Http,
     service: &Service,
     settings: &PolicySettings,
-    agent: bool,
+    (keepers, mesh): (Keepers<'_>, &MeshSettings),
 ) {
     let Some(client) = &settings.tls else { return };
-    let form = (http.is_http2(), agent);
-    let Some(context) = tls::upstream(client, &service.subject_alt_names, form) else {
+    let form = (http.is_http2(), keepers);
+    let names = &service.subject_alt_names;
+    let Some(context) = tls::upstream(client, names, form, &mesh.tls_defaults) else {
         return;
     };
     if context.sni.is_empty() {

@@ -159,6 +159,7 @@ impl Reporter<'_> {
             | ProviderKind::SkyWalking(_)
             | ProviderKind::OpenTelemetry(_)
             | ProviderKind::Authorization(_)
+            | ProviderKind::Secrets(_)
             | ProviderKind::Prometheus => return Ok(None),
         }))
     }

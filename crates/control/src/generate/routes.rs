@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use weft_model as model;
 use weft_model::{
     ConsistentHash, CorsPolicy, Destination, Fault, GatewayRef, Hostname, HttpAction, HttpMatch,
     HttpRoute, Labels, Namespace, PortNumber, Rewrite, RouteDestination, Service, VirtualService,
@@ -18,7 +19,8 @@ use super::listeners::Unknown;
 use super::{clusters, hash, matches, metadata};
 use crate::pb::matcher::RegexMatchAndSubstitute;
 use crate::pb::route::v3::{
-    Decorator, DirectResponseAction, NonForwardingAction, Route, RouteAction, WeightedCluster,
+    Decorator, DirectResponseAction, NonForwardingAction, RetryPolicy, Route, RouteAction,
+    WeightedCluster,
     route::Action,
     route_action::{ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration},
     weighted_cluster::{ClusterWeight, cluster_weight},
@@ -49,6 +51,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) forwarded_host: bool,
     /// What is hashed for the destinations.
     pub(crate) hashes: &'a hash::Hosts,
+    /// Retries of rules that do not say; `None` is Istio's own default.
+    pub(crate) retries: Option<&'a model::RetryPolicy>,
 }
 
 /// Routes, encoded; in the order of matching.
@@ -256,8 +260,9 @@ fn forward(
             reader.port.get(),
         )
     };
+    let retries = http.retries.as_ref().or(reader.retries);
     let mut action = RouteAction {
-        retry_policy: retry(http.retries.as_ref()),
+        retry_policy: retry(retries),
         ..RouteAction::default()
     };
     set_timeout(&mut action, http.timeout, reader.grpc);
@@ -303,12 +308,7 @@ fn forward(
         }));
     }
     action.host_rewrite_specifier = authority.map(HostRewriteSpecifier::HostRewriteLiteral);
-    hash::apply(
-        &mut action,
-        reader.hashes,
-        destinations,
-        http.retries.as_ref(),
-    );
+    hash::apply(&mut action, reader.hashes, destinations, retries);
     action
 }
 
@@ -364,10 +364,11 @@ pub(crate) fn default_for(
     port: PortNumber,
     host: &Hostname,
     (grpc, hash): (bool, Option<&ConsistentHash>),
+    retries: Option<&model::RetryPolicy>,
 ) -> Bytes {
     let mut action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
-        retry_policy: retry(None),
+        retry_policy: retry(retries),
         hash_policy: hash.and_then(hash::policy).into_iter().collect(),
         ..RouteAction::default()
     };
@@ -385,8 +386,8 @@ pub(crate) fn default_for(
     encode(&route, Filters::default(), None)
 }
 
-/// The route of an inbound port: no timeout, no retry.
-pub(crate) fn inbound(cluster: &str, operation: String) -> Route {
+/// The route of an inbound port: no timeout.
+pub(crate) fn inbound(cluster: &str, operation: String, retry: Option<RetryPolicy>) -> Route {
     Route {
         name: "default".to_owned(),
         r#match: Some(matches::route(None)),
@@ -397,6 +398,7 @@ pub(crate) fn inbound(cluster: &str, operation: String) -> Route {
         action: Some(Action::Route(RouteAction {
             cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
             timeout: seconds(0),
+            retry_policy: retry,
             max_stream_duration: Some(MaxStreamDuration {
                 max_stream_duration: seconds(0),
                 grpc_timeout_header_max: seconds(0),

@@ -17,10 +17,44 @@ pub(crate) const ROOTS: &str = "ROOTCA";
 /// The cluster in the bootstrap of Istio's agent that leads to the agent.
 const AGENT: &str = "sds-grpc";
 
-/// A secret that the control plane serves. One that is not there must not keep a listener from
-/// starting for ever, so the proxy's default time for a first answer holds, as in Istio.
-pub(crate) fn credential(name: &CredentialName) -> SdsSecretConfig {
-    of_control_plane(name.resource())
+/// The cluster of the server behind [`SOCKET`].
+pub(crate) const EXTERNAL: &str = "sds-external";
+/// Where an operator's own server of credentials listens beside a proxy.
+pub(crate) const SOCKET: &str = "./var/run/secrets/credential-uds/socket";
+
+/// Who has credentials besides the control plane.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Keepers<'a> {
+    /// An agent of Istio's: the workload's own identity, and files.
+    pub(crate) agent: bool,
+    /// A server at [`SOCKET`]: names that begin with `sds://`.
+    pub(crate) socket: bool,
+    /// The same by the mesh's provider: cluster and host.
+    pub(crate) provider: Option<&'a (String, String)>,
+}
+
+/// A secret that the control plane serves, or one of its keepers. One that is not there must not
+/// keep a listener from starting for ever, so the proxy's default time for a first answer holds,
+/// as in Istio.
+pub(crate) fn credential(name: &CredentialName, keepers: Keepers<'_>) -> SdsSecretConfig {
+    if name.is_built_in() {
+        let own = if name.is_authorities() { ROOTS } else { OWN };
+        return workload(own, keepers.agent);
+    }
+    match (name.elsewhere(), keepers) {
+        // Such servers are asked for the whole name.
+        (Some(_), Keepers { socket: true, .. }) => {
+            of_server(name.resource().to_owned(), EXTERNAL, "")
+        }
+        (
+            Some(short),
+            Keepers {
+                provider: Some((cluster, host)),
+                ..
+            },
+        ) => of_server(short.to_owned(), cluster, host),
+        _ => of_control_plane(name.here().resource()),
+    }
 }
 
 fn of_control_plane(name: &str) -> SdsSecretConfig {
@@ -60,9 +94,14 @@ pub(crate) fn roots_of_file(path: &str) -> SdsSecretConfig {
 }
 
 fn of_agent(name: String) -> SdsSecretConfig {
-    let agent = GrpcService {
+    of_server(name, AGENT, "")
+}
+
+fn of_server(name: String, cluster: &str, host: &str) -> SdsSecretConfig {
+    let server = GrpcService {
         target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-            cluster_name: AGENT.to_owned(),
+            cluster_name: cluster.to_owned(),
+            authority: host.to_owned(),
             ..EnvoyGrpc::default()
         })),
         ..GrpcService::default()
@@ -74,7 +113,7 @@ fn of_agent(name: String) -> SdsSecretConfig {
                 ApiConfigSource {
                     api_type: ApiType::Grpc as i32,
                     transport_api_version: ApiVersion::V3 as i32,
-                    grpc_services: vec![agent],
+                    grpc_services: vec![server],
                     set_node_on_first_message_only: true,
                     ..ApiConfigSource::default()
                 },

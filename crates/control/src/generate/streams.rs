@@ -35,7 +35,10 @@ pub(crate) struct TcpChain {
 /// Where connections go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum TcpTarget {
-    Cluster(Arc<str>),
+    Cluster {
+        name: Arc<str>,
+        stat_prefix: Arc<str>,
+    },
     /// To several, by weight.
     Split {
         stat_prefix: Arc<str>,
@@ -101,7 +104,9 @@ impl TcpChain {
 
     pub(super) fn filter(&self, setup: &http::Setup<'_>) -> Filter {
         match &self.target {
-            TcpTarget::Cluster(cluster) => http::tcp(setup, cluster, Some(&self.policy)),
+            TcpTarget::Cluster { name, stat_prefix } => {
+                http::tcp(setup, name, stat_prefix, Some(&self.policy))
+            }
             TcpTarget::Split {
                 stat_prefix,
                 clusters,

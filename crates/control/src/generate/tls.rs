@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use weft_model::{
     ClientCertificates, ClientCheck, ClientTls, ClientTlsMode, KeyPairFiles, ServerIdentity,
-    TlsTermination, TlsVersion,
+    TlsDefaults, TlsTermination, TlsVersion,
 };
 
-use super::sds;
+use super::sds::{self, Keepers};
 use crate::pb::tls::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
-    SubjectAltNameMatcher, TlsCertificate, TlsParameters, UpstreamTlsContext,
+    TlsCertificate, TlsParameters, UpstreamTlsContext,
     certificate_validation_context::{SystemRootCerts, TrustChainVerification},
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
-    subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
 use crate::pb::{bool_value, exact, file};
@@ -22,13 +21,14 @@ use crate::pb::{bool_value, exact, file};
 /// The roots of the proxy's system, as Istio's agent calls them.
 const SYSTEM: &str = "system";
 
-/// The context of a cluster; `None` for plain text. `agent`: the proxy has one of Istio's beside
-/// it, which watches files.
+/// The context of a cluster; `None` for plain text. An agent beside the proxy watches files.
 pub(crate) fn upstream(
     client: &ClientTls,
     service_names: &[Arc<str>],
-    (h2, agent): (bool, bool),
+    (h2, keepers): (bool, Keepers<'_>),
+    defaults: &TlsDefaults,
 ) -> Option<UpstreamTlsContext> {
+    let agent = keepers.agent;
     let names = if client.subject_alt_names.is_empty() {
         service_names
     } else {
@@ -38,6 +38,8 @@ pub(crate) fn upstream(
         tls_params: Some(TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
             tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+            cipher_suites: texts(&defaults.cipher_suites),
+            ecdh_curves: texts(&defaults.ecdh_curves),
             ..TlsParameters::default()
         }),
         alpn_protocols: if h2 {
@@ -57,10 +59,10 @@ pub(crate) fn upstream(
         ClientTlsMode::Mutual(pair) => common.tls_certificates = vec![certificate(pair)],
         ClientTlsMode::Credential { name, mutual } => {
             if *mutual {
-                common.tls_certificate_sds_secret_configs = vec![sds::credential(name)];
+                common.tls_certificate_sds_secret_configs = vec![sds::credential(name, keepers)];
             }
             if !client.insecure_skip_verify {
-                let roots = sds::credential(&name.authorities());
+                let roots = sds::credential(&name.authorities(), keepers);
                 common.validation_context_type = Some(combined(names_check(names), roots));
             }
         }
@@ -78,11 +80,16 @@ pub(crate) fn upstream(
     })
 }
 
-/// The context of a gateway server. `agent`: the proxy has one of Istio's beside it, which watches
-/// files and has the workload's identity.
-pub(crate) fn downstream(server: &TlsTermination, agent: bool) -> DownstreamTlsContext {
+/// The context of a gateway server. An agent beside the proxy watches files and has the workload's
+/// identity.
+pub(crate) fn downstream(
+    server: &TlsTermination,
+    keepers: Keepers<'_>,
+    defaults: &TlsDefaults,
+) -> DownstreamTlsContext {
+    let agent = keepers.agent;
     let mut common = CommonTlsContext {
-        tls_params: parameters(server),
+        tls_params: parameters(server, defaults),
         alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
         ..CommonTlsContext::default()
     };
@@ -107,10 +114,10 @@ pub(crate) fn downstream(server: &TlsTermination, agent: bool) -> DownstreamTlsC
             }
         }
         ServerIdentity::Credentials { pairs, authorities } => {
-            common.tls_certificate_sds_secret_configs = pairs.iter().map(sds::credential).collect();
+            let credential = |name| sds::credential(name, keepers);
+            common.tls_certificate_sds_secret_configs = pairs.iter().map(credential).collect();
             let roots = authorities.as_ref().filter(|_| checked);
-            common.validation_context_type =
-                roots.map(|roots| combined(check, sds::credential(roots)));
+            common.validation_context_type = roots.map(|roots| combined(check, credential(roots)));
         }
         ServerIdentity::Workload => {
             common.tls_certificate_sds_secret_configs = vec![sds::workload(sds::OWN, agent)];
@@ -125,7 +132,17 @@ pub(crate) fn downstream(server: &TlsTermination, agent: bool) -> DownstreamTlsC
     }
 }
 
-fn parameters(server: &TlsTermination) -> Option<TlsParameters> {
+fn texts(list: &[Arc<str>]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+/// What a server says, and where it does not, the mesh. The workload's own identity has neither.
+fn parameters(server: &TlsTermination, defaults: &TlsDefaults) -> Option<TlsParameters> {
+    let none = TlsDefaults::default();
+    let defaults = match server.identity {
+        ServerIdentity::Workload => &none,
+        ServerIdentity::Files { .. } | ServerIdentity::Credentials { .. } => defaults,
+    };
     let version = |v: Option<TlsVersion>| match v {
         None => TlsProtocol::TlsAuto,
         Some(TlsVersion::V1_0) => TlsProtocol::TlSv10,
@@ -133,12 +150,15 @@ fn parameters(server: &TlsTermination) -> Option<TlsParameters> {
         Some(TlsVersion::V1_2) => TlsProtocol::TlSv12,
         Some(TlsVersion::V1_3) => TlsProtocol::TlSv13,
     };
-    let texts = |list: &[Arc<str>]| list.iter().map(ToString::to_string).collect();
+    let or = |said: &[Arc<str>], default: &[Arc<str>]| {
+        texts(if said.is_empty() { default } else { said })
+    };
+    let oldest = server.min_version.or(defaults.min_version);
     let parameters = TlsParameters {
-        tls_minimum_protocol_version: version(server.min_version) as i32,
+        tls_minimum_protocol_version: version(oldest) as i32,
         tls_maximum_protocol_version: version(server.max_version) as i32,
-        cipher_suites: texts(&server.cipher_suites),
-        ecdh_curves: texts(&server.ecdh_curves),
+        cipher_suites: or(&server.cipher_suites, &defaults.cipher_suites),
+        ecdh_curves: or(&server.ecdh_curves, &defaults.ecdh_curves),
         ..TlsParameters::default()
     };
     (parameters != TlsParameters::default()).then_some(parameters)
@@ -161,7 +181,6 @@ fn combined(check: CertificateValidationContext, roots: SdsSecretConfig) -> Vali
 }
 
 fn client_check(check: &ClientCheck) -> CertificateValidationContext {
-    let texts = |list: &[Arc<str>]| list.iter().map(ToString::to_string).collect();
     let trust = if check.accept_untrusted {
         TrustChainVerification::AcceptUntrusted
     } else {
@@ -197,19 +216,10 @@ fn check_by_files(client: &ClientTls, names: &[Arc<str>], agent: bool) -> Valida
     })
 }
 
+#[allow(deprecated)] // istiod's form: a name may be of any kind
 fn names_check(names: &[Arc<str>]) -> CertificateValidationContext {
-    // A name may stand in the certificate as DNS name or as URI (SPIFFE identities).
-    let matchers = names.iter().map(|name| SubjectAltNameMatcher {
-        san_type: if name.contains("://") {
-            SanType::Uri
-        } else {
-            SanType::Dns
-        } as i32,
-        matcher: Some(exact(name)),
-        ..SubjectAltNameMatcher::default()
-    });
     CertificateValidationContext {
-        match_typed_subject_alt_names: matchers.collect(),
+        match_subject_alt_names: names.iter().map(|name| exact(name)).collect(),
         ..CertificateValidationContext::default()
     }
 }

@@ -221,6 +221,7 @@ pub(super) fn send_to(
         | ProviderKind::TcpLog(_)
         | ProviderKind::OtelLog(_)
         | ProviderKind::Authorization(_)
+        | ProviderKind::Secrets(_)
         | ProviderKind::Prometheus => return Err("it takes no spans".to_owned()),
     };
     if child {

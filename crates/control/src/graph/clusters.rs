@@ -93,7 +93,7 @@ pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleR
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 
-pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
+pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind, socket: bool) -> Value {
     if !is_envoy(kind) {
         return nothing();
     }
@@ -101,7 +101,7 @@ pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind) -> Value {
     contain::chunk(
         cx,
         &TypeUrl::CLUSTER,
-        clusters::standing(&mesh, kind == ProxyKind::Sidecar),
+        clusters::standing(&mesh, kind == ProxyKind::Sidecar, socket),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_model::{ExportTo, Hostname, Namespace};
+use weft_model::{ExportTo, Hostname, Namespace, Service, ServiceKey};
 
 use super::key::RuleRefs;
 use super::scope::most_specific;
@@ -39,6 +39,20 @@ impl Part {
 /// (of the root namespace first only what is private to it), the service's, and the root namespace.
 /// Several for one host in one namespace hold together.
 pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
+    let visible = cx.visible(scope, shard);
+    let chosen = visible.iter().map(|(host, seen)| {
+        let key = &seen.key;
+        (key.clone(), of_service(cx, scope, (shard, host), key))
+    });
+    Value::Chosen(chosen.collect())
+}
+
+fn of_service(
+    cx: &mut Cx<'_, '_>,
+    scope: &Scope,
+    (shard, host): (Shard, &Hostname),
+    key: &ServiceKey,
+) -> RuleRefs {
     let root = cx.mesh().root_namespace.clone();
     let client = &scope.namespace;
     let first = if *client == root {
@@ -46,23 +60,35 @@ pub(super) fn destinations(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard
     } else {
         Part::Own
     };
-    let visible = cx.visible(scope, shard);
-    let chosen = visible.iter().map(|(host, seen)| {
-        let key = &seen.key;
-        let mut places = vec![(client, first)];
-        for namespace in [&key.namespace, &root] {
-            let known = places.iter().any(|(other, part)| {
-                *other == namespace && (*part == Part::Exported || first == Part::Own)
-            });
-            if !known {
-                places.push((namespace, Part::Exported));
-            }
+    let mut places = vec![(client, first)];
+    for namespace in [&key.namespace, &root] {
+        let known = places.iter().any(|(other, part)| {
+            *other == namespace && (*part == Part::Exported || first == Part::Own)
+        });
+        if !known {
+            places.push((namespace, Part::Exported));
         }
-        let mut places = places.into_iter();
-        let rules = places.find_map(|place| in_namespace(cx, place, scope, shard, host));
-        (key.clone(), rules.unwrap_or_default())
-    });
-    Value::Chosen(chosen.collect())
+    }
+    let mut places = places.into_iter();
+    let rules = places.find_map(|place| in_namespace(cx, place, scope, shard, host));
+    rules.unwrap_or_default()
+}
+
+/// The rules that hold for a service where it is served: those that callers of the workload's
+/// namespace would have, but for rules that are for some workloads only, which as in Istio say
+/// nothing about what comes in.
+pub(super) fn of_served(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, service: &Service) -> RuleRefs {
+    let key = service.key();
+    let shard = Shard::of(key.hostname.as_str());
+    let visible = cx.visible(scope, shard);
+    if visible.get(&key.hostname).map(|seen| &seen.key) != Some(&key) {
+        return RuleRefs::default();
+    }
+    let for_all = Scope {
+        rules: Arc::default(),
+        ..Scope::clone(scope)
+    };
+    of_service(cx, &for_all, (shard, &key.hostname), &key)
 }
 
 fn in_namespace(

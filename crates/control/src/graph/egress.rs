@@ -12,7 +12,8 @@ use weft_xds::TypeUrl;
 
 use super::clusters::nothing;
 use super::key::{Binding, Caller, Part, Scope};
-use super::outbound::{self, Chains};
+use super::outbound::{self, Chains, Requests};
+use super::streams::Entered;
 use super::value::{Seen, SharedPort, Value};
 use super::{Cx, Shard, contain, streams};
 use crate::emit::{Emitted, origins};
@@ -73,6 +74,7 @@ pub(super) fn listeners(cx: &mut Cx<'_, '_>, caller: &Caller, binding: Binding) 
         rank(a).cmp(&rank(b))
     });
     let mut table = Table::of(caller, binding, (number, &place));
+    table.name = Some(Arc::clone(&port.name));
     for service in &services {
         if let Some(address) = &place.address {
             table.add(cx, service, port.protocol, (address, None));
@@ -131,6 +133,8 @@ struct Table<'a> {
     caller: &'a Caller,
     binding: Binding,
     port: u16,
+    /// The port's name; `None` is that of each service's.
+    name: Option<Arc<str>>,
     to_port: bool,
     entries: BTreeMap<String, Entry>,
 }
@@ -148,6 +152,7 @@ impl<'a> Table<'a> {
             caller,
             binding,
             port,
+            name: None,
             to_port: place.to_port,
             entries: BTreeMap::new(),
         }
@@ -164,10 +169,14 @@ impl<'a> Table<'a> {
     ) {
         let first = self.entries.get(bind).map(|entry| entry.protocol);
         let resolved = outbound::is_dynamic(service).then(|| service.hostname.as_str().into());
+        let requests = Requests {
+            resolved: resolved.into_iter().collect(),
+            grpc_web: protocol == Protocol::GrpcWeb,
+        };
         if let Some(entry) = self.entries.get_mut(bind) {
             if protocol.is_http() && !entry.protocol.is_tcp() {
                 // Its routes know the service.
-                entry.chains.resolve(resolved);
+                entry.chains.take(requests);
                 return;
             }
             let alone = |p| outbound::server_first(p);
@@ -190,9 +199,9 @@ impl<'a> Table<'a> {
         }
         if protocol.is_http() {
             let sniffed = any && protocol != Protocol::HttpProxy;
-            made.add_http(route, sniffed, resolved.into_iter().collect());
+            made.add_http(route, sniffed, requests);
         } else if protocol.is_sniffed() && first != Some(Protocol::Unsupported) {
-            made.add_http(route, true, Vec::new());
+            made.add_http(route, true, Requests::default());
         }
         let mixed = |first: Protocol| {
             let both = first.is_http() != protocol.is_http() || first.is_sniffed();
@@ -249,7 +258,15 @@ impl<'a> Table<'a> {
                 .collect(),
             ..own
         };
-        streams::chains(cx, self.caller, service, (self.port, protocol), own)
+        let of_service = || {
+            let port = service.port(PortNumber::new(self.port).ok()?)?;
+            Some(&*port.name)
+        };
+        let entered = Entered {
+            number: self.port,
+            name: self.name.as_deref().or_else(of_service).unwrap_or_default(),
+        };
+        streams::chains(cx, self.caller, (&**service, protocol), &entered, own)
     }
 
     fn emit(self, cx: &mut Cx<'_, '_>) -> Value {

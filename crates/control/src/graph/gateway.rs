@@ -15,6 +15,7 @@ use super::{Cx, Key, Shard, contain, places, read, secrets, security, streams};
 use crate::emit::{Fault, TypeView, origins};
 use crate::generate::gateways::{self, Around, BoundServer, GatewayPort};
 use crate::generate::listeners::TcpChain;
+use crate::generate::sds::Keepers;
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{names, routes};
 
@@ -132,6 +133,7 @@ pub(super) fn hosts(
 /// One virtual host: the routes of its rules in order, those that match everything last.
 pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
     let reader = &key.reader;
+    let mesh = cx.mesh();
     let mut encoded = Vec::new();
     let mut catch_all = Vec::new();
     let mut from = Vec::new();
@@ -156,6 +158,7 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
             grpc: false,
             forwarded_host: reader.headers.forwarded_host,
             hashes: &hashes,
+            retries: mesh.default_retries.as_ref(),
         };
         let mut lookup = |name: &Hostname| cx.visible_service(&reader.scope, name);
         let mut routes = routes::of_rule(&rule, &to, &mut lookup);
@@ -249,10 +252,15 @@ pub(super) fn listener(
     };
     let mut faults = secrets::missing(cx, class, port);
     let streams = streams_of(cx, class, port, &mut faults);
+    let provider = secrets::provider(cx, class);
     let around = Around {
         setup: reports.setup(&mesh, observer, CallSide::Client),
         wildcard: if class.v6 { "::" } else { "0.0.0.0" },
-        agent: class.agent,
+        keepers: Keepers {
+            agent: class.agent,
+            socket: class.credential_socket,
+            provider: provider.as_ref(),
+        },
         guard: &guard,
     };
     let listener = gateways::listener(&around, port, &streams, faults);

@@ -46,6 +46,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
         None => None,
     };
     let grpc = host.form == HostForm::Grpc;
+    let mesh = cx.mesh();
     let (hashes, mut hashed_by) = match &rule {
         Some((rule, _)) => places::of_destinations(cx, &reader.scope, rule),
         None => Default::default(),
@@ -60,6 +61,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
             grpc,
             forwarded_host: reader.headers.forwarded_host,
             hashes: &hashes,
+            retries: mesh.default_retries.as_ref(),
         };
         routes::of_rule(rule, &to, &mut |name| {
             cx.visible_service(&reader.scope, name)
@@ -77,7 +79,9 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
             _ => Vec::new(),
         };
         let to = (grpc, hash);
-        encoded = Some(vec![routes::default_for(cluster, host.port, hostname, to)]);
+        let retries = mesh.default_retries.as_ref();
+        let route = routes::default_for(cluster, host.port, hostname, to, retries);
+        encoded = Some(vec![route]);
     }
     let domains = domains(cx, host, hostname, service.as_deref());
     if domains.is_empty() {

@@ -2,7 +2,7 @@
 //! addresses, with the rules about who may call. Must never know what other proxies get.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use weft_model::{
@@ -11,15 +11,14 @@ use weft_model::{
 };
 use weft_xds::{ResourceSet, TypeUrl};
 
-use super::clusters as clusters_of;
 use super::key::{Observer, OwnPatches, ProxyFacts};
 use super::value::{ProxyView, Value};
-use super::{Cx, Key, Scope, Shard, contain, ingress, patches, read, security};
+use super::{Cx, Key, Scope, contain, destinations, ingress, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
-use crate::generate::clusters::StatHost;
 use crate::generate::inbound::{self, InboundPort, Workload};
 use crate::generate::names;
 use crate::generate::own_clusters::{self, Application, Served};
+use crate::generate::stat_names::{Counted, Host, inbound_bytes};
 use crate::node::Interception;
 use crate::patch::Workloads;
 
@@ -159,6 +158,8 @@ pub(super) struct OwnPorts {
 
 fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
     let mut own = OwnPorts::default();
+    let mesh = cx.mesh();
+    let pattern = mesh.inbound_stat_name.as_deref();
     for (service, endpoint) in own_endpoints(cx, facts) {
         for (port, target) in &endpoint.ports {
             let Some(service_port) = service.port(*port) else {
@@ -178,6 +179,10 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                     protocol: service_port.protocol,
                     service_port: Some(*port),
                     operation: operation.into(),
+                    counted_as: pattern.map(|pattern| {
+                        let place = (port.get(), &*service_port.name);
+                        inbound_bytes(pattern, Host::Of(&service), place).into()
+                    }),
                     bind: inbound::ANY.into(),
                     tls: None,
                     sidecar: None,
@@ -268,52 +273,69 @@ pub(super) struct Limits<'a> {
 }
 
 impl Limits<'_> {
-    /// The settings for a port of a workload, and the path of the rule behind them: those of the
-    /// `DestinationRule` that is for all clients of the service, over them those of the Sidecar.
+    /// What holds for a port of a workload: what the `DestinationRule` says that is for all clients
+    /// of the service, over it the Sidecar.
     pub(super) fn at(
         &self,
         cx: &mut Cx<'_, '_>,
         service: Option<(&Service, PortNumber)>,
         target: u16,
-    ) -> (PolicySettings, Option<ObjectRef>) {
+    ) -> Said {
         let mesh = cx.mesh();
-        let mut settings = PolicySettings::default();
-        let mut from = None;
+        let mut said = Said::default();
         if let Some((service, port)) = service {
-            let shard = Shard::of(service.hostname.as_str());
-            let chosen = clusters_of::chosen(cx, &self.for_all(), shard);
-            let own = chosen.iter().find(|(key, _)| *key == service.key());
-            let rules = own.map(|(_, rules)| Arc::clone(rules)).unwrap_or_default();
-            if let Some(rule) = cx.policies(&rules).rule {
-                let says_something = rule.policy != TrafficPolicy::default();
-                settings = rule.effective(None, port);
-                from = says_something.then(|| rule.meta.origin.clone());
+            let rules = destinations::of_served(cx, self.scope, service);
+            let policies = cx.policies(&rules);
+            // A rule that only has subsets says nothing here.
+            let rule = policies
+                .rule
+                .filter(|r| r.policy != TrafficPolicy::default());
+            if let Some(rule) = rule {
+                said.settings = rule.effective(None, port);
+                said.rule = Some(rule.meta.origin.config_path());
+                said.origins.extend(policies.origins.iter().cloned());
             }
         }
-        settings = settings.or(&mesh.default_policy);
-        if let Some(pool) = self.sidecar.and_then(|sidecar| sidecar.pool_at(target)) {
-            settings.connection_pool = Some(pool.clone());
+        let all = said.settings.or(&mesh.default_policy);
+        said.settings = PolicySettings {
+            connection_pool: all.connection_pool,
+            retry_budget: all.retry_budget,
+            ..PolicySettings::default()
+        };
+        if let Some(sidecar) = self.sidecar
+            && let Some(pool) = sidecar.pool_at(target)
+        {
+            said.settings.connection_pool = Some(pool.clone());
+            said.origins.push(sidecar.meta.origin.clone());
         }
-        (settings, from)
-    }
-
-    /// Rules for some clients only say nothing of the server.
-    fn for_all(&self) -> Arc<Scope> {
-        if self.scope.rules.is_empty() {
-            return Arc::clone(self.scope);
-        }
-        Arc::new(Scope {
-            rules: Arc::default(),
-            ..(**self.scope).clone()
-        })
+        said
     }
 }
 
-/// Objects, and a rule beside them.
-pub(super) fn and_rule(from: &Origins, rule: Option<&ObjectRef>) -> Origins {
-    match rule {
-        Some(rule) => origins(from.iter().cloned().chain([rule.clone()])),
-        None => from.clone(),
+/// What rules, the mesh and the Sidecar say about connections to a port of a workload.
+#[derive(Default)]
+pub(super) struct Said {
+    /// Limits and times of connections, and how many retries there may be; nothing else counts here.
+    pub(super) settings: PolicySettings,
+    /// The path of the rule that says some of it.
+    pub(super) rule: Option<String>,
+    /// The objects that say some of it.
+    pub(super) origins: Vec<ObjectRef>,
+}
+
+/// Objects, and those beside them that rule over them.
+pub(super) fn and_rules(from: &Origins, rules: &[ObjectRef]) -> Origins {
+    if rules.is_empty() {
+        return from.clone();
+    }
+    origins(from.iter().chain(rules).cloned())
+}
+
+fn loopback(v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::LOCALHOST.into()
+    } else {
+        Ipv4Addr::LOCALHOST.into()
     }
 }
 
@@ -325,30 +347,40 @@ fn captured(
     limits: &Limits<'_>,
 ) -> Own {
     let list: Vec<InboundPort> = own.ports.values().cloned().collect();
+    let mesh = workload.setup.mesh;
+    let application = if mesh.inbound_to_loopback {
+        Some(loopback(facts.binding.v6))
+    } else {
+        None
+    };
     let clusters = list.iter().map(|inbound| {
         let services = own.services.get(&inbound.port).map_or(&[][..], |s| &s[..]);
         let first = services.first();
         let port = inbound.service_port;
         let known = first.and_then(|service| service.port(port?));
         let of_port = first.and_then(|service| Some((&**service, port?)));
-        let (policy, rule) = limits.at(cx, of_port, inbound.port);
-        let said = limits.sidecar.filter(|s| s.pool_at(inbound.port).is_some());
-        let from = and_rule(from, rule.as_ref());
-        let from = and_rule(&from, said.map(|s| &s.meta.origin));
+        let said = limits.at(cx, of_port, inbound.port);
         let served = Served {
             protocol: inbound.protocol,
             services,
             statistics: first.map(|service| {
-                let place = known.map_or((0, "".into()), |p| (p.number.get(), Arc::clone(&p.name)));
-                (StatHost::of(service), place.0, place.1)
+                let counted = Counted {
+                    port: known.map_or(0, |p| p.number.get()),
+                    port_name: known.map_or("", |p| &*p.name),
+                    target: Some(inbound.port),
+                    ..Counted::default()
+                };
+                (Host::Of(service), counted)
             }),
-            target: inbound.port,
-            policy,
-            rule: rule.map(|rule| rule.config_path()),
+            policy: said.settings,
+            rule: said.rule,
         };
         let name = names::inbound(inbound.port);
-        let mesh = workload.setup.mesh;
-        own_clusters::inbound(mesh, &name, &Application::AsCalled, &served, &from)
+        let application = application.map_or(Application::AsCalled, |ip| {
+            Application::At(ip, inbound.port)
+        });
+        let from = and_rules(from, &said.origins);
+        own_clusters::inbound(mesh, &name, &application, &served, &from)
     });
     let clusters = clusters.collect();
     let wildcard = if facts.binding.v6 { "::" } else { "0.0.0.0" };
@@ -380,19 +412,20 @@ fn bound(
             protocol: Protocol::Unsupported,
             service_port: None,
             operation: names::host_port(&bind, *port).into(),
+            counted_as: None,
             bind: inbound::ANY.into(),
             tls: None,
             sidecar: None,
         };
         let inbound = own.ports.get(port).cloned().unwrap_or_else(unknown);
         let name = names::inbound(*port);
-        let (policy, _) = limits.at(cx, None, *port);
+        let said = limits.at(cx, None, *port);
+        let from = and_rules(from, &said.origins);
         let served = Served {
             protocol: inbound.protocol,
             services: &[],
             statistics: None,
-            target: *port,
-            policy,
+            policy: said.settings,
             rule: None,
         };
         let application = Application::At(Ipv4Addr::LOCALHOST.into(), *app);
@@ -402,7 +435,7 @@ fn bound(
             &name,
             &application,
             &served,
-            from,
+            &from,
         ));
         bound.push(inbound::bound(workload, &bind, &inbound));
     }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use weft_model::{CaptureMode, DefaultEndpoint, IngressListener, PortNumber, Sidecar};
 
 use super::Cx;
-use super::inbound::{Limits, Own, OwnPorts, and_rule};
+use super::inbound::{Limits, Own, OwnPorts, and_rules};
 use super::key::ProxyFacts;
 use crate::emit::{Emitted, Fault, Origins, origins};
-use crate::generate::clusters::StatHost;
 use crate::generate::inbound::{self, InboundPort, Workload};
 use crate::generate::names;
 use crate::generate::own_clusters::{self, Application, Served};
+use crate::generate::stat_names::{Counted, Host, inbound_bytes};
 use crate::node::Interception;
 
 /// Clusters and listeners of the ports that a Sidecar names.
@@ -34,7 +34,8 @@ pub(super) fn made(
     for listener in all {
         let at = Place::of(listener, facts);
         let mut cluster = cluster(cx, workload, facts, (listener, &host), limits, own, &from);
-        let port = inbound_port(listener, sidecar, &at, &host);
+        let pattern = workload.setup.mesh.inbound_stat_name.as_deref();
+        let port = inbound_port(listener, sidecar, &at, (&host, pattern));
         match at.refusal(workload, listener.port) {
             Some(why) => {
                 let message = format!("LDS {}: {why}", names::listener(&at.bind, port.port));
@@ -139,13 +140,15 @@ fn inbound_port(
     listener: &IngressListener,
     sidecar: &Sidecar,
     at: &Place,
-    host: &str,
+    (host, pattern): (&str, Option<&str>),
 ) -> InboundPort {
+    let place = (listener.port.get(), &*listener.port_name);
     InboundPort {
         port: listener.port.get(),
         protocol: listener.protocol,
         service_port: Some(listener.port),
         operation: names::host_port(host, listener.port.get()).into(),
+        counted_as: pattern.map(|pattern| inbound_bytes(pattern, Host::Named(host), place).into()),
         bind: Arc::clone(&at.bind),
         tls: listener.tls.clone(),
         sidecar: Some(sidecar.meta.origin.clone()),
@@ -164,20 +167,23 @@ fn cluster(
     let port = listener.port.get();
     let service = own.services.get(&port).and_then(|all| all.first());
     let of_port = service.map(|service| (&**service, listener.port));
-    let (policy, rule) = limits.at(cx, of_port, port);
-    let mut from = and_rule(from, rule.as_ref());
-    if let Some(service) = service {
-        from = and_rule(&from, Some(&service.origin));
-    }
+    let mut said = limits.at(cx, of_port, port);
+    said.origins.extend(service.map(|s| s.origin.clone()));
+    let from = and_rules(from, &said.origins);
     let known = service.filter(|service| !service.external);
-    let statistics = service.map_or_else(|| StatHost::named(host), |s| StatHost::of(s));
+    let counted = Counted {
+        port,
+        port_name: &listener.port_name,
+        target: Some(port),
+        ..Counted::default()
+    };
+    let named = service.map_or(Host::Named(host), |service| Host::Of(service));
     let served = Served {
         protocol: listener.protocol,
         services: known.map_or(&[], std::slice::from_ref),
-        statistics: Some((statistics, port, Arc::clone(&listener.port_name))),
-        target: port,
-        policy,
-        rule: rule.map(|rule| rule.config_path()),
+        statistics: Some((named, counted)),
+        policy: said.settings,
+        rule: said.rule,
     };
     let to = application(&listener.endpoint, &facts.ips);
     own_clusters::inbound(

@@ -172,6 +172,8 @@ pub(crate) struct GatewayClass {
     pub(crate) v6: bool,
     /// Whether Istio's agent runs beside them.
     pub(crate) agent: bool,
+    /// Whether a server of credentials listens beside them.
+    pub(crate) credential_socket: bool,
     /// Whether they may not bind ports below 1024.
     pub(crate) unprivileged: bool,
 }
@@ -404,6 +406,9 @@ pub(crate) enum Key {
     Secret(Namespace, Arc<str>),
     /// Certificate and key of a service account's workloads that have no agent.
     Svid(Namespace, Arc<str>),
+    ConfigMap(Namespace, Arc<str>),
+    /// The `ConfigMaps` that `DestinationRules` name.
+    NamedConfigMaps,
     Sidecars(Namespace),
     EnvoyFilter(ObjectRef),
     /// What the filters of a namespace are for.
@@ -457,7 +462,8 @@ pub(crate) enum Key {
     ServiceEndpoints(ServiceKey, RuleRefs, Audience, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
-    StandingClusters(ProxyKind),
+    /// Whether there is a server of credentials beside the proxies.
+    StandingClusters(ProxyKind, bool),
     Destinations(Arc<Scope>, Shard),
     HostRules(Arc<Scope>, Shard),
     /// What the services of a shard want to listen on; whether all share one address.

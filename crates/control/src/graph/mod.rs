@@ -93,7 +93,7 @@ impl Recipe for Mesh {
             }
             Key::GrpcClusters(service, rules) => clusters::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
-            Key::StandingClusters(kind) => clusters::standing_clusters(cx, *kind),
+            Key::StandingClusters(kind, socket) => clusters::standing_clusters(cx, *kind, *socket),
             Key::ClusterChunk(scope, client, place, shard) => {
                 clusters::cluster_chunk(cx, scope, (client, place), *shard)
             }

@@ -11,10 +11,11 @@ use weft_xds::TypeUrl;
 
 use super::clusters::{concatenate, nothing};
 use super::key::{Binding, Caller};
+use super::streams::Entered;
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
 use super::{Cx, Key, Scope, Shard, contain, egress, read, streams};
 use crate::emit::{Chunk, origins};
-use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain, TcpTarget};
+use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain};
 use crate::generate::{grpc, listeners, names};
 
 pub(super) fn grpc_listeners(cx: &mut Cx<'_, '_>, key: &ServiceKey, domain: &str) -> Value {
@@ -102,6 +103,9 @@ pub(super) fn port_shard(
                 Place::Nowhere | Place::Endpoints => continue,
                 Place::Wildcard if port.protocol.is_http() => {
                     out.http.insert(port.number);
+                    if port.protocol == Protocol::GrpcWeb {
+                        out.grpc_web.insert(port.number);
+                    }
                     if is_dynamic(&service) {
                         let hosts = out.resolved.entry(port.number).or_default();
                         hosts.insert(service.hostname.clone());
@@ -140,6 +144,9 @@ pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, one_addres
         for port in &ports.http {
             out.entry(*port).or_default().http.insert(shard);
         }
+        for port in &ports.grpc_web {
+            out.entry(*port).or_default().grpc_web = true;
+        }
         for (port, hosts) in &ports.resolved {
             let entry = out.entry(*port).or_default();
             entry.resolved.extend(hosts.iter().cloned());
@@ -160,16 +167,6 @@ pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, one_addres
 /// Protocols in which the server speaks first: waiting for the client's bytes would break them.
 pub(super) fn server_first(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Mongo | Protocol::MySql)
-}
-
-/// The cluster to which connections at a listener's port go: the port's, unless the service has
-/// only another one.
-fn cluster(service: &Service, port: u16) -> Arc<str> {
-    let port = match &service.ports[..] {
-        [only] => only.number.get(),
-        _ => port,
-    };
-    names::outbound(port, "", &service.hostname).into()
 }
 
 /// The TCP chain of a service. A TLS service without an address of its own is known by its name.
@@ -206,7 +203,7 @@ pub(super) fn own_chain(
 ) -> TcpChain {
     let (policy, policy_from) = streams::policy(cx, scope, &service.hostname, None);
     TcpChain {
-        target: TcpTarget::Cluster(cluster(service, port)),
+        target: streams::own_target(cx, service, port),
         ranges: Vec::new(),
         sni: Vec::new(),
         policy,
@@ -251,8 +248,9 @@ pub(super) fn wildcard_listener(
             continue;
         };
         let own = tcp_chain(cx, scope, &service, port, shared);
-        let place = (port.get(), service_port.protocol);
-        let all = streams::chains(cx, caller, &service, place, own);
+        let entered = Entered::at(service_port);
+        let of = (&*service, service_port.protocol);
+        let all = streams::chains(cx, caller, of, &entered, own);
         if tcp.add(all) {
             from.push(service.origin.clone());
         }
@@ -270,6 +268,7 @@ pub(super) fn wildcard_listener(
                 .iter()
                 .map(|host| host.as_str().into())
                 .collect(),
+            grpc_web: entry.grpc_web,
         });
     }
     let (mesh, unknown) = (cx.mesh(), cx.unknown(scope));
@@ -290,6 +289,15 @@ pub(super) fn wildcard_listener(
     contain::chunk(cx, &TypeUrl::LISTENER, made)
 }
 
+/// What is asked of a chain that routes requests.
+#[derive(Default)]
+pub(super) struct Requests {
+    /// Hosts below which names are looked up as they are called.
+    pub(super) resolved: Vec<Arc<str>>,
+    /// Whether calls of browsers are made gRPC.
+    pub(super) grpc_web: bool,
+}
+
 /// The chains of a listener that forward bytes, each with a match of its own.
 #[derive(Default)]
 pub(super) struct Chains {
@@ -301,24 +309,28 @@ pub(super) struct Chains {
 
 impl Chains {
     /// Adds one that routes requests, unless it takes every connection and another one does.
-    pub(super) fn add_http(&mut self, route: Arc<str>, sniffed: bool, resolved: Vec<Arc<str>>) {
+    pub(super) fn add_http(&mut self, route: Arc<str>, sniffed: bool, of: Requests) {
         if sniffed || self.taken.insert(MatchKey::default()) {
             self.all.push(Chain::Http {
                 route,
                 sniffed,
-                resolved,
+                resolved: of.resolved,
+                grpc_web: of.grpc_web,
             });
         }
     }
 
-    /// Lets the chain that routes requests look up names below one more host.
-    pub(super) fn resolve(&mut self, host: Option<Arc<str>>) {
+    /// Lets the chain that routes requests take those of one more service.
+    pub(super) fn take(&mut self, of: Requests) {
         let http = self.all.iter_mut().find_map(|chain| match chain {
-            Chain::Http { resolved, .. } => Some(resolved),
+            Chain::Http {
+                resolved, grpc_web, ..
+            } => Some((resolved, grpc_web)),
             Chain::Tcp(_) => None,
         });
-        if let (Some(hosts), Some(host)) = (http, host) {
-            hosts.push(host);
+        if let Some((resolved, grpc_web)) = http {
+            resolved.extend(of.resolved);
+            *grpc_web |= of.grpc_web;
         }
     }
 
@@ -330,7 +342,11 @@ impl Chains {
                     route,
                     sniffed,
                     resolved,
-                } => self.add_http(route, sniffed, resolved),
+                    grpc_web,
+                } => {
+                    let of = Requests { resolved, grpc_web };
+                    self.add_http(route, sniffed, of);
+                }
                 Chain::Tcp(chain) => {
                     self.add(vec![chain]);
                 }
@@ -424,9 +440,9 @@ pub(super) fn vip_listeners(
                 continue;
             }
             let mut tcp = Chains::default();
-            let place = (port.number.get(), port.protocol);
-            let own = own_chain(cx, scope, &service, place.0);
-            tcp.add(streams::chains(cx, caller, &service, place, own));
+            let own = own_chain(cx, scope, &service, port.number.get());
+            let of = (&*service, port.protocol);
+            tcp.add(streams::chains(cx, caller, of, &Entered::at(port), own));
             let mut chains = tcp.all;
             let mut from = tcp.from;
             from.push(service.origin.clone());
@@ -437,6 +453,7 @@ pub(super) fn vip_listeners(
                     route,
                     sniffed: true,
                     resolved: Vec::new(),
+                    grpc_web: false,
                 });
             }
             let from = origins(from);

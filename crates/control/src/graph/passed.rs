@@ -6,9 +6,10 @@ use std::sync::Arc;
 use weft_model::{GatewayServer, Hostname, Namespace, ObjectRef, Protocol, Timestamp};
 
 use super::key::Scope;
+use super::streams::{self, Entered};
 use super::value::Value;
 use super::{Cx, Key, Shard, clusters, places, read};
-use crate::generate::listeners::{TcpChain, TcpTarget};
+use crate::generate::listeners::TcpChain;
 use crate::generate::tcp::TcpPolicy;
 use crate::generate::{clusters as generated, names};
 
@@ -46,13 +47,15 @@ pub(super) fn of_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) ->
             for subset in all {
                 let name = names::sni(port.number, subset.unwrap_or_default(), &service.hostname);
                 let name: Arc<str> = name.into();
+                let place = (subset.unwrap_or_default(), &Entered::at(port));
+                let target = streams::to_cluster(cx, Arc::clone(&name), Some(&service), place);
                 let policy = says.as_ref();
                 let policy = policy.map(|(_, says)| TcpPolicy::of(says, subset).without_tunnel());
                 out.push(PassedOn {
                     host: service.hostname.clone(),
                     age: age.clone(),
                     chain: TcpChain {
-                        target: TcpTarget::Cluster(Arc::clone(&name)),
+                        target,
                         ranges: Vec::new(),
                         sni: vec![name],
                         policy: policy.unwrap_or_default(),

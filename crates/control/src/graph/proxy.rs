@@ -31,7 +31,8 @@ pub(super) fn cluster_view(
     client: &Client,
     place: &Arc<Place>,
 ) -> Value {
-    let mut chunks = vec![cx.chunk(&Key::StandingClusters(client.kind))];
+    let socket = client.identity.credential_socket;
+    let mut chunks = vec![cx.chunk(&Key::StandingClusters(client.kind, socket))];
     for shard in Shard::all() {
         let place = within(cx, scope, shard, place, |needs| &needs.clusters);
         let client = client.clone();
@@ -299,6 +300,7 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 target_ports: inbound::target_ports(cx, &facts),
                 v6: facts.binding.v6,
                 agent: facts.identity.agent,
+                credential_socket: facts.identity.credential_socket,
                 unprivileged: facts.unprivileged,
             });
             client.passes = gateway::passes(cx, &class);

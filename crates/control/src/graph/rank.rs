@@ -18,6 +18,8 @@ impl Key {
             | Self::GatewayStreams(_)
             | Self::Secret(..)
             | Self::Svid(..)
+            | Self::ConfigMap(..)
+            | Self::NamedConfigMaps
             | Self::DestinationRule(_)
             | Self::DestinationIndex(..)
             | Self::WildcardDestinations(_)
@@ -49,7 +51,7 @@ impl Key {
             | Self::Accounts(_)
             | Self::Guard(..)
             | Self::GrpcListeners(..)
-            | Self::StandingClusters(_)
+            | Self::StandingClusters(..)
             | Self::PatchPlan(_)
             | Self::Credential(..)
             | Self::WorkloadSecrets(..)

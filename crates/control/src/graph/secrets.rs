@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_model::secret::AUTHORITIES;
-use weft_model::{CredentialName, Gateway, Namespace, Secret, ServerIdentity, TlsTermination};
+use weft_model::{
+    CredentialName, Gateway, Namespace, ProviderKind, Secret, ServerIdentity, TlsTermination,
+};
 use weft_xds::TypeUrl;
 
 use super::clusters::chosen;
 use super::gateway::{read_ports, type_view};
 use super::key::GatewayClass;
 use super::value::Value;
-use super::{Cx, Key, Scope, Shard, contain, read};
+use super::{Cx, Key, Scope, Shard, contain, read, telemetry};
 use crate::emit::{Chunk, Emitted, Fault, origins};
 use crate::generate::gateways::{BoundServer, GatewayPort};
 use crate::generate::secrets;
@@ -26,6 +28,12 @@ fn find(cx: &mut Cx<'_, '_>, namespace: &Namespace, name: &str) -> Option<Arc<Se
 /// name, else one without the ending.
 fn resource(cx: &mut Cx<'_, '_>, namespace: &Namespace, name: &CredentialName) -> Option<Emitted> {
     let (own, secret) = name.secret();
+    if let (true, Some(own)) = (name.is_config_map(), &own) {
+        // Authorities are no secret: as in Istio, they are for every namespace.
+        let short = secret.strip_suffix(AUTHORITIES).unwrap_or(secret);
+        let key = Key::ConfigMap(own.clone(), short.into());
+        return secrets::authorities(name, &*read!(cx, key, Secret)?);
+    }
     // Whose namespace it is not gets nothing: keys do not travel between tenants.
     if own.is_some_and(|own| own != *namespace) {
         return None;
@@ -74,15 +82,14 @@ pub(super) fn of_shard(
         let Some(rule) = cx.policies(rules).rule else {
             continue;
         };
-        if kind == ProxyKind::Sidecar && rule.selector.is_none() {
-            continue;
-        }
+        let for_all = kind == ProxyKind::Sidecar && rule.selector.is_none();
         let usable = rule
             .credentials()
-            .filter(|(name, _)| !name.is_for_gateways());
-        for (name, mutual) in usable {
-            names.insert(name.authorities());
-            names.extend(mutual.then(|| name.clone()));
+            .filter(|(name, _)| !name.is_for_gateways())
+            .filter(|(name, _)| !for_all || name.is_config_map());
+        for (name, mutual) in usable.filter(|(name, _)| !name.is_built_in()) {
+            names.insert(name.here().authorities());
+            names.extend(mutual.then(|| name.here()));
         }
     }
     Value::Credentials(Arc::new(names))
@@ -117,7 +124,10 @@ pub(super) fn view(
     // Sidecars have credentials only by rules for some workloads, and most have no such rule.
     let may_name = match kind {
         ProxyKind::Gateway => true,
-        ProxyKind::Sidecar => !scope.rules.is_empty(),
+        ProxyKind::Sidecar => {
+            let maps = read!(cx, Key::NamedConfigMaps, LabelKeys);
+            !scope.rules.is_empty() || maps.is_some_and(|maps| !maps.is_empty())
+        }
         ProxyKind::Grpc => false,
     };
     if may_name {
@@ -134,7 +144,7 @@ pub(super) fn view(
         {
             let termination = bound.server().termination();
             let own = of_server(&bound.gateway, termination, &scope.namespace);
-            names.extend(own.cloned());
+            names.extend(own.filter(|n| !n.is_built_in()).map(CredentialName::here));
         }
     }
     let namespace = &scope.namespace;
@@ -149,10 +159,23 @@ pub(super) fn view(
     type_view(cx, &TypeUrl::SECRET, chunks)
 }
 
+/// The mesh's server of credentials for gateways, by cluster and host: the first of them counts. One
+/// that they do not see is none.
+pub(super) fn provider(cx: &mut Cx<'_, '_>, class: &GatewayClass) -> Option<(String, String)> {
+    let mesh = cx.mesh();
+    let mut services = mesh.providers.iter().filter_map(|p| match &p.kind {
+        ProviderKind::Secrets(service) => Some(service),
+        _ => None,
+    });
+    let found = telemetry::upstream(cx, &class.reader.scope, services.next()?).ok()?;
+    Some((found.cluster, found.host))
+}
+
 /// Secrets that the servers of a port name and that are not there for this gateway.
 pub(super) fn missing(cx: &mut Cx<'_, '_>, class: &GatewayClass, port: &GatewayPort) -> Vec<Fault> {
     let namespace = &class.reader.scope.namespace;
     let mut faults = Vec::new();
+    let elsewhere = class.credential_socket || provider(cx, class).is_some();
     for BoundServer { gateway, index } in port.servers() {
         let termination = gateway.servers.get(*index).and_then(|s| s.termination());
         let Some(ServerIdentity::Credentials { pairs, authorities }) =
@@ -163,12 +186,15 @@ pub(super) fn missing(cx: &mut Cx<'_, '_>, class: &GatewayClass, port: &GatewayP
         let usable: BTreeSet<&CredentialName> =
             of_server(gateway, termination, namespace).collect();
         for name in pairs.iter().chain(authorities) {
+            if name.is_built_in() || elsewhere && name.elsewhere().is_some() {
+                continue;
+            }
             let there = usable.contains(name)
                 && !cx
-                    .chunk(&Key::Credential(namespace.clone(), name.clone()))
+                    .chunk(&Key::Credential(namespace.clone(), name.here()))
                     .is_empty();
             if !there {
-                let what = if name.resource().ends_with(AUTHORITIES) {
+                let what = if name.is_authorities() {
                     "authorities"
                 } else {
                     "a certificate and key"

@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use weft_model::{
     AddressRange, ExportTo, Gateway, GatewayRef, GatewayServer, HostScope, Hostname, Namespace,
-    ObjectRef, PortNumber, Protocol, Resolution, ServerTls, Service, StreamDestination,
+    ObjectRef, Protocol, Resolution, ServerTls, Service, ServicePort, StreamDestination,
     StreamMatch, VirtualService,
 };
 
 use super::key::{Caller, RuleRefs, Scope};
 use super::value::{RuleFacts, RuleIndex};
 use super::{Cx, Key, Shard, passed, places, scope};
-use crate::generate::clusters;
 use crate::generate::listeners::{TcpChain, TcpTarget};
+use crate::generate::stat_names::{Counted, Host, stat_name};
 use crate::generate::tcp::TcpPolicy;
+use crate::generate::{clusters, names};
 
 /// The rules whose hosts overlap with a host, in Istio's order: those that the own namespace keeps
 /// for itself, those that others export to it by name, those for all; within each the older first.
@@ -116,6 +117,10 @@ pub(super) fn of_server(
         Some(ServerTls::Passthrough) => true,
         Some(ServerTls::AutoPassthrough) => return passed::of_server(cx, scope, server),
     };
+    let entered = Entered {
+        number: server.port.get(),
+        name: &server.port_name,
+    };
     let mut out = Vec::new();
     for rule in rules_of_server(cx, scope, &reference, server) {
         if passes {
@@ -124,7 +129,7 @@ pub(super) fn of_server(
                     let sni = condition.sni_hosts.iter();
                     let sni = sni.map(|h| h.as_str().into()).collect();
                     let to = &route.destinations;
-                    out.push(gateway_chain(cx, scope, &rule, to, server.port, sni));
+                    out.push(gateway_chain(cx, scope, &rule, to, &entered, sni));
                 }
             }
         } else {
@@ -134,7 +139,7 @@ pub(super) fn of_server(
                 .find(|r| r.matches.is_empty() || r.matches.iter().any(fits));
             if let Some(route) = route {
                 let to = &route.destinations;
-                return vec![gateway_chain(cx, scope, &rule, to, server.port, Vec::new())];
+                return vec![gateway_chain(cx, scope, &rule, to, &entered, Vec::new())];
             }
         }
     }
@@ -146,12 +151,12 @@ fn gateway_chain(
     scope: &Arc<Scope>,
     rule: &VirtualService,
     to: &[StreamDestination],
-    port: PortNumber,
+    port: &Entered<'_>,
     sni: Vec<Arc<str>>,
 ) -> TcpChain {
     let (policy, policy_from) = policy_of_route(cx, scope, to);
     TcpChain {
-        target: target(cx, scope, rule, to, port.get()),
+        target: target(cx, scope, rule, to, port),
         ranges: Vec::new(),
         sni,
         policy,
@@ -179,8 +184,8 @@ fn concerns(condition: &StreamMatch, caller: &Caller, port: u16) -> bool {
 pub(super) fn chains(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
-    service: &Service,
-    (port, protocol): (u16, Protocol),
+    (service, protocol): (&Service, Protocol),
+    port: &Entered<'_>,
     own: TcpChain,
 ) -> Vec<TcpChain> {
     let rules = rules(cx, caller, &service.hostname);
@@ -195,7 +200,7 @@ pub(super) fn chains(
 fn tls(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
-    port: u16,
+    port: &Entered<'_>,
     rules: &[Arc<VirtualService>],
     own: TcpChain,
 ) -> Vec<TcpChain> {
@@ -203,7 +208,10 @@ fn tls(
     let mut seen = BTreeSet::new();
     for rule in rules {
         for route in &rule.tls {
-            let conditions = route.matches.iter().filter(|m| concerns(m, caller, port));
+            let conditions = route
+                .matches
+                .iter()
+                .filter(|m| concerns(m, caller, port.number));
             for condition in conditions {
                 let StreamMatch {
                     sni_hosts,
@@ -214,7 +222,7 @@ fn tls(
                     continue;
                 }
                 // Nobody meant an address to which a Unix socket's clients connect.
-                let ranges = if destination_subnets.is_empty() || port == 0 {
+                let ranges = if destination_subnets.is_empty() || port.number == 0 {
                     own.ranges.clone()
                 } else {
                     destination_subnets.clone()
@@ -240,7 +248,7 @@ fn tls(
 fn tcp(
     cx: &mut Cx<'_, '_>,
     caller: &Caller,
-    port: u16,
+    port: &Entered<'_>,
     rules: &[Arc<VirtualService>],
     own: TcpChain,
 ) -> Vec<TcpChain> {
@@ -249,8 +257,9 @@ fn tcp(
         for route in &rule.tcp {
             let mut subnets: Vec<AddressRange> = Vec::new();
             let mut anywhere = route.matches.is_empty();
-            for condition in route.matches.iter().filter(|m| concerns(m, caller, port)) {
-                anywhere |= condition.destination_subnets.is_empty() || port == 0;
+            let conditions = route.matches.iter();
+            for condition in conditions.filter(|m| concerns(m, caller, port.number)) {
+                anywhere |= condition.destination_subnets.is_empty() || port.number == 0;
                 subnets.extend(&condition.destination_subnets);
             }
             if !anywhere && subnets.is_empty() {
@@ -318,21 +327,42 @@ fn resolved(
     (service.resolution == Resolution::DynamicDns).then(|| service.hostname.as_str().into())
 }
 
+/// The port at which connections come in.
+pub(super) struct Entered<'a> {
+    /// 0 for a Unix socket.
+    pub(super) number: u16,
+    pub(super) name: &'a str,
+}
+
+impl<'a> Entered<'a> {
+    /// A port of a service.
+    pub(super) fn at(port: &'a ServicePort) -> Self {
+        Self {
+            number: port.number.get(),
+            name: &port.name,
+        }
+    }
+}
+
 fn target(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
     rule: &VirtualService,
     destinations: &[StreamDestination],
-    port: u16,
+    port: &Entered<'_>,
 ) -> TcpTarget {
-    let mut cluster = |d: &StreamDestination| -> Arc<str> {
+    let mut cluster = |d: &StreamDestination| -> (Arc<str>, Option<Arc<Service>>) {
         let to = &d.destination;
         let service = cx.visible_service(&scope.whole(), &to.host);
         let subset = to.subset.as_deref();
-        clusters::destination(&to.host, subset, to.port, service.as_deref(), port).into()
+        let known = service.as_deref();
+        let name = clusters::destination(&to.host, subset, to.port, known, port.number);
+        (name.into(), service)
     };
     if let [only] = destinations {
-        return TcpTarget::Cluster(cluster(only));
+        let (name, service) = cluster(only);
+        let subset = only.destination.subset.as_deref().unwrap_or_default();
+        return to_cluster(cx, name, service.as_deref(), (subset, port));
     }
     let ObjectRef {
         namespace, name, ..
@@ -340,6 +370,44 @@ fn target(
     let shares = destinations.iter().filter(|d| d.weight.0 > 0);
     TcpTarget::Split {
         stat_prefix: format!("{name}.{namespace}").into(),
-        clusters: shares.map(|d| (cluster(d), d.weight.0)).collect(),
+        clusters: shares.map(|d| (cluster(d).0, d.weight.0)).collect(),
     }
+}
+
+/// A single cluster, counted under its name or by the mesh's pattern.
+pub(super) fn to_cluster(
+    cx: &mut Cx<'_, '_>,
+    name: Arc<str>,
+    service: Option<&Service>,
+    (subset, port): (&str, &Entered<'_>),
+) -> TcpTarget {
+    let mesh = cx.mesh();
+    let stat_prefix = match (&mesh.outbound_stat_name, service) {
+        (Some(pattern), Some(service)) => {
+            let counted = Counted {
+                subset,
+                port: port.number,
+                port_name: port.name,
+                target: Some(0),
+            };
+            stat_name(pattern, Host::Of(service), counted).into()
+        }
+        _ => Arc::clone(&name),
+    };
+    TcpTarget::Cluster { name, stat_prefix }
+}
+
+/// The service itself, at a listener's port, unless it has only another one.
+pub(super) fn own_target(cx: &mut Cx<'_, '_>, service: &Service, port: u16) -> TcpTarget {
+    let port = match &service.ports[..] {
+        [only] => only.number.get(),
+        _ => port,
+    };
+    let name = names::outbound(port, "", &service.hostname).into();
+    // As in istiod, the port's name does not count here.
+    let port = Entered {
+        number: port,
+        name: "",
+    };
+    to_cluster(cx, name, Some(service), ("", &port))
 }

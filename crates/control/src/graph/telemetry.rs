@@ -181,7 +181,7 @@ fn telemetry(cx: &mut Cx<'_, '_>, origin: &ObjectRef) -> Option<Arc<Telemetry>> 
 
 /// The cluster of a provider. Envoy refuses a listener whose collector it does not know: one that the
 /// proxies do not see counts as none.
-fn upstream(
+pub(super) fn upstream(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
     service: &ProviderService,

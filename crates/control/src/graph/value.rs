@@ -107,6 +107,8 @@ pub(crate) struct PortShard {
     pub(crate) shared: BTreeMap<PortNumber, Vec<SharedPort>>,
     /// Hosts with HTTP routes whose names are looked up as they are called.
     pub(crate) resolved: BTreeMap<PortNumber, BTreeSet<Hostname>>,
+    /// Ports at which services have gRPC of browsers.
+    pub(crate) grpc_web: BTreeSet<PortNumber>,
     /// Ports with virtual hosts, wherever they are listened for.
     pub(crate) routed: BTreeSet<PortNumber>,
 }
@@ -120,6 +122,8 @@ pub(crate) struct WildcardPort {
     pub(crate) shared: Vec<SharedPort>,
     /// Hosts whose names are looked up as they are called.
     pub(crate) resolved: BTreeSet<Hostname>,
+    /// Whether a service has gRPC of browsers here.
+    pub(crate) grpc_web: bool,
     /// Shards with virtual hosts for this port.
     pub(crate) routed: BTreeSet<Shard>,
 }

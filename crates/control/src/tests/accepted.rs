@@ -201,3 +201,48 @@ spec:
 ";
     check_with(settings, &format!("{SHOP}{rule}"), &proxies);
 }
+
+/// Routes by claims, retries of workloads, and a filter that the data plane goes on without.
+#[test]
+fn the_data_plane_accepts_claims_and_grpc_of_browsers() {
+    let more = "---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: web, namespace: infra}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 8888, name: web, protocol: GRPC-WEB}, hosts: ['*']}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web, namespace: infra}
+spec:
+  hosts: ['*']
+  gateways: [web]
+  http:
+  - match: [{headers: {'@request.auth.claims[group]': {exact: admin}}, withoutHeaders: {'@request.auth.claims.sub': {regex: g.*}}}]
+    route: [{destination: {host: reviews.shop.svc.cluster.local, port: {number: 9080}}}]
+";
+    let settings = "
+defaultHttpRetryPolicy: {attempts: 4, retryOn: '503,reset'}
+defaultInboundHttpRetryPolicy: {attempts: 1}
+tlsDefaults: {minProtocolVersion: TLSV1_3}
+inboundTrafficPolicy: {mode: LOCALHOST}
+";
+    let settings = weft_sources::mesh_config::parse("mesh.yaml", settings).expect("valid");
+    let proxies = [sidecar("10.0.0.1", "shop"), gateway()];
+    check_with(settings, &format!("{SHOP}{more}"), &proxies);
+    let mut mesh = Mesh::new(&format!("{SHOP}{more}"));
+    let config = mesh.config(&gateway());
+    assert!(
+        config
+            .names(&TypeUrl::LISTENER)
+            .contains(&"0.0.0.0_8888".to_owned())
+    );
+    assert!(
+        config
+            .names(&TypeUrl::ROUTE)
+            .contains(&"http.8888".to_owned())
+    );
+}

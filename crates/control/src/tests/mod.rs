@@ -5,6 +5,7 @@ mod addresses;
 mod apply;
 mod balancing;
 mod cors;
+mod credentials;
 mod delegate;
 mod discovery;
 mod dynamic_dns;

@@ -100,9 +100,15 @@ fn service(random: &mut Random, name: &str) -> String {
             "80 TCP",
             "9000 TCP",
             "9001 GRPC",
+            "9002 GRPC-WEB",
             "443 TLS",
             "7000 ''",
         ]));
+    }
+    // A Unix socket is for one port.
+    let socket = resolution == "STATIC" && random.chance(10);
+    if socket {
+        ports = ports.into_iter().take(1).collect();
     }
     out += "\n  ports:";
     let mut numbers = BTreeSet::new();
@@ -123,6 +129,9 @@ fn service(random: &mut Random, name: &str) -> String {
     }
     if resolution == "STATIC" {
         out += "\n  endpoints:";
+        if socket {
+            out += "\n  - {address: 'unix:///run/a.sock', labels: {version: v1}}";
+        }
         for i in 0..=random.below(3) {
             let network = random.pick(&["", "one", "two", "three"]);
             let hidden = !network.is_empty() && random.chance(15);
@@ -163,9 +172,15 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
         }
     }
     out += "\n  http:";
+    let edge = out.contains("gateways: [b/public]");
     for _ in 0..=random.below(2) {
         let condition = random.pick(&[
             "",
+            if edge {
+                "match: [{headers: {'@request.auth.claims.group': {exact: g}}}, {withoutHeaders: {'@request.auth.claims[a][b]': {prefix: g}}}]\n    "
+            } else {
+                "retries: {attempts: 1, retryRemoteLocalities: true}\n    "
+            },
             "match: [{uri: {prefix: /a}}]\n    ",
             "match: [{sourceLabels: {tier: beta}}]\n    ",
             "match: [{headers: {x: {exact: v}}, port: 80}]\n    ",
@@ -232,7 +247,9 @@ fn streams(random: &mut Random, out: &mut String, host: &str) {
 }
 
 fn destination_rule(random: &mut Random, name: &str) -> String {
-    let mut out = head("DestinationRule", name, random.pick(&NAMESPACES));
+    let namespace = random.pick(&NAMESPACES);
+    let map = format!("tls: {{mode: SIMPLE, credentialName: 'configmap://{namespace}/roots'}}, ");
+    let mut out = head("DestinationRule", name, namespace);
     let host = random.pick(&[&HOSTS[..], &["*.svc.cluster.local"]].concat());
     let _ = write!(out, "\n  host: '{host}'");
     out += match random.below(5) {
@@ -251,6 +268,9 @@ fn destination_rule(random: &mut Random, name: &str) -> String {
         "tls: {mode: SIMPLE, insecureSkipVerify: true, sni: a.b}, ",
         "tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}, ",
         "tls: {mode: MUTUAL, credentialName: other}, ",
+        "tls: {mode: MUTUAL, credentialName: 'sds://other'}, ",
+        "tls: {mode: SIMPLE, credentialName: 'builtin://'}, ",
+        &map,
     ]);
     let _ = write!(out, "\n  trafficPolicy: {{{more}loadBalancer: {balancer}}}");
     if random.chance(60) {

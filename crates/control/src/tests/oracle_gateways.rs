@@ -24,8 +24,12 @@ pub(super) fn gateways(random: &mut Random) -> String {
             "other",
             "kubernetes://b/cert",
             "kubernetes-gateway://b/cert",
+            "sds://cert",
+            "builtin://",
         ]);
-        let (protocol, tls) = match random.below(9) {
+        let roots = random.pick(&["", ", caCertCredentialName: 'configmap://b/roots'"]);
+        let (protocol, tls) = match random.below(10) {
+            9 => ("GRPC-WEB", String::new()),
             0 => ("HTTP", String::new()),
             1 => ("HTTP", "httpsRedirect: true".to_owned()),
             2 => ("TCP", String::new()),
@@ -35,7 +39,7 @@ pub(super) fn gateways(random: &mut Random) -> String {
             ),
             4 => (
                 "TLS",
-                format!("mode: MUTUAL, credentialNames: [cert, '{credential}']"),
+                format!("mode: MUTUAL, credentialNames: [cert, '{credential}']{roots}"),
             ),
             5 => ("TLS", "mode: PASSTHROUGH".to_owned()),
             6 | 7 => ("TLS", "mode: AUTO_PASSTHROUGH".to_owned()),
@@ -61,6 +65,12 @@ pub(super) fn secret(random: &mut Random) -> String {
     let (certificate, key) = &pairs[random.below(pairs.len())];
     let name = random.pick(&["cert", "cert", "other", "cert-cacert"]);
     let namespace = random.pick(&["b", "b", "a"]);
+    if random.chance(30) {
+        let map = gateway_secrets::secret("roots", namespace, &[("ca.crt", certificate)]);
+        return map
+            .replace("kind: Secret", "kind: ConfigMap")
+            .replace("stringData:", "data:");
+    }
     let mut values = Vec::new();
     if name != "cert-cacert" {
         values.extend([("tls.crt", &**certificate), ("tls.key", &**key)]);

@@ -428,6 +428,10 @@ extensionProviders:
   envoyHttpAls: {service: x.a.svc.cluster.local, port: 9001}
 - name: spans
   zipkin: {service: api.example.com, port: 80}
+- name: keys
+  sds: {name: keys, service: y.a.svc.cluster.local, port: 9001}
+outboundClusterStatName: '%SERVICE%_%SUBSET_NAME%_%SERVICE_PORT_NAME%'
+inboundClusterStatName: '%SERVICE_FQDN%_%SERVICE_PORT%'
 defaultProviders: {accessLogging: [service]}
 ";
     mesh_config::parse("mesh.yaml", text).expect("a valid mesh configuration")

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_model::{GatewayRef, Hostname, ObjectRef};
+use weft_model::{GatewayRef, Hostname, Kind, ObjectRef};
 
 use crate::graph::{Key, Shard};
 
@@ -15,9 +15,13 @@ pub(super) fn rule_key(gateway: &GatewayRef, host: &Hostname) -> Key {
     }
 }
 
-/// A Secret.
+/// A Secret, or a `ConfigMap`.
 pub(super) fn secret_key(origin: &ObjectRef) -> Key {
-    Key::Secret(origin.namespace.clone(), Arc::clone(&origin.name))
+    let (namespace, name) = (origin.namespace.clone(), Arc::clone(&origin.name));
+    match origin.kind {
+        Kind::ConfigMap => Key::ConfigMap(namespace, name),
+        _ => Key::Secret(namespace, name),
+    }
 }
 
 /// The index of rules for connections to a host.

@@ -40,7 +40,7 @@ impl World {
                 Key::EnvoyFilter(object.clone()),
                 Key::EnvoyFilters(namespace()),
             ],
-            Kind::Secret => vec![secret_key(object)],
+            Kind::Secret | Kind::ConfigMap => vec![secret_key(object)],
             Kind::PeerAuthentication => vec![Key::PeerAuthentications(namespace())],
             Kind::AuthorizationPolicy => vec![Key::AuthorizationPolicies(namespace())],
             Kind::RequestAuthentication => vec![Key::RequestAuthentications(namespace())],

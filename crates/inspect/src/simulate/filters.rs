@@ -210,7 +210,7 @@ pub(super) async fn run<'a>(
             return Err(answered(configured, &reply));
         }
         if reroute {
-            *selection = Selection::find(around, head, report);
+            *selection = Selection::find(around, (head, &metadata), report);
         }
     }
     Ok(())

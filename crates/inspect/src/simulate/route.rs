@@ -58,7 +58,8 @@ pub(super) async fn pass(
         "client": around.remote.to_string(),
         "principal": around.peer.as_ref().and_then(|peer| peer.uris.first()),
     });
-    let mut selection = Selection::find(around, &head, report);
+    let nothing = Metadata::default();
+    let mut selection = Selection::find(around, (&head, &nothing), report);
     filters::run(around, &mut head, &mut selection, report, notes).await?;
     let found = match selection.routed {
         Routed::Found(found) => found,
@@ -115,8 +116,12 @@ pub(super) fn told_host(vhost: &VirtualHost, report: &mut Value) {
 }
 
 /// Why there is no route.
-pub(super) fn no_route(around: &Around<'_>, head: &Head, report: &mut Value) -> String {
-    let authority = view(head).authority.to_owned();
+pub(super) fn no_route(
+    around: &Around<'_>,
+    request: &RequestHead<'_>,
+    report: &mut Value,
+) -> String {
+    let authority = request.authority.to_owned();
     let Some(vhost) = around.routes.virtual_host(&authority) else {
         let all = around.routes.virtual_hosts.iter();
         let domains = all.flat_map(|host| host.domains.iter().take(1).map(|d| &**d));
@@ -124,7 +129,7 @@ pub(super) fn no_route(around: &Around<'_>, head: &Head, report: &mut Value) -> 
         return format!("no virtual host is for {authority:?}; there are hosts for {some:?}");
     };
     told_host(vhost, report);
-    report["passedOver"] = passed_over(vhost, None, head, around.call.random);
+    report["passedOver"] = passed_over(vhost, None, request, around.call.random);
     format!("no route of the virtual host {} matches", vhost.name)
 }
 
@@ -132,7 +137,7 @@ pub(super) fn no_route(around: &Around<'_>, head: &Head, report: &mut Value) -> 
 pub(super) fn passed_over(
     vhost: &VirtualHost,
     taken: Option<usize>,
-    head: &Head,
+    request: &RequestHead<'_>,
     random: u64,
 ) -> Value {
     let upto = taken.unwrap_or(usize::MAX);
@@ -144,26 +149,26 @@ pub(super) fn passed_over(
     let told = routes.map(|(number, route)| {
         json!({
             "number": number, "name": &*route.name,
-            "why": why_not(&route.matcher, head, random),
+            "why": why_not(&route.matcher, request, random),
         })
     });
     told.collect()
 }
 
 /// Why a route does not match, part by part, by the route's own rules.
-fn why_not(matcher: &RouteMatch, head: &Head, random: u64) -> String {
-    let request = view(head);
+fn why_not(matcher: &RouteMatch, request: &RequestHead<'_>, random: u64) -> String {
     if !matcher.path_matches(request.path_only()) {
         return format!("the path is not {}", condition(matcher));
     }
     // Each part alone: what is left is the one that fails.
-    let alone = |part: RouteMatch| !part.conditions_match(&request, random);
+    let alone = |part: RouteMatch| !part.conditions_match(request, random);
     let bare = RouteMatch {
         headers: Vec::new(),
         query: Vec::new(),
         cookies: Vec::new(),
         fraction: None,
         grpc: false,
+        metadata: Vec::new(),
         ..matcher.clone()
     };
     let mut reasons = Vec::new();
@@ -195,6 +200,19 @@ fn why_not(matcher: &RouteMatch, head: &Head, random: u64) -> String {
             ..bare.clone()
         }) {
             reasons.push(format!("the cookie {} does not match", cookie.name));
+        }
+    }
+    for metadata in &matcher.metadata {
+        let all = vec![metadata.clone()];
+        if alone(RouteMatch {
+            metadata: all,
+            ..bare.clone()
+        }) {
+            reasons.push(format!(
+                "what {} has left at {} does not match",
+                metadata.namespace,
+                metadata.path.join(".")
+            ));
         }
     }
     let fraction = matcher.fraction;

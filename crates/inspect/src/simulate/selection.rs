@@ -41,18 +41,23 @@ pub(super) struct Selection<'a> {
 
 impl<'a> Selection<'a> {
     /// Routes a call by its head as it is now, and tells how.
-    pub(super) fn find(around: &Around<'a>, head: &Head, report: &mut Value) -> Self {
+    pub(super) fn find(
+        around: &Around<'a>,
+        (head, left): (&Head, &Metadata),
+        report: &mut Value,
+    ) -> Self {
+        let request = route::view(head).with_metadata(left);
         let random = around.call.random;
         if let Some(report) = report.as_object_mut() {
             for told in ["virtualHost", "passedOver", "route"] {
                 report.remove(told);
             }
         }
-        let (vhost, route) = match around.routes.find(&route::view(head), random) {
+        let (vhost, route) = match around.routes.find(&request, random) {
             RouteLookup::Found { vhost, route } => (vhost, route),
             RouteLookup::RedirectToTls => return Self::without(Routed::ToTls),
             RouteLookup::None => {
-                return Self::without(Routed::None(route::no_route(around, head, report)));
+                return Self::without(Routed::None(route::no_route(around, &request, report)));
             }
         };
         route::told_host(vhost, report);
@@ -60,7 +65,7 @@ impl<'a> Selection<'a> {
             .routes()
             .iter()
             .position(|one| Arc::ptr_eq(one, route));
-        report["passedOver"] = route::passed_over(vhost, number, head, random);
+        report["passedOver"] = route::passed_over(vhost, number, &request, random);
         report["route"] = json!({
             "number": number, "of": vhost.routes().len(), "name": &*route.name,
             "match": route::condition(&route.matcher),

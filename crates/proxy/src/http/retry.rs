@@ -155,6 +155,7 @@ impl Retries {
                 scheme: "",
                 forwarded_proto: "",
                 headers,
+                metadata: None,
             };
             if policy
                 .retriable_headers

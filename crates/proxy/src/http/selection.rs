@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use weft_config::http_filter::OverrideLevels;
-use weft_config::{Forward, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost};
+use weft_config::{
+    Forward, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
+};
 
 use super::admit::Head;
 use super::exchange::Exchange;
@@ -45,7 +47,8 @@ impl Selection {
     /// Routes a request by its head as it is now and by the routes that the exchange keeps, and
     /// tells the exchange.
     pub(crate) fn find(exchange: &mut Exchange, head: &Head, random: u64) -> Self {
-        let routed = Routed::find(exchange.routes.clone(), head, random);
+        let view = head.view().with_metadata(&exchange.metadata);
+        let routed = Routed::find(exchange.routes.clone(), &view, random);
         let found = match &routed {
             Routed::Found(found) => Some(found),
             _ => None,
@@ -97,11 +100,11 @@ impl Selection {
 }
 
 impl Routed {
-    fn find(routes: Option<Arc<RouteConfig>>, head: &Head, random: u64) -> Self {
+    fn find(routes: Option<Arc<RouteConfig>>, head: &RequestHead<'_>, random: u64) -> Self {
         let Some(routes) = routes else {
             return Self::None;
         };
-        match routes.find(&head.view(), random) {
+        match routes.find(head, random) {
             RouteLookup::None => Self::None,
             RouteLookup::RedirectToTls => Self::ToTls,
             RouteLookup::Found { vhost, route } => {

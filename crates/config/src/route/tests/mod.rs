@@ -383,3 +383,32 @@ fn query_cookie_grpc_and_fraction_conditions() {
     });
     assert_eq!(hits.count(), 20);
 }
+
+#[test]
+fn routes_look_at_what_filters_have_left() {
+    let config = routes(
+        "name: t\nvirtual_hosts:\n- name: v\n  domains: ['*']\n  routes:\n\
+        \x20 - {name: admin, direct_response: {status: 200}, match: {prefix: /, dynamic_metadata: [\
+        {filter: jwt, path: [{key: payload}, {key: group}], value: {string_match: {exact: admin}}}]}}\n\
+        \x20 - {name: known, direct_response: {status: 200}, match: {prefix: /, dynamic_metadata: [\
+        {filter: jwt, path: [{key: payload}], value: {present_match: true}}]}}\n\
+        \x20 - {name: stranger, direct_response: {status: 200}, match: {prefix: /, dynamic_metadata: [\
+        {filter: jwt, path: [{key: payload}], value: {present_match: true}, invert: true}]}}\n",
+    );
+    let request = Request::get("a", "/");
+    let found = |left: Option<serde_json::Value>| {
+        let mut metadata = Metadata::default();
+        if let Some(serde_json::Value::Object(fields)) = left {
+            metadata.merge("jwt", fields);
+        }
+        match config.find(&request.head().with_metadata(&metadata), 0) {
+            RouteLookup::Found { route, .. } => route.name.to_string(),
+            _ => "none".to_owned(),
+        }
+    };
+    let payload = |group: &str| Some(serde_json::json!({"payload": {"group": group}}));
+    assert_eq!(found(payload("admin")), "admin");
+    assert_eq!(found(payload("guest")), "known");
+    assert_eq!(found(None), "stranger");
+    assert_eq!(route_name(&config, &request), "stranger");
+}

@@ -180,7 +180,15 @@ pub(super) fn metadata(filter: &str, path: &[&str], value: ValueMatcher) -> Meta
 
 /// A claim of a token: a text, or a list with one of the values.
 pub(super) fn claims(path: &[&str], list: &[&str]) -> MetadataMatcher {
-    let value = values(list, false);
+    claim_with(path, values(list, false))
+}
+
+/// The same with one matcher.
+pub(crate) fn claim(path: &[&str], text: StringMatcher) -> MetadataMatcher {
+    claim_with(path, value_of(text))
+}
+
+fn claim_with(path: &[&str], value: ValueMatcher) -> MetadataMatcher {
     let either = OrMatcher {
         value_matchers: vec![one_of(value.clone()), value],
     };

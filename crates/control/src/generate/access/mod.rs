@@ -7,6 +7,8 @@ mod matchers;
 mod provider;
 mod rules;
 
+pub(crate) use matchers::claim;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

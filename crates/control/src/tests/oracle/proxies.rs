@@ -36,7 +36,11 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
         gateway(),
         proxy(
             "router~10.0.0.6~h.b~b.svc.cluster.local",
-            &[("LABELS", "{\"app\":\"gw\"}"), ("ISTIO_VERSION", "1.32.0")],
+            &[
+                ("LABELS", "{\"app\":\"gw\"}"),
+                ("ISTIO_VERSION", "1.32.0"),
+                ("credential", "true"),
+            ],
         ),
         grpc("a"),
         proxy(

@@ -58,14 +58,32 @@ pub(crate) fn convert(
     let host = at
         .field("host")
         .ok(Hostname::resolve(&host, context.namespace(), domain))?;
-    Some(DestinationRule {
+    let rule = DestinationRule {
         meta: context.meta(),
         host,
         export_to: export,
         selector,
         policy,
         subsets: found,
-    })
+    };
+    check_config_maps(&rule, own, at);
+    Some(rule)
+}
+
+/// A `ConfigMap` has authorities only, and is one of the rule's own namespace, as in Istio.
+fn check_config_maps(rule: &DestinationRule, own: &Namespace, at: At<'_>) {
+    for (name, mutual) in rule.credentials().filter(|(name, _)| name.is_config_map()) {
+        if mutual {
+            at.error(format_args!(
+                "credentialName \"{name}\": a ConfigMap has no key: use mode SIMPLE, or name a Secret"
+            ));
+        }
+        if name.secret().0.as_ref() != Some(own) {
+            at.error(format_args!(
+                "credentialName \"{name}\" is of another namespace: copy the ConfigMap to {own}"
+            ));
+        }
+    }
 }
 
 fn only(namespace: &Namespace) -> ExportTo {

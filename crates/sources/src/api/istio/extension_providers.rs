@@ -145,7 +145,16 @@ fn kind(provider: Option<Kind>, at: At<'_>) -> Option<ProviderKind> {
             let asked = authorization::grpc(message, at.field("envoyExtAuthzGrpc"))?;
             ProviderKind::Authorization(Box::new(asked))
         }
-        Some(Kind::Sds(_)) => return unsupported(at.field("sds")),
+        Some(Kind::Sds(message)) => {
+            let at = at.field("sds");
+            let pb::SdsProvider {
+                // The API wants it; neither istiod nor anybody else looks at it.
+                name: _,
+                service: host,
+                port,
+            } = message;
+            ProviderKind::Secrets(service(&host, port, at)?)
+        }
         Some(Kind::Stackdriver(_)) => return gone(at.field("stackdriver")),
         Some(Kind::Lightstep(_)) => return gone(at.field("lightstep")),
         Some(Kind::Opencensus(_)) => return gone(at.field("opencensus")),
@@ -154,11 +163,6 @@ fn kind(provider: Option<Kind>, at: At<'_>) -> Option<ProviderKind> {
             return None;
         }
     })
-}
-
-fn unsupported(at: At<'_>) -> Option<ProviderKind> {
-    at.refuse(true);
-    None
 }
 
 fn gone(at: At<'_>) -> Option<ProviderKind> {

@@ -158,14 +158,14 @@ fn server_protocol(name: &str, at: At<'_>) -> Option<Protocol> {
         protocol @ (Protocol::Http
         | Protocol::Http2
         | Protocol::Grpc
+        | Protocol::GrpcWeb
         | Protocol::Https
         | Protocol::Tls
         | Protocol::Tcp
         | Protocol::Mongo
         | Protocol::MySql
         | Protocol::Redis) => Some(protocol),
-        // gRPC-Web is HTTP until a browser's gateway translates it, which is a filter's work.
-        Protocol::GrpcWeb | Protocol::HttpProxy => {
+        Protocol::HttpProxy => {
             at.error(format_args!(
                 "{name} is not supported yet (see docs/compatibility.md)"
             ));
@@ -173,7 +173,7 @@ fn server_protocol(name: &str, at: At<'_>) -> Option<Protocol> {
         }
         Protocol::Udp | Protocol::Unsupported => {
             at.error(format_args!(
-                "\"{name}\" is no protocol of a gateway: use HTTP, HTTPS, HTTP2, GRPC, TLS, TCP, MONGO, MYSQL or REDIS"
+                "\"{name}\" is no protocol of a gateway: use HTTP, HTTPS, HTTP2, GRPC, GRPC-WEB, TLS, TCP, MONGO, MYSQL or REDIS"
             ));
             None
         }

@@ -13,7 +13,7 @@ use crate::check::{At, optional};
 use pb::server_tls_settings::{TlSmode as Mode, TlsCertificate, TlsProtocol};
 
 /// Cipher suites that Istio lets through to proxies.
-const CIPHER_SUITES: [&str; 15] = [
+pub(super) const CIPHER_SUITES: [&str; 15] = [
     "ECDHE-ECDSA-AES128-GCM-SHA256",
     "ECDHE-RSA-AES128-GCM-SHA256",
     "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -32,7 +32,7 @@ const CIPHER_SUITES: [&str; 15] = [
 ];
 /// The same of curves, save for two that Envoy 1.40 does not have (`P-224`,
 /// `X25519Kyber768Draft00`): it would refuse the whole listener.
-const CURVES: [&str; 5] = ["P-256", "P-521", "P-384", "X25519", "X25519MLKEM768"];
+pub(super) const CURVES: [&str; 5] = ["P-256", "P-521", "P-384", "X25519", "X25519MLKEM768"];
 
 pub(super) fn server_tls(message: pb::ServerTlsSettings, at: At<'_>) -> Option<ServerTls> {
     if message.https_redirect {
@@ -214,14 +214,20 @@ fn identity(
 }
 
 fn by_name(names: Names, clients: ClientCertificates, at: &At<'_>) -> Option<ServerIdentity> {
+    let pair = |name: &str, at: At<'_>| {
+        let name = at.ok(CredentialName::parse(name))?;
+        if name.is_config_map() {
+            at.error("a ConfigMap has no key: name a Secret");
+        }
+        Some(name)
+    };
     let pairs: Option<Vec<CredentialName>> = if names.one.is_empty() {
         let list = at.field("credentialNames");
         let each = names.several.iter().enumerate();
-        each.map(|(index, name)| list.index(index).ok(CredentialName::parse(name)))
+        each.map(|(index, name)| pair(name, list.index(index)))
             .collect()
     } else {
-        let name = CredentialName::parse(&names.one);
-        at.field("credentialName").ok(name).map(|name| vec![name])
+        pair(&names.one, at.field("credentialName")).map(|name| vec![name])
     };
     let explicit = optional(names.authorities);
     let explicit = match explicit {
@@ -290,7 +296,7 @@ fn shared(texts: Vec<String>) -> Vec<Arc<str>> {
 }
 
 /// Names that proxies know, for they would refuse the whole listener for another one.
-fn known(names: Vec<String>, all: &[&str], at: At<'_>) -> Vec<Arc<str>> {
+pub(super) fn known(names: Vec<String>, all: &[&str], at: At<'_>) -> Vec<Arc<str>> {
     let mut seen = BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
         let at = at.index(index);

@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use weft_model::{
     ExportTo, MeshSettings, MeshTls, Namespace, OutboundTrafficPolicy, PathNormalization,
-    PolicySettings, PortNumber, TlsVersion,
+    PolicySettings, PortNumber, RetryPolicy, TlsDefaults, TlsVersion,
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
+use weft_proto::istio::networking::v1alpha3::HttpRetry;
 use weft_proto::yaml::{self, Limits};
 use weft_proto::{Problem, bootstrap, reader};
 
 use super::destination_rule_balancer::{locality, zone_aware};
 use super::destination_rule_pool::{connection_pool, outlier_detection, probing};
+use super::gateway_tls::{self, known};
+use super::virtual_service_fault::retries_of;
 use super::{extension_providers, log_format, proxy_settings};
 use crate::check::{At, Checker, Finding, optional};
 
@@ -86,6 +89,7 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     refuse_unsupported(&message, at);
     ports(&message, &mut settings, at);
     default_exports(&message, &mut settings, at);
+    defaults_of_rules(&message, &mut settings, at);
     if let Some(name) = optional(message.root_namespace) {
         settings.root_namespace = at
             .field("rootNamespace")
@@ -203,6 +207,30 @@ fn default_exports(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: 
     );
 }
 
+/// What holds where rules do not say.
+fn defaults_of_rules(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: At<'_>) {
+    settings.default_retries = message
+        .default_http_retry_policy
+        .clone()
+        .map(|message| retries_of(message, at.field("defaultHttpRetryPolicy")));
+    settings.inbound_retries = message
+        .default_inbound_http_retry_policy
+        .clone()
+        .map(|message| inbound_retries(message, at.field("defaultInboundHttpRetryPolicy")));
+    if let Some(message) = message.tls_defaults.clone() {
+        settings.tls_defaults = tls_defaults(message, at.field("tlsDefaults"));
+    }
+    if let Some(message) = &message.inbound_traffic_policy {
+        use mesh::mesh_config::inbound_traffic_policy::Mode;
+        let mesh::mesh_config::InboundTrafficPolicy { mode } = message;
+        let mode = at
+            .field("inboundTrafficPolicy")
+            .field("mode")
+            .ok(Mode::try_from(*mode));
+        settings.inbound_to_loopback = mode == Some(Mode::Localhost);
+    }
+}
+
 /// A trust domain as SPIFFE allows it (SPIFFE-ID, 2.1), with Istio's upper-case letters.
 fn trust_domain(text: &str, at: At<'_>) -> Arc<str> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
@@ -221,7 +249,10 @@ fn mesh_tls(message: mesh::mesh_config::TlsConfig, at: At<'_>) -> MeshTls {
         ecdh_curves,
         cipher_suites,
     } = message;
-    at.field("ecdhCurves").refuse(!ecdh_curves.is_empty());
+    if !ecdh_curves.is_empty() {
+        at.field("ecdhCurves")
+            .error("has no effect on mutual TLS of the mesh, and Istio refuses it: remove it");
+    }
     let version = at.field("minProtocolVersion");
     let list = at.field("cipherSuites");
     for (index, name) in cipher_suites.iter().enumerate() {
@@ -240,6 +271,50 @@ fn mesh_tls(message: mesh::mesh_config::TlsConfig, at: At<'_>) -> MeshTls {
         },
         cipher_suites: cipher_suites.into_iter().map(Into::into).collect(),
     }
+}
+
+/// Of gateways, and of clients that follow rules of mode `SIMPLE` or `MUTUAL`.
+fn tls_defaults(message: mesh::mesh_config::TlsConfig, at: At<'_>) -> TlsDefaults {
+    use mesh::mesh_config::tls_config::TlsProtocol;
+    let mesh::mesh_config::TlsConfig {
+        min_protocol_version,
+        ecdh_curves,
+        cipher_suites,
+    } = message;
+    let version = at.field("minProtocolVersion");
+    TlsDefaults {
+        min_version: match version.ok(TlsProtocol::try_from(min_protocol_version)) {
+            Some(TlsProtocol::Tlsv13) => Some(TlsVersion::V1_3),
+            Some(TlsProtocol::Tlsv12) => Some(TlsVersion::V1_2),
+            Some(TlsProtocol::TlsAuto) | None => None,
+        },
+        cipher_suites: known(
+            cipher_suites,
+            &gateway_tls::CIPHER_SUITES,
+            at.field("cipherSuites"),
+        ),
+        ecdh_curves: known(ecdh_curves, &gateway_tls::CURVES, at.field("ecdhCurves")),
+    }
+}
+
+/// There is one server, so what chooses among several has no effect, and there is no time for a try.
+fn inbound_retries(message: HttpRetry, at: At<'_>) -> RetryPolicy {
+    let unused = [
+        ("perTryTimeout", message.per_try_timeout.is_some()),
+        (
+            "retryRemoteLocalities",
+            message.retry_remote_localities.is_some(),
+        ),
+        (
+            "retryIgnorePreviousHosts",
+            message.retry_ignore_previous_hosts.is_some(),
+        ),
+    ];
+    for (field, _) in unused.iter().filter(|(_, set)| *set) {
+        at.field(field)
+            .error("has no effect on a workload's own ports: remove it");
+    }
+    retries_of(message, at)
 }
 
 fn default_policy(message: mesh::mesh_config::DefaultTrafficPolicy, at: At<'_>) -> PolicySettings {
@@ -277,16 +352,10 @@ fn port(number: i32, at: At<'_>) -> Option<PortNumber> {
     }
 }
 
-/// A default list. `.` means each object's own namespace, which one list for all cannot name.
+/// A default list. `.` means each object's own namespace and stays (`ExportTo::of_object`).
 fn default_export_to(list: &[String], at: At<'_>) -> Option<ExportTo> {
-    if let Some(place) = list.iter().position(|entry| entry == ".") {
-        at.index(place)
-            .error("\".\" as a default is not supported yet (see docs/compatibility.md)");
-        return None;
-    }
-    // Without ".", the own namespace is never looked at.
-    let nowhere = Namespace::new("");
-    (!list.is_empty()).then(|| at.export_to(list, &nowhere, None))
+    let own = Namespace::new(".");
+    (!list.is_empty()).then(|| at.export_to(list, &own, None))
 }
 
 fn outbound_policy(
@@ -344,6 +413,10 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         extension_providers: _,
         default_providers: _,
         path_normalization: _,
+        default_http_retry_policy: _,
+        default_inbound_http_retry_policy: _,
+        tls_defaults: _,
+        inbound_traffic_policy: _,
         // Ignored by name.
         enable_prometheus_merge: _,
         ingress_class: _,
@@ -352,7 +425,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ingress_service: _,
         // Refused.
         hbone_idle_timeout,
-        inbound_traffic_policy,
         config_sources,
         ca_certificates,
         zone_aware_lb_setting: _,
@@ -362,13 +434,10 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         verify_certificate_at_client,
         ca,
         discovery_selectors,
-        default_http_retry_policy,
-        tls_defaults,
         service_entry_visibility,
     } = message;
     let refused = [
         ("hboneIdleTimeout", hbone_idle_timeout.is_some()),
-        ("inboundTrafficPolicy", inbound_traffic_policy.is_some()),
         ("configSources", !config_sources.is_empty()),
         ("caCertificates", !ca_certificates.is_empty()),
         ("certificates", !certificates.is_empty()),
@@ -381,11 +450,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ),
         ("ca", ca.is_some()),
         ("discoverySelectors", !discovery_selectors.is_empty()),
-        (
-            "defaultHttpRetryPolicy",
-            default_http_retry_policy.is_some(),
-        ),
-        ("tlsDefaults", tls_defaults.is_some()),
         ("serviceEntryVisibility", service_entry_visibility.is_some()),
     ];
     for (field, set) in refused {

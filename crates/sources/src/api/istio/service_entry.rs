@@ -405,6 +405,11 @@ fn workloads_of(
                 ));
             }
         }
+        if endpoint.address.starts_with("unix://") && ports.len() != 1 {
+            at.field("address").error(
+                "a Unix socket is one place: give the service one port, or an address to this endpoint",
+            );
+        }
         found.extend(workload(endpoint, wanted, context, at));
     }
     found

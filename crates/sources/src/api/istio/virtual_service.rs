@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_model::{
     DirectResponse, GatewayRef, Hostname, HttpAction, HttpRoute, Redirect, RedirectPath,
-    RedirectPort, RegexRewrite, ResponseBody, Rewrite, VirtualService,
+    RedirectPort, RegexRewrite, ResponseBody, Rewrite, VirtualService, routing_claim,
 };
 use weft_proto::regex;
 
@@ -51,6 +51,9 @@ pub(crate) fn convert(
     let gateways = gateways_of(&gateways, context, at.field("gateways"));
     let in_mesh = gateways.contains(&GatewayRef::Mesh);
     let hosts = hosts_of(&hosts, in_mesh, context, at.field("hosts"));
+    if in_mesh {
+        refuse_claims(&http, at.field("http"));
+    }
     let (list, mut routes) = (at.field("http"), Vec::with_capacity(http.len()));
     for (index, route) in http.into_iter().enumerate() {
         routes.extend(http_route(route, delegated, context, list.index(index)));
@@ -201,6 +204,28 @@ fn http_route(
         headers,
         cors: cors_policy.map(|policy| cors_policy_of(policy, at.field("corsPolicy"))),
     })
+}
+
+/// Tokens are checked before routes are chosen at gateways only; the same in Istio.
+fn refuse_claims(routes: &[pb::HttpRoute], at: At<'_>) {
+    for (index, route) in routes.iter().enumerate() {
+        let at = at.index(index);
+        let list = at.field("match");
+        for (place, condition) in route.r#match.iter().enumerate() {
+            let at = list.index(place);
+            for (field, map) in [
+                ("headers", &condition.headers),
+                ("withoutHeaders", &condition.without_headers),
+            ] {
+                let at = at.field(field);
+                for name in map.keys().filter(|name| routing_claim(name).is_some()) {
+                    at.key(name).error(
+                        "claims are known to routes at gateways only: bind the rule to gateways and not to mesh",
+                    );
+                }
+            }
+        }
+    }
 }
 
 const ENDS: &str = "route, redirect, directResponse, delegate";

@@ -37,10 +37,6 @@ pub(super) fn retries_of(message: pb::HttpRetry, at: At<'_>) -> RetryPolicy {
     for condition in retry_on.split(',').filter(|_| !retry_on.is_empty()) {
         retry_condition(condition.trim(), at.field("retryOn"));
     }
-    if retry_remote_localities.is_some_and(|flag| flag.value) {
-        at.field("retryRemoteLocalities")
-            .error("is not supported yet: remove it");
-    }
     RetryPolicy {
         attempts,
         per_try_timeout: at

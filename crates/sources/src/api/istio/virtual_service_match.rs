@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::{GatewayRef, HttpMatch, Namespace, StringMatch};
+use weft_model::{GatewayRef, HttpMatch, Namespace, StringMatch, routing_claim};
 
 use super::message as pb;
 use crate::check::{At, Context};
@@ -128,6 +128,21 @@ fn header_matches(
     let mut result = BTreeMap::new();
     for (name, value) in map {
         let at = at.key(&name);
+        if let Some(path) = routing_claim(&name) {
+            if path.iter().any(|key| key.is_empty()) {
+                at.error(format_args!(
+                    "\"{name}\" names a claim without a name: write @request.auth.claims[a][b]"
+                ));
+            }
+            let value = string_match(value, at);
+            if value == StringMatch::Present {
+                at.error(
+                    "there is nothing to compare the claim with: write exact, prefix or regex",
+                );
+            }
+            result.insert(Arc::from(name), value);
+            continue;
+        }
         if name.is_empty() || !name.bytes().all(token) {
             at.error(format_args!(
                 "\"{name}\" is no header name: use letters, digits and '-'"

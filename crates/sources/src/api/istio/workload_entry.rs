@@ -10,6 +10,9 @@ use weft_model::{
 use super::message as pb;
 use crate::check::{At, Context, optional};
 
+/// Longest path of a Unix socket (`sun_path` of unix(7), with its end).
+const MAX_SOCKET_PATH: usize = 107;
+
 /// What an address may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -55,6 +58,9 @@ pub(super) fn workload(
     } else {
         endpoint_address(&address, wanted, at.field("address"))?
     };
+    if matches!(address, EndpointAddress::Unix(_)) && !named.is_empty() {
+        numbers.error("a Unix socket has no ports: remove them");
+    }
     Some(Workload {
         origin: context.origin.clone(),
         addresses: vec![address],
@@ -80,9 +86,8 @@ fn endpoint_address(text: &str, wanted: Wanted, at: At<'_>) -> Option<EndpointAd
         });
         return None;
     }
-    if text.starts_with("unix://") {
-        at.error("Unix sockets are not supported yet: write an IP address or a host name");
-        return None;
+    if let Some(path) = text.strip_prefix("unix://") {
+        return unix_socket(path, wanted, at);
     }
     if let Ok(ip) = text.parse() {
         return Some(EndpointAddress::Ip(ip));
@@ -99,4 +104,27 @@ fn endpoint_address(text: &str, wanted: Wanted, at: At<'_>) -> Option<EndpointAd
         return None;
     }
     Some(EndpointAddress::Dns(name.as_str().into()))
+}
+
+/// An absolute path, or the name of an abstract socket behind `@`.
+fn unix_socket(path: &str, wanted: Wanted, at: At<'_>) -> Option<EndpointAddress> {
+    if wanted == Wanted::Dns {
+        at.error("a Unix socket is no name: use resolution STATIC");
+        return None;
+    }
+    let absolute = path.starts_with('/') && !path.ends_with('/');
+    let abstract_name = path.starts_with('@') && path.len() > 1;
+    if !absolute && !abstract_name || path.contains('\0') {
+        at.error(format_args!(
+            "\"unix://{path}\" names no socket: write unix:///path/of/the/socket"
+        ));
+        return None;
+    }
+    if path.len() > MAX_SOCKET_PATH {
+        at.error(format_args!(
+            "the path is longer than {MAX_SOCKET_PATH} characters, which no socket has"
+        ));
+        return None;
+    }
+    Some(EndpointAddress::Unix(path.into()))
 }

@@ -1,4 +1,5 @@
-//! Kubernetes `Secret` → [`Secret`], if there is something for TLS in it. The names of its keys are
+//! Kubernetes `Secret` → [`Secret`], if there is something for TLS in it, and `ConfigMap`, if there
+//! are authorities in it. The names of its keys are
 //! those that istiod knows: `tls.crt`, `tls.key`, `ca.crt`, `ca.crl`, `tls.ocsp-staple` of secrets of
 //! Kubernetes' own kind, and `cert`, `key`, `cacert`, `crl` of generic ones, which come first.
 //!
@@ -43,6 +44,8 @@ struct Data {
     values: BTreeMap<String, Vec<u8>>,
     /// Those that were written in plain.
     plain: Vec<String>,
+    /// The fields of those in plain and of the others.
+    fields: [&'static str; 2],
 }
 
 impl Data {
@@ -53,7 +56,8 @@ impl Data {
 
     fn error(&self, at: &At<'_>, key: &str, text: impl std::fmt::Display) {
         let plain = self.plain.iter().any(|name| name == key);
-        let map = at.field(if plain { "stringData" } else { "data" });
+        let [in_plain, others] = self.fields;
+        let map = at.field(if plain { in_plain } else { others });
         map.key(key).error(text);
     }
 }
@@ -73,7 +77,11 @@ pub(crate) fn convert(message: k8s::Secret, context: &Context<'_>, at: At<'_>) -
             .into_iter()
             .map(|(key, text)| (key, text.into_bytes())),
     );
-    let data = Data { values, plain };
+    let data = Data {
+        values,
+        plain,
+        fields: ["stringData", "data"],
+    };
     if kind == TLS {
         for key in ["tls.crt", "tls.key"] {
             if data.get(key).is_none() {
@@ -91,10 +99,7 @@ pub(crate) fn convert(message: k8s::Secret, context: &Context<'_>, at: At<'_>) -
         Some((chain, key, staple)) => Some(pair_of(&data, chain, key, staple, &at)?),
         None => None,
     };
-    let roots = ROOTS
-        .iter()
-        .find_map(|[roots, crl]| Some((*roots, data.get(roots)?, *crl)));
-    let authorities = match roots {
+    let authorities = match roots_of(&data) {
         Some((name, roots, crl)) => Some(authorities_of(&data, (name, roots), crl, &at)?),
         None => None,
     };
@@ -103,6 +108,40 @@ pub(crate) fn convert(message: k8s::Secret, context: &Context<'_>, at: At<'_>) -
         pair,
         authorities,
     })
+}
+
+/// `None` without an error: there are no authorities in it.
+pub(crate) fn config_map(
+    message: k8s::ConfigMap,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<Secret> {
+    let k8s::ConfigMap {
+        metadata: _,
+        data: texts,
+        binary_data: mut values,
+        immutable: _,
+    } = message;
+    let plain = texts.keys().cloned().collect();
+    let texts = texts.into_iter();
+    values.extend(texts.map(|(key, text)| (key, text.into_bytes())));
+    let data = Data {
+        values,
+        plain,
+        fields: ["data", "binaryData"],
+    };
+    let (name, roots, crl) = roots_of(&data)?;
+    Some(Secret {
+        origin: context.origin.clone(),
+        pair: None,
+        authorities: Some(authorities_of(&data, (name, roots), crl, &at)?),
+    })
+}
+
+/// Authorities with their name, and that of the list of revoked certificates beside them.
+fn roots_of(data: &Data) -> Option<(&'static str, &[u8], &'static str)> {
+    let mut names = ROOTS.iter();
+    names.find_map(|[roots, crl]| Some((*roots, data.get(roots)?, *crl)))
 }
 
 fn pair_of(
