@@ -147,7 +147,7 @@ mod tests {
         assert_eq!((&*issuers[0].issuer, &*issuers[0].keys), ("a", JWKS));
         for (line, text, path) in [
             (1, "selector: {}\n", "selector"),
-            (5, "  audience: b\n", "jwtRules[0].audience"),
+            (5, "  audience: b\n", "jwtRules[0]"),
             (
                 5,
                 "  forwardOriginalToken: true\n",
