@@ -11,7 +11,8 @@ use weft_model::{
     ExportTo, HostScope, Hostname, Labels, MeshSettings, Namespace, ObjectRef, Percent, PortNumber,
     ScopedHost, Timestamp,
 };
-use weft_proto::{Duration as ProtoDuration, format};
+use weft_proto::yaml::{self, Limits};
+use weft_proto::{Duration as ProtoDuration, Problem, format, reader};
 
 /// At most so many findings are kept for one object; nobody reads more, and a hostile file
 /// cannot make us hold more.
@@ -81,6 +82,34 @@ impl Checker {
 
     pub(crate) fn into_findings(self) -> Vec<Finding> {
         self.0.into_inner()
+    }
+
+    /// The findings as problems of a text of one document, sorted by place. `source` names it. The text was read once
+    /// already.
+    pub(crate) fn into_problems(self, source: &str, text: &str) -> Vec<Problem> {
+        let findings = self.into_findings();
+        if findings.is_empty() {
+            return Vec::new();
+        }
+        let root = yaml::parse(text, &Limits::default())
+            .into_iter()
+            .find_map(|document| document.root);
+        let problem = |finding: Finding| {
+            let path = finding.path.to_string();
+            let place = root.as_ref().map(|root| reader::find(root, &path));
+            let (line, column) = place.unwrap_or((1, 1));
+            Problem {
+                source: source.into(),
+                line,
+                column,
+                object: None,
+                path,
+                message: finding.text,
+            }
+        };
+        let mut problems: Vec<Problem> = findings.into_iter().map(problem).collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems
     }
 }
 

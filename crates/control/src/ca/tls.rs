@@ -4,10 +4,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -15,7 +14,6 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -23,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
-use weft_xds::server::grpc::{self as ads, Admitted, Counters};
+use weft_xds::server::grpc::{self as ads, Admitted, Carrier, Counters};
 
 use super::{Desk, ServerCertificate};
 
@@ -105,10 +103,7 @@ impl ClientCertVerifier for Want {
 }
 
 /// A connection after its handshake.
-pub(crate) struct Secured {
-    stream: TlsStream<Admitted>,
-    peer: Peer,
-}
+pub(crate) type Secured = Carrier<TlsStream<Admitted>, Peer>;
 
 /// Accepts at most `limit` connections at once, and gives those whose handshake succeeds.
 pub(crate) fn incoming(
@@ -140,7 +135,7 @@ pub(crate) fn incoming(
                             chain: chain.iter().cloned().collect(),
                         };
                         // The server may be about to end.
-                        let _ = sender.send(Ok(Secured { stream, peer })).await;
+                        let _ = sender.send(Ok(Carrier::new(stream, peer))).await;
                         return;
                     }
                     Ok(Err(error)) => error.to_string(),
@@ -152,52 +147,4 @@ pub(crate) fn incoming(
         }
     });
     ReceiverStream::new(receiver)
-}
-
-impl Connected for Secured {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Secured {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Secured {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -16,7 +16,7 @@ use tonic::server::NamedService;
 use tonic::{Extensions, Request, Status};
 
 use super::age::Ages;
-pub use super::incoming::{Admitted, incoming};
+pub use super::incoming::{Admitted, Carrier, incoming};
 use super::requests::Requests;
 use super::standing::Inquiry;
 pub use super::standing::Standing;

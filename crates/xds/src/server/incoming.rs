@@ -19,11 +19,26 @@ use super::grpc::Counters;
 /// After an error of the system, such as too many open files; some come back meanwhile.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection, counted for as long as it lives.
+/// A connection, and what calls on it are told of it.
 #[derive(Debug)]
-pub struct Admitted {
-    stream: TcpStream,
-    _place: OwnedSemaphorePermit,
+pub struct Carrier<S, I> {
+    stream: S,
+    info: I,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// A connection, counted for as long as it lives.
+pub type Admitted = Carrier<TcpStream, TcpConnectInfo>;
+
+impl<S, I> Carrier<S, I> {
+    /// A connection on top of another one.
+    pub fn new(stream: S, info: I) -> Self {
+        Carrier {
+            stream,
+            info,
+            _place: None,
+        }
+    }
 }
 
 /// Accepts at most `limit` connections at once, for `serve_with_incoming`. Beyond them a connection
@@ -51,24 +66,25 @@ pub fn incoming(
             };
             // Without it, answers are only later.
             let _ = stream.set_nodelay(true);
+            let info = stream.connect_info();
             let admitted = Admitted {
-                stream,
-                _place: place,
+                _place: Some(place),
+                ..Carrier::new(stream, info)
             };
             return Some((Ok(admitted), state));
         }
     })
 }
 
-impl Connected for Admitted {
-    type ConnectInfo = TcpConnectInfo;
+impl<S, I: Clone + Send + Sync + 'static> Connected for Carrier<S, I> {
+    type ConnectInfo = I;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> I {
+        self.info.clone()
     }
 }
 
-impl AsyncRead for Admitted {
+impl<S: AsyncRead + Unpin, I: Unpin> AsyncRead for Carrier<S, I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -78,7 +94,7 @@ impl AsyncRead for Admitted {
     }
 }
 
-impl AsyncWrite for Admitted {
+impl<S: AsyncWrite + Unpin, I: Unpin> AsyncWrite for Carrier<S, I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

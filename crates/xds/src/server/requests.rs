@@ -8,8 +8,7 @@ use http_body_util::BodyExt;
 use tonic::Status;
 use tonic::body::Body;
 
-/// A flag for compression, and the length.
-const GRPC_HEADER: usize = 5;
+use super::wire::GRPC_HEADER;
 
 /// The messages of a gRPC request.
 pub(super) struct Requests<T> {

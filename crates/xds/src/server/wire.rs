@@ -3,7 +3,6 @@
 //! decides what is sent.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::vec::IntoIter;
 
@@ -16,13 +15,14 @@ use tonic::codegen::http::HeaderMap;
 
 use crate::protocol::{Mode, Outgoing};
 use crate::resource::{Resource, Version};
+use crate::type_url::TypeUrl;
 
 /// Pieces are gathered up to this size, that of a frame of HTTP/2.
 const PIECE: usize = 16 << 10;
 /// Bodies from this size on are pieces of their own.
 const SHARED: usize = 8 << 10;
 /// A flag for compression, and the length.
-const GRPC_HEADER: usize = 5;
+pub(super) const GRPC_HEADER: usize = 5;
 
 /// Field numbers of `DiscoveryResponse` or `DeltaDiscoveryResponse`.
 struct Fields {
@@ -83,12 +83,12 @@ fn text(tag: u32, value: &str, to: &mut BytesMut) {
 #[derive(Clone, Debug)]
 struct Spelling {
     mode: Mode,
-    type_url: Arc<str>,
+    type_url: TypeUrl,
 }
 
 impl Spelling {
     fn any_len(&self, resource: &Resource) -> usize {
-        delimited_len(any::TYPE_URL, self.type_url.len())
+        delimited_len(any::TYPE_URL, self.type_url.as_str().len())
             + delimited_len(any::VALUE, resource.body.len())
     }
 
@@ -113,7 +113,7 @@ impl Spelling {
             text(wrapper::VERSION, &version.to_string(), to);
             open(wrapper::RESOURCE, self.any_len(resource), to);
         }
-        text(any::TYPE_URL, &self.type_url, to);
+        text(any::TYPE_URL, self.type_url.as_str(), to);
         open(any::VALUE, resource.body.len(), to);
     }
 }
@@ -140,12 +140,12 @@ impl Message {
         };
         let spelling = Spelling {
             mode,
-            type_url: answer.type_url.as_str().into(),
+            type_url: answer.type_url,
         };
         let mut head = BytesMut::with_capacity(256);
         head.put_bytes(0, GRPC_HEADER);
         text(fields.version, &answer.version.to_string(), &mut head);
-        text(fields.type_url, &spelling.type_url, &mut head);
+        text(fields.type_url, spelling.type_url.as_str(), &mut head);
         text(fields.nonce, &answer.nonce, &mut head);
         if let Some(identifier) = answer.control_plane {
             let message = crate::pb::ControlPlane {
@@ -181,7 +181,7 @@ impl Message {
             resources: Vec::new().into_iter(),
             spelling: Spelling {
                 mode: Mode::Delta,
-                type_url: "".into(),
+                type_url: TypeUrl::from_static(""),
             },
             length,
         })
@@ -299,7 +299,6 @@ mod tests {
 
     use super::*;
     use crate::protocol::{Delta, Protocol, Sotw};
-    use crate::type_url::TypeUrl;
 
     fn answer(sizes: &[usize]) -> Outgoing {
         let resource = |(index, size): (usize, &usize)| {

@@ -13,14 +13,14 @@ use weft_model::{
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::istio::networking::v1alpha3::HttpRetry;
 use weft_proto::yaml::{self, Limits};
-use weft_proto::{Problem, bootstrap, reader};
+use weft_proto::{Problem, bootstrap};
 
 use super::destination_rule_balancer::{locality, zone_aware};
 use super::destination_rule_pool::{connection_pool, outlier_detection, probing};
 use super::gateway_tls::{self, known};
 use super::virtual_service_fault::retries_of;
 use super::{extension_providers, log_format, proxy_settings};
-use crate::check::{At, Checker, Finding, optional};
+use crate::check::{At, Checker, optional};
 
 /// Fields of `MeshConfig` that are taken and have no effect, and why.
 pub const IGNORED: [(&str, &str); 5] = [
@@ -51,37 +51,20 @@ pub fn parse(source: &str, text: &str) -> Result<MeshSettings, Vec<Problem>> {
     let message = bootstrap::read_mesh_config(source, text)?;
     let checker = Checker::default();
     let mut settings = convert(message, checker.root());
-    let findings = checker.into_findings();
-    // The text was read once already, so it has one sound document at most.
+    let problems = checker.into_problems(source, text);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    // In Istio proxies make spans unless that is switched off; the message cannot tell `false`
+    // from nothing. The text was read once already, so it has one sound document at most.
     let root = yaml::parse(text, &Limits::default())
         .into_iter()
         .find_map(|document| document.root);
-    if findings.is_empty() {
-        // In Istio proxies make spans unless that is switched off; the message cannot tell `false`
-        // from nothing.
-        let said = |name| root.as_ref().is_some_and(|root| root.get(name).is_some());
-        if !said("enableTracing") && !said("enable_tracing") {
-            settings.tracing = None;
-        }
-        return Ok(settings);
+    let said = |name| root.as_ref().is_some_and(|root| root.get(name).is_some());
+    if !said("enableTracing") && !said("enable_tracing") {
+        settings.tracing = None;
     }
-    let problem = |finding: Finding| {
-        let path = finding.path.to_string();
-        let (line, column) = root
-            .as_ref()
-            .map_or((1, 1), |root| reader::find(root, &path));
-        Problem {
-            source: source.into(),
-            line,
-            column,
-            object: None,
-            path,
-            message: finding.text,
-        }
-    };
-    let mut problems: Vec<Problem> = findings.into_iter().map(problem).collect();
-    problems.sort_by_key(|problem| (problem.line, problem.column));
-    Err(problems)
+    Ok(settings)
 }
 
 fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {

@@ -12,9 +12,9 @@ use weft_model::{
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::istio::mesh::v1alpha1::network as pb;
 use weft_proto::yaml::{self, Limits};
-use weft_proto::{Problem, bootstrap, reader};
+use weft_proto::{Problem, bootstrap};
 
-use crate::check::{At, Checker, Finding};
+use crate::check::{At, Checker};
 use crate::piece::{Outcome, Piece, ReadDocument};
 
 /// Fields of `MeshNetworks` that are taken and have no effect, and why.
@@ -53,30 +53,11 @@ pub fn parse(
     let message = message.map_err(|all| all.into_iter().map(named).collect::<Vec<_>>())?;
     let checker = Checker::default();
     let networks = convert(message, checker.root());
-    let findings = checker.into_findings();
-    if findings.is_empty() {
+    let problems = checker.into_problems(source, text);
+    if problems.is_empty() {
         return Ok(MeshNetworks { origin, networks });
     }
-    // The text was read once already, so it has one sound document at most.
-    let root = yaml::parse(text, &Limits::default())
-        .into_iter()
-        .find_map(|document| document.root);
-    let problem = |finding: Finding| {
-        let path = finding.path.to_string();
-        let place = root.as_ref().map(|root| reader::find(root, &path));
-        let (line, column) = place.unwrap_or((1, 1));
-        named(Problem {
-            source: source.into(),
-            line,
-            column,
-            object: None,
-            path,
-            message: finding.text,
-        })
-    };
-    let mut problems: Vec<Problem> = findings.into_iter().map(problem).collect();
-    problems.sort_by_key(|problem| (problem.line, problem.column));
-    Err(problems)
+    Err(problems.into_iter().map(named).collect())
 }
 
 /// Reads the file of `--networks-config`.

@@ -2,11 +2,10 @@
 //! their keys inside.
 
 use weft_proto::istio::security::v1beta1 as pb;
-use weft_proto::yaml::{self, Limits};
-use weft_proto::{Problem, bootstrap, reader};
+use weft_proto::{Problem, bootstrap};
 
 use super::selector;
-use crate::check::{At, Checker, Finding};
+use crate::check::{At, Checker};
 use crate::key_set;
 
 /// An issuer whose tokens are believed.
@@ -28,29 +27,10 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<TokenIssuerRule>, Vec<Probl
     let message = bootstrap::read_token_rules(source, text)?;
     let checker = Checker::default();
     let issuers = convert(message, checker.root());
-    let findings = checker.into_findings();
-    if findings.is_empty() {
+    let problems = checker.into_problems(source, text);
+    if problems.is_empty() {
         return Ok(issuers);
     }
-    let root = yaml::parse(text, &Limits::default())
-        .into_iter()
-        .find_map(|document| document.root);
-    let problem = |finding: Finding| {
-        let path = finding.path.to_string();
-        let (line, column) = root
-            .as_ref()
-            .map_or((1, 1), |root| reader::find(root, &path));
-        Problem {
-            source: source.into(),
-            line,
-            column,
-            object: None,
-            path,
-            message: finding.text,
-        }
-    };
-    let mut problems: Vec<Problem> = findings.into_iter().map(problem).collect();
-    problems.sort_by_key(|problem| (problem.line, problem.column));
     Err(problems)
 }
 
