@@ -21,7 +21,7 @@ use super::requests::Requests;
 use super::standing::Inquiry;
 pub use super::standing::Standing;
 use super::wire::{Answers, Message};
-use super::{Answered, Event, Limits, Question, ServerStream, question};
+use super::{Answered, Event, Limits, NamePool, Question, ServerStream, question};
 use crate::pb;
 use crate::protocol::{Delta, Mode, Outgoing, Protocol, Sotw};
 use crate::view::View;
@@ -186,6 +186,7 @@ struct Shared<S> {
     places: Arc<Semaphore>,
     ages: Option<Ages>,
     next_id: AtomicU64,
+    names: Arc<NamePool>,
 }
 
 /// The service to give to `serve_with_incoming` of [`server_builder`]. It answers other gRPC paths
@@ -203,6 +204,7 @@ pub fn service<S: ViewSource>(
         options,
         counters,
         next_id: AtomicU64::new(1),
+        names: Arc::default(),
     });
     AdsService { shared }
 }
@@ -359,7 +361,8 @@ async fn serve<P: Protocol, S: ViewSource>(
         view,
         options.limits.clone(),
         options.identifier.clone(),
-    );
+    )
+    .with_pool(Arc::clone(&shared.names));
     let mut run = Run {
         shared,
         id,

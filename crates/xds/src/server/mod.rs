@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 pub use event::{Event, Limits, Refusal, StreamError, TypeStatus};
 use plan::{Step, Turn, plan};
 pub use question::{Answered, Question};
+pub use state::NamePool;
 use state::{First, TypeState};
 
 use crate::protocol::{Outgoing, Protocol};
@@ -46,6 +47,7 @@ pub struct ServerStream<P: Protocol> {
     /// In the order of a push.
     types: Vec<TypeState>,
     events: VecDeque<Event>,
+    pool: Arc<NamePool>,
     protocol: PhantomData<P>,
 }
 
@@ -63,8 +65,16 @@ impl<P: Protocol> ServerStream<P> {
             first_request: None,
             types: Vec::new(),
             events: VecDeque::new(),
+            pool: Arc::default(),
             protocol: PhantomData,
         }
+    }
+
+    /// Lets the stream share its names with those of other streams.
+    #[must_use]
+    pub fn with_pool(mut self, pool: Arc<NamePool>) -> Self {
+        self.pool = pool;
+        self
     }
 
     /// What the client is to have from now on.
@@ -117,6 +127,7 @@ impl<P: Protocol> ServerStream<P> {
         let outcome =
             self.types[index].request(P::MODE, &request, &first, &self.limits, &mut events);
         self.events.extend(events);
+        self.types[index].share_names(&self.pool);
         outcome
     }
 
