@@ -14,7 +14,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -34,7 +34,12 @@ pub struct PluggedFolder {
     path: PathBuf,
     /// Of all files, as they were read last, used or not.
     seen: Vec<u8>,
+    /// When these were refused, if they were.
+    refused: Option<SystemTime>,
 }
+
+/// What was refused is tried again: a certificate may begin only after it was put here.
+const AGAIN: Duration = Duration::from_mins(1);
 
 impl PluggedFolder {
     /// Reads a folder. Beside it, what is in force.
@@ -48,6 +53,7 @@ impl PluggedFolder {
         let mut folder = Self {
             path: path.into(),
             seen: Vec::new(),
+            refused: None,
         };
         folder.seen = folder.digest()?;
         let state = folder.load(now)?;
@@ -57,14 +63,18 @@ impl PluggedFolder {
     /// Looks whether the files changed; `None` if not.
     ///
     /// # Errors
-    /// As [`PluggedFolder::open`], once for each change; what was in force before stays in force.
+    /// As [`PluggedFolder::open`], once for each change and once a minute after it; what was in force
+    /// before stays in force.
     pub fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
         let digest = self.digest()?;
-        if digest == self.seen {
+        let waited = |at: SystemTime| now.duration_since(at).is_ok_and(|time| time >= AGAIN);
+        if digest == self.seen && !self.refused.is_some_and(waited) {
             return Ok(None);
         }
         self.seen = digest;
-        self.load(now).map(Some)
+        let loaded = self.load(now);
+        self.refused = loaded.is_err().then_some(now);
+        loaded.map(Some)
     }
 
     fn digest(&self) -> Result<Vec<u8>, AuthorityError> {

@@ -29,6 +29,9 @@ use crate::set::ResourceSet;
 use crate::type_url::TypeUrl;
 use crate::view::View;
 
+/// Bytes of the name of a type, which is kept even if the type is not served.
+const MAX_TYPE: usize = 4096;
+
 /// The machine of one stream.
 ///
 /// Call [`request`](Self::request), [`set_view`](Self::set_view) and [`tick`](Self::tick) as
@@ -101,6 +104,9 @@ impl<P: Protocol> ServerStream<P> {
         self.first_request.get_or_insert(now);
         if request.type_url.is_empty() {
             return Err(StreamError::NoType);
+        }
+        if request.type_url.len() > MAX_TYPE {
+            return Err(StreamError::TypeTooLong(MAX_TYPE));
         }
         let type_url = TypeUrl::new(&request.type_url);
         let index = match self.find(&type_url) {
