@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use weft_model::{Hostname, HttpRoute, ObjectRef, PortNumber, Service, ServicePort};
+use weft_model::{Hostname, HttpRoute, PortNumber, Service, ServicePort};
 use weft_xds::Resource;
 
 use super::key::{HostForm, HostTarget, OutboundHost, Reader, RouteName};
 use super::value::{HostChunk, HostField, HostRules, Seen, Value};
 use super::{Cx, Key, Shard, contain, outbound, places, read};
-use crate::emit::{Emitted, Fault, Origins, origins};
+use crate::emit::{Emitted, Origins, origins};
 use crate::generate::listeners::Unknown;
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{names, routes};
@@ -261,7 +261,7 @@ pub(super) fn host_chunk(
             form,
         };
         if let Some(field) = made(cx, host) {
-            chunk.push(&field);
+            chunk.push(field);
         }
     };
     for (seen, rule) in &rules.services {
@@ -356,26 +356,26 @@ pub(super) fn merged(resource: Resource, chunks: &[Arc<HostChunk>]) -> Emitted {
     }
 }
 
-/// Virtual hosts while they are being joined to a chunk.
+/// Virtual hosts that are being joined to a chunk.
 #[derive(Default)]
-pub(super) struct Joined {
-    bytes: BytesMut,
-    origins: Vec<ObjectRef>,
-    faults: Vec<Fault>,
-}
+pub(super) struct Joined(Vec<HostField>);
 
 impl Joined {
-    pub(super) fn push(&mut self, field: &HostField) {
-        self.bytes.extend_from_slice(&field.bytes);
-        self.origins.extend(field.origins.iter().cloned());
-        self.faults.extend(field.faults.iter().cloned());
+    pub(super) fn push(&mut self, field: HostField) {
+        self.0.push(field);
     }
 
     pub(super) fn finish(self) -> Value {
+        let hosts = &self.0;
+        let mut bytes = BytesMut::with_capacity(hosts.iter().map(|host| host.bytes.len()).sum());
+        for host in hosts {
+            bytes.extend_from_slice(&host.bytes);
+        }
+        let faults = hosts.iter().flat_map(|host| host.faults.iter().cloned());
         Value::Hosts(Arc::new(HostChunk {
-            bytes: self.bytes.freeze(),
-            origins: origins(self.origins),
-            faults: self.faults.into(),
+            bytes: bytes.freeze(),
+            origins: Origins::Parts(hosts.iter().map(|host| host.origins.clone()).collect()),
+            faults: faults.collect(),
         }))
     }
 }

@@ -216,7 +216,7 @@ impl<P: Protocol> ServerStream<P> {
         if !self.is_served(&type_url) || self.waits_for_clusters(&type_url, now) {
             return None;
         }
-        let nonce = format!("{:x}-{:x}", self.id, self.answers + 1);
+        let (id, answer) = (self.id, self.answers + 1);
         let turn = Turn {
             mode: P::MODE,
             now,
@@ -227,7 +227,7 @@ impl<P: Protocol> ServerStream<P> {
             limits: &self.limits,
         };
         let state = self.types.get_mut(index)?;
-        let step = plan(state, &turn, &nonce);
+        let step = plan(state, &turn, || format!("{id:x}-{answer:x}"));
         let removals = &mut state.removals;
         if removals.held != removals.reported || removals.forced > 0 {
             removals.reported = removals.held;
@@ -325,11 +325,8 @@ impl<P: Protocol> ServerStream<P> {
 
     fn parents(&self, type_url: &TypeUrl) -> ResourceSet {
         let parent = type_url.parent();
-        let sent = parent
-            .as_ref()
-            .and_then(|parent| self.active(parent))
-            .map(|state| state.sent().clone());
-        sent.unwrap_or_else(|| ResourceSet::empty(parent.unwrap_or_else(|| type_url.clone())))
+        let state = parent.and_then(|parent| self.active(&parent));
+        state.map_or_else(ResourceSet::none, |state| state.sent().clone())
     }
 
     /// The generation of the view of which the types that a removal waits for have everything.

@@ -57,12 +57,17 @@ pub(super) enum Step {
 }
 
 /// Decides what the type sends now, and notes it as sent.
-pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step {
+pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: impl FnOnce() -> String) -> Step {
     if state.in_flight.is_some() {
         return Step::Busy;
     }
     if !state.is_active() {
         return Step::Idle(None);
+    }
+    if state.is_at_rest(&turn.target, &turn.parents) {
+        // What an edit of another type mostly leaves behind.
+        state.settled_at = turn.generation;
+        return Step::Idle(Some(turn.target.version()));
     }
     let mut wanted = gather(state, turn);
     let truncated = truncate(state, turn, &mut wanted);
@@ -97,9 +102,10 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
     let mut names = wanted.changed.iter().map(|r| &r.name);
     let adds = names.any(|name| state.base.get(name).is_none());
     let resources = listed(state, turn, wanted.changed, &listed_in_all);
+    let nonce = nonce();
     state.sent_now(InFlight {
         adds,
-        nonce: nonce.to_owned(),
+        nonce: nonce.clone(),
         proposal,
         parents: turn.parents.clone(),
         offered,
@@ -113,7 +119,7 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
     removed.extend(wanted.absent);
     Step::Send(Outgoing {
         type_url: state.type_url.clone(),
-        nonce: nonce.to_owned(),
+        nonce,
         version,
         resources,
         removed,

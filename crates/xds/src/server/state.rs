@@ -123,7 +123,7 @@ impl TypeState {
             answer_owed: false,
             base: empty.clone(),
             unknown_past: false,
-            parents: ResourceSet::empty(type_url.parent().unwrap_or_else(|| type_url.clone())),
+            parents: ResourceSet::none(),
             in_flight: None,
             last_nonce: String::new(),
             refused: AHashMap::default(),
@@ -193,6 +193,19 @@ impl TypeState {
                 .changed
                 .iter()
                 .any(|resource| is_new(&resource.name))
+    }
+
+    /// Whether there is nothing to look at: the client has just this, accepted for these parents, and asks for
+    /// nothing else.
+    pub(super) fn is_at_rest(&self, target: &ResourceSet, parents: &ResourceSet) -> bool {
+        self.base.ptr_eq(target)
+            && self.parents.ptr_eq(parents)
+            && self.pending.is_empty()
+            && !self.answer_owed
+            && self.refused.is_empty()
+            && self.unsure.is_empty()
+            && self.held.is_none()
+            && self.removals.held == 0
     }
 
     /// What was sent last, accepted or not.
