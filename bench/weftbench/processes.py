@@ -32,12 +32,13 @@ class CpuTime:
         return self.user + self.system
 
 
-def pin_to(core: int):
-    """A `preexec_fn`: this core only, and an end when the parent ends, even if killed."""
+def pin_to(core: int | None):
+    """A `preexec_fn`: this core only (`None`: all), and an end when the parent ends, even if killed."""
     prctl = ctypes.CDLL(None).prctl
 
     def before_exec() -> None:
-        os.sched_setaffinity(0, {core})
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     return before_exec
@@ -46,7 +47,7 @@ def pin_to(core: int):
 class Program:
     """A running program and its children: one process group, on one core, in a `with` block."""
 
-    def __init__(self, name: str, command: list[str], core: int, log: Path):
+    def __init__(self, name: str, command: list[str], core: int | None, log: Path):
         self.name = name
         self._command = command
         self._core = core

@@ -26,7 +26,7 @@ _ISTIOD_ENVIRONMENT = {
 class Plane:
     """A control plane on a folder, in a `with` block. `started` is when its process began."""
 
-    def __init__(self, name: str, program: str, folder: Path, place: Path, core: int, taken: set[int]):
+    def __init__(self, name: str, program: str, folder: Path, place: Path, core: int | None, taken: set[int]):
         self.name = name
         self.port = free_port(taken)
         monitoring = free_port(taken)
