@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ahash::HashMap;
+use ahash::{HashMap, HashSet};
 use weft_model::{
     CredentialName, DestinationRule, EnvoyFilter, Gateway, Hostname, Kind, Labels, MeshSettings,
     Namespace, Object, ObjectKey, ObjectRef, Service, ServiceEndpoints, ServiceKey, VirtualService,
@@ -50,7 +50,8 @@ pub(crate) struct World {
     /// `ConfigMaps` that `DestinationRules` name.
     config_maps: BTreeMap<Arc<str>, usize>,
     /// Indexes that the present change has touched.
-    touched: Vec<Key>,
+    touched: HashSet<Key>,
+    touched_services: BTreeSet<Shard>,
 }
 
 impl World {
@@ -78,7 +79,8 @@ impl World {
             labels: BTreeMap::new(),
             stream_labels: BTreeMap::new(),
             config_maps: BTreeMap::new(),
-            touched: Vec::new(),
+            touched: HashSet::default(),
+            touched_services: BTreeSet::new(),
         }
     }
 
@@ -103,6 +105,7 @@ impl World {
                 self.exchange(old.as_ref(), change.object.as_ref());
             }
         }
+        self.publish_indexes();
     }
 
     fn exchange(&mut self, old: Option<&Object>, new: Option<&Object>) {
@@ -161,8 +164,7 @@ impl World {
             self.engine.remove(&Key::Service(key.clone()));
         }
         if old.map(facts) != new.map(facts) {
-            let value = Value::ServiceIndex(Arc::new(index.clone()));
-            self.engine.set(Key::ServiceIndex(shard), value);
+            self.touched_services.insert(shard);
         }
         let ips = |s: Option<&Arc<Service>>| -> BTreeSet<IpAddr> {
             let Some(s) = s else { return BTreeSet::new() };
@@ -373,9 +375,7 @@ impl World {
         if list.is_empty() {
             index.remove(host);
         }
-        if !self.touched.contains(&key) {
-            self.touched.push(key);
-        }
+        self.touched.insert(key);
     }
 
     fn envoy_filter(&mut self, filter: &Arc<EnvoyFilter>, comes: bool) {
@@ -391,7 +391,13 @@ impl World {
     }
 
     /// Tells the engine about the indexes that a change of a rule has touched.
-    fn publish(&mut self, object: Option<&Object>) {
+    /// Tells the engine of the indexes that the changes have touched, each once.
+    fn publish_indexes(&mut self) {
+        for shard in std::mem::take(&mut self.touched_services) {
+            let index = self.services.get(&shard).cloned().unwrap_or_default();
+            let value = Value::ServiceIndex(Arc::new(index));
+            self.engine.set(Key::ServiceIndex(shard), value);
+        }
         for key in std::mem::take(&mut self.touched) {
             let empty = self.rules.get(&key).is_none_or(BTreeMap::is_empty);
             if empty {
@@ -402,6 +408,18 @@ impl World {
                 self.engine.set(key, value);
             }
         }
+        for (key, counts) in [
+            (Key::MentionedLabels, &self.labels),
+            (Key::StreamLabels, &self.stream_labels),
+            (Key::NamedConfigMaps, &self.config_maps),
+        ] {
+            let keys: BTreeSet<Arc<str>> = counts.keys().cloned().collect();
+            self.engine.set(key, Value::LabelKeys(Arc::new(keys)));
+        }
+    }
+
+    /// Tells the engine of lists that an object is in.
+    fn publish(&mut self, object: Option<&Object>) {
         match object {
             Some(Object::Gateway(_)) => {
                 let value = Value::Gateways(self.gateways.clone().into());
@@ -433,14 +451,6 @@ impl World {
             }
             Some(object) => self.namespaced.publish(object, &mut self.engine),
             None => {}
-        }
-        for (key, counts) in [
-            (Key::MentionedLabels, &self.labels),
-            (Key::StreamLabels, &self.stream_labels),
-            (Key::NamedConfigMaps, &self.config_maps),
-        ] {
-            let keys: BTreeSet<Arc<str>> = counts.keys().cloned().collect();
-            self.engine.set(key, Value::LabelKeys(Arc::new(keys)));
         }
     }
 

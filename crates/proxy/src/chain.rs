@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use weft_config::DownstreamTls;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
 use weft_config::http_manager::CodecType;
-use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect};
+use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect_more};
 use weft_net::tls::{CertificateReader, ContextCertificates, TlsError};
 use weft_net::{Peeked, Stream};
 use weft_upstream::Secrets;
@@ -274,17 +274,16 @@ async fn sniff(
     inspected: Inspected,
     registered: &Registered,
 ) -> Option<(Peeked, Option<HttpVersion>)> {
-    let known = inspected.http.is_some() || !io.prefix().is_empty();
-    if known || manager.config.codec != CodecType::Auto {
+    if inspected.http.is_some() || manager.config.codec != CodecType::Auto {
         return Some((io, inspected.http));
     }
-    let (tcp, _) = io.into_parts();
+    // Another inspector may have read bytes without looking for HTTP in them.
     let wanted = Wanted {
         tls: false,
         http: true,
     };
     let (io, found) = tokio::select! {
-        looked = inspect(tcp, wanted, None) => looked.ok()?,
+        looked = inspect_more(io, wanted, None) => looked.ok()?,
         () = registered.handle().finishing() => return None,
     };
     (!io.prefix().is_empty()).then_some((io, found.http))

@@ -59,12 +59,28 @@ pub struct Inspected {
 /// # Errors
 /// The socket failed.
 pub async fn inspect(
-    mut tcp: TcpStream,
+    tcp: TcpStream,
     wanted: Wanted,
     timeout: Option<Duration>,
 ) -> io::Result<(Peeked, Inspected)> {
-    let mut seen = Vec::new();
+    inspect_more(tcp.into(), wanted, timeout).await
+}
+
+/// The same of a connection of which something was read for another inspector.
+///
+/// # Errors
+/// The socket failed.
+pub async fn inspect_more(
+    io: Peeked,
+    wanted: Wanted,
+    timeout: Option<Duration>,
+) -> io::Result<(Peeked, Inspected)> {
+    let (mut tcp, seen) = io.into_parts();
+    let mut seen = Vec::from(seen);
     let mut found = Inspected::default();
+    if !seen.is_empty() && decide(&seen, wanted, &mut found) {
+        return Ok((Peeked::new(tcp, seen), found));
+    }
     let read = read_until_sure(&mut tcp, wanted, &mut seen, &mut found);
     match timeout {
         Some(timeout) => {
@@ -174,6 +190,28 @@ mod tests {
         drop(client);
         let (_, found) = inspect(server, BOTH, None).await.unwrap();
         assert!(found.incomplete);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_for_one_inspector_is_looked_at_by_the_next() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for cut in [1, 4, preface.len()] {
+            let (mut client, server) = pair().await;
+            client.write_all(&preface[..cut]).await.unwrap();
+            let tls = Wanted {
+                tls: true,
+                http: false,
+            };
+            let (io, found) = inspect(server, tls, None).await.unwrap();
+            assert_eq!((found.hello, io.prefix()), (None, &preface[..cut]));
+            client.write_all(&preface[cut..]).await.unwrap();
+            let http = Wanted {
+                tls: false,
+                http: true,
+            };
+            let (_, found) = inspect_more(io, http, None).await.unwrap();
+            assert_eq!(found.http, Some(HttpVersion::H2c), "{cut} bytes");
+        }
     }
 
     #[tokio::test]

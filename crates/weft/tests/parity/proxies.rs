@@ -12,7 +12,7 @@ use weft_testkit::{ConfigFolder, Peers, Process, eventually, free_port, get};
 use super::upstream::{self, Seen};
 
 const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
-const LISTENERS: [&str; 5] = ["edge", "inner", "trusted", "bare", "secure"];
+const LISTENERS: [&str; 6] = ["edge", "inner", "trusted", "inspected", "bare", "secure"];
 const LOG: &str = "case=%REQ(x-case)%\tcode=%RESPONSE_CODE%\tflags=%RESPONSE_FLAGS%\t\
     details=%RESPONSE_CODE_DETAILS%\treceived=%BYTES_RECEIVED%\tsent=%BYTES_SENT%\t\
     protocol=%PROTOCOL%\tmethod=%REQ(:METHOD)%\tpath=%REQ(x-envoy-original-path?:path)%\t\
