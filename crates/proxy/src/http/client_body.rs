@@ -2,7 +2,6 @@
 //! it. Who reads it later gets all of it.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,8 +24,11 @@ use crate::stats::HttpStats;
 #[derive(Debug)]
 pub(crate) struct ClientBody {
     incoming: Incoming,
-    /// What has been read ahead, at most what a filter asked for and one frame.
-    ahead: VecDeque<Frame<Bytes>>,
+    /// What has been read ahead, at most what a filter asked for and one frame. In one piece: a client
+    /// chooses how small its frames are, and each would cost more than its bytes.
+    ahead: Bytes,
+    /// Trailers that came after it.
+    trailers: Option<Frame<Bytes>>,
     received: Rc<Received>,
     /// A client that sends nothing for so long while a filter waits is answered.
     idle: Option<Duration>,
@@ -45,7 +47,8 @@ impl ClientBody {
     ) -> Self {
         Self {
             incoming,
-            ahead: VecDeque::new(),
+            ahead: Bytes::new(),
+            trailers: None,
             received,
             idle,
             stats,
@@ -113,21 +116,25 @@ impl ClientBody {
 impl RequestBody for ClientBody {
     fn read(&mut self, enough: usize) -> Reading<'_> {
         Box::pin(async move {
-            let mut bytes = BytesMut::new();
-            for data in self.ahead.iter().filter_map(Frame::data_ref) {
-                bytes.extend_from_slice(data);
-            }
+            let mut bytes = BytesMut::from(std::mem::take(&mut self.ahead));
+            let mut read = Ok(());
             while bytes.len() < enough && !self.is_received() {
-                let Some(frame) = self.next().await? else {
-                    break;
-                };
-                if let Some(data) = frame.data_ref() {
-                    bytes.extend_from_slice(data);
+                match self.next().await {
+                    Ok(None) => break,
+                    Ok(Some(frame)) => match frame.into_data() {
+                        Ok(data) => bytes.extend_from_slice(&data),
+                        Err(trailers) => self.trailers = Some(trailers),
+                    },
+                    Err(reply) => {
+                        read = Err(reply);
+                        break;
+                    }
                 }
-                self.ahead.push_back(frame);
             }
+            self.ahead = bytes.freeze();
+            read?;
             Ok(Beginning {
-                bytes: bytes.freeze(),
+                bytes: self.ahead.clone(),
                 whole: self.is_received(),
             })
         })
@@ -149,19 +156,21 @@ impl Body for ClientBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(frame) = self.ahead.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
+        if !self.ahead.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.ahead)))));
+        }
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(trailers)));
         }
         self.poll_incoming(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ahead.is_empty() && self.incoming.is_end_stream()
+        self.ahead.is_empty() && self.trailers.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let ahead = self.ahead.iter().filter_map(Frame::data_ref);
-        let ahead: u64 = ahead.map(|data| data.len() as u64).sum();
+        let ahead = self.ahead.len() as u64;
         let rest = self.incoming.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(ahead));
