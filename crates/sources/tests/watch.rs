@@ -594,9 +594,10 @@ async fn a_directory_that_is_replaced_is_watched_again() {
 async fn a_long_start_does_not_put_polling_off() {
     let directory = tempfile::tempdir().expect("a directory");
     let beside = tempfile::tempdir().expect("a directory");
-    let many: String = (0..2000)
-        .map(|number| format!("{}---\n", route(&format!("r{number}"), 1)))
+    let many: Vec<String> = (0..2000)
+        .map(|number| route(&format!("r{number}"), 1))
         .collect();
+    let many = many.join("---\n");
     fs::write(directory.path().join("many.yaml"), many).expect("written");
     let file = beside.path().join("a.yaml");
     fs::write(&file, route("a", 1)).expect("written");

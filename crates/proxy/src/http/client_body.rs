@@ -180,3 +180,53 @@ impl Body for ClientBody {
         hint
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use http_body_util::Empty;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Reads ahead, and then what there is: the sizes of its pieces.
+    async fn pieces(request: Request<Incoming>) -> Vec<usize> {
+        let incoming = request.into_body();
+        let mut body = ClientBody::new(incoming, Rc::default(), None, Arc::default());
+        let beginning = body.read(90).await.expect("it comes");
+        assert!(beginning.bytes.len() >= 90, "{beginning:?}");
+        let mut sizes = Vec::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let frame = frame.expect("a good body");
+            sizes.push(frame.data_ref().map_or(0, Bytes::len));
+        }
+        sizes
+    }
+
+    #[tokio::test]
+    async fn what_is_read_ahead_is_one_piece_however_it_came() {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let head =
+            "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let body = "1\r\nx\r\n".repeat(100) + "0\r\n\r\n";
+        let sent = client.write_all((head.to_owned() + &body).as_bytes()).await;
+        sent.expect("there is room");
+        let seen = Rc::new(Cell::new(Vec::new()));
+        let told = Rc::clone(&seen);
+        let service = service_fn(move |request| {
+            let told = Rc::clone(&told);
+            async move {
+                told.set(pieces(request).await);
+                Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new();
+        let connection = connection.serve_connection(TokioIo::new(server), service);
+        connection.await.expect("served");
+        let sizes = seen.take();
+        assert!(sizes[0] >= 90, "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<usize>(), 100, "{sizes:?}");
+    }
+}
