@@ -22,7 +22,7 @@ use super::requests::Requests;
 pub use super::standing::Standing;
 use super::standing::{Inquiry, Orders};
 use super::wire::{Answers, Message};
-use super::{Answered, Event, Limits, Question, ServerStream, question};
+use super::{Answered, Event, Limits, NamePool, Question, ServerStream, question};
 use crate::pb;
 use crate::protocol::{Delta, Mode, Outgoing, Protocol, Sotw};
 use crate::view::View;
@@ -189,6 +189,7 @@ struct Shared<S> {
     counters: Arc<Counters>,
     places: Arc<Semaphore>,
     ages: Option<Ages>,
+    names: Arc<NamePool>,
 }
 
 /// Of the process and not of a service: several services of one source tell their streams apart.
@@ -208,6 +209,7 @@ pub fn service<S: ViewSource>(
         ages: options.max_connection_age.map(Ages::new),
         options,
         counters,
+        names: Arc::default(),
     });
     AdsService { shared }
 }
@@ -370,7 +372,8 @@ async fn serve<P: Protocol, S: ViewSource>(
         view,
         options.limits.clone(),
         options.identifier.clone(),
-    );
+    )
+    .with_pool(Arc::clone(&shared.names));
     let mut run = Run {
         shared,
         id,
