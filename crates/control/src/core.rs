@@ -22,6 +22,7 @@ use std::time::{Instant, SystemTime};
 
 use ahash::{HashMap, HashSet};
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use weft_model::{MeshSettings, ObjectKey, ServiceKey};
 use weft_sources::{Batch, Change, ObjectState, ObjectStatus, Refresh, StatusKey};
@@ -134,6 +135,8 @@ pub struct Connected {
     pub proxy: Arc<Proxy>,
     facts: Arc<ProxyFacts>,
     standing: Standing,
+    /// The certificates by which it was believed, if it was by certificates.
+    chain: Option<Arc<[CertificateDer<'static>]>>,
     /// Where it comes from.
     pub peer: Option<SocketAddr>,
     /// State of the world or delta.

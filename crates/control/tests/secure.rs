@@ -17,7 +17,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine as _;
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use plane::{PATIENCE, Running, SERVICE, config, get, node, write};
+use plane::{PATIENCE, Running, SERVICE, SIDECAR, Sotw, config, get, node, write};
 use prost::Message as _;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -30,7 +30,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 use weft_ca::authn::JoinTokens;
 use weft_ca::{Issuer, KeyKind, KeyPair, Lifetimes, SpiffeId, TrustBundle, TrustDomain};
@@ -66,8 +66,12 @@ struct Identity {
 
 impl Secure {
     async fn start() -> Self {
+        Self::start_later(Duration::ZERO, Lifetimes::default()).await
+    }
+
+    /// Starts a control plane that finds its configuration after a time.
+    async fn start_later(after: Duration, lifetimes: Lifetimes) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        write(directory.path(), "mesh.yaml", SERVICE);
         let folder = tempfile::tempdir().expect("a folder");
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random);
@@ -90,11 +94,16 @@ impl Secure {
             root_key: KeyKind::P256,
             root_lifetime: 3650 * DAY,
             root_spread: DAY,
-            lifetimes: Lifetimes::default(),
+            lifetimes,
             token_issuers: Some(issuers),
         });
         let (drain, signal) = drain::channel();
-        let control = ControlPlane::start(config, signal).await.expect("starts");
+        let configured = async {
+            tokio::time::sleep(after).await;
+            write(directory.path(), "mesh.yaml", SERVICE);
+        };
+        let (control, ()) = tokio::join!(ControlPlane::start(config, signal), configured);
+        let control = control.expect("starts");
         Self {
             running: Running {
                 control,
@@ -140,14 +149,21 @@ impl Secure {
     }
 
     async fn channel(&self, identity: Option<&Identity>) -> Channel {
+        let connected = self.connect(identity).await;
+        connected.expect("TLS with the mesh's root")
+    }
+
+    async fn connect(
+        &self,
+        identity: Option<&Identity>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let address = self.running.control.secure_addr.expect("there is one");
         let connector = Connector {
             address,
             tls: tls(&self.roots(), identity),
         };
         let endpoint = Endpoint::from_static("http://istiod.istio-system.svc:15012");
-        let connected = endpoint.connect_with_connector(connector).await;
-        connected.expect("TLS with the mesh's root")
+        endpoint.connect_with_connector(connector).await
     }
 
     /// Asks for a certificate.
@@ -186,6 +202,18 @@ impl Secure {
         node: Node,
         type_url: &str,
     ) -> Result<DiscoveryResponse, Status> {
+        let (_requests, mut stream) = self.open(identity, bearer, node, type_url).await?;
+        answer(&mut stream).await
+    }
+
+    /// Opens a stream with its first request.
+    async fn open(
+        &self,
+        identity: Option<&Identity>,
+        bearer: Option<&str>,
+        node: Node,
+        type_url: &str,
+    ) -> Result<(mpsc::Sender<DiscoveryRequest>, Streaming<DiscoveryResponse>), Status> {
         let channel = self.channel(identity).await;
         let (requests, receiver) = mpsc::channel(4);
         let first = DiscoveryRequest {
@@ -201,9 +229,7 @@ impl Secure {
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let stream = client.stream_aggregated_resources(request).await?;
-        let mut stream = stream.into_inner();
-        let next = tokio::time::timeout(PATIENCE, stream.message()).await;
-        Ok(next.expect("in time")?.expect("an answer"))
+        Ok((requests, stream.into_inner()))
     }
 
     async fn metric(&self, line: &str) -> u64 {
@@ -219,6 +245,12 @@ impl Secure {
         self.running.drain.start();
         self.running.control.finished().await.expect("ends well");
     }
+}
+
+/// The next answer of a stream.
+async fn answer(stream: &mut Streaming<DiscoveryResponse>) -> Result<DiscoveryResponse, Status> {
+    let next = tokio::time::timeout(PATIENCE, stream.message()).await;
+    Ok(next.expect("in time")?.expect("an answer"))
 }
 
 /// TLS that trusts the mesh's roots, and shows a certificate if there is one.
@@ -462,13 +494,57 @@ async fn streams_are_for_nodes_that_are_who_their_credentials_say() {
     }
     assert_eq!(secure.metric("weft_xds_identity_mismatches").await, 3);
     let join = secure.join_token("shop", "cart");
-    for bearer in [None, Some(&*join)] {
+    let unknown = Some("Bearer weft-join-x");
+    for bearer in [None, Some(&*join), unknown] {
         let refused = secure.stream(None, bearer, cart(&[]), cluster).await;
         assert_eq!(refused.expect_err("nobody").code(), Code::Unauthenticated);
     }
+    let elsewhere = "weft_authentication_failures{reason=\"join_token_elsewhere\"}";
+    assert_eq!(secure.metric(elsewhere).await, 2, "neither is looked up");
     let (_, good) = request();
     let unspent = secure.ask(None, Some(&join), good).await;
     assert!(unspent.is_ok(), "a stream spends no join token");
+    secure.stop().await;
+}
+
+#[tokio::test]
+async fn streams_of_the_two_ports_have_nothing_to_do_with_each_other() {
+    let secure = Secure::start().await;
+    let own = secure.join("shop", "cart").await;
+    let cluster = TypeUrl::CLUSTER;
+    // Each is the first of its port.
+    let mut plain = Sotw::connect(&secure.running, SIDECAR, std::slice::from_ref(&cluster)).await;
+    plain.next(PATIENCE, None).await.expect("clusters");
+    let opened = secure.open(Some(&own), None, cart(&[]), cluster.as_str());
+    let (requests, mut stream) = opened.await.expect("believed");
+    let first = answer(&mut stream).await.expect("clusters");
+    let accepted = DiscoveryRequest {
+        type_url: first.type_url,
+        version_info: first.version_info,
+        response_nonce: first.nonce,
+        ..DiscoveryRequest::default()
+    };
+    requests.send(accepted).await.expect("room");
+    let page = get(&secure.running, "/debug/connections").await;
+    assert!(
+        page.contains("app.shop") && page.contains("cart.shop"),
+        "{page}"
+    );
+    drop(plain);
+    let since = std::time::Instant::now();
+    while get(&secure.running, "/debug/connections")
+        .await
+        .contains("app.shop")
+    {
+        assert!(since.elapsed() < PATIENCE, "it is still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let page = get(&secure.running, "/debug/connections").await;
+    assert!(page.contains("cart.shop"), "{page}");
+    let edited = SERVICE.replace("number: 80", "number: 81");
+    write(secure.running.directory.path(), "mesh.yaml", &edited);
+    let edit = answer(&mut stream).await;
+    edit.expect("the end of one stream is not that of the other");
     secure.stop().await;
 }
 
@@ -491,10 +567,18 @@ async fn only_members_of_the_root_namespace_ask_about_all_proxies() {
 }
 
 #[tokio::test]
-async fn a_revoked_certificate_is_refused_from_the_next_call_on() {
+async fn a_revoked_certificate_is_refused_from_the_next_call_on_and_its_streams_end() {
     let secure = Secure::start().await;
     let lost = secure.join("shop", "cart").await;
     let kept = secure.join("shop", "cart").await;
+    let cluster = TypeUrl::CLUSTER;
+    let cluster = cluster.as_str();
+    let opened = secure.open(Some(&lost), None, cart(&[]), cluster).await;
+    let (_requests, mut of_lost) = opened.expect("it is good still");
+    answer(&mut of_lost).await.expect("clusters");
+    let opened = secure.open(Some(&kept), None, cart(&[]), cluster).await;
+    let (_requests, mut of_kept) = opened.expect("it is good");
+    answer(&mut of_kept).await.expect("clusters");
     let serial = serial(&lost);
     write(&secure.ca(), "revoked.txt", &format!("{serial}\n"));
     let since = std::time::Instant::now();
@@ -510,10 +594,13 @@ async fn a_revoked_certificate_is_refused_from_the_next_call_on() {
         refused.message().contains("certificate_revoked"),
         "{refused}"
     );
-    let cluster = TypeUrl::CLUSTER;
-    let cluster = cluster.as_str();
     let refused = secure.stream(Some(&lost), None, cart(&[]), cluster).await;
     assert_eq!(refused.expect_err("revoked").code(), Code::Unauthenticated);
+    let ended = answer(&mut of_lost).await.expect_err("its stream ends");
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
+    let more = tokio::time::timeout(Duration::from_millis(300), of_kept.message()).await;
+    assert!(more.is_err(), "that of another certificate goes on");
+    assert_eq!(secure.metric("weft_xds_credentials_ended").await, 1);
     assert!(secure.ask(Some(&kept), None, request().1).await.is_ok());
     secure.stop().await;
 }
@@ -604,6 +691,21 @@ async fn nodes_without_an_agent_get_their_own_certificate_with_its_key() {
     let id = "sidecar~10.0.0.9~cart.shop~shop.svc.cluster.local";
     let dump = get(&secure.running, &format!("/debug/config_dump?proxyID={id}")).await;
     assert!(!dump.contains("PRIVATE KEY"));
+    secure.stop().await;
+}
+
+#[tokio::test]
+async fn its_own_certificate_is_good_however_long_the_start_took() {
+    let short = Lifetimes {
+        default: Duration::from_secs(4),
+        ..Lifetimes::default()
+    };
+    let began = std::time::Instant::now();
+    let secure = Secure::start_later(Duration::from_secs(3), short).await;
+    let ended = Duration::from_millis(4400);
+    tokio::time::sleep(ended.saturating_sub(began.elapsed())).await;
+    let connected = secure.connect(None).await;
+    connected.expect("the first one has ended, and was renewed before");
     secure.stop().await;
 }
 

@@ -35,12 +35,35 @@ const SENSITIVE: &[&str] = &[
     "users",
     "web_identity_token_data_source",
 ];
+/// Headers that calls of services are made with. Envoy shows them; tokens travel there, and only their
+/// names say what was configured.
+const HEADERS: &str = "initial_metadata";
 const TEXT: &str = "[redacted]";
 const BASE64: &str = "W3JlZGFjdGVkXQ==";
 
-/// Whether a field is to be hidden, in the spelling of .proto files or of JSON: in a `TypedStruct`
-/// both are possible.
-fn is_sensitive(name: &str) -> bool {
+/// What of a field is to be hidden.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    Nothing,
+    /// Of each header its value.
+    Values,
+    All,
+}
+
+/// By the name of a field in the spelling of .proto files or of JSON: in a `TypedStruct` both are
+/// possible.
+fn hidden(name: &str) -> Hidden {
+    let folded = folded(name);
+    if SENSITIVE.contains(&folded.as_str()) {
+        Hidden::All
+    } else if folded == HEADERS {
+        Hidden::Values
+    } else {
+        Hidden::Nothing
+    }
+}
+
+fn folded(name: &str) -> String {
     let mut folded = String::with_capacity(name.len() + 4);
     for letter in name.chars() {
         if letter.is_ascii_uppercase() {
@@ -48,7 +71,7 @@ fn is_sensitive(name: &str) -> bool {
         }
         folded.push(letter.to_ascii_lowercase());
     }
-    SENSITIVE.contains(&folded.as_str())
+    folded
 }
 
 /// Hides what lies under sensitive fields anywhere in `value`.
@@ -56,14 +79,30 @@ pub fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields.iter_mut() {
-                if is_sensitive(name) {
-                    hide(name, field);
-                } else {
-                    redact(field);
+                match hidden(name) {
+                    Hidden::All => hide(name, field),
+                    Hidden::Values => hide_values(field),
+                    Hidden::Nothing => redact(field),
                 }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(redact),
+        _ => {}
+    }
+}
+
+fn hide_values(headers: &mut Value) {
+    match headers {
+        Value::Array(items) => items.iter_mut().for_each(hide_values),
+        Value::Object(fields) => {
+            for (name, field) in fields.iter_mut() {
+                match folded(name).as_str() {
+                    "value" => hide(name, field),
+                    "raw_value" => hide("inline_bytes", field),
+                    _ => {}
+                }
+            }
+        }
         _ => {}
     }
 }
@@ -138,8 +177,10 @@ fn clean(message: &mut DynamicMessage, depth: usize) {
 }
 
 fn clean_field(name: &str, value: &mut Field, depth: usize) {
-    if is_sensitive(name) {
-        return hide_field(value, depth);
+    match hidden(name) {
+        Hidden::All => return hide_field(value, depth),
+        Hidden::Values => return hide_field_values(value, depth),
+        Hidden::Nothing => {}
     }
     match value {
         Field::Message(message) => clean(message, depth + 1),
@@ -156,6 +197,24 @@ fn clean_field(name: &str, value: &mut Field, depth: usize) {
                     ""
                 };
                 clean_field(name, item, depth);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn hide_field_values(headers: &mut Field, depth: usize) {
+    match headers {
+        Field::List(items) => {
+            for item in items {
+                hide_field_values(item, depth);
+            }
+        }
+        Field::Message(header) => {
+            for (field, value) in header.fields_mut() {
+                if matches!(field.name(), "value" | "raw_value") {
+                    hide_field(value, depth);
+                }
             }
         }
         _ => {}
@@ -218,6 +277,45 @@ mod tests {
             "session_ticket_keys": {"keys": [{"inline_bytes": "W3JlZGFjdGVkXQ=="}]},
         });
         assert_eq!(value, want);
+    }
+
+    #[test]
+    fn headers_of_calls_are_shown_without_their_values() {
+        use crate::pb::envoy::config::core::v3::{GrpcService, HeaderValue};
+        let mut value = json!({"grpc_services": [{
+            "envoy_grpc": {"cluster_name": "xds"},
+            "initial_metadata": [
+                {"key": "authorization", "value": "Bearer very secret"},
+                {"key": "x", "rawValue": "dmVyeSBzZWNyZXQ="},
+            ],
+        }]});
+        redact(&mut value);
+        let want = json!({"grpc_services": [{
+            "envoy_grpc": {"cluster_name": "xds"},
+            "initial_metadata": [
+                {"key": "authorization", "value": "[redacted]"},
+                {"key": "x", "rawValue": "W3JlZGFjdGVkXQ=="},
+            ],
+        }]});
+        assert_eq!(value, want);
+        let header = HeaderValue {
+            key: "authorization".to_owned(),
+            value: "Bearer very secret".to_owned(),
+            raw_value: b"very secret".to_vec(),
+        };
+        let service = GrpcService {
+            initial_metadata: vec![header],
+            ..GrpcService::default()
+        };
+        let shown = redacted(&Any {
+            type_url: "type.googleapis.com/envoy.config.core.v3.GrpcService".to_owned(),
+            value: service.encode_to_vec(),
+        });
+        let shown = String::from_utf8_lossy(&shown.value).into_owned();
+        assert!(
+            shown.contains("authorization") && !shown.contains("very secret"),
+            "{shown}"
+        );
     }
 
     #[test]

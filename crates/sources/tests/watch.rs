@@ -527,3 +527,96 @@ async fn networks_may_lie_among_the_rules() {
     assert_eq!(loaded.problems, []);
     assert_eq!(loaded.objects.len(), 2);
 }
+
+/// Links lead out of the folder, so that nothing but polling tells of a change: what is found in the
+/// middle of being written is read when it rests, or rules that are still to be written would be gone for a moment.
+#[tokio::test]
+async fn what_polling_finds_half_written_is_waited_for() {
+    use std::io::Write as _;
+    let directory = tempfile::tempdir().expect("a directory");
+    let beside = tempfile::tempdir().expect("a directory");
+    let file = beside.path().join("a.yaml");
+    let text = |weight| format!("{}---\n{}", route("a", weight), route("b", weight));
+    fs::write(&file, text(1)).expect("written");
+    std::os::unix::fs::symlink(&file, directory.path().join("a.yaml")).expect("linked");
+    let options = WatchOptions {
+        poll_interval: Duration::from_millis(1),
+        quiet: Duration::from_millis(200),
+        longest_wait: Duration::from_secs(10),
+        ..WatchOptions::default()
+    };
+    let mut source = start(directory.path(), options);
+    next(&mut source).await;
+    // Past the time for which a file that was just written is read again.
+    silent(&mut source, Duration::from_millis(300)).await;
+    let whole = text(2);
+    let at = whole.find("---").expect("two documents");
+    let mut open = fs::File::create(&file).expect("emptied");
+    open.write_all(&whole.as_bytes()[..at]).expect("written");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    open.write_all(&whole.as_bytes()[at..]).expect("written");
+    drop(open);
+    let both = ["+VirtualService/default/a", "+VirtualService/default/b"];
+    assert_eq!(keys(&next(&mut source).await), both);
+}
+
+/// Another directory in its place is found by polling, and is watched like the first one.
+#[tokio::test]
+async fn a_directory_that_is_replaced_is_watched_again() {
+    let parent = tempfile::tempdir().expect("a directory");
+    let directory = parent.path().join("rules");
+    fs::create_dir(&directory).expect("created");
+    fs::write(directory.join("a.yaml"), route("a", 1)).expect("written");
+    let options = WatchOptions {
+        poll_interval: Duration::from_secs(4),
+        ..WatchOptions::default()
+    };
+    let mut source = start(&directory, options);
+    next(&mut source).await;
+    let other = parent.path().join("other");
+    fs::create_dir(&other).expect("created");
+    fs::write(other.join("a.yaml"), route("a", 2)).expect("written");
+    fs::rename(&directory, parent.path().join("former")).expect("moved");
+    fs::rename(&other, &directory).expect("moved");
+    let found = ["+VirtualService/default/a"];
+    assert_eq!(keys(&next(&mut source).await), found);
+    // The batch comes before the watch; both long before polling would find this.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let edited = Instant::now();
+    fs::write(directory.join("a.yaml"), route("a", 3)).expect("written");
+    assert_eq!(keys(&next(&mut source).await), found);
+    let took = edited.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// However long it took to read all files at the start: where no events come, edits are found soon.
+#[tokio::test]
+async fn a_long_start_does_not_put_polling_off() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let beside = tempfile::tempdir().expect("a directory");
+    let many: Vec<String> = (0..2000)
+        .map(|number| route(&format!("r{number}"), 1))
+        .collect();
+    let many = many.join("---\n");
+    fs::write(directory.path().join("many.yaml"), many).expect("written");
+    let file = beside.path().join("a.yaml");
+    fs::write(&file, route("a", 1)).expect("written");
+    std::os::unix::fs::symlink(&file, directory.path().join("a.yaml")).expect("linked");
+    let options = WatchOptions {
+        poll_interval: Duration::from_millis(10),
+        ..WatchOptions::default()
+    };
+    let began = Instant::now();
+    let mut source = start(directory.path(), options);
+    next(&mut source).await;
+    let start = began.elapsed();
+    let edited = Instant::now();
+    fs::write(&file, route("a", 2)).expect("written");
+    let batch = next(&mut source).await;
+    assert_eq!(keys(&batch), ["+VirtualService/default/a"]);
+    let took = edited.elapsed();
+    assert!(
+        took < start * 10 + Duration::from_secs(1),
+        "{took:?} after {start:?}"
+    );
+}

@@ -98,6 +98,9 @@ pub enum Refusal {
     /// A join token whose time is over.
     #[error("the join token has expired")]
     JoinExpired,
+    /// A join token where it is good for nothing.
+    #[error("a join token is good for a certificate; show that certificate here")]
+    JoinElsewhere,
     /// The records of join tokens cannot be read or written.
     #[error("the records of join tokens: {0}")]
     JoinStore(String),
@@ -105,7 +108,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All labels of [`Refusal::reason`].
-    pub const REASONS: [&'static str; 14] = [
+    pub const REASONS: [&'static str; 15] = [
         "no_credentials",
         "certificate_invalid",
         "certificate_revoked",
@@ -119,6 +122,7 @@ impl Refusal {
         "join_token_unknown",
         "join_token_replayed",
         "join_token_expired",
+        "join_token_elsewhere",
         "join_token_store",
     ];
 
@@ -138,6 +142,7 @@ impl Refusal {
             Self::JoinUnknown => "join_token_unknown",
             Self::JoinReplayed => "join_token_replayed",
             Self::JoinExpired => "join_token_expired",
+            Self::JoinElsewhere => "join_token_elsewhere",
             Self::JoinStore(_) => "join_token_store",
         }
     }
@@ -159,6 +164,13 @@ impl std::fmt::Debug for Credentials {
             .field("certificates", &self.chain.len())
             .field("bearer", &self.bearer.as_ref().map(|_| "redacted"))
             .finish()
+    }
+}
+
+impl Credentials {
+    /// Whether a join token is shown, which is looked up on a disk.
+    pub fn has_join_token(&self) -> bool {
+        self.bearer.as_deref().is_some_and(join::is_join_token)
     }
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustls::pki_types::CertificateDer;
 use tonic::metadata::MetadataMap;
 use tonic::service::Interceptor;
 use tonic::{Extensions, Request, Status};
 use weft_ca::authn::Method;
-use weft_ca::{Caller, Credentials};
+use weft_ca::{Caller, Credentials, Refusal};
 use weft_xds::server::grpc::PeerAddress;
 
 use super::Desk;
@@ -24,15 +25,17 @@ pub(crate) struct Gate(pub(crate) Arc<Desk>);
 impl Interceptor for Gate {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let (credentials, peer) = credentials(request.metadata(), request.extensions());
-        let caller = self.0.authenticate(&credentials, peer.address);
+        // Not looked up: this is no place to wait for a disk.
+        let caller = if credentials.has_join_token() {
+            let refusal = Refusal::JoinElsewhere;
+            self.0.refused(&refusal, peer.address);
+            Err(refusal)
+        } else {
+            self.0.authenticate(&credentials, peer.address)
+        };
         let caller = caller.map_err(|refusal| {
             Status::unauthenticated(format!("authentication failure ({})", refusal.reason()))
         })?;
-        if matches!(caller.method, Method::Join(_)) {
-            return Err(Status::unauthenticated(
-                "a join token is good for a certificate; show that certificate here",
-            ));
-        }
         let extensions = request.extensions_mut();
         if let Some(address) = peer.address {
             extensions.insert(PeerAddress(address));
@@ -87,12 +90,28 @@ pub(crate) fn may_be(
     )))
 }
 
+/// The certificate by which a stream's caller was believed, to be looked at again while the stream
+/// lasts; tokens are looked at once, as in Istio.
+pub(crate) fn believed_by(extensions: &Extensions) -> Option<Arc<[CertificateDer<'static>]>> {
+    let caller = extensions.get::<Caller>()?;
+    let peer = extensions.get::<Peer>()?;
+    (caller.method == Method::Certificate).then(|| Arc::clone(&peer.chain))
+}
+
 /// Whether a caller may ask about all proxies: those of the root namespace may, as in Istio. Calls
 /// of the plain port have no caller.
 pub(crate) fn may_ask(extensions: &Extensions, desk: Option<&Arc<Desk>>) -> Result<(), Status> {
     let Some(caller) = extensions.get::<Caller>() else {
         return Ok(());
     };
+    // A stream of questions lasts as long as somebody asks.
+    let doubts = |desk: &Arc<Desk>| desk.doubts(&believed_by(extensions)?);
+    if let Some(refusal) = desk.and_then(doubts) {
+        let reason = refusal.reason();
+        return Err(Status::unauthenticated(format!(
+            "authentication failure ({reason})"
+        )));
+    }
     let namespace = caller.id.of_workload().map(|(namespace, _)| namespace);
     if desk.is_some_and(|desk| namespace == Some(&desk.system)) {
         return Ok(());

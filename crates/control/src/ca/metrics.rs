@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use weft_ca::Refusal;
 use weft_ca::authority::Signer;
 
-use super::{Desk, SIGN_ERRORS};
+use super::{Counts, Desk, SIGN_ERRORS};
 
 /// Name, kind, help, and values with their labels.
 type Family = (&'static str, &'static str, &'static str, Vec<(String, u64)>);
@@ -33,7 +33,7 @@ pub(crate) fn metrics(desk: &Desk) -> Vec<Family> {
     };
     let counter = |name, help, value| (name, "counter", help, one(value));
     let gauge = |name, help, value| (name, "gauge", help, one(value));
-    vec![
+    let mut all = vec![
         counter(
             "citadel_server_csr_count",
             "Requests for certificates.",
@@ -101,15 +101,31 @@ pub(crate) fn metrics(desk: &Desk) -> Vec<Family> {
             "Changes of the authority's folder that cannot be used.",
             load(&counts.updates_refused),
         ),
+    ];
+    all.extend(of_connections(counts));
+    all
+}
+
+fn of_connections(counts: &Counts) -> [Family; 3] {
+    let counter = |name, help, value: &AtomicU64| {
+        let value = value.load(Ordering::Relaxed);
+        (name, "counter", help, vec![(String::new(), value)])
+    };
+    [
         counter(
             "weft_xds_identity_mismatches",
             "Streams of nodes that are not who their credentials say.",
-            load(&counts.other_nodes),
+            &counts.other_nodes,
+        ),
+        counter(
+            "weft_xds_credentials_ended",
+            "Streams that were ended as their certificate was revoked or is no longer valid.",
+            &counts.ended,
         ),
         counter(
             "weft_secure_handshakes_failed",
             "TLS handshakes of the secure port that failed.",
-            load(&counts.handshakes),
+            &counts.handshakes,
         ),
     ]
 }

@@ -7,6 +7,7 @@ mod keeper;
 mod metrics;
 mod server_certificate;
 mod service;
+mod streams;
 mod tls;
 mod workloads;
 
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use weft_ca::authn::{JoinTokens, TokenIssuer, TokenIssuers, TrustDomains};
 use weft_ca::authority::State;
@@ -28,11 +31,12 @@ use weft_jwt::Keys;
 use weft_model::MeshSettings;
 use weft_sources::{Problem, token_issuers};
 
-pub(crate) use gate::{Gate, may_ask, may_be};
+pub(crate) use gate::{Gate, believed_by, may_ask, may_be};
 pub(crate) use keeper::keep;
 pub(crate) use metrics::metrics;
 pub(crate) use server_certificate::ServerCertificate;
 pub(crate) use service::CertificateService;
+pub(crate) use streams::look_again;
 pub(crate) use tls::{acceptor, incoming};
 pub(crate) use workloads::{Account, Svid, serve as serve_workloads, want};
 
@@ -104,6 +108,8 @@ pub(crate) struct Counts {
     pub(crate) issued: AtomicU64,
     /// Streams of nodes that are not who their credentials say.
     pub(crate) other_nodes: AtomicU64,
+    /// Streams ended because their certificate was revoked, or is no longer valid.
+    pub(crate) ended: AtomicU64,
     /// TLS handshakes that failed.
     pub(crate) handshakes: AtomicU64,
     /// Certificates issued for workloads without an agent.
@@ -120,11 +126,34 @@ pub(crate) struct Desk {
     pub(crate) authority: Authority,
     pub(crate) counts: Counts,
     authenticator: Authenticator,
+    /// Of the log, about refusals.
+    lines: Lines,
     /// The namespace whose members may ask about all proxies.
     system: String,
     changed: watch::Sender<u64>,
     /// Workloads that get certificates with their keys.
     pub(crate) wanted: watch::Sender<workloads::Wanted>,
+}
+
+/// Lines of the log about refusals in one second: anybody who reaches the port may cause them. The
+/// metric counts all.
+const LINES: u32 = 20;
+
+/// The present second, and how many lines were told in it.
+#[derive(Default)]
+struct Lines(Mutex<(u64, u32)>);
+
+impl Lines {
+    fn may_tell(&self, now: SystemTime) -> bool {
+        let second = now.duration_since(SystemTime::UNIX_EPOCH);
+        let second = second.unwrap_or_default().as_secs();
+        let mut told = self.0.lock();
+        if told.0 != second {
+            *told = (second, 0);
+        }
+        told.1 = told.1.saturating_add(1);
+        told.1 <= LINES
+    }
 }
 
 /// The folder that is watched.
@@ -177,6 +206,7 @@ pub(crate) fn open(
             issuers: read_issuers(config)?,
             joins: Some(JoinTokens::open(&config.folder)?),
         },
+        lines: Lines::default(),
         system: mesh.root_namespace.to_string(),
         changed: watch::Sender::new(0),
         wanted: watch::Sender::default(),
@@ -226,14 +256,27 @@ impl Desk {
         found.inspect_err(|refusal| self.refused(refusal, address))
     }
 
+    /// Why a chain that was believed is not believed any more; `None` if it is.
+    pub(crate) fn doubts(&self, chain: &[CertificateDer<'static>]) -> Option<Refusal> {
+        let credentials = Credentials {
+            chain: chain.to_vec(),
+            bearer: None,
+        };
+        let (state, now) = (self.authority.state(), SystemTime::now());
+        let found = self.authenticator.authenticate(&credentials, &state, now);
+        found.err()
+    }
+
     fn refused(&self, refusal: &Refusal, address: Option<SocketAddr>) {
         let reason = refusal.reason();
         let counted = Refusal::REASONS.iter().zip(&self.counts.refused);
         for (_, count) in counted.filter(|(known, _)| **known == reason) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let address = address.map_or_else(String::new, |address| address.to_string());
-        tracing::warn!(address, reason, %refusal, "a caller is not believed");
+        if self.lines.may_tell(SystemTime::now()) {
+            let address = address.map_or_else(String::new, |address| address.to_string());
+            tracing::warn!(address, reason, %refusal, "a caller is not believed");
+        }
     }
 
     /// The ID of the control plane, and the names by which it is called.
@@ -264,5 +307,19 @@ impl Desk {
         addresses.sort();
         addresses.dedup();
         Ok(weft_ca::issuer::Subject { id, dns, addresses })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_do_not_fill_the_log() {
+        let (lines, now) = (Lines::default(), SystemTime::UNIX_EPOCH);
+        let told = |at: SystemTime| (0..100).filter(|_| lines.may_tell(at)).count();
+        assert_eq!(told(now), 20);
+        assert_eq!(told(now + Duration::from_millis(999)), 0);
+        assert_eq!(told(now + Duration::from_secs(1)), 20);
     }
 }

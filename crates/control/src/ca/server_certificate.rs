@@ -18,6 +18,9 @@ use super::Desk;
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// Between two certificates: an issuer that is about to end gives ever shorter ones.
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct ServerCertificate(ArcSwapOption<CertifiedKey>);
@@ -47,31 +50,27 @@ impl ServerCertificate {
         Ok(issued.not_after.duration_since(now).unwrap_or_default())
     }
 
-    /// Renews it until the drain signal comes.
+    /// Renews it until the drain signal comes. `life`: what is left of the first one's.
     pub(crate) async fn renew(
         self: Arc<Self>,
         desk: Arc<Desk>,
         subject: Subject,
-        mut life: Duration,
+        life: Duration,
         drain: DrainSignal,
     ) {
         let mut changed = desk.changed.subscribe();
+        let mut wait = weft_ca::renewal(life);
         loop {
-            let wait = if life.is_zero() {
-                AGAIN
-            } else {
-                weft_ca::renewal(life)
-            };
             tokio::select! {
                 () = drain.wait() => return,
                 changed = changed.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
-            life = match self.get(&desk, &subject).await {
-                Ok(life) => life,
+            wait = match self.get(&desk, &subject).await {
+                Ok(life) => weft_ca::renewal(life).max(SHORTEST),
                 Err(error) => {
                     tracing::error!(error, "the control plane's own certificate stays as it was");
-                    Duration::ZERO
+                    AGAIN
                 }
             };
         }

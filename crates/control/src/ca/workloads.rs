@@ -16,6 +16,7 @@ use weft_model::Namespace;
 use weft_model::secret;
 
 use super::Desk;
+use super::server_certificate::SHORTEST;
 use crate::core::Core;
 
 /// After a failure.
@@ -60,7 +61,7 @@ pub(crate) async fn serve(core: Arc<Core>, desk: Arc<Desk>, drain: DrainSignal) 
                 Ok((svid, life)) => {
                     core.set_svid(account, Some(svid));
                     desk.counts.served.fetch_add(1, Ordering::Relaxed);
-                    weft_ca::renewal(life)
+                    weft_ca::renewal(life).max(SHORTEST)
                 }
                 Err(error) => {
                     let (namespace, name) = account;

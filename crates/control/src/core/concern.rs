@@ -51,12 +51,17 @@ impl Core {
             .is_ok_and(|it| it.is_ok())
     }
 
-    /// Which proxies an object concerns, by what was read for them.
-    pub(crate) fn concern(&self, object: &ObjectRef) -> Concern {
+    /// Which proxies objects concern together, by what was read for them. What was read is walked once for
+    /// all: nothing is published meanwhile.
+    pub(crate) fn concern<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectRef>) -> Concern {
         let writer = self.writer.lock();
-        let Some(sources) = writer.world.sources_of_object(object) else {
-            return Concern::Any;
-        };
+        let mut sources = Vec::new();
+        for object in objects {
+            match writer.world.sources_of_object(object) {
+                Some(found) => sources.extend(found),
+                None => return Concern::Any,
+            }
+        }
         let readers = writer.world.engine.pinned_readers(&sources);
         let classes = readers.into_iter().filter_map(|key| match key {
             Key::ProxyView(facts) => Some(facts),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use weft_xds::server::{Answered, Event, Question};
 
 use super::latency::{Owed, fresh};
 use super::{Connected, Core, Published};
-use crate::ca::{Account, Svid};
+use crate::ca::{Account, Desk, Svid};
 use crate::graph::{Key, ProxyFacts, Value};
 use crate::node::Proxy;
 use crate::{ca, monitoring};
@@ -50,6 +51,7 @@ impl ViewSource for Core {
             proxy: Arc::new(proxy),
             facts,
             standing: connection.standing.clone(),
+            chain: ca::believed_by(&connection.extensions),
             peer: connection.peer,
             mode: connection.mode,
             since: SystemTime::now(),
@@ -180,6 +182,23 @@ impl Core {
         if let (Some(desk), Some(account)) = (self.desk.get(), proxy.served_account()) {
             let namespace = Namespace::new(proxy.namespace.as_str());
             ca::want(&desk.wanted, &(namespace, account), more);
+        }
+    }
+
+    /// Ends streams whose certificate holds no longer.
+    pub(crate) fn end_unbelieved(&self, desk: &Desk) {
+        let connections = self.connections.lock();
+        let all = connections.values();
+        let open: Vec<_> = all
+            .filter_map(|c| Some((c.chain.clone()?, c.standing.clone(), Arc::clone(&c.proxy))))
+            .collect();
+        drop(connections);
+        for (chain, standing, proxy) in open {
+            if let Some(refusal) = desk.doubts(&chain) {
+                desk.counts.ended.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(node = proxy.id, %refusal, "a stream is ended");
+                standing.end();
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Fetches a set of keys over HTTP. Must never know who wants it, or when.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use weft_model::KeyPlace;
 use weft_sources::key_set;
@@ -23,6 +24,8 @@ const MAX_BODY: usize = 1024 * 1024;
 const MAX_REDIRECTS: usize = 5;
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
+/// Names that are looked up at once, those included for which nobody waits any more.
+static LOOKUPS: Semaphore = Semaphore::const_new(16);
 /// Where the configuration of an issuer is (`OpenID` Connect Discovery 1.0, 4).
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 /// Where systems keep the roots that they trust; the first that exists counts.
@@ -146,11 +149,38 @@ async fn once(uri: &Uri, tls: &TlsConnector) -> Result<Answer, String> {
     ask(TokioIo::new(stream), uri).await
 }
 
+/// Looks a name up on a thread of its own. That lasts as long as the system takes, although nobody may
+/// wait for it any more, and only then is its place free.
+async fn resolved<T: Send + 'static>(
+    places: &'static Semaphore,
+    resolve: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let place = places.acquire().await;
+    let place = place.map_err(|error| error.to_string())?;
+    let found = tokio::task::spawn_blocking(move || {
+        let found = resolve();
+        drop(place);
+        found
+    });
+    found.await.map_err(|error| error.to_string())
+}
+
+async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let host = host.to_owned();
+    let resolve = move || -> std::io::Result<Vec<SocketAddr>> {
+        let found = (host.as_str(), port).to_socket_addrs()?;
+        Ok(found.take(MAX_ADDRESSES).collect())
+    };
+    let found = resolved(&LOOKUPS, resolve).await?;
+    found.map_err(|error| format!("the name cannot be resolved: {error}"))
+}
+
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    let found = tokio::net::lookup_host((host, port)).await;
-    let found = found.map_err(|error| format!("the name cannot be resolved: {error}"))?;
     let mut last = "the name has no address".to_owned();
-    for address in found.take(MAX_ADDRESSES) {
+    for address in addresses(host, port).await? {
         if is_forbidden(address.ip()) {
             last = format!(
                 "{} is an address of the platform itself, not asked",
@@ -252,6 +282,22 @@ mod tests {
         for good in ["127.0.0.1", "10.0.0.1", "fd00::1", "8.8.8.8"] {
             assert!(!is_forbidden(good.parse().expect("an address")), "{good}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_was_given_up_keeps_its_place_until_it_ends() {
+        use std::sync::mpsc;
+        use std::time::Duration;
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let (end, ends) = mpsc::channel::<()>();
+        let slow = resolved(&ONE, move || ends.recv());
+        let given_up = tokio::time::timeout(Duration::from_millis(50), slow).await;
+        assert!(given_up.is_err());
+        let next = resolved(&ONE, || 7);
+        let waits = tokio::time::timeout(Duration::from_millis(50), next).await;
+        assert!(waits.is_err(), "a thread is busy with it still");
+        end.send(()).expect("it waits");
+        assert_eq!(resolved(&ONE, || 7).await, Ok(7));
     }
 
     #[test]

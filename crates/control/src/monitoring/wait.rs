@@ -64,12 +64,12 @@ pub(super) async fn wait(core: &Core, query: &Query) -> Value {
         .collect();
     let unknown: Vec<&String> = asked.objects.difference(&known).collect();
     let all: BTreeSet<String> = known.union(&asked.objects).cloned().collect();
-    let mut concerns: Vec<Concern> = all.iter().map(|name| concern(core, name)).collect();
-    if !read.is_empty() {
-        concerns = vec![Concern::Any];
-    }
-    let is_concerned = |c: &Connected| concerns.iter().any(|concern| concern.includes(c));
-    let positions = core.positions(is_concerned).await;
+    let concern = if read.is_empty() {
+        concern(core, &all)
+    } else {
+        Concern::Any
+    };
+    let positions = core.positions(|c| concern.includes(c)).await;
     let behind = positions.iter().filter_map(|p| behind(core, p, &all));
     let behind: Vec<Value> = behind.collect();
     let faults = core.faults();
@@ -119,8 +119,9 @@ fn is_same_file(watched: &str, asked: &str) -> bool {
     name(watched) == name(asked) && real(watched).is_some_and(|it| Some(it) == real(asked))
 }
 
-fn concern(core: &Core, name: &str) -> Concern {
-    parse(name).map_or(Concern::Any, |object| core.concern(&object))
+fn concern(core: &Core, names: &BTreeSet<String>) -> Concern {
+    let objects: Option<Vec<ObjectRef>> = names.iter().map(|name| parse(name)).collect();
+    objects.map_or(Concern::Any, |objects| core.concern(&objects))
 }
 
 fn parse(name: &str) -> Option<ObjectRef> {

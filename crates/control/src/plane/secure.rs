@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
@@ -26,6 +26,8 @@ pub(super) struct Secure {
     certificate: Arc<ca::ServerCertificate>,
     subject: Subject,
     life: Duration,
+    /// When that life began.
+    issued: Instant,
 }
 
 impl Secure {
@@ -45,6 +47,7 @@ impl Secure {
             addr: socket.local_addr().unwrap_or(config.addr),
             socket,
             life: life.map_err(SecureError::Own)?,
+            issued: Instant::now(),
             desk,
             folder,
             certificate,
@@ -67,7 +70,8 @@ impl Secure {
         let renewing = self.certificate.renew(
             Arc::clone(&self.desk),
             self.subject,
-            self.life,
+            // It may have been long until the configuration could be read.
+            self.life.saturating_sub(self.issued.elapsed()),
             drain.clone(),
         );
         tasks.spawn(async {
@@ -79,6 +83,8 @@ impl Secure {
             serving.await;
             Ok(())
         });
+        let looking = ca::look_again(Arc::clone(core), Arc::clone(&self.desk), drain.clone());
+        tasks.spawn(async { looking.await.map_err(ControlError::Part) });
         let counters = Arc::clone(&core.ads);
         let accepted = ca::incoming(
             listener,

@@ -65,6 +65,11 @@ pub(super) fn server_info(state: &AdminState, _: &AdminRequest) -> Reply {
     let options = &state.options;
     let uptime = format!("{}s", state.readiness.uptime().as_secs());
     let node = node(state);
+    // Keys and tokens may stand in it; what came of it is in `/config_dump`.
+    let config_yaml = match options.config_yaml.as_str() {
+        "" => "",
+        _ => "[redacted]",
+    };
     Reply::json(&json!({
         "version": options.version,
         "state": state.readiness.state().name(),
@@ -74,7 +79,7 @@ pub(super) fn server_info(state: &AdminState, _: &AdminRequest) -> Reply {
         "command_line_options": {
             "concurrency": options.concurrency,
             "config_path": options.config_path,
-            "config_yaml": options.config_yaml,
+            "config_yaml": config_yaml,
             "log_level": options.log_level.name(),
             "service_cluster": options.service_cluster,
             "service_node": options.service_node,

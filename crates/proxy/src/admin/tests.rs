@@ -142,6 +142,7 @@ impl Fixture {
         let (state, orders) = AdminState::new(AdminParts {
             registry,
             options: ServerOptions {
+                config_yaml: "a: {very: secret}".to_owned(),
                 version: "0000ff/1/Clean/DEBUG/x".to_owned(),
                 ..ServerOptions::default()
             },

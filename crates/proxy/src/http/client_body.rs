@@ -2,7 +2,6 @@
 //! it. Who reads it later gets all of it.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,8 +24,11 @@ use crate::stats::HttpStats;
 #[derive(Debug)]
 pub(crate) struct ClientBody {
     incoming: Incoming,
-    /// What has been read ahead, at most what a filter asked for and one frame.
-    ahead: VecDeque<Frame<Bytes>>,
+    /// What has been read ahead, at most what a filter asked for and one frame. In one piece: a client
+    /// chooses how small its frames are, and each would cost more than its bytes.
+    ahead: Bytes,
+    /// Trailers that came after it.
+    trailers: Option<Frame<Bytes>>,
     received: Rc<Received>,
     /// A client that sends nothing for so long while a filter waits is answered.
     idle: Option<Duration>,
@@ -45,7 +47,8 @@ impl ClientBody {
     ) -> Self {
         Self {
             incoming,
-            ahead: VecDeque::new(),
+            ahead: Bytes::new(),
+            trailers: None,
             received,
             idle,
             stats,
@@ -113,21 +116,25 @@ impl ClientBody {
 impl RequestBody for ClientBody {
     fn read(&mut self, enough: usize) -> Reading<'_> {
         Box::pin(async move {
-            let mut bytes = BytesMut::new();
-            for data in self.ahead.iter().filter_map(Frame::data_ref) {
-                bytes.extend_from_slice(data);
-            }
+            let mut bytes = BytesMut::from(std::mem::take(&mut self.ahead));
+            let mut read = Ok(());
             while bytes.len() < enough && !self.is_received() {
-                let Some(frame) = self.next().await? else {
-                    break;
-                };
-                if let Some(data) = frame.data_ref() {
-                    bytes.extend_from_slice(data);
+                match self.next().await {
+                    Ok(None) => break,
+                    Ok(Some(frame)) => match frame.into_data() {
+                        Ok(data) => bytes.extend_from_slice(&data),
+                        Err(trailers) => self.trailers = Some(trailers),
+                    },
+                    Err(reply) => {
+                        read = Err(reply);
+                        break;
+                    }
                 }
-                self.ahead.push_back(frame);
             }
+            self.ahead = bytes.freeze();
+            read?;
             Ok(Beginning {
-                bytes: bytes.freeze(),
+                bytes: self.ahead.clone(),
                 whole: self.is_received(),
             })
         })
@@ -149,19 +156,21 @@ impl Body for ClientBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(frame) = self.ahead.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
+        if !self.ahead.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.ahead)))));
+        }
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(trailers)));
         }
         self.poll_incoming(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ahead.is_empty() && self.incoming.is_end_stream()
+        self.ahead.is_empty() && self.trailers.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let ahead = self.ahead.iter().filter_map(Frame::data_ref);
-        let ahead: u64 = ahead.map(|data| data.len() as u64).sum();
+        let ahead = self.ahead.len() as u64;
         let rest = self.incoming.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(ahead));
@@ -169,5 +178,55 @@ impl Body for ClientBody {
             hint.set_upper(upper.saturating_add(ahead));
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use http_body_util::Empty;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Reads ahead, and then what there is: the sizes of its pieces.
+    async fn pieces(request: Request<Incoming>) -> Vec<usize> {
+        let incoming = request.into_body();
+        let mut body = ClientBody::new(incoming, Rc::default(), None, Arc::default());
+        let beginning = body.read(90).await.expect("it comes");
+        assert!(beginning.bytes.len() >= 90, "{beginning:?}");
+        let mut sizes = Vec::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let frame = frame.expect("a good body");
+            sizes.push(frame.data_ref().map_or(0, Bytes::len));
+        }
+        sizes
+    }
+
+    #[tokio::test]
+    async fn what_is_read_ahead_is_one_piece_however_it_came() {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let head =
+            "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let body = "1\r\nx\r\n".repeat(100) + "0\r\n\r\n";
+        let sent = client.write_all((head.to_owned() + &body).as_bytes()).await;
+        sent.expect("there is room");
+        let seen = Rc::new(Cell::new(Vec::new()));
+        let told = Rc::clone(&seen);
+        let service = service_fn(move |request| {
+            let told = Rc::clone(&told);
+            async move {
+                told.set(pieces(request).await);
+                Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new();
+        let connection = connection.serve_connection(TokioIo::new(server), service);
+        connection.await.expect("served");
+        let sizes = seen.take();
+        assert!(sizes[0] >= 90, "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<usize>(), 100, "{sizes:?}");
     }
 }

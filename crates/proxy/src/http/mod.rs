@@ -17,6 +17,7 @@ pub(crate) mod headers;
 mod log_view;
 pub(crate) mod manager;
 pub(crate) mod mirror;
+mod pieces;
 pub(crate) mod referer;
 pub(crate) mod request;
 pub(crate) mod respond;

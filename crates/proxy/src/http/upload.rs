@@ -5,7 +5,6 @@
 //! the newest reader pulls: those before it fail, which ends what still sends them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -17,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use weft_upstream::{BoxError, FailureKind};
 
 use super::client_body::ClientBody;
+use super::pieces::Pieces;
 
 /// A mirror that falls behind by more than this many bytes is cut off.
 const MIRROR_LIMIT: usize = 1024 * 1024;
@@ -49,7 +49,7 @@ impl Received {
 #[derive(Debug)]
 struct Shared {
     incoming: ClientBody,
-    kept: Vec<Bytes>,
+    kept: Pieces,
     kept_bytes: usize,
     /// Bytes that may be kept; 0 when no retry is possible.
     limit: usize,
@@ -77,7 +77,7 @@ pub(crate) struct Upload {
 
 #[derive(Debug, Default)]
 struct MirrorQueue {
-    frames: RefCell<VecDeque<Bytes>>,
+    frames: RefCell<Pieces>,
     bytes: Cell<usize>,
     ended: Cell<bool>,
     cut_off: Cell<bool>,
@@ -94,7 +94,7 @@ impl MirrorQueue {
             self.cut_off.set(true);
         } else {
             self.bytes.set(bytes);
-            self.frames.borrow_mut().push_back(data.clone());
+            self.frames.borrow_mut().push(data);
         }
         self.wake();
     }
@@ -134,7 +134,7 @@ impl Upload {
         Self {
             shared: Rc::new(RefCell::new(Shared {
                 incoming,
-                kept: Vec::new(),
+                kept: Pieces::default(),
                 kept_bytes: 0,
                 limit,
                 pass_trailers,
@@ -181,6 +181,7 @@ impl Upload {
     pub(crate) fn reader(&self) -> Reader {
         let mut shared = self.shared.borrow_mut();
         shared.newest += 1;
+        shared.kept.close();
         // The body itself wakes only the last that asked.
         if let Some(waiting) = shared.waiting.take() {
             waiting.wake();
@@ -189,6 +190,7 @@ impl Upload {
             upload: self.clone(),
             number: shared.newest,
             next: 0,
+            live: false,
             trailers_given: false,
         }
     }
@@ -212,9 +214,9 @@ impl Shared {
         self.kept_bytes += data.len();
         if self.kept_bytes > self.limit {
             self.lost = true;
-            self.kept = Vec::new();
+            self.kept = Pieces::default();
         } else {
-            self.kept.push(data.clone());
+            self.kept.push(data);
         }
     }
 
@@ -239,7 +241,10 @@ impl Shared {
 pub(crate) struct Reader {
     upload: Upload,
     number: u64,
+    /// Which of the kept pieces comes next.
     next: usize,
+    /// It has read those and follows the client: what is kept now it has seen.
+    live: bool,
     trailers_given: bool,
 }
 
@@ -256,10 +261,13 @@ impl Body for Reader {
         if this.number != shared.newest {
             return Poll::Ready(Some(Err(Superseded.into())));
         }
-        if let Some(kept) = shared.kept.get(this.next) {
+        if !this.live
+            && let Some(kept) = shared.kept.get(this.next)
+        {
             this.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
         }
+        this.live = true;
         if shared.ended {
             let trailers = shared.trailers.clone().filter(|_| !this.trailers_given);
             this.trailers_given = true;
@@ -283,7 +291,6 @@ impl Body for Reader {
         match frame.into_data() {
             Ok(data) => {
                 shared.pass(&data);
-                this.next += 1;
                 if shared.incoming.is_end_stream() {
                     shared.finish();
                 }
@@ -309,7 +316,7 @@ impl Body for Reader {
 
     fn is_end_stream(&self) -> bool {
         let shared = self.upload.shared.borrow();
-        let caught_up = shared.lost || self.next >= shared.kept.len();
+        let caught_up = shared.lost || self.live || self.next >= shared.kept.len();
         let trailers = shared.trailers.is_some() && !self.trailers_given;
         self.number == shared.newest && shared.ended && caught_up && !trailers
     }
@@ -319,8 +326,12 @@ impl Body for Reader {
         if shared.lost {
             return shared.incoming.size_hint();
         }
-        let waiting = shared.kept.iter().skip(self.next);
-        let waiting: u64 = waiting.map(|data| data.len() as u64).sum();
+        let waiting: u64 = if self.live {
+            0
+        } else {
+            let waiting = shared.kept.rest(self.next);
+            waiting.map(|data| data.len() as u64).sum()
+        };
         let rest = if shared.ended {
             SizeHint::with_exact(0)
         } else {
@@ -377,7 +388,7 @@ impl Body for MirrorBody {
         if queue.cut_off.get() {
             return Poll::Ready(Some(Err(MirrorCutOff.into())));
         }
-        if let Some(data) = queue.frames.borrow_mut().pop_front() {
+        if let Some(data) = queue.frames.borrow_mut().pop() {
             queue
                 .bytes
                 .set(queue.bytes.get().saturating_sub(data.len()));

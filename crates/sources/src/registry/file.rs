@@ -4,6 +4,7 @@
 //! `look`'s business.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -270,11 +271,11 @@ struct Watch {
 
 impl Watch {
     fn run(mut self) {
-        let _watcher = self.watcher();
+        let mut watched = self.directory();
+        let mut watcher = self.watcher();
         self.settle(&mut Touched::All);
-        let began = Instant::now();
         let batch = self.look.next(&Touched::All);
-        let mut next_poll = self.next_poll(began);
+        let mut next_poll = self.next_poll();
         let mut folder = batch.folder;
         let mut answered = 0;
         if self.sender.blocking_send(batch).is_err() {
@@ -294,13 +295,21 @@ impl Watch {
                 Touched::default()
             };
             let mut asked = self.events.take(&mut touched);
-            if event.is_ok() {
+            // Where no events come, files may be in the middle of being written just the same.
+            let found = event.is_err() && touched == Touched::All && self.look.poll();
+            if event.is_ok() || found {
                 asked = self.settle(&mut touched);
             }
-            let began = Instant::now();
             let mut batch = self.look.next(&touched);
             if touched == Touched::All {
-                next_poll = self.next_poll(began);
+                next_poll = self.next_poll();
+            }
+            let now = self.directory();
+            if now.is_some() && now != watched {
+                // Another directory is in its place, of which the system tells nothing yet.
+                watched = now;
+                drop(std::mem::replace(&mut watcher, self.watcher()));
+                next_poll = Instant::now();
             }
             batch.noticed = Some(noticed);
             if self.look.is_settled() {
@@ -317,9 +326,16 @@ impl Watch {
         }
     }
 
-    /// When to look at the whole directory again without an event, after a look that began then.
-    fn next_poll(&self, began: Instant) -> Instant {
-        let rest = began.elapsed() * POLLING_SHARE;
+    /// What tells the directory that is there now from others.
+    fn directory(&self) -> Option<(u64, u64)> {
+        let metadata = std::fs::metadata(self.look.directory()).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    }
+
+    /// When to look at the whole directory again without an event. How long files took to be read, as at
+    /// the start, does not count.
+    fn next_poll(&self) -> Instant {
+        let rest = self.look.listed_in() * POLLING_SHARE;
         Instant::now() + rest.max(self.options.poll_interval)
     }
 

@@ -72,6 +72,10 @@ pub(super) struct Look {
     missing_for: Duration,
     /// What is there, as far as looks and events told.
     listing: Listing,
+    /// What polling has found and nothing was made of yet.
+    polled: Option<Listing>,
+    /// How long the last look for all files took.
+    listed_in: Duration,
     /// Files that were read.
     seen: BTreeMap<OsString, Seen>,
     /// Files among these without a stamp that the system gave.
@@ -94,6 +98,8 @@ impl Look {
             store: FileStore::new(settings),
             missing_for,
             listing: Listing::default(),
+            polled: None,
+            listed_in: Duration::ZERO,
             seen: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             unreadable: BTreeSet::new(),
@@ -126,6 +132,34 @@ impl Look {
         files
     }
 
+    /// Looks at the directory, for the next look at all of it; says whether a file looks different
+    /// from before, so that it may still be written.
+    pub(super) fn poll(&mut self) -> bool {
+        let now = self.list();
+        let networks = self.networks.as_ref();
+        let apart = networks.map(NetworksFile::path);
+        let others = now
+            .files
+            .iter()
+            .filter(|(path, _)| Some(path.as_os_str()) != apart);
+        let same =
+            others.eq(&self.listing.files) && !networks.is_some_and(NetworksFile::is_changed);
+        self.polled = same.then_some(now);
+        !same
+    }
+
+    fn list(&mut self) -> Listing {
+        let began = Instant::now();
+        let found = scan::list(&self.directory);
+        self.listed_in = began.elapsed();
+        found
+    }
+
+    /// How long it takes to look for all files, without reading them.
+    pub(super) fn listed_in(&self) -> Duration {
+        self.listed_in
+    }
+
     /// When to look again though no event comes; `None` if nothing is unsettled.
     pub(super) fn due_in(&self) -> Option<Duration> {
         let missing = self.missing.values().map(|since| {
@@ -147,7 +181,8 @@ impl Look {
             }
         };
         if some.is_none() {
-            self.listing = scan::list(&self.directory);
+            let polled = self.polled.take();
+            self.listing = polled.unwrap_or_else(|| self.list());
         }
         let networks = self.networks.as_mut();
         let networks = networks.map(|file| {

@@ -46,6 +46,11 @@ impl NetworksFile {
         scan::list(&self.path).files.remove(self.path.as_os_str())
     }
 
+    /// Whether it is there and looks different from when it was read.
+    pub(super) fn is_changed(&self) -> bool {
+        self.stamp().is_some_and(|stamp| Some(stamp) != self.seen)
+    }
+
     /// When to look again though no event comes; `None` if nothing is unsettled.
     pub(super) fn due_in(&self) -> Option<Duration> {
         let emptied = self.emptied.map(|since| {

@@ -15,7 +15,9 @@ use weft_proto::Problem;
 pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 /// More files are not looked at.
 pub(super) const MAX_FILES: usize = 50_000;
-/// Deeper directories are not looked at; a symlink that leads back to itself ends here.
+/// More directories are not looked at: links may lead to the same ones in many ways.
+const MAX_DIRECTORIES: usize = 50_000;
+/// Deeper directories are not looked at.
 const MAX_DEPTH: usize = 16;
 /// What the file system itself puts into the top of a volume, closed to all but root.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -56,14 +58,16 @@ pub(super) fn list(path: &Path) -> Listing {
         ..Listing::default()
     };
     match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => found.directory(path, 0),
+        Ok(metadata) if metadata.is_dir() => found.directory(path, 0, &mut vec![id(&metadata)]),
         Ok(metadata) => found.file(path, &metadata),
         Err(error) => found.cannot_be_read(path, &error),
     }
     if found.is_full() {
         found.problem(
             path,
-            format!("has more than {MAX_FILES} files; the rest are not read: merge some of them"),
+            format!(
+                "has more than {MAX_FILES} files, or {MAX_DIRECTORIES} directories; the rest are not read: merge some of them"
+            ),
         );
         let last = found.files.keys().nth(MAX_FILES).cloned();
         last.map(|last| found.files.split_off(&last));
@@ -89,7 +93,7 @@ impl Stamp {
             modified: metadata.modified().ok(),
             length: metadata.len(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-            inode: (metadata.dev(), metadata.ino()),
+            inode: id(metadata),
         }
     }
 }
@@ -107,7 +111,8 @@ impl Listing {
     }
 
     fn is_full(&self) -> bool {
-        self.files.len() + self.unknown.len() > MAX_FILES
+        let files = self.files.len() + self.unknown.len();
+        files > MAX_FILES || self.directories.len() > MAX_DIRECTORIES
     }
 
     /// Looks again at what events named, and says which of it are, were or may be configuration files; `None` if only
@@ -143,7 +148,9 @@ impl Listing {
             self.unknown.remove(path);
             let shown = Path::new(path).display().to_string();
             self.problems.retain(|problem| *problem.source != *shown);
-            self.entry(Path::new(path), name, below.components().count() - 1);
+            // It is no directory, so that nothing above it matters.
+            let depth = below.components().count() - 1;
+            self.entry(Path::new(path), name, depth, &mut Vec::new());
             files.insert(path.clone());
         }
         self.sort_problems();
@@ -155,7 +162,8 @@ impl Listing {
         self.problems.sort_by(|a, b| a.source.cmp(&b.source));
     }
 
-    fn directory(&mut self, path: &Path, depth: usize) {
+    /// `above`: what tells the directory, and those through which it was reached, from others.
+    fn directory(&mut self, path: &Path, depth: usize, above: &mut Vec<(u64, u64)>) {
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
             Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => return,
@@ -173,7 +181,7 @@ impl Listing {
                     // A hidden link is one that others lead through.
                     self.linked |= entry.file_type().is_ok_and(|kind| kind.is_symlink());
                     if followed {
-                        self.entry(&entry.path(), &name, depth);
+                        self.entry(&entry.path(), &name, depth, above);
                     }
                 }
                 Err(error) => return self.cannot_be_read(path, &error),
@@ -181,7 +189,7 @@ impl Listing {
         }
     }
 
-    fn entry(&mut self, path: &Path, name: &OsStr, depth: usize) {
+    fn entry(&mut self, path: &Path, name: &OsStr, depth: usize, above: &mut Vec<(u64, u64)>) {
         let shown = name.to_string_lossy();
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
@@ -197,8 +205,14 @@ impl Listing {
             self.problem(path, text);
         } else if !metadata.is_dir() {
             self.file(path, &metadata);
+        } else if above.contains(&id(&metadata)) {
+            // All that is in it is looked at already.
+            let text = "is not read: it leads back to a directory that holds it".to_owned();
+            self.problem(path, text);
         } else if depth < MAX_DEPTH {
-            self.directory(path, depth + 1);
+            above.push(id(&metadata));
+            self.directory(path, depth + 1, above);
+            above.pop();
         } else {
             let text = format!("is not read: it is more than {MAX_DEPTH} directories deep");
             self.problem(path, text);
@@ -226,6 +240,11 @@ impl Listing {
             self.more_problems += 1;
         }
     }
+}
+
+/// Device and number.
+fn id(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 fn is_hidden(name: &OsStr) -> bool {
@@ -352,6 +371,28 @@ mod tests {
         let told = told(&found);
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].contains("loop.yaml: cannot be read: "), "{told:?}");
+    }
+
+    #[test]
+    fn links_that_lead_back_are_followed_once() {
+        use std::os::unix::fs::symlink;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("sub")).expect("created");
+        fs::write(path("sub/a.yaml"), "").expect("written");
+        // Each way through them would be a directory of its own: 4 to the power of the depth.
+        for name in ["one", "two", "three", "sub/up"] {
+            symlink(directory.path(), path(name)).expect("linked");
+        }
+        let found = list(directory.path());
+        assert_eq!(
+            found.files.keys().collect::<Vec<_>>(),
+            [path("sub/a.yaml").as_os_str()]
+        );
+        let told = told(&found);
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert!(told[0].contains("leads back"), "{told:?}");
+        assert!(found.is_complete(), "nothing is missing");
     }
 
     #[test]

@@ -172,8 +172,10 @@ async fn config_dump_selects_like_envoy() {
 
 #[tokio::test]
 async fn secrets_and_the_node_are_shown_without_keys() {
-    use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
-    use weft_proto::pb::envoy::config::core::v3::{DataSource, Node, data_source::Specifier};
+    use weft_proto::pb::envoy::config::bootstrap::v3::{Bootstrap, bootstrap::DynamicResources};
+    use weft_proto::pb::envoy::config::core::v3::{
+        ApiConfigSource, DataSource, GrpcService, HeaderValue, Node, data_source::Specifier,
+    };
     use weft_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
     let fixture = Fixture::start().await;
     let inline = |text: &str| {
@@ -194,10 +196,25 @@ async fn secrets_and_the_node_are_shown_without_keys() {
         .state
         .dump
         .set_dynamic(Kind::Secret, "s", "1", secret.encode_to_vec());
+    let ads = ApiConfigSource {
+        grpc_services: vec![GrpcService {
+            initial_metadata: vec![HeaderValue {
+                key: "authorization".to_owned(),
+                value: "Bearer TOKEN".to_owned(),
+                ..HeaderValue::default()
+            }],
+            ..GrpcService::default()
+        }],
+        ..ApiConfigSource::default()
+    };
     let bootstrap = Bootstrap {
         node: Some(Node {
             id: "n1".to_owned(),
             ..Node::default()
+        }),
+        dynamic_resources: Some(DynamicResources {
+            ads_config: Some(ads),
+            ..DynamicResources::default()
         }),
         ..Bootstrap::default()
     };
@@ -205,6 +222,10 @@ async fn secrets_and_the_node_are_shown_without_keys() {
     let all = fixture.get("/config_dump").await;
     assert!(all.contains("CHAIN") && all.contains("[redacted]"), "{all}");
     assert!(!all.contains("\"KEY\""), "{all}");
+    assert!(
+        all.contains("authorization") && !all.contains("TOKEN"),
+        "{all}"
+    );
     let bootstrap = fixture.json("/config_dump?mask=bootstrap.node.id").await;
     assert_eq!(
         bootstrap["configs"][0]["bootstrap"],
@@ -212,5 +233,6 @@ async fn secrets_and_the_node_are_shown_without_keys() {
     );
     let info = fixture.json("/server_info").await;
     assert_eq!(info["node"]["id"], "n1");
+    assert_eq!(info["command_line_options"]["config_yaml"], "[redacted]");
     assert_eq!(info["state"], "PRE_INITIALIZING");
 }
