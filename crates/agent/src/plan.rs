@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn an_hour_without_the_authority_costs_no_certificate() {
-        let fleet = simulate(200, 2 * HOUR, (59 * MINUTE, 118 * MINUTE), 4 * HOUR);
+        let fleet = simulate(200, 2 * HOUR, (58 * MINUTE, 118 * MINUTE), 4 * HOUR);
         assert_eq!(fleet.without, 0, "certificates last");
         // All 200 were due when it went away; each then asks every 15 to 30 seconds.
         assert!(fleet.requests < 200 * 60 * 5, "{}", fleet.requests);

@@ -143,7 +143,7 @@ async fn wrong_certificates_are_refused_by_proxies_and_the_reason_is_told() {
             "fail_verify_error",
             "UnknownIssuer",
         ),
-        ("ended", Some(&ended), "fail_verify_error", "Expired"),
+        ("ended", Some(&ended), "fail_verify_error", "expired"),
         (
             "wrong name",
             Some(&elsewhere),

@@ -87,7 +87,7 @@ async fn rotate_root(world: &World, load: &Load, renewed: impl AsyncFn() -> bool
     .await;
     eventually(
         "the next root signs, and all have such a certificate",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || {
             load.assert_running();
             renewed().await.then_some(()).ok_or("not yet".to_owned())

@@ -291,15 +291,15 @@ impl Authority {
     }
 }
 
-fn listing_authority() -> Authority {
+fn listing_authority(name: &str) -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![
         rcgen::KeyUsagePurpose::KeyCertSign,
         rcgen::KeyUsagePurpose::CrlSign,
     ];
-    let name = rcgen::DnType::CommonName;
-    params.distinguished_name.push(name, "listing");
+    let kind = rcgen::DnType::CommonName;
+    params.distinguished_name.push(kind, name);
     let key = KeyPair::generate().unwrap();
     let pem = Pem::new("ca.pem", params.self_signed(&key).unwrap().pem());
     Authority {
@@ -310,7 +310,7 @@ fn listing_authority() -> Authority {
 
 #[tokio::test]
 async fn revoked_certificates_are_refused_by_both_sides() {
-    let (ca, other) = (listing_authority(), listing_authority());
+    let (ca, other) = (listing_authority("one"), listing_authority("other"));
     let (good, bad) = (ca.issue_serial(&[7]), ca.issue_serial(&[8]));
     let with = |text: &str| Validation {
         trusted_ca: Some(ca.pem.clone()),
@@ -353,7 +353,7 @@ async fn revoked_certificates_are_refused_by_both_sides() {
 
 #[test]
 fn lists_need_roots_and_must_be_lists() {
-    let ca = listing_authority();
+    let ca = listing_authority("one");
     let refused = |trusted_ca: Option<Pem>, text: &str| {
         let mut spec = client(None, vec![]);
         spec.validation.trusted_ca = trusted_ca;

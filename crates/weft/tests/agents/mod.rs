@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weft_testkit::{
     AdsMode, ConfigFolder, Connection, Control, Dataplane, Mesh, Node, OwnAgent, Peers, Program,
-    SecurePort, Tokens, Upstream, eventually, free_port,
+    SecurePort, Tokens, Upstream, eventually, free_port, get,
 };
 
 pub(crate) const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -119,8 +119,12 @@ impl World {
             let counted = self.control.metric(before).await;
             let (here, there) = (self.control.log(), proxy.log());
             let told = here.contains(reason) && there.contains(reason);
-            let refused = metric(proxy, "agent.num_refused_outgoing_requests").await;
-            let fine = counted > 0 && told && refused > 0;
+            // It may say so before its pages are there.
+            let page = get(proxy.admin_address(), "/stats").await?.body;
+            let name = "agent.num_refused_outgoing_requests: ";
+            let mut lines = page.lines().filter_map(|line| line.strip_prefix(name));
+            let refused = lines.next().is_some_and(|count| count != "0");
+            let fine = counted > 0 && told && refused;
             fine.then_some(())
                 .ok_or(format!("{counted} {told} {refused}"))
         })
