@@ -181,7 +181,7 @@ async fn the_control_plane_may_be_away_and_certificates_are_renewed_when_it_is_b
     world.control.run().await;
     eventually(
         "new connections again",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || {
             let seen = world.fresh(front_port).await;
             (seen == Ok(200)).then_some(()).ok_or(format!("{seen:?}"))
