@@ -15,7 +15,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -38,7 +38,12 @@ pub struct PluggedFolder {
     seen: Vec<u8>,
     /// When a list of revoked certificates was made, if there is one.
     listed: Option<SystemTime>,
+    /// When these were refused, if they were.
+    refused: Option<SystemTime>,
 }
+
+/// What was refused is tried again: a certificate may begin only after it was put here.
+const AGAIN: Duration = Duration::from_mins(1);
 
 impl PluggedFolder {
     /// Reads a folder. Beside it, what is in force.
@@ -53,6 +58,7 @@ impl PluggedFolder {
             path: path.into(),
             seen: Vec::new(),
             listed: None,
+            refused: None,
         };
         folder.seen = folder.digest()?;
         let state = folder.load(now)?;
@@ -63,16 +69,25 @@ impl PluggedFolder {
     /// Looks whether the files changed; `None` if not.
     ///
     /// # Errors
-    /// As [`PluggedFolder::open`], once for each change; what was in force before stays in force.
+    /// As [`PluggedFolder::open`], once for each change and once a minute after it; what was in force
+    /// before stays in force.
     pub fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
         let digest = self.digest()?;
-        if digest == self.seen && self.listed.is_none_or(|listed| is_fresh(listed, now)) {
+        let waited = |at: SystemTime| now.duration_since(at).is_ok_and(|time| time >= AGAIN);
+        let rests = match self.refused {
+            Some(at) => !waited(at),
+            None => self.listed.is_none_or(|listed| is_fresh(listed, now)),
+        };
+        if digest == self.seen && rests {
             return Ok(None);
         }
         self.seen = digest;
-        let state = self.load(now)?;
-        self.note_lists(&state, now);
-        Ok(Some(state))
+        let loaded = self.load(now);
+        self.refused = loaded.is_err().then_some(now);
+        if let Ok(state) = &loaded {
+            self.note_lists(state, now);
+        }
+        loaded.map(Some)
     }
 
     fn note_lists(&mut self, state: &State, now: SystemTime) {

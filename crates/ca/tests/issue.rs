@@ -532,6 +532,24 @@ fn a_plugged_intermediate_is_read_again_and_a_broken_change_keeps_the_last_good_
 }
 
 #[test]
+fn an_intermediate_that_begins_later_is_taken_then() {
+    let folder = tempfile::tempdir().expect("a folder");
+    plug(folder.path(), "one");
+    let now = now_in_seconds();
+    let (mut plugged, _) = PluggedFolder::open(folder.path(), now).expect("usable");
+    plug(folder.path(), "two");
+    // As if the clock of who made it were ahead.
+    let before = now - DAY;
+    let error = plugged.poll(before).err().expect("too early").to_string();
+    assert!(error.contains("not trusted by the roots"), "{error}");
+    let soon = before + Duration::from_secs(1);
+    assert!(plugged.poll(soon).expect("told once").is_none());
+    let taken = plugged.poll(now_in_seconds()).expect("it has begun");
+    assert!(taken.is_some(), "the files are those that were refused");
+    assert!(plugged.poll(now_in_seconds()).expect("good").is_none());
+}
+
+#[test]
 fn revoked_certificates_are_on_a_list_that_openssl_reads() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ca");

@@ -55,7 +55,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(mesh: MeshSettings) -> Self {
-        let mut engine = Engine::new(Mesh);
+        Self::with_sharing(mesh, true)
+    }
+
+    /// `sharing`: whether namespaces share what is the same for them. Without it the same is made, for each.
+    pub(crate) fn with_sharing(mesh: MeshSettings, sharing: bool) -> Self {
+        let mut engine = Engine::new(Mesh { sharing });
         engine.set(Key::Mesh, Value::Mesh(Arc::new(mesh)));
         Self {
             engine,
@@ -290,6 +295,8 @@ impl World {
             export_to: rule.export_to.clone(),
             selector: None,
             hosts: rule.hosts.iter().cloned().collect(),
+            callers: Arc::new(callers(rule)),
+            delegates: rule.has_delegates(),
         };
         let has_streams = !rule.tcp.is_empty() || !rule.tls.is_empty();
         for gateway in &rule.gateways {
@@ -325,6 +332,8 @@ impl World {
             export_to: rule.export_to.clone(),
             selector: rule.selector.clone(),
             hosts: Arc::default(),
+            callers: Arc::default(),
+            delegates: false,
         };
         let namespace = rule.meta.origin.namespace.clone();
         let index = if rule.host.is_wildcard() {
@@ -456,6 +465,16 @@ impl World {
             _ => {}
         }
     }
+}
+
+/// The namespaces of whose callers the conditions of a rule speak.
+fn callers(rule: &VirtualService) -> BTreeSet<Namespace> {
+    let http = rule.http.iter().flat_map(|http| &http.matches);
+    let http = http.filter_map(|condition| condition.source_namespace.clone());
+    let streams = rule.tcp.iter().chain(&rule.tls);
+    let streams = streams.flat_map(|route| &route.matches);
+    http.chain(streams.filter_map(|condition| condition.source_namespace.clone()))
+        .collect()
 }
 
 fn count_labels<'a>(

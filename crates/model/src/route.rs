@@ -73,6 +73,19 @@ pub struct HttpRoute {
     pub cors: Option<CorsPolicy>,
 }
 
+impl HttpRoute {
+    /// Where requests and copies of them go.
+    pub fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        let forwarded = match &self.action {
+            HttpAction::Forward(destinations) => &destinations[..],
+            _ => &[],
+        };
+        let mirrors = self.mirrors.iter().map(|mirror| &mirror.destination);
+        let forwarded = forwarded.iter().map(|to| &to.destination);
+        forwarded.chain(&self.mirror).chain(mirrors)
+    }
+}
+
 /// What a route does with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HttpAction {

@@ -362,3 +362,36 @@ proptest! {
         prop_assert!(has("/b") && has("/c"), "{:?}", store.statuses().collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn many_files_at_once_are_as_one_after_another() {
+    let file = |number: usize| {
+        let path = format!("{number:04}.yaml");
+        let text = match number % 7 {
+            0 => "kind: [".to_owned(),
+            1 => format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: s{}}}\nspec: {{ports: [{{port: 80, nme: x}}]}}",
+                number % 50
+            ),
+            _ => format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: s{}}}\nspec: {{ports: [{{port: {number}}}]}}",
+                number % 500
+            ),
+        };
+        (path, text)
+    };
+    let files: Vec<(String, String)> = (1..1300).map(file).collect();
+    let mut together = FileStore::new(MeshSettings::default());
+    together.apply_all(
+        files
+            .iter()
+            .map(|(path, text)| (path.as_str(), Some(Ok(text.as_str())))),
+    );
+    let mut apart = FileStore::new(MeshSettings::default());
+    for (path, text) in &files {
+        apart.apply(path, Some(text));
+    }
+    assert!(together.objects().count() > 400);
+    assert!(together.objects().eq(apart.objects()));
+    assert!(together.statuses().eq(apart.statuses()));
+}

@@ -4,7 +4,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -101,6 +101,13 @@ impl ResourceSet {
             len: 0,
             sum: 0,
         }))
+    }
+
+    /// No resources of no type in particular.
+    pub(crate) fn none() -> Self {
+        static NONE: OnceLock<ResourceSet> = OnceLock::new();
+        NONE.get_or_init(|| Self::empty(TypeUrl::from_static("")))
+            .clone()
     }
 
     /// A set of these resources; of two with one name the later stays.

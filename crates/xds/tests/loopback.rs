@@ -324,6 +324,39 @@ async fn streams_and_connections_are_bounded() {
     drop(source);
 }
 
+#[tokio::test]
+async fn a_node_that_is_too_long_is_refused() {
+    let mesh = Mesh::start(Mode::Delta).await;
+    let long = Node {
+        id: "me".to_owned(),
+        cluster: "c".repeat(1 << 20),
+        ..Node::default()
+    };
+    let options = ClientOptions::new(long);
+    let servers = connect_to(vec![mesh.address.clone()]);
+    let refused = failure(DriverConfig::new(Mode::Sotw, 1, servers, options, 1)).await;
+    assert!(refused.contains("node: is longer than"), "{refused}");
+}
+
+#[tokio::test]
+async fn who_sends_too_much_is_told_so() {
+    let small = Options {
+        max_request_bytes: 1000,
+        ..Options::default()
+    };
+    let mesh = Mesh::bounded(Mode::Delta, 100, small).await;
+    let long = Node {
+        id: "me".to_owned(),
+        cluster: "c".repeat(1000),
+        ..Node::default()
+    };
+    let options = ClientOptions::new(long);
+    let servers = connect_to(vec![mesh.address.clone()]);
+    let refused = failure(DriverConfig::new(Mode::Sotw, 1, servers, options, 1)).await;
+    assert!(refused.contains("1000 are allowed"), "{refused}");
+    assert_eq!(mesh.counters.streams_refused.load(Ordering::Relaxed), 1);
+}
+
 /// Streams that have lasted end, one a second here; their client comes back on a new connection,
 /// as it would to another replica, and is sent no resource again.
 #[tokio::test]

@@ -195,3 +195,13 @@ fn the_text_of_a_refusal_is_cut() {
     assert_eq!(names, ["b".into()]);
     assert!(length <= 4096, "{length}");
 }
+
+#[test]
+fn the_name_of_a_type_is_bounded() {
+    let mut client = Client::new(view(&["a"], &[]), "");
+    let longest = TypeUrl::new(&"t".repeat(4096));
+    client.ask(subscribe(&longest, &[], &[])).expect("kept");
+    let longer = TypeUrl::new(&"t".repeat(4097));
+    let refused = client.ask(subscribe(&longer, &[], &[]));
+    assert_eq!(refused, Err(StreamError::TypeTooLong(4096)));
+}

@@ -10,6 +10,7 @@ use weft_sources::ObjectStatus;
 use weft_xds::TypeUrl;
 
 use super::{Connected, Core, Push, Refused};
+use crate::graph::ProxyFacts;
 use crate::node::Proxy;
 
 /// Pushes that are remembered.
@@ -49,7 +50,7 @@ impl Core {
     }
 
     /// Drops refusals of contents that are no longer offered.
-    pub(super) fn forget_repaired(&self, connected: &Connected, type_url: &TypeUrl) {
+    pub(super) fn forget_repaired(&self, node: &str, facts: &ProxyFacts, type_url: &TypeUrl) {
         let mut refusals = self.refusals.lock();
         if refusals.is_empty() {
             return;
@@ -58,12 +59,12 @@ impl Core {
             .writer
             .lock()
             .published
-            .get(&connected.facts)
+            .get(facts)
             .map(|p| Arc::clone(&p.view));
         refusals.retain(|(refused_type, name), refused| {
             let current = view.as_ref().and_then(|v| v.view.resource(type_url, name));
             refused_type != type_url
-                || refused.node != connected.proxy.id
+                || refused.node != node
                 || current.is_some_and(|r| Some(r.version) == refused.version)
         });
     }

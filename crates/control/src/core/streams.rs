@@ -82,18 +82,20 @@ impl ViewSource for Core {
             Event::Acked { type_url, version } => {
                 let state = connected.types.entry(type_url.clone()).or_default();
                 state.acked = Some(*version);
-                let connected = connected.clone();
+                let node = Arc::clone(&connected.proxy);
+                let facts = Arc::clone(&connected.facts);
                 drop(connections);
-                self.forget_repaired(&connected, type_url);
+                self.forget_repaired(&node.id, &facts, type_url);
             }
             Event::InSync { type_url, version } => {
                 let state = connected.types.entry(type_url.clone()).or_default();
                 state.in_sync = Some(*version);
                 state.error = None;
                 self.latency.in_step(connected, type_url, *version);
-                let connected = connected.clone();
+                let node = Arc::clone(&connected.proxy);
+                let facts = Arc::clone(&connected.facts);
                 drop(connections);
-                self.forget_repaired(&connected, type_url);
+                self.forget_repaired(&node.id, &facts, type_url);
             }
             Event::Nacked {
                 type_url,

@@ -88,6 +88,19 @@ pub(crate) fn alternatives(host: &str, dns_domain: &str) -> Vec<String> {
     names
 }
 
+/// A proxy's domain without its namespace, with which every host but those of the namespace has the same short names;
+/// nothing for other domains than those of Kubernetes, and for a host of the namespace.
+pub(crate) fn common_domain(host: &str, dns_domain: &str) -> Option<String> {
+    let (own_namespace, cluster_domain) = dns_domain.split_once(".svc.")?;
+    let head = host.split_once(".svc.").map(|(head, _)| head);
+    let namespace = head.and_then(|head| head.split_once('.'));
+    if namespace.is_some_and(|(_, namespace)| namespace == own_namespace) {
+        return None;
+    }
+    // No namespace is called so.
+    Some(format!("*.svc.{cluster_domain}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +139,30 @@ mod tests {
         );
         assert_eq!(alternatives("foo.com", ""), ["foo.com."]);
         assert!(alternatives("10.0.0.1", "a.svc.cluster.local").is_empty());
+    }
+
+    #[test]
+    fn other_namespaces_have_the_short_names_of_the_common_domain() {
+        let own = "shop.svc.cluster.local";
+        for host in [
+            "reviews.other.svc.cluster.local",
+            "a.b.other.svc.cluster.local",
+            "reviews.other.svc.east.local",
+            "example.com",
+            "x.shop",
+            ".svc.cluster.local",
+            "x..svc.cluster.local",
+            "10.0.0.1",
+        ] {
+            let common = common_domain(host, own).expect("it is not the namespace's");
+            assert_eq!(
+                alternatives(host, own),
+                alternatives(host, &common),
+                "{host}"
+            );
+        }
+        assert_eq!(common_domain("reviews.shop.svc.cluster.local", own), None);
+        assert_eq!(common_domain("example.com", "campus.net"), None);
+        assert_eq!(common_domain("example.com", ""), None);
     }
 }

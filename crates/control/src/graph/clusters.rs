@@ -110,7 +110,8 @@ pub(super) fn chosen(
     scope: &Arc<Scope>,
     shard: Shard,
 ) -> Arc<[(ServiceKey, RuleRefs)]> {
-    read!(cx, Key::Destinations(Arc::clone(scope), shard), Chosen).unwrap_or_default()
+    let scope = cx.shared_in(scope, shard);
+    read!(cx, Key::Destinations(scope, shard), Chosen).unwrap_or_default()
 }
 
 /// Of resources named `outbound|<port>|…` those of the ports that a scope sees of a service.

@@ -205,7 +205,7 @@ pub(super) fn host_chunk(
                 rules: rules.clone(),
             }));
             if let Some(Some(field)) = read!(cx, key, Host) {
-                chunk.push(&field);
+                chunk.push(field);
             }
         }
     }

@@ -5,24 +5,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use weft_model::{Hostname, ObjectRef, PortNumber, Service, ServicePort};
+use weft_model::{Hostname, HttpRoute, PortNumber, Service, ServicePort};
 use weft_xds::Resource;
 
 use super::key::{HostForm, HostTarget, OutboundHost, Reader, RouteName};
 use super::value::{HostChunk, HostField, HostRules, Seen, Value};
 use super::{Cx, Key, Shard, contain, outbound, places, read};
-use crate::emit::{Emitted, Fault, Origins, origins};
+use crate::emit::{Emitted, Origins, origins};
 use crate::generate::listeners::Unknown;
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{names, routes};
 
 fn host_rules(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard) -> Arc<HostRules> {
-    read!(
-        cx,
-        Key::HostRules(Arc::clone(&reader.scope), shard),
-        HostRules
-    )
-    .unwrap_or_default()
+    let scope = cx.shared_in(&reader.scope, shard);
+    read!(cx, Key::HostRules(scope, shard), HostRules).unwrap_or_default()
 }
 
 /// One virtual host. Nothing if the service is gone or no route of the rule concerns the reader.
@@ -189,6 +185,60 @@ fn is_taken(cx: &mut Cx<'_, '_>, host: &OutboundHost, own: &Hostname, name: &str
     build_host(cx, &other).is_some()
 }
 
+/// A virtual host, which namespaces share if it is the same for them.
+fn made(cx: &mut Cx<'_, '_>, host: OutboundHost) -> Option<HostField> {
+    let host = shared_host(cx, &host).unwrap_or(host);
+    read!(cx, Key::OutboundHost(Arc::new(host)), Host).flatten()
+}
+
+/// The same host for callers of all namespaces, if everything on which it depends is the same for those of the
+/// reader's: the hosts to which its routes lead, and who else might have one of its domains.
+fn shared_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<OutboundHost> {
+    let reader = &host.reader;
+    let plain = cx.plain(&reader.scope);
+    let same = |name: &str| plain.has(Shard::of(name));
+    let hostname = match &host.target {
+        HostTarget::Service(key) => &key.hostname,
+        HostTarget::Free(hostname) => hostname,
+    };
+    if !same(hostname.as_str()) {
+        return None;
+    }
+    let mut domain: Arc<str> = Arc::clone(&reader.dns_domain);
+    if host.form == HostForm::Only {
+        domain = Arc::default();
+    } else if let HostTarget::Service(key) = &host.target {
+        domain = names::common_domain(hostname.as_str(), &reader.dns_domain)?.into();
+        let short = names::alternatives(hostname.as_str(), &domain);
+        if !short.iter().all(|name| same(name)) {
+            return None;
+        }
+        let service = cx.service(key)?;
+        for ip in reader.scope.host_addresses(&service) {
+            let owners = read!(cx, Key::VipOwners(ip), Services);
+            if owners.is_some_and(|owners| owners.len() > 1) || !same(&ip.to_string()) {
+                return None;
+            }
+        }
+    }
+    if let Some(origin) = &host.rule {
+        let (rule, _) = cx.resolved(origin)?;
+        let mut all = rule.http.iter().flat_map(HttpRoute::destinations);
+        if !all.all(|to| same(to.host.as_str())) {
+            return None;
+        }
+    }
+    let reader = Reader {
+        scope: reader.scope.of_anybody(),
+        dns_domain: domain,
+        ..(**reader).clone()
+    };
+    Some(OutboundHost {
+        reader: Arc::new(reader),
+        ..host.clone()
+    })
+}
+
 /// The virtual hosts of a shard for one route configuration, concatenated.
 pub(super) fn host_chunk(
     cx: &mut Cx<'_, '_>,
@@ -210,8 +260,8 @@ pub(super) fn host_chunk(
             rule,
             form,
         };
-        if let Some(Some(field)) = read!(cx, Key::OutboundHost(Arc::new(host)), Host) {
-            chunk.push(&field);
+        if let Some(field) = made(cx, host) {
+            chunk.push(field);
         }
     };
     for (seen, rule) in &rules.services {
@@ -263,7 +313,7 @@ pub(super) fn outbound_route(
 ) -> Value {
     let shards: Vec<Shard> = match name {
         RouteName::Port(port) if !serves_free_hosts(name) => {
-            let ports = Key::WildcardPorts(Arc::clone(&reader.scope), false);
+            let ports = Key::WildcardPorts(cx.shared(&reader.scope), false);
             let ports = read!(cx, ports, WildcardPorts);
             let entry = ports.as_ref().and_then(|p| p.get(&port));
             entry
@@ -306,26 +356,26 @@ pub(super) fn merged(resource: Resource, chunks: &[Arc<HostChunk>]) -> Emitted {
     }
 }
 
-/// Virtual hosts while they are being joined to a chunk.
+/// Virtual hosts that are being joined to a chunk.
 #[derive(Default)]
-pub(super) struct Joined {
-    bytes: BytesMut,
-    origins: Vec<ObjectRef>,
-    faults: Vec<Fault>,
-}
+pub(super) struct Joined(Vec<HostField>);
 
 impl Joined {
-    pub(super) fn push(&mut self, field: &HostField) {
-        self.bytes.extend_from_slice(&field.bytes);
-        self.origins.extend(field.origins.iter().cloned());
-        self.faults.extend(field.faults.iter().cloned());
+    pub(super) fn push(&mut self, field: HostField) {
+        self.0.push(field);
     }
 
     pub(super) fn finish(self) -> Value {
+        let hosts = &self.0;
+        let mut bytes = BytesMut::with_capacity(hosts.iter().map(|host| host.bytes.len()).sum());
+        for host in hosts {
+            bytes.extend_from_slice(&host.bytes);
+        }
+        let faults = hosts.iter().flat_map(|host| host.faults.iter().cloned());
         Value::Hosts(Arc::new(HostChunk {
-            bytes: self.bytes.freeze(),
-            origins: origins(self.origins),
-            faults: self.faults.into(),
+            bytes: bytes.freeze(),
+            origins: Origins::Parts(hosts.iter().map(|host| host.origins.clone()).collect()),
+            faults: faults.collect(),
         }))
     }
 }
@@ -337,7 +387,7 @@ fn single(
     host: OutboundHost,
     last: Option<&Bytes>,
 ) -> Option<Emitted> {
-    let field = read!(cx, Key::OutboundHost(Arc::new(host)), Host).flatten()?;
+    let field = made(cx, host)?;
     let pieces = std::iter::once(&field.bytes).chain(last);
     let resource: Resource = virtual_hosts::configuration(route, style, pieces);
     Some(Emitted {

@@ -46,6 +46,10 @@ impl Shard {
     pub(crate) fn all() -> impl Iterator<Item = Self> + Clone {
         (0..Self::COUNT).map(Self)
     }
+
+    pub(super) fn number(self) -> u8 {
+        self.0
+    }
 }
 
 /// Which egress listeners of its Sidecar a scope is of.
@@ -440,6 +444,12 @@ pub(crate) enum Key {
     TokenKeys(KeyPlace),
 
     // Derived.
+    /// What of a shard is not the same for every namespace.
+    Special(Shard),
+    /// Whether the rules of a namespace for a shard are those that all others find, too.
+    OwnRules(Namespace, Shard),
+    /// The shards of which a namespace sees just what any other does.
+    Plain(Namespace),
     /// Networks and the ways into them.
     Networks,
     /// What clients assume of the workloads of a namespace.

@@ -24,6 +24,7 @@ mod rank;
 mod scope;
 mod secrets;
 mod security;
+mod shared;
 mod streams;
 mod telemetry;
 mod value;
@@ -55,7 +56,10 @@ use crate::generate::listeners::Unknown;
 use crate::node::ProxyKind;
 
 /// The recipe of the mesh.
-pub(crate) struct Mesh;
+pub(crate) struct Mesh {
+    /// Whether namespaces share what is the same for them; without it everything is made for each.
+    pub(crate) sharing: bool,
+}
 
 impl Recipe for Mesh {
     type Key = Key;
@@ -73,6 +77,9 @@ impl Recipe for Mesh {
         let cx = &mut Cx(reads);
         match key {
             Key::ResolvedRule(origin) => resolved_rule(cx, origin),
+            Key::Special(shard) => shared::special(cx, *shard),
+            Key::OwnRules(namespace, shard) => shared::own_rules(cx, namespace, *shard),
+            Key::Plain(namespace) => shared::plain(cx, namespace, self.sharing),
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::RuleTargets(scope, shard) => scope::rule_targets(cx, scope, *shard),
             Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
@@ -290,7 +297,8 @@ impl Cx<'_, '_> {
     }
 
     fn visible(&mut self, scope: &Arc<Scope>, shard: Shard) -> Arc<value::Visible> {
-        read!(self, Key::Visible(Arc::clone(scope), shard), Visible).unwrap_or_default()
+        let scope = self.shared_in(scope, shard);
+        read!(self, Key::Visible(scope, shard), Visible).unwrap_or_default()
     }
 
     /// The visible service of a host.

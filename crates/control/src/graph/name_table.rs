@@ -37,7 +37,7 @@ pub(super) fn shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, network: &str, shar
         };
         let bytes = name_table::entries(&service, &addresses, &endpoints);
         if !bytes.is_empty() {
-            chunk.push(&HostField {
+            chunk.push(HostField {
                 bytes: bytes.into(),
                 origins: origins([service.origin.clone()]),
                 faults: Arc::default(),

@@ -134,7 +134,7 @@ pub(super) fn port_shard(
 pub(super) fn wildcard_ports(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, one_address: bool) -> Value {
     let mut out: BTreeMap<PortNumber, WildcardPort> = BTreeMap::new();
     for shard in Shard::all() {
-        let key = Key::PortShard(Arc::clone(scope), one_address, shard);
+        let key = Key::PortShard(cx.shared_in(scope, shard), one_address, shard);
         let Some(ports) = read!(cx, key, PortShard) else {
             continue;
         };

@@ -51,7 +51,8 @@ pub(super) fn shard_needs(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard)
 }
 
 pub(super) fn of_shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Arc<PlaceNeeds> {
-    read!(cx, Key::ShardNeeds(Arc::clone(scope), shard), Needs).unwrap_or_default()
+    let scope = cx.shared_in(scope, shard);
+    read!(cx, Key::ShardNeeds(scope, shard), Needs).unwrap_or_default()
 }
 
 /// Of a whole scope.
@@ -96,7 +97,8 @@ pub(super) fn of_host(
 ) -> Option<(RuleRefs, Arc<Forwarding>)> {
     let shard = Shard::of(host.as_str());
     // A rule of one listener may lead to what another one sees.
-    let all = read!(cx, Key::Forwarding(scope.whole(), shard), Forwarding)?;
+    let scope = cx.shared_in(&scope.whole(), shard);
+    let all = read!(cx, Key::Forwarding(scope, shard), Forwarding)?;
     all.get(host).cloned()
 }
 

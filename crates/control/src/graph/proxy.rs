@@ -35,8 +35,8 @@ pub(super) fn cluster_view(
     let mut chunks = vec![cx.chunk(&Key::StandingClusters(client.kind, socket))];
     for shard in Shard::all() {
         let place = within(cx, scope, shard, place, |needs| &needs.clusters);
-        let client = client.clone();
-        chunks.push(cx.chunk(&Key::ClusterChunk(Arc::clone(scope), client, place, shard)));
+        let (scope, client) = (cx.shared_in(scope, shard), client.clone());
+        chunks.push(cx.chunk(&Key::ClusterChunk(scope, client, place, shard)));
     }
     type_view(cx, &TypeUrl::CLUSTER, chunks)
 }
@@ -49,12 +49,8 @@ pub(super) fn endpoint_view(
 ) -> Value {
     let chunk = |shard| {
         let place = within(cx, scope, shard, place, |needs| &needs.endpoints);
-        cx.chunk(&Key::EndpointChunk(
-            Arc::clone(scope),
-            audience,
-            place,
-            shard,
-        ))
+        let scope = cx.shared_in(scope, shard);
+        cx.chunk(&Key::EndpointChunk(scope, audience, place, shard))
     };
     let chunks = Shard::all().map(chunk).collect();
     type_view(cx, &TypeUrl::ENDPOINT, chunks)
@@ -153,7 +149,7 @@ fn wildcard_ports(
     binding: Binding,
 ) -> Arc<BTreeMap<PortNumber, WildcardPort>> {
     let one_address = egress::place(cx, scope, binding).address.is_some();
-    let key = Key::WildcardPorts(Arc::clone(scope), one_address);
+    let key = Key::WildcardPorts(cx.shared(scope), one_address);
     read!(cx, key, WildcardPorts).unwrap_or_default()
 }
 
@@ -268,9 +264,10 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         ..facts.clone()
     });
     let reader = reader(cx, &facts);
-    let scope = &reader.scope;
+    // Routes have short names of the own namespace, and secrets are its own.
+    let (scope, shared) = (&reader.scope, cx.shared(&reader.scope));
     let patches = patches::of_proxy(cx, &facts);
-    let needs = read!(cx, Key::ScopeNeeds(Arc::clone(scope)), Needs).unwrap_or_default();
+    let needs = read!(cx, Key::ScopeNeeds(Arc::clone(&shared)), Needs).unwrap_or_default();
     let horizon = networks::horizon(cx, &facts);
     let place = |needs: &Needs| {
         let place = needs.of_proxy(&facts.locality, &facts.network, &facts.labels);
@@ -286,9 +283,9 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let mut observer = None;
     let (listeners, routes) = match facts.kind {
         ProxyKind::Sidecar => {
-            let reports = telemetry::observer(cx, &facts, scope);
+            let reports = telemetry::observer(cx, &facts, &shared);
             observer = Some(Arc::clone(&reports));
-            let caller = caller(cx, &reader, reports);
+            let caller = caller(cx, (&shared, &reader.labels), reports);
             (
                 Key::OutboundListeners(caller, facts.binding),
                 Key::OutboundRoutes(Arc::clone(&reader), facts.binding),
@@ -316,13 +313,13 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         ProxyKind::Grpc => {
             let domain = Arc::clone(&facts.dns_domain);
             (
-                Key::GrpcListenerView(Arc::clone(scope), domain),
+                Key::GrpcListenerView(Arc::clone(&shared), domain),
                 Key::GrpcRouteView(Arc::clone(&reader)),
             )
         }
     };
-    let endpoints = Key::EndpointView(Arc::clone(scope), client.audience(), there);
-    let clusters = Key::ClusterView(Arc::clone(scope), client, here);
+    let endpoints = Key::EndpointView(Arc::clone(&shared), client.audience(), there);
+    let clusters = Key::ClusterView(Arc::clone(&shared), client, here);
     let account = facts.account.clone();
     let secrets = Key::Secrets(Arc::clone(scope), facts.kind, own, account);
     let extensions = patches.extensions.clone().map(Key::ExtensionView);
@@ -334,7 +331,7 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
         (None, secrets),
     ];
     let answers = facts.assigned != Families::default();
-    let names = answers.then(|| Key::NameTable(Arc::clone(scope), Arc::clone(&facts.network)));
+    let names = answers.then(|| Key::NameTable(shared, Arc::clone(&facts.network)));
     let last = [extensions, names].into_iter().flatten();
     let last = last.map(|key| (None, key));
     Value::ProxyPlan(Arc::new(ProxyPlan {
@@ -411,11 +408,15 @@ fn reader(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<Reader> {
     })
 }
 
-fn caller(cx: &mut Cx<'_, '_>, reader: &Reader, observer: Arc<Observer>) -> Arc<Caller> {
+fn caller(
+    cx: &mut Cx<'_, '_>,
+    (scope, labels): (&Arc<Scope>, &Labels),
+    observer: Arc<Observer>,
+) -> Arc<Caller> {
     let mentioned = read!(cx, Key::StreamLabels, LabelKeys).unwrap_or_default();
-    let labels = reader.labels.iter();
+    let labels = labels.iter();
     Arc::new(Caller {
-        scope: Arc::clone(&reader.scope),
+        scope: Arc::clone(scope),
         labels: labels.filter(|(key, _)| mentioned.contains(*key)).collect(),
         observer,
     })

@@ -44,6 +44,8 @@ impl Key {
             | Self::TokenKeys(_) => 0,
             Self::Visible(scope, _) if scope.part == Part::Whole => 3,
             Self::Networks
+            | Self::Special(_)
+            | Self::OwnRules(..)
             | Self::ResolvedRule(_)
             | Self::Visible(..)
             | Self::RuleNeeds(_)
@@ -56,7 +58,7 @@ impl Key {
             | Self::Credential(..)
             | Self::WorkloadSecrets(..)
             | Self::GatewayPorts(_) => 1,
-            Self::RuleTargets(..) => 2,
+            Self::RuleTargets(..) | Self::Plain(_) => 2,
             Self::Destinations(..)
             | Self::HostRules(..)
             | Self::PortShard(..)

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_model::{
-    Destination, EgressListener, GatewayRef, Hostname, HttpAction, Namespace, ObjectRef,
-    PortNumber, ServiceKey, Timestamp, VirtualService,
+    Destination, EgressListener, GatewayRef, Hostname, Namespace, ObjectRef, PortNumber,
+    ServiceKey, Timestamp, VirtualService,
 };
 
 use super::key::Part;
@@ -247,15 +247,7 @@ fn leads_to(rule: &VirtualService, reader: &Namespace, targets: &mut Targets) {
         if named.peek().is_some() && !named.any(|namespace| namespace == reader) {
             continue;
         }
-        if let HttpAction::Forward(destinations) = &route.action {
-            for destination in destinations {
-                add(&destination.destination);
-            }
-        }
-        let mirrors = route.mirrors.iter().map(|mirror| &mirror.destination);
-        for mirror in route.mirror.iter().chain(mirrors) {
-            add(mirror);
-        }
+        route.destinations().for_each(&mut add);
     }
     let streams = rule.tcp.iter().chain(&rule.tls);
     for destination in streams.flat_map(|route| &route.destinations) {

@@ -190,8 +190,7 @@ pub(super) fn upstream(
     let ProviderService { host, port, .. } = service;
     let Some(seen) = cx.visible_service(scope, host) else {
         return Err(format!(
-            "the service {host} is not visible in namespace {}",
-            scope.namespace
+            "the service {host} is not visible to the proxies that are to report to it"
         ));
     };
     let speaks = |port: &weft_model::ServicePort| port.protocol != weft_model::Protocol::Udp;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weft_model::{
     AddressRange, AuthorizationPolicy, CredentialName, DestinationRule, EnvoyFilter, ExportTo,
-    Forwarding, Gateway, Hostname, Labels, MeshNetworks, MeshSettings, MutualTlsMode, ObjectRef,
-    PeerAuthentication, PortNumber, Protocol, RequestAuthentication, Resolved, Secret, Service,
-    ServiceEndpoints, ServiceKey, Sidecar, Telemetry, Timestamp, VirtualService,
+    Forwarding, Gateway, Hostname, Labels, MeshNetworks, MeshSettings, MutualTlsMode, Namespace,
+    ObjectRef, PeerAuthentication, PortNumber, Protocol, RequestAuthentication, Resolved, Secret,
+    Service, ServiceEndpoints, ServiceKey, Sidecar, Telemetry, Timestamp, VirtualService,
 };
 use weft_xds::View;
 
@@ -18,6 +18,7 @@ use super::key::{RuleRefs, Shard};
 use super::passed::PassedOn;
 use super::patches::{FilterFacts, PatchedOwn, PatchedView};
 use super::proxy::ProxyPlan;
+use super::shared::{Shards, Special};
 use super::telemetry::Reports;
 use crate::ca::Svid;
 use crate::emit::{Chunk, Fault, Origins, TypeView};
@@ -38,6 +39,10 @@ pub(crate) struct RuleFacts {
     pub(crate) selector: Option<Labels>,
     /// All hosts of a `VirtualService`: a Sidecar takes it whole or not at all.
     pub(crate) hosts: Arc<[Hostname]>,
+    /// The namespaces of whose callers its conditions speak.
+    pub(crate) callers: Arc<BTreeSet<Namespace>>,
+    /// Whether it leaves routes to others.
+    pub(crate) delegates: bool,
 }
 
 impl RuleFacts {
@@ -245,6 +250,9 @@ pub(crate) enum Value {
     Resolved(Option<Arc<Resolved>>),
     Visible(Arc<Visible>),
     Targets(Arc<Targets>),
+    Special(Arc<Special>),
+    Shards(Shards),
+    Flag(bool),
     Chosen(Arc<[(ServiceKey, RuleRefs)]>),
     HostRules(Arc<HostRules>),
     Selectors(Arc<[(ObjectRef, Labels)]>),

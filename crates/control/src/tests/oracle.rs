@@ -339,7 +339,8 @@ fn compare(
     keys: &BTreeMap<KeyPlace, Arc<str>>,
     step: &str,
 ) {
-    let mut fresh = World::new(telemetry::random_settings());
+    // Whose namespaces share nothing.
+    let mut fresh = World::with_sharing(telemetry::random_settings(), false);
     for (place, keys) in keys {
         let value = Value::Text(Arc::clone(keys));
         fresh.engine.set(Key::TokenKeys(place.clone()), value);

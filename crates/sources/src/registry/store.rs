@@ -2,7 +2,9 @@
 //! object belongs to, and keeps the last good form of each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use weft_model::{MeshSettings, Object, ObjectRef};
 use weft_proto::Problem;
@@ -12,6 +14,11 @@ use crate::Change;
 use crate::api::istio::mesh_networks;
 use crate::document::{self, ReadFile};
 use crate::piece::{Outcome, Piece, ReadDocument};
+
+/// Files that are taken apart before what they hold is taken over, so that not all of it is there twice.
+const TOGETHER: usize = 512;
+/// Fewer files are sooner read by one thread.
+const WORTH_A_THREAD: usize = 32;
 
 /// What became of an object, or of a file if `object` is `None`.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +111,54 @@ pub struct FileStore {
     conflicting: BTreeSet<Arc<str>>,
 }
 
+/// A file by its path, with its text or why there is none; `None` if it is gone.
+type NewFile<'a> = (&'a str, Option<Result<&'a str, Box<Problem>>>);
+
+fn read_one((path, text): &NewFile<'_>, settings: &MeshSettings) -> Option<ReadFile> {
+    Some(match text.as_ref()? {
+        Ok(text) => document::read_file(path, text, settings),
+        Err(problem) => ReadFile {
+            problems: vec![(**problem).clone()],
+            ..ReadFile::default()
+        },
+    })
+}
+
+/// Takes texts apart, in the order of the files; many of them on all cores.
+fn read_all(files: &[NewFile<'_>], settings: &MeshSettings) -> Vec<Option<ReadFile>> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = cores.min(files.len() / WORTH_A_THREAD);
+    if threads < 2 {
+        return files.iter().map(|file| read_one(file, settings)).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut read = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(index) else {
+                return read;
+            };
+            read.push((index, read_one(file, settings)));
+        }
+    };
+    let mut read: Vec<(usize, Option<ReadFile>)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        for other in others {
+            // It panics if this thread would have.
+            all.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            );
+        }
+        all
+    });
+    read.sort_unstable_by_key(|(index, _)| *index);
+    read.into_iter().map(|(_, read)| read).collect()
+}
+
 impl FileStore {
     /// An empty store.
     pub fn new(settings: MeshSettings) -> Self {
@@ -124,29 +179,19 @@ impl FileStore {
 
     /// Takes many files at once. A file that is there but cannot be read as text comes with the
     /// problem instead; all that it held before stays.
-    pub fn apply_all<'a>(
-        &mut self,
-        files: impl IntoIterator<Item = (&'a str, Option<Result<&'a str, Box<Problem>>>)>,
-    ) -> Update {
+    pub fn apply_all<'a>(&mut self, files: impl IntoIterator<Item = NewFile<'a>>) -> Update {
         let mut touched_files = BTreeSet::new();
         let mut touched = BTreeSet::new();
-        for (path, text) in files {
-            let source: Arc<str> = path.into();
-            match text {
-                Some(Ok(text)) => {
-                    let read = document::read_file(path, text, &self.settings);
-                    self.replace(&source, read, &mut touched);
+        let files: Vec<_> = files.into_iter().collect();
+        for some in files.chunks(TOGETHER) {
+            for ((path, _), read) in some.iter().zip(read_all(some, &self.settings)) {
+                let source: Arc<str> = (*path).into();
+                match read {
+                    Some(read) => self.replace(&source, read, &mut touched),
+                    None => self.forget(&source, &mut touched),
                 }
-                Some(Err(problem)) => {
-                    let read = ReadFile {
-                        problems: vec![*problem],
-                        ..ReadFile::default()
-                    };
-                    self.replace(&source, read, &mut touched);
-                }
-                None => self.forget(&source, &mut touched),
+                touched_files.insert(source);
             }
-            touched_files.insert(source);
         }
         self.settle(touched_files, &touched)
     }

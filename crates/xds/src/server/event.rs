@@ -145,6 +145,9 @@ pub enum StreamError {
     /// A request without a type.
     #[error("type_url: is empty; every request on an aggregated stream must name its type")]
     NoType,
+    /// A type with a name that is longer than this.
+    #[error("type_url: is longer than {0} bytes")]
+    TypeTooLong(usize),
     /// [`Limits::types`].
     #[error("type_url: the stream asks for more than {0} types")]
     TooManyTypes(usize),

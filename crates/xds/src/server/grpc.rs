@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataMap;
@@ -18,10 +19,10 @@ use tonic::{Extensions, Request, Status};
 use super::age::Ages;
 pub use super::incoming::{Admitted, Carrier, incoming};
 use super::requests::Requests;
-use super::standing::Inquiry;
 pub use super::standing::Standing;
+use super::standing::{Inquiry, Orders};
 use super::wire::{Answers, Message};
-use super::{Answered, Event, Limits, Question, ServerStream, question};
+use super::{Answered, Event, Limits, NamePool, Question, ServerStream, question};
 use crate::pb;
 use crate::protocol::{Delta, Mode, Outgoing, Protocol, Sotw};
 use crate::view::View;
@@ -30,6 +31,9 @@ use crate::view::View;
 const OUTBOUND: usize = 8;
 /// Streams of one connection: those of the proxies behind one gateway, say.
 const STREAMS_PER_CONNECTION: u32 = 1024;
+/// Bytes of a node, which is kept for as long as the stream lasts; Istio's agents send up to some
+/// tens of KiB.
+const MAX_NODE: usize = 1 << 20;
 /// A stream must name its node within this time.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a stream that has lasted long enough may wait for the ACK of what is under way.
@@ -185,8 +189,11 @@ struct Shared<S> {
     counters: Arc<Counters>,
     places: Arc<Semaphore>,
     ages: Option<Ages>,
-    next_id: AtomicU64,
+    names: Arc<NamePool>,
 }
+
+/// Of the process and not of a service: several services of one source tell their streams apart.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The service to give to `serve_with_incoming` of [`server_builder`]. It answers other gRPC paths
 /// with `UNIMPLEMENTED`.
@@ -202,7 +209,7 @@ pub fn service<S: ViewSource>(
         ages: options.max_connection_age.map(Ages::new),
         options,
         counters,
-        next_id: AtomicU64::new(1),
+        names: Arc::default(),
     });
     AdsService { shared }
 }
@@ -321,12 +328,18 @@ async fn serve<P: Protocol, S: ViewSource>(
     let first = match tokio::time::timeout(FIRST_REQUEST, inbound.message()).await {
         Err(_) => return Err(Status::deadline_exceeded("no request came on the stream")),
         // A client that goes away before it says anything is no fault.
-        Ok(Err(_) | Ok(None)) => return Ok(()),
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Err(broken)) => return broken.end(),
         Ok(Ok(Some(first))) => first,
     };
     let node = P::node_of(&first).ok_or_else(|| {
         Status::invalid_argument("node: is missing in the first request of the stream")
     })?;
+    if node.encoded_len() > MAX_NODE {
+        return Err(Status::invalid_argument(format!(
+            "node: is longer than {MAX_NODE} bytes"
+        )));
+    }
     let options = &shared.options;
     if shared.source.answers(P::type_of(&first)) {
         add(&shared.counters.requests, 1);
@@ -339,8 +352,8 @@ async fn serve<P: Protocol, S: ViewSource>(
         return question::serve::<P, S>(source, counters, options, first, asker).await;
     }
     let began = Instant::now();
-    let (standing, inquiries) = Standing::channel();
-    let id = ConnectionId(shared.next_id.fetch_add(1, Ordering::Relaxed));
+    let (standing, orders) = Standing::channel();
+    let id = ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
     let connection = Connection {
         id,
         node,
@@ -359,13 +372,14 @@ async fn serve<P: Protocol, S: ViewSource>(
         view,
         options.limits.clone(),
         options.identifier.clone(),
-    );
+    )
+    .with_pool(Arc::clone(&shared.names));
     let mut run = Run {
         shared,
         id,
         machine,
         views,
-        inquiries,
+        orders,
         asked: Vec::new(),
         ends: shared.ages.as_ref().map(|ages| ages.ends(began, id.0)),
         has_turn: false,
@@ -404,7 +418,7 @@ struct Run<'a, P: Protocol, S> {
     id: ConnectionId,
     machine: ServerStream<P>,
     views: watch::Receiver<View>,
-    inquiries: mpsc::Receiver<Inquiry>,
+    orders: Orders,
     /// Inquiries to be answered when the newest view is taken in.
     asked: Vec<Inquiry>,
     /// When it is to be seen whether the stream may end for its age.
@@ -444,13 +458,17 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 }
                 request = inbound.message() => match request {
                     Ok(Some(request)) => self.request(request)?,
-                    Ok(None) | Err(_) => return Ok(()),
+                    Ok(None) => return Ok(()),
+                    Err(broken) => return broken.end(),
                 },
                 changed = self.views.changed() => match changed {
                     Ok(()) => self.take_view(),
                     Err(_) => return Err(Status::unavailable("the control plane ends the stream; reconnect")),
                 },
-                Some(inquiry) = self.inquiries.recv() => self.asked.push(inquiry),
+                Some(inquiry) = self.orders.inquiries.recv() => self.asked.push(inquiry),
+                () = self.orders.end.notified() => {
+                    return Err(Status::unauthenticated("the credentials of the stream hold no longer"));
+                }
                 () = answers.closed() => return Ok(()),
                 () = sleep_until(deadline) => self.machine.tick(Instant::now()),
                 () = sleep_until(self.ends) => {

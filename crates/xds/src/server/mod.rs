@@ -21,12 +21,16 @@ use std::time::{Duration, Instant};
 pub use event::{Event, Limits, Refusal, StreamError, TypeStatus};
 use plan::{Step, Turn, plan};
 pub use question::{Answered, Question};
+pub use state::NamePool;
 use state::{First, TypeState};
 
 use crate::protocol::{Outgoing, Protocol};
 use crate::set::ResourceSet;
 use crate::type_url::TypeUrl;
 use crate::view::View;
+
+/// Bytes of the name of a type, which is kept even if the type is not served.
+const MAX_TYPE: usize = 4096;
 
 /// The machine of one stream.
 ///
@@ -46,6 +50,7 @@ pub struct ServerStream<P: Protocol> {
     /// In the order of a push.
     types: Vec<TypeState>,
     events: VecDeque<Event>,
+    pool: Arc<NamePool>,
     protocol: PhantomData<P>,
 }
 
@@ -63,8 +68,16 @@ impl<P: Protocol> ServerStream<P> {
             first_request: None,
             types: Vec::new(),
             events: VecDeque::new(),
+            pool: Arc::default(),
             protocol: PhantomData,
         }
+    }
+
+    /// Lets the stream share its names with those of other streams.
+    #[must_use]
+    pub fn with_pool(mut self, pool: Arc<NamePool>) -> Self {
+        self.pool = pool;
+        self
     }
 
     /// What the client is to have from now on.
@@ -92,6 +105,9 @@ impl<P: Protocol> ServerStream<P> {
         if request.type_url.is_empty() {
             return Err(StreamError::NoType);
         }
+        if request.type_url.len() > MAX_TYPE {
+            return Err(StreamError::TypeTooLong(MAX_TYPE));
+        }
         let type_url = TypeUrl::new(&request.type_url);
         let index = match self.find(&type_url) {
             Ok(index) => index,
@@ -117,6 +133,7 @@ impl<P: Protocol> ServerStream<P> {
         let outcome =
             self.types[index].request(P::MODE, &request, &first, &self.limits, &mut events);
         self.events.extend(events);
+        self.types[index].share_names(&self.pool);
         outcome
     }
 
@@ -199,7 +216,7 @@ impl<P: Protocol> ServerStream<P> {
         if !self.is_served(&type_url) || self.waits_for_clusters(&type_url, now) {
             return None;
         }
-        let nonce = format!("{:x}-{:x}", self.id, self.answers + 1);
+        let (id, answer) = (self.id, self.answers + 1);
         let turn = Turn {
             mode: P::MODE,
             now,
@@ -210,7 +227,7 @@ impl<P: Protocol> ServerStream<P> {
             limits: &self.limits,
         };
         let state = self.types.get_mut(index)?;
-        let step = plan(state, &turn, &nonce);
+        let step = plan(state, &turn, || format!("{id:x}-{answer:x}"));
         let removals = &mut state.removals;
         if removals.held != removals.reported || removals.forced > 0 {
             removals.reported = removals.held;
@@ -308,11 +325,8 @@ impl<P: Protocol> ServerStream<P> {
 
     fn parents(&self, type_url: &TypeUrl) -> ResourceSet {
         let parent = type_url.parent();
-        let sent = parent
-            .as_ref()
-            .and_then(|parent| self.active(parent))
-            .map(|state| state.sent().clone());
-        sent.unwrap_or_else(|| ResourceSet::empty(parent.unwrap_or_else(|| type_url.clone())))
+        let state = parent.and_then(|parent| self.active(&parent));
+        state.map_or_else(ResourceSet::none, |state| state.sent().clone())
     }
 
     /// The generation of the view of which the types that a removal waits for have everything.

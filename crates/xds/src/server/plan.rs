@@ -2,9 +2,11 @@
 //! have, without what it refuses, and without removals whose time has not come. Never knows the
 //! wire, and never looks at another type except through [`Turn`].
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
+
+use ahash::AHashSet;
 
 use super::event::Limits;
 use super::state::{Held, InFlight, TypeState};
@@ -29,7 +31,8 @@ pub(super) struct Turn<'a> {
 
 /// What would have to be sent for the client to have all.
 struct Wanted {
-    changed: BTreeMap<Arc<str>, Resource>,
+    /// Each once: first what differs, in the order of the set.
+    changed: Vec<Resource>,
     /// The client has them and may lose them now.
     removed: Vec<Arc<str>>,
     /// The client asked for them and they do not exist.
@@ -54,12 +57,17 @@ pub(super) enum Step {
 }
 
 /// Decides what the type sends now, and notes it as sent.
-pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step {
+pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: impl FnOnce() -> String) -> Step {
     if state.in_flight.is_some() {
         return Step::Busy;
     }
     if !state.is_active() {
         return Step::Idle(None);
+    }
+    if state.is_at_rest(&turn.target, &turn.parents) {
+        // What an edit of another type mostly leaves behind.
+        state.settled_at = turn.generation;
+        return Step::Idle(Some(turn.target.version()));
     }
     let mut wanted = gather(state, turn);
     let truncated = truncate(state, turn, &mut wanted);
@@ -79,36 +87,25 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
         turn.target.clone()
     } else {
         let gone: Vec<&Arc<str>> = wanted.removed.iter().chain(&wanted.absent).collect();
-        state
-            .base
-            .update(wanted.changed.values().cloned().collect(), &gone)
+        state.base.update(wanted.changed.clone(), &gone)
     };
     let companions = companions(state, turn, &proposal);
     let listed_in_all = proposal.update::<&str>(companions.clone(), &[]);
-    let resources = listed(state, turn, &wanted, &listed_in_all);
     let version = match turn.mode {
         // Nobody compares it: what a client has, it says resource by resource.
         Mode::Delta => listed_in_all.version(),
         Mode::Sotw => state.wire_set_version(&listed_in_all, &turn.parents),
     };
-    let answered = state
-        .pending
-        .iter()
-        .filter(|name| wanted.changed.contains_key(*name) || wanted.absent.contains(*name))
-        .cloned()
-        .collect();
-    let offered = wanted
-        .changed
-        .iter()
-        .map(|(name, resource)| (name.clone(), resource.version))
-        .collect();
-    let adds = wanted
-        .changed
-        .keys()
-        .any(|name| state.base.get(name).is_none());
+    let answered = answered(state, &wanted);
+    let offered = wanted.changed.iter();
+    let offered = offered.map(|r| (r.name.clone(), r.version)).collect();
+    let mut names = wanted.changed.iter().map(|r| &r.name);
+    let adds = names.any(|name| state.base.get(name).is_none());
+    let resources = listed(state, turn, wanted.changed, &listed_in_all);
+    let nonce = nonce();
     state.sent_now(InFlight {
         adds,
-        nonce: nonce.to_owned(),
+        nonce: nonce.clone(),
         proposal,
         parents: turn.parents.clone(),
         offered,
@@ -122,7 +119,7 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
     removed.extend(wanted.absent);
     Step::Send(Outgoing {
         type_url: state.type_url.clone(),
-        nonce: nonce.to_owned(),
+        nonce,
         version,
         resources,
         removed,
@@ -133,36 +130,38 @@ pub(super) fn plan(state: &mut TypeState, turn: &Turn<'_>, nonce: &str) -> Step 
 fn gather(state: &mut TypeState, turn: &Turn<'_>) -> Wanted {
     forget_refused(state, turn);
     let difference = state.base.difference(&turn.target);
-    let mut changed = BTreeMap::new();
+    let mut changed = difference.changed;
+    changed.retain(|resource| state.wants(&resource.name));
+    let is_there = |resource: &Resource| {
+        let before = state.base.get(&resource.name);
+        let differs = before.is_none_or(|before| before.version != resource.version);
+        differs && state.wants(&resource.name)
+    };
     let mut absent = Vec::new();
-    for resource in difference.changed {
-        if state.wants(&resource.name) {
-            changed.insert(resource.name.clone(), resource);
-        }
-    }
     for name in &state.pending {
         match turn.target.get(name) {
-            Some(resource) => {
-                changed.insert(resource.name.clone(), resource.clone());
-            }
+            Some(resource) if is_there(resource) => {}
+            Some(resource) => changed.push(resource.clone()),
             None => absent.push(name.clone()),
         }
     }
     for child in children_of_changed(state, turn) {
-        if let Some(resource) = turn.target.get(&child) {
-            changed.insert(resource.name.clone(), resource.clone());
-        }
+        let resource = turn.target.get(&child);
+        let resource = resource.filter(|r| !is_there(r) && !state.pending.contains(&child));
+        changed.extend(resource.cloned());
     }
     let (mut refused, mut outdated) = (false, false);
-    changed.retain(|name, resource| {
-        let refusal = state.refused.get(name);
-        if refusal.is_none_or(|refusal| refusal.version != resource.version) {
-            return true;
-        }
-        refused = true;
-        outdated |= state.may_have(name);
-        false
-    });
+    if !state.refused.is_empty() {
+        changed.retain(|resource| {
+            let refusal = state.refused.get(&resource.name);
+            if refusal.is_none_or(|refusal| refusal.version != resource.version) {
+                return true;
+            }
+            refused = true;
+            outdated |= state.may_have(&resource.name);
+            false
+        });
+    }
     if turn.mode == Mode::Sotw && !state.type_url.is_partial() {
         // Answers without a resource say that it is gone; nothing else is owed.
         for name in &absent {
@@ -209,17 +208,17 @@ fn forget_refused(state: &mut TypeState, turn: &Turn<'_>) {
 }
 
 /// Resources that the client warms on because what refers to them has changed.
-fn children_of_changed(state: &TypeState, turn: &Turn<'_>) -> Vec<Arc<str>> {
+fn children_of_changed(state: &TypeState, turn: &Turn<'_>) -> BTreeSet<Arc<str>> {
+    let mut children = BTreeSet::new();
     if state.type_url.parent().is_none() || state.parents.ptr_eq(&turn.parents) {
-        return Vec::new();
+        return children;
     }
-    let mut children = Vec::new();
     for parent in state.parents.difference(&turn.parents).changed {
         if state.parents.get(&parent.name).is_none() {
             continue;
         }
         if state.type_url == TypeUrl::ENDPOINT {
-            children.push(parent.name.clone());
+            children.insert(parent.name.clone());
         } else if let Some(links) = &parent.links {
             children.extend(links.iter().cloned());
         }
@@ -272,13 +271,27 @@ pub(super) fn removal_due(type_url: &TypeUrl, held: &Held, limits: &Limits) -> I
     }
 }
 
+/// Of the names that are to be answered whatever the client has, those that are.
+fn answered(state: &TypeState, wanted: &Wanted) -> Vec<Arc<str>> {
+    if state.pending.is_empty() {
+        return Vec::new();
+    }
+    let told = wanted.changed.iter().map(|resource| &resource.name);
+    let told: AHashSet<&Arc<str>> = told.chain(&wanted.absent).collect();
+    let pending = state.pending.iter();
+    pending
+        .filter(|name| told.contains(name))
+        .cloned()
+        .collect()
+}
+
 /// Cuts to what one answer may hold; true if something was cut off.
 fn truncate(state: &TypeState, turn: &Turn<'_>, wanted: &mut Wanted) -> bool {
     let whole = turn.mode == Mode::Sotw && !state.type_url.is_partial();
     let mut bytes = 0usize;
     let mut count = 0usize;
     let all = wanted.changed.len();
-    wanted.changed.retain(|_, resource| {
+    wanted.changed.retain(|resource| {
         count += 1;
         bytes = bytes.saturating_add(resource.body.len() + resource.name.len());
         count == 1 || (count <= state.batch && (whole || bytes <= turn.limits.response_bytes))
@@ -304,22 +317,18 @@ fn companions(state: &TypeState, turn: &Turn<'_>, proposal: &ResourceSet) -> Vec
 fn listed(
     state: &TypeState,
     turn: &Turn<'_>,
-    wanted: &Wanted,
+    changed: Vec<Resource>,
     all: &ResourceSet,
 ) -> Vec<(Resource, Version)> {
-    let versioned = |resource: &Resource| {
-        (
-            resource.clone(),
-            state.wire_version(resource, &turn.parents),
-        )
+    let versioned = |resource: Resource| {
+        let version = state.wire_version(&resource, &turn.parents);
+        (resource, version)
     };
     if turn.mode == Mode::Delta || state.type_url.is_partial() {
-        return wanted.changed.values().map(versioned).collect();
+        return changed.into_iter().map(versioned).collect();
     }
-    all.iter()
-        .filter(|resource| state.wants(&resource.name))
-        .map(versioned)
-        .collect()
+    let all = all.iter().filter(|resource| state.wants(&resource.name));
+    all.cloned().map(versioned).collect()
 }
 
 fn idle(state: &mut TypeState, turn: &Turn<'_>, wanted: &Wanted) -> Step {

@@ -86,7 +86,8 @@ pub(super) async fn serve<P: Protocol, S: ViewSource>(
         }
         request = match tokio::time::timeout(IDLE, inbound.message()).await {
             Ok(Ok(Some(next))) => P::read_request(next),
-            Ok(Ok(None) | Err(_)) | Err(_) => return Ok(()),
+            Ok(Ok(None)) | Err(_) => return Ok(()),
+            Ok(Err(broken)) => return broken.end(),
         };
         counters.requests.fetch_add(1, Ordering::Relaxed);
         if !source.answers(&request.type_url) {

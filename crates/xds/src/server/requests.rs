@@ -10,6 +10,31 @@ use tonic::body::Body;
 
 use super::wire::GRPC_HEADER;
 
+/// Why there is no message.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The client has gone; there is nobody to tell.
+    Gone,
+    /// What it sent is none, or too much.
+    Wrong(Status),
+}
+
+impl From<Status> for Broken {
+    fn from(status: Status) -> Self {
+        Self::Wrong(status)
+    }
+}
+
+impl Broken {
+    /// How a stream ends for it.
+    pub(super) fn end(self) -> Result<(), Status> {
+        match self {
+            Self::Gone => Ok(()),
+            Self::Wrong(status) => Err(status),
+        }
+    }
+}
+
 /// The messages of a gRPC request.
 pub(super) struct Requests<T> {
     body: Body,
@@ -30,20 +55,23 @@ impl<T: prost::Message + Default> Requests<T> {
     }
 
     /// The next message; `None` at the end. What was read is not lost if this is given up.
-    pub(super) async fn message(&mut self) -> Result<Option<T>, Status> {
+    pub(super) async fn message(&mut self) -> Result<Option<T>, Broken> {
         loop {
             if let Some(message) = self.complete()? {
                 return Ok(Some(message));
             }
             match self.body.frame().await {
                 Some(frame) => {
-                    let frame = frame.map_err(|error| Status::from_error(error.into()))?;
+                    let frame = frame.map_err(|_| Broken::Gone)?;
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);
                     }
                 }
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(Status::internal("the request ends within a message")),
+                None => {
+                    let status = Status::internal("the request ends within a message");
+                    return Err(status.into());
+                }
             }
         }
     }
@@ -139,6 +167,7 @@ mod tests {
         ];
         for (bytes, code) in cases {
             let error = cut(bytes, 3, 1000).message().await.expect_err("refused");
+            let error = error.end().expect_err("the client is told");
             assert_eq!(error.code(), code, "{error}");
         }
     }

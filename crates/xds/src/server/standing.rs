@@ -1,6 +1,8 @@
-//! Asking a stream where it stands. Never changes it.
+//! Asking a stream where it stands, and telling it to end. Never changes what is sent.
 
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::TypeStatus;
 
@@ -9,15 +11,30 @@ const INQUIRIES: usize = 4;
 
 pub(super) type Inquiry = oneshot::Sender<Vec<TypeStatus>>;
 
-/// Asks a stream where it stands.
+/// What a stream answers and obeys.
+#[derive(Debug)]
+pub(super) struct Orders {
+    pub(super) inquiries: mpsc::Receiver<Inquiry>,
+    pub(super) end: Arc<Notify>,
+}
+
+/// Asks a stream where it stands, or ends it.
 #[derive(Clone, Debug)]
-pub struct Standing(mpsc::Sender<Inquiry>);
+pub struct Standing {
+    inquiries: mpsc::Sender<Inquiry>,
+    end: Arc<Notify>,
+}
 
 impl Standing {
-    /// Makes the asking and the answering end.
-    pub(crate) fn channel() -> (Self, mpsc::Receiver<Inquiry>) {
+    /// Makes both ends.
+    pub(super) fn channel() -> (Self, Orders) {
         let (sender, inquiries) = mpsc::channel(INQUIRIES);
-        (Self(sender), inquiries)
+        let end = Arc::<Notify>::default();
+        let standing = Self {
+            inquiries: sender,
+            end: Arc::clone(&end),
+        };
+        (standing, Orders { inquiries, end })
     }
 
     /// A stream that is closed already, for tests.
@@ -29,7 +46,12 @@ impl Standing {
     /// before this call; `None` if it has ended.
     pub async fn ask(&self) -> Option<Vec<TypeStatus>> {
         let (sender, answer) = oneshot::channel();
-        self.0.send(sender).await.ok()?;
+        self.inquiries.send(sender).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Ends the stream with `UNAUTHENTICATED`: what its caller showed when it began holds no longer.
+    pub fn end(&self) {
+        self.end.notify_one();
     }
 }

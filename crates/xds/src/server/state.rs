@@ -1,6 +1,7 @@
 //! Where one stream stands with one type: what the client asks for, what it has accepted, what is
 //! under way, and what it refuses. Never decides what to send (`plan`).
 
+mod names;
 mod resume;
 mod status;
 mod subscribe;
@@ -11,6 +12,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ahash::{AHashMap, AHashSet};
+
+pub use names::NamePool;
+use names::Names;
 
 use super::event::{Event, Limits, Refusal, StreamError};
 use crate::protocol::{Mode, Request};
@@ -70,7 +74,7 @@ pub(super) struct TypeState {
     pub(super) wildcard: bool,
     /// Once a client has given a name, an empty list no longer means all.
     named_once: bool,
-    pub(super) names: AHashSet<Arc<str>>,
+    pub(super) names: Names,
     /// Names to be answered whatever `base` says: the client does not have them.
     pub(super) pending: BTreeSet<Arc<str>>,
     /// The first wildcard request, and that of a client that comes back, is answered even if there
@@ -114,12 +118,12 @@ impl TypeState {
             started: false,
             wildcard: false,
             named_once: false,
-            names: AHashSet::default(),
+            names: Names::default(),
             pending: BTreeSet::new(),
             answer_owed: false,
             base: empty.clone(),
             unknown_past: false,
-            parents: ResourceSet::empty(type_url.parent().unwrap_or_else(|| type_url.clone())),
+            parents: ResourceSet::none(),
             in_flight: None,
             last_nonce: String::new(),
             refused: AHashMap::default(),
@@ -189,6 +193,19 @@ impl TypeState {
                 .changed
                 .iter()
                 .any(|resource| is_new(&resource.name))
+    }
+
+    /// Whether there is nothing to look at: the client has just this, accepted for these parents, and asks for
+    /// nothing else.
+    pub(super) fn is_at_rest(&self, target: &ResourceSet, parents: &ResourceSet) -> bool {
+        self.base.ptr_eq(target)
+            && self.parents.ptr_eq(parents)
+            && self.pending.is_empty()
+            && !self.answer_owed
+            && self.refused.is_empty()
+            && self.unsure.is_empty()
+            && self.held.is_none()
+            && self.removals.held == 0
     }
 
     /// What was sent last, accepted or not.
@@ -265,6 +282,13 @@ impl TypeState {
             Mode::Delta => self.subscribe_delta(request, false, first.target, events),
         }
         self.check_names(first.target, limits)
+    }
+
+    /// Shares the names with other streams, unless more of them are about to come.
+    pub(super) fn share_names(&mut self, pool: &NamePool) {
+        if self.pending.is_empty() {
+            pool.share(&mut self.names);
+        }
     }
 
     /// Notes what was sent.

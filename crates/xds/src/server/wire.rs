@@ -129,6 +129,8 @@ pub(super) struct Message {
     spelling: Spelling,
     /// Of the message, without the header.
     length: usize,
+    /// Of it, after the head.
+    left: usize,
 }
 
 impl Message {
@@ -162,11 +164,13 @@ impl Message {
         let lengths =
             resources.map(|(resource, _)| delimited_len(fields.resources, spelling.len(resource)));
         let length = head.len() - GRPC_HEADER + lengths.sum::<usize>();
+        let left = length + GRPC_HEADER - head.len();
         Ok(Message {
             head: with_length(head, length, most)?,
             resources: answer.resources.into_iter(),
             spelling,
             length,
+            left,
         })
     }
 
@@ -184,6 +188,7 @@ impl Message {
                 type_url: TypeUrl::from_static(""),
             },
             length,
+            left: 0,
         })
     }
 
@@ -237,7 +242,9 @@ impl Answers {
             self.writing = None;
             return (!head.is_empty()).then_some(head);
         }
-        let mut piece = BytesMut::new();
+        // No more than is left, and room for the last resource beyond the size of a piece.
+        let left = head.len() + message.left;
+        let mut piece = BytesMut::with_capacity(left.min(PIECE + SHARED + 1024));
         piece.put_slice(&head);
         while piece.len() < PIECE {
             let Some((resource, version)) = message.resources.next() else {
@@ -250,6 +257,11 @@ impl Answers {
                 break;
             }
             piece.put_slice(&resource.body);
+        }
+        if let Some(message) = &mut self.writing {
+            let body = self.body.as_ref().map_or(0, Bytes::len);
+            let written = (piece.len() + body).saturating_sub(head.len());
+            message.left = message.left.saturating_sub(written);
         }
         Some(piece.freeze())
     }
