@@ -48,8 +48,18 @@ pub struct State {
     pub bundle: Arc<TrustBundle>,
     /// What is revoked.
     pub revoked: Arc<Revoked>,
-    /// The issuers' lists of it in PEM; empty if nothing is revoked.
-    pub revocation_lists: Arc<str>,
+    /// The issuers' lists of it.
+    pub lists: RevocationLists,
+}
+
+/// Lists of revoked certificates, for those who check certificates.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RevocationLists {
+    /// In PEM; empty if nothing is revoked.
+    pub pem: Arc<str>,
+    /// Whether there is one of each authority of a chain. If not, only the last certificate of a
+    /// chain can be looked up in them.
+    pub whole_chain: bool,
 }
 
 /// Counts since the start.

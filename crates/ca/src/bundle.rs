@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use webpki::{
+    ALL_VERIFICATION_ALGS, CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage,
+    OwnedCertRevocationList, RevocationOptions, RevocationOptionsBuilder,
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::pem;
@@ -74,6 +78,38 @@ impl TrustBundle {
     /// # Errors
     /// What is wrong with it.
     pub fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), String> {
+        self.check(chain, None, now)
+    }
+
+    /// The same with lists of revoked certificates in PEM, of each authority of the chain.
+    ///
+    /// # Errors
+    /// What is wrong with the chain or the lists.
+    pub fn verify_with(
+        &self,
+        chain: &[CertificateDer<'_>],
+        lists: &str,
+        now: SystemTime,
+    ) -> Result<(), String> {
+        let mut read: Vec<CertRevocationList<'_>> = Vec::new();
+        for der in CertificateRevocationListDer::pem_slice_iter(lists.as_bytes()) {
+            let der = der.map_err(|error| error.to_string())?;
+            let list = OwnedCertRevocationList::from_der(&der);
+            read.push(list.map_err(|error| error.to_string())?.into());
+        }
+        let lists: Vec<&CertRevocationList<'_>> = read.iter().collect();
+        let options = RevocationOptionsBuilder::new(&lists);
+        let options = options.map_err(|_| "there is no list".to_owned())?;
+        let options = options.with_expiration_policy(ExpirationPolicy::Enforce);
+        self.check(chain, Some(options.build()), now)
+    }
+
+    fn check(
+        &self,
+        chain: &[CertificateDer<'_>],
+        revocation: Option<RevocationOptions<'_>>,
+        now: SystemTime,
+    ) -> Result<(), String> {
         let (first, intermediates) = chain.split_first().ok_or("the chain is empty")?;
         let end = EndEntityCert::try_from(first).map_err(|error| error.to_string())?;
         let anchors: Result<Vec<TrustAnchor<'_>>, _> = self
@@ -90,7 +126,7 @@ impl TrustBundle {
             intermediates,
             now,
             usage,
-            None,
+            revocation,
             None,
         )
         .map(|_| ())

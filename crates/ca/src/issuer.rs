@@ -24,8 +24,8 @@ use crate::{CLOCK_SKEW, TrustBundle, pem};
 const MAX_CHAIN: usize = 8;
 /// Bytes of a serial number; RFC 5280, 4.1.2.2 allows 20.
 const SERIAL: usize = 16;
-/// Until a list of revoked certificates is to be made anew.
-const CRL_LIFETIME: Duration = Duration::from_hours(7 * 24);
+/// How long a list of revoked certificates lasts.
+pub(crate) const CRL_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// Why a certificate is not issued. The names of the kinds are those of istiod's metric.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -209,16 +209,37 @@ impl Issuer {
 
     /// Signs something and checks it as others would: what they do not trust is not worth having.
     fn try_out(&self, bundle: &TrustBundle, now: SystemTime) -> Result<(), String> {
+        let issued = self.probe(now)?;
+        bundle
+            .verify(&issued.chain, now)
+            .map_err(|problem| format!("what it signs is not trusted by the roots: {problem}"))
+    }
+
+    /// A certificate for nobody.
+    fn probe(&self, now: SystemTime) -> Result<Issued, String> {
         let key = KeyPair::generate(KeyKind::P256)?;
         let request = Csr::from_pem(key.request(None)?.as_bytes()).map_err(|e| e.to_string())?;
         let domain = TrustDomain::parse("probe").map_err(|e| e.to_string())?;
         let id = SpiffeId::workload(&domain, "probe", "probe").map_err(|e| e.to_string())?;
-        let issued = self
-            .issue(&request, &id.into(), Duration::from_mins(1), now)
-            .map_err(|error| error.to_string())?;
+        self.issue(&request, &id.into(), Duration::from_mins(1), now)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Whether lists of revoked certificates in PEM let in what it signs: there must be one of each
+    /// authority of the chain, none may have ended, and none may revoke the issuer itself.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn check_lists(
+        &self,
+        bundle: &TrustBundle,
+        lists: &str,
+        now: SystemTime,
+    ) -> Result<(), String> {
+        let issued = self.probe(now)?;
         bundle
-            .verify(&issued.chain, now)
-            .map_err(|problem| format!("what it signs is not trusted by the roots: {problem}"))
+            .verify_with(&issued.chain, lists, now)
+            .map_err(|problem| format!("with these lists nothing that it signs is trusted ({problem}): there must be a current one of each authority up to the root"))
     }
 
     /// Its own certificate in DER.
@@ -289,7 +310,8 @@ impl Issuer {
     /// # Errors
     /// The signature fails.
     pub fn revocation_list(&self, serials: &[Vec<u8>], now: SystemTime) -> Result<String, String> {
-        let this_update = date(now)?;
+        // Clocks differ.
+        let this_update = date(now.checked_sub(CLOCK_SKEW).unwrap_or(now))?;
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(serial.clone()),
             revocation_time: this_update,

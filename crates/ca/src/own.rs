@@ -8,6 +8,8 @@
 //!   root-<name>-key.pem      its key, 0600
 //!   root-cert.pem            all roots that are trusted, to be copied to where they are needed
 //!   revoked.txt              serial numbers that hold no longer, if somebody wrote it
+//!   ca-crl.pem               the lists of them by all roots, to be copied, too; there if any is revoked
+//!   rotate                   asks for the next root, whatever is in it; it goes when that is made
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,14 +21,17 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::authority::{Signer, State};
-use crate::issuer::Issuer;
+use crate::authority::{RevocationLists, Signer, State};
+use crate::issuer::{CRL_LIFETIME, Issuer};
 use crate::key::{KeyKind, KeyPair};
 use crate::rotation::{Due, RootName, Rotation};
 use crate::{AuthorityError, CLOCK_SKEW, Revoked, TrustBundle, TrustDomain, disk, pem};
 
 const ROOTS: &str = "roots.json";
 const BUNDLE: &str = "root-cert.pem";
+const ROTATE: &str = "rotate";
+/// Istio's name for lists of revoked certificates.
+pub(crate) const LISTS: &str = "ca-crl.pem";
 pub(crate) const REVOKED: &str = "revoked.txt";
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
@@ -54,6 +59,8 @@ pub struct OwnFolder {
     rotation: Rotation,
     /// The text of [`REVOKED`].
     revoked: Vec<u8>,
+    /// When the lists of revoked certificates were made.
+    listed: SystemTime,
     issuers: BTreeMap<RootName, Arc<Issuer>>,
     certificates: BTreeMap<RootName, CertificateDer<'static>>,
 }
@@ -86,6 +93,7 @@ impl OwnFolder {
             options,
             rotation,
             revoked: Vec::new(),
+            listed: now,
             issuers: BTreeMap::new(),
             certificates: BTreeMap::new(),
         };
@@ -101,6 +109,13 @@ impl OwnFolder {
         let mut rotation = read_rotation(&self.path)?;
         let before = rotation.clone();
         let active = self.certificate(&rotation.active)?;
+        let asked = self.path.join(ROTATE);
+        // While a rotation is under way it waits.
+        let asked = (rotation.may_begin() && asked.exists()).then_some(asked);
+        if asked.is_some() {
+            let next = make_root(&self.path, &self.options, now)?;
+            rotation.begin(next, self.options.spread, now);
+        }
         while let Some(due) = rotation.due(life(&active), now) {
             match due {
                 Due::Begin => {
@@ -127,8 +142,15 @@ impl OwnFolder {
                 }
             }
         }
+        if let Some(asked) = asked {
+            // Of a process that ends before this, the next one rotates again, which does no harm.
+            disk::remove(&asked)?;
+        }
         let revoked = disk::read_if_there(&self.path.join(REVOKED))?.unwrap_or_default();
-        if rotation == self.rotation && *revoked == self.revoked {
+        if rotation == self.rotation
+            && *revoked == self.revoked
+            && (revoked.is_empty() || is_fresh(self.listed, now))
+        {
             return Ok(None);
         }
         let kept = std::mem::replace(&mut self.rotation, rotation);
@@ -155,6 +177,27 @@ impl OwnFolder {
         let next = make_root(&self.path, &self.options, now)?;
         rotation.begin(next, self.options.spread, now);
         disk::write(&file, rotation.to_json().as_bytes(), PRIVATE)
+    }
+
+    /// Asks the process whose folder it is to replace the root at its next look.
+    ///
+    /// # Errors
+    /// There are no own roots in it, a rotation is under way already, or it cannot be written.
+    pub fn ask_rotation(path: &Path) -> Result<(), AuthorityError> {
+        let file = path.join(ROOTS);
+        if disk::read_if_there(&file)?.is_none() {
+            return Err(AuthorityError::content(
+                path,
+                "holds no own roots: give the folder of `weft control --ca-dir`, which signs with no intermediate (--ca-certs)",
+            ));
+        }
+        if !read_rotation(path)?.may_begin() {
+            return Err(AuthorityError::content(
+                &file,
+                "a rotation is under way; wait until the next root signs",
+            ));
+        }
+        disk::write(&path.join(ROTATE), b"", PRIVATE)
     }
 
     fn load(&mut self, now: SystemTime) -> Result<State, AuthorityError> {
@@ -184,11 +227,22 @@ impl OwnFolder {
         self.revoked = text;
         self.issuers.retain(|name, _| names.contains(name));
         self.certificates.retain(|name, _| names.contains(name));
+        let path = self.path.join(LISTS);
+        if lists.is_empty() {
+            disk::remove(&path)?;
+        } else {
+            disk::write(&path, lists.as_bytes(), PUBLIC)?;
+        }
+        self.listed = now;
         Ok(State {
             signer: Signer::Own(signer),
             bundle: Arc::new(bundle),
             revoked: Arc::new(revoked),
-            revocation_lists: lists.into(),
+            lists: RevocationLists {
+                pem: lists.into(),
+                // A root signs what it issues itself.
+                whole_chain: true,
+            },
         })
     }
 
@@ -230,6 +284,12 @@ impl OwnFolder {
         self.issuers.insert(name.to_owned(), Arc::clone(&issuer));
         Ok(issuer)
     }
+}
+
+/// Whether lists that were made then need not be made anew: they last twice as long.
+pub(crate) fn is_fresh(listed: SystemTime, now: SystemTime) -> bool {
+    let age = now.duration_since(listed).unwrap_or_default();
+    age < CRL_LIFETIME / 2
 }
 
 /// The list of revoked serial numbers in a folder, and its text.

@@ -38,6 +38,23 @@ impl Revoked {
         Ok(Self(serials))
     }
 
+    /// Adds serial numbers.
+    ///
+    /// # Errors
+    /// There are more than 65,536.
+    pub fn extend<'a>(
+        &mut self,
+        serials: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(), String> {
+        for serial in serials {
+            self.0.insert(without_zeros(serial).to_vec());
+            if self.0.len() > MAX_SERIALS {
+                return Err(format!("holds more than {MAX_SERIALS} serial numbers"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a serial number is among them.
     pub fn contains(&self, serial: &[u8]) -> bool {
         !self.0.is_empty() && self.0.contains(without_zeros(serial))

@@ -64,7 +64,7 @@ impl Mesh {
                 signer: Signer::Own(Arc::clone(&issuer)),
                 bundle: Arc::new(bundle),
                 revoked: Arc::default(),
-                revocation_lists: "".into(),
+                lists: weft_ca::authority::RevocationLists::default(),
             },
             issuer,
             authenticator: Authenticator {

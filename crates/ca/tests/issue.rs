@@ -255,7 +255,7 @@ fn state(signer: Signer, bundle: TrustBundle) -> State {
         signer,
         bundle: Arc::new(bundle),
         revoked: Arc::default(),
-        revocation_lists: "".into(),
+        lists: weft_ca::authority::RevocationLists::default(),
     }
 }
 
@@ -372,6 +372,31 @@ fn while_the_root_rotates_certificates_of_both_are_trusted() {
     assert_eq!(keys.count(), 1, "the former root's key is gone");
     let (_, again) = OwnFolder::open(&path, options(KeyKind::P256), end).expect("readable");
     assert_eq!(again.bundle, last.bundle);
+}
+
+#[test]
+fn a_file_asks_for_the_next_root_and_waits_while_a_rotation_is_under_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca");
+    let asked = path.join("rotate");
+    assert!(OwnFolder::ask_rotation(&path).is_err(), "there is no root");
+    let start = now_in_seconds();
+    let (mut own, _) = OwnFolder::open(&path, options(KeyKind::P256), start).expect("made");
+    assert!(own.poll(start).expect("readable").is_none());
+    OwnFolder::ask_rotation(&path).expect("written");
+    let both = own.poll(start).expect("readable").expect("changed");
+    assert_eq!(both.bundle.certificates().len(), 2);
+    assert!(!asked.exists(), "it is done");
+    let error = OwnFolder::ask_rotation(&path).expect_err("under way");
+    assert!(error.to_string().contains("under way"), "{error}");
+    std::fs::write(&asked, "").expect("mine");
+    assert!(own.poll(start + DAY / 2).expect("readable").is_none());
+    assert!(asked.exists(), "it waits");
+    let second = own.poll(start + DAY).expect("readable").expect("changed");
+    assert_eq!(second.bundle.certificates().len(), 2);
+    let third = own.poll(start + DAY).expect("readable").expect("changed");
+    assert_eq!(third.bundle.certificates().len(), 3);
+    assert!(!asked.exists());
 }
 
 /// Makes a root and an intermediate with OpenSSL, as an operator would.
@@ -531,7 +556,7 @@ fn revoked_certificates_are_on_a_list_that_openssl_reads() {
     let now = now_in_seconds();
     let (mut own_folder, state) =
         OwnFolder::open(&path, options(KeyKind::P256), now).expect("made");
-    assert!(state.revocation_lists.is_empty());
+    assert!(state.lists.pem.is_empty());
     let at = folder.path();
     for name in ["good.pem", "lost.pem"] {
         let (_, csr) = request(KeyKind::P256);
@@ -548,7 +573,7 @@ fn revoked_certificates_are_on_a_list_that_openssl_reads() {
     .expect("mine");
     let state = own_folder.poll(now).expect("readable").expect("changed");
     assert_eq!(state.revoked.len(), 1);
-    std::fs::write(at.join("crl.pem"), &*state.revocation_lists).expect("written");
+    std::fs::write(at.join("crl.pem"), &*state.lists.pem).expect("written");
     std::fs::write(at.join("root.pem"), state.bundle.pem()).expect("written");
     let check = [
         "verify",
@@ -570,10 +595,71 @@ fn revoked_certificates_are_on_a_list_that_openssl_reads() {
         !output.status.success() && text.contains("revoked"),
         "{text}"
     );
+    let file = std::fs::read_to_string(path.join("ca-crl.pem")).expect("written");
+    assert_eq!(file, *state.lists.pem);
+    assert!(own_folder.poll(now + 3 * DAY).expect("readable").is_none());
+    let later = own_folder.poll(now + 4 * DAY).expect("readable");
+    let later = later.expect("lists that end after a week are made anew");
+    assert_ne!(later.lists, state.lists);
     std::fs::write(path.join("revoked.txt"), "what?\n").expect("mine");
     let error = own_folder.poll(now).err().expect("broken").to_string();
     assert!(error.contains("revoked.txt: line 1"), "{error}");
     assert_eq!(Revoked::parse(&lost).expect("valid"), *state.revoked);
+}
+
+#[test]
+fn lists_of_an_operator_hold_for_the_whole_chain() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    plug(at, "one");
+    let now = now_in_seconds();
+    let read = |name: &str| std::fs::read(at.join(name)).expect("there");
+    let issuer = |certificate: &str, key: &str| {
+        let own = CertificateDer::from_pem_slice(&read(certificate)).expect("PEM");
+        let key = KeyPair::from_pem(&read(key)).expect("a key");
+        let bundle = TrustBundle::from_pem(&read("root-cert.pem")).expect("roots");
+        Issuer::new(own, key, &[], &bundle, now).expect("usable")
+    };
+    let (root, intermediate) = (
+        issuer("root-cert.pem", "root-key.pem"),
+        issuer("ca-cert.pem", "ca-key.pem"),
+    );
+    let write = |text: &str| std::fs::write(at.join("ca-crl.pem"), text).expect("mine");
+    let nobody = root.revocation_list(&[], now).expect("signed");
+    write(&nobody);
+    let (mut plugged, first) = PluggedFolder::open(at, now).expect("usable");
+    assert!(first.lists.whole_chain);
+    assert_eq!(first.lists.pem.matches("BEGIN X509 CRL").count(), 2);
+    let (_, csr) = request(KeyKind::P256);
+    let issued = own(&first)
+        .issue(&csr, &cart().into(), DAY, now)
+        .expect("issued");
+    let trusted = |state: &State| {
+        state
+            .bundle
+            .verify_with(&issued.chain, &state.lists.pem, now)
+    };
+    trusted(&first).expect("nothing is revoked");
+    // The intermediate itself: nothing that it signs is worth having.
+    std::fs::write(at.join("leaf.pem"), issued.pem().concat()).expect("written");
+    let hex = |text: String| Revoked::parse(&text).expect("a serial number").serials();
+    let own_serial = hex(serial_of(at, "ca-cert.pem"));
+    write(&root.revocation_list(&own_serial, now).expect("signed"));
+    let error = plugged.poll(now).err().expect("revoked").to_string();
+    assert!(error.contains("ca-crl.pem: with these lists"), "{error}");
+    // Without a list of the root its certificates are of unknown state.
+    let leaf = hex(serial_of(at, "leaf.pem"));
+    let of_leaf = intermediate.revocation_list(&leaf, now).expect("signed");
+    write(&of_leaf);
+    let error = plugged.poll(now).err().expect("unknown").to_string();
+    assert!(error.contains("UnknownRevocationStatus"), "{error}");
+    // What the operator lists of the intermediate's own certificates counts here, too.
+    write(&(of_leaf + &nobody));
+    let last = plugged.poll(now).expect("good").expect("changed");
+    assert_eq!(last.revoked.serials(), leaf);
+    assert!(trusted(&last).expect_err("revoked").contains("CertRevoked"));
+    write("nothing");
+    assert!(plugged.poll(now).is_err());
 }
 
 type Answer = dyn Fn(&SigningRequest) -> Vec<CertificateDer<'static>> + Send + Sync;

@@ -1,12 +1,16 @@
 //! Where bytes of configuration come from. Never reads them: the process that owns I/O does.
 
+use std::fmt;
 use std::sync::Arc;
+
+use zeroize::Zeroizing;
 
 use crate::pass::Pass;
 use crate::pb;
 
-/// A file, an environment variable or the bytes themselves.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A file, an environment variable or the bytes themselves, which never show themselves: they may be
+/// a key.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum DataSource {
     /// Path of a file; with the directory whose change makes it worth reading again, if named.
     File {
@@ -21,7 +25,22 @@ pub enum DataSource {
     Environment(Arc<str>),
 }
 
+impl fmt::Debug for DataSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, .. } => f.debug_tuple("File").field(path).finish(),
+            Self::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
+            Self::Environment(name) => f.debug_tuple("Environment").field(name).finish(),
+        }
+    }
+}
+
 impl DataSource {
+    /// Bytes that are wiped from memory when the last copy goes.
+    pub fn wiped(bytes: Vec<u8>) -> Self {
+        Self::Inline(bytes::Bytes::from_owner(Zeroizing::new(bytes)))
+    }
+
     /// The path, if it is a file.
     pub fn file(&self) -> Option<&Arc<str>> {
         match self {
@@ -61,5 +80,30 @@ pub(crate) fn data_source(p: &mut Pass<'_>, message: &pb::core::DataSource) -> O
             p.refuse("needs one of filename, inline_bytes, inline_string, environment_variable");
             None
         }
+    }
+}
+
+/// The same for a private key.
+pub(crate) fn private_key(p: &mut Pass<'_>, message: &pb::core::DataSource) -> Option<DataSource> {
+    use pb::core::data_source::Specifier;
+    match &message.specifier {
+        Some(Specifier::InlineBytes(bytes)) => Some(DataSource::wiped(bytes.clone())),
+        Some(Specifier::InlineString(text)) => Some(DataSource::wiped(text.clone().into())),
+        _ => data_source(p, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inline_bytes_do_not_show_themselves() {
+        let key = DataSource::wiped(b"secret".to_vec());
+        assert_eq!(format!("{key:?}"), "Inline(6 bytes)");
+        assert_eq!(
+            key,
+            DataSource::Inline(bytes::Bytes::from_static(b"secret"))
+        );
     }
 }

@@ -22,6 +22,9 @@ pub struct Context {
     pub node_id: Arc<str>,
     /// `node.cluster` of the bootstrap.
     pub node_cluster: Arc<str>,
+    /// Whether this process has the secrets of Istio's agent itself: those of the cluster
+    /// `sds-grpc`, which need not exist then.
+    pub agent: bool,
 }
 
 enum Segment {

@@ -8,6 +8,9 @@ use crate::pb;
 use crate::tls::{TlsCertificate, TlsValidation, convert as tls};
 use pb::extensions::transport_sockets::tls::v3 as messages;
 
+/// Secrets that a process which is its own agent has: its certificate, and the mesh's authorities.
+pub const AGENT_SECRETS: [&str; 2] = ["default", "ROOTCA"];
+
 /// A named secret.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Secret {

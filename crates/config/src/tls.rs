@@ -1,6 +1,7 @@
 //! TLS contexts of listeners and clusters. Parses no certificate: bytes are read elsewhere.
 
 pub(crate) mod convert;
+mod secret_source;
 
 use std::sync::Arc;
 
@@ -50,6 +51,10 @@ pub struct TlsValidation {
     pub trusted_ca: Option<DataSource>,
     /// Trust the system's roots.
     pub system_roots: bool,
+    /// PEM lists of revoked certificates.
+    pub crl: Option<DataSource>,
+    /// `only_verify_leaf_cert_crl`.
+    pub crl_leaf_only: bool,
     /// The leaf must carry one of these names, if any are listed.
     pub san_matchers: Vec<SanMatcher>,
     /// `trust_chain_verification: ACCEPT_UNTRUSTED`: verify if possible, accept anyway.
@@ -59,7 +64,8 @@ pub struct TlsValidation {
 impl TlsValidation {
     /// The files it is read from.
     pub fn files(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.trusted_ca.iter().filter_map(DataSource::file)
+        let sources = self.trusted_ca.iter().chain(&self.crl);
+        sources.filter_map(DataSource::file)
     }
 }
 

@@ -9,7 +9,8 @@ use crate::node::NodeError;
 /// mutual TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// An agent beside the proxy serves them over SDS, as Istio's does (metadata `ISTIO_VERSION`).
+    /// An agent beside the proxy serves them over SDS, as Istio's does (metadata `ISTIO_VERSION`); or
+    /// the proxy is its own agent, as ours can be (metadata `WEFT_AGENT`).
     pub agent: bool,
     /// The control plane serves them over SDS: the proxy's stream has proved who it is.
     pub served: bool,
@@ -46,7 +47,8 @@ const CLIENT: [&str; 3] = [
 impl Identity {
     /// Reads it from metadata.
     pub(crate) fn read(text: impl Fn(&str) -> Option<String>) -> Result<Self, NodeError> {
-        let agent = text("ISTIO_VERSION").is_some();
+        let agent = text("ISTIO_VERSION").is_some()
+            || text("WEFT_AGENT").is_some_and(|said| said == "true");
         let files = |names: [&'static str; 3]| {
             let [chain, key, root] = names.map(|name| text(name).map(Arc::from));
             match (chain, key, root) {
@@ -122,6 +124,8 @@ mod tests {
         let agent = [&all[..2], &[("ISTIO_VERSION", "1.32.0")]].concat();
         let agent = read(&agent).expect("the agent knows the authorities");
         assert!(agent.serves() && agent.calls());
+        let own = read(&[("WEFT_AGENT", "true")]).expect("valid");
+        assert!(own.agent && own.serves() && own.calls());
         let error = read(&[("TLS_CLIENT_KEY", "/k")]).expect_err("no chain");
         assert!(error.to_string().contains("TLS_CLIENT_CERT_CHAIN"));
     }

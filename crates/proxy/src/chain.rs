@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use weft_config::DownstreamTls;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
 use weft_config::http_manager::CodecType;
 use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect_more};
-use weft_net::tls::{CertificateReader, ContextCertificates, TlsError};
+use weft_net::tls::{CertificateReader, ContextCertificates, HandshakeError, TlsError, Unverified};
 use weft_net::{Peeked, Stream};
 use weft_upstream::Secrets;
 
@@ -162,7 +164,7 @@ impl Chain {
                 }
             }
             (network, Some(slot)) => {
-                let handshake = self.handshake(io, slot, &listener_stats, &registered);
+                let handshake = self.handshake(io, slot, (&listener_stats, peer), &registered);
                 let Some((stream, tls)) = handshake.await else {
                     return;
                 };
@@ -232,7 +234,7 @@ impl Chain {
         &self,
         io: Peeked,
         slot: &TlsSlot,
-        stats: &ListenerStats,
+        (stats, peer): (&ListenerStats, SocketAddr),
         registered: &Registered,
     ) -> Option<(Stream, Arc<ServerTls>)> {
         // Without its secrets a listener accepts nothing, as in Envoy.
@@ -254,15 +256,39 @@ impl Chain {
                 Some((stream, tls))
             }
             Err(error) => {
-                if matches!(error, weft_net::tls::HandshakeError::Timeout) {
-                    stats.downstream_cx_transport_socket_connect_timeout.inc();
-                } else {
-                    stats.ssl_connection_error.inc();
-                }
-                tracing::debug!(%error, "a client's TLS handshake failed");
+                refused_handshake(&error, stats, peer);
                 None
             }
         }
+    }
+}
+
+/// Counts a handshake that failed. Refused certificates are logged, one a second: whoever knocks at a
+/// port must not fill a disk.
+fn refused_handshake(error: &HandshakeError, stats: &ListenerStats, peer: SocketAddr) {
+    static LOGGED: AtomicU64 = AtomicU64::new(0);
+    let counter = match error.unverified() {
+        Some(Unverified::NoCertificate) => &stats.ssl_fail_verify_no_cert,
+        Some(Unverified::Name) => &stats.ssl_fail_verify_san,
+        Some(Unverified::Chain) => &stats.ssl_fail_verify_error,
+        None => {
+            match error {
+                HandshakeError::Timeout => {
+                    stats.downstream_cx_transport_socket_connect_timeout.inc();
+                }
+                HandshakeError::Failed(_) => stats.ssl_connection_error.inc(),
+            }
+            tracing::debug!(%error, %peer, "a client's TLS handshake failed");
+            return;
+        }
+    };
+    counter.inc();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let second = since.unwrap_or_default().as_secs();
+    if LOGGED.swap(second, Ordering::Relaxed) == second {
+        tracing::debug!(%error, %peer, "a client's certificate is refused");
+    } else {
+        tracing::warn!(%error, %peer, "a client's certificate is refused");
     }
 }
 

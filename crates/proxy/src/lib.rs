@@ -25,5 +25,8 @@ pub mod access_log;
 pub mod admin;
 
 pub use weft_config::ConfigError; // of `CheckedBootstrap`
+pub use weft_config::DataSource; // of `WorkloadSecrets`
 
-pub use server::{CheckedBootstrap, ProxyError, ProxyOptions, context, run};
+pub use server::{
+    CheckedBootstrap, OwnIdentity, ProxyError, ProxyOptions, WorkloadSecrets, context, run,
+};

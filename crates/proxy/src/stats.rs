@@ -94,8 +94,14 @@ pub(crate) struct ListenerStats {
     counters: ListenerCounters,
     /// `ssl.handshake`: TLS handshakes that gave a connection.
     pub(crate) ssl_handshake: Counter,
-    /// `ssl.connection_error`: those that failed.
+    /// `ssl.connection_error`: those that failed, but not for the client's certificate.
     pub(crate) ssl_connection_error: Counter,
+    /// `ssl.fail_verify_no_cert`: the client has no certificate.
+    pub(crate) ssl_fail_verify_no_cert: Counter,
+    /// `ssl.fail_verify_san`: none of its names is wanted.
+    pub(crate) ssl_fail_verify_san: Counter,
+    /// `ssl.fail_verify_error`: its chain is not trusted, has ended or is revoked.
+    pub(crate) ssl_fail_verify_error: Counter,
 }
 
 impl Deref for ListenerStats {
@@ -112,6 +118,9 @@ impl StatSet for ListenerStats {
         let ssl = [
             ("ssl.handshake", &self.ssl_handshake),
             ("ssl.connection_error", &self.ssl_connection_error),
+            ("ssl.fail_verify_no_cert", &self.ssl_fail_verify_no_cert),
+            ("ssl.fail_verify_san", &self.ssl_fail_verify_san),
+            ("ssl.fail_verify_error", &self.ssl_fail_verify_error),
         ];
         for (name, counter) in ssl {
             visitor.value(name, Value::Counter(counter.get()));
@@ -220,6 +229,9 @@ mod tests {
         for (name, counted) in [
             ("ssl.handshake", true),
             ("ssl.connection_error", false),
+            ("ssl.fail_verify_no_cert", false),
+            ("ssl.fail_verify_san", false),
+            ("ssl.fail_verify_error", false),
             ("downstream_cx_total", true),
         ] {
             assert!(names.0.contains(&(name.to_owned(), counted)), "{name}");

@@ -16,6 +16,7 @@ use crate::process::Process;
 use crate::wait::eventually;
 
 const READY: Duration = Duration::from_mins(1);
+const TLS_CONTEXT: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 
 /// Which proxy it is.
 #[derive(Clone, Debug)]
@@ -104,7 +105,6 @@ pub struct SecurePort {
 impl SecurePort {
     /// A bootstrap with TLS and the token on the way to the control plane.
     fn secured(&self, mut bootstrap: Value) -> Value {
-        const CONTEXT: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
         let service = "/dynamic_resources/ads_config/grpc_services/0";
         if let Some(service) = bootstrap.pointer_mut(service) {
             let bearer = format!("Bearer {}", self.token);
@@ -114,7 +114,7 @@ impl SecurePort {
             cluster["transport_socket"] = json!({
                 "name": "envoy.transport_sockets.tls",
                 "typed_config": {
-                    "@type": format!("type.googleapis.com/{CONTEXT}"),
+                    "@type": format!("type.googleapis.com/{TLS_CONTEXT}"),
                     "sni": "istiod.istio-system.svc",
                     "common_tls_context": {
                         "alpn_protocols": ["h2"],
@@ -126,6 +126,52 @@ impl SecurePort {
                             }],
                         },
                     },
+                },
+            });
+        }
+        bootstrap
+    }
+}
+
+/// How a Weft proxy that is its own agent comes by its identity.
+#[derive(Clone, Debug)]
+pub struct OwnAgent {
+    /// The control plane's secure port, for certificates and configuration.
+    pub address: SocketAddr,
+    /// File with the roots by which it is checked the first time.
+    pub roots: PathBuf,
+    /// A join token or another one; none is needed if `environment` says otherwise.
+    pub token: Option<String>,
+    /// More of its environment, such as `SECRET_TTL`.
+    pub environment: Vec<(String, String)>,
+}
+
+impl OwnAgent {
+    fn environment(&self) -> Vec<(String, String)> {
+        let mut all = vec![
+            ("CA_ADDR".to_owned(), self.address.to_string()),
+            ("CA_ROOT_CA".to_owned(), self.roots.display().to_string()),
+        ];
+        let token = self.token.clone();
+        all.extend(token.map(|token| ("WEFT_JOIN_TOKEN".to_owned(), token)));
+        all.extend(self.environment.iter().cloned());
+        all
+    }
+
+    /// A bootstrap with TLS on the way to the control plane, and no word of certificates.
+    fn secured(mut bootstrap: Value) -> Value {
+        if let Some(cluster) = bootstrap.pointer_mut("/static_resources/clusters/0") {
+            cluster["transport_socket"] = json!({
+                "name": "envoy.transport_sockets.tls",
+                "typed_config": {
+                    "@type": format!("type.googleapis.com/{TLS_CONTEXT}"),
+                    "sni": "istiod.istio-system.svc",
+                    "common_tls_context": {"validation_context": {
+                        "match_typed_subject_alt_names": [{
+                            "san_type": "DNS",
+                            "matcher": {"exact": "istiod.istio-system.svc"},
+                        }],
+                    }},
                 },
             });
         }
@@ -185,7 +231,31 @@ impl Dataplane {
     ) -> Self {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let bootstrap = bootstrap(node, mode, xds, admin);
-        Self::launch_with(program, node, &bootstrap, admin, folder, more)
+        Self::launch_with(program, node, &bootstrap, (admin, folder), more, &[])
+    }
+
+    /// Starts a Weft proxy that is its own agent, on the control plane's secure port, and does not
+    /// wait.
+    pub fn launch_agent(
+        binary: &str,
+        node: &Node,
+        agent: &OwnAgent,
+        folder: &ConfigFolder,
+        more: &[&str],
+    ) -> Self {
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let mode = AdsMode::Delta;
+        let bootstrap = OwnAgent::secured(bootstrap(node, mode, agent.address, admin));
+        let program = Program::Weft(binary.into());
+        let environment = agent.environment();
+        Self::launch_with(
+            &program,
+            node,
+            &bootstrap,
+            (admin, folder),
+            more,
+            &environment,
+        )
     }
 
     /// The same, on the control plane's secure port.
@@ -198,7 +268,7 @@ impl Dataplane {
     ) -> Self {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let bootstrap = port.secured(bootstrap(node, mode, port.address, admin));
-        let mut proxy = Self::launch_with(program, node, &bootstrap, admin, folder, &[]);
+        let mut proxy = Self::launch_with(program, node, &bootstrap, (admin, folder), &[], &[]);
         proxy.wait_ready().await;
         proxy
     }
@@ -207,9 +277,9 @@ impl Dataplane {
         program: &Program,
         node: &Node,
         bootstrap: &Value,
-        admin: SocketAddr,
-        folder: &ConfigFolder,
+        (admin, folder): (SocketAddr, &ConfigFolder),
         more: &[&str],
+        environment: &[(String, String)],
     ) -> Self {
         let file = format!("bootstrap-{}.json", admin.port());
         let file = folder.write_beside(&file, &bootstrap.to_string());
@@ -232,7 +302,8 @@ impl Dataplane {
                     .arg(&file)
                     .args(more)
                     .env_remove("WEFT_LOG")
-                    .env_remove("RUST_LOG");
+                    .env_remove("RUST_LOG")
+                    .envs(environment.iter().cloned());
                 Process::start(&name, command, &log)
             }
         };

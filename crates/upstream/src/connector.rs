@@ -5,8 +5,9 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use weft_config::cluster::UpstreamHttp;
-use weft_config::{Cluster, Transport, UpstreamProtocol};
+use weft_config::{Cluster, Transport, UpstreamProtocol, UpstreamTls};
 use weft_net::tls::{CertificateReader, ClientSpec, ContextCertificates, SanKind, SanMatcher};
 use weft_net::{ConnectError, ConnectOptions, Keepalive, Stream};
 
@@ -35,16 +36,33 @@ pub(crate) struct Connector {
 
 #[derive(Debug)]
 struct Tls {
-    /// An error is a secret that is missing or unusable; connections fail with its text.
-    spec: Result<ClientSpec, String>,
     sni: Arc<str>,
     sni_from_host: bool,
     san_of_sni: bool,
+    /// Replaced by renewed certificates; connections of before stay.
+    context: ArcSwap<TlsContext>,
+}
+
+/// What certificates and secrets make of a transport's TLS.
+#[derive(Debug)]
+pub(crate) struct TlsContext {
+    /// An error is a secret that is missing or unusable; connections fail with its text.
+    spec: Result<ClientSpec, String>,
     /// Finished configurations that do not depend on the host: HTTP/1, HTTP/2, plain TCP.
     /// Shared, so that sessions are resumed and certificates parsed once.
     finished: [OnceLock<TlsConfig>; 3],
     /// Read when somebody asks for them.
     certificates: OnceLock<Arc<ContextCertificates>>,
+}
+
+impl TlsContext {
+    fn new(tls: &UpstreamTls, secrets: &Secrets) -> Self {
+        Self {
+            spec: client_spec(tls, secrets).map_err(|e| e.to_string()),
+            finished: [const { OnceLock::new() }; 3],
+            certificates: OnceLock::new(),
+        }
+    }
 }
 
 /// A finished TLS configuration of one pool.
@@ -60,12 +78,10 @@ impl Connector {
         let tls = match transport {
             Transport::Raw => None,
             Transport::Tls(tls) => Some(Tls {
-                spec: client_spec(tls, secrets).map_err(|e| e.to_string()),
                 sni: Arc::clone(&tls.sni),
                 sni_from_host: tls.auto_host_sni,
                 san_of_sni: tls.auto_sni_san_validation || config.http.auto_san_validation,
-                finished: [const { OnceLock::new() }; 3],
-                certificates: OnceLock::new(),
+                context: ArcSwap::from_pointee(TlsContext::new(tls, secrets)),
             }),
         };
         Self {
@@ -83,10 +99,15 @@ impl Connector {
 
     /// The certificates of its TLS; `None` for plain TCP and while secrets are missing.
     fn certificates(&self, reader: &mut CertificateReader) -> Option<Arc<ContextCertificates>> {
-        let tls = self.tls.as_ref()?;
-        let spec = tls.spec.as_ref().ok()?;
+        let context = self.tls.as_ref()?.context.load();
+        let spec = context.spec.as_ref().ok()?;
         let read = || Arc::new(reader.client(spec));
-        Some(Arc::clone(tls.certificates.get_or_init(read)))
+        Some(Arc::clone(context.certificates.get_or_init(read)))
+    }
+
+    /// What TLS is made of now; `None` for plain TCP.
+    pub(crate) fn tls_context(&self) -> Option<Arc<TlsContext>> {
+        Some(self.tls.as_ref()?.context.load_full())
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -109,44 +130,23 @@ impl Connector {
     /// The TLS configuration of a pool; `None` for plain TCP.
     pub(crate) fn tls_config(
         &self,
+        context: &TlsContext,
         host: &HostShared,
         asked: Option<&str>,
         protocol: Option<Protocol>,
     ) -> Option<TlsConfig> {
         let tls = self.tls.as_ref()?;
         if tls.san_of_sni {
-            return Some(self.finish(tls, host, asked, protocol));
+            let name = self.server_name(host, asked);
+            return Some(finish(context, name, protocol));
         }
         let slot = match protocol {
-            Some(Protocol::Http1) => &tls.finished[0],
-            Some(Protocol::Http2) => &tls.finished[1],
-            None => &tls.finished[2],
+            Some(Protocol::Http1) => &context.finished[0],
+            Some(Protocol::Http2) => &context.finished[1],
+            None => &context.finished[2],
         };
-        let finished = slot.get_or_init(|| self.finish(tls, host, asked, protocol));
+        let finished = slot.get_or_init(|| finish(context, None, protocol));
         Some(finished.clone())
-    }
-
-    fn finish(
-        &self,
-        tls: &Tls,
-        host: &HostShared,
-        asked: Option<&str>,
-        protocol: Option<Protocol>,
-    ) -> TlsConfig {
-        let mut spec = tls.spec.clone()?;
-        if spec.alpn.is_empty() {
-            match protocol {
-                Some(Protocol::Http1) => spec.alpn.push(b"http/1.1".to_vec()),
-                Some(Protocol::Http2) => spec.alpn.push(b"h2".to_vec()),
-                None => {}
-            }
-        }
-        if tls.san_of_sni
-            && let Some(name) = self.server_name(host, asked)
-        {
-            spec.validation.sans = vec![SanMatcher::exact(SanKind::Dns, name)];
-        }
-        weft_net::tls::client_config(&spec).map_err(|e| e.to_string())
     }
 
     /// Connects within the cluster's timeout, which covers TCP and TLS as in Envoy.
@@ -195,6 +195,22 @@ impl Connector {
             UpstreamProtocol::UseDownstream => downstream,
         }
     }
+}
+
+/// `name`: the one that the server's certificate must have, instead of those of the configuration.
+fn finish(context: &TlsContext, name: Option<&str>, protocol: Option<Protocol>) -> TlsConfig {
+    let mut spec = context.spec.clone()?;
+    if spec.alpn.is_empty() {
+        match protocol {
+            Some(Protocol::Http1) => spec.alpn.push(b"http/1.1".to_vec()),
+            Some(Protocol::Http2) => spec.alpn.push(b"h2".to_vec()),
+            None => {}
+        }
+    }
+    if let Some(name) = name {
+        spec.validation.sans = vec![SanMatcher::exact(SanKind::Dns, name)];
+    }
+    weft_net::tls::client_config(&spec).map_err(|e| e.to_string())
 }
 
 fn of_connect(error: ConnectError) -> SendFailure {
@@ -246,6 +262,19 @@ impl Connectors {
         Self {
             default: new(&config.transport),
             matches: matches.map(|m| new(&m.transport)).collect(),
+        }
+    }
+
+    /// New connections use what the secrets and files are now; those of before stay.
+    pub(crate) fn renew(&self, config: &Cluster, secrets: &Secrets) {
+        let renew = |connector: &Connector, transport: &Transport| {
+            if let (Some(own), Transport::Tls(tls)) = (&connector.tls, transport) {
+                own.context.store(Arc::new(TlsContext::new(tls, secrets)));
+            }
+        };
+        renew(&self.default, &config.transport);
+        for (connector, matched) in self.matches.iter().zip(config.transport_matches.iter()) {
+            renew(connector, &matched.transport);
         }
     }
 

@@ -15,14 +15,6 @@ use weft_net::tls::{
     Version, client_config,
 };
 
-/// The files in which systems keep the roots they trust.
-const SYSTEM_ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// The secrets that are known now, by name.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets(HashMap<Arc<str>, Arc<Secret>>);
@@ -142,6 +134,7 @@ pub fn check_clients<'a>(
             let parts = (
                 spec.identity.clone(),
                 spec.validation.trusted_ca.clone(),
+                spec.validation.crl.clone(),
                 spec.versions,
             );
             if !fine.contains(&parts) {
@@ -212,12 +205,16 @@ fn merged(own: &TlsValidation, defaults: Option<&TlsValidation>) -> Result<Valid
     let trusted_ca = trusted_ca.or(defaults.and_then(|d| d.trusted_ca.as_ref()));
     let system_roots = own.system_roots || defaults.is_some_and(|d| d.system_roots);
     let accept_untrusted = own.accept_untrusted || defaults.is_some_and(|d| d.accept_untrusted);
+    let crl = own.crl.as_ref();
+    let crl = crl.or(defaults.and_then(|d| d.crl.as_ref()));
     let sans = defaults.into_iter().chain([own]);
     Ok(Validation {
+        crl: crl.filter(|_| !accept_untrusted).map(read).transpose()?,
+        crl_leaf_only: own.crl_leaf_only || defaults.is_some_and(|d| d.crl_leaf_only),
         trusted_ca: match trusted_ca {
             _ if accept_untrusted => None,
             Some(source) => Some(read(source)?),
-            None if system_roots => Some(read_system_roots()?),
+            None if system_roots => Some(Pem::system().map_err(|error| no_system_roots(&error))?),
             None => None,
         },
         sans: if accept_untrusted {
@@ -254,10 +251,7 @@ pub fn read(source: &DataSource) -> Result<Pem, TlsError> {
         what,
     };
     match source {
-        DataSource::File { path, .. } => match std::fs::read(&**path) {
-            Ok(bytes) => Ok(Pem::new(&**path, bytes)),
-            Err(error) => Err(failed(path, format!("cannot be read: {error}"))),
-        },
+        DataSource::File { path, .. } => Pem::read(path),
         DataSource::Inline(bytes) => Ok(Pem::new("inline", &**bytes).of(PemSource::Value)),
         DataSource::Environment(name) => match std::env::var(&**name) {
             Ok(text) => {
@@ -268,13 +262,6 @@ pub fn read(source: &DataSource) -> Result<Pem, TlsError> {
     }
 }
 
-fn read_system_roots() -> Result<Pem, TlsError> {
-    let mut found = SYSTEM_ROOTS.iter().filter_map(|path| {
-        let bytes = std::fs::read(path).ok()?;
-        Some(Pem::new(*path, bytes).of(PemSource::System))
-    });
-    found.next().ok_or_else(|| {
-        let text = "system_root_certs: this system keeps no file of trusted roots; looked for";
-        TlsError::Setup(format!("{text} {}", SYSTEM_ROOTS.join(", ")))
-    })
+fn no_system_roots(error: &TlsError) -> TlsError {
+    TlsError::Setup(format!("system_root_certs: {error}"))
 }

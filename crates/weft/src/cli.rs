@@ -8,8 +8,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::age::Age;
-use crate::identity::{SecureArgs, TokenArgs};
-use crate::inspect::args::{ExplainArgs, ProxyConfigArgs, ProxyStatusArgs, SimulateArgs, WaitArgs};
+use crate::agent::AgentArgs;
+use crate::identity::{AuthorityArgs, SecureArgs, TokenArgs};
+use crate::inspect::args::{
+    AuthzArgs, ExplainArgs, ProxyConfigArgs, ProxyStatusArgs, SimulateArgs, WaitArgs,
+};
 
 /// A service mesh in one binary: control plane, proxy, and what people need to live with them.
 #[derive(Debug, Parser)]
@@ -53,9 +56,15 @@ pub(crate) enum Command {
     /// policies; exit 1 if it does not get through
     #[command(display_name = "weft")]
     Simulate(Box<SimulateArgs>),
+    /// Ask who may do what: which policy lets a call pass or stops it
+    #[command(display_name = "weft")]
+    Authz(AuthzArgs),
     /// Give out join tokens, with which workloads get their first certificates
     #[command(display_name = "weft")]
     Token(TokenArgs),
+    /// Steer the certificate authority: replace its root
+    #[command(display_name = "weft")]
+    Ca(AuthorityArgs),
     /// Watch a whole mesh at work on this machine, with nothing installed and without root
     #[command(display_name = "weft")]
     Demo(DemoArgs),
@@ -136,10 +145,13 @@ impl FromStr for Interval {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // As Go prints times: 20m0s.
+        // As Go prints times: 20m0s, 24h0m0s.
         let text = text
             .strip_suffix("m0s")
             .map_or(text.to_owned(), |m| format!("{m}m"));
+        let text = text
+            .strip_suffix("h0m")
+            .map_or(text.clone(), |h| format!("{h}h"));
         match text.parse::<Age>()? {
             Age(Some(time)) if !time.is_zero() => Ok(Self(time)),
             _ => Err("write a time above zero, such as 20m or 90s".to_owned()),
@@ -230,6 +242,8 @@ pub(crate) struct ProxyArgs {
     pub(crate) shutdown_time_s: u64,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
     #[command(flatten)]
     pub(crate) envoy: EnvoyFlags,
 }

@@ -1,5 +1,5 @@
-//! Identities on the command line: the flags of the certificate authority, and `weft token`. Must
-//! never know how certificates are made.
+//! Identities on the command line: the flags of the certificate authority, `weft token` and `weft ca`.
+//! Must never know how certificates are made.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use weft_ca::authn::JoinTokens;
-use weft_ca::{KeyKind, Lifetimes};
+use weft_ca::{KeyKind, Lifetimes, OwnFolder};
 use weft_control::SecureConfig;
 
 use crate::Failure;
@@ -111,6 +111,36 @@ struct CreateArgs {
     /// How long the token may wait for its use; 168h at most
     #[arg(long, value_name = "TIME", default_value = "1h")]
     ttl: Interval,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuthorityArgs {
+    #[command(subcommand)]
+    command: AuthorityCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuthorityCommand {
+    /// Replace the root: the control plane makes the next one within a second, which is trusted at
+    /// once and signs after --workload-cert-ttl; the former is trusted while what it signed lasts.
+    /// A file `rotate` in the folder does the same
+    #[command(display_name = "weft")]
+    Rotate(RotateArgs),
+}
+
+#[derive(Debug, Args)]
+struct RotateArgs {
+    /// Folder of the certificate authority (`weft control --ca-dir`)
+    #[arg(long, value_name = "DIR")]
+    ca_dir: PathBuf,
+}
+
+/// `weft ca`.
+pub(crate) fn run_authority(args: &AuthorityArgs) -> Result<ExitCode, Failure> {
+    let AuthorityCommand::Rotate(args) = &args.command;
+    OwnFolder::ask_rotation(&args.ca_dir).map_err(|error| format!("ca rotate: {error}"))?;
+    crate::output::line("the control plane of this folder makes the next root at its next look");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `weft token`.

@@ -2,6 +2,7 @@
 //! logic of its own.
 
 mod age;
+mod agent;
 mod analyze;
 mod cli;
 mod completions;
@@ -38,7 +39,9 @@ fn main() -> ExitCode {
         Command::ProxyConfig(args) => inspect::proxy_config::run(&args),
         Command::Explain(args) => inspect::explain::run(&args),
         Command::Simulate(args) => inspect::simulate::run(&args),
+        Command::Authz(args) => inspect::authz::run(&args),
         Command::Token(args) => identity::run(&args),
+        Command::Ca(args) => identity::run_authority(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoService(args) => demo::service::run(&args),

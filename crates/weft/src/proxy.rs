@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use weft_agent::AgentOptions;
+use weft_core::drain;
 use weft_proto::bootstrap::{BootstrapTexts, INLINE_SOURCE, read_located_bootstrap};
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
 use weft_proto::pb::envoy::config::core::v3::{Locality, Node};
@@ -17,7 +19,7 @@ use weft_proxy::{CheckedBootstrap, ConfigError, ProxyOptions};
 use crate::Failure;
 use crate::cli::{ProxyArgs, ProxyMode};
 use crate::logging::{self, Log};
-use crate::{output, stop};
+use crate::{agent, output, stop};
 
 pub(crate) fn run(args: &ProxyArgs) -> Result<ExitCode, Failure> {
     let log = logging::start(&args.log.log_level, args.log_path.as_deref())?;
@@ -25,14 +27,16 @@ pub(crate) fn run(args: &ProxyArgs) -> Result<ExitCode, Failure> {
     if !without_effect.is_empty() {
         tracing::info!(flags = %without_effect.join(" "), "accepted without effect");
     }
-    let (message, texts) = bootstrap(args)?;
-    let bootstrap = CheckedBootstrap::new(message).map_err(|error| refused(&texts, &error))?;
+    let (mut message, texts) = bootstrap(args)?;
+    let agent = args.agent.equip(&mut message)?;
+    let bootstrap = CheckedBootstrap::with_agent(message, agent.is_some());
+    let bootstrap = bootstrap.map_err(|error| refused(&texts, &error))?;
     match args.mode {
         ProxyMode::Validate => validate(args, &bootstrap, &texts),
         ProxyMode::Serve => {
             // Only what is refused needs its lines.
             drop(texts);
-            serve(args, bootstrap, log)
+            serve(args, bootstrap, agent, log)
         }
     }
 }
@@ -116,7 +120,12 @@ fn validate(
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(args: &ProxyArgs, bootstrap: CheckedBootstrap, log: Log) -> Result<ExitCode, Failure> {
+fn serve(
+    args: &ProxyArgs,
+    bootstrap: CheckedBootstrap,
+    agent: Option<AgentOptions>,
+    log: Log,
+) -> Result<ExitCode, Failure> {
     let node = bootstrap.message().node.clone().unwrap_or_default();
     let concurrency = args
         .concurrency
@@ -124,6 +133,9 @@ fn serve(args: &ProxyArgs, bootstrap: CheckedBootstrap, log: Log) -> Result<Exit
         .max(1);
     let drain_time = Duration::from_secs(args.drain_time_s);
     let reopen_logs = Arc::new(Notify::new());
+    let (agent, identity) = agent
+        .map(|options| agent::start(options, args.agent.crl_file(), seed()))
+        .unzip();
     let options = ProxyOptions {
         bootstrap,
         concurrency: Some(concurrency),
@@ -148,6 +160,7 @@ fn serve(args: &ProxyArgs, bootstrap: CheckedBootstrap, log: Log) -> Result<Exit
             ..ServerOptions::default()
         },
         logging: Box::new(log),
+        identity,
         reopen_logs: Arc::clone(&reopen_logs),
         on_ready: Some(announce(args.admin_address_path.clone())),
     };
@@ -160,11 +173,22 @@ fn serve(args: &ProxyArgs, bootstrap: CheckedBootstrap, log: Log) -> Result<Exit
         let with_stdin = args.lifetime.until_stdin_closes;
         let drain = stop::drain_on_request_as_envoy(with_stdin, reopen_logs)
             .map_err(|error| format!("listening for signals: {error}"))?;
+        // Of a proxy that drains, requests may still need the certificate: it works to the end.
+        let (_end, ended) = drain::channel();
+        if let Some(agent) = agent {
+            tokio::spawn(agent.run(ended));
+        }
         Box::pin(weft_proxy::run(options, drain))
             .await
             .map_err(|error| format!("proxy: {error}"))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What makes the renewals of proxies differ that start together.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// Says that the proxy is ready and writes where the admin server listens, as Envoy does for

@@ -2,16 +2,12 @@
 //! with a token, get certificates over SDS, and speak mutual TLS with each other.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
+use serde_json::Value;
 use weft_testkit::{
     AdsMode, ConfigFolder, Connection, Control, Dataplane, Mesh, Node, Peers, Program, SecurePort,
-    Upstream, eventually, free_port, get, one_at_a_time,
+    Tokens, Upstream, eventually, free_port, get, one_at_a_time,
 };
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -32,48 +28,6 @@ fn rules() -> String {
     service
         + "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: shop, namespace: shop}\nspec: {mtls: {mode: STRICT}}\n---\n"
         + "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: allow, namespace: shop}\nspec:\n  selector: {matchLabels: {app: server}}\n  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/front]}}]}]\n"
-}
-
-/// Issues tokens as Kubernetes does.
-struct Tokens {
-    key: EcdsaKeyPair,
-}
-
-impl Tokens {
-    const ISSUER: &str = "https://kubernetes.default.svc";
-
-    fn new() -> Self {
-        let random = SystemRandom::new();
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random);
-        let document = document.expect("a key");
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref());
-        Self {
-            key: key.expect("a key"),
-        }
-    }
-
-    /// The file of `--token-issuers`.
-    fn file(&self) -> String {
-        let point = self.key.public_key().as_ref();
-        let jwks = json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "k",
-            "x": URL_SAFE_NO_PAD.encode(&point[1..33]),
-            "y": URL_SAFE_NO_PAD.encode(&point[33..])}]});
-        let issuer = Self::ISSUER;
-        format!("jwtRules:\n- issuer: {issuer}\n  audiences: [istio-ca]\n  jwks: '{jwks}'\n")
-    }
-
-    fn of(&self, account: &str) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let expiry = now.expect("after 1970").as_secs() + 600;
-        let claims = json!({"iss": Self::ISSUER, "aud": ["istio-ca"], "exp": expiry,
-            "sub": format!("system:serviceaccount:shop:{account}")});
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let header = json!({"alg": "ES256", "kid": "k"});
-        let signed = format!("{}.{}", part(&header), part(&claims));
-        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes());
-        let signature = URL_SAFE_NO_PAD.encode(signature.expect("signed").as_ref());
-        format!("{signed}.{signature}")
-    }
 }
 
 struct World {
@@ -121,7 +75,7 @@ impl World {
         let port = SecurePort {
             address: self.secure,
             roots: self.folder.path("ca").join("root-cert.pem"),
-            token: self.tokens.of(account),
+            token: self.tokens.of("shop", account),
         };
         let mode = AdsMode::Delta;
         let proxy = Dataplane::start_secure(program, &node, mode, &port, &self.folder).await;

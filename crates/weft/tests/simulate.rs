@@ -338,6 +338,49 @@ fn a_call_takes_the_route_the_subset_and_mutual_tls() {
 }
 
 #[test]
+fn authz_check_names_the_policies_that_decide() {
+    let file = mesh("authz.yaml", POLICIES);
+    let check = |url: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_weft"))
+            .args(["authz", "check", "shop/client", url, "--config"])
+            .arg(&file)
+            .output()
+            .expect("the binary is built with the test");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let (code, text) = check("http://reviews/things");
+    assert_eq!(code, Some(0), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("PROXY"), "{text}");
+    assert!(
+        lines[1].contains("DENY") && lines[1].contains("no rule matches: passes"),
+        "{text}"
+    );
+    assert!(
+        lines[2].contains("ALLOW")
+            && lines[2].ends_with("AuthorizationPolicy/shop/readers spec.rules[1]"),
+        "{text}"
+    );
+    assert_eq!(lines[3], "ALLOWED");
+    let (code, text) = check("http://reviews/admin/x");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.ends_with(
+            "NOT ALLOWED: DENIED: denied by AuthorizationPolicy/shop/no-admin spec.rules[0]\n"
+        ),
+        "{text}"
+    );
+    let (code, text) = check("http://nobody.example.com/");
+    assert!(
+        text.starts_with("No policy looks at this call."),
+        "{code:?} {text}"
+    );
+}
+
+#[test]
 fn the_servers_side_says_which_policy_decides() {
     let file = mesh("policies.yaml", POLICIES);
     let fine = simulate(&file, &["shop/client", "http://reviews/things"]);

@@ -3,7 +3,7 @@
 
 pub mod issuers;
 pub mod join;
-mod peer;
+pub(crate) mod peer;
 
 use std::time::SystemTime;
 

@@ -32,6 +32,12 @@ pub(super) fn identity(
     if state.revoked.contains(serial) {
         return Err(Refusal::Revoked(pem::hexadecimal(serial)));
     }
+    named(&certificate)
+}
+
+/// The one SPIFFE ID of a workload's certificate.
+pub(crate) fn named(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {
+    let unreadable = || Refusal::Certificate("it cannot be read".to_owned());
     if certificate.is_ca() {
         return Err(Refusal::Name("it is of an authority".to_owned()));
     }

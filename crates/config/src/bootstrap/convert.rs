@@ -15,7 +15,7 @@ use crate::extension::api_version;
 use crate::listener::Listener;
 use crate::pass::{IsSet as _, Pass};
 use crate::pb;
-use crate::secret::Secret;
+use crate::secret::{AGENT_SECRETS, Secret};
 use pb::config::bootstrap::v3 as bootstrap;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -218,7 +218,7 @@ fn check_references(p: &mut Pass<'_>, out: &Bootstrap) {
                 "names the cluster {name}, which has transport_socket_matches: write one \
                  transport_socket for all of its endpoints"
             ),
-            Some(cluster) if waits_for_secrets(cluster) => format!(
+            Some(cluster) if waits_for_secrets(cluster, p.context.agent) => format!(
                 "names the cluster {name}, whose TLS takes secrets by SDS: they would come over the \
                  very stream that it is for; write files or inline certificates"
             ),
@@ -247,10 +247,14 @@ fn check_routes(p: &mut Pass<'_>, out: &Bootstrap) {
     }
 }
 
-fn waits_for_secrets(cluster: &Cluster) -> bool {
+/// Whether a cluster needs secrets that only the ADS stream brings.
+fn waits_for_secrets(cluster: &Cluster, agent: bool) -> bool {
     match &cluster.transport {
         Transport::Raw => false,
-        Transport::Tls(tls) => tls.context.secret_names().next().is_some(),
+        Transport::Tls(tls) => {
+            let own = |name: &Arc<str>| agent && AGENT_SECRETS.contains(&&**name);
+            tls.context.secret_names().any(|name| !own(name))
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::secret_source::{SecretSource, secret_source};
 use super::{
     CertificateSource, DownstreamTls, SanKind, SanMatcher, TlsCertificate, TlsContext,
     TlsValidation, TlsVersion, UpstreamTls, ValidationSource,
 };
-use crate::data_source::data_source;
+use crate::data_source::{data_source, private_key as private_key_source};
 use crate::matching::string_matcher;
 use crate::pass::{Pass, flag};
 use crate::pb;
@@ -30,7 +31,7 @@ pub(crate) fn certificate(
     unsupported!(p; pkcs12, private_key_provider, password, signed_certificate_timestamp, tls_params);
     ignore!(p, "tls.TlsCertificate"; watched_directory, ocsp_staple);
     let chain = p.required("certificate_chain", certificate_chain.as_ref(), data_source);
-    let key = p.required("private_key", private_key.as_ref(), data_source);
+    let key = p.required("private_key", private_key.as_ref(), private_key_source);
     Some(TlsCertificate {
         chain: chain?,
         key: key?,
@@ -61,7 +62,7 @@ pub(crate) fn validation(
         suppress_client_ca_list,
     } = message;
     unsupported!(p; ca_certificate_provider_instance, verify_certificate_spki, verify_certificate_hash,
-        crl, allow_expired_certificate, custom_validator_config, only_verify_leaf_cert_crl);
+        allow_expired_certificate, custom_validator_config);
     p.unsupported(
         "require_signed_certificate_timestamp",
         flag(require_signed_certificate_timestamp.as_ref(), false),
@@ -83,6 +84,7 @@ pub(crate) fn validation(
         },
     ));
     let trusted_ca = p.opt("trusted_ca", trusted_ca.as_ref(), data_source);
+    let crl = p.opt("crl", crl.as_ref(), data_source);
     let trust = p.enumeration::<TrustChainVerification>(
         "trust_chain_verification",
         *trust_chain_verification,
@@ -90,6 +92,8 @@ pub(crate) fn validation(
     Some(TlsValidation {
         trusted_ca,
         system_roots: system_root_certs.is_some(),
+        crl,
+        crl_leaf_only: *only_verify_leaf_cert_crl,
         san_matchers,
         accept_untrusted: trust == TrustChainVerification::AcceptUntrusted,
     })
@@ -121,16 +125,45 @@ fn san_matcher(p: &mut Pass<'_>, message: &tls::SubjectAltNameMatcher) -> Option
     Some(SanMatcher { kind, matcher })
 }
 
-fn sds(p: &mut Pass<'_>, message: &tls::SdsSecretConfig) -> Option<Arc<str>> {
-    let tls::SdsSecretConfig { name, sds_config } = message;
-    let name = p.name("name", name)?;
-    // Without a source the secret is one of the bootstrap's.
-    p.opt(
-        "sds_config",
-        sds_config.as_ref(),
-        crate::extension::ads_source,
-    );
-    Some(name)
+fn sds_certificate(p: &mut Pass<'_>, message: &tls::SdsSecretConfig) -> Option<CertificateSource> {
+    match secret_source(p, message)? {
+        SecretSource::Name(name) => Some(CertificateSource::Sds(name)),
+        SecretSource::Pair(pair) => Some(CertificateSource::Inline(Arc::new(pair))),
+        SecretSource::Roots(_) => {
+            p.refuse_field(
+                "name",
+                "names authorities, and a certificate is wanted here",
+            );
+            None
+        }
+    }
+}
+
+/// What a secret says on top of a default.
+fn sds_validation(
+    p: &mut Pass<'_>,
+    message: &tls::SdsSecretConfig,
+    defaults: &TlsValidation,
+) -> Option<ValidationSource> {
+    match secret_source(p, message)? {
+        SecretSource::Name(name) => Some(ValidationSource::Sds {
+            name,
+            defaults: Arc::new(defaults.clone()),
+        }),
+        SecretSource::Roots(roots) => {
+            let mut own = defaults.clone();
+            own.system_roots |= roots.is_none();
+            own.trusted_ca = roots.or(own.trusted_ca);
+            Some(ValidationSource::Inline(Arc::new(own)))
+        }
+        SecretSource::Pair(_) => {
+            p.refuse_field(
+                "name",
+                "names a certificate, and authorities are wanted here",
+            );
+            None
+        }
+    }
 }
 
 fn context(p: &mut Pass<'_>, message: &tls::CommonTlsContext) -> Option<TlsContext> {
@@ -159,7 +192,7 @@ fn context(p: &mut Pass<'_>, message: &tls::CommonTlsContext) -> Option<TlsConte
     certificates.extend(p.each(
         "tls_certificate_sds_secret_configs",
         tls_certificate_sds_secret_configs,
-        |p, one| sds(p, one).map(CertificateSource::Sds),
+        sds_certificate,
     ));
     let alpn = p.each("alpn_protocols", alpn_protocols, |p, protocol| {
         if protocol.is_empty() || protocol.len() > 255 {
@@ -227,13 +260,10 @@ fn validation_source(
             let found = p.at("validation_context", |p| validation(p, message))?;
             Some(ValidationSource::Inline(Arc::new(found)))
         }
-        Kind::ValidationContextSdsSecretConfig(message) => {
-            let name = p.at("validation_context_sds_secret_config", |p| sds(p, message))?;
-            Some(ValidationSource::Sds {
-                name,
-                defaults: Arc::default(),
-            })
-        }
+        Kind::ValidationContextSdsSecretConfig(message) => p
+            .at("validation_context_sds_secret_config", |p| {
+                sds_validation(p, message, &TlsValidation::default())
+            }),
         Kind::CombinedValidationContext(message) => {
             p.at("combined_validation_context", |p| combined(p, message))
         }
@@ -264,15 +294,11 @@ fn combined(
         default_validation_context.as_ref(),
         validation,
     )?;
-    let name = p.required(
+    p.required(
         "validation_context_sds_secret_config",
         validation_context_sds_secret_config.as_ref(),
-        sds,
-    )?;
-    Some(ValidationSource::Sds {
-        name,
-        defaults: Arc::new(defaults),
-    })
+        |p, message| sds_validation(p, message, &defaults),
+    )
 }
 
 pub(crate) fn downstream(

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use weft_ca::authority::RevocationLists;
 use weft_ca::issuer::Subject;
 use weft_ca::{Csr, KeyKind, KeyPair, SpiffeId};
 use weft_core::drain::DrainSignal;
@@ -33,6 +34,8 @@ pub(crate) struct Svid {
     pub(crate) pair: secret::KeyPair,
     /// In PEM.
     pub(crate) roots: Arc<[u8]>,
+    /// What is revoked.
+    pub(crate) lists: RevocationLists,
 }
 
 /// Whose certificates are wanted, with the number of proxies that want them.
@@ -99,13 +102,15 @@ async fn issue(desk: &Desk, (namespace, account): &Account) -> Result<(Svid, Dur
     let now = SystemTime::now();
     let issued = desk.authority.issue(request, Subject::from(id), None, now);
     let issued = issued.await.map_err(|error| error.to_string())?;
+    let state = desk.authority.state();
     let svid = Svid {
         pair: secret::KeyPair {
             chain: issued.pem().concat().into_bytes().into(),
             key: key.to_pem(),
             staple: None,
         },
-        roots: Arc::clone(desk.authority.state().bundle.pem()),
+        roots: Arc::clone(state.bundle.pem()),
+        lists: state.lists.clone(),
     };
     Ok((
         svid,

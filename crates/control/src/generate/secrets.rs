@@ -49,6 +49,8 @@ pub(crate) fn own(svid: &Svid) -> Emitted {
 pub(crate) fn roots(svid: &Svid) -> Emitted {
     let context = CertificateValidationContext {
         trusted_ca: Some(inline(&svid.roots)),
+        crl: (!svid.lists.pem.is_empty()).then(|| inline(svid.lists.pem.as_bytes())),
+        only_verify_leaf_cert_crl: !svid.lists.pem.is_empty() && !svid.lists.whole_chain,
         ..CertificateValidationContext::default()
     };
     of_workload(sds::ROOTS, Type::ValidationContext(context))

@@ -6,6 +6,7 @@
 //! service (keys of remote servers, external authorization); where that counts, a note says so.
 
 mod admit;
+mod authz;
 mod call;
 mod faults;
 mod filters;
@@ -17,6 +18,7 @@ mod secrets;
 mod selection;
 mod side;
 
+pub use authz::{authorization, render_authorization};
 pub use call::{Call, Head, Hello};
 pub use listen::Direction;
 pub use render::render;

@@ -160,7 +160,7 @@ mod tests {
             }),
             validation: Validation {
                 trusted_ca: Some(ca.clone()),
-                sans: Vec::new(),
+                ..Validation::default()
             },
             ..ClientSpec::default()
         };

@@ -10,7 +10,9 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, Error, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::KeyUsage;
 
+use super::revocation::Revocation;
 use super::signatures::signatures_by_provider;
 use super::{ClientSpec, SanMatcher, TlsError, provider, san, versions};
 
@@ -25,6 +27,7 @@ pub fn client_config(spec: &ClientSpec) -> Result<Arc<ClientConfig>, TlsError> {
         None => None,
     };
     let verifier = Servers {
+        revocation: Revocation::new(&spec.validation, roots.as_ref())?,
         roots,
         sans: spec.validation.sans.clone(),
         algorithms: provider().signature_verification_algorithms,
@@ -50,6 +53,7 @@ pub fn client_config(spec: &ClientSpec) -> Result<Arc<ClientConfig>, TlsError> {
 /// Judges servers: chain (if there is a trusted CA), then names.
 struct Servers {
     roots: Option<Arc<RootCertStore>>,
+    revocation: Option<Revocation>,
     sans: Vec<SanMatcher>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -77,6 +81,10 @@ impl ServerCertVerifier for Servers {
                 now,
                 self.algorithms.all,
             )?;
+        }
+        if let Some(revocation) = &self.revocation {
+            let usage = KeyUsage::server_auth();
+            revocation.check(end_entity, intermediates, now, usage, self.algorithms)?;
         }
         san::check(&self.sans, end_entity)?;
         Ok(ServerCertVerified::assertion())

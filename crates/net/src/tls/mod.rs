@@ -4,6 +4,7 @@
 mod certificate;
 mod client;
 mod pem;
+mod revocation;
 mod san;
 mod server;
 mod signatures;
@@ -40,6 +41,10 @@ pub struct Validation {
     /// Certificates of the authorities that are trusted. `None` accepts any certificate, as
     /// Envoy does without `trusted_ca`.
     pub trusted_ca: Option<Pem>,
+    /// Lists of revoked certificates; they need `trusted_ca`.
+    pub crl: Option<Pem>,
+    /// Only the peer's own certificate is looked up in them, not those of its issuers.
+    pub crl_leaf_only: bool,
     /// One of these has to match a subject alternative name. Empty: names are not looked at.
     pub sans: Vec<SanMatcher>,
 }
@@ -116,6 +121,34 @@ pub enum HandshakeError {
     /// The peer closed, sent nonsense, or its certificate was refused.
     #[error("TLS handshake: {0}")]
     Failed(io::Error),
+}
+
+/// Why a peer's certificate was refused, in the terms of Envoy's statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unverified {
+    /// There was none, and one is required.
+    NoCertificate,
+    /// None of its names is wanted.
+    Name,
+    /// Its chain is not trusted, has ended or is revoked.
+    Chain,
+}
+
+impl HandshakeError {
+    /// Whether, and why, it is the peer's certificate that was refused.
+    pub fn unverified(&self) -> Option<Unverified> {
+        let Self::Failed(error) = self else {
+            return None;
+        };
+        match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+            rustls::Error::NoCertificatesPresented => Some(Unverified::NoCertificate),
+            rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName) => {
+                Some(Unverified::Name)
+            }
+            rustls::Error::InvalidCertificate(_) => Some(Unverified::Chain),
+            _ => None,
+        }
+    }
 }
 
 /// The server's side of a handshake. A client none of whose application protocols the server

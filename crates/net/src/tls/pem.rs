@@ -4,11 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroize;
 
 use super::TlsError;
+
+/// The files in which systems keep the roots they trust.
+const SYSTEM_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// What kind of place a PEM text is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +42,13 @@ pub struct Pem {
     pub bytes: Vec<u8>,
 }
 
+impl Drop for Pem {
+    fn drop(&mut self) {
+        // It may be a private key.
+        self.bytes.zeroize();
+    }
+}
+
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never the bytes: they may be a private key.
@@ -49,13 +66,43 @@ impl Pem {
         }
     }
 
-    /// The same text, from another kind of place.
-    #[must_use]
-    pub fn of(self, source: PemSource) -> Self {
-        Self { source, ..self }
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(path: &str) -> Result<Self, TlsError> {
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Self::new(path, bytes)),
+            Err(error) => Err(TlsError::Pem {
+                origin: path.to_owned(),
+                what: format!("cannot be read: {error}"),
+            }),
+        }
     }
 
-    fn error(&self, what: impl Into<String>) -> TlsError {
+    /// The roots that this system trusts.
+    ///
+    /// # Errors
+    /// It keeps no file of them.
+    pub fn system() -> Result<Self, TlsError> {
+        let mut found = SYSTEM_ROOTS.iter().filter_map(|path| {
+            let bytes = std::fs::read(path).ok()?;
+            Some(Self::new(*path, bytes).of(PemSource::System))
+        });
+        found.next().ok_or_else(|| {
+            let text = "this system keeps no file of trusted roots; looked for";
+            TlsError::Setup(format!("{text} {}", SYSTEM_ROOTS.join(", ")))
+        })
+    }
+
+    /// The same text, from another kind of place.
+    #[must_use]
+    pub fn of(mut self, source: PemSource) -> Self {
+        self.source = source;
+        self
+    }
+
+    pub(super) fn error(&self, what: impl Into<String>) -> TlsError {
         TlsError::Pem {
             origin: self.origin.clone(),
             what: what.into(),
@@ -103,10 +150,11 @@ pub struct Identity {
 impl Identity {
     pub(super) fn certified_key(&self) -> Result<CertifiedKey, TlsError> {
         let chain = self.chain.certificates()?;
-        let key = super::provider()
-            .key_provider
-            .load_private_key(self.key.private_key()?)
-            .map_err(|error| self.key.error(format!("the key is not usable: {error}")))?;
+        let mut der = self.key.private_key()?;
+        let key = any_supported_type(&der);
+        // The library has its own copy now.
+        der.zeroize();
+        let key = key.map_err(|error| self.key.error(format!("the key is not usable: {error}")))?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {

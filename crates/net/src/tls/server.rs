@@ -10,7 +10,9 @@ use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DistinguishedName, Error, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::KeyUsage;
 
+use super::revocation::Revocation;
 use super::signatures::signatures_by_provider;
 use super::{SanMatcher, ServerSpec, TlsError, Validation, end_entity, provider, san, versions};
 
@@ -109,18 +111,21 @@ fn verifier(
     required: bool,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let algorithms = provider().signature_verification_algorithms;
-    let chain = match &validation.trusted_ca {
-        None => None,
+    let (chain, roots) = match &validation.trusted_ca {
+        None => (None, None),
         Some(ca) => {
-            let builder = WebPkiClientVerifier::builder_with_provider(ca.roots()?, provider());
-            let built = builder.build();
-            Some(built.map_err(|error| TlsError::Pem {
+            let roots = ca.roots()?;
+            let builder =
+                WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider());
+            let built = builder.build().map_err(|error| TlsError::Pem {
                 origin: ca.origin.clone(),
                 what: error.to_string(),
-            })?)
+            })?;
+            (Some(built), Some(roots))
         }
     };
     Ok(Arc::new(Clients {
+        revocation: Revocation::new(validation, roots.as_ref())?,
         chain,
         sans: validation.sans.clone(),
         required,
@@ -131,6 +136,7 @@ fn verifier(
 /// Judges clients: chain (if there is a trusted CA), then names.
 struct Clients {
     chain: Option<Arc<dyn ClientCertVerifier>>,
+    revocation: Option<Revocation>,
     sans: Vec<SanMatcher>,
     required: bool,
     algorithms: WebPkiSupportedAlgorithms,
@@ -157,6 +163,10 @@ impl ClientCertVerifier for Clients {
     ) -> Result<ClientCertVerified, Error> {
         if let Some(chain) = &self.chain {
             chain.verify_client_cert(end_entity, intermediates, now)?;
+        }
+        if let Some(revocation) = &self.revocation {
+            let usage = KeyUsage::client_auth();
+            revocation.check(end_entity, intermediates, now, usage, self.algorithms)?;
         }
         san::check(&self.sans, end_entity)?;
         Ok(ClientCertVerified::assertion())

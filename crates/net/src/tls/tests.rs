@@ -56,6 +56,7 @@ fn client(ca: Option<&Authority>, sans: Vec<SanMatcher>) -> ClientSpec {
         validation: Validation {
             trusted_ca: ca.map(|ca| ca.pem.clone()),
             sans,
+            ..Validation::default()
         },
         alpn: vec![b"h2".to_vec()],
         ..ClientSpec::default()
@@ -212,6 +213,7 @@ async fn clients_are_judged_by_chain_and_names() {
         spec.validation = Some(Validation {
             trusted_ca: trusted.map(|ca| ca.pem.clone()),
             sans,
+            ..Validation::default()
         });
         let mut client = client(Some(&ca), vec![]);
         client.identity = identity;
@@ -252,4 +254,146 @@ fn errors_name_the_file() {
     versions.versions = (Version::V13, Version::V12);
     assert!(server_config(&versions).is_err());
     assert!(verify_pem(&Pem::new("x", "-----BEGIN CERTIFICATE-----\nAA")).is_err());
+}
+
+const DAY: time::Duration = time::Duration::days(1);
+
+/// A list of an authority that ends in so many days and names these serial numbers.
+fn list(ca: &Authority, days: i32, serials: &[&[u8]]) -> String {
+    let now = time::OffsetDateTime::now_utc();
+    let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
+        serial_number: rcgen::SerialNumber::from_slice(serial),
+        revocation_time: now,
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let params = rcgen::CertificateRevocationListParams {
+        this_update: now - 10 * DAY,
+        next_update: now + days * DAY,
+        crl_number: rcgen::SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    params.signed_by(&ca.issuer).unwrap().pem().unwrap()
+}
+
+impl Authority {
+    fn issue_serial(&self, serial: &[u8]) -> Identity {
+        let mut params = CertificateParams::new(vec!["a.example.com".to_owned()]).unwrap();
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(serial));
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        Identity {
+            chain: Pem::new("cert.pem", cert.pem()),
+            key: Pem::new("key.pem", key.serialize_pem()),
+        }
+    }
+}
+
+fn listing_authority(name: &str) -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![
+        rcgen::KeyUsagePurpose::KeyCertSign,
+        rcgen::KeyUsagePurpose::CrlSign,
+    ];
+    let kind = rcgen::DnType::CommonName;
+    params.distinguished_name.push(kind, name);
+    let key = KeyPair::generate().unwrap();
+    let pem = Pem::new("ca.pem", params.self_signed(&key).unwrap().pem());
+    Authority {
+        pem,
+        issuer: Issuer::new(params, key),
+    }
+}
+
+#[tokio::test]
+async fn revoked_certificates_are_refused_by_both_sides() {
+    let (ca, other) = (listing_authority("one"), listing_authority("other"));
+    let (good, bad) = (ca.issue_serial(&[7]), ca.issue_serial(&[8]));
+    let with = |text: &str| Validation {
+        trusted_ca: Some(ca.pem.clone()),
+        crl: Some(Pem::new("crl.pem", text)),
+        ..Validation::default()
+    };
+    let current = list(&ca, 5, &[&[8]]);
+    let ended = list(&ca, -5, &[&[8]]);
+    let of_other = list(&other, 5, &[&[8]]);
+    let cases = [
+        (&current, &good, None),
+        (&current, &bad, Some("Revoked")),
+        (&ended, &good, Some("CrlExpired")),
+        (&of_other, &good, Some("UnknownRevocationStatus")),
+    ];
+    for (text, identity, refused) in cases {
+        let mut spec = server(vec![identity.clone()]);
+        let mut caller = client(Some(&ca), vec![]);
+        caller.validation = with(text);
+        let (_, seen) = handshake(&spec, &caller, Some("a.example.com")).await;
+        let seen = seen.err().map(|error| error.to_string());
+        let as_wanted = |seen: Option<&String>| match (seen, refused) {
+            (None, None) => true,
+            (Some(text), Some(reason)) => text.contains(reason),
+            _ => false,
+        };
+        assert!(as_wanted(seen.as_ref()), "client: {seen:?}, {refused:?}");
+        spec = server(vec![good.clone()]);
+        spec.validation = Some(with(text));
+        spec.require_client_certificate = true;
+        caller = client(Some(&ca), vec![]);
+        caller.identity = Some(identity.clone());
+        let (seen, _) = handshake(&spec, &caller, Some("a.example.com")).await;
+        let why = seen.as_ref().err().and_then(HandshakeError::unverified);
+        assert_eq!(why, refused.map(|_| Unverified::Chain));
+        let seen = seen.err().map(|error| error.to_string());
+        assert!(as_wanted(seen.as_ref()), "server: {seen:?}, {refused:?}");
+    }
+}
+
+#[test]
+fn lists_need_roots_and_must_be_lists() {
+    let ca = listing_authority("one");
+    let refused = |trusted_ca: Option<Pem>, text: &str| {
+        let mut spec = client(None, vec![]);
+        spec.validation.trusted_ca = trusted_ca;
+        spec.validation.crl = Some(Pem::new("crl.pem", text));
+        client_config(&spec).expect_err("refused").to_string()
+    };
+    let good = list(&ca, 5, &[]);
+    assert!(refused(None, &good).contains("needs trusted_ca"));
+    let roots = || Some(ca.pem.clone());
+    assert!(refused(roots(), "").contains("crl.pem: must hold 1 to 64"));
+    let damaged = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    assert!(refused(roots(), damaged).contains("crl.pem: a list of revoked"));
+}
+
+#[tokio::test]
+async fn refusals_of_certificates_are_told_apart() {
+    let (ca, other) = (authority("ca.pem"), authority("other.pem"));
+    let mut spec = server(vec![ca.issue(&["a.example.com"], None)]);
+    spec.validation = Some(Validation {
+        trusted_ca: Some(ca.pem.clone()),
+        sans: vec![SanMatcher::exact(SanKind::Uri, "spiffe://mesh/a")],
+        ..Validation::default()
+    });
+    spec.require_client_certificate = true;
+    let cases = [
+        (Some(ca.issue(&[], Some("spiffe://mesh/a"))), None),
+        (
+            Some(ca.issue(&[], Some("spiffe://mesh/b"))),
+            Some(Unverified::Name),
+        ),
+        (
+            Some(other.issue(&[], Some("spiffe://mesh/a"))),
+            Some(Unverified::Chain),
+        ),
+        (None, Some(Unverified::NoCertificate)),
+    ];
+    for (identity, wanted) in cases {
+        let mut caller = client(Some(&ca), vec![]);
+        caller.identity = identity;
+        let (seen, _) = handshake(&spec, &caller, Some("a.example.com")).await;
+        assert_eq!(seen.err().and_then(|error| error.unverified()), wanted);
+    }
 }

@@ -70,7 +70,7 @@ impl Surroundings for Own<'_> {
 
     fn read(&self, source: &DataSource) -> Option<Bytes> {
         match weft_upstream::read(source) {
-            Ok(text) => Some(text.bytes.into()),
+            Ok(text) => Some(text.bytes.clone().into()),
             Err(error) => {
                 tracing::warn!(%error, "a file of the configuration cannot be read");
                 None

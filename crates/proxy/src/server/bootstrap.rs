@@ -15,8 +15,8 @@ pub struct CheckedBootstrap {
     pub(super) loaded: Loaded<Bootstrap>,
 }
 
-/// What this process knows of itself.
-pub fn context(bootstrap: &BootstrapMessage) -> Context {
+/// What this process knows of itself. `agent`: whether it is its own agent ([`super::OwnIdentity`]).
+pub fn context(bootstrap: &BootstrapMessage, agent: bool) -> Context {
     let node = bootstrap.node.clone().unwrap_or_default();
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let environment = std::env::vars_os()
@@ -26,6 +26,7 @@ pub fn context(bootstrap: &BootstrapMessage) -> Context {
         environment: environment.collect(),
         node_id: node.id.into(),
         node_cluster: node.cluster.into(),
+        agent,
     }
 }
 
@@ -35,7 +36,15 @@ impl CheckedBootstrap {
     /// # Errors
     /// All that is wrong, with paths from the bootstrap's root.
     pub fn new(message: BootstrapMessage) -> Result<Self, ConfigError> {
-        let context = context(&message);
+        Self::with_agent(message, false)
+    }
+
+    /// The same for a process that may be its own agent; see [`super::OwnIdentity`].
+    ///
+    /// # Errors
+    /// As [`CheckedBootstrap::new`].
+    pub fn with_agent(message: BootstrapMessage, agent: bool) -> Result<Self, ConfigError> {
+        let context = context(&message, agent);
         let loaded = Bootstrap::from_proto(&message, &context)?;
         Ok(Self {
             message,

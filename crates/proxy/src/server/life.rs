@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weft_core::drain::DrainSignal;
 use weft_upstream::ClusterStore;
 
 use super::certificate_files::LOOK;
+use super::own_identity::{self, WorkloadSecrets};
 use super::resources::Resources;
 use super::workers::WorkerPool;
 use super::{drain, xds};
@@ -31,6 +32,10 @@ pub(super) struct Life {
     pub(super) give_back: Option<Instant>,
     /// When the files of certificates are looked at.
     pub(super) next_look: Instant,
+    /// Certificates of this process's own agent.
+    pub(super) own: Option<watch::Receiver<Option<WorkloadSecrets>>>,
+    /// Whether there was a file of revoked certificates when they were put in force.
+    pub(super) listed: bool,
 }
 
 /// How long after an update its memory goes back: once for updates that follow each other.
@@ -84,13 +89,9 @@ impl Life {
         ads: Option<&weft_config::AdsConfig>,
         node: &weft_config::Node,
     ) {
-        let mut control = ads.and_then(|ads| xds::Control::connect(ads, node, &self.resources));
-        if let Some(control) = &mut control {
-            self.admin.readiness.set(ServerState::Initializing);
-            self.resources.listeners.hold();
-            control.ask(&self.resources).await;
-        }
-        self.check_ready(control.as_ref()).await;
+        let mut ads = ads;
+        let mut control = self.connect(&mut ads, node).await;
+        self.check_ready(ads.is_some(), control.as_ref()).await;
         let drain = self.drain.clone();
         let clusters = Arc::clone(&self.resources.clusters);
         loop {
@@ -109,9 +110,18 @@ impl Life {
                         self.resources.listeners.stop(request.inbound_only).await;
                     }
                 },
+                own = own_identity::next(&mut self.own) => {
+                    if let Some(own) = own {
+                        self.set_own(&own).await;
+                    }
+                    if control.is_none() {
+                        control = self.connect(&mut ads, node).await;
+                    }
+                }
                 () = self.start.next(&clusters) => {}
                 () = tokio::time::sleep_until(self.next_look) => {
                     self.next_look = Instant::now() + LOOK;
+                    self.look_at_lists().await;
                     self.resources.look_at_certificates();
                 }
                 () = at(self.give_back) => {
@@ -131,14 +141,53 @@ impl Life {
                     return;
                 }
             }
-            self.check_ready(control.as_ref()).await;
+            self.check_ready(ads.is_some(), control.as_ref()).await;
         }
     }
 
-    /// Takes the steps of the start that have become possible.
-    async fn check_ready(&mut self, control: Option<&xds::Control>) {
+    async fn set_own(&mut self, own: &WorkloadSecrets) {
+        self.listed = own.lists().is_some();
+        self.resources.set_own_secrets(own);
+        // What is wrong is logged; listeners may have waited for it.
+        self.resources.settle().await;
+    }
+
+    /// A file of revoked certificates that comes or goes changes what is in force; one that changes
+    /// is read again as other files are.
+    async fn look_at_lists(&mut self) {
+        let own = self.own.as_ref().and_then(|own| own.borrow().clone());
+        if let Some(own) = own.filter(|own| own.lists().is_some() != self.listed) {
+            self.set_own(&own).await;
+        }
+    }
+
+    /// Calls the control plane unless it has none or the way there waits for a certificate; `ads` is
+    /// taken then.
+    async fn connect(
+        &mut self,
+        ads: &mut Option<&weft_config::AdsConfig>,
+        node: &weft_config::Node,
+    ) -> Option<xds::Control> {
+        let wanted = (*ads)?;
+        let mut control = None;
+        if !self.resources.ads_waits(wanted) {
+            *ads = None;
+            control = Some(xds::Control::connect(wanted, node, &self.resources)?);
+        }
+        self.admin.readiness.set(ServerState::Initializing);
+        self.resources.listeners.hold();
+        if let Some(control) = &mut control {
+            control.ask(&self.resources).await;
+        }
+        control
+    }
+
+    /// Takes the steps of the start that have become possible. `waits`: the control plane is still
+    /// to be called.
+    async fn check_ready(&mut self, waits: bool, control: Option<&xds::Control>) {
         let now = Instant::now();
-        if self.start == Start::Answers && !control.is_some_and(xds::Control::awaits_clusters) {
+        let waits = waits || control.is_some_and(xds::Control::awaits_clusters);
+        if self.start == Start::Answers && !waits {
             self.start = Start::Clusters(now + FETCH);
         }
         if let Start::Clusters(deadline) = self.start

@@ -11,6 +11,7 @@ mod leaving;
 mod life;
 mod listeners;
 mod local_address;
+mod own_identity;
 mod resources;
 mod sockets;
 mod workers;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use weft_config::IgnoredField;
 use weft_core::drain::DrainSignal;
 use weft_core::metrics::{Registry, Scope};
+use weft_net::worker::default_concurrency;
 use weft_upstream::ClusterStore;
 
 use crate::access_log::AccessLogs;
@@ -37,6 +39,7 @@ pub use bootstrap::{CheckedBootstrap, context};
 use certificate_files::CertificateFiles;
 use life::{Life, Start};
 use listeners::Listeners;
+pub use own_identity::{OwnIdentity, WorkloadSecrets};
 use resources::Resources;
 use workers::WorkerPool;
 
@@ -54,6 +57,8 @@ pub struct ProxyOptions {
     pub server: ServerOptions,
     /// For `/logging`.
     pub logging: Box<dyn LogControl>,
+    /// The workload's certificate, if this process is its own agent.
+    pub identity: Option<OwnIdentity>,
     /// Access logs and the process's log are reopened whenever this is notified.
     pub reopen_logs: Arc<tokio::sync::Notify>,
     /// Told once: the addresses of the admin endpoint (if any), when the proxy is ready.
@@ -93,6 +98,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         shutdown_time,
         server,
         logging,
+        identity,
         reopen_logs,
         on_ready,
     } = options;
@@ -101,10 +107,9 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         context,
         loaded,
     } = bootstrap;
-    let registry = Arc::new(Registry::default());
-    let count = concurrency
-        .unwrap_or_else(weft_net::worker::default_concurrency)
-        .max(1);
+    let registry = Arc::<Registry>::default();
+    let own = identity.map(|identity| identity.registered(&registry));
+    let count = concurrency.unwrap_or_else(default_concurrency).max(1);
     let (pool, receivers) = WorkerPool::new(count);
     let clusters = ClusterStore::new(Arc::clone(&registry), count);
     let logs = AccessLogs::new(Arc::clone(&registry));
@@ -125,8 +130,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         node_id: Arc::clone(&context.node_id),
     };
     let workers = spawn_workers(&common, receivers)?;
-    let stats = register_stats(&registry);
-    stats.listeners.workers_started.set(count as i64);
+    let stats = register_stats(&registry, count);
     tell_ignored(&loaded.ignored, &stats);
     let routes = Arc::new(RouteTable::default());
     let listeners = Listeners::new(
@@ -147,7 +151,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         admin: Arc::clone(&admin),
         xds: Arc::clone(&stats.xds),
         clusters_stats: Arc::clone(&stats.clusters),
-        kept: resources::Kept::default(),
+        kept: resources::Kept::new(own.is_some()),
         certificate_files: CertificateFiles::new(Arc::clone(&stats.certificates)),
     };
     admin.dump.set_bootstrap(message.encode_to_vec());
@@ -156,7 +160,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         AbortOnDrop(tokio::spawn(reopen(Arc::clone(&admin), reopen_logs))),
     ];
     let admin_server = start_admin(loaded.value.admin.as_ref(), &admin).await?;
-    let admin_address = admin_server.as_ref().and_then(|(address, _)| *address);
+    let admin_address = admin_server.as_ref().and_then(|running| running.0);
     let (ads, node) = (loaded.value.ads.clone(), loaded.value.node.clone());
     // The message and its compiled form are large, and from here on in the resources.
     resources
@@ -177,6 +181,8 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         start: Start::Answers,
         give_back: Some(Instant::now()),
         next_look: Instant::now() + certificate_files::LOOK,
+        own,
+        listed: false,
     };
     life.run(ads.as_ref(), &node).await;
     pool.send_each(|_| worker::Command::Stop).await;
@@ -240,13 +246,14 @@ struct MainStats {
     certificates: Arc<CertificateFileStats>,
 }
 
-fn register_stats(registry: &Registry) -> MainStats {
+fn register_stats(registry: &Registry, workers: usize) -> MainStats {
     let stats = MainStats {
         listeners: Arc::default(),
         clusters: Arc::default(),
         xds: Arc::default(),
         certificates: Arc::default(),
     };
+    stats.listeners.workers_started.set(workers as i64);
     registry.register(Scope::root("listener_manager"), &stats.listeners);
     registry.register(Scope::root("cluster_manager"), &stats.clusters);
     registry.register(Scope::root("control_plane"), &stats.xds);

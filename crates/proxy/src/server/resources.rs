@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prost::Message;
+use weft_config::secret::AGENT_SECRETS;
 use weft_config::{
     Bootstrap, Cluster, ConfigError, Context, DataSource, Discovery, IgnoredField, Listener,
     LoadAssignment, Loaded, Problem, RouteAction, RouteConfig, Secret,
@@ -23,6 +24,7 @@ use weft_xds::TypeUrl;
 use super::certificate_files::CertificateFiles;
 use super::leaving::{self, Leaving};
 use super::listeners::{Listeners, Origin};
+use super::own_identity;
 use crate::admin::{AdminState, Kind};
 use crate::http::file_bodies::FileBodies;
 use crate::routes::RouteTable;
@@ -48,8 +50,20 @@ pub(super) struct Resources {
 pub(super) struct Kept {
     /// Route configurations of the control plane.
     routes: BTreeSet<String>,
-    /// Secrets of the bootstrap, which never go: nobody would send them again.
+    /// Secrets of the bootstrap and of this process itself, which never go: nobody would send them
+    /// again.
     static_secrets: BTreeSet<String>,
+}
+
+impl Kept {
+    /// `agent`: this process has secrets of its own.
+    pub(super) fn new(agent: bool) -> Self {
+        let own = AGENT_SECRETS.iter().filter(|_| agent);
+        Self {
+            static_secrets: own.map(ToString::to_string).collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Names of what other resources refer to.
@@ -198,17 +212,25 @@ impl Resources {
         let message: SecretMessage = decode("secret", name, body)?;
         let loaded = Secret::from_proto(&message, &self.context);
         let secret = Arc::new(self.accepted(loaded)?);
-        let mut secrets: Secrets = self.clusters.secrets();
-        secrets.insert(Arc::clone(&secret));
-        // Nothing is in force before everybody who uses it agrees.
-        self.clusters.check_secret(&secret)?;
-        for (slot, config) in self.listeners.renewed(&secrets, name)? {
-            slot.store(Some(config));
-        }
-        self.clusters.apply_secret(secret);
+        self.apply_secret(&secret)?;
         self.admin
             .dump
-            .set_dynamic(Kind::Secret, name, version, body.to_vec());
+            .set_dynamic(Kind::Secret, name, version, own_identity::without_key(body));
+        Ok(())
+    }
+
+    /// Puts a secret in force once everybody who uses it agrees.
+    ///
+    /// # Errors
+    /// What is wrong, with the listener or cluster.
+    pub(super) fn apply_secret(&mut self, secret: &Arc<Secret>) -> Result<(), String> {
+        let mut secrets: Secrets = self.clusters.secrets();
+        secrets.insert(Arc::clone(secret));
+        self.clusters.check_secret(secret)?;
+        for (slot, config) in self.listeners.renewed(&secrets, &secret.name)? {
+            slot.store(Some(config));
+        }
+        self.clusters.apply_secret(Arc::clone(secret));
         Ok(())
     }
 
@@ -307,7 +329,7 @@ impl Resources {
             for filter in &http.filters {
                 let read = |source: &DataSource| {
                     let text = weft_upstream::read(source).map_err(|error| error.to_string())?;
-                    Ok(text.bytes.into())
+                    Ok(text.bytes.clone().into())
                 };
                 weft_filters::Filter::check(filter, &read).map_err(|error| {
                     format!(

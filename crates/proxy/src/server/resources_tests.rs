@@ -16,6 +16,8 @@ use crate::worker::Command;
 
 #[path = "certificate_files_tests.rs"]
 mod certificate_files;
+#[path = "own_identity_tests.rs"]
+mod own_identity;
 
 struct NoLogs;
 

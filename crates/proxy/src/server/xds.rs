@@ -8,18 +8,20 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use weft_config::bootstrap::AdsTransport;
+use weft_config::secret::AGENT_SECRETS;
 use weft_config::{Address, AdsConfig, Cluster, Node, Transport, UpstreamTls};
 use weft_net::tls::client_config;
 use weft_net::{Peeked, Stream};
-use weft_upstream::{Secrets, client_spec};
+use weft_upstream::{ClusterStore, Secrets, client_spec};
 use weft_xds::client::grpc::{
     Commands, ConnectError, Connector, DriverConfig, Handle, connect_over, connect_to, spawn,
 };
 use weft_xds::client::{ClientEvent, ClientOptions, Interest, Refused, Update};
 use weft_xds::{Mode, TypeUrl};
 
-use super::dump_kind;
 use super::resources::{References, Resources};
+use super::{dump_kind, own_identity};
+use crate::admin::Kind;
 use crate::stats::XdsStats;
 
 /// Time for a TLS handshake with the control plane.
@@ -70,7 +72,7 @@ impl Control {
             options.not_found_after = timeout;
         }
         let count = servers.len();
-        let connector = connector(servers);
+        let connector = connector(servers, Arc::clone(&resources.clusters));
         let mut config = DriverConfig::new(mode, count, connector, options, rand::random());
         config.headers.extend(ads.metadata.iter().cloned());
         let Handle { events, commands } = spawn(config);
@@ -120,7 +122,12 @@ impl Control {
     /// Asks for what the resources in force refer to, if that has changed. Secrets that nothing
     /// refers to any more are forgotten: the server would not tell of their changes.
     pub(super) async fn ask_for_references(&mut self, resources: &Resources) {
-        let wanted = resources.references();
+        let mut wanted = resources.references();
+        if resources.context.agent {
+            wanted
+                .secrets
+                .retain(|name| !AGENT_SECRETS.contains(&name.as_str()));
+        }
         let types = [
             (TypeUrl::ENDPOINT, &wanted.endpoints, &self.asked.endpoints),
             (TypeUrl::ROUTE, &wanted.routes, &self.asked.routes),
@@ -196,8 +203,12 @@ impl Control {
             if let Err(error) = result.await {
                 if let Some(kind) = kind {
                     let dump = &resources.admin.dump;
-                    let body = Some(resource.body.clone());
-                    dump.set_failed(kind, &resource.name, &resource.version, body, &error);
+                    let body = if kind == Kind::Secret {
+                        own_identity::without_key(&resource.body).into()
+                    } else {
+                        resource.body.clone()
+                    };
+                    dump.set_failed(kind, &resource.name, &resource.version, Some(body), &error);
                 }
                 refused.push(Refused {
                     name: resource.name,
@@ -234,7 +245,6 @@ impl Control {
     }
 }
 
-/// Where the endpoints of a static cluster listen.
 /// Where a control plane is, and how it is called there.
 #[derive(Clone)]
 struct Server {
@@ -256,7 +266,7 @@ fn servers(cluster: &Cluster) -> impl Iterator<Item = Server> {
     })
 }
 
-fn connector(servers: Vec<Server>) -> Connector {
+fn connector(servers: Vec<Server>, clusters: Arc<ClusterStore>) -> Connector {
     let uris = servers
         .iter()
         .map(|server| format!("http://{}", server.authority));
@@ -266,18 +276,20 @@ fn connector(servers: Vec<Server>) -> Connector {
     }
     connect_over(uris, move |index| {
         let server = servers.get(index).cloned();
-        async move { open(server.ok_or("there is no server of this index")?).await }
+        // The certificate of this moment.
+        let secrets = clusters.secrets();
+        async move { open(server.ok_or("there is no server of this index")?, &secrets).await }
     })
 }
 
 /// Opens a connection. Files of certificates are read anew, since they may have been renewed.
-async fn open(server: Server) -> Result<Stream, ConnectError> {
+async fn open(server: Server, secrets: &Secrets) -> Result<Stream, ConnectError> {
     let tcp = TcpStream::connect(&server.authority).await?;
     tcp.set_nodelay(true)?;
     let Some(tls) = server.tls else {
         return Ok(Stream::plain(Peeked::from(tcp)));
     };
-    let mut spec = client_spec(&tls, &Secrets::default())?;
+    let mut spec = client_spec(&tls, secrets)?;
     if spec.alpn.is_empty() {
         spec.alpn.push(b"h2".to_vec());
     }

@@ -113,6 +113,7 @@ impl Proxy {
         let bootstrap = read_bootstrap(Some(("test.yaml", &text)), None);
         let (ready, is_ready) = oneshot::channel();
         let options = ProxyOptions {
+            identity: None,
             bootstrap: CheckedBootstrap::new(
                 bootstrap.unwrap_or_else(|problems| panic!("{problems:?}\n{text}")),
             )

@@ -17,7 +17,7 @@ use ahash::AHashMap;
 use weft_net::Stream;
 
 use crate::breaker::Priority;
-use crate::connector::{Connector, Protocol, TlsConfig};
+use crate::connector::{Connector, Protocol, TlsConfig, TlsContext};
 use crate::failure::{FailureKind, SendFailure};
 use crate::host::HostShared;
 use guard::{Accounts, Guard};
@@ -130,7 +130,7 @@ impl HostPools {
             retired: Cell::new(self.retired.get()),
             asked: Cell::new(Instant::now()),
             sweeping: Cell::new(false),
-            tls: [const { OnceCell::new() }; 3],
+            tls: [const { RefCell::new(None) }; 3],
             http1: Http1::default(),
             http2: Http2::default(),
         })
@@ -147,6 +147,9 @@ impl HostPools {
     }
 }
 
+/// A TLS configuration, and what it was made of.
+type FinishedTls = (Arc<TlsContext>, TlsConfig);
+
 /// The connections of one host under one key.
 pub(crate) struct Pool {
     me: Weak<Self>,
@@ -159,8 +162,8 @@ pub(crate) struct Pool {
     /// When it was last asked for; only of pools with a key.
     asked: Cell<Instant>,
     sweeping: Cell<bool>,
-    /// TLS for HTTP/1, HTTP/2 and plain TCP; they differ in ALPN.
-    tls: [OnceCell<Option<TlsConfig>>; 3],
+    /// TLS for HTTP/1, HTTP/2 and plain TCP, which differ in ALPN; with what it was made of.
+    tls: [RefCell<Option<FinishedTls>>; 3],
     http1: Http1,
     http2: Http2,
 }
@@ -211,12 +214,7 @@ impl Pool {
         guard: &Arc<Guard>,
     ) -> Result<Stream, SendFailure> {
         let asked = self.server_name.as_deref();
-        let slot = match protocol {
-            Some(Protocol::Http1) => &self.tls[0],
-            Some(Protocol::Http2) => &self.tls[1],
-            None => &self.tls[2],
-        };
-        let tls = slot.get_or_init(|| self.connector.tls_config(&self.host, asked, protocol));
+        let tls = self.tls_config(protocol);
         match self
             .connector
             .connect(&self.host, tls.as_ref(), asked)
@@ -231,6 +229,27 @@ impl Pool {
                 Err(failure)
             }
         }
+    }
+
+    fn tls_config(&self, protocol: Option<Protocol>) -> Option<TlsConfig> {
+        let context = self.connector.tls_context()?;
+        let slot = match protocol {
+            Some(Protocol::Http1) => &self.tls[0],
+            Some(Protocol::Http2) => &self.tls[1],
+            None => &self.tls[2],
+        };
+        let mut slot = slot.borrow_mut();
+        if let Some((made_of, config)) = &*slot
+            && Arc::ptr_eq(made_of, &context)
+        {
+            return Some(config.clone());
+        }
+        let asked = self.server_name.as_deref();
+        let config = self
+            .connector
+            .tls_config(&context, &self.host, asked, protocol)?;
+        *slot = Some((context, config.clone()));
+        Some(config)
     }
 
     /// A connection for bytes without HTTP meaning.

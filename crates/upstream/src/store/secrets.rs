@@ -6,7 +6,6 @@ use std::sync::Arc;
 use weft_config::{Cluster as Config, Secret};
 
 use super::{ClusterStore, Entry, Inner};
-use crate::connector::Connectors;
 use crate::state::Snapshot;
 use crate::tls_context::{Secrets, check_clients, check_secret};
 
@@ -51,7 +50,7 @@ impl ClusterStore {
         let mut complete = Vec::new();
         for (cluster, entry) in clusters.iter_mut() {
             if names_secret(&entry.snapshot.config, &name) {
-                self.reconnect(cluster, entry, secrets);
+                entry.renew(secrets);
             }
             let fits = |pending: &mut Pending| secrets.has_all_of(&pending.config);
             if entry.pending.as_mut().is_some_and(fits) {
@@ -125,23 +124,21 @@ impl ClusterStore {
             }
             let checked = check_clients([&*config], secrets);
             if checked.is_ok() {
-                self.reconnect(name, entry, secrets);
+                entry.renew(secrets);
             }
             results.insert(owner, checked);
         }
         results
     }
+}
 
-    fn reconnect(&self, name: &Arc<str>, entry: &mut Entry, secrets: &Secrets) {
-        let old = &entry.snapshot;
-        entry.snapshot = Arc::new(Snapshot {
-            config: Arc::clone(&old.config),
-            connectors: Connectors::new(&old.config, secrets),
-            hosts: Arc::clone(&old.hosts),
-            state: Arc::clone(&old.state),
-            added_via_api: old.added_via_api,
-        });
-        self.publish(name, Some(&entry.snapshot));
+impl Entry {
+    /// New connections use what the secrets and files are now. Pools and their connections stay.
+    fn renew(&self, secrets: &Secrets) {
+        let Snapshot {
+            config, connectors, ..
+        } = &*self.snapshot;
+        connectors.renew(config, secrets);
     }
 }
 

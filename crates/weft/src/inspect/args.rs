@@ -139,6 +139,20 @@ pub(crate) struct SimulateArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct AuthzArgs {
+    #[command(subcommand)]
+    pub(crate) command: AuthzCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthzCommand {
+    /// Say which policy lets a call pass or stops it, at each proxy on its way; exit 1 if it does not
+    /// get through
+    #[command(display_name = "weft")]
+    Check(Box<SimulateArgs>),
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// Files of mesh configuration, or objects as kind/namespace/name
     #[arg(required = true, value_name = "FILE|OBJECT")]

@@ -2,6 +2,7 @@
 //! prints what `weft-inspect` makes of the answers.
 
 pub(crate) mod args;
+pub(crate) mod authz;
 pub(crate) mod explain;
 mod fetch;
 mod pages;

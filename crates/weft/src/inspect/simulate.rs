@@ -41,7 +41,7 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<ExitCode, Failure> {
 }
 
 /// `{"passages": […], "verdict", "reason", "status"}`.
-async fn simulate(args: &SimulateArgs, pages: &Pages) -> Result<Value, Failure> {
+pub(super) async fn simulate(args: &SimulateArgs, pages: &Pages) -> Result<Value, Failure> {
     let side = view(pages, &args.from).await?;
     let target = Target::parse(args)?;
     let call = first_call(args, pages, &side, &target).await?;

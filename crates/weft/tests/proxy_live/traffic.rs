@@ -244,6 +244,7 @@ impl Client {
             validation: Validation {
                 trusted_ca: Some(Pem::new("ca", std::fs::read(ca).map_err(text)?)),
                 sans: Vec::new(),
+                ..Validation::default()
             },
             alpn: vec![protocol.to_vec()],
             ..ClientSpec::default()

@@ -1,0 +1,156 @@
+//! One call of the authority: TLS that is checked by its roots and name, and what says who asks.
+//! Never decides when or with what.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use tokio::net::TcpStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+use weft_net::Stream;
+use weft_net::tls::{
+    ClientSpec, Identity, Pem, SanKind, SanMatcher, Validation, client_config, connect,
+};
+use weft_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use weft_xds::client::grpc::{ConnectError, connect_over};
+use zeroize::Zeroizing;
+
+const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+/// Time for a whole call, as in Istio.
+const CALL: Duration = Duration::from_secs(10);
+/// Bytes of an answer.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Where the authority is, and how it is recognized.
+pub(crate) struct Target<'a> {
+    /// `host:port`.
+    pub(crate) address: &'a str,
+    pub(crate) server_name: &'a str,
+    pub(crate) roots: Pem,
+}
+
+/// What says who asks.
+pub(crate) enum Credential {
+    Certificate(Identity),
+    Token(Zeroizing<String>),
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// The authority does not believe what was shown, or what was shown cannot be used.
+    Refused(String),
+    /// Anything else.
+    Other(String),
+}
+
+/// Asks for a certificate; gives Istio's `cert_chain`.
+pub(crate) async fn create_certificate(
+    target: Target<'_>,
+    credential: Credential,
+    cluster_id: Option<&str>,
+    request: IstioCertificateRequest,
+) -> Result<Vec<String>, CallError> {
+    let call = call(target, credential, cluster_id, request);
+    match tokio::time::timeout(CALL, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(CallError::Other("no answer in time".to_owned())),
+    }
+}
+
+async fn call(
+    target: Target<'_>,
+    credential: Credential,
+    cluster_id: Option<&str>,
+    request: IstioCertificateRequest,
+) -> Result<Vec<String>, CallError> {
+    let (identity, token) = match credential {
+        Credential::Certificate(identity) => (Some(identity), None),
+        Credential::Token(token) => (None, Some(token)),
+    };
+    let host: Result<IpAddr, _> = target.server_name.parse();
+    let kind = if host.is_ok() {
+        SanKind::Ip
+    } else {
+        SanKind::Dns
+    };
+    let spec = ClientSpec {
+        identity,
+        validation: Validation {
+            trusted_ca: Some(target.roots),
+            sans: vec![SanMatcher::exact(kind, target.server_name)],
+            ..Validation::default()
+        },
+        alpn: vec![b"h2".to_vec()],
+        ..ClientSpec::default()
+    };
+    // A certificate and a key that are no pair cannot say who asks.
+    let tls = client_config(&spec).map_err(|error| CallError::Refused(error.to_string()))?;
+    let sni = host.is_err().then(|| Arc::from(target.server_name));
+    let address: Arc<str> = target.address.into();
+    let connector = connect_over(vec![format!("http://{address}")], move |_| {
+        open(Arc::clone(&address), Arc::clone(&tls), sni.clone())
+    });
+    let channel = connector(0).await;
+    let channel = channel.map_err(|error| CallError::Other(with_causes(&*error)))?;
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
+    let ready = client.ready().await;
+    ready.map_err(|error| CallError::Other(with_causes(&error)))?;
+    let mut request = Request::new(request);
+    let metadata = request.metadata_mut();
+    if let Some(token) = token {
+        let bearer = Zeroizing::new(format!("Bearer {}", *token));
+        let mut bearer: MetadataValue<Ascii> = bearer
+            .parse()
+            .map_err(|_| CallError::Refused("the token cannot be a header".to_owned()))?;
+        bearer.set_sensitive(true);
+        metadata.insert("authorization", bearer);
+    }
+    if let Some(Ok(id)) = cluster_id.map(str::parse::<MetadataValue<Ascii>>) {
+        metadata.insert("clusterid", id);
+    }
+    let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
+    let answer = client
+        .unary(request, PathAndQuery::from_static(CREATE), codec)
+        .await;
+    Ok(answer
+        .map_err(|status| failed(&status))?
+        .into_inner()
+        .cert_chain)
+}
+
+async fn open(
+    address: Arc<str>,
+    tls: Arc<rustls::ClientConfig>,
+    sni: Option<Arc<str>>,
+) -> Result<Stream, ConnectError> {
+    let tcp = TcpStream::connect(&*address).await?;
+    tcp.set_nodelay(true)?;
+    let stream: Result<Stream, _> = connect(tcp, tls, sni.as_deref(), Some(CALL)).await;
+    Ok(stream?)
+}
+
+fn failed(status: &Status) -> CallError {
+    let text = format!("{:?}: {}", status.code(), status.message());
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => CallError::Refused(text),
+        _ => CallError::Other(with_causes(status)),
+    }
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,32 @@
+//! The identity of a workload: makes its key, asks the mesh's authority for a certificate, renews
+//! it in time, and keeps the last good one while the authority is away. Never knows who uses the
+//! certificate, nor for what.
+//!
+//! ```text
+//! Plan (when, with which credential) ─┐
+//! token, provisioned files ───────────┴→ Agent ──► authority (Istio's CreateCertificate)
+//!                                          └─────► its user, and the folder of OUTPUT_CERTS
+//! ```
+//!
+//! Invariants:
+//! - A key never leaves the process but to the folder that the operator names, with 0600; its
+//!   memory is wiped, and it never shows itself.
+//! - An answer that is of no use changes nothing.
+//! - Roots that the authority sent count for the next call as those of the file do, since roots
+//!   change while files stay.
+//!
+//! Source: names of flags, of files and of metrics are those of Istio's agent.
+
+mod agent;
+mod client;
+mod credentials;
+mod options;
+mod output;
+mod plan;
+mod stats;
+
+pub use agent::{Agent, Publish, WorkloadIdentity};
+pub use credentials::TokenSource;
+pub use options::{AgentOptions, Roots};
+pub use plan::{Plan, Schedule, Shown, Trouble};
+pub use stats::AgentStats;

@@ -1,0 +1,59 @@
+//! What an agent is told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use weft_ca::{KeyKind, SpiffeId};
+use weft_net::tls::{Pem, TlsError};
+
+use crate::credentials::TokenSource;
+use crate::plan::Schedule;
+
+/// By which roots the authority is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Roots {
+    /// Those of this PEM file, which is read with each call.
+    File(PathBuf),
+    /// Those that the system trusts.
+    System,
+}
+
+impl Roots {
+    /// The roots in PEM.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn read(&self) -> Result<Pem, TlsError> {
+        match self {
+            Self::System => Pem::system(),
+            Self::File(path) => Pem::read(&path.display().to_string()),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct AgentOptions {
+    /// Where the authority is: `host:port` (`CA_ADDR`).
+    pub address: String,
+    /// Name or address that its certificate must have (`ISTIOD_SAN`, else the host).
+    pub server_name: String,
+    /// See [`Roots`] (`CA_ROOT_CA`).
+    pub roots: Roots,
+    /// Says who the workload is, before it has a certificate.
+    pub token: Option<TokenSource>,
+    /// Folder with `cert-chain.pem` and `key.pem` that say so, too (`PROV_CERT`).
+    pub provisioned: Option<PathBuf>,
+    /// Folder into which certificate, key and roots are written (`OUTPUT_CERTS`).
+    pub output: Option<PathBuf>,
+    /// Kind of key.
+    pub key: KeyKind,
+    /// How long a certificate is to last (`SECRET_TTL`); the authority has the last word.
+    pub lifetime: Duration,
+    /// When it is renewed.
+    pub schedule: Schedule,
+    /// Whom it must name; any workload otherwise.
+    pub id: Option<SpiffeId>,
+    /// Cluster of the workload, by which istiod finds who checks its token.
+    pub cluster_id: Option<String>,
+}

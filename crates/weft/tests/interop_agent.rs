@@ -1,0 +1,192 @@
+//! Weft proxies that are their own agents: they make their keys, get certificates by join tokens,
+//! renew them, and speak mutual TLS with each other and with Envoy. No renewal is noticed.
+
+mod agents;
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use agents::{SERVICE, SOON, World, call, lasting, metric, through};
+use serde_json::Value;
+use weft_testkit::{Connection, Dataplane, eventually, get, one_at_a_time};
+
+/// Life of certificates, with renewals in the test.
+const LIFE: &str = "8s";
+const WATCHED: Duration = Duration::from_secs(14);
+
+/// What `/certs` says: serial numbers and URIs of the certificates that are shown.
+async fn shown(proxy: &Dataplane) -> Vec<(String, String)> {
+    let page: Value = serde_json::from_str(&proxy.admin("/certs").await).expect("JSON");
+    let all = page["certificates"].as_array().expect("a list").iter();
+    let chains = all.flat_map(|entry| entry["cert_chain"].as_array().into_iter().flatten());
+    let shown = chains.filter_map(|one| {
+        let uri = one["subject_alt_names"][0]["uri"].as_str()?;
+        Some((one["serial_number"].as_str()?.to_owned(), uri.to_owned()))
+    });
+    shown.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_get_their_own_certificates_and_never_notice_a_renewal() {
+    let _turn = one_at_a_time();
+    let world = World::start(&[]).await;
+    let output = world.folder.path("output");
+    let environment = [
+        ("SECRET_TTL", LIFE),
+        ("OUTPUT_CERTS", &*output.display().to_string()),
+    ];
+    let (server, _) = world.server(&environment).await;
+    let (front, front_port) = world.caller("front", 25, &[("SECRET_TTL", LIFE)]).await;
+    let (_back, back_port) = world.caller("back", 26, &[]).await;
+    eventually("the caller is served", SOON, async || {
+        let seen = call(front_port).await;
+        (seen == Ok(200)).then_some(()).ok_or(format!("{seen:?}"))
+    })
+    .await;
+    assert_eq!(call(back_port).await, Ok(403), "another account is refused");
+    let plain = get(SERVICE, "/").await;
+    assert!(plain.is_err(), "STRICT refuses plain text: {plain:?}");
+
+    let before = shown(&server).await;
+    let uri = "spiffe://cluster.local/ns/shop/sa/server";
+    assert!(
+        !before.is_empty() && before.iter().all(|(_, name)| name == uri),
+        "{before:?}"
+    );
+    let mut kept = Connection::open(front_port).await.expect("connected");
+    assert_eq!(through(&mut kept).await, Ok(200));
+    let opened = lasting(&front).await;
+    let began = Instant::now();
+    while began.elapsed() < WATCHED {
+        let seen = (through(&mut kept).await, call(front_port).await);
+        assert_eq!(seen, (Ok(200), Ok(200)), "after {:?}", began.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let after = shown(&server).await;
+    let renewed = after.iter().all(|one| !before.contains(one));
+    assert!(renewed && !after.is_empty(), "{before:?}, {after:?}");
+    for proxy in [&server, &front] {
+        assert!(metric(proxy, "agent.certificates").await >= 3);
+        assert_eq!(metric(proxy, "agent.num_failed_outgoing_requests").await, 0);
+        proxy.assert_nothing_refused().await;
+        let dump = proxy.admin("/config_dump").await;
+        // Of bytes it shows the base64.
+        assert!(
+            dump.contains("W3JlZGFjdGVkXQ==") && dump.contains("LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0t")
+        );
+        assert!(!dump.contains("LS0tLS1CRUdJTiBQUklWQVRFIEtFW"), "a key");
+        assert!(!proxy.log().contains("PRIVATE KEY"));
+    }
+    assert_eq!(
+        lasting(&front).await,
+        opened,
+        "no connection between them closed"
+    );
+    let made = world.control.metric("weft_ca_workload_certificates").await;
+    assert_eq!(made, 0, "the control plane knows no key");
+
+    for name in ["key.pem", "cert-chain.pem", "root-cert.pem"] {
+        let file = std::fs::metadata(output.join(name)).expect("written");
+        assert_eq!(file.permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    let roots = std::fs::read(output.join("root-cert.pem")).expect("written");
+    assert_eq!(roots, std::fs::read(world.roots()).expect("written"));
+}
+
+/// What is on its disk gets a proxy its next certificate after its end: the join token is used up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_starts_again_shows_the_certificate_that_it_wrote() {
+    let _turn = one_at_a_time();
+    let world = World::start(&[]).await;
+    let output = world.folder.path("output").display().to_string();
+    let (first, _) = world.server(&[("OUTPUT_CERTS", &output)]).await;
+    drop(first);
+    let folder = [("OUTPUT_CERTS", &*output), ("PROV_CERT", &*output)];
+    let (again, _) = world.sidecar_of(None, "server", 24, true, &folder).await;
+    assert_eq!(metric(&again, "agent.certificates").await, 1);
+    assert_eq!(
+        metric(&again, "agent.num_refused_outgoing_requests").await,
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_control_plane_may_be_away_and_certificates_are_renewed_when_it_is_back() {
+    let _turn = one_at_a_time();
+    let mut world = World::start(&[]).await;
+    // A token that is good more than once: a join token gets nobody back whose certificate has ended.
+    let tokens = ["server", "front"].map(|account| {
+        let file = world
+            .folder
+            .write_beside(account, &world.tokens.of("shop", account));
+        [
+            ("SECRET_TTL", "20s".to_owned()),
+            ("WEFT_TOKEN_FILE", file.display().to_string()),
+        ]
+    });
+    let short = |at: usize| -> Vec<(&str, &str)> {
+        tokens[at]
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect()
+    };
+    let (server, _) = world.sidecar_of(None, "server", 24, true, &short(0)).await;
+    let (front, front_port) = world.sidecar_of(None, "front", 25, false, &short(1)).await;
+    eventually("the caller is served", SOON, async || {
+        let seen = call(front_port).await;
+        (seen == Ok(200)).then_some(()).ok_or(format!("{seen:?}"))
+    })
+    .await;
+    let mut kept = Connection::open(front_port).await.expect("connected");
+    // Half of a life and more without it: all goes on.
+    world.control.kill();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(13) {
+        let seen = (through(&mut kept).await, call(front_port).await);
+        assert_eq!(seen, (Ok(200), Ok(200)), "after {:?}", began.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for proxy in [&server, &front] {
+        assert!(metric(proxy, "agent.num_failed_outgoing_requests").await > 0);
+        assert_eq!(metric(proxy, "agent.certificates").await, 1);
+    }
+    world.control.run().await;
+    for proxy in [&server, &front] {
+        eventually("it has the next certificate", SOON, async || {
+            let count = metric(proxy, "agent.certificates").await;
+            (count >= 2).then_some(()).ok_or(count.to_string())
+        })
+        .await;
+    }
+    assert_eq!(through(&mut kept).await, Ok(200), "the same connection");
+
+    // So long that certificates end: what is open goes on, and it recovers by itself.
+    world.control.kill();
+    eventually(
+        "the certificates have ended",
+        Duration::from_secs(40),
+        async || {
+            assert_eq!(
+                through(&mut kept).await,
+                Ok(200),
+                "what was open stays open"
+            );
+            let left = front.stats().await.ending("cert_expiry_seconds");
+            let shown = front.admin("/stats").await;
+            let ended = shown.contains("agent.cert_expiry_seconds: -");
+            ended.then_some(()).ok_or(format!("{left:?}"))
+        },
+    )
+    .await;
+    world.control.run().await;
+    eventually(
+        "new connections again",
+        Duration::from_mins(1),
+        async || {
+            let seen = world.fresh(front_port).await;
+            (seen == Ok(200)).then_some(()).ok_or(format!("{seen:?}"))
+        },
+    )
+    .await;
+    assert_eq!(through(&mut kept).await, Ok(200));
+}
