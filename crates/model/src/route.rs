@@ -227,7 +227,7 @@ pub struct Redirect {
 pub enum RedirectPath {
     /// The whole path.
     Full(Arc<str>),
-    /// The matched prefix only (written as `%PREFIX()%…`).
+    /// The matched prefix only.
     ReplacePrefix(Arc<str>),
 }
 

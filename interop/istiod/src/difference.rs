@@ -10,7 +10,7 @@ use crate::Answers;
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Difference {
-    /// `cluster`, `endpoint`, `listener`, `route`.
+    /// `cluster`, `endpoint`, `extension`, `listener`, `names`, `route`.
     pub kind: &'static str,
     /// The resource.
     pub name: String,
@@ -25,7 +25,8 @@ pub struct Difference {
 /// All differences, in order.
 pub fn differences(istiod: &Answers, weft: &Answers) -> Vec<Difference> {
     let mut found = Vec::new();
-    for kind in ["cluster", "endpoint", "listener", "route"] {
+    let kinds: BTreeSet<&'static str> = istiod.keys().chain(weft.keys()).copied().collect();
+    for kind in kinds {
         let (theirs, ours) = (istiod.get(kind), weft.get(kind));
         let names: BTreeSet<&String> = [theirs, ours]
             .into_iter()
@@ -47,8 +48,8 @@ pub fn differences(istiod: &Answers, weft: &Answers) -> Vec<Difference> {
             };
             match (of(theirs), of(ours)) {
                 (Some(one), Some(other)) => compare(&one, &other, &mut String::new(), &mut add),
-                (Some(_), None) => add("", "(there)".to_owned(), String::new()),
-                (None, Some(_)) => add("", String::new(), "(there)".to_owned()),
+                (Some(one), None) => add("", one.to_string(), String::new()),
+                (None, Some(other)) => add("", String::new(), other.to_string()),
                 (None, None) => {}
             }
         }
@@ -136,6 +137,6 @@ mod tests {
     fn a_resource_of_one_side_only_is_told() {
         let found = differences(&answers("a", json!({})), &answers("b", json!({})));
         let found: Vec<_> = found.iter().map(|one| (&*one.name, &*one.istiod)).collect();
-        assert_eq!(found, [("a", "(there)"), ("b", "")]);
+        assert_eq!(found, [("a", "{}"), ("b", "")]);
     }
 }

@@ -1,5 +1,5 @@
 //! A node's whole configuration over state-of-the-world ADS: clusters, their endpoints, listeners,
-//! their routes.
+//! their routes and the filters that they ask for by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -55,6 +55,11 @@ pub async fn fetch(address: &str, node: &Node, asked: &Asked) -> Result<Answers,
         ("listener", listeners),
         ("route", routes),
     ]);
+    let names = discovered(listeners_of(&answers));
+    if !names.is_empty() {
+        let extensions = stream.ask_if_any(TypeUrl::EXTENSION_CONFIG, &names).await?;
+        answers.insert("extension", extensions);
+    }
     if asked.names() && node.kind != Kind::Grpc {
         answers.insert("names", stream.ask(TypeUrl::NAME_TABLE, &[]).await?);
     }
@@ -98,6 +103,7 @@ impl Stream {
         };
         let node = WireNode {
             id: node.id.to_owned(),
+            cluster: format!("{}.shop", node.name),
             metadata,
             locality: Some(locality),
             ..WireNode::default()
@@ -200,6 +206,29 @@ fn named<'v>(values: impl Iterator<Item = &'v Value>, parent: &str, key: &str) -
                 && let Some(text) = inner.get(key).and_then(Value::as_str)
             {
                 names.insert(text.to_owned());
+            }
+        });
+    }
+    names
+}
+
+fn listeners_of(answers: &Answers) -> impl Iterator<Item = &Value> {
+    let listeners = answers.get("listener");
+    listeners.into_iter().flat_map(BTreeMap::values)
+}
+
+/// Names of filters that come by themselves.
+fn discovered<'v>(listeners: impl Iterator<Item = &'v Value>) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut note = |filter: &Value| {
+        if let (Some(name), Some(_)) = (filter["name"].as_str(), filter.get("config_discovery")) {
+            names.insert(name.to_owned());
+        }
+    };
+    for listener in listeners {
+        walk(listener, &mut |_, inner| {
+            for filter in inner.as_array().into_iter().flatten() {
+                note(filter);
             }
         });
     }

@@ -24,27 +24,25 @@ pub const KNOWN: &[(&str, &str, &str)] = &[
         "gRPC clients refuse an address that comes twice, so they get each gateway once",
     ),
     (
-        "sidecar-egress",
-        "* route 3128",
-        "ports of hosts are compared where the port is a proxy's, or hosts of two ports would be one",
-    ),
-    (
-        "sidecar-egress",
-        "* route unix:///run/web.sock",
-        "ports of hosts are compared where there is no port to ignore",
-    ),
-    (
-        "sidecar-egress",
-        "* route 80",
-        "istiod puts hosts of rules there although their services have no port 80",
-    ),
-    (
         "sidecar-scope",
-        "* names type.googleapis.com/istio.networking.nds.v1.NameTable",
-        "the same fields and values; only their hashes differ",
+        "gateway names *",
+        "istiod gives gateways the table only where a sidecar of their namespace without a Sidecar came before",
+    ),
+    ("policies*", "gateway * *simple-passthrough*", PASSTHROUGH),
+    (
+        "policies-*ports",
+        "* cluster outbound|80|*|simple-passthrough.shop.svc.cluster.local",
+        "istiod calls all endpoints by mutual TLS where PASSTHROUGH is a port's, also those without it",
+    ),
+    (
+        "sidecar-pools",
+        "reviews listener virtualInbound",
+        "istiod forgets the hashes of certificates at ingress listeners, and lets others in",
     ),
 ];
 
+const PASSTHROUGH: &str =
+    "istiod gives gateways a cluster that leads nowhere: nobody chose an address there";
 const BY_NAME: &str =
     "istiod gives clusters that are resolved by name no gateways until these have changed once";
 

@@ -1,8 +1,10 @@
 //! Compares Weft with istiod, or records what istiod says.
 //!
 //! ```text
-//! ISTIOD=path/to/pilot-discovery interop-istiod [--record] [--full] [WORLD…]
+//! ISTIOD=path/to/pilot-discovery interop-istiod [--record] [--full] [--known] [WORLD…]
 //! ```
+//!
+//! `--known` also shows what the list of `known.rs` gives a reason for.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,7 +60,7 @@ async fn settled(address: &str, node: &Node, asked: &Asked) -> Result<Answers, S
 async fn run() -> Result<usize, String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let (record, full) = (has("--record"), has("--full"));
+    let (record, full, listed) = (has("--record"), has("--full"), has("--known"));
     let wanted: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
     let binary = std::env::var_os("ISTIOD").map(PathBuf::from);
     let binary = binary.ok_or("ISTIOD is to name istiod's pilot-discovery")?;
@@ -80,7 +82,7 @@ async fn run() -> Result<usize, String> {
             let mut found = differences(&istiod, &weft);
             found.retain(|one| {
                 let resource = format!("{} {} {}", node.name, one.kind, one.name);
-                known::reason(&world.name, &resource).is_none()
+                listed || known::reason(&world.name, &resource).is_none()
             });
             count += found.len();
             let shown = if full { found.len() } else { SHOWN };

@@ -79,11 +79,21 @@ pub fn normalise(answers: Answers, grpc: bool) -> Answers {
                     take_unsent(&mut value);
                     take_repeated(&mut value);
                     take_ranges(&mut value);
+                    take_ignored_ports(&mut value);
+                    take_forms(&mut value);
+                    take_repeated_names(&mut value);
+                    if kind == "route" && is_gateways(&name) {
+                        split_hosts(&mut value);
+                    }
                     sort_hosts(&mut value);
+                    if grpc {
+                        take_older_form(&mut value);
+                    }
                     for (_, path, _) in PATHS.iter().filter(|(of, ..)| *of == kind) {
                         take(&mut value, path);
                     }
-                    (name, value)
+                    // Taking a field out leaves the others in another order.
+                    (name, weft_proto::json::canonical(value))
                 })
                 .collect();
             (kind, resources)
@@ -140,12 +150,117 @@ fn take_ranges(value: &mut Value) {
     }
 }
 
+/// Addresses in the table of names are written once: istiod adds those of a host for each listener that
+/// imports it.
+fn take_repeated_names(value: &mut Value) {
+    let Some(Value::Object(table)) = value.get_mut("table") else {
+        return;
+    };
+    for host in table.values_mut() {
+        if let Some(Value::Array(ips)) = host.get_mut("ips") {
+            let mut seen = std::collections::BTreeSet::new();
+            ips.retain(|ip| seen.insert(ip.to_string()));
+        }
+    }
+}
+
+/// The same said in two ways: shares in hundredths or millionths, and a path that is to stay as it is.
+fn take_forms(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let parts = match fields.get("denominator").and_then(Value::as_str) {
+                None => 10_000,
+                Some("TEN_THOUSAND") => 100,
+                Some(_) => 1,
+            };
+            if let Some(share) = fields.get_mut("numerator") {
+                *share = Value::from(share.as_u64().unwrap_or_default() * parts);
+                fields.remove("denominator");
+            }
+            if fields.get("path_redirect").is_some_and(|path| path == "") {
+                fields.remove("path_redirect");
+            }
+            fields.values_mut().for_each(take_forms);
+        }
+        Value::Array(items) => items.iter_mut().for_each(take_forms),
+        _ => {}
+    }
+}
+
+/// Where hosts are told apart by their ports (the routes of an HTTP proxy, or of a socket), istiod says
+/// that ports are not looked at: no request would have such a host.
+fn take_ignored_ports(value: &mut Value) {
+    let has_port = |domain: &Value| {
+        let domain = domain.as_str().unwrap_or_default();
+        let port = domain.rsplit_once(':').map(|(_, port)| port);
+        port.is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let hosts = value.get("virtual_hosts").and_then(Value::as_array);
+    let mut domains = hosts
+        .into_iter()
+        .flatten()
+        .filter_map(|host| host.get("domains").and_then(Value::as_array))
+        .flatten();
+    if domains.any(has_port)
+        && let Value::Object(fields) = value
+    {
+        fields.remove("ignore_port_in_host_matching");
+    }
+}
+
 fn take(value: &mut Value, path: &str) {
     let Some((parent, key)) = path.rsplit_once('/') else {
         return;
     };
     if let Some(Value::Object(fields)) = value.pointer_mut(parent) {
         fields.remove(key);
+    }
+}
+
+/// Whether a route configuration is a gateway's, whose virtual hosts have a domain each.
+fn is_gateways(name: &str) -> bool {
+    name.starts_with("http.") || name.starts_with("https.")
+}
+
+/// istiod writes hosts of a gateway with equal routes as one virtual host, under the name of one.
+fn split_hosts(value: &mut Value) {
+    let Some(Value::Array(hosts)) = value.get_mut("virtual_hosts") else {
+        return;
+    };
+    let mut split = Vec::with_capacity(hosts.len());
+    for host in hosts.drain(..) {
+        let name = host["name"].as_str().unwrap_or_default();
+        let port = name.rsplit_once(':').map(|(_, port)| port.to_owned());
+        let domains = host["domains"].as_array().cloned().unwrap_or_default();
+        let (Some(port), 2..) = (port, domains.len()) else {
+            split.push(host);
+            continue;
+        };
+        for domain in domains {
+            let mut one = host.clone();
+            let text = domain.as_str().unwrap_or_default();
+            one["name"] = Value::String(format!("{text}:{port}"));
+            one["domains"] = Value::Array(vec![domain]);
+            split.push(one);
+        }
+    }
+    *hosts = split;
+}
+
+/// Of mutual TLS istiod gives gRPC clients the older form beside the newer one (gRFC A29), and so a
+/// message that breaks a rule of Envoy's: both are compared in the newer one.
+fn take_older_form(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("tls_certificate_certificate_provider_instance");
+            if let Some(mut combined) = fields.remove("combined_validation_context") {
+                let newer = combined["default_validation_context"].take();
+                fields.insert("validation_context".to_owned(), newer);
+            }
+            fields.values_mut().for_each(take_older_form);
+        }
+        Value::Array(items) => items.iter_mut().for_each(take_older_form),
+        _ => {}
     }
 }
 
@@ -263,6 +378,76 @@ mod tests {
         let ids = |list: Vec<Value>| json!({"principals": [{"or_ids": {"ids": list}}]});
         let repeated = ids(vec![one("b"), one("a"), one("b")]);
         assert_eq!(normal("listener", repeated), ids(vec![one("b"), one("a")]));
+    }
+
+    #[test]
+    fn addresses_of_a_name_are_written_once_and_keep_their_order() {
+        let table = |ips: Value| json!({"table": {"a.example.com": {"ips": ips}}});
+        let repeated = table(json!(["10.0.0.2", "10.0.0.1", "10.0.0.2"]));
+        assert_eq!(
+            normal("names", repeated),
+            table(json!(["10.0.0.2", "10.0.0.1"]))
+        );
+    }
+
+    #[test]
+    fn hosts_of_gateways_stand_alone() {
+        let host = |name: &str, domains: Value| json!({"name": name, "domains": domains});
+        let hosts = |hosts: Vec<Value>| json!({"virtual_hosts": hosts});
+        let mut joined = hosts(vec![
+            host("b:80", json!(["b", "a"])),
+            host("c:80", json!(["c"])),
+        ]);
+        split_hosts(&mut joined);
+        let alone = ["b", "a", "c"].map(|name| host(&format!("{name}:80"), json!([name])));
+        assert_eq!(joined, hosts(alone.to_vec()));
+        assert!(is_gateways("http.80") && is_gateways("https.443.a.b.c") && !is_gateways("80"));
+    }
+
+    #[test]
+    fn grpc_has_the_newer_form_of_mutual_tls() {
+        let mut older = json!({"common": {
+            "tls_certificate_certificate_provider_instance": {"instance_name": "default"},
+            "combined_validation_context": {"default_validation_context": {"names": ["a"]}, "other": 1},
+        }});
+        take_older_form(&mut older);
+        let newer = json!({"common": {"validation_context": {"names": ["a"]}}});
+        assert_eq!(older, newer);
+    }
+
+    #[test]
+    fn shares_are_equal_in_all_parts() {
+        let share = |numerator: u32, denominator: &str| {
+            normal(
+                "route",
+                json!({"numerator": numerator, "denominator": denominator}),
+            )
+        };
+        assert_eq!(share(70_000, "MILLION"), share(700, "TEN_THOUSAND"));
+        assert_eq!(
+            share(70_000, "MILLION"),
+            normal("route", json!({"numerator": 7}))
+        );
+        assert_ne!(share(70_000, "MILLION"), share(70_001, "MILLION"));
+        let paths = [json!({"path_redirect": ""}), json!({"path_redirect": "/a"})];
+        let [none, one] = paths.map(|path| normal("route", path));
+        assert_eq!((none, one), (json!({}), json!({"path_redirect": "/a"})));
+    }
+
+    #[test]
+    fn ports_are_ignored_only_where_no_host_has_one() {
+        let route = |domain: &str, ignore: bool| {
+            let mut route = json!({"virtual_hosts": [{"name": "a", "domains": [domain]}]});
+            if ignore {
+                route["ignore_port_in_host_matching"] = json!(true);
+            }
+            route
+        };
+        let plain = route("a.example.com", true);
+        assert_eq!(normal("route", plain.clone()), plain);
+        for domain in ["a.example.com:8080", "[::1]:80"] {
+            assert_eq!(normal("route", route(domain, true)), route(domain, false));
+        }
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
-    ClientTls, DestinationRule, Hostname, Kind, LoadBalancer, MeshSettings, ObjectRef,
-    PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints, ServicePort,
-    Subset, TargetPort,
+    ClientTls, ClientTlsMode, DestinationRule, Hostname, Kind, LoadBalancer, MeshSettings,
+    ObjectRef, PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints,
+    ServicePort, Subset, TargetPort,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -119,9 +119,12 @@ pub(crate) fn of_service(
         };
         let for_all = rule.is_none_or(|rule| rule.selector.is_none());
         if client.kind == ProxyKind::Sidecar && for_all {
-            // As in Istio: else every sidecar that sees the host would wait for a secret that
-            // it may not have.
-            settings.tls = settings.tls.filter(|tls| !tls.has_secret());
+            // Plain text, as in Istio: else every sidecar that sees the host would wait for a secret
+            // that it may not have.
+            let mut tls = settings.tls.iter_mut();
+            if let Some(tls) = tls.find(|tls| tls.has_secret()) {
+                tls.mode = ClientTlsMode::Disable;
+            }
         }
         for passed in [false, true].into_iter().take(1 + usize::from(passed)) {
             let to = Target {
@@ -277,7 +280,10 @@ fn outbound(
                 cluster.cluster_discovery_type =
                     Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32));
             }
-            if endpoints::count(&assignment) == 0 {
+            // Whose endpoints all lie where nothing is sent to answers that there are none.
+            let elsewhere = !assignment.endpoints.is_empty()
+                && order.locality.is_some_and(|l| !l.distribute.is_empty());
+            if endpoints::count(&assignment) == 0 && !elsewhere {
                 return None;
             }
             cluster.load_assignment = Some(assignment);

@@ -261,8 +261,12 @@ pub(crate) fn http_proxy(setup: &Setup<'_>, v6: bool, port: u16, origins: &Origi
         address: Some(address(bind, port)),
         filter_chains: vec![FilterChain {
             filters: vec![manager],
+            transport_socket_connect_timeout: handshake_timeout(),
             ..FilterChain::default()
         }],
+        listener_filters_timeout: seconds(0),
+        continue_on_listener_filters_timeout: true,
+        max_connections_to_accept_per_socket_event: accepts_per_event(),
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weft_model::{
-    ClientTls, ClientTlsMode, Endpoint, LoadBalancer, MeshSettings, MutualTlsMode, Namespace,
+    ClientTls, ClientTlsMode, Endpoint, Kind, LoadBalancer, MeshSettings, MutualTlsMode, Namespace,
     PeerAuthentication, PeerModes, PolicySettings, PortNumber, Resolution, ServiceEndpoints,
     spiffe_id,
 };
@@ -147,13 +147,19 @@ pub(super) fn apply(
             };
             cluster.transport_socket = Some(pb::transport_socket(&context));
         }
-        Some(_) => {
+        Some(tls) => {
             let keepers = Keepers {
                 agent: identity.agent,
                 socket: identity.credential_socket,
                 provider: None,
             };
-            apply_tls(cluster, http, service, settings, (keepers, mesh));
+            // Those of Kubernetes' services are not known to whom else's certificates are trusted.
+            let names = if service.origin.kind == Kind::Service {
+                Vec::new()
+            } else {
+                to.servers.names(mesh, &service.subject_alt_names)
+            };
+            apply_tls(cluster, http, &names, tls, (keepers, mesh));
         }
         None => {
             let wanted = mesh.auto_mtls

@@ -2,10 +2,11 @@
 //! outlier detection, HTTP versions, TLS. Must never know which cluster it is.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use weft_model::{
-    ConnectionPool, H2Upgrade, HttpPool, MeshSettings, OutlierDetection, PolicySettings, Protocol,
-    ProxyProtocol, RetryBudget, Service,
+    ClientTls, ConnectionPool, H2Upgrade, HttpPool, MeshSettings, OutlierDetection, PolicySettings,
+    Protocol, ProxyProtocol, RetryBudget,
 };
 
 use super::sds::Keepers;
@@ -107,7 +108,8 @@ pub(super) fn http_for(
         H2Upgrade::Upgrade => true,
         H2Upgrade::Never => false,
     };
-    let upstream = if client || (sniffs && protocol.is_sniffed() && !upgrade) {
+    // As in istiod, what is found out goes on as it came, also where a rule asks for HTTP/2.
+    let upstream = if client || (sniffs && protocol.is_sniffed()) {
         Some(use_downstream())
     } else if protocol.is_http2() || upgrade {
         Some(http2())
@@ -332,13 +334,11 @@ pub(super) fn apply_proxy_protocol(cluster: &mut Cluster, version: Option<ProxyP
 pub(super) fn apply_tls(
     cluster: &mut Cluster,
     http: &mut Http,
-    service: &Service,
-    settings: &PolicySettings,
+    names: &[Arc<str>],
+    client: &ClientTls,
     (keepers, mesh): (Keepers<'_>, &MeshSettings),
 ) {
-    let Some(client) = &settings.tls else { return };
     let form = (http.is_http2(), keepers);
-    let names = &service.subject_alt_names;
     let Some(context) = tls::upstream(client, names, form, &mesh.tls_defaults) else {
         return;
     };

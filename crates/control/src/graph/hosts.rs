@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use weft_model::{Hostname, HttpRoute, PortNumber, Service, ServicePort};
 use weft_xds::Resource;
 
+use super::brought::{brought, by_rule, http_port, port_of_rules, serves_all};
 use super::key::{HostForm, HostTarget, OutboundHost, Reader, RouteName};
 use super::value::{HostChunk, HostField, HostRules, Seen, Value};
 use super::{Cx, Key, Shard, contain, outbound, places, read};
@@ -16,7 +17,7 @@ use crate::generate::listeners::Unknown;
 use crate::generate::virtual_hosts::{self, Style};
 use crate::generate::{names, routes};
 
-fn host_rules(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard) -> Arc<HostRules> {
+pub(super) fn host_rules(cx: &mut Cx<'_, '_>, reader: &Reader, shard: Shard) -> Arc<HostRules> {
     let scope = cx.shared_in(&reader.scope, shard);
     read!(cx, Key::HostRules(scope, shard), HostRules).unwrap_or_default()
 }
@@ -164,21 +165,22 @@ fn is_taken(cx: &mut Cx<'_, '_>, host: &OutboundHost, own: &Hostname, name: &str
         return false;
     }
     let (reader, shard) = (&host.reader, Shard::of(name.as_str()));
-    if let Some(other) = cx.visible(&reader.scope, shard).get(&name) {
-        return service_ports(cx, other, route).contains(&host.port);
+    if let Some(other) = cx.visible(&reader.scope, shard).get(&name)
+        && service_ports(cx, other, route).contains(&host.port)
+    {
+        return true;
     }
-    if Some(host.port) != http_port() || !cx.mesh_rules(shard).contains_key(&name) {
-        return false;
-    }
-    let rules = host_rules(cx, reader, shard);
-    let Some((_, rule)) = rules.free.iter().find(|(free, _)| *free == name) else {
+    let Some(rule) = by_rule(cx, reader, route, &name).filter(|_| {
+        // Those of a proxy are served as on port 80.
+        matches!(route, RouteName::Port(_)) || Some(host.port) == http_port()
+    }) else {
         return false;
     };
     let other = OutboundHost {
         reader: Arc::clone(reader),
         target: HostTarget::Free(name),
         port: host.port,
-        rule: Some(rule.clone()),
+        rule: Some(rule),
         form: host.form,
     };
     // The host of a rule of which nothing concerns the caller is not served.
@@ -204,14 +206,15 @@ fn shared_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<OutboundHost>
     if !same(hostname.as_str()) {
         return None;
     }
-    let mut domain: Arc<str> = Arc::clone(&reader.dns_domain);
-    if host.form == HostForm::Only {
-        domain = Arc::default();
-    } else if let HostTarget::Service(key) = &host.target {
+    let mut domain = Arc::default();
+    if host.form != HostForm::Only
+        && let HostTarget::Service(key) = &host.target
+    {
         domain = names::common_domain(hostname.as_str(), &reader.dns_domain)?.into();
-        let short = names::alternatives(hostname.as_str(), &domain);
-        if !short.iter().all(|name| same(name)) {
-            return None;
+        for name in names::alternatives(hostname.as_str(), &domain) {
+            if !same(&name) || cx.is_brought(&name) {
+                return None;
+            }
         }
         let service = cx.service(key)?;
         for ip in reader.scope.host_addresses(&service) {
@@ -269,8 +272,13 @@ pub(super) fn host_chunk(
             let target = HostTarget::Service(seen.key.clone());
             add(cx, target, port, rule.clone());
         }
+        if let (Some(port), Some(origin)) = (port_of_rules(name), rule) {
+            for host in brought(cx, reader, name, (seen, origin)) {
+                add(cx, HostTarget::Free(host), port, rule.clone());
+            }
+        }
     }
-    if let (true, Some(port)) = (serves_free_hosts(name), http_port()) {
+    if let (true, Some(port)) = (serves_all(name), http_port()) {
         for (host, rule) in &rules.free {
             add(cx, HostTarget::Free(host.clone()), port, Some(rule.clone()));
         }
@@ -278,20 +286,7 @@ pub(super) fn host_chunk(
     chunk.finish()
 }
 
-fn http_port() -> Option<PortNumber> {
-    PortNumber::new(80).ok()
-}
-
-/// Hosts that only rules know are reachable on port 80, as in Istio.
-fn serves_free_hosts(name: RouteName) -> bool {
-    match name {
-        RouteName::Port(port) => port.get() == 80,
-        RouteName::HttpProxy => true,
-        RouteName::Proxy(_) | RouteName::Unix => false,
-    }
-}
-
-fn service_ports(cx: &mut Cx<'_, '_>, seen: &Seen, name: RouteName) -> Vec<PortNumber> {
+pub(super) fn service_ports(cx: &mut Cx<'_, '_>, seen: &Seen, name: RouteName) -> Vec<PortNumber> {
     let Some(service) = cx.seen(seen) else {
         return Vec::new();
     };
@@ -312,7 +307,7 @@ pub(super) fn outbound_route(
     unknown: &Unknown,
 ) -> Value {
     let shards: Vec<Shard> = match name {
-        RouteName::Port(port) if !serves_free_hosts(name) => {
+        RouteName::Port(port) if !serves_all(name) => {
             let ports = Key::WildcardPorts(cx.shared(&reader.scope), false);
             let ports = read!(cx, ports, WildcardPorts);
             let entry = ports.as_ref().and_then(|p| p.get(&port));

@@ -3,6 +3,7 @@
 //! Must never know connections.
 
 mod addresses;
+mod brought;
 mod clusters;
 mod contain;
 mod destinations;

@@ -1,6 +1,7 @@
 //! Who is in the name table of a scope's proxies. Must never know its form.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{Endpoint, Hostname, Kind, Service};
@@ -16,30 +17,47 @@ use crate::generate::name_table;
 /// The entries of a shard, for proxies in a network.
 pub(super) fn shard(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, network: &str, shard: Shard) -> Value {
     let mut chunk = Joined::default();
-    let mut services: BTreeMap<Hostname, Seen> = BTreeMap::new();
+    let mut hosts: BTreeMap<Hostname, Vec<Seen>> = BTreeMap::new();
     for part in cx.parts(scope) {
-        // What only rules lead to has no name. Of one host the last listener's stays.
-        let visible = cx.visible(&scope.part(part), shard);
-        services.extend(visible.iter().map(|(h, s)| (h.clone(), s.clone())));
+        // What only rules lead to has no name.
+        for (host, seen) in cx.visible(&scope.part(part), shard).iter() {
+            let all = hosts.entry(host.clone()).or_default();
+            if all.iter().all(|known| known.key != seen.key) {
+                all.push(seen.clone());
+            }
+        }
     }
-    for seen in services.values() {
-        let Some(service) = cx.service(&seen.key) else {
+    for seen in hosts.values() {
+        let services = seen.iter().filter_map(|seen| cx.service(&seen.key));
+        let mut services: Vec<Arc<Service>> = services.collect();
+        // Of one host each listener may see another service: all of them, but for those beside one of
+        // Kubernetes.
+        let of_kubernetes = |service: &Arc<Service>| service.origin.kind == Kind::Service;
+        if let Some(only) = services.iter().position(of_kubernetes) {
+            services = vec![services.swap_remove(only)];
+        }
+        let Some(first) = services.first() else {
             continue;
         };
-        let mut addresses = scope.host_addresses(&service);
-        if service.origin.kind == Kind::Service {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for ip in services.iter().flat_map(|s| scope.host_addresses(s)) {
+            if !addresses.contains(&ip) {
+                addresses.push(ip);
+            }
+        }
+        if of_kubernetes(first) {
             addresses.retain(|ip| scope.assigned.contain(*ip));
         }
         let endpoints = if addresses.is_empty() {
-            reachable(cx, &service, network)
+            reachable(cx, first, network)
         } else {
             Vec::new()
         };
-        let bytes = name_table::entries(&service, &addresses, &endpoints);
+        let bytes = name_table::entries(first, &addresses, &endpoints);
         if !bytes.is_empty() {
             chunk.push(HostField {
                 bytes: bytes.into(),
-                origins: origins([service.origin.clone()]),
+                origins: origins(services.iter().map(|service| service.origin.clone())),
                 faults: Arc::default(),
             });
         }

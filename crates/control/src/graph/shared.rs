@@ -41,6 +41,8 @@ pub(crate) struct Special {
     namespaces: BTreeSet<Namespace>,
     /// Whether a rule leaves routes to others, whose conditions are not known here.
     delegates: bool,
+    /// Hosts of rules of the mesh that name others, too: where they are served depends on those.
+    brought: BTreeSet<Hostname>,
     /// Whether rules for wildcards belong to the shard: what they speak for depends on all others.
     wildcards: bool,
 }
@@ -84,7 +86,11 @@ pub(super) fn special(cx: &mut Cx<'_, '_>, shard: Shard) -> Value {
         );
         out.rules(cx.rules(&Key::WildcardDestinations(owner)).values());
     }
-    out.rules(cx.mesh_rules(shard).values());
+    let exact = cx.mesh_rules(shard);
+    out.rules(exact.values());
+    let several = |rules: &[RuleFacts]| rules.iter().any(|rule| rule.hosts.len() > 1);
+    let brought = exact.iter().filter(|(_, rules)| several(rules));
+    out.brought.extend(brought.map(|(host, _)| host.clone()));
     out.rules(cx.rules(&Key::StreamIndex(shard)).values());
     for index in [
         cx.rules(&Key::WildcardRules(GatewayRef::Mesh)),
@@ -168,6 +174,13 @@ impl Cx<'_, '_> {
             return Shards::default();
         }
         read!(self, Key::Plain(scope.namespace.clone()), Shards).unwrap_or_default()
+    }
+
+    /// Whether a rule of the mesh names a host beside others.
+    pub(super) fn is_brought(&mut self, name: &str) -> bool {
+        let special = read!(self, Key::Special(Shard::of(name)), Special).unwrap_or_default();
+        !special.brought.is_empty()
+            && Hostname::parse(name).is_ok_and(|name| special.brought.contains(&name))
     }
 
     /// The scope that sees the same of a shard, for many namespaces if that can be.

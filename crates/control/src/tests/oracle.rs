@@ -157,7 +157,16 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
     let host = random.pick(&[&HOSTS[..], &["free.example.org", "*.svc.cluster.local"]].concat());
     let delegate = random.chance(20);
     if !delegate {
-        let _ = write!(out, "\n  hosts: ['{host}']");
+        let more = random.pick(&[
+            "",
+            "",
+            "free.example.net",
+            "x.b.svc.cluster.local",
+            "x.a.svc",
+        ]);
+        let more = Some(more).filter(|more| !more.is_empty() && *more != host);
+        let more = more.map_or_else(String::new, |more| format!(", '{more}'"));
+        let _ = write!(out, "\n  hosts: ['{host}'{more}]");
         out += random.pick(&[
             "",
             "\n  gateways: [b/public]",

@@ -63,8 +63,20 @@ fn a_rule_takes_its_host_on_port_80_only() {
 }
 
 #[test]
-fn on_the_proxy_port_a_rule_takes_its_host_with_port_80_only() {
-    let owner = |domain| owner(&rule("*", ""), &http_proxy(), "http_proxy", domain);
+fn a_rule_that_names_a_service_takes_its_other_hosts_on_the_ports_of_that() {
+    let rule = rule("*", "").replace("[x.a]", "[x.a, x.a.svc.cluster.local]");
+    let client = sidecar("10.0.0.9", "a");
+    for (route, expected) in [("80", "x.a:80"), ("9080", "x.a:9080")] {
+        assert_eq!(owner(&rule, &client, route, "x.a"), expected);
+    }
+}
+
+#[test]
+fn on_the_proxy_port_a_rule_takes_its_host_beside_a_service_with_port_80() {
+    let alone = |domain| owner(&rule("*", ""), &http_proxy(), "http_proxy", domain);
+    assert_eq!(alone("x.a"), "x.a.svc.cluster.local:80");
+    let beside = rule("*", "").replace("[x.a]", "[x.a, x.a.svc.cluster.local]");
+    let owner = |domain| owner(&beside, &http_proxy(), "http_proxy", domain);
     assert_eq!(owner("x.a"), "x.a:80");
     assert_eq!(owner("x.a:80"), "x.a:80");
     assert_eq!(owner("x.a:9080"), "x.a.svc.cluster.local:9080");

@@ -23,9 +23,19 @@ use crate::check::{At, Context, optional};
 /// Istio's annotation that limits who sees a Service.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 /// Istio's label that overrides a workload's locality, with dots for slashes.
-const LOCALITY_LABEL: &str = "istio-locality";
+const LOCALITY_LABELS: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 /// Istio's label for the network of a workload.
 const NETWORK_LABEL: &str = "topology.istio.io/network";
+
+/// The place that the labels of a workload say. Labels have no slashes, so dots stand for them.
+pub(crate) fn labelled_locality(labels: &Labels) -> Locality {
+    let mut names = LOCALITY_LABELS.iter();
+    let said = names.find_map(|name| labels.get(name)).unwrap_or_default();
+    if said.contains('/') {
+        return Locality::parse(said);
+    }
+    Locality::parse(&said.replace('.', "/"))
+}
 
 /// A Kubernetes Service.
 #[derive(Debug, Clone, PartialEq)]
@@ -433,12 +443,7 @@ pub(crate) fn pod(message: k8s::Pod, context: &Context<'_>, at: At<'_>) -> Optio
         addresses,
         ports,
         service_account: optional(spec.service_account_name),
-        locality: Locality::parse(
-            &labels
-                .get(LOCALITY_LABEL)
-                .unwrap_or_default()
-                .replace('.', "/"),
-        ),
+        locality: labelled_locality(&labels),
         network: labels.get(NETWORK_LABEL).unwrap_or_default().into(),
         labels,
         weight: Weight(1),

@@ -352,15 +352,10 @@ fn redirect_of(message: pb::HttpRedirect, at: At<'_>) -> Redirect {
             }
         },
     };
-    let path = match (
-        uri.strip_prefix("%PREFIX()%"),
-        uri.is_empty(),
-        prefix_rewrite.is_empty(),
-    ) {
-        (Some(rest), ..) => Some(RedirectPath::ReplacePrefix(rest.into())),
-        (None, false, _) => Some(RedirectPath::Full(uri.into())),
-        (None, true, false) => Some(RedirectPath::ReplacePrefix(prefix_rewrite.into())),
-        (None, true, true) => None,
+    let path = match (uri.is_empty(), prefix_rewrite.is_empty()) {
+        (false, _) => Some(RedirectPath::Full(uri.into())),
+        (true, false) => Some(RedirectPath::ReplacePrefix(prefix_rewrite.into())),
+        (true, true) => None,
     };
     Redirect {
         path,

@@ -8,6 +8,7 @@ use weft_model::{
 };
 
 use super::message as pb;
+use crate::api::kubernetes::labelled_locality;
 use crate::check::{At, Context, optional};
 
 /// Longest path of a Unix socket (`sun_path` of unix(7), with its end).
@@ -61,13 +62,19 @@ pub(super) fn workload(
     if matches!(address, EndpointAddress::Unix(_)) && !named.is_empty() {
         numbers.error("a Unix socket has no ports: remove them");
     }
+    // Endpoints in a `ServiceEntry` say their place themselves.
+    let place = if locality.is_empty() && wanted == Wanted::Any {
+        labelled_locality(&labels)
+    } else {
+        Locality::parse(&locality)
+    };
     Some(Workload {
         origin: context.origin.clone(),
         addresses: vec![address],
         labels,
         ports: named,
         service_account: optional(service_account),
-        locality: Locality::parse(&locality),
+        locality: place,
         network: network.into(),
         weight: Weight(weight.max(1)),
         health: Health::Healthy,
