@@ -145,7 +145,9 @@ pub(super) fn plain(cx: &mut Cx<'_, '_>, namespace: &Namespace, sharing: bool) -
         }
     }
     if out != Shards::ALL {
-        wide.into_iter().for_each(|shard| out.remove(shard));
+        for shard in wide {
+            out.remove(shard);
+        }
     }
     Value::Shards(out)
 }

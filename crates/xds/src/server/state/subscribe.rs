@@ -92,7 +92,7 @@ impl TypeState {
             .collect();
         let added: Vec<&str> = named
             .into_iter()
-            .filter(|name| !self.names.contains(*name))
+            .filter(|name| !self.names.contains(name))
             .collect();
         self.named_once |= !request.names.is_empty();
         self.subscribe(&added, dropped, explicit_all || legacy_all, known, events);
