@@ -147,13 +147,19 @@ pub(super) fn apply(
             };
             cluster.transport_socket = Some(pb::transport_socket(&context));
         }
-        Some(_) => {
+        Some(tls) => {
             let keepers = Keepers {
                 agent: identity.agent,
                 socket: identity.credential_socket,
                 provider: None,
             };
-            apply_tls(cluster, http, service, settings, (keepers, mesh));
+            apply_tls(
+                cluster,
+                http,
+                &service.subject_alt_names,
+                tls,
+                (keepers, mesh),
+            );
         }
         None => {
             let wanted = mesh.auto_mtls

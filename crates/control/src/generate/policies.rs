@@ -2,10 +2,11 @@
 //! outlier detection, HTTP versions, TLS. Must never know which cluster it is.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use weft_model::{
-    ConnectionPool, H2Upgrade, HttpPool, MeshSettings, OutlierDetection, PolicySettings, Protocol,
-    ProxyProtocol, RetryBudget, Service,
+    ClientTls, ConnectionPool, H2Upgrade, HttpPool, MeshSettings, OutlierDetection, PolicySettings,
+    Protocol, ProxyProtocol, RetryBudget,
 };
 
 use super::sds::Keepers;
@@ -332,13 +333,11 @@ pub(super) fn apply_proxy_protocol(cluster: &mut Cluster, version: Option<ProxyP
 pub(super) fn apply_tls(
     cluster: &mut Cluster,
     http: &mut Http,
-    service: &Service,
-    settings: &PolicySettings,
+    names: &[Arc<str>],
+    client: &ClientTls,
     (keepers, mesh): (Keepers<'_>, &MeshSettings),
 ) {
-    let Some(client) = &settings.tls else { return };
     let form = (http.is_http2(), keepers);
-    let names = &service.subject_alt_names;
     let Some(context) = tls::upstream(client, names, form, &mesh.tls_defaults) else {
         return;
     };

@@ -63,6 +63,7 @@ impl Key {
             | Self::Reports(_)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
+            | Self::OwnEndpoints(..)
             | Self::GrpcClusters(..)
             | Self::NameShard(..) => 4,
             Self::ClusterChunk(..)
