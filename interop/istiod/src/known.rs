@@ -43,6 +43,11 @@ pub const KNOWN: &[(&str, &str, &str)] = &[
         "* names type.googleapis.com/istio.networking.nds.v1.NameTable",
         "the same fields and values; only their hashes differ",
     ),
+    (
+        "unknown-names*",
+        "* listener virtualOutbound",
+        "istiod has Envoy close captured connections whose first bytes do not come within 15 seconds",
+    ),
 ];
 
 const BY_NAME: &str =
