@@ -88,6 +88,9 @@ pub struct Proxy {
     pub unprivileged: bool,
     /// Whether its agent answers the workload's DNS queries (metadata `DNS_CAPTURE`).
     pub dns_capture: bool,
+    /// Whether its bootstrap has the cluster of its own workload, with which it balances by zones
+    /// (metadata `ENABLE_SELF_DISCOVERY`).
+    pub self_discovery: bool,
     /// The node's `cluster`: the service in the words of Envoy's bootstrap.
     pub cluster: String,
     /// Name of the mesh (metadata `MESH_ID`).
@@ -180,6 +183,7 @@ impl Proxy {
             proved_account: None,
             unprivileged: metadata.flag("UNPRIVILEGED_POD", false)?,
             dns_capture: metadata.flag("DNS_CAPTURE", false)?,
+            self_discovery: metadata.flag("ENABLE_SELF_DISCOVERY", false)?,
             cluster: node.cluster.clone(),
             mesh_id: metadata.text("MESH_ID").unwrap_or_default(),
             workload: metadata.text("WORKLOAD_NAME").unwrap_or_default(),

@@ -1,11 +1,16 @@
 //! The same answers without a running control plane: files that were read once. Must never listen.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use weft_model::MeshSettings;
 use weft_sources::{Batch, Change, Loaded};
 
 use crate::core::Core;
+use crate::graph::ProxyView;
 use crate::monitoring;
+use crate::node::{NodeError, Proxy};
+use crate::pb::core::v3::Node;
 
 /// A mesh that nobody is connected to.
 pub struct Offline {
@@ -26,6 +31,14 @@ impl Offline {
             ..Batch::default()
         }]);
         Self { core }
+    }
+
+    /// What a proxy with this node is to have.
+    ///
+    /// # Errors
+    /// Why it would not be served.
+    pub fn view(&self, node: &Node) -> Result<Arc<ProxyView>, NodeError> {
+        Ok(self.core.view_of(&Proxy::parse(node)?))
     }
 
     /// A page of the monitoring server by its path and query.

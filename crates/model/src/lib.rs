@@ -31,6 +31,7 @@ pub mod provider;
 pub mod proxy;
 pub mod route;
 pub mod secret;
+pub mod selector;
 pub mod service;
 pub mod sidecar;
 pub mod stream;

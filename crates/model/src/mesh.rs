@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balancing::LocalityBalancing;
-use crate::destination::PolicySettings;
 use crate::destination::TcpKeepalive;
+use crate::destination::{ClientTls, PolicySettings};
 use crate::gateway::TlsVersion;
 use crate::name::{ExportTo, Namespace, PortNumber};
 use crate::provider::{
@@ -13,6 +13,7 @@ use crate::provider::{
 };
 use crate::proxy::ProxySettings;
 use crate::route::RetryPolicy;
+use crate::selector::{EntryVisibilities, LabelSelector};
 
 /// What happens to calls of hosts that the mesh does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -22,6 +23,9 @@ pub enum OutboundTrafficPolicy {
     AllowAny,
     /// They fail (`BlackHoleCluster`).
     RegistryOnly,
+    /// Requests go to the host that they name, which the proxy looks up (`AllowAnyDynamicDNSCluster`);
+    /// connections go where the client meant.
+    AllowAnyDynamicDns,
 }
 
 /// What becomes of a path before routes look at it.
@@ -77,6 +81,12 @@ pub struct MeshSettings {
     pub mesh_tls: MeshTls,
     /// What happens to calls of unknown hosts.
     pub outbound_policy: OutboundTrafficPolicy,
+    /// The namespaces that are part of the mesh: those that one of these selects. Empty: all.
+    pub discovery: Vec<LabelSelector>,
+    /// How far `ServiceEntries` are seen; `None`: as they say.
+    pub entry_visibility: Option<EntryVisibilities>,
+    /// TLS to hosts that proxies look up by [`OutboundTrafficPolicy::AllowAnyDynamicDns`].
+    pub unknown_tls: Option<ClientTls>,
     /// Access log's path; `None` is no log.
     pub access_log_file: Option<Arc<str>>,
     /// Its format, also that of the provider `envoy`.
@@ -151,6 +161,9 @@ impl Default for MeshSettings {
             auto_mtls: true,
             mesh_tls: MeshTls::default(),
             outbound_policy: OutboundTrafficPolicy::AllowAny,
+            discovery: Vec::new(),
+            entry_visibility: None,
+            unknown_tls: None,
             access_log_file: None,
             access_log_format: LogFormat::DefaultText,
             access_log_service: false,

@@ -47,7 +47,10 @@ pub async fn fetch(address: &str, node: &Node, asked: &Asked) -> Result<Answers,
         let names = clusters_of(routes.values());
         clusters = stream.ask_if_any(TypeUrl::CLUSTER, &names).await?;
     }
-    let names = services(&clusters);
+    let mut names = services(&clusters);
+    if asked.own_service() && node.kind != Kind::Grpc {
+        names.insert("local_cluster".to_owned());
+    }
     let endpoints = stream.ask_if_any(TypeUrl::ENDPOINT, &names).await?;
     let mut answers = BTreeMap::from([
         ("cluster", clusters),

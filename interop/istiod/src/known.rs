@@ -39,6 +39,11 @@ pub const KNOWN: &[(&str, &str, &str)] = &[
         "reviews listener virtualInbound",
         "istiod forgets the hashes of certificates at ingress listeners, and lets others in",
     ),
+    (
+        "unknown-names*",
+        "* listener virtualOutbound",
+        "istiod has Envoy close captured connections whose first bytes do not come within 15 seconds",
+    ),
 ];
 
 const PASSTHROUGH: &str =

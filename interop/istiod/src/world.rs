@@ -81,15 +81,25 @@ pub struct Asked {
     /// The listeners that the gRPC client asks for: the world's lines `# grpc: host:port`.
     pub grpc_targets: Vec<String>,
     /// Metadata of every node: the world's lines `# metadata: NAME=value`. With `DNS_CAPTURE=true`
-    /// proxies ask for the name table, too.
+    /// proxies ask for the name table, too, with `ENABLE_SELF_DISCOVERY=true` for the endpoints of
+    /// their own service.
     pub metadata: Vec<(String, String)>,
 }
 
 impl Asked {
     /// Whether proxies ask for the name table.
     pub fn names(&self) -> bool {
+        self.says("DNS_CAPTURE")
+    }
+
+    /// Whether proxies ask for the endpoints of their own service.
+    pub fn own_service(&self) -> bool {
+        self.says("ENABLE_SELF_DISCOVERY")
+    }
+
+    fn says(&self, flag: &str) -> bool {
         let mut metadata = self.metadata.iter();
-        metadata.any(|(name, value)| name == "DNS_CAPTURE" && value == "true")
+        metadata.any(|(name, value)| name == flag && value == "true")
     }
 }
 

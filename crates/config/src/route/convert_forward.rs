@@ -390,11 +390,8 @@ fn hash(p: &mut Pass<'_>, message: &route_action::HashPolicy) -> Option<HashPoli
         Some(PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties {
             source_ip,
         })) => {
-            if !*source_ip {
-                p.refuse_field("connection_properties", "needs source_ip: true");
-                return None;
-            }
-            HashSource::SourceIp
+            // Without it the policy hashes nothing.
+            source_ip.then_some(HashSource::SourceIp)?
         }
         Some(PolicySpecifier::QueryParameter(hash_policy::QueryParameter { name })) => {
             HashSource::Query(p.at("query_parameter", |p| p.name("name", name))?)

@@ -342,6 +342,7 @@ fn proxy(kind: ProxyKind, known: &Known<'_>) -> Proxy {
         proved_account: None,
         unprivileged: false,
         dns_capture: false,
+        self_discovery: false,
         cluster: String::new(),
         mesh_id: String::new(),
         workload: String::new(),

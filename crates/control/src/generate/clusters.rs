@@ -13,6 +13,7 @@ use weft_model::{
 };
 use weft_xds::{Resource, TypeUrl};
 
+use super::dynamic::Resolver;
 use super::endpoints::{Audience, Known, Members, Order};
 use super::locality::Place;
 use super::metadata::{self, CLUSTER_METADATA, ClusterMarks, ServiceName};
@@ -21,6 +22,7 @@ use super::policies::{
     Http, apply_outlier, apply_pool, apply_proxy_protocol, http_for, http2, keep_alive, keep_case,
     set_http, unlimited, use_downstream,
 };
+use super::sds::Keepers;
 use super::stat_names::{Counted, Host, stat_name};
 use super::{balancers, dynamic, endpoints, http, names, sds};
 use crate::emit::{Emitted, Fault, Origins, origins};
@@ -372,12 +374,27 @@ fn eds(name: &str) -> EdsClusterConfig {
     }
 }
 
+/// What the clusters of [`standing`] depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Standing {
+    pub(crate) kind: ProxyKind,
+    /// Whether there is a server of credentials beside the proxies.
+    pub(crate) credential_socket: bool,
+    /// Who looks up unknown hosts, if they are looked up.
+    pub(crate) resolver: Option<Resolver>,
+    /// Whether Istio's agent watches files for them.
+    pub(crate) agent: bool,
+}
+
 /// The clusters that every Envoy has: where unknown traffic goes or ends.
-pub(crate) fn standing(
-    mesh: &MeshSettings,
-    sidecar: bool,
-    credential_socket: bool,
-) -> Vec<Emitted> {
+pub(crate) fn standing(mesh: &MeshSettings, proxies: Standing) -> Vec<Emitted> {
+    let Standing {
+        kind,
+        credential_socket,
+        resolver,
+        agent,
+    } = proxies;
+    let sidecar = kind == ProxyKind::Sidecar;
     let from = origins([]);
     let mut clusters = vec![bare(mesh, names::BLACK_HOLE, DiscoveryType::Static)];
     if sidecar {
@@ -385,6 +402,14 @@ pub(crate) fn standing(
         let mut inbound = passthrough(mesh, names::INBOUND_PASSTHROUGH);
         inbound.upstream_bind_config = Some(own_workload());
         clusters.push(inbound);
+    }
+    if let Some(resolver) = resolver {
+        let keepers = Keepers {
+            agent,
+            socket: credential_socket,
+            provider: None,
+        };
+        clusters.push(dynamic::cluster_of_all(mesh, resolver, keepers));
     }
     if credential_socket {
         clusters.push(credential_server(mesh));
@@ -436,6 +461,13 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
     // Both passthroughs count under one name, as in Istio.
     cluster.alt_stat_name = format!("{};", names::PASSTHROUGH);
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
+    let http = passed_through(mesh, &mut cluster);
+    set_http(&mut cluster, http);
+    cluster
+}
+
+/// Limits and settings of clusters that lead to what is no service.
+pub(super) fn passed_through(mesh: &MeshSettings, cluster: &mut Cluster) -> Http {
     let mut http = Http {
         upstream: keep_case(mesh, Protocol::Unsupported, Some(use_downstream())),
         ..Http::default()
@@ -445,14 +477,13 @@ fn passthrough(mesh: &MeshSettings, name: &str) -> Cluster {
         connection_pool: mesh.default_policy.connection_pool.clone(),
         ..PolicySettings::default()
     };
-    apply_pool(&mut cluster, &mut http, &limits);
-    keep_alive(mesh, &limits, &mut cluster);
+    apply_pool(cluster, &mut http, &limits);
+    keep_alive(mesh, &limits, cluster);
     http.common = Some(CommonHttp {
         idle_timeout: Some(duration(PASSTHROUGH_IDLE)),
         ..CommonHttp::default()
     });
-    set_http(&mut cluster, http);
-    cluster
+    http
 }
 
 pub(super) fn service_name(service: &Service) -> ServiceName<'_> {

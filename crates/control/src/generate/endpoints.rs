@@ -3,11 +3,12 @@
 //! no address comes twice, no weight is zero. Must never know policies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use prost::Message;
 use weft_model::{
-    ClientTls, Endpoint, EndpointAddress, Health, Locality, LocalityBalancing, MeshSettings,
-    ObjectRef, PortNumber, Service, ServiceEndpoints, Subset,
+    ClientTls, Endpoint, EndpointAddress, Health, Kind, Labels, Locality, LocalityBalancing,
+    MeshSettings, ObjectRef, PortNumber, Service, ServiceEndpoints, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -49,16 +50,7 @@ pub(crate) fn of_service(
     (audience, place): (Audience, &Place),
     known: &Known<'_>,
 ) -> Vec<Emitted> {
-    let all = endpoints.map_or(&[][..], |e| &e.endpoints);
-    // Names are for the proxy to resolve, and EDS clusters do not.
-    let list: Vec<Endpoint> = all
-        .iter()
-        .filter(|e| !matches!(e.address, EndpointAddress::Dns(_)))
-        .map(|endpoint| Endpoint {
-            network: known.networks.of_endpoint(endpoint),
-            ..endpoint.clone()
-        })
-        .collect();
+    let list = with_addresses(endpoints, known);
     let sight = known.networks.seen_from(place.horizon(), false);
     let objects = list.iter().map(|e| &e.origin).take(MAX_ORIGINS);
     let objects = objects.chain(origins_of(&sight, known.networks)).cloned();
@@ -96,6 +88,94 @@ pub(crate) fn of_service(
         }
     }
     out
+}
+
+/// Those that travel apart from their cluster, with their networks. Names are for the proxy to
+/// resolve, and EDS clusters do not.
+fn with_addresses(endpoints: Option<&ServiceEndpoints>, known: &Known<'_>) -> Vec<Endpoint> {
+    let all = endpoints.map_or(&[][..], |e| &e.endpoints);
+    all.iter()
+        .filter(|e| !matches!(e.address, EndpointAddress::Dns(_)))
+        .map(|endpoint| Endpoint {
+            network: known.networks.of_endpoint(endpoint),
+            ..endpoint.clone()
+        })
+        .collect()
+}
+
+/// Labels that tell the sets apart of which Kubernetes makes a workload.
+const SETS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
+
+/// Which endpoints of a service are of the same workload as a proxy, in its region.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kin {
+    /// What the workload is called; empty if that is not known.
+    workload: Arc<str>,
+    sets: [Option<Arc<str>>; 2],
+    region: Arc<str>,
+}
+
+impl Kin {
+    pub(crate) fn of(workload: &Arc<str>, labels: &Labels, region: &Arc<str>) -> Self {
+        Self {
+            workload: Arc::clone(workload),
+            sets: SETS.map(|set| labels.get(set).map(Into::into)),
+            region: Arc::clone(region),
+        }
+    }
+
+    fn has(&self, endpoint: &Endpoint) -> bool {
+        // Pods do not say whose they are; their sets do.
+        let named = matches!(
+            endpoint.origin.kind,
+            Kind::ServiceEntry | Kind::WorkloadEntry
+        );
+        let same_name = !named || self.workload.is_empty() || endpoint.origin.name == self.workload;
+        let mut sets = SETS.iter().zip(&self.sets);
+        let same_set = sets.all(|(set, own)| endpoint.labels.get(set) == own.as_deref());
+        let near = self.region.is_empty() || endpoint.locality.region == self.region;
+        same_name && same_set && near
+    }
+}
+
+/// The endpoints of the proxy's own workload, from which it learns how that is spread over the
+/// zones (`local_cluster_name`). No rule arranges them. A proxy without a service has none.
+pub(crate) fn of_own(
+    own: Option<(&Service, Option<&ServiceEndpoints>, PortNumber)>,
+    kin: &Kin,
+    place: &Place,
+    known: &Known<'_>,
+) -> Emitted {
+    let name = names::LOCAL_CLUSTER;
+    let Some((service, endpoints, port)) = own else {
+        let empty = ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            ..ClusterLoadAssignment::default()
+        };
+        let resource = Resource::encode(&TypeUrl::ENDPOINT, name, &empty);
+        return Emitted::new(resource, origins([]));
+    };
+    let mut list = with_addresses(endpoints, known);
+    list.retain(|endpoint| kin.has(endpoint));
+    let sight = known.networks.seen_from(place.horizon(), false);
+    let members = Members {
+        list: &list,
+        tls: None,
+        peers: known.peers,
+        sight: &sight,
+    };
+    let order = Order {
+        locality: None,
+        failover: false,
+        place,
+        only_mutual: false,
+        strict: false,
+    };
+    let assignment = assignment(name, &members, port, None, &order);
+    let resource = Resource::encode(&TypeUrl::ENDPOINT, name, &assignment);
+    let objects = list.iter().map(|e| &e.origin).take(MAX_ORIGINS);
+    let objects = objects.chain(origins_of(&sight, known.networks)).cloned();
+    Emitted::new(resource, origins(objects.chain([service.origin.clone()])))
 }
 
 /// The objects that say where gateways are, where gateways stand for endpoints.

@@ -9,7 +9,7 @@ use weft_model::{MeshSettings, ObjectRef, PathNormalization, Protocol, ProxySett
 
 use super::access::Guard;
 use super::cors::CORS_FILTER;
-use super::dynamic;
+use super::dynamic::{self, Resolver};
 use super::reporting::Reporting;
 use super::routes::FAULT_FILTER;
 use super::tcp::TcpPolicy;
@@ -55,6 +55,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) reporting: &'a Reporting,
     /// The objects behind what is reported.
     pub(crate) rules: &'a [ObjectRef],
+    /// Who looks up unknown hosts that requests name.
+    pub(crate) resolver: Option<Resolver>,
 }
 
 /// Where a connection manager finds its routes.
@@ -128,8 +130,13 @@ fn translate_grpc_web() -> HttpFilter {
     }
 }
 
-/// All filters of requests; `before_router` come last but one.
-fn filters(setup: &Setup<'_>, guard: &Guard, before_router: Vec<HttpFilter>) -> Vec<HttpFilter> {
+/// All filters of requests; `before_router`, and what looks up unknown hosts, come last but one.
+fn filters(
+    setup: &Setup<'_>,
+    guard: &Guard,
+    mut before_router: Vec<HttpFilter>,
+) -> Vec<HttpFilter> {
+    before_router.extend(setup.resolver.map(dynamic::http_filter_of_all));
     let mut filters = guard.http.clone();
     filters.extend(http_filters(setup.proxy.headers.no_envoy_headers));
     let router = filters.len() - 1;

@@ -7,9 +7,11 @@ use prost::Message;
 use weft_model::{Destination, PortNumber, unix_path};
 use weft_xds::{Resource, TypeUrl};
 
+use super::dynamic::Resolver;
 use super::http::{self, Routes, Setup, Side};
 use super::reporting::Reporting;
 pub(crate) use super::streams::{MatchKey, TcpChain, TcpTarget};
+use super::virtual_hosts::{self, RouteHeaders};
 use super::{inspectors, names};
 use crate::emit::{Emitted, Origins};
 use crate::node::Interception;
@@ -42,6 +44,8 @@ pub(crate) enum Unknown {
     Refused,
     /// To this cluster.
     Through(Arc<str>),
+    /// Requests to the host that they name, connections where the client meant.
+    Named(Resolver),
 }
 
 impl Unknown {
@@ -52,11 +56,29 @@ impl Unknown {
         Self::Through(names::outbound(port, subset, &proxy.host).into())
     }
 
+    /// Where connections go.
     pub(super) fn cluster(&self) -> &str {
         match self {
-            Self::AsMeant => names::PASSTHROUGH,
+            Self::AsMeant | Self::Named(_) => names::PASSTHROUGH,
             Self::Refused => names::BLACK_HOLE,
             Self::Through(cluster) => cluster,
+        }
+    }
+
+    /// Where requests go, and the route's name; `None` if they are refused.
+    pub(super) fn of_requests(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Refused => None,
+            Self::Named(_) => Some((ANY_HOST_ROUTE, names::ANY_HOST)),
+            Self::AsMeant | Self::Through(_) => Some(("allow_any", self.cluster())),
+        }
+    }
+
+    /// Who looks up unknown hosts.
+    pub(crate) fn resolver(&self) -> Option<Resolver> {
+        match self {
+            Self::Named(resolver) => Some(*resolver),
+            _ => None,
         }
     }
 
@@ -68,6 +90,9 @@ impl Unknown {
         }
     }
 }
+
+/// Of the route and virtual host of unknown hosts that are looked up.
+const ANY_HOST_ROUTE: &str = "allow_any_dynamic_dns";
 
 /// An outbound listener before it is written.
 pub(crate) struct Outbound<'a> {
@@ -207,6 +232,19 @@ pub(crate) fn virtual_outbound(
     origins: &Origins,
 ) -> Emitted {
     let port = setup.mesh.proxy_listen_port.get();
+    let by_name = unknown.resolver().is_some();
+    let mut chains = vec![
+        // A connection to this very port would loop.
+        own_port_chain(setup, "virtualOutbound-blackhole", port),
+        FilterChain {
+            name: "virtualOutbound-catchall-tcp".to_owned(),
+            filters: vec![http::tcp_to(setup, unknown.cluster())],
+            ..FilterChain::default()
+        },
+    ];
+    if by_name {
+        chains.insert(1, requests_of_all(setup, unknown));
+    }
     let message = Listener {
         name: "virtualOutbound".to_owned(),
         access_log: setup.reporting.listener_logs.clone(),
@@ -216,19 +254,37 @@ pub(crate) fn virtual_outbound(
         transparent: (interception == Interception::Tproxy)
             .then(|| bool_value(true))
             .flatten(),
-        filter_chains: vec![
-            // A connection to this very port would loop.
-            own_port_chain(setup, "virtualOutbound-blackhole", port),
-            FilterChain {
-                name: "virtualOutbound-catchall-tcp".to_owned(),
-                filters: vec![http::tcp_to(setup, unknown.cluster())],
-                ..FilterChain::default()
-            },
-        ],
+        filter_chains: chains,
+        listener_filters: inspectors::all(false, by_name),
+        // All captured connections come by here, also those whose server speaks first: nobody may be
+        // cut off for being quiet.
+        continue_on_listener_filters_timeout: by_name,
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };
     emit(&message, Vec::new(), origins)
+}
+
+/// The chain of requests whose listener is not known: to the host that they name.
+fn requests_of_all(setup: &Setup<'_>, unknown: &Unknown) -> FilterChain {
+    let headers = RouteHeaders::of(setup.proxy);
+    let routes = virtual_hosts::only_catch_all(ANY_HOST_ROUTE, unknown, headers);
+    let prefix = format!("outbound_virtualOutbound_{ANY_HOST_ROUTE}");
+    let manager = http::manager(
+        setup,
+        Side::Outbound,
+        &prefix,
+        Routes::Inline(Box::new(routes)),
+    );
+    FilterChain {
+        name: "virtualOutbound-catchall-tcp-http".to_owned(),
+        filter_chain_match: Some(FilterChainMatch {
+            application_protocols: plain_http().application_protocols,
+            ..FilterChainMatch::default()
+        }),
+        filters: vec![manager],
+        ..FilterChain::default()
+    }
 }
 
 /// As in Istio, such connections are not logged.

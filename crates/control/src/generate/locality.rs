@@ -31,6 +31,11 @@ impl Place {
         Self { horizon, ..self }
     }
 
+    /// The networks alone.
+    pub(crate) fn without_place(&self) -> Self {
+        Self::default().within(self.horizon.clone())
+    }
+
     pub(crate) fn horizon(&self) -> Option<&Horizon> {
         self.horizon.as_deref()
     }

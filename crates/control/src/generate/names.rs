@@ -11,6 +11,10 @@ pub(crate) const BLACK_HOLE: &str = "BlackHoleCluster";
 pub(crate) const PASSTHROUGH: &str = "PassthroughCluster";
 /// The same for captured inbound connections.
 pub(crate) const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
+/// Looks up the host that a request names.
+pub(crate) const ANY_HOST: &str = "AllowAnyDynamicDNSCluster";
+/// Endpoints of a proxy's own workload, by the name that Istio's bootstrap has for its cluster.
+pub(crate) const LOCAL_CLUSTER: &str = "local_cluster";
 /// Name of the route configuration of the explicit HTTP proxy port.
 pub(crate) const HTTP_PROXY: &str = "http_proxy";
 

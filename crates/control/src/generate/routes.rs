@@ -412,21 +412,20 @@ pub(crate) fn inbound(cluster: &str, operation: String, retry: Option<RetryPolic
 
 /// Where unknown hosts go; to a 502 if they are refused.
 pub(crate) fn catch_all(unknown: &Unknown, forwarded_host: bool) -> (&'static str, Route) {
-    let refused = *unknown == Unknown::Refused;
-    let name = if refused { "block_all" } else { "allow_any" };
-    let action = if refused {
-        Action::DirectResponse(DirectResponseAction {
-            status: 502,
-            ..Default::default()
-        })
-    } else {
+    let (name, action) = if let Some((name, cluster)) = unknown.of_requests() {
         let mut action = RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(unknown.cluster().to_owned())),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
             append_x_forwarded_host: forwarded_host,
             ..RouteAction::default()
         };
         set_timeout(&mut action, None, false);
-        Action::Route(action)
+        (name, Action::Route(action))
+    } else {
+        let refusal = DirectResponseAction {
+            status: 502,
+            ..Default::default()
+        };
+        ("block_all", Action::DirectResponse(refusal))
     };
     let route = Route {
         name: name.to_owned(),

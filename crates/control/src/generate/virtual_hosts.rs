@@ -4,6 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
+use weft_model::ProxySettings;
 use weft_xds::{Resource, TypeUrl};
 
 use super::listeners::Unknown;
@@ -33,6 +34,16 @@ pub(crate) struct RouteHeaders {
     pub(crate) attempt_count: bool,
     /// `x-forwarded-host`, where the host is rewritten.
     pub(crate) forwarded_host: bool,
+}
+
+impl RouteHeaders {
+    /// Those that a proxy's settings ask for.
+    pub(crate) fn of(proxy: &ProxySettings) -> Self {
+        Self {
+            attempt_count: !proxy.headers.no_attempt_count,
+            forwarded_host: proxy.headers.forwarded_host,
+        }
+    }
 }
 
 impl Default for RouteHeaders {
@@ -72,6 +83,23 @@ pub(crate) fn catch_all(unknown: &Unknown, headers: RouteHeaders) -> Bytes {
     field(&host, &[route.encode_to_vec().into()])
 }
 
+/// A route configuration that has nothing else.
+pub(super) fn only_catch_all(
+    name: &str,
+    unknown: &Unknown,
+    headers: RouteHeaders,
+) -> RouteConfiguration {
+    let (host, route) = routes::catch_all(unknown, headers.forwarded_host);
+    let host = VirtualHost {
+        routes: vec![route],
+        ..shell(host.to_owned(), vec!["*".to_owned()], false, headers)
+    };
+    RouteConfiguration {
+        virtual_hosts: vec![host],
+        ..head(name, true)
+    }
+}
+
 /// A gateway's only virtual host when no rule is bound: 404 for everything.
 pub(crate) fn gateway_black_hole(port: u16) -> Bytes {
     let name = names::host_port("blackhole", port);
@@ -81,6 +109,17 @@ pub(crate) fn gateway_black_hole(port: u16) -> Bytes {
         ..VirtualHost::default()
     };
     field(&host, &[])
+}
+
+fn head(name: &str, ignore_ports: bool) -> RouteConfiguration {
+    RouteConfiguration {
+        name: name.to_owned(),
+        // Clusters may come later than routes, and other routes must not suffer from one.
+        validate_clusters: bool_value(false),
+        max_direct_response_body_size_bytes: u32_value(1024 * 1024),
+        ignore_port_in_host_matching: ignore_ports,
+        ..RouteConfiguration::default()
+    }
 }
 
 /// Which form of route configuration is written.
@@ -105,14 +144,7 @@ pub(crate) fn configuration<'a>(
             name: name.to_owned(),
             ..Default::default()
         },
-        Style::IgnorePorts | Style::WithPorts => RouteConfiguration {
-            name: name.to_owned(),
-            // Clusters may come later than routes, and other routes must not suffer from one.
-            validate_clusters: bool_value(false),
-            max_direct_response_body_size_bytes: u32_value(1024 * 1024),
-            ignore_port_in_host_matching: style == Style::IgnorePorts,
-            ..RouteConfiguration::default()
-        },
+        Style::IgnorePorts | Style::WithPorts => head(name, style == Style::IgnorePorts),
     }
     .encode_to_vec();
     let size: usize = hosts.clone().map(Bytes::len).sum();

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use weft_model::{PortNumber, Resolution, Service, ServiceKey};
 use weft_xds::TypeUrl;
 
-use super::key::RuleRefs;
+use super::key::{OwnService, RuleRefs};
 use super::value::Value;
 use super::{Cx, Key, Scope, Shard, contain, is_envoy, networks, places, read, security};
 use crate::emit::{Chunk, Emitted};
-use crate::generate::clusters::Client;
+use crate::generate::clusters::{Client, Standing};
 use crate::generate::endpoints::{Audience, Known};
 use crate::generate::locality::Place;
 use crate::generate::{clusters, endpoints, grpc_clusters};
-use crate::node::ProxyKind;
 
 pub(super) fn nothing() -> Value {
     Value::Chunk(Arc::new([]))
@@ -83,6 +82,26 @@ pub(super) fn service_endpoints(
     contain::chunk(cx, &TypeUrl::ENDPOINT, made)
 }
 
+/// See [`endpoints::of_own`].
+pub(super) fn own_endpoints(cx: &mut Cx<'_, '_>, own: &OwnService, place: &Place) -> Value {
+    let found = own.service.as_ref().and_then(|(key, port)| {
+        let service = cx.service(key)?;
+        Some((service, cx.endpoints(key), *port))
+    });
+    let list = found.as_ref().and_then(|(_, list, _)| list.as_deref());
+    let peers = security::peers(cx, list);
+    let networks = networks::read(cx);
+    let known = Known {
+        peers: &peers,
+        networks: &networks,
+    };
+    let service = found
+        .as_ref()
+        .map(|(service, list, port)| (&**service, list.as_deref(), *port));
+    let made = endpoints::of_own(service, &own.kin, place, &known);
+    contain::chunk(cx, &TypeUrl::ENDPOINT, vec![made])
+}
+
 pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleRefs) -> Value {
     let Some(service) = cx.service(key) else {
         return nothing();
@@ -93,16 +112,12 @@ pub(super) fn grpc_clusters(cx: &mut Cx<'_, '_>, key: &ServiceKey, rules: &RuleR
     contain::chunk(cx, &TypeUrl::CLUSTER, made)
 }
 
-pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, kind: ProxyKind, socket: bool) -> Value {
-    if !is_envoy(kind) {
+pub(super) fn standing_clusters(cx: &mut Cx<'_, '_>, standing: Standing) -> Value {
+    if !is_envoy(standing.kind) {
         return nothing();
     }
     let mesh = cx.mesh();
-    contain::chunk(
-        cx,
-        &TypeUrl::CLUSTER,
-        clusters::standing(&mesh, kind == ProxyKind::Sidecar, socket),
-    )
+    contain::chunk(cx, &TypeUrl::CLUSTER, clusters::standing(&mesh, standing))
 }
 
 pub(super) fn chosen(

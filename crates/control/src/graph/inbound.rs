@@ -11,10 +11,11 @@ use weft_model::{
 };
 use weft_xds::{ResourceSet, TypeUrl};
 
-use super::key::{Observer, OwnPatches, ProxyFacts};
+use super::key::{Observer, OwnPatches, OwnService, ProxyFacts};
 use super::value::{ProxyView, Value};
 use super::{Cx, Key, Scope, contain, destinations, ingress, patches, read, security};
 use crate::emit::{Chunk, Origins, origins};
+use crate::generate::endpoints::Kin;
 use crate::generate::inbound::{self, InboundPort, Workload};
 use crate::generate::names;
 use crate::generate::own_clusters::{self, Application, Served};
@@ -142,6 +143,25 @@ fn own_endpoints(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Vec<(Arc<Service>, 
         (one.created, &one.hostname).cmp(&(other.created, &other.hostname))
     });
     own
+}
+
+/// The first of the services that a proxy stands for, with its lowest port, and who stands beside the
+/// proxy there.
+pub(super) fn own_service(
+    cx: &mut Cx<'_, '_>,
+    facts: &ProxyFacts,
+    workload: &Arc<str>,
+) -> OwnService {
+    let own = own_endpoints(cx, facts);
+    let service = own.iter().find_map(|(service, endpoint)| {
+        let port = service.ports.iter().map(|port| port.number);
+        let served = port
+            .filter(|port| endpoint.ports.contains_key(port))
+            .min()?;
+        Some((service.key(), served))
+    });
+    let kin = Kin::of(workload, &facts.labels, &facts.locality.region);
+    OwnService { service, kin }
 }
 
 /// Ports of the services that a proxy stands for.

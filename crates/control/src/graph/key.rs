@@ -15,8 +15,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::addresses::Families;
 use super::patches::Areas;
 use crate::emit::Chunk;
-use crate::generate::clusters::Client;
-use crate::generate::endpoints::Audience;
+use crate::generate::clusters::{Client, Standing};
+use crate::generate::endpoints::{Audience, Kin};
 use crate::generate::listeners::Unknown;
 use crate::generate::locality::Place;
 use crate::generate::reporting::SpanIdentity;
@@ -182,6 +182,14 @@ pub(crate) struct GatewayClass {
     pub(crate) unprivileged: bool,
 }
 
+/// The first service of a proxy's workload, and which of its endpoints are the workload's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OwnService {
+    /// With its port; none if the workload has no service.
+    pub(crate) service: Option<(ServiceKey, PortNumber)>,
+    pub(crate) kin: Kin,
+}
+
 /// A virtual host of a gateway: the rules that speak for a host, in order of precedence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct GatewayHost {
@@ -283,6 +291,8 @@ pub(crate) struct ProxyFacts {
     /// The service account whose certificate the control plane serves it.
     pub(crate) account: Option<Arc<str>>,
     pub(crate) unprivileged: bool,
+    /// What its workload is called, if it asks for the cluster of that; empty if it does not say.
+    pub(crate) own_workload: Option<Arc<str>>,
     /// Addresses with which it answers DNS queries.
     pub(crate) assigned: Families,
     /// Settings that it brings.
@@ -349,6 +359,8 @@ impl ProxyFacts {
             account: proxy.served_account(),
             // It makes a difference to gateways only, so that others share their views.
             unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Gateway,
+            own_workload: (proxy.self_discovery && proxy.kind != ProxyKind::Grpc)
+                .then(|| proxy.workload.as_str().into()),
             assigned: if proxy.dns_capture && proxy.kind != ProxyKind::Grpc {
                 Families::of(&proxy.ips)
             } else {
@@ -470,10 +482,11 @@ pub(crate) enum Key {
     Forwarding(Arc<Scope>, Shard),
     ServiceClusters(ServiceKey, RuleRefs, Client, Arc<Place>),
     ServiceEndpoints(ServiceKey, RuleRefs, Audience, Arc<Place>),
+    /// The endpoints of a workload's own service, for the workload's proxy.
+    OwnEndpoints(OwnService, Arc<Place>),
     GrpcClusters(ServiceKey, RuleRefs),
     GrpcListeners(ServiceKey, Arc<str>),
-    /// Whether there is a server of credentials beside the proxies.
-    StandingClusters(ProxyKind, bool),
+    StandingClusters(Standing),
     Destinations(Arc<Scope>, Shard),
     HostRules(Arc<Scope>, Shard),
     /// What the services of a shard want to listen on; whether all share one address.
@@ -515,7 +528,8 @@ pub(crate) enum Key {
     OutboundRoute(Arc<Reader>, RouteName, Unknown),
     GatewayRoute(Arc<GatewayClass>, Arc<str>),
     ClusterView(Arc<Scope>, Client, Arc<Place>),
-    EndpointView(Arc<Scope>, Audience, Arc<Place>),
+    /// With the cluster of the proxy's own workload, where proxies ask for it.
+    EndpointView(Arc<Scope>, Audience, Arc<Place>, Option<OwnService>),
     OutboundListeners(Arc<Caller>, Binding),
     OutboundRoutes(Arc<Reader>, Binding),
     GrpcListenerView(Arc<Scope>, Arc<str>),

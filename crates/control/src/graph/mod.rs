@@ -53,6 +53,7 @@ pub(crate) use value::{RuleFacts, RuleIndex, ServiceFacts, Value};
 use crate::emit::Chunk;
 use crate::engine::{Reads, Recipe};
 use crate::generate::clusters::Policies;
+use crate::generate::dynamic::Resolver;
 use crate::generate::listeners::Unknown;
 use crate::node::ProxyKind;
 
@@ -99,9 +100,10 @@ impl Recipe for Mesh {
             Key::ServiceEndpoints(service, rules, audience, place) => {
                 clusters::service_endpoints(cx, service, rules, (*audience, place))
             }
+            Key::OwnEndpoints(own, place) => clusters::own_endpoints(cx, own, place),
             Key::GrpcClusters(service, rules) => clusters::grpc_clusters(cx, service, rules),
             Key::GrpcListeners(service, domain) => outbound::grpc_listeners(cx, service, domain),
-            Key::StandingClusters(kind, socket) => clusters::standing_clusters(cx, *kind, *socket),
+            Key::StandingClusters(standing) => clusters::standing_clusters(cx, *standing),
             Key::ClusterChunk(scope, client, place, shard) => {
                 clusters::cluster_chunk(cx, scope, (client, place), *shard)
             }
@@ -156,8 +158,8 @@ impl Recipe for Mesh {
                 secrets::view(cx, scope, *kind, class.as_ref(), account.as_ref())
             }
             Key::ClusterView(scope, client, place) => proxy::cluster_view(cx, scope, client, place),
-            Key::EndpointView(scope, audience, place) => {
-                proxy::endpoint_view(cx, scope, *audience, place)
+            Key::EndpointView(scope, audience, place, own) => {
+                proxy::endpoint_view(cx, scope, (*audience, place), own.as_ref())
             }
             Key::PassedOn(scope, shard) => passed::of_shard(cx, scope, *shard),
             Key::OutboundListeners(caller, binding) => proxy::listener_view(cx, caller, *binding),
@@ -339,6 +341,14 @@ impl Cx<'_, '_> {
         let own = sidecar.as_ref().and_then(|s| s.outbound_policy);
         match own.unwrap_or_else(|| self.mesh().outbound_policy) {
             OutboundTrafficPolicy::RegistryOnly => Unknown::Refused,
+            OutboundTrafficPolicy::AllowAnyDynamicDns => {
+                let asks_agent = scope.assigned != addresses::Families::default();
+                Unknown::Named(if asks_agent {
+                    Resolver::Agent
+                } else {
+                    Resolver::System
+                })
+            }
             OutboundTrafficPolicy::AllowAny => {
                 let proxy = sidecar.as_ref().and_then(|s| s.egress_proxy.as_ref());
                 proxy.map_or(Unknown::AsMeant, Unknown::through)

@@ -11,7 +11,8 @@ use super::addresses::Families;
 use super::gateway::type_view;
 use super::inbound::{self, Own};
 use super::key::{
-    Binding, Caller, GatewayClass, Observer, Part, PatchClass, ProxyFacts, Reader, RouteName,
+    Binding, Caller, GatewayClass, Observer, OwnService, Part, PatchClass, ProxyFacts, Reader,
+    RouteName,
 };
 use super::value::{PlaceNeeds, ProxyView, Value, WildcardPort};
 use super::{
@@ -19,7 +20,7 @@ use super::{
     telemetry,
 };
 use crate::emit::{Chunk, Emitted, TypeView, origins};
-use crate::generate::clusters::Client;
+use crate::generate::clusters::{Client, Standing};
 use crate::generate::endpoints::Audience;
 use crate::generate::listeners::{self, Unknown};
 use crate::generate::locality::{Needs, Place};
@@ -31,8 +32,15 @@ pub(super) fn cluster_view(
     client: &Client,
     place: &Arc<Place>,
 ) -> Value {
-    let socket = client.identity.credential_socket;
-    let mut chunks = vec![cx.chunk(&Key::StandingClusters(client.kind, socket))];
+    let sidecar = client.kind == ProxyKind::Sidecar;
+    let resolver = cx.unknown(scope).resolver().filter(|_| sidecar);
+    let standing = Standing {
+        kind: client.kind,
+        credential_socket: client.identity.credential_socket,
+        resolver,
+        agent: resolver.is_some() && client.identity.agent,
+    };
+    let mut chunks = vec![cx.chunk(&Key::StandingClusters(standing))];
     for shard in Shard::all() {
         let place = within(cx, scope, shard, place, |needs| &needs.clusters);
         let (scope, client) = (cx.shared_in(scope, shard), client.clone());
@@ -44,15 +52,20 @@ pub(super) fn cluster_view(
 pub(super) fn endpoint_view(
     cx: &mut Cx<'_, '_>,
     scope: &Arc<Scope>,
-    audience: Audience,
-    place: &Arc<Place>,
+    (audience, place): (Audience, &Arc<Place>),
+    own: Option<&OwnService>,
 ) -> Value {
     let chunk = |shard| {
         let place = within(cx, scope, shard, place, |needs| &needs.endpoints);
         let scope = cx.shared_in(scope, shard);
         cx.chunk(&Key::EndpointChunk(scope, audience, place, shard))
     };
-    let chunks = Shard::all().map(chunk).collect();
+    let mut chunks: Vec<Chunk> = Shard::all().map(chunk).collect();
+    if let Some(own) = own {
+        // Where the proxy stands is no matter: it is told where all of its kind stand.
+        let place = Arc::new(place.without_place());
+        chunks.push(cx.chunk(&Key::OwnEndpoints(own.clone(), place)));
+    }
     type_view(cx, &TypeUrl::ENDPOINT, chunks)
 }
 
@@ -318,7 +331,10 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
             )
         }
     };
-    let endpoints = Key::EndpointView(Arc::clone(&shared), client.audience(), there);
+    let workload = facts.own_workload.as_ref();
+    let own_service = workload.map(|workload| inbound::own_service(cx, &facts, workload));
+    let audience = client.audience();
+    let endpoints = Key::EndpointView(Arc::clone(&shared), audience, there, own_service);
     let clusters = Key::ClusterView(Arc::clone(&shared), client, here);
     let account = facts.account.clone();
     let secrets = Key::Secrets(Arc::clone(scope), facts.kind, own, account);

@@ -65,6 +65,7 @@ impl Key {
             | Self::Reports(_)
             | Self::ServiceClusters(..)
             | Self::ServiceEndpoints(..)
+            | Self::OwnEndpoints(..)
             | Self::GrpcClusters(..)
             | Self::NameShard(..) => 4,
             Self::ClusterChunk(..)

@@ -10,6 +10,7 @@ use super::key::{Observer, ProxyFacts};
 use super::value::Value;
 use super::{Cx, Scope};
 use crate::emit::Fault;
+use crate::generate::dynamic::Resolver;
 use crate::generate::http::Setup;
 use crate::generate::names;
 use crate::generate::reporting::{Reporter, Reporting, SpanIdentity, Upstream};
@@ -23,6 +24,8 @@ pub(crate) struct Reports {
     server: Reporting,
     /// What is left out, and why.
     pub(super) faults: Arc<[Fault]>,
+    /// Who looks up unknown hosts that requests of the workload name.
+    resolver: Option<Resolver>,
 }
 
 impl Reports {
@@ -41,6 +44,7 @@ impl Reports {
                 CallSide::Server => &self.server,
                 CallSide::Client | CallSide::Both => &self.client,
             },
+            resolver: self.resolver.filter(|_| side != CallSide::Server),
         }
     }
 }
@@ -56,10 +60,7 @@ pub(super) fn route_headers(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> RouteHea
         return RouteHeaders::default();
     }
     let settings = settings(cx, facts);
-    RouteHeaders {
-        attempt_count: !settings.headers.no_attempt_count,
-        forwarded_host: settings.headers.forwarded_host,
-    }
+    RouteHeaders::of(&settings)
 }
 
 /// With whom a proxy shares its reports.
@@ -141,6 +142,7 @@ fn identity(
 /// What the listeners of these proxies report.
 pub(super) fn reports(cx: &mut Cx<'_, '_>, observer: &Observer) -> Value {
     let mesh = cx.mesh();
+    let resolver = cx.unknown(&observer.scope).resolver();
     let rules: Vec<Arc<Telemetry>> = observer
         .rules
         .iter()
@@ -171,6 +173,7 @@ pub(super) fn reports(cx: &mut Cx<'_, '_>, observer: &Observer) -> Value {
         client,
         server,
         faults: told.into(),
+        resolver: resolver.filter(|_| !observer.gateway),
     }))
 }
 

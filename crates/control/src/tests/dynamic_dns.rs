@@ -2,10 +2,13 @@
 //! of the proxy's system.
 
 use prost::Message;
+use weft_xds::TypeUrl;
 
 use super::{Mesh, manager, proxy, sidecar};
 use crate::pb::cluster::v3::cluster::ClusterDiscoveryType;
-use crate::pb::dynamic_forward_proxy::cluster::ClusterConfig;
+use crate::pb::dynamic_forward_proxy::cluster::{
+    ClusterConfig, cluster_config::ClusterImplementationSpecifier,
+};
 use crate::pb::listener::v3::Listener;
 use crate::pb::tls::{UpstreamTlsContext, common_tls_context::ValidationContextType};
 use crate::pb::{cluster, core};
@@ -146,4 +149,104 @@ fn without_authorities_those_of_the_system_count() {
         .validation_context_sds_secret_config
         .expect("a secret");
     assert_eq!(secret.name, "file-root:system");
+}
+
+fn any_host(policy: &str) -> Mesh {
+    let text = format!("outboundTrafficPolicy: {policy}");
+    let settings = weft_sources::mesh_config::parse("mesh.yaml", &text).expect("valid");
+    Mesh::with(settings, ENTRIES)
+}
+
+/// Cluster that a request to no known host goes to.
+fn last_route(config: &super::Config) -> Option<(String, String)> {
+    let host = config.route("80").virtual_hosts.pop()?;
+    let split = super::split(host.routes.first()?);
+    Some((host.name, split.into_keys().next()?))
+}
+
+const ANY: &str = "AllowAnyDynamicDNSCluster";
+
+#[test]
+fn unknown_hosts_of_requests_are_looked_up_where_the_mesh_says_so() {
+    let mut mesh = any_host("{mode: ALLOW_ANY_DYNAMIC_DNS}");
+    let config = mesh.config(&sidecar("10.0.0.9", "shop"));
+    let cache = |config: &super::Config| {
+        let specifier = dynamic(&config.cluster(ANY)).cluster_implementation_specifier;
+        let Some(ClusterImplementationSpecifier::DnsCacheConfig(cache)) = specifier else {
+            panic!("{specifier:?}")
+        };
+        cache
+    };
+    let system = cache(&config);
+    assert!(system.typed_dns_resolver_config.is_none());
+    assert!(dynamic(&config.cluster(ANY)).allow_insecure_cluster_options);
+    let listener = config.listener("virtualOutbound");
+    assert!(listener.continue_on_listener_filters_timeout);
+    let names: Vec<&str> = listener
+        .filter_chains
+        .iter()
+        .map(|c| c.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "virtualOutbound-blackhole",
+            "virtualOutbound-catchall-tcp-http",
+            "virtualOutbound-catchall-tcp"
+        ]
+    );
+    let resolves = |listener: &str, config: &super::Config| {
+        let listener = config.listener(listener);
+        let mut chains = listener
+            .filter_chains
+            .iter()
+            .chain(&listener.default_filter_chain);
+        chains.any(|chain| {
+            let first = chain.filters.first();
+            let http = first.is_some_and(|f| f.name.ends_with("http_connection_manager"));
+            http && manager(chain).http_filters.iter().any(|f| {
+                // One cache for the filter and the cluster.
+                f.name == "envoy.filters.http.dynamic_forward_proxy"
+                    && format!("{f:?}").contains("TypedConfig")
+            })
+        })
+    };
+    assert!(resolves("virtualOutbound", &config) && resolves("0.0.0.0_80", &config));
+    let wanted = ("allow_any_dynamic_dns".to_owned(), ANY.to_owned());
+    assert_eq!(last_route(&config), Some(wanted));
+    let agent = proxy(
+        "sidecar~10.0.0.8~app.shop~shop.svc.cluster.local",
+        &[("DNS_CAPTURE", "true")],
+    );
+    let asked = cache(&mesh.config(&agent));
+    let asked = asked.typed_dns_resolver_config.expect("the agent");
+    assert!(
+        asked
+            .typed_config
+            .is_some_and(|any| any.type_url.ends_with("CaresDnsResolverConfig"))
+    );
+    let clusters = mesh.config(&super::gateway()).names(&TypeUrl::CLUSTER);
+    assert!(
+        !clusters.contains(&ANY.to_owned()),
+        "gateways have no unknown hosts"
+    );
+}
+
+#[test]
+fn unknown_hosts_have_the_tls_of_the_mesh_and_sidecars_a_word_of_their_own() {
+    let mut mesh =
+        any_host("{mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: SIMPLE, caCertificates: /r.pem}}");
+    let proxy = sidecar("10.0.0.9", "shop");
+    let cluster = mesh.config(&proxy).cluster(ANY);
+    assert!(!dynamic(&cluster).allow_insecure_cluster_options);
+    assert!(context(&cluster).sni.is_empty(), "the name that is called");
+    let own = "apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: own, namespace: shop}
+spec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}
+";
+    mesh.edit("own.yaml", own);
+    let config = mesh.config(&proxy);
+    assert!(!config.names(&TypeUrl::CLUSTER).contains(&ANY.to_owned()));
+    assert_eq!(config.listener("virtualOutbound").filter_chains.len(), 2);
 }

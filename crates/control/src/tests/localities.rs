@@ -203,3 +203,59 @@ fn division_among_zones_can_be_forbidden_and_counts_before_places() {
     let mut mesh = super::localities::mesh(labels);
     assert_eq!(priorities(&mut mesh, &at("eu.eu-1", "v1")), [0, 2, 0, 1, 3]);
 }
+
+/// Endpoints of the cluster that stands for a proxy's own workload.
+#[test]
+fn a_proxy_that_asks_learns_where_its_own_kind_stands() {
+    let rule = "loadBalancer: {localityLbSetting: {failover: [{from: eu, to: us}]}}\n    outlierDetection: {}\n";
+    let mut mesh = mesh(rule);
+    let asks = [("ENABLE_SELF_DISCOVERY", "true")];
+    let first = "sidecar~10.0.0.1~app.shop~shop.svc.cluster.local";
+    let own = mesh.config(&proxy(first, &asks)).endpoints("local_cluster");
+    assert_eq!(own.cluster_name, "local_cluster");
+    // No rule arranges them: by place, all of the first priority.
+    let places = |own: &ClusterLoadAssignment| -> Vec<_> {
+        let told = told(own).into_iter();
+        told.map(|(digit, priority, _)| (digit, priority)).collect()
+    };
+    let all = [('1', 0), ('2', 0), ('3', 0), ('4', 0), ('5', 0)];
+    assert_eq!(
+        places(&own),
+        all,
+        "of all regions, as it does not say its own"
+    );
+    let near = [
+        asks[0],
+        ("LABELS", r#"{"istio-locality":"eu.eu-1"}"#),
+        ("WORKLOAD_NAME", "x"),
+    ];
+    let own = mesh.config(&proxy(first, &near)).endpoints("local_cluster");
+    assert_eq!(places(&own), all[..3], "of its region");
+    let other = [asks[0], ("WORKLOAD_NAME", "other")];
+    let own = mesh
+        .config(&proxy(first, &other))
+        .endpoints("local_cluster");
+    assert_eq!(places(&own), [], "of its workload");
+    let set = [asks[0], ("LABELS", r#"{"pod-template-hash":"7"}"#)];
+    let own = mesh.config(&proxy(first, &set)).endpoints("local_cluster");
+    assert_eq!(places(&own), [], "of its set");
+    let of = |mesh: &mut Mesh, proxy: &Proxy| {
+        let config = mesh.config(proxy);
+        config
+            .names(&TypeUrl::ENDPOINT)
+            .contains(&"local_cluster".to_owned())
+    };
+    assert!(!of(&mut mesh, &proxy(first, &[])), "it does not ask");
+    let gateway = "router~10.0.0.3~gw.shop~shop.svc.cluster.local";
+    assert!(of(&mut mesh, &proxy(gateway, &asks)));
+    let other = "sidecar~10.0.0.99~app.shop~shop.svc.cluster.local";
+    let nobody = mesh.config(&proxy(other, &asks)).endpoints("local_cluster");
+    assert_eq!(nobody.endpoints, [], "a workload without a service");
+    let more = SERVICE.replace(
+        "  - {address: 10.0.0.5",
+        "  - {address: 10.0.0.6, locality: eu/eu-1/a}\n  - {address: 10.0.0.5",
+    );
+    mesh.edit("mesh.yaml", &format!("{more}    {rule}"));
+    let own = mesh.config(&proxy(first, &asks)).endpoints("local_cluster");
+    assert_eq!(told(&own).len(), 6);
+}

@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::{
-    Endpoint, EndpointAddress, Kind, Labels, Namespace, Object, ObjectKey, ObjectRef, Resolution,
-    Service, ServiceEndpoints, ServiceKey, Timestamp, Workload,
+    Endpoint, EndpointAddress, Kind, Labels, MeshSettings, Namespace, Object, ObjectKey, ObjectRef,
+    Resolution, Service, ServiceEndpoints, ServiceKey, Timestamp, Workload,
 };
 
 use super::allocate::Allocator;
 use super::endpoints;
 use super::index::{Index, IpKey, LabelKey, NameKey, label_keys, selector_key};
+use super::namespaces::Namespaces;
 use crate::Change;
 use crate::api::istio::service_entry;
 use crate::api::kubernetes::{Address, AddressList, KubernetesService};
@@ -32,10 +33,20 @@ pub(crate) struct HostConflict {
     pub(crate) host: ServiceKey,
 }
 
+/// Namespaces and networks are not within a namespace.
+fn is_of_the_mesh(origin: &ObjectRef) -> bool {
+    matches!(origin.kind, Kind::Namespace | Kind::MeshNetworks)
+}
+
 /// All pieces and what follows from them.
 #[derive(Debug, Default)]
 pub(crate) struct Assembly {
     pieces: BTreeMap<ObjectRef, Piece>,
+    /// Those of namespaces that are no part of the mesh.
+    outside: BTreeMap<ObjectRef, Piece>,
+    namespaces: Namespaces,
+    /// What went in or out since it was asked.
+    moved: BTreeSet<ObjectRef>,
     /// Endpoints and `EndpointSlices` by service.
     lists: Index<NameKey>,
     /// The same by the addresses in them.
@@ -56,8 +67,76 @@ pub(crate) struct Assembly {
 }
 
 impl Assembly {
+    /// Nothing yet.
+    pub(crate) fn new(settings: &MeshSettings) -> Self {
+        Self {
+            namespaces: Namespaces::new(settings),
+            ..Self::default()
+        }
+    }
+
     /// Sets or removes a piece. Nothing is recomputed before [`Assembly::drain`].
     pub(crate) fn set(&mut self, origin: &ObjectRef, piece: Option<Piece>) {
+        if origin.kind == Kind::Namespace {
+            let labels = match &piece {
+                Some(Piece::Namespace(info)) => Some(&info.labels),
+                _ => None,
+            };
+            let name = Namespace::new(Arc::clone(&origin.name));
+            self.namespaces.set(&name, labels);
+            self.relabelled(&name);
+        }
+        if is_of_the_mesh(origin) || self.namespaces.has(&origin.namespace) {
+            self.outside.remove(origin);
+            self.put(origin, piece);
+        } else {
+            self.put(origin, None);
+            match piece {
+                Some(piece) => self.outside.insert(origin.clone(), piece),
+                None => self.outside.remove(origin),
+            };
+        }
+    }
+
+    /// Whether an object is no part of the mesh because of its namespace.
+    pub(crate) fn is_outside(&self, origin: &ObjectRef) -> bool {
+        self.outside.contains_key(origin)
+    }
+
+    /// The objects that came into the mesh, or left it, with the labels of their namespaces.
+    pub(crate) fn moved(&mut self) -> BTreeSet<ObjectRef> {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Takes the objects of a namespace in or out, after its labels.
+    fn relabelled(&mut self, name: &Namespace) {
+        let inside = self.namespaces.has(name);
+        let of_it = |origin: &&ObjectRef| origin.namespace == *name && !is_of_the_mesh(origin);
+        if inside {
+            let come: Vec<ObjectRef> = self.outside.keys().filter(of_it).cloned().collect();
+            for origin in come {
+                let piece = self.outside.remove(&origin);
+                self.put(&origin, piece);
+                self.moved.insert(origin);
+            }
+        } else {
+            let gone: Vec<ObjectRef> = self.pieces.keys().filter(of_it).cloned().collect();
+            for origin in gone {
+                if let Some(piece) = self.pieces.get(&origin).cloned() {
+                    self.put(&origin, None);
+                    self.outside.insert(origin.clone(), piece);
+                    self.moved.insert(origin);
+                }
+            }
+        }
+        if self.namespaces.caps() {
+            let entries = self.pieces.keys().filter(of_it);
+            let entries = entries.filter(|origin| origin.kind == Kind::ServiceEntry);
+            self.dirty_owners.extend(entries.cloned());
+        }
+    }
+
+    fn put(&mut self, origin: &ObjectRef, piece: Option<Piece>) {
         if self.pieces.get(origin) == piece.as_ref() {
             return;
         }
@@ -223,10 +302,13 @@ impl Assembly {
             Some(Piece::ServiceEntry(services)) => services
                 .iter()
                 .map(|(service, listed)| {
-                    (
-                        Arc::new(service.clone()),
-                        self.entry_endpoints(service, listed),
-                    )
+                    let endpoints = self.entry_endpoints(service, listed);
+                    let mut service = service.clone();
+                    let seen = self
+                        .namespaces
+                        .exported(&service.namespace, &service.export_to);
+                    service.export_to = seen;
+                    (Arc::new(service), endpoints)
                 })
                 .collect(),
             _ => Vec::new(),

@@ -7,6 +7,7 @@ pub mod file;
 mod index;
 pub mod load;
 mod look;
+mod namespaces;
 mod networks_file;
 pub mod places;
 mod scan;

@@ -58,7 +58,7 @@ pub enum ObjectState {
     Accepted,
     /// It is used, but another object already defines one of its hosts, which counts there.
     Conflicting,
-    /// Its kind is no part of a mesh.
+    /// Its kind is no part of a mesh, or its namespace none of this one (`discoverySelectors`).
     Ignored,
     /// It is wrong and was never right: it is not used.
     Refused,
@@ -163,10 +163,10 @@ impl FileStore {
     /// An empty store.
     pub fn new(settings: MeshSettings) -> Self {
         Self {
+            assembly: Assembly::new(&settings),
             settings,
             files: BTreeMap::new(),
             holders: HashMap::new(),
-            assembly: Assembly::default(),
             statuses: BTreeMap::new(),
             conflicting: BTreeSet::new(),
         }
@@ -221,6 +221,9 @@ impl FileStore {
             self.assembly.set(origin, piece);
             // Another file may count now.
             touched_files.extend(self.holders.get(origin).into_iter().flatten().cloned());
+        }
+        for origin in self.assembly.moved() {
+            touched_files.extend(self.holders.get(&origin).into_iter().flatten().cloned());
         }
         let changes = self.assembly.drain();
         Update {
@@ -378,6 +381,7 @@ impl FileStore {
                     ObjectState::Shadowed
                 }
                 (Some(_), false, _) => ObjectState::KeptLastGood,
+                (Some(_), true, _) if self.assembly.is_outside(origin) => ObjectState::Ignored,
                 (Some(_), true, _) => match conflicts.get(origin) {
                     Some(texts) => {
                         problems.extend(texts.iter().cloned().map(problem));

@@ -45,7 +45,11 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
         grpc("a"),
         proxy(
             "sidecar~10.0.0.8~v.b~b.svc.cluster.local",
-            &[("NETWORK", "two"), ("REQUESTED_NETWORK_VIEW", "two,three")],
+            &[
+                ("NETWORK", "two"),
+                ("REQUESTED_NETWORK_VIEW", "two,three"),
+                ("ENABLE_SELF_DISCOVERY", "true"),
+            ],
         ),
         proxy(
             "router~10.0.0.9~e.a~a.svc.cluster.local",

@@ -249,7 +249,7 @@ fn tunnel_of(message: pb::traffic_policy::TunnelSettings, at: At<'_>) -> Option<
     })
 }
 
-fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls> {
+pub(super) fn client_tls_of(message: pb::ClientTlsSettings, at: At<'_>) -> Option<ClientTls> {
     use pb::client_tls_settings::TlSmode as Mode;
     let pb::ClientTlsSettings {
         mode,

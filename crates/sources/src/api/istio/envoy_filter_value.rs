@@ -5,7 +5,7 @@ use weft_model::{PatchOperation, PatchTarget, PatchValue};
 use weft_proto::document::Document;
 use weft_proto::reader::{self, Fault, Options, normalised};
 use weft_proto::yaml::Node;
-use weft_proto::{Problem, canonical, pool, rules};
+use weft_proto::{Problem, canonical, pool, rules, untyped};
 
 /// The full name of what a target is.
 fn message_of(target: PatchTarget) -> &'static str {
@@ -57,6 +57,9 @@ pub(super) fn read(
         problems.extend(broken.into_iter().map(|violation| {
             let path = format!("{root}.{}", violation.path);
             document.problem(&path, violation.message)
+        }));
+        problems.extend(untyped::find(&message, &root).into_iter().map(|path| {
+            document.problem(&path, "\"@type\" is missing, it names the message's type")
         }));
         // Of these Envoy's rules say nothing, but nothing could be done with them.
         let wanted = match target {

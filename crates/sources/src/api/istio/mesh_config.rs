@@ -7,23 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{
-    ExportTo, MeshSettings, MeshTls, Namespace, OutboundTrafficPolicy, PathNormalization,
-    PolicySettings, PortNumber, RetryPolicy, TlsDefaults, TlsVersion,
+    ClientTls, ClientTlsMode, ExportTo, MeshSettings, MeshTls, Namespace, OutboundTrafficPolicy,
+    PathNormalization, PolicySettings, PortNumber, RetryPolicy, TlsDefaults, TlsVersion,
 };
 use weft_proto::istio::mesh::v1alpha1 as mesh;
 use weft_proto::istio::networking::v1alpha3::HttpRetry;
 use weft_proto::yaml::{self, Limits};
 use weft_proto::{Problem, bootstrap};
 
+use super::destination_rule::client_tls_of;
 use super::destination_rule_balancer::{locality, zone_aware};
 use super::destination_rule_pool::{connection_pool, outlier_detection, probing};
 use super::gateway_tls::{self, known};
 use super::virtual_service_fault::retries_of;
-use super::{extension_providers, log_format, proxy_settings};
+use super::{extension_providers, log_format, mesh_config_namespaces, proxy_settings};
 use crate::check::{At, Checker, optional};
 
 /// Fields of `MeshConfig` that are taken and have no effect, and why.
-pub const IGNORED: [(&str, &str); 5] = [
+pub const IGNORED: [(&str, &str); 8] = [
     (
         "enablePrometheusMerge",
         "there is no agent that merges metrics",
@@ -32,6 +33,18 @@ pub const IGNORED: [(&str, &str); 5] = [
     ("ingressControllerMode", "Kubernetes Ingress is not read"),
     ("ingressSelector", "Kubernetes Ingress is not read"),
     ("ingressService", "Kubernetes Ingress is not read"),
+    (
+        "hboneIdleTimeout",
+        "the mesh without sidecars is not served",
+    ),
+    (
+        "serviceScopeConfigs",
+        "the mesh without sidecars is not served",
+    ),
+    (
+        "serviceSettings",
+        "all endpoints are those of one cluster, so every service is local to it",
+    ),
 ];
 
 /// Suites of TLS 1.2 that Istio lets a mesh choose, but for those that are broken.
@@ -147,8 +160,16 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         settings.connect_timeout = timeout;
     }
     if let Some(policy) = message.outbound_traffic_policy {
-        settings.outbound_policy = outbound_policy(policy, at.field("outboundTrafficPolicy"));
+        let at = at.field("outboundTrafficPolicy");
+        (settings.outbound_policy, settings.unknown_tls) = outbound_policy(policy, at);
     }
+    settings.discovery = mesh_config_namespaces::discovery(
+        message.discovery_selectors,
+        at.field("discoverySelectors"),
+    );
+    settings.entry_visibility = message.service_entry_visibility.and_then(|message| {
+        mesh_config_namespaces::visibility(message, at.field("serviceEntryVisibility"))
+    });
     let places = message.locality_lb_setting;
     let places = places.map(|message| locality(message, at.field("localityLbSetting")));
     let zones = message.zone_aware_lb_setting;
@@ -344,19 +365,29 @@ fn default_export_to(list: &[String], at: At<'_>) -> Option<ExportTo> {
 fn outbound_policy(
     message: mesh::mesh_config::OutboundTrafficPolicy,
     at: At<'_>,
-) -> OutboundTrafficPolicy {
+) -> (OutboundTrafficPolicy, Option<ClientTls>) {
     use mesh::mesh_config::outbound_traffic_policy::Mode;
     let mesh::mesh_config::OutboundTrafficPolicy { mode, tls } = message;
-    at.field("tls").refuse(tls.is_some());
-    match at.field("mode").ok(Mode::try_from(mode)) {
+    let policy = match at.field("mode").ok(Mode::try_from(mode)) {
         Some(Mode::RegistryOnly) => OutboundTrafficPolicy::RegistryOnly,
         Some(Mode::AllowAny) | None => OutboundTrafficPolicy::AllowAny,
-        Some(Mode::AllowAnyDynamicDns) => {
-            at.field("mode")
-                .error("ALLOW_ANY_DYNAMIC_DNS is not supported yet (see docs/compatibility.md)");
-            OutboundTrafficPolicy::AllowAny
-        }
+        Some(Mode::AllowAnyDynamicDns) => OutboundTrafficPolicy::AllowAnyDynamicDns,
+    };
+    let at = at.field("tls");
+    if tls.is_some() && policy != OutboundTrafficPolicy::AllowAnyDynamicDns {
+        at.error("has no effect with this mode: set mode ALLOW_ANY_DYNAMIC_DNS, or remove it");
     }
+    let tls = tls.and_then(|message| client_tls_of(message, at));
+    match tls.as_ref().map(|tls| &tls.mode) {
+        Some(ClientTlsMode::IstioMutual) => at.field("mode").error(
+            "ISTIO_MUTUAL is for workloads of the mesh, which unknown hosts are not: use SIMPLE or MUTUAL",
+        ),
+        Some(ClientTlsMode::Credential { .. }) => at.field("credentialName").error(
+            "secrets are for workloads that a rule selects, and this is for all: name files instead",
+        ),
+        _ => {}
+    }
+    (policy, tls)
 }
 
 #[allow(clippy::too_many_lines)] // one list of all fields, two lines each
@@ -406,34 +437,29 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         ingress_controller_mode: _,
         ingress_selector: _,
         ingress_service: _,
+        hbone_idle_timeout: _,
+        service_settings: _,
+        service_scope_configs: _,
         // Refused.
-        hbone_idle_timeout,
         config_sources,
         ca_certificates,
         zone_aware_lb_setting: _,
         certificates,
-        service_settings,
-        service_scope_configs,
         verify_certificate_at_client,
         ca,
-        discovery_selectors,
-        service_entry_visibility,
+        discovery_selectors: _,
+        service_entry_visibility: _,
     } = message;
     let refused = [
-        ("hboneIdleTimeout", hbone_idle_timeout.is_some()),
         ("configSources", !config_sources.is_empty()),
         ("caCertificates", !ca_certificates.is_empty()),
         ("certificates", !certificates.is_empty()),
-        ("serviceSettings", !service_settings.is_empty()),
-        ("serviceScopeConfigs", !service_scope_configs.is_empty()),
         (
             "verifyCertificateAtClient",
             // Certificates are always checked, as in Istio.
             verify_certificate_at_client.is_some_and(|flag| !flag.value),
         ),
         ("ca", ca.is_some()),
-        ("discoverySelectors", !discovery_selectors.is_empty()),
-        ("serviceEntryVisibility", service_entry_visibility.is_some()),
     ];
     for (field, set) in refused {
         at.field(field).refuse(set);

@@ -16,6 +16,7 @@ pub(crate) mod gateway;
 mod gateway_tls;
 mod log_format;
 pub mod mesh_config;
+mod mesh_config_namespaces;
 mod mesh_config_providers;
 pub mod mesh_networks;
 pub(crate) mod peer_authentication;
