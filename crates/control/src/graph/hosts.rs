@@ -219,7 +219,9 @@ fn shared_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<OutboundHost>
         let service = cx.service(key)?;
         for ip in reader.scope.host_addresses(&service) {
             let owners = read!(cx, Key::VipOwners(ip), Services);
-            if owners.is_some_and(|owners| owners.len() > 1) || !same(&ip.to_string()) {
+            let name = ip.to_string();
+            let alone = owners.is_none_or(|owners| owners.len() <= 1);
+            if !alone || !same(&name) || cx.is_brought(&name) {
                 return None;
             }
         }
