@@ -7,7 +7,7 @@ use weft_model::MeshSettings;
 use weft_sources::{FileStore, ObjectState, Update};
 
 /// On a busy machine, without optimisation.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_mins(2);
 /// Of the whole process, before and after.
 const MOST_MEMORY_KB: u64 = 3 << 20;
 
@@ -86,10 +86,8 @@ fn bombs_of_aliases_are_refused_and_harm_nothing_beside_them() {
         .iter()
         .zip("abcdefg".chars())
     {
-        laughs += &format!(
-            "{name}: &{name} [{}]\n",
-            vec![format!("*{inner}"); 10].join(",")
-        );
+        let ten = vec![format!("*{inner}"); 10].join(",");
+        laughs.extend([name, ": &", name, " [", &ten, "]\n"]);
     }
     let cycle = rule("{hosts: &x [a.com, *x]}");
     for (name, text) in [("laughs", laughs), ("a cycle", cycle)] {

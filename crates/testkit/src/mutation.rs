@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 pub use world::WrittenWorld;
 
-/// Deterministic numbers, so that a failure replays from its seed (SplitMix64).
+/// Deterministic numbers, so that a failure replays from its seed (`SplitMix64`).
 #[derive(Debug, Clone)]
 pub struct Seeded(u64);
 
@@ -71,10 +71,16 @@ impl Vocabulary {
             known.push(value.clone());
         }
         match value {
-            Value::Object(map) => map.iter().for_each(|(key, inner)| self.learn(key, inner)),
+            Value::Object(map) => {
+                for (key, inner) in map {
+                    self.learn(key, inner);
+                }
+            }
             Value::Array(list) => {
                 let name = format!("{name}[]");
-                list.iter().for_each(|inner| self.learn(&name, inner));
+                for inner in list {
+                    self.learn(&name, inner);
+                }
             }
             _ => {}
         }

@@ -135,9 +135,8 @@ const FRACTIONS: &[f64] = &[0.0, 1e-9, 0.5, 1.5, 99.999_999, 100.000_1, -0.1, 1e
 pub(super) fn twist(random: &mut Seeded, value: &mut Value) {
     *value = match &*value {
         Value::String(text) => twisted(random, text),
-        Value::Number(_) => number(random),
+        Value::Number(_) | Value::Null => number(random),
         Value::Bool(is) => Value::from(!is),
-        Value::Null => number(random),
         // Collections stay; what is in them has places of its own.
         other => other.clone(),
     };
