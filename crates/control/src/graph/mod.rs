@@ -79,9 +79,9 @@ impl Recipe for Mesh {
         let cx = &mut Cx(reads);
         match key {
             Key::ResolvedRule(origin) => resolved_rule(cx, origin),
-            Key::Special(shard) => shared::special(cx, *shard),
-            Key::OwnRules(namespace, shard) => shared::own_rules(cx, namespace, *shard),
-            Key::Plain(namespace) => shared::plain(cx, namespace, self.sharing),
+            Key::Special(_) | Key::OwnRules(..) | Key::Plain(_) => {
+                shared::value(cx, key, self.sharing)
+            }
             Key::Visible(scope, shard) => scope::visible(cx, scope, *shard),
             Key::RuleTargets(scope, shard) => scope::rule_targets(cx, scope, *shard),
             Key::Destinations(scope, shard) => destinations::destinations(cx, scope, *shard),
@@ -142,8 +142,7 @@ impl Recipe for Mesh {
             Key::GatewayRoute(class, route) => gateway::route(cx, class, route),
             Key::Reports(observer) => telemetry::reports(cx, observer),
             Key::GatewayListener(class, policies, observer, port, bind) => {
-                let at = (*port, bind.as_ref());
-                gateway::listener(cx, class, (policies, observer), at)
+                gateway::listener(cx, class, (policies, observer), (*port, bind.as_ref()))
             }
             Key::GatewayListeners(class, policies, observer) => {
                 gateway::listener_view(cx, class, policies, observer)

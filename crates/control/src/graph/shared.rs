@@ -63,8 +63,18 @@ impl Special {
     }
 }
 
+/// The value of one of this module's keys. `sharing`: without it, nothing is shared.
+pub(super) fn value(cx: &mut Cx<'_, '_>, key: &Key, sharing: bool) -> Value {
+    match key {
+        Key::Special(shard) => special(cx, *shard),
+        Key::OwnRules(namespace, shard) => own_rules(cx, namespace, *shard),
+        Key::Plain(namespace) if sharing => plain(cx, namespace),
+        _ => Value::Shards(Shards::default()),
+    }
+}
+
 /// See [`Special`].
-pub(super) fn special(cx: &mut Cx<'_, '_>, shard: Shard) -> Value {
+fn special(cx: &mut Cx<'_, '_>, shard: Shard) -> Value {
     let mut out = Special::default();
     let index = read!(cx, Key::ServiceIndex(shard), ServiceIndex).unwrap_or_default();
     let mut owners = BTreeSet::from([cx.mesh().root_namespace.clone()]);
@@ -105,7 +115,7 @@ pub(super) fn special(cx: &mut Cx<'_, '_>, shard: Shard) -> Value {
 
 /// Whether the rules of a namespace for the hosts of a shard are those that all others find, too: for its own
 /// services, for everybody, and for all workloads.
-pub(super) fn own_rules(cx: &mut Cx<'_, '_>, namespace: &Namespace, shard: Shard) -> Value {
+fn own_rules(cx: &mut Cx<'_, '_>, namespace: &Namespace, shard: Shard) -> Value {
     let exact = cx.rules(&Key::DestinationIndex(namespace.clone(), shard));
     let wildcards = cx.rules(&Key::WildcardDestinations(namespace.clone()));
     if exact.is_empty() && wildcards.is_empty() {
@@ -125,9 +135,9 @@ pub(super) fn own_rules(cx: &mut Cx<'_, '_>, namespace: &Namespace, shard: Shard
 }
 
 /// The shards of which a namespace sees just what any other does.
-pub(super) fn plain(cx: &mut Cx<'_, '_>, namespace: &Namespace, sharing: bool) -> Value {
+fn plain(cx: &mut Cx<'_, '_>, namespace: &Namespace) -> Value {
     let mut out = Shards::default();
-    if !sharing || cx.mesh().root_namespace == *namespace {
+    if cx.mesh().root_namespace == *namespace {
         return Value::Shards(out);
     }
     let mut wide = Vec::new();
