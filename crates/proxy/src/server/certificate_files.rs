@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_upstream::Secrets;
+
 use super::resources::Resources;
 use crate::stats::CertificateFileStats;
 
@@ -91,7 +93,7 @@ impl CertificateFiles {
 impl Resources {
     /// Puts certificates in force whose files have changed.
     pub(super) fn look_at_certificates(&mut self) {
-        let mut changed = self.certificate_files.changed();
+        let changed = self.certificate_files.changed();
         let stale = std::mem::take(&mut self.certificate_files.stale);
         let failed = std::mem::take(&mut self.certificate_files.failed);
         if changed.is_empty() && failed.is_empty() && !stale {
@@ -102,18 +104,46 @@ impl Resources {
             let mut used = BTreeSet::new();
             self.listeners.certificate_files(&secrets, &mut used);
             self.clusters.certificate_files(&mut used);
-            changed.extend(self.certificate_files.set(used));
+            // Hardly ever are they others than when the configuration was read: no news.
+            let new = self.certificate_files.set(used);
+            let new: BTreeSet<_> = new.difference(&changed).cloned().collect();
+            let results = self.renew(&secrets, &new, &BTreeMap::new());
+            self.note(results, &failed, false);
         }
         if changed.is_empty() && failed.is_empty() {
             return;
         }
-        let mut results = self.listeners.renew_files(&secrets, &changed, &failed);
-        results.extend(self.clusters.renew_files(&changed, &failed));
+        let results = self.renew(&secrets, &changed, &failed);
+        self.note(results, &failed, true);
+    }
+
+    /// Reads what these files are of, and what failed before.
+    fn renew(
+        &mut self,
+        secrets: &Secrets,
+        files: &BTreeSet<Arc<str>>,
+        failed: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, Result<(), String>> {
+        if files.is_empty() && failed.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut results = self.listeners.renew_files(secrets, files, failed);
+        results.extend(self.clusters.renew_files(files, failed));
+        results
+    }
+
+    fn note(
+        &mut self,
+        results: BTreeMap<String, Result<(), String>>,
+        failed: &BTreeMap<String, String>,
+        renewed: bool,
+    ) {
         let CertificateFiles {
             stats, failed: now, ..
         } = &mut self.certificate_files;
         for (owner, result) in results {
             match result {
+                Ok(()) if !renewed => {}
                 Ok(()) => {
                     stats.update_success.inc();
                     tracing::info!(owner, "renewed certificates have been read");
