@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use weft_control::Offline;
-use weft_model::MeshSettings;
+use weft_model::{MeshSettings, Object};
 use weft_proto::pb::envoy::config::core::v3::Node;
 use weft_proto::pb::google::protobuf::{Struct, Value as PbValue, value::Kind};
 use weft_proto::{Any, json as proto_json};
@@ -73,12 +73,36 @@ fn edited(world: &WrittenWorld, vocabulary: &Vocabulary, seed: u64) -> Offline {
             apply(&mut store, &[mutated.restore(former)]);
         }
     }
-    let objects = store.objects().cloned().collect();
+    // What patches lead to is for Envoy to refuse.
+    let objects = store.objects();
+    let objects = objects.filter(|object| !matches!(object, Object::EnvoyFilter(_)));
+    let objects = objects.cloned().collect();
     let loaded = Loaded {
         objects,
         ..Loaded::default()
     };
     Offline::new(settings, loaded)
+}
+
+/// Lets secrets come from the agent's server. Clusters of a bootstrap are set up before there is a stream of
+/// ADS, and Envoy 1.40 crashes when one of them asks it for a secret; those of CDS are set up after it.
+fn ask_agent(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(ask_agent),
+        Value::Object(fields) => {
+            let source = fields.get_mut("sds_config").and_then(Value::as_object_mut);
+            if let Some(source) = source.filter(|source| source.contains_key("ads")) {
+                source.remove("ads");
+                let service = json!({"envoy_grpc": {"cluster_name": "sds-grpc"}});
+                let asked = json!({
+                    "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service],
+                });
+                source.insert("api_config_source".to_owned(), asked);
+            }
+            fields.values_mut().for_each(ask_agent);
+        }
+        _ => {}
+    }
 }
 
 /// What a proxy gets, as a bootstrap with the servers of secrets that an agent's bootstrap has.
@@ -99,6 +123,7 @@ fn bootstrap(offline: &Offline, (id, labels): (&str, &str)) -> Value {
         }));
     }
     let mut made = static_bootstrap(&resources);
+    ask_agent(&mut made);
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     if let Some(clusters) = made["static_resources"]["clusters"].as_array_mut() {
         clusters.push(json!({

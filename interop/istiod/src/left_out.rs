@@ -63,20 +63,19 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
     ("MeshConfig.caCertificates", REFUSED),
     ("MeshConfig.certificates", REFUSED),
     ("MeshConfig.configSources", REFUSED),
-    ("MeshConfig.discoverySelectors", REFUSED),
-    ("MeshConfig.hboneIdleTimeout", REFUSED),
-    ("MeshConfig.serviceEntryVisibility", REFUSED),
-    ("MeshConfig.serviceScopeConfigs", REFUSED),
-    ("MeshConfig.serviceSettings", REFUSED),
+    ("MeshConfig.discoverySelectors", LABELS),
+    ("MeshConfig.hboneIdleTimeout", IGNORED),
+    ("MeshConfig.serviceEntryVisibility", LABELS),
+    ("MeshConfig.serviceScopeConfigs", IGNORED),
+    ("MeshConfig.serviceSettings", IGNORED),
     (
         "MeshConfig.verifyCertificateAtClient",
         "refused if false, and true is the default",
     ),
     (
-        "MeshConfig.outboundTrafficPolicy.mode=ALLOW_ANY_DYNAMIC_DNS",
-        REFUSED,
+        "MeshConfig.outboundTrafficPolicy.tls",
+        "has the fields of a DestinationRule's tls",
     ),
-    ("MeshConfig.outboundTrafficPolicy.tls", REFUSED),
     ("MeshConfig.meshMTLS.ecdhCurves", REFUSED),
     (
         "MeshConfig.defaultInboundHttpRetryPolicy.perTryTimeout",
@@ -138,6 +137,9 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
     ("MeshConfig.defaultConfig.tracing.tlsSettings.*", AGENTS),
 ];
 
+/// Shown by `crates/sources/tests/namespaces.rs`.
+const LABELS: &str = "istiod reads labels of namespaces from Kubernetes alone";
+const IGNORED: &str = "ignored (docs/compatibility.md)";
 const REFUSED: &str = "refused with its path (docs/compatibility.md)";
 const NOTHING: &str = "the value of who says nothing; refused";
 const INGRESS: &str = "refused at ingress listeners, by Istio's validation, too";

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_model::{
-    ClientTls, ClientTlsMode, DestinationRule, Hostname, Kind, LoadBalancer, MeshSettings,
-    ObjectRef, PolicySettings, PortNumber, Protocol, Resolution, Service, ServiceEndpoints,
-    ServicePort, Subset, TargetPort,
+    ClientTls, ClientTlsMode, DestinationRule, Endpoint, EndpointAddress, Hostname, Kind,
+    LoadBalancer, MeshSettings, ObjectRef, PolicySettings, PortNumber, Protocol, Resolution,
+    Service, ServiceEndpoints, ServicePort, Subset, TargetPort,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -275,7 +275,16 @@ fn outbound(
                 only_mutual: to.passed,
                 strict: false,
             };
-            let assignment = endpoints::assignment(&name, &to.members, port.number, subset, &order);
+            // Envoy resolves names and addresses, and no sockets.
+            let is_socket = |e: &&Endpoint| matches!(e.address, EndpointAddress::Unix(_));
+            let resolved: Vec<Endpoint>;
+            let mut members = to.members;
+            if members.list.iter().any(|e| is_socket(&e)) {
+                let others = members.list.iter().filter(|e| !is_socket(e));
+                resolved = others.cloned().collect();
+                members.list = &resolved;
+            }
+            let assignment = endpoints::assignment(&name, &members, port.number, subset, &order);
             let one = endpoints::count(&assignment) == 1 && assignment.endpoints.len() == 1;
             if kind == DiscoveryType::LogicalDns && !one {
                 // Envoy takes exactly one name; several are resolved like STRICT_DNS.

@@ -188,6 +188,7 @@ pub(super) fn origins_of<'a>(
 }
 
 /// The endpoints that there are, and what is known of them as servers.
+#[derive(Clone, Copy)]
 pub(super) struct Members<'a> {
     pub(super) list: &'a [Endpoint],
     /// What rules say about TLS to them.

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_model::MeshSettings;
+use weft_model::{Kind, MeshSettings};
 use weft_sources::{FileStore, Update, mesh_config};
 use weft_testkit::{Edit, Mutated, Vocabulary, WrittenWorld};
-use weft_xds::Version;
+use weft_xds::{Resource, ResourceSet, Version};
 
 use super::proxy;
 use crate::graph::{Key, ProxyFacts, ProxyView, Value};
@@ -128,7 +128,7 @@ impl<'f> Follower<'f> {
         for set in view.view.sets() {
             for resource in set.iter() {
                 // A version is a hash of the content, and of its type.
-                if self.found.seen.insert(resource.version) {
+                if self.found.seen.insert(resource.version) && !is_patched(view, set, resource) {
                     for fault in verdict::faults(set.type_url(), resource, envoy) {
                         self.found.note(&fault, edits, step);
                     }
@@ -143,6 +143,13 @@ impl<'f> Follower<'f> {
             }
         }
     }
+}
+
+/// Whether an `EnvoyFilter` had a hand in a resource: what such a patch leads to beyond the rules for fields is
+/// for proxies to refuse, and the filter's object says so then.
+fn is_patched(view: &ProxyView, set: &ResourceSet, resource: &Resource) -> bool {
+    let origins = view.origins(set.type_url(), &resource.name);
+    origins.is_some_and(|origins| origins.iter().any(|o| o.kind == Kind::EnvoyFilter))
 }
 
 /// Whether a resource was held back because Envoy would refuse a field of it, whose path stands first,

@@ -10,6 +10,8 @@ use weft_xds::{Resource, TypeUrl};
 const LACKING: &[&str] = &[
     "is not supported",
     "Weft listens on TCP only",
+    // `maxProtocolVersion` of a Gateway below 1.2.
+    "must be TLSv1_2 or TLSv1_3",
     // Certificates of an agent's: our proxy gets its own from the control plane.
     "Weft takes resources from the one ADS stream only",
 ];
