@@ -6,6 +6,7 @@ use prost::Message;
 use crate::filter_chain::{NetworkFilter, NetworkGuard};
 use crate::pass::Pass;
 use crate::pb;
+use pb::core::api_config_source::ApiType;
 use pb::google::Any;
 
 /// An extension that Weft has.
@@ -196,4 +197,28 @@ pub(crate) fn api_version(p: &mut Pass<'_>, field: &'static str, version: i32) {
     if p.enumeration::<pb::core::ApiVersion>(field, version) == Some(pb::core::ApiVersion::V2) {
         p.refuse_field(field, "must be V3");
     }
+}
+
+/// How and whom a source of the xDS protocol asks; the rest of it is refused or ignored.
+pub(crate) fn api_source<'m>(
+    p: &mut Pass<'_>,
+    message: &'m pb::core::ApiConfigSource,
+) -> (Option<ApiType>, &'m [pb::core::GrpcService]) {
+    let pb::core::ApiConfigSource {
+        api_type,
+        transport_api_version,
+        cluster_names,
+        grpc_services,
+        refresh_delay,
+        request_timeout,
+        rate_limit_settings,
+        set_node_on_first_message_only,
+        config_validators,
+    } = message;
+    unsupported!(p; config_validators, cluster_names);
+    ignore!(p, "core.ApiConfigSource"; refresh_delay, request_timeout, rate_limit_settings,
+        set_node_on_first_message_only);
+    api_version(p, "transport_api_version", *transport_api_version);
+    let api_type = p.enumeration("api_type", *api_type);
+    (api_type, grpc_services)
 }

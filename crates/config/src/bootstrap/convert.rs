@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Transport};
 use crate::endpoint::convert::locality;
 use crate::error::{ConfigError, Loaded};
 use crate::ext_authz::convert::header;
-use crate::extension::api_version;
+use crate::extension::{api_source, api_version};
 use crate::listener::Listener;
 use crate::pass::{IsSet as _, Pass};
 use crate::pb;
@@ -311,22 +311,8 @@ fn source(p: &mut Pass<'_>, message: &pb::core::ConfigSource) -> Option<Option<D
 
 fn read_ads(p: &mut Pass<'_>, message: &pb::core::ApiConfigSource) -> Option<AdsConfig> {
     use pb::core::api_config_source::ApiType;
-    let pb::core::ApiConfigSource {
-        api_type,
-        transport_api_version,
-        cluster_names,
-        grpc_services,
-        refresh_delay,
-        request_timeout,
-        rate_limit_settings,
-        set_node_on_first_message_only,
-        config_validators,
-    } = message;
-    unsupported!(p; config_validators, cluster_names);
-    ignore!(p, "core.ApiConfigSource"; refresh_delay, request_timeout, rate_limit_settings,
-        set_node_on_first_message_only);
-    api_version(p, "transport_api_version", *transport_api_version);
-    let transport = match p.enumeration("api_type", *api_type)? {
+    let (api_type, grpc_services) = api_source(p, message);
+    let transport = match api_type? {
         ApiType::Grpc | ApiType::AggregatedGrpc => AdsTransport::Grpc,
         ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => AdsTransport::DeltaGrpc,
         ApiType::Rest | ApiType::DeprecatedAndUnavailableDoNotUse => {

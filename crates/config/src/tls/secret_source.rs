@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::TlsCertificate;
 use crate::data_source::DataSource;
-use crate::extension::{ads_source, api_version};
+use crate::extension::{ads_source, api_source, api_version};
 use crate::pass::Pass;
 use crate::pb;
 use pb::extensions::transport_sockets::tls::v3::SdsSecretConfig;
@@ -62,22 +62,7 @@ pub(super) fn secret_source(p: &mut Pass<'_>, message: &SdsSecretConfig) -> Opti
 /// Whether it is the agent's cluster that is asked. How it is asked does not matter: it is here.
 fn agent(p: &mut Pass<'_>, message: &pb::core::ApiConfigSource) {
     use pb::core::grpc_service::TargetSpecifier;
-    let pb::core::ApiConfigSource {
-        api_type,
-        transport_api_version,
-        cluster_names,
-        grpc_services,
-        refresh_delay,
-        request_timeout,
-        rate_limit_settings,
-        set_node_on_first_message_only,
-        config_validators,
-    } = message;
-    unsupported!(p; config_validators, cluster_names);
-    ignore!(p, "core.ApiConfigSource"; refresh_delay, request_timeout, rate_limit_settings,
-        set_node_on_first_message_only);
-    api_version(p, "transport_api_version", *transport_api_version);
-    p.enumeration::<pb::core::api_config_source::ApiType>("api_type", *api_type);
+    let (_, grpc_services) = api_source(p, message);
     let is_agent = |service: &pb::core::GrpcService| match &service.target_specifier {
         Some(TargetSpecifier::EnvoyGrpc(target)) => target.cluster_name == AGENT,
         _ => false,

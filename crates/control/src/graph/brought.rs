@@ -44,7 +44,7 @@ pub(super) fn by_rule(
         return None;
     }
     let rules = host_rules(cx, reader, shard);
-    let served = rules.services.iter().find(|(s, _)| s.key.hostname == *name);
+    let served = rules.of_service(name);
     let origin = if let Some((seen, rule)) = served {
         let is_there = cx.seen(seen)?.port(port).is_some();
         rule.clone().filter(|_| !is_there)?
@@ -69,9 +69,7 @@ fn leader(
     let mut hosts = rule.hosts.iter().take(LOOKED_AT);
     let first = hosts.find(|host| {
         let rules = host_rules(cx, reader, Shard::of(host.as_str()));
-        let mut services = rules.services.iter();
-        let found = services.find(|(seen, _)| seen.key.hostname == **host);
-        found.is_some_and(|(seen, rule)| {
+        rules.of_service(host).is_some_and(|(seen, rule)| {
             rule.as_ref() == Some(origin)
                 && service_ports(cx, seen, RouteName::Port(port)).contains(&port)
         })

@@ -438,8 +438,8 @@ fn of_service(
 ) -> Option<OutboundHost> {
     let shard = Shard::of(wanted.key.hostname.as_str());
     let rules = host_rules(cx, &reader, shard);
-    let mut all = rules.services.iter();
-    let (seen, rule) = all.find(|(seen, _)| seen.key == wanted.key)?;
+    let found = rules.of_service(&wanted.key.hostname);
+    let (seen, rule) = found.filter(|(seen, _)| seen.key == wanted.key)?;
     let service = cx.seen(seen)?;
     service.port(port)?;
     Some(OutboundHost {

@@ -87,9 +87,18 @@ pub(crate) type Targets = BTreeMap<Hostname, Option<BTreeSet<PortNumber>>>;
 /// Which rule holds for each host of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostRules {
+    /// In the order of their hosts.
     pub(crate) services: Vec<(Seen, Option<ObjectRef>)>,
     /// Hosts that only rules know.
     pub(crate) free: Vec<(Hostname, ObjectRef)>,
+}
+
+impl HostRules {
+    /// The visible service of a host, and the rule that speaks for it.
+    pub(crate) fn of_service(&self, host: &Hostname) -> Option<&(Seen, Option<ObjectRef>)> {
+        let found = (self.services).binary_search_by(|(seen, _)| seen.key.hostname.cmp(host));
+        found.ok().and_then(|index| self.services.get(index))
+    }
 }
 
 /// A service that shares the wildcard address on a port.

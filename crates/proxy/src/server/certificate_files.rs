@@ -149,8 +149,9 @@ impl Resources {
                     tracing::info!(owner, "renewed certificates have been read");
                 }
                 Err(error) => {
-                    // One that is tried in vain every second is told once.
-                    if failed.get(&owner) != Some(&error) {
+                    // One that is tried in vain every second, or twice now, is told once.
+                    let told = [failed.get(&owner), now.get(&owner)];
+                    if !told.contains(&Some(&error)) {
                         stats.update_rejected.inc();
                         tracing::warn!(
                             error,
