@@ -149,7 +149,9 @@ impl Mesh {
         let listeners = view.view.get(&TypeUrl::LISTENER).expect("listeners");
         let text = text.as_bytes();
         let has = |body: &[u8]| body.windows(text.len()).any(|part| part == text);
-        listeners.iter().any(|resource| has(&resource.body))
+        listeners
+            .iter()
+            .any(|resource| has(&resource.body.to_bytes()))
     }
 
     async fn gets(&self, text: &str) {

@@ -39,7 +39,7 @@ fn calls(control: &ControlPlane, address: &str) -> bool {
     let view = control.status().view_of(&proxy);
     let name = plane::CLUSTER;
     let resource = view.view.resource(&TypeUrl::ENDPOINT, name);
-    let body = resource.expect("the service's endpoints").body.clone();
+    let body = resource.expect("the service's endpoints").body.to_bytes();
     let text = String::from_utf8_lossy(&body).into_owned();
     text.contains(address)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::{fmt, slice};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::type_url::TypeUrl;
@@ -125,12 +125,31 @@ impl<T: Into<Bytes>> From<T> for Body {
     }
 }
 
+/// Pieces from this size on are kept as they are; smaller neighbours are joined, once for all who are sent them.
+const WORTH_SHARING: usize = 8 << 10;
+
 impl FromIterator<Bytes> for Body {
     fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> Self {
-        let pieces: Arc<[Bytes]> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
+        let mut kept: Vec<Bytes> = Vec::new();
+        let mut small = BytesMut::new();
+        for piece in pieces {
+            if piece.len() < WORTH_SHARING {
+                small.extend_from_slice(&piece);
+            }
+            let large = piece.len() >= WORTH_SHARING;
+            if !small.is_empty() && (large || small.len() >= 2 * WORTH_SHARING) {
+                kept.push(small.split().freeze());
+            }
+            if large {
+                kept.push(piece);
+            }
+        }
+        if !small.is_empty() {
+            kept.push(small.freeze());
+        }
         Body {
-            length: pieces.iter().map(Bytes::len).sum(),
-            pieces: Pieces::Some(pieces),
+            length: kept.iter().map(Bytes::len).sum(),
+            pieces: Pieces::Some(kept.into()),
         }
     }
 }
@@ -221,8 +240,24 @@ mod tests {
         let pieces = ["ab", "", "cdef"].map(|p| Bytes::from_static(p.as_bytes()));
         let parted = Resource::new(&TypeUrl::ROUTE, "r", Body::from_iter(pieces));
         assert_eq!(parted.version, whole.version);
-        assert_eq!((parted.body.len(), parted.body.pieces().len()), (6, 2));
         assert_eq!(parted.body.to_bytes(), whole.body.to_bytes());
+        let sizes = [
+            3,
+            WORTH_SHARING,
+            5,
+            7,
+            WORTH_SHARING - 1,
+            WORTH_SHARING - 1,
+            9,
+        ];
+        let pieces = sizes.map(|size| Bytes::from(vec![7; size]));
+        let large = pieces[1].as_ptr();
+        let body = Body::from_iter(pieces);
+        let lengths: Vec<usize> = body.pieces().iter().map(Bytes::len).collect();
+        let joined = [3, WORTH_SHARING, 2 * WORTH_SHARING + 10, 9];
+        assert_eq!(lengths, joined);
+        assert_eq!(body.pieces()[1].as_ptr(), large, "it is shared");
+        assert_eq!(body.to_vec().len(), sizes.iter().sum::<usize>());
         let none = Body::from_iter([]);
         assert!(none.is_empty() && none.pieces().is_empty() && none.to_vec().is_empty());
     }

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use ahash::HashSet;
 use parking_lot::Mutex;
-use weft_proto::{Any, rules};
+use weft_proto::{pool, rules};
 use weft_xds::TypeUrl;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -34,7 +34,7 @@ pub(super) fn checked(
     before: Option<&Chunk>,
 ) -> Chunk {
     let checked = resources.into_iter().filter_map(|emitted| {
-        let Some(message) = fault(type_url, emitted.resource.body.to_vec()) else {
+        let Some(message) = fault(type_url, &emitted.resource.body.to_bytes()) else {
             return Some(emitted);
         };
         let fault = Fault {
@@ -81,7 +81,7 @@ pub(crate) fn refused_host(field: &[u8]) -> Option<String> {
     if SOUND.lock().contains(&hash) {
         return None;
     }
-    let refused = fault(&TypeUrl::ROUTE, field.to_vec()).or_else(|| load::refusal(field));
+    let refused = fault(&TypeUrl::ROUTE, field).or_else(|| load::refusal(field));
     if refused.is_none() {
         let mut sound = SOUND.lock();
         if sound.len() >= SOUND_HOSTS {
@@ -97,12 +97,9 @@ static SOUND: LazyLock<Mutex<HashSet<u128>>> = LazyLock::new(Mutex::default);
 /// Then they are forgotten.
 const SOUND_HOSTS: usize = 65_536;
 
-fn fault(type_url: &TypeUrl, value: Vec<u8>) -> Option<String> {
-    let any = Any {
-        type_url: type_url.as_str().to_owned(),
-        value,
-    };
-    let violations = rules::validate_any(&any).err()?;
+fn fault(type_url: &TypeUrl, value: &[u8]) -> Option<String> {
+    let name = pool::full_name_of(type_url.as_str());
+    let violations = rules::validate_bytes(name, value).err()?;
     let lines: Vec<String> = violations
         .iter()
         .map(|v| format!("{}: {}", v.path, v.message))

@@ -12,7 +12,7 @@ use super::{
 use crate::node::Proxy;
 
 fn decoded<M: Message + Default>(resource: &Resource) -> M {
-    M::decode(resource.body.clone()).expect("a valid message")
+    M::decode(resource.body.to_bytes()).expect("a valid message")
 }
 
 /// Why the data plane refuses a resource, if it does.

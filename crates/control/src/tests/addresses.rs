@@ -78,7 +78,7 @@ fn table(mesh: &mut Mesh, proxy: &Proxy) -> NameTable {
     let set = view.get(&TypeUrl::NAME_TABLE).expect("a name table");
     let only = set.iter().next().expect("one resource");
     assert_eq!(set.iter().count(), 1);
-    NameTable::decode(only.body.clone()).expect("valid")
+    NameTable::decode(only.body.to_bytes()).expect("valid")
 }
 
 fn addresses(table: &NameTable, host: &str) -> Vec<String> {

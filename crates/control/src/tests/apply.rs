@@ -80,7 +80,7 @@ fn endpoints(view: &View, cluster: &str) -> Option<usize> {
     let Some(resource) = view.resource(&TypeUrl::ENDPOINT, cluster) else {
         return Some(0);
     };
-    let assignment = ClusterLoadAssignment::decode(resource.body.clone()).expect("a message");
+    let assignment = ClusterLoadAssignment::decode(resource.body.to_bytes()).expect("a message");
     let hosts = assignment.endpoints.iter();
     Some(hosts.map(|locality| locality.lb_endpoints.len()).sum())
 }

@@ -179,7 +179,12 @@ fn merging_nothing_changes_no_message() {
                     };
                     weft_proto::json::any_to_json(&any)
                 };
-                assert_eq!(json(&after.body), json(&before.body), "{}", before.name);
+                assert_eq!(
+                    json(&after.body.to_bytes()),
+                    json(&before.body.to_bytes()),
+                    "{}",
+                    before.name
+                );
             }
         }
     }
@@ -236,7 +241,7 @@ fn extensions_are_served_by_name() {
     let mut mesh = mesh(&[filter("ecds", "shop", &[added])]);
     let view = mesh.view(&sidecar("10.0.0.9", "shop"));
     let resource = view.view.resource(&TypeUrl::EXTENSION_CONFIG, "found");
-    let body = resource.expect("the extension").body.clone();
+    let body = resource.expect("the extension").body.to_bytes();
     let extension = crate::pb::core::v3::TypedExtensionConfig::decode(body).expect("valid");
     assert_eq!(extension.name, "found");
     assert!(view.origins(&TypeUrl::EXTENSION_CONFIG, "found").is_some());

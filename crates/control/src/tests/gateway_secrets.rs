@@ -268,7 +268,7 @@ fn people_never_see_a_key() {
     for resource in set.iter() {
         let contains = |body: &[u8]| body.windows(11).any(|part| part == b"PRIVATE KEY");
         let shown = weft_proto::json::any_to_json(&shown(&TypeUrl::SECRET, resource));
-        if contains(&resource.body) {
+        if contains(&resource.body.to_bytes()) {
             keys += 1;
             let key = &shown["tls_certificate"]["private_key"];
             assert_eq!(*key, json!({"inline_bytes": "W3JlZGFjdGVkXQ=="}));

@@ -117,7 +117,7 @@ impl Config {
         let resource = resource.unwrap_or_else(|| {
             panic!("no {name} among {:?}", self.names(type_url));
         });
-        M::decode(resource.body.clone()).expect("a valid message")
+        M::decode(resource.body.to_bytes()).expect("a valid message")
     }
 
     pub(crate) fn cluster(&self, name: &str) -> cluster::v3::Cluster {

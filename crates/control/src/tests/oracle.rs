@@ -402,7 +402,7 @@ fn check(view: &ProxyView, seen: &mut Seen) {
                 resource.name
             );
             if *set.type_url() == TypeUrl::ROUTE {
-                let body = resource.body.clone();
+                let body = resource.body.to_bytes();
                 let configuration = RouteConfiguration::decode(body).expect("valid");
                 unique_domains(&configuration);
                 short_names(&configuration);

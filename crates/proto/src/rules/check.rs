@@ -8,6 +8,7 @@ use prost_reflect::{DynamicMessage, Kind, Value as Field};
 use super::{
     range::{Range, list},
     text::{TextCheck, size_broken},
+    wire::Raw,
 };
 use crate::{
     duration,
@@ -185,6 +186,82 @@ impl Check {
         }
     }
 
+    /// Whether a value that is no message surely fulfils the rules.
+    pub(super) fn passes(&self, value: Raw<'_>) -> bool {
+        let Some(check) = &self.value else {
+            return true;
+        };
+        match (check, value) {
+            (ValueCheck::Int(range), Raw::Int(value)) => range.broken(value, text).is_none(),
+            (ValueCheck::Float(range), Raw::Float(value)) => range.broken(value, text).is_none(),
+            (ValueCheck::Bool(constant), Raw::Bool(value)) => *constant == value,
+            (ValueCheck::Text(check), Raw::Text(value)) => check.broken(value).is_none(),
+            (ValueCheck::Bytes { least, most, exact }, Raw::Bytes(value)) => {
+                size_broken(value.len(), *least, *most, *exact, "", "").is_none()
+            }
+            (ValueCheck::Enum { rules, defined }, Raw::Enum(value)) => {
+                enum_broken(rules, defined.as_deref(), value).is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether so many items or pairs, which may be equal, surely fulfil the rules of their list or map.
+    pub(super) fn passes_count(&self, count: usize) -> bool {
+        let (least, most, same_count, skips) = match &self.value {
+            None => return true,
+            Some(ValueCheck::List {
+                least,
+                most,
+                unique,
+                ignore_empty,
+                ..
+            }) => (*least, *most, !unique || count < 2, *ignore_empty),
+            // Pairs with one key are one.
+            Some(ValueCheck::Map {
+                least,
+                most,
+                ignore_empty,
+                ..
+            }) => (
+                *least,
+                *most,
+                (least.is_none() && most.is_none()) || count < 2,
+                *ignore_empty,
+            ),
+            Some(_) => return false,
+        };
+        let empty = skips && count == 0;
+        same_count && (empty || count_broken(count, least, most, "").is_none())
+    }
+
+    /// These rules if they say anything about a message that is there.
+    pub(super) fn of_message(&self) -> Option<&Self> {
+        self.value.is_some().then_some(self)
+    }
+
+    /// Whether a message surely fulfils the rules; `part` reads a field of it. `None` if not.
+    pub(super) fn passes_encoded<'b>(&self, part: impl Fn(u32) -> Option<Raw<'b>>) -> Option<()> {
+        let passes = match self.value.as_ref()? {
+            ValueCheck::Duration(range) => {
+                let (Raw::Int(seconds), Raw::Int(nanos)) = (part(1)?, part(2)?) else {
+                    return None;
+                };
+                let nanos = seconds * 1_000_000_000 + nanos;
+                range.broken(nanos, show_nanos).is_none()
+            }
+            ValueCheck::Any(rules) => {
+                let Raw::Text(url) = part(1)? else {
+                    return None;
+                };
+                any_broken(rules, url).is_none()
+            }
+            ValueCheck::List { .. } | ValueCheck::Map { .. } => false,
+            _ => self.passes(part(1)?),
+        };
+        passes.then_some(())
+    }
+
     /// What is wrong with a value as a whole; items, pairs and messages in it are apart.
     pub(super) fn whole(&self, value: &Field) -> Option<String> {
         let check = self.value.as_ref()?;
@@ -192,7 +269,10 @@ impl Check {
             (ValueCheck::Duration(range), Field::Message(message)) => {
                 range.broken(nanos(message), show_nanos)
             }
-            (ValueCheck::Any(rules), Field::Message(message)) => any_broken(rules, message),
+            (ValueCheck::Any(rules), Field::Message(message)) => {
+                let url = message.get_field_by_number(1)?;
+                any_broken(rules, url.as_str()?)
+            }
             (ValueCheck::Duration(_) | ValueCheck::Any(_), _) => None,
             // The rules of a number or a text also hold for its wrapper.
             (_, Field::Message(wrapper)) => {
@@ -338,9 +418,7 @@ fn enum_broken(rules: &EnumRules, defined: Option<&[i32]>, value: i32) -> Option
     None
 }
 
-fn any_broken(rules: &AnyRules, any: &DynamicMessage) -> Option<String> {
-    let url = any.get_field_by_number(1)?;
-    let url = url.as_str()?;
+fn any_broken(rules: &AnyRules, url: &str) -> Option<String> {
     let names = |urls: &[String]| {
         urls.iter()
             .any(|other| other == url || pool::full_name_of(other) == pool::full_name_of(url))

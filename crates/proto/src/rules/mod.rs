@@ -6,6 +6,7 @@ mod check;
 mod range;
 mod table;
 mod text;
+mod wire;
 
 use std::{fmt, fmt::Write as _};
 
@@ -61,7 +62,8 @@ pub fn validate_dynamic(message: &DynamicMessage) -> Result<(), Vec<Violation>> 
     walk.outcome()
 }
 
-fn validate_bytes(full_name: &str, bytes: &[u8]) -> Result<(), Vec<Violation>> {
+/// Checks the bytes of a message. A type that is not built in is not checked.
+pub fn validate_bytes(full_name: &str, bytes: &[u8]) -> Result<(), Vec<Violation>> {
     let mut walk = Walk::default();
     walk.bytes(full_name, bytes);
     walk.outcome()
@@ -108,9 +110,16 @@ impl Walk {
     }
 
     fn bytes(&mut self, full_name: &str, bytes: &[u8]) {
-        let Some(plan) = Table::get().index_of(full_name) else {
+        let table = Table::get();
+        let Some(plan) = table.index_of(full_name) else {
             return;
         };
+        if !table.is_surely_sound(full_name, bytes) {
+            self.decoded(full_name, bytes, plan);
+        }
+    }
+
+    fn decoded(&mut self, full_name: &str, bytes: &[u8], plan: usize) {
         let Some(descriptor) = pool::message(full_name) else {
             return;
         };
@@ -208,11 +217,4 @@ fn key_text(key: &MapKey) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_rule_that_the_descriptors_carry_is_understood() {
-        assert_eq!(Table::build().1, [] as [String; 0]);
-    }
-}
+mod tests;

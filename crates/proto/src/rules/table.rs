@@ -11,12 +11,15 @@ use prost_reflect::{
 };
 
 use super::check::Check;
+use super::wire::Shape;
 use crate::{pb::validate::FieldRules, pool};
 
 /// The plans of all messages that have one.
 pub(super) struct Table {
     by_name: HashMap<String, usize>,
     plans: Vec<Plan>,
+    shapes: Vec<Shape>,
+    shape_by_name: HashMap<String, usize>,
 }
 
 /// What to check of one message.
@@ -68,6 +71,15 @@ impl Table {
         self.plans.get(index)
     }
 
+    /// Where the shape of a message is.
+    pub(super) fn place_of(&self, full_name: &str) -> Option<usize> {
+        self.shape_by_name.get(full_name).copied()
+    }
+
+    pub(super) fn shape(&self, place: usize) -> Option<&Shape> {
+        self.shapes.get(place)
+    }
+
     /// The table, and the rules that this module would have to leave out: none, as a test
     /// shows.
     pub(super) fn build() -> (Self, Vec<String>) {
@@ -90,13 +102,33 @@ impl Table {
                 by_name.insert(message.full_name().to_owned(), by_name.len());
             }
         }
-        let plans = rules
+        let plans: Vec<Plan> = rules
             .into_iter()
             .zip(&messages)
             .filter(|(_, message)| wanted.contains(message.full_name()))
             .map(|(rules, _)| rules.into_plan(&by_name))
             .collect();
-        (Self { by_name, plans }, not_understood)
+        let mut table = Self {
+            by_name,
+            plans,
+            shapes: Vec::new(),
+            shape_by_name: HashMap::new(),
+        };
+        table.add_shapes();
+        (table, not_understood)
+    }
+
+    /// The shapes of all messages, with those that only stand for pairs of maps.
+    fn add_shapes(&mut self) {
+        let messages: Vec<MessageDescriptor> = pool().all_messages().collect();
+        let names = messages.iter().map(|m| m.full_name().to_owned());
+        self.shape_by_name = names.zip(0..).collect();
+        let shapes = messages.iter().map(|message| {
+            let plan = self.index_of(message.full_name());
+            let plan = plan.and_then(|plan| self.plan(plan));
+            Shape::new(message, plan, &|of| self.place_of(of.full_name()))
+        });
+        self.shapes = shapes.collect();
     }
 }
 

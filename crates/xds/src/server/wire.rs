@@ -270,23 +270,11 @@ impl Answers {
 }
 
 impl Answers {
-    /// The next piece of the body that is being written: one of its own, or small ones gathered.
+    /// The next piece of the body that is being written.
     fn body_piece(&mut self) -> Option<Bytes> {
         let (body, next) = self.body.as_mut()?;
-        let left = body.pieces().get(*next..).unwrap_or_default();
-        let small = left.iter().take_while(|piece| piece.len() < SHARED);
-        let mut gathered = 0;
-        let small = small.take_while(|piece| {
-            gathered += piece.len();
-            gathered <= PIECE
-        });
-        let small = small.count();
-        let piece = match left.split_at(small.max(1).min(left.len())) {
-            ([], _) => None,
-            ([one], _) => Some(one.clone()),
-            (some, _) => Some(some.concat().into()),
-        };
-        *next += small.max(1);
+        let piece = body.pieces().get(*next).cloned();
+        *next += 1;
         if *next >= body.pieces().len() {
             self.body = None;
         }
@@ -423,15 +411,13 @@ mod tests {
     #[tokio::test]
     async fn large_bodies_are_not_copied_and_small_ones_are_gathered() {
         let mut answer = answer(&[10, 10, 100_000]);
-        let parts = [20, PIECE, 30, SHARED - 40, 8, SHARED];
-        let parts = parts.map(|size| Bytes::from(vec![1; size]));
+        let parts = [PIECE, SHARED].map(|size| Bytes::from(vec![1; size]));
         answer.resources[2].0.body = parts.iter().cloned().collect();
         let message = Message::answer(Mode::Delta, answer, usize::MAX).expect("it fits");
         let (pieces, _) = pieces(vec![message]).await;
-        assert_eq!(pieces.len(), 5);
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(pieces[1].as_ptr(), parts[0].as_ptr());
         assert_eq!(pieces[2].as_ptr(), parts[1].as_ptr());
-        assert_eq!(pieces[3].len(), 30 + SHARED - 40 + 8);
-        assert_eq!(pieces[4].as_ptr(), parts[5].as_ptr());
     }
 
     #[tokio::test]

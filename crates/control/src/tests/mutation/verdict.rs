@@ -47,7 +47,7 @@ pub fn faults(kind: &TypeUrl, resource: &Resource, envoy: bool) -> Vec<String> {
 }
 
 fn decoded<M: Message + Default>(resource: &Resource) -> Result<M, String> {
-    M::decode(resource.body.clone()).map_err(|error| format!("is damaged: {error}"))
+    M::decode(resource.body.to_bytes()).map_err(|error| format!("is damaged: {error}"))
 }
 
 fn refusal(kind: &TypeUrl, resource: &Resource) -> Result<Vec<String>, String> {
