@@ -7,14 +7,16 @@ mod attributes;
 mod bolt;
 mod bytes_at;
 mod codec;
+mod dubbo;
 mod frame;
+mod hessian;
 
 pub use attributes::{Attachments, Attribute, Attributes, Call};
 pub use codec::{Codec, DecodeError, Decoded, Failure, Limits, PoolMode, RewriteError, Sniffed};
 pub use frame::{Flavour, Frame, Kind, Origin, Outcome};
 
 /// Every protocol that there is.
-pub static CODECS: &[&dyn Codec] = &[&bolt::Bolt];
+pub static CODECS: &[&dyn Codec] = &[&bolt::Bolt, &dubbo::Dubbo];
 
 /// The codec of a name, e.g. `dubbo`.
 pub fn codec(name: &str) -> Option<&'static dyn Codec> {

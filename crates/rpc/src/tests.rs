@@ -24,7 +24,10 @@ pub(crate) fn whole(codec: &'static dyn Codec, bytes: &[u8]) -> Frame {
 
 /// Frames of real peers, by codec. A codec without any fails the test below.
 fn golden() -> Vec<(&'static dyn Codec, Vec<Vec<u8>>)> {
-    let table: &[(&str, &[&[&str]])] = &[("bolt", crate::bolt::golden::ALL)];
+    let table: &[(&str, &[&[&str]])] = &[
+        ("bolt", crate::bolt::golden::ALL),
+        ("dubbo", crate::dubbo::golden::ALL),
+    ];
     let frames = |all: &[&[&str]]| all.iter().map(|parts| bytes(parts)).collect();
     let row = |(name, all): &(&str, &[&[&str]])| (codec(name).unwrap(), frames(all));
     table.iter().map(row).collect()
