@@ -81,6 +81,7 @@ fn main() -> Result<()> {
         .enable_type_names()
         .compile_well_known_types()
         .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
+        .extern_path(".envoy", "::envoy_types::pb::envoy")
         .btree_map(["."])
         .include_file("ours.rs")
         .compile_fds(set)?;

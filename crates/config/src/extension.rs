@@ -90,6 +90,14 @@ pub(crate) const NETWORK_FILTERS: &[Extension<ChainFilter>] = &[
                 .map(|proxy| ChainFilter::End(NetworkFilter::TcpProxy(proxy.into())))
         },
     },
+    Extension {
+        name: "aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            crate::rpc::convert::rpc_manager(p, &message)
+                .map(|manager| ChainFilter::End(NetworkFilter::Rpc(manager.into())))
+        },
+    },
 ];
 
 /// A transport socket as configured: its TLS context, or none for plain text.

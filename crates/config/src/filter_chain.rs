@@ -11,6 +11,7 @@ use crate::http_filter::HttpFilterConfig;
 use crate::http_manager::HttpManager;
 use crate::jwt::KeySource;
 use crate::rbac::NetworkRbac;
+use crate::rpc::RpcManager;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::DownstreamTls;
 
@@ -28,6 +29,8 @@ pub enum NetworkFilter {
     Http(Arc<HttpManager>),
     /// TCP proxy; ends the chain.
     TcpProxy(Arc<TcpProxy>),
+    /// RPC connection manager; ends the chain.
+    Rpc(Arc<RpcManager>),
 }
 
 /// A filter chain.
@@ -50,7 +53,7 @@ impl FilterChain {
     pub fn fetches_early(&self) -> bool {
         let managers = self.filters.iter().filter_map(|filter| match filter {
             NetworkFilter::Http(manager) => Some(manager),
-            NetworkFilter::TcpProxy(_) => None,
+            NetworkFilter::TcpProxy(_) | NetworkFilter::Rpc(_) => None,
         });
         let mut filters = managers.flat_map(|manager| &manager.filters);
         filters.any(|filter| match &filter.config {

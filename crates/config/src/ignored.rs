@@ -48,6 +48,8 @@ const ADS_ONLY: &str = "resources come over the one ADS stream";
 #[rustfmt::skip] // one line a field
 pub const IGNORED: &[IgnoredEntry] = &[
     // Anywhere.
+    line("meta_protocol_proxy.MetaProtocolProxy", "tracing", TRACING),
+    line("meta_protocol_proxy.ApplicationProtocol", "multiplexing", "connections to hosts are shared as the protocol allows it"),
     line("core.RuntimeFractionalPercent", "runtime_key", RUNTIME),
     line("core.RuntimeUInt32", "runtime_key", RUNTIME),
     line("core.RuntimeDouble", "runtime_key", RUNTIME),

@@ -45,6 +45,7 @@ pub mod metadata;
 pub mod path;
 pub mod rbac;
 pub mod route;
+pub mod rpc;
 pub mod secret;
 pub mod tcp_proxy;
 pub mod tls;
@@ -75,6 +76,7 @@ pub use rbac::Rbac;
 pub use route::{
     Forward, Redirect, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
 };
+pub use rpc::RpcManager;
 pub use secret::Secret;
 pub use tcp_proxy::TcpProxy;
 pub use tls::{DownstreamTls, UpstreamTls};

@@ -320,6 +320,10 @@ impl Scope {
     pub fn tcp(prefix: impl Into<Arc<str>>) -> Self {
         Self::tagged("tcp", "envoy_tcp_prefix", prefix)
     }
+    /// `meta_protocol.<protocol>.<stat prefix>.…`
+    pub fn rpc(prefix: impl Into<Arc<str>>) -> Self {
+        Self::tagged("meta_protocol", "envoy_meta_protocol_prefix", prefix)
+    }
     /// `listener.<address>.…`
     pub fn listener(address: impl Into<Arc<str>>) -> Self {
         Self::tagged("listener", "envoy_listener_address", address)

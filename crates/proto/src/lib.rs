@@ -49,8 +49,12 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/ours.rs"));
 }
 
+/// Aeraki's API of RPC connection managers, as messages of our own with Aeraki's names and numbers.
+pub use generated::aeraki;
 /// Istio's API, as messages of our own with Istio's names and numbers.
 pub use generated::istio;
+/// What Weft adds to Aeraki's API.
+pub use generated::weft::rpc::v1 as rpc;
 /// `udpa.type.v1.TypedStruct`, the older name of [`xds`]'s.
 pub use generated::udpa;
 /// The plain Kubernetes objects, reduced to what a mesh reads.

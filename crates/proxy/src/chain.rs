@@ -20,6 +20,7 @@ use crate::connection::Registered;
 use crate::guard::Guard;
 use crate::http::{Downstream, Manager, serve, version};
 use crate::routes::RouteSlot;
+use crate::rpc::RpcManager;
 use crate::stats::ListenerStats;
 use crate::tcp::TcpManager;
 use crate::worker::Worker;
@@ -92,6 +93,7 @@ pub(crate) struct Chain {
 enum Network {
     Http(Rc<Manager>),
     Tcp(Rc<TcpManager>),
+    Rpc(Rc<RpcManager>),
     /// A chain without filters closes its connections.
     Nothing,
 }
@@ -108,6 +110,9 @@ impl Chain {
             )),
             Some(NetworkFilter::TcpProxy(config)) => {
                 Network::Tcp(TcpManager::new(Arc::clone(config), &spec.logs, worker))
+            }
+            Some(NetworkFilter::Rpc(config)) => {
+                Network::Rpc(RpcManager::new(Arc::clone(config), worker))
             }
             None => Network::Nothing,
         };
@@ -138,6 +143,10 @@ impl Chain {
                     common.max_connection_duration,
                 );
             }
+            Network::Rpc(manager) => {
+                let idle = manager.config.idle_timeout;
+                registered.handle().bind(self.spec.id, idle, None);
+            }
             Network::Tcp(_) | Network::Nothing => {
                 registered.handle().bind(self.spec.id, None, None);
             }
@@ -152,6 +161,12 @@ impl Chain {
                     .await
                 {
                     manager.serve(stream, (peer, local), &registered).await;
+                }
+            }
+            (Network::Rpc(manager), None) => {
+                let stream = Stream::plain(io);
+                if self.admits(&stream, None, (peer, local), &registered).await {
+                    manager.serve(stream, local, &registered).await;
                 }
             }
             (Network::Http(manager), None) => {
@@ -176,6 +191,7 @@ impl Chain {
                     Network::Tcp(manager) => {
                         manager.serve(stream, (peer, local), &registered).await;
                     }
+                    Network::Rpc(manager) => manager.serve(stream, local, &registered).await,
                     Network::Http(manager) => {
                         let stream = (stream, tls.own_uris.as_slice());
                         http(manager, stream, None, (peer, local), registered).await;
@@ -209,6 +225,7 @@ impl Chain {
                     manager.stats.downstream_cx_destroy.inc();
                     manager.stats.downstream_cx_destroy_local.inc();
                 }
+                Network::Rpc(manager) => manager.stats.cx_total.inc(),
                 Network::Nothing => {}
             }
             if let Some(delay) = refused.delay {

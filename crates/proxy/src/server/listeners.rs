@@ -241,7 +241,7 @@ impl Listeners {
                 (routes, self.open_logs(&http.access_logs)?)
             }
             Some(NetworkFilter::TcpProxy(tcp)) => (None, self.open_logs(&tcp.access_logs)?),
-            None => (None, Vec::new()),
+            Some(NetworkFilter::Rpc(_)) | None => (None, Vec::new()),
         };
         Ok(ChainSpec {
             id,

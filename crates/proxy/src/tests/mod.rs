@@ -7,4 +7,5 @@ mod limits;
 mod lying;
 mod proxy;
 mod routes;
+mod rpc;
 mod uploads;

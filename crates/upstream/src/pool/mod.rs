@@ -20,6 +20,7 @@ use crate::breaker::Priority;
 use crate::connector::{Connector, Protocol, TlsConfig, TlsContext};
 use crate::failure::{FailureKind, SendFailure};
 use crate::host::HostShared;
+use crate::shared::SharedConnections;
 use guard::{Accounts, Guard};
 use http1::Http1;
 use http2::Http2;
@@ -47,6 +48,7 @@ pub(crate) struct HostPools {
     retired: Cell<bool>,
     main: OnceCell<Rc<Pool>>,
     keyed: RefCell<AHashMap<PoolKey, Rc<Pool>>>,
+    shared: SharedConnections,
 }
 
 impl HostPools {
@@ -64,11 +66,17 @@ impl HostPools {
             retired: Cell::new(false),
             main: OnceCell::new(),
             keyed: RefCell::default(),
+            shared: SharedConnections::default(),
         })
     }
 
     pub(crate) fn connector(&self) -> &Arc<Connector> {
         &self.connector
+    }
+
+    /// Connections of other protocols.
+    pub(crate) fn shared(&self) -> &SharedConnections {
+        &self.shared
     }
 
     /// The pool for a key; most have none.
@@ -140,6 +148,7 @@ impl HostPools {
     /// must be made anew.
     pub(crate) fn retire(&self) {
         self.retired.set(true);
+        self.shared.retire();
         let keyed = std::mem::take(&mut *self.keyed.borrow_mut());
         for pool in self.main.get().into_iter().chain(keyed.values()) {
             pool.retire();

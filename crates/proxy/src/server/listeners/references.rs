@@ -49,6 +49,9 @@ impl Listeners {
                             names.extend(clusters.iter().map(|(name, _)| Arc::clone(name)));
                         }
                     },
+                    NetworkFilter::Rpc(rpc) => {
+                        names.extend(rpc.routes.clusters().map(Arc::clone));
+                    }
                 }
             }
         }

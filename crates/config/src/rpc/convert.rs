@@ -1,0 +1,315 @@
+//! `MetaProtocolProxy` → RPC connection manager.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_proto::aeraki::meta_protocol_proxy as aeraki;
+use weft_proto::rpc::CodecOptions;
+use weft_rpc::{Attribute, Codec, Limits, PoolMode};
+
+use super::{AttributeMatch, RpcManager, RpcRoute, RpcRoutes};
+use crate::extension::{Extension, decode, typed};
+use crate::matching::header_condition;
+use crate::pass::Pass;
+use crate::pb;
+use crate::tcp_proxy::TcpClusters;
+use aeraki::config::route::v1alpha as route;
+use aeraki::v1alpha as pb_rpc;
+
+/// Aeraki's names of codecs begin so.
+const CODEC_PREFIX: &str = "aeraki.meta_protocol.codec.";
+/// Without a word of the client, the route or the configuration.
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
+/// sofa-bolt asks after 15 s; Dubbo's hosts wait for 180 s.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+/// Limits of `max_frame_bytes`: a header, and what a 32-bit length of a frame can say.
+const FRAME_BYTES: std::ops::RangeInclusive<u32> = 64..=0x7fff_ffff;
+/// Bytes of a key or value that mutations set, as in Aeraki's API.
+const MAX_MUTATION: usize = 16 * 1024;
+/// Mutations of a route, as in Aeraki's API.
+const MAX_MUTATIONS: usize = 1000;
+
+pub(crate) fn rpc_manager(
+    p: &mut Pass<'_>,
+    message: &pb_rpc::MetaProtocolProxy,
+) -> Option<RpcManager> {
+    let pb_rpc::MetaProtocolProxy {
+        stat_prefix,
+        application_protocol,
+        codec,
+        meta_protocol_filters,
+        tracing,
+        access_log,
+        idle_timeout,
+        protocol,
+        route_specifier,
+    } = message;
+    unsupported!(p; access_log);
+    ignore!(p, "meta_protocol_proxy.MetaProtocolProxy"; tracing);
+    let stat_prefix = p.name("stat_prefix", stat_prefix);
+    filters(p, meta_protocol_filters);
+    let (name, options) = match protocol {
+        Some(protocol) => p.at("protocol", |p| {
+            let pb_rpc::ApplicationProtocol {
+                name,
+                codec,
+                multiplexing,
+            } = protocol;
+            ignore!(p, "meta_protocol_proxy.ApplicationProtocol"; multiplexing);
+            (p.name("name", name), codec_of(p, codec.as_ref()))
+        }),
+        None => (
+            p.name("application_protocol", application_protocol),
+            codec_of(p, codec.as_ref()),
+        ),
+    };
+    let idle_timeout = p.timeout("idle_timeout", idle_timeout.as_ref(), None);
+    let routes = match route_specifier {
+        Some(pb_rpc::meta_protocol_proxy::RouteSpecifier::RouteConfig(config)) => {
+            p.at("route_config", |p| routes(p, config))
+        }
+        Some(pb_rpc::meta_protocol_proxy::RouteSpecifier::Rds(_)) => {
+            p.refuse_field("rds", "is not supported by Weft yet; use route_config");
+            None
+        }
+        None => {
+            p.refuse("needs route_config");
+            None
+        }
+    };
+    let (codec, options) = options?;
+    Some(RpcManager {
+        stat_prefix: format!("{}.{}", name?, stat_prefix?).into(),
+        codec,
+        limits: options.limits,
+        default_timeout: options.default_timeout,
+        heartbeat_interval: options.heartbeat_interval,
+        idle_timeout,
+        routes: Arc::new(routes?),
+    })
+}
+
+/// Only the router, which ends the chain.
+fn filters(p: &mut Pass<'_>, filters: &[pb_rpc::MetaProtocolFilter]) {
+    let mut ended = false;
+    p.each("meta_protocol_filters", filters, |p, filter| {
+        let pb_rpc::MetaProtocolFilter { name, config } = filter;
+        if ended {
+            p.refuse("stands behind the router, which ends the chain");
+        }
+        if name == "aeraki.meta_protocol.filters.router" {
+            if config.is_some() {
+                typed(p, "config", config.as_ref(), ROUTER)?;
+            }
+            ended = true;
+        } else {
+            p.refuse(format!("{name:?} is not supported by Weft; remove it"));
+        }
+        Some(())
+    });
+}
+
+const ROUTER: &[Extension<()>] = &[Extension {
+    name: "aeraki.meta_protocol_proxy.filters.router.v1alpha.Router",
+    read: |p, bytes| {
+        let aeraki::filters::router::v1alpha::Router {} = decode(p, bytes)?;
+        Some(())
+    },
+}];
+
+struct Options {
+    limits: Limits,
+    default_timeout: Option<Duration>,
+    heartbeat_interval: Option<Duration>,
+}
+
+fn codec_of(
+    p: &mut Pass<'_>,
+    message: Option<&pb_rpc::Codec>,
+) -> Option<(&'static dyn Codec, Options)> {
+    p.required("codec", message, |p, message| {
+        let pb_rpc::Codec { name, config } = message;
+        let options = match config {
+            Some(_) => typed(p, "config", config.as_ref(), OPTIONS),
+            None => options(p, &CodecOptions::default()),
+        };
+        let short = name.strip_prefix(CODEC_PREFIX).unwrap_or(name);
+        let codec = weft_rpc::codec(short).filter(|codec| codec.pool_mode() == PoolMode::Multiplex);
+        if codec.is_none() {
+            let known: Vec<&str> = weft_rpc::CODECS.iter().map(|codec| codec.name()).collect();
+            let known = known.join(", ");
+            p.refuse_field(
+                "name",
+                format!("{name:?} is no codec of Weft; it has {CODEC_PREFIX} with {known}"),
+            );
+        }
+        Some((codec?, options?))
+    })
+}
+
+const OPTIONS: &[Extension<Options>] = &[Extension {
+    name: "weft.rpc.v1.CodecOptions",
+    read: |p, bytes| {
+        let message = decode(p, bytes)?;
+        options(p, &message)
+    },
+}];
+
+fn options(p: &mut Pass<'_>, message: &CodecOptions) -> Option<Options> {
+    let CodecOptions {
+        max_frame_bytes,
+        default_timeout,
+        heartbeat_interval,
+    } = message;
+    let mut limits = Limits::default();
+    if let Some(bytes) = max_frame_bytes {
+        if !FRAME_BYTES.contains(&bytes.value) {
+            let (least, most) = (FRAME_BYTES.start(), FRAME_BYTES.end());
+            let text = format!("must be from {least} to {most}");
+            p.refuse_field("max_frame_bytes", text);
+        }
+        limits.max_frame = bytes.value as usize;
+    }
+    let timeout = default_timeout.as_ref();
+    let interval = heartbeat_interval.as_ref();
+    Some(Options {
+        limits,
+        default_timeout: p.timeout("default_timeout", timeout, Some(DEFAULT_TIMEOUT)),
+        heartbeat_interval: p.timeout("heartbeat_interval", interval, Some(HEARTBEAT_INTERVAL)),
+    })
+}
+
+fn routes(p: &mut Pass<'_>, message: &route::RouteConfiguration) -> Option<RpcRoutes> {
+    let route::RouteConfiguration { name, routes } = message;
+    Some(RpcRoutes {
+        name: Arc::from(name.as_str()),
+        routes: p.each("routes", routes, one_route),
+    })
+}
+
+fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
+    let route::Route {
+        name,
+        r#match,
+        route,
+        request_mutation,
+        response_mutation,
+    } = message;
+    let conditions = p.opt("match", r#match.as_ref(), |p, message| {
+        let route::RouteMatch { metadata } = message;
+        Some(p.each("metadata", metadata, attribute_match))
+    });
+    let request_mutation = mutations(p, "request_mutation", request_mutation);
+    let response_mutation = mutations(p, "response_mutation", response_mutation);
+    let (clusters, hash) = p.required("route", route.as_ref(), action)?;
+    Some(RpcRoute {
+        name: Arc::from(name.as_str()),
+        conditions: conditions.unwrap_or_default(),
+        clusters,
+        hash,
+        request_mutation,
+        response_mutation,
+    })
+}
+
+fn attribute_match(
+    p: &mut Pass<'_>,
+    message: &pb::config::route::v3::HeaderMatcher,
+) -> Option<AttributeMatch> {
+    let pb::config::route::v3::HeaderMatcher {
+        name,
+        invert_match,
+        treat_missing_header_as_empty,
+        header_match_specifier,
+    } = message;
+    let name = p.name("name", name);
+    let condition = header_condition(p, header_match_specifier.as_ref());
+    Some(AttributeMatch {
+        attribute: Attribute::named(&name?),
+        condition: condition?,
+        invert: *invert_match,
+        treat_missing_as_empty: *treat_missing_header_as_empty,
+    })
+}
+
+fn mutations(
+    p: &mut Pass<'_>,
+    field: &'static str,
+    list: &[route::KeyValue],
+) -> Vec<(Arc<str>, Arc<str>)> {
+    if list.len() > MAX_MUTATIONS {
+        p.refuse_field(field, format!("has more than {MAX_MUTATIONS} entries"));
+        return Vec::new();
+    }
+    p.each(field, list, |p, message| {
+        let route::KeyValue { key, value } = message;
+        for (field, text) in [("key", key), ("value", value)] {
+            if text.len() > MAX_MUTATION {
+                p.refuse_field(field, format!("is longer than {MAX_MUTATION} bytes"));
+            }
+        }
+        Some((p.name("key", key)?, Arc::from(value.as_str())))
+    })
+}
+
+fn action(p: &mut Pass<'_>, message: &route::RouteAction) -> Option<(TcpClusters, Vec<Attribute>)> {
+    use route::route_action::ClusterSpecifier;
+    let route::RouteAction {
+        hash_policy,
+        request_mirror_policies,
+        cluster_specifier,
+    } = message;
+    unsupported!(p; request_mirror_policies);
+    let hash = hash_policy.iter().map(|name| Attribute::named(name));
+    let clusters = match cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => TcpClusters::Single(p.name("cluster", name)?),
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+            p.at("weighted_clusters", |p| weighted_clusters(p, weighted))?
+        }
+        None => {
+            p.refuse("needs one of cluster, weighted_clusters");
+            return None;
+        }
+    };
+    Some((clusters, hash.collect()))
+}
+
+/// Names and weights; an entry of weight 0 gets nothing.
+fn weighted_clusters(
+    p: &mut Pass<'_>,
+    message: &pb::config::route::v3::WeightedCluster,
+) -> Option<TcpClusters> {
+    use pb::config::route::v3::weighted_cluster::ClusterWeight;
+    let pb::config::route::v3::WeightedCluster {
+        clusters,
+        total_weight,
+        runtime_key_prefix,
+        random_value_specifier,
+    } = message;
+    unsupported!(p; total_weight, random_value_specifier, runtime_key_prefix);
+    let mut total = 0_u64;
+    let clusters = p.each("clusters", clusters, |p, message| {
+        let ClusterWeight {
+            name,
+            cluster_header,
+            weight,
+            metadata_match,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            typed_per_filter_config,
+            host_rewrite_specifier,
+        } = message;
+        unsupported!(p; cluster_header, metadata_match, request_headers_to_add,
+            request_headers_to_remove, response_headers_to_add, response_headers_to_remove,
+            typed_per_filter_config, host_rewrite_specifier);
+        total += u64::from(weight.as_ref().map_or(0, |weight| weight.value));
+        Some((p.name("name", name)?, total))
+    });
+    if total == 0 {
+        p.refuse_field("clusters", "need a weight that is not 0");
+        return None;
+    }
+    Some(TcpClusters::Weighted { clusters, total })
+}

@@ -1,0 +1,167 @@
+//! RPC connection managers as Aeraki writes them, and what is refused of them.
+
+use bytes::BytesMut;
+use weft_proto::pb::envoy::config::listener::v3::Listener as ListenerPb;
+use weft_rpc::{Attributes, Decoded, Frame, Limits};
+
+use super::RpcManager;
+use crate::testing::yaml;
+use crate::{ConfigError, Context, Listener, NetworkFilter};
+
+fn listener(filter: &str) -> Result<Listener, ConfigError> {
+    let text = format!(
+        "name: l\naddress: {{socket_address: {{address: 127.0.0.1, port_value: 20880}}}}\n\
+         filter_chains: [{{filters: [{{name: rpc, typed_config: {{'@type': \
+         type.googleapis.com/aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy, {filter}}}}}]}}]"
+    );
+    let message = yaml::<ListenerPb>(&text);
+    Listener::from_proto(&message, &Context::default()).map(|loaded| loaded.value)
+}
+
+fn manager(filter: &str) -> RpcManager {
+    let listener = listener(filter).unwrap_or_else(|error| panic!("{error}"));
+    let Some(NetworkFilter::Rpc(manager)) = listener.chains.chains[0].filters.first() else {
+        panic!("no RPC connection manager");
+    };
+    (**manager).clone()
+}
+
+const PROTOCOL: &str =
+    "stat_prefix: p, protocol: {name: dubbo, codec: {name: aeraki.meta_protocol.codec.dubbo}}";
+
+/// A Dubbo request in hessian2 without arguments.
+fn request(method: &str, attachments: &[(&str, &str)]) -> Frame {
+    let mut body = Vec::new();
+    let mut put = |text: &str| {
+        body.push(text.len() as u8);
+        body.extend_from_slice(text.as_bytes());
+    };
+    for text in ["2.0.2", "shop.Cart", "1.2.0", method, ""] {
+        put(text);
+    }
+    body.push(b'H');
+    for (key, value) in attachments {
+        for text in [key, value] {
+            body.push(text.len() as u8);
+            body.extend_from_slice(text.as_bytes());
+        }
+    }
+    body.push(b'Z');
+    let mut bytes = BytesMut::from(&b"\xda\xbb\xc2\0\0\0\0\0\0\0\0\x01\0\0\0"[..]);
+    bytes.extend_from_slice(&[body.len() as u8]);
+    bytes.extend_from_slice(&body);
+    let codec = weft_rpc::codec("dubbo").expect("Dubbo");
+    match codec.decode(&mut bytes, Limits::default()) {
+        Ok(Decoded::Frame(frame)) => frame,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn routes_are_found_by_attributes_in_their_order() {
+    let manager = manager(&format!(
+        "{PROTOCOL}, route_config: {{name: r, routes: [
+        {{name: exact, match: {{metadata: [{{name: method, string_match: {{exact: pay}}}}, {{name: interface, string_match: {{exact: shop.Cart}}}}]}}, route: {{cluster: one}}}},
+        {{name: prefix, match: {{metadata: [{{name: method, string_match: {{prefix: get}}}}]}}, route: {{cluster: two}}}},
+        {{name: regex, match: {{metadata: [{{name: tag, string_match: {{safe_regex: {{regex: 'g.*y'}}}}}}]}}, route: {{cluster: three}}}},
+        {{name: group, match: {{metadata: [{{name: group, string_match: {{exact: blue}}}}, {{name: tag, present_match: false}}]}}, route: {{cluster: four}}}},
+        {{name: version, match: {{metadata: [{{name: version, string_match: {{exact: 1.2.0}}}}, {{name: method, invert_match: true, string_match: {{exact: none}}}}]}},
+         route: {{weighted_clusters: {{clusters: [{{name: a, weight: 90}}, {{name: b, weight: 10}}]}}, hash_policy: [user]}},
+         request_mutation: [{{key: k, value: v}}]}}]}}"
+    ));
+    for (method, attachments, route) in [
+        ("pay", &[][..], Some("exact")),
+        ("getAll", &[], Some("prefix")),
+        ("put", &[("tag", "gray")], Some("regex")),
+        (
+            "put",
+            &[("tag", "grays"), ("group", "blue")],
+            Some("version"),
+        ),
+        ("put", &[("group", "blue")], Some("group")),
+        ("put", &[], Some("version")),
+        ("none", &[], None),
+    ] {
+        let frame = request(method, attachments);
+        let attributes = Attributes::new(manager.codec, &frame);
+        let found = manager.routes.position(&attributes);
+        let found = found.map(|at| &*manager.routes.routes[at].name);
+        assert_eq!(found, route, "{method}");
+    }
+    let last = manager.routes.routes.last().expect("routes");
+    let picked = (0..1000).filter_map(|random| last.clusters.pick(random));
+    assert_eq!(picked.filter(|name| &***name == "b").count(), 100);
+    assert_eq!(manager.routes.clusters().count(), 6);
+    assert_eq!(last.request_mutation.len(), 1);
+}
+
+#[test]
+fn options_of_the_codec_have_defaults() {
+    let plain = manager(&format!("{PROTOCOL}, route_config: {{}}"));
+    assert_eq!(&*plain.stat_prefix, "dubbo.p");
+    assert_eq!(plain.limits.max_frame, 8 * 1024 * 1024 + 16);
+    assert_eq!(plain.default_timeout.map(|t| t.as_secs()), Some(60));
+    let options = "'@type': type.googleapis.com/weft.rpc.v1.CodecOptions, \
+                   max_frame_bytes: 1000, default_timeout: 0s, heartbeat_interval: 2s";
+    let set = manager(&format!(
+        "stat_prefix: p, application_protocol: x, codec: {{name: bolt, config: {{{options}}}}}, \
+         route_config: {{}}, idle_timeout: 5s"
+    ));
+    assert_eq!((set.limits.max_frame, set.default_timeout), (1000, None));
+    assert_eq!(set.heartbeat_interval.map(|t| t.as_secs()), Some(2));
+    assert_eq!(set.idle_timeout.map(|t| t.as_secs()), Some(5));
+    assert_eq!(set.codec.name(), "bolt");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_with_its_path() {
+    let route = |text: &str| format!("{PROTOCOL}, route_config: {{routes: [{text}]}}");
+    for (text, wanted) in [
+        (
+            "protocol: {name: x, codec: {name: dubbo}}, route_config: {}".to_owned(),
+            "stat_prefix: is required",
+        ),
+        (
+            "stat_prefix: p, protocol: {name: x, codec: {name: aeraki.meta_protocol.codec.brpc}}, route_config: {}".to_owned(),
+            "protocol.codec.name: \"aeraki.meta_protocol.codec.brpc\" is no codec of Weft",
+        ),
+        (
+            "stat_prefix: p, protocol: {name: x}, route_config: {}".to_owned(),
+            "protocol.codec: is required",
+        ),
+        (PROTOCOL.to_owned(), "needs route_config"),
+        (
+            format!("{PROTOCOL}, rds: {{route_config_name: r}}"),
+            "rds: is not supported by Weft yet",
+        ),
+        (
+            format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: aeraki.meta_protocol.filters.local_ratelimit}}]"),
+            "meta_protocol_filters[0]: \"aeraki.meta_protocol.filters.local_ratelimit\" is not supported",
+        ),
+        (
+            format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: aeraki.meta_protocol.filters.router}}, {{name: aeraki.meta_protocol.filters.router}}]"),
+            "meta_protocol_filters[1]: stands behind the router",
+        ),
+        (
+            route("{match: {metadata: [{name: method, string_match: {safe_regex: {regex: '('}}}]}, route: {cluster: a}}"),
+            "route_config.routes[0].match.metadata[0].string_match.safe_regex.regex: is no regular expression",
+        ),
+        (route("{name: x}"), "routes[0].route: is required"),
+        (
+            route("{route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}}"),
+            "routes[0].route.weighted_clusters.clusters: need a weight",
+        ),
+        (
+            route("{route: {cluster: a, request_mirror_policies: [{cluster: b}]}}"),
+            "routes[0].route.request_mirror_policies: is not supported",
+        ),
+        (
+            route("{route: {cluster: a}, request_mutation: [{value: v}]}"),
+            "routes[0].request_mutation[0].key: is required",
+        ),
+    ] {
+        let error = listener(&text).err().map(|error| error.to_string());
+        let error = error.unwrap_or_else(|| panic!("{text} is accepted"));
+        assert!(error.contains(wanted), "{error}\nwanted {wanted}");
+    }
+}

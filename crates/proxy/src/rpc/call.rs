@@ -1,0 +1,101 @@
+//! A call between its request and its answer.
+
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+
+use weft_config::rpc::RpcRoutes;
+use weft_rpc::{Failure, Frame, Origin, Outcome};
+use weft_upstream::{ActiveRequest, Cluster, Host, Outcome as HostOutcome};
+
+use super::client::Client;
+
+/// What is needed to give an answer back; a place in the circuit breaker while it is waited for.
+pub(super) struct Call {
+    /// How the client knows the request.
+    pub(super) origin: Origin,
+    pub(super) client: Weak<Client>,
+    /// The client's number of the call.
+    pub(super) number: u64,
+    pub(super) began: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) cluster: Rc<Cluster>,
+    pub(super) host: Rc<Host>,
+    /// The route, if it changes the response.
+    pub(super) mutating: Option<(Arc<RpcRoutes>, usize)>,
+    pub(super) _active: ActiveRequest,
+}
+
+impl Call {
+    /// The response has come.
+    pub(super) fn answer(self, mut frame: Frame) {
+        self.cluster
+            .count_answer(&self.host, status(frame.outcome()));
+        let millis = self.began.elapsed().as_millis() as u64;
+        self.cluster.stats.upstream_rq_time.record(millis);
+        let Some(client) = self.client.upgrade() else {
+            return;
+        };
+        let manager = &client.manager;
+        let stats = &manager.stats;
+        stats.response.inc();
+        stats.request_time_ms.record(millis);
+        match frame.outcome() {
+            Outcome::Success => stats.response_success.inc(),
+            Outcome::Exception => stats.response_business_exception.inc(),
+            _ => stats.response_error.inc(),
+        }
+        let codec = manager.config.codec;
+        if let Some((routes, index)) = &self.mutating
+            && let Some(route) = routes.routes.get(*index)
+        {
+            let pairs = pairs(&route.response_mutation);
+            if codec.set_attachments(&mut frame, &pairs).is_err() {
+                stats.mutation_failed.inc();
+            }
+        }
+        codec.set_id(&mut frame, self.origin.id);
+        client.forget(self.number);
+        client.out.push(frame);
+    }
+
+    /// There will be no response.
+    pub(super) fn fail(self, failure: Failure, text: &str) {
+        match failure {
+            Failure::Timeout => {
+                self.cluster.stats.upstream_rq_timeout.inc();
+                self.cluster.charge_local_response(Some(&self.host), 504);
+                self.cluster
+                    .report(&self.host, HostOutcome::LocalOriginFailure);
+            }
+            Failure::UpstreamClosed | Failure::ConnectFailed => {
+                self.cluster.charge_local_response(Some(&self.host), 503);
+            }
+            _ => {}
+        }
+        let Some(client) = self.client.upgrade() else {
+            return;
+        };
+        if failure == Failure::Timeout {
+            client.manager.stats.request_timeout.inc();
+        }
+        client.forget(self.number);
+        client.refuse(self.origin, failure, text);
+    }
+}
+
+/// Pairs as codecs take them.
+pub(super) fn pairs(list: &[(Arc<str>, Arc<str>)]) -> Vec<(&str, &str)> {
+    list.iter().map(|(key, value)| (&**key, &**value)).collect()
+}
+
+/// The nearest HTTP status, by which clusters count and outlier detection judges.
+fn status(outcome: Outcome) -> u16 {
+    match outcome {
+        Outcome::Success | Outcome::Exception => 200,
+        Outcome::ClientError => 400,
+        Outcome::ServerError => 500,
+        Outcome::Overload => 503,
+        Outcome::Timeout => 504,
+    }
+}

@@ -1,0 +1,256 @@
+//! A client's connection: reads requests, writes answers.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use ahash::AHashMap;
+use weft_net::Stream;
+use weft_rpc::{Failure, Frame, Kind, Origin};
+
+use super::RpcManager;
+use super::input::{Ended, Input};
+use super::outbox::Outbox;
+use super::upstream::Upstream;
+use crate::connection::{Handle, Phase, Reason};
+
+/// Calls of a connection that wait for their answers; then no more are read.
+const MAX_CALLS: usize = 4096;
+/// Bytes that wait for a client; then no more calls are read.
+const MAX_WAITING: usize = 1024 * 1024;
+/// Frames that are served before other connections have their turn.
+const BURST: usize = 64;
+
+/// The half of the connection that calls know.
+pub(super) struct Client {
+    pub(super) manager: Rc<RpcManager>,
+    pub(super) out: Outbox,
+    /// The address that the client wanted.
+    pub(super) original_dst: Option<SocketAddr>,
+    handle: Rc<Handle>,
+    next: Cell<u64>,
+    /// Where each call is, and under which id.
+    calls: RefCell<AHashMap<u64, (Weak<Upstream>, u64)>>,
+}
+
+impl Client {
+    pub(super) fn new(
+        manager: &Rc<RpcManager>,
+        handle: &Rc<Handle>,
+        local: SocketAddr,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            manager: Rc::clone(manager),
+            out: Outbox::default(),
+            original_dst: handle.original_dst(local),
+            handle: Rc::clone(handle),
+            next: Cell::new(0),
+            calls: RefCell::default(),
+        })
+    }
+
+    /// A number for the next call.
+    pub(super) fn number(&self) -> u64 {
+        let number = self.next.get();
+        self.next.set(number.wrapping_add(1));
+        number
+    }
+
+    /// A call is under way.
+    pub(super) fn remember(&self, number: u64, upstream: &Rc<Upstream>, id: u64) {
+        let place = (Rc::downgrade(upstream), id);
+        self.calls.borrow_mut().insert(number, place);
+        self.handle.begin();
+        self.manager.stats.request_active.inc();
+    }
+
+    /// A call has ended.
+    pub(super) fn forget(&self, number: u64) {
+        if self.calls.borrow_mut().remove(&number).is_some() {
+            self.handle.end(Instant::now());
+            self.manager.stats.request_active.dec();
+            self.out.wake();
+        }
+    }
+
+    /// Answers a request with an error.
+    pub(super) fn refuse(&self, origin: Origin, failure: Failure, text: &str) {
+        self.manager.stats.local_response_error.inc();
+        let reply = self.manager.config.codec.error_reply(origin, failure, text);
+        self.out.push_bytes(&reply);
+    }
+
+    /// Gives up what is under way.
+    fn abandon(&self) {
+        let calls = std::mem::take(&mut *self.calls.borrow_mut());
+        for (upstream, id) in calls.into_values() {
+            self.manager.stats.request_active.dec();
+            self.manager.stats.request_cancelled.inc();
+            if let Some(upstream) = upstream.upgrade() {
+                upstream.cancel(id);
+            }
+        }
+        self.out.close();
+    }
+}
+
+/// A connection as its task has it.
+pub(super) struct Connection {
+    stream: Stream,
+    input: Input,
+    client: Rc<Client>,
+    /// Whose queue has to become shorter before more requests are read.
+    blocked: Option<Rc<Upstream>>,
+    paused: bool,
+    /// How the client writes, for what we send unasked.
+    origin: Option<Origin>,
+    told_to_go: bool,
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Remote,
+    Local,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream, client: &Rc<Client>) -> Self {
+        let config = &client.manager.config;
+        Self {
+            stream,
+            input: Input::new(config.codec, config.limits),
+            client: Rc::clone(client),
+            blocked: None,
+            paused: false,
+            origin: None,
+            told_to_go: false,
+        }
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn serve(mut self) {
+        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+        let stats = &self.client.manager.stats;
+        if !self.client.calls.borrow().is_empty() {
+            match end {
+                End::Remote => stats.cx_destroy_remote_with_active_rq.inc(),
+                End::Local => stats.cx_destroy_local_with_active_rq.inc(),
+            }
+        }
+        let handle = &self.client.handle;
+        if handle.phase() >= Phase::Finishing && handle.reason() == Reason::Idle {
+            stats.idle_timeout.inc();
+        }
+        self.client.abandon();
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.client.out.register(cx.waker());
+        self.client.handle.register(cx.waker());
+        let read = self.poll_read(cx);
+        match self.client.out.poll_write(cx, &mut self.stream) {
+            Poll::Ready(Err(_)) => return Poll::Ready(End::Remote),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        if let Poll::Ready(end) = read {
+            return Poll::Ready(end);
+        }
+        self.poll_phase()
+    }
+
+    /// What the worker wants of the connection.
+    fn poll_phase(&mut self) -> Poll<End> {
+        let client = &self.client;
+        let phase = client.handle.phase();
+        if phase >= Phase::Draining
+            && !self.told_to_go
+            && let Some(origin) = self.origin
+        {
+            self.told_to_go = true;
+            if let Some(goaway) = client.manager.config.codec.goaway(origin) {
+                client.manager.stats.cx_drain_goaway.inc();
+                client.out.push_bytes(&goaway);
+                return Poll::Pending;
+            }
+        }
+        let quiet = client.calls.borrow().is_empty() && client.out.is_empty();
+        if phase == Phase::Closing || (phase == Phase::Finishing && quiet) {
+            return Poll::Ready(End::Local);
+        }
+        Poll::Pending
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..BURST {
+            if self.poll_room(cx).is_pending() {
+                if !self.paused {
+                    self.paused = true;
+                    self.client.manager.stats.paused_reading_total.inc();
+                }
+                return Poll::Pending;
+            }
+            self.paused = false;
+            match self.input.poll_frame(cx, &mut self.stream) {
+                Poll::Ready(Ok(frame)) => self.frame(frame),
+                Poll::Ready(Err(Ended::Closed)) => return Poll::Ready(End::Remote),
+                Poll::Ready(Err(Ended::Broken(error))) => {
+                    tracing::debug!(%error, "a client's RPC connection broke");
+                    return Poll::Ready(End::Remote);
+                }
+                Poll::Ready(Err(Ended::Undecodable(error))) => {
+                    self.client.manager.stats.request_decoding_error.inc();
+                    tracing::debug!(%error, "a client sends what is no frame");
+                    return Poll::Ready(End::Local);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether another request may be read.
+    fn poll_room(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if let Some(upstream) = &self.blocked {
+            std::task::ready!(upstream.poll_room(cx));
+            self.blocked = None;
+        }
+        // Answers that leave, and calls that end, wake this task.
+        let client = &self.client;
+        if client.out.len() > MAX_WAITING || client.calls.borrow().len() >= MAX_CALLS {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        let client = &self.client;
+        let manager = &client.manager;
+        manager.stats.request_decoding_success.inc();
+        self.origin = Some(Origin {
+            id: 0,
+            ..frame.origin()
+        });
+        match frame.kind() {
+            Kind::Request | Kind::Oneway => {
+                self.blocked = manager.request(client, frame);
+            }
+            Kind::Heartbeat => {
+                manager.stats.request_event.inc();
+                // It is no longer idle.
+                client.handle.begin();
+                client.handle.end(Instant::now());
+                if let Some(answer) = manager.config.codec.heartbeat_answer(&frame) {
+                    client.out.push_bytes(&answer);
+                }
+            }
+            // We ask nothing of clients, and they go when they want.
+            Kind::Response | Kind::HeartbeatAnswer | Kind::GoAway | Kind::Resume | Kind::Notice => {
+                manager.stats.request_event.inc();
+            }
+        }
+    }
+}

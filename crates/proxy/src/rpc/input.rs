@@ -1,0 +1,79 @@
+//! Bytes from a connection, and the frames in them.
+
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt as _;
+use weft_net::Stream;
+use weft_rpc::{Codec, DecodeError, Decoded, Frame, Limits};
+
+/// Room for a first read, which an idle connection keeps.
+const SMALL: usize = 2 * 1024;
+/// Most room that is made at a time: the length that a frame claims is not believed before its bytes come.
+const LARGE: usize = 256 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Input {
+    codec: &'static dyn Codec,
+    limits: Limits,
+    bytes: BytesMut,
+    /// Less than this many bytes are no frame.
+    needed: usize,
+}
+
+/// Why there are no more frames.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The peer has closed, between two frames or inside of one.
+    Closed,
+    /// The connection broke.
+    Broken(io::Error),
+    /// What comes is no frame.
+    Undecodable(DecodeError),
+}
+
+impl Input {
+    pub(super) fn new(codec: &'static dyn Codec, limits: Limits) -> Self {
+        Self {
+            codec,
+            limits,
+            bytes: BytesMut::new(),
+            needed: 0,
+        }
+    }
+
+    /// The next frame.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+    ) -> Poll<Result<Frame, Ended>> {
+        loop {
+            if self.bytes.len() >= self.needed.max(1) {
+                match self.codec.decode(&mut self.bytes, self.limits) {
+                    Ok(Decoded::Frame(frame)) => {
+                        self.needed = 0;
+                        return Poll::Ready(Ok(frame));
+                    }
+                    Ok(Decoded::NeedMore(needed)) => self.needed = needed,
+                    Err(error) => return Poll::Ready(Err(Ended::Undecodable(error))),
+                }
+            }
+            let missing = self.needed.saturating_sub(self.bytes.len());
+            let room = missing.min(self.bytes.len().clamp(SMALL, LARGE)).max(SMALL);
+            if self.bytes.is_empty() && self.bytes.capacity() > LARGE {
+                self.bytes = BytesMut::new();
+            }
+            self.bytes.reserve(room);
+            match pin!(stream.read_buf(&mut self.bytes)).poll(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Ended::Closed)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Ended::Broken(error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

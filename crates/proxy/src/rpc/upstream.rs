@@ -1,0 +1,382 @@
+//! A connection to a host, which the calls of all clients of a worker share: ids are written anew on the
+//! way out and back.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ahash::AHashMap;
+use tokio::time::Sleep;
+use weft_config::RpcManager as Config;
+use weft_net::Stream;
+use weft_rpc::{Codec, Failure, Frame, Kind, Origin};
+use weft_upstream::{Cluster, FailureKind, Host, Priority, SharedConnection, WaitingRequest};
+
+use super::call::Call;
+use super::input::{Ended, Input};
+use super::outbox::Outbox;
+use super::stats::RpcStats;
+
+/// Frames that are served before other connections have their turn.
+const BURST: usize = 64;
+/// Heartbeats without any sign of life before the connection is given up.
+const MAX_MISSED: u32 = 3;
+/// How long a host may take for its next sign of life once it was asked for one.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The timer of a connection that has nothing to wait for.
+const NEVER: Duration = Duration::from_hours(24);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Open,
+    /// No new calls; ends with the last.
+    Leaving,
+    Closed,
+}
+
+/// See the module.
+pub(super) struct Upstream {
+    codec: &'static dyn Codec,
+    config: Arc<Config>,
+    stats: Arc<RpcStats>,
+    /// Bytes that may wait before clients stop sending.
+    limit: usize,
+    out: Outbox,
+    phase: Cell<Phase>,
+    calls: RefCell<AHashMap<u64, Call>>,
+    waiting: RefCell<Vec<WaitingRequest>>,
+    next_id: Cell<u64>,
+    /// Not later than the first deadline of a call.
+    next_deadline: Cell<Option<Instant>>,
+    /// How the last request was written.
+    origin: Cell<Origin>,
+}
+
+impl SharedConnection for Upstream {
+    fn is_open(&self) -> bool {
+        matches!(self.phase.get(), Phase::Connecting | Phase::Open)
+    }
+
+    fn retire(&self) {
+        if self.phase.get() != Phase::Closed {
+            self.phase.set(Phase::Leaving);
+            self.out.wake();
+        }
+    }
+}
+
+/// What the task of a connection has for itself.
+struct Socket {
+    stream: Stream,
+    input: Input,
+    last_heard: Instant,
+    asked: Option<Instant>,
+    missed: u32,
+}
+
+impl Upstream {
+    /// The connection of `host` for requests of a manager.
+    pub(super) fn of(
+        config: &Arc<Config>,
+        stats: &Arc<RpcStats>,
+        cluster: &Rc<Cluster>,
+        host: &Rc<Host>,
+    ) -> Rc<Self> {
+        let fits = |own: &Self| {
+            let (a, b) = (&own.config, config);
+            a.codec.name() == b.codec.name()
+                && a.limits == b.limits
+                && a.heartbeat_interval == b.heartbeat_interval
+        };
+        host.shared_connection(fits, || {
+            let new = Rc::new(Self {
+                codec: config.codec,
+                config: Arc::clone(config),
+                stats: Arc::clone(stats),
+                limit: cluster.config.per_connection_buffer_limit as usize,
+                out: Outbox::default(),
+                phase: Cell::new(Phase::Connecting),
+                calls: RefCell::default(),
+                waiting: RefCell::default(),
+                next_id: Cell::new(1),
+                next_deadline: Cell::new(None),
+                origin: Cell::default(),
+            });
+            let task = Rc::clone(&new).run(Rc::clone(cluster), Rc::clone(host));
+            tokio::task::spawn_local(task);
+            new
+        })
+    }
+
+    /// Sends a request; of one that wants an answer, `call` makes what waits for it of the id that it
+    /// gets.
+    ///
+    /// # Errors
+    /// Too many requests wait for the connection.
+    pub(super) fn send(
+        &self,
+        mut frame: Frame,
+        call: impl FnOnce(u64) -> Option<Call>,
+        cluster: &Rc<Cluster>,
+    ) -> Result<(), Failure> {
+        if self.phase.get() == Phase::Connecting {
+            let waiting = cluster.begin_waiting().ok_or(Failure::Overload)?;
+            self.waiting.borrow_mut().push(waiting);
+        }
+        let id = self.free_id();
+        self.origin.set(frame.origin());
+        self.codec.set_id(&mut frame, id);
+        if let Some(call) = call(id) {
+            let next = self.next_deadline.get();
+            self.next_deadline.set(earliest(next, call.deadline));
+            self.calls.borrow_mut().insert(id, call);
+        }
+        self.out.push(frame);
+        Ok(())
+    }
+
+    /// An id that no call has. The circuit breaker's 2^32 requests at most are far fewer than ids, so
+    /// that this ends.
+    fn free_id(&self) -> u64 {
+        let calls = self.calls.borrow();
+        let mut id = self.next_id.get();
+        while calls.contains_key(&id) {
+            id = self.after(id);
+        }
+        self.next_id.set(self.after(id));
+        id
+    }
+
+    fn after(&self, id: u64) -> u64 {
+        if id >= self.codec.max_id() { 1 } else { id + 1 }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn cancel(&self, id: u64) {
+        let call = self.calls.borrow_mut().remove(&id);
+        if let Some(call) = call {
+            call.cluster.stats.upstream_rq_cancelled.inc();
+        }
+    }
+
+    /// Ready when another request may be sent.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        self.out.poll_room(cx, self.limit)
+    }
+
+    /// Whether there is no room now.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.out.len() > self.limit
+    }
+
+    async fn run(self: Rc<Self>, cluster: Rc<Cluster>, host: Rc<Host>) {
+        let mut timer = Box::pin(tokio::time::sleep(NEVER));
+        let connected = {
+            let mut connect = std::pin::pin!(cluster.connect_tcp(&host, Priority::Default));
+            std::future::poll_fn(|cx| {
+                self.out.register(cx.waker());
+                while !self.poll_deadlines(cx, &mut timer, None) {}
+                connect.as_mut().poll(cx)
+            })
+            .await
+        };
+        // It may live longer than the configuration that it was made for.
+        drop((cluster, host));
+        self.waiting.borrow_mut().clear();
+        let stream = match connected {
+            Ok(stream) => stream,
+            Err(failure) => {
+                let overflow = failure.kind == FailureKind::Overflow;
+                let kind = if overflow {
+                    Failure::Overload
+                } else {
+                    Failure::ConnectFailed
+                };
+                self.close(kind, &format!("weft: {failure}"));
+                return;
+            }
+        };
+        if self.phase.get() == Phase::Connecting {
+            self.phase.set(Phase::Open);
+        }
+        let mut socket = Socket {
+            stream,
+            input: Input::new(self.codec, self.config.limits),
+            last_heard: Instant::now(),
+            asked: None,
+            missed: 0,
+        };
+        let why = std::future::poll_fn(|cx| self.poll(cx, &mut socket, &mut timer)).await;
+        self.close(Failure::UpstreamClosed, why);
+    }
+
+    /// Ends the connection, and every call that waits for it.
+    fn close(&self, failure: Failure, text: &str) {
+        self.phase.set(Phase::Closed);
+        self.waiting.borrow_mut().clear();
+        self.out.close();
+        let calls = std::mem::take(&mut *self.calls.borrow_mut());
+        for call in calls.into_values() {
+            call.fail(failure, text);
+        }
+    }
+
+    fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        socket: &mut Socket,
+        timer: &mut Pin<Box<Sleep>>,
+    ) -> Poll<&'static str> {
+        self.out.register(cx.waker());
+        if let Poll::Ready(why) = self.poll_read(cx, socket) {
+            return Poll::Ready(why);
+        }
+        if let Poll::Ready(Err(error)) = self.out.poll_write(cx, &mut socket.stream) {
+            tracing::debug!(%error, "an RPC connection to a host broke");
+            return Poll::Ready("weft: the connection to the host broke");
+        }
+        loop {
+            let heartbeat = self.heartbeat_at(socket);
+            let now = Instant::now();
+            if heartbeat.is_some_and(|at| at <= now) {
+                if socket.missed >= MAX_MISSED {
+                    self.stats.upstream_heartbeat_failed.inc();
+                    return Poll::Ready("weft: the host gives no sign of life");
+                }
+                self.ask(socket, now);
+                continue;
+            }
+            if self.poll_deadlines(cx, timer, heartbeat) {
+                break;
+            }
+        }
+        let done = self.phase.get() == Phase::Leaving && self.calls.borrow().is_empty();
+        if done && self.out.is_empty() {
+            return Poll::Ready("weft: the connection to the host has ended");
+        }
+        Poll::Pending
+    }
+
+    /// When the host has to be asked for a sign of life, if it gives none.
+    fn heartbeat_at(&self, socket: &Socket) -> Option<Instant> {
+        let interval = self.config.heartbeat_interval?;
+        Some(match socket.asked {
+            Some(asked) => asked + HEARTBEAT_TIMEOUT.min(interval),
+            None => socket.last_heard + interval,
+        })
+    }
+
+    fn ask(&self, socket: &mut Socket, now: Instant) {
+        socket.missed += 1;
+        socket.asked = Some(now);
+        self.stats.upstream_heartbeat.inc();
+        let origin = Origin {
+            id: self.free_id(),
+            ..self.origin.get()
+        };
+        self.out.push_bytes(&self.codec.heartbeat(origin));
+    }
+
+    /// Answers calls whose time is up. `true`: the timer is set for the next deadline, and for `also`.
+    fn poll_deadlines(
+        &self,
+        cx: &mut Context<'_>,
+        timer: &mut Pin<Box<Sleep>>,
+        also: Option<Instant>,
+    ) -> bool {
+        let now = Instant::now();
+        if self.next_deadline.get().is_some_and(|at| at <= now) {
+            self.expire(now);
+        }
+        let next = earliest(self.next_deadline.get(), also);
+        let next = next.unwrap_or(now + NEVER);
+        // Later is soon enough when it comes: one timer is not moved for every call.
+        if timer.deadline().into_std() > next || timer.is_elapsed() {
+            timer.as_mut().reset(next.into());
+        }
+        timer.as_mut().poll(cx).is_pending()
+    }
+
+    fn expire(&self, now: Instant) {
+        let mut calls = self.calls.borrow_mut();
+        let over = |call: &Call| call.deadline.is_some_and(|deadline| deadline <= now);
+        let late: Vec<u64> = calls
+            .iter()
+            .filter(|(_, call)| over(call))
+            .map(|(id, _)| *id)
+            .collect();
+        let late: Vec<Call> = late.iter().filter_map(|id| calls.remove(id)).collect();
+        let first = calls.values().filter_map(|call| call.deadline).min();
+        self.next_deadline.set(first);
+        drop(calls);
+        for call in late {
+            call.fail(Failure::Timeout, "weft: the host did not answer in time");
+        }
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, socket: &mut Socket) -> Poll<&'static str> {
+        for _ in 0..BURST {
+            match socket.input.poll_frame(cx, &mut socket.stream) {
+                Poll::Ready(Ok(frame)) => {
+                    socket.last_heard = Instant::now();
+                    (socket.asked, socket.missed) = (None, 0);
+                    self.stats.response_decoding_success.inc();
+                    self.frame(frame);
+                }
+                Poll::Ready(Err(Ended::Closed)) => {
+                    return Poll::Ready("weft: the host closed the connection");
+                }
+                Poll::Ready(Err(Ended::Broken(error))) => {
+                    tracing::debug!(%error, "an RPC connection to a host broke");
+                    return Poll::Ready("weft: the connection to the host broke");
+                }
+                Poll::Ready(Err(Ended::Undecodable(error))) => {
+                    self.stats.response_decoding_error.inc();
+                    tracing::debug!(%error, "a host sends what is no frame");
+                    return Poll::Ready("weft: the host sent what is no frame");
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn frame(&self, frame: Frame) {
+        match frame.kind() {
+            Kind::Response => {
+                let call = self.calls.borrow_mut().remove(&frame.id());
+                match call {
+                    Some(call) => call.answer(frame),
+                    // Late, or never asked for.
+                    None => self.stats.response_unknown.inc(),
+                }
+            }
+            Kind::Heartbeat => {
+                if let Some(answer) = self.codec.heartbeat_answer(&frame) {
+                    self.out.push_bytes(&answer);
+                }
+            }
+            Kind::GoAway => self.retire(),
+            // Only clients make calls.
+            Kind::Request => {
+                self.stats.upstream_request_refused.inc();
+                let text = "weft: calls from a host to a client are not carried";
+                let reply = self
+                    .codec
+                    .error_reply(frame.origin(), Failure::NoRoute, text);
+                self.out.push_bytes(&reply);
+            }
+            Kind::Oneway => self.stats.upstream_request_refused.inc(),
+            Kind::HeartbeatAnswer | Kind::Resume | Kind::Notice => {}
+        }
+    }
+}
+
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}

@@ -1,0 +1,60 @@
+//! What holds for any bytes and any codec: they are frames or an error, nothing is lost, and what is
+//! rewritten is a frame again.
+
+use bytes::BytesMut;
+use weft_rpc::{Attribute, Attributes, Codec, Decoded, Failure, Frame, Limits};
+
+/// Bytes of a frame: small, so that lengths beyond it are found.
+const LIMITS: Limits = Limits { max_frame: 4096 };
+
+pub fn check(name: &str, bytes: &[u8]) {
+    let codec = weft_rpc::codec(name).expect("a codec of the table");
+    let _sniffed = codec.sniff(bytes);
+    let mut input = BytesMut::from(bytes);
+    loop {
+        let before = input.len();
+        match codec.decode(&mut input, LIMITS) {
+            Ok(Decoded::Frame(frame)) => {
+                assert_eq!(before, frame.bytes().len() + input.len());
+                frame_is_sound(codec, frame);
+            }
+            Ok(Decoded::NeedMore(needed)) => {
+                assert!(needed > before && input.len() == before);
+                break;
+            }
+            Err(_) => {
+                assert_eq!(input.len(), before);
+                break;
+            }
+        }
+    }
+}
+
+fn decode(codec: &'static dyn Codec, bytes: &[u8]) -> Frame {
+    let mut input = BytesMut::from(bytes);
+    let Ok(Decoded::Frame(frame)) = codec.decode(&mut input, Limits::default()) else {
+        panic!("what was written is no frame");
+    };
+    assert!(input.is_empty());
+    frame
+}
+
+fn frame_is_sound(codec: &'static dyn Codec, mut frame: Frame) {
+    let attributes = Attributes::new(codec, &frame);
+    for name in ["service", "method", "version", "group", "tag"] {
+        let _value = attributes.get(&Attribute::named(name));
+    }
+    drop(attributes);
+    let _timeout = codec.timeout_ms(&frame);
+    let _answer = codec.heartbeat_answer(&frame);
+    for failure in Failure::ALL {
+        decode(codec, &codec.error_reply(frame.origin(), failure, "text"));
+    }
+    decode(codec, &codec.heartbeat(frame.origin()));
+    codec.set_id(&mut frame, 77);
+    assert_eq!(decode(codec, frame.bytes()).id(), 77);
+    if codec.set_attachments(&mut frame, &[("key", "value")]).is_ok() {
+        let again = decode(codec, frame.bytes());
+        assert_eq!((again.id(), again.kind()), (77, frame.kind()));
+    }
+}
