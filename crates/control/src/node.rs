@@ -13,6 +13,7 @@ use weft_sources::proxy_settings;
 use crate::generate::networks::NETWORK;
 use crate::identity::Identity;
 use crate::pb::core::v3::Node;
+use crate::pb::core::v3::node::UserAgentVersionType;
 use crate::pb::protobuf::{Struct, Value, value::Kind};
 
 /// Settings of a node may be nested so deep.
@@ -211,6 +212,24 @@ impl Proxy {
 fn join(parts: [&str; 3]) -> String {
     parts.join("/").trim_end_matches('/').to_owned()
 }
+/// `envoy/1.40.0`; what a node does not say is left out.
+fn agent(node: &Node) -> String {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            let number = build.version.as_ref();
+            number.map_or_else(String::new, |v| {
+                format!("{}.{}.{}", v.major_number, v.minor_number, v.patch)
+            })
+        }
+        None => String::new(),
+    };
+    if version.is_empty() || node.user_agent_name.is_empty() {
+        return node.user_agent_name.clone();
+    }
+    format!("{}/{version}", node.user_agent_name)
+}
+
 
 /// The place that a workload's labels name, which counts before that of the node.
 fn locality_of(labels: &BTreeMap<String, String>) -> Option<String> {
@@ -533,6 +552,18 @@ mod tests {
             Proxy::parse(&node("ztunnel~1~a.b~c", &[])),
             Err(NodeError::Type(_))
         ));
+    #[test]
+    fn who_the_proxy_is_comes_with_its_version() {
+        let mut node = node("sidecar~10.0.0.1~a.b~b.svc", &[]);
+        let agent = |node: &Node| Proxy::parse(node).expect("valid").agent;
+        assert_eq!(agent(&node), "");
+        node.user_agent_name = "weft".to_owned();
+        assert_eq!(agent(&node), "weft");
+        let version = UserAgentVersionType::UserAgentVersion("0.1.0".to_owned());
+        node.user_agent_version_type = Some(version);
+        assert_eq!(agent(&node), "weft/0.1.0");
+    }
+
         let bad = node(
             "sidecar~10.0.0.1~a.b~c",
             &[("HTTP_PROXY_PORT", text("99999"))],

@@ -369,7 +369,7 @@ impl EnvoyFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
-    /// Files, or directories of YAML
+    /// Files, or directories of YAML; `-`: standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// Exit 1 for warnings, too
@@ -393,7 +393,7 @@ pub(crate) enum ReportForm {
 
 #[derive(Debug, Args)]
 pub(crate) struct AnalyzeArgs {
-    /// Files, or directories of YAML
+    /// Files, or directories of YAML; `-`: standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// File with the mesh's settings (Istio's `MeshConfig`)

@@ -12,6 +12,7 @@ use weft_agent::AgentOptions;
 use weft_core::drain;
 use weft_proto::bootstrap::{BootstrapTexts, INLINE_SOURCE, read_located_bootstrap};
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
+use weft_proto::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use weft_proto::pb::envoy::config::core::v3::{Locality, Node};
 use weft_proxy::admin::ServerOptions;
 use weft_proxy::{CheckedBootstrap, ConfigError, ProxyOptions};
@@ -55,7 +56,12 @@ fn bootstrap(args: &ProxyArgs) -> Result<(BootstrapMessage, BootstrapTexts), Fai
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         format!("the bootstrap is refused:\n{}", lines.join("\n"))
     })?;
-    override_node(bootstrap.node.get_or_insert_default(), args);
+    let node = bootstrap.node.get_or_insert_default();
+    override_node(node, args);
+    // As Envoy, whatever the bootstrap says of it.
+    node.user_agent_name = "weft".to_owned();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    node.user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion(version));
     Ok((bootstrap, texts))
 }
 

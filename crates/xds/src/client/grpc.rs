@@ -304,12 +304,12 @@ impl<P: Protocol> Link<P> {
             },
             Link::Opening(opening) => match opening.await {
                 Ok(response) => Progress::Opened(Box::new(response.into_inner())),
-                Err(status) => Progress::Lost(with_causes(&status)),
+                Err(status) => Progress::Lost(of_status(&status)),
             },
             Link::Open(stream) => match stream.message().await {
                 Ok(Some(response)) => Progress::Message(response),
                 Ok(None) => Progress::Lost("the server ended the stream".to_owned()),
-                Err(status) => Progress::Lost(with_causes(&status)),
+                Err(status) => Progress::Lost(of_status(&status)),
             },
         }
     }
@@ -321,6 +321,24 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(error) = cause {
         let part = error.to_string();
         if !text.contains(&part) {
+/// Code, message and causes of a call that failed; its own text would print its causes as Rust sees
+/// them.
+pub fn of_status(status: &Status) -> String {
+    let mut text = format!("{:?}", status.code());
+    if !status.message().is_empty() {
+        text.push_str(": ");
+        text.push_str(status.message());
+    }
+    if let Some(cause) = std::error::Error::source(status) {
+        let cause = with_causes(cause);
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
             text.push_str(": ");
             text.push_str(&part);
         }
