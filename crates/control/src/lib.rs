@@ -33,7 +33,7 @@ mod tests;
 mod wire;
 mod world;
 
-pub use self::core::{Connected, Core, Push, Refused, TypeState};
+pub use self::core::{Connected, Core, Push, Refused, Registration, TypeState};
 pub use ca::{SecureConfig, SecureError};
 pub use graph::ProxyView;
 pub use keys::KeyFetch;

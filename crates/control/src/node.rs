@@ -102,6 +102,8 @@ pub struct Proxy {
     pub said_namespace: String,
     /// Settings that the proxy brings (metadata `PROXY_CONFIG`).
     pub settings: Option<Arc<ProxySettings>>,
+    /// Whether its agent tells how the workload is (`readinessProbe` of `PROXY_CONFIG`).
+    pub is_probed: bool,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -190,7 +192,8 @@ impl Proxy {
             workload: metadata.text("WORKLOAD_NAME").unwrap_or_default(),
             said_namespace: metadata.text("NAMESPACE").unwrap_or_default(),
             settings: metadata.settings()?,
-            agent: node.user_agent_name.clone(),
+            is_probed: metadata.is_probed(),
+            agent: agent(node),
         })
     }
 }
@@ -209,9 +212,6 @@ impl Proxy {
     }
 }
 
-fn join(parts: [&str; 3]) -> String {
-    parts.join("/").trim_end_matches('/').to_owned()
-}
 /// `envoy/1.40.0`; what a node does not say is left out.
 fn agent(node: &Node) -> String {
     let version = match &node.user_agent_version_type {
@@ -230,6 +230,9 @@ fn agent(node: &Node) -> String {
     format!("{}/{version}", node.user_agent_name)
 }
 
+fn join(parts: [&str; 3]) -> String {
+    parts.join("/").trim_end_matches('/').to_owned()
+}
 
 /// The place that a workload's labels name, which counts before that of the node.
 fn locality_of(labels: &BTreeMap<String, String>) -> Option<String> {
@@ -391,6 +394,23 @@ impl Metadata<'_> {
                 Ok(map.into_iter().map(|(k, v)| (k, text(v))).collect())
             }
             _ => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// Whether `PROXY_CONFIG` has a probe of the workload.
+    fn is_probed(&self) -> bool {
+        const PROBE: &str = "readinessProbe";
+        match self.kind("PROXY_CONFIG") {
+            Some(Kind::StructValue(map)) => map
+                .fields
+                .get(PROBE)
+                .is_some_and(|probe| matches!(probe.kind, Some(Kind::StructValue(_)))),
+            Some(Kind::StringValue(text)) => {
+                let config: Result<serde_json::Value, _> = serde_json::from_str(text);
+                config
+                    .is_ok_and(|config| config.get(PROBE).is_some_and(serde_json::Value::is_object))
+            }
+            _ => false,
         }
     }
 

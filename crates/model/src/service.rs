@@ -189,6 +189,26 @@ pub struct Workload {
 impl Workload {
     /// Says whether it has this IP address.
     pub fn has_ip(&self, ip: IpAddr) -> bool {
+/// What workloads that register themselves have in common. Source: Istio's `WorkloadGroup`; its
+/// annotations and its probe are for agents, and not here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkloadGroup {
+    /// The object.
+    pub origin: ObjectRef,
+    /// Their labels: those of the template, and over them those of the group's `metadata`.
+    pub labels: Labels,
+    /// Named ports.
+    pub ports: BTreeMap<Arc<str>, PortNumber>,
+    /// The service account that they must have, if the group names one.
+    pub service_account: Option<Arc<str>>,
+    /// Where they stand, unless their nodes say it.
+    pub locality: Locality,
+    /// The network they are reached in, unless their nodes say it.
+    pub network: Arc<str>,
+    /// Their share.
+    pub weight: Weight,
+}
+
         self.addresses
             .iter()
             .any(|address| address.ip() == Some(ip))

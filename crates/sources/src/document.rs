@@ -271,8 +271,9 @@ fn convert_kind(
             workload.map(|workload| Piece::Workload(Arc::new(workload)))
         }
         Kind::WorkloadGroup => {
-            workload_group::check(document.read_spec()?, spec);
-            Some(Piece::Nothing)
+            let message = document.read_spec()?;
+            let group = workload_group::convert(message, context, spec);
+            group.map(|group| Piece::WorkloadGroup(Arc::new(group)))
         }
         Kind::VirtualService => {
             let message = document.read_spec()?;

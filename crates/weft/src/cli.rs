@@ -114,11 +114,36 @@ pub(crate) struct ControlArgs {
     #[arg(long, value_name = "FILE", default_value = "/cacerts/extra.pem")]
     pub(crate) jwks_extra_roots: PathBuf,
     #[command(flatten)]
+    pub(crate) registration: RegistrationArgs,
+    #[command(flatten)]
     pub(crate) secure: SecureArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
+}
+
+/// Workloads that register themselves (`WorkloadGroup`).
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegistrationArgs {
+    /// How long the entry of a workload that registers itself outlives its proxy's connection
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        env = "PILOT_WORKLOAD_ENTRY_GRACE_PERIOD"
+    )]
+    pub(crate) workload_entry_grace_period: Interval,
+    /// Whether only workloads with a verified identity may register themselves: those of the secure
+    /// port
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = clap::ArgAction::Set,
+        default_value_t = true,
+        env = "ISTIO_WORKLOAD_ENTRY_VALIDATE_IDENTITY"
+    )]
+    pub(crate) workload_entry_validate_identity: bool,
 }
 
 /// The networks of a mesh that has several.

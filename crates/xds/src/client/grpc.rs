@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{ClientEvent, ClientOptions, ClientStream, Interest, Refused};
+use super::{ClientEvent, ClientOptions, ClientStream, Interest, Refused, WorkloadHealth};
 use crate::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::protocol::{Delta, Mode, Protocol, Sotw};
 use crate::type_url::TypeUrl;
@@ -187,6 +187,7 @@ fn add(counter: &AtomicU64, by: u64) {
 enum Command {
     Interest(TypeUrl, Interest),
     Verdict(u64, Vec<Refused>),
+    Health(WorkloadHealth),
 }
 
 /// The caller's end of a running driver. Dropping it ends the driver.
@@ -208,6 +209,11 @@ impl Commands {
     pub async fn set_interest(&self, type_url: TypeUrl, interest: Interest) {
         // An error means that the driver has ended, and with it the need.
         let _ = self.0.send(Command::Interest(type_url, interest)).await;
+    }
+
+    /// See [`ClientStream::set_health`]. Waits while the driver is behind.
+    pub async fn set_health(&self, health: WorkloadHealth) {
+        let _ = self.0.send(Command::Health(health)).await;
     }
 
     /// See [`ClientStream::verdict`]; an empty list accepts.
@@ -315,12 +321,6 @@ impl<P: Protocol> Link<P> {
     }
 }
 
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
 /// Code, message and causes of a call that failed; its own text would print its causes as Rust sees
 /// them.
 pub fn of_status(status: &Status) -> String {
@@ -339,6 +339,12 @@ pub fn of_status(status: &Status) -> String {
     text
 }
 
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
             text.push_str(": ");
             text.push_str(&part);
         }
@@ -394,6 +400,7 @@ async fn drive<P: Rpc>(
                     add(&driver.config.counters.updates_refused, u64::from(!refused.is_empty()));
                     driver.machine.verdict(id, refused);
                 }
+                Some(Command::Health(health)) => driver.machine.set_health(health),
                 None => break,
             },
             permit = events.reserve(), if driver.next_event.is_some() => {

@@ -524,7 +524,10 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 Event::RemovalsHeld { forced, .. } => {
                     add(&counters.removals_forced, *forced as u64);
                 }
-                Event::Subscribed { .. } | Event::Sent { .. } | Event::InSync { .. } => {}
+                Event::Subscribed { .. }
+                | Event::Sent { .. }
+                | Event::InSync { .. }
+                | Event::Health { .. } => {}
             }
             self.shared.source.event(self.id, &event);
         }
