@@ -68,6 +68,9 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// How endpoints are found.
     pub resolution: Resolution,
+    /// Whether proxies that look its name up call all addresses at once and take the one that answers
+    /// first (annotation `istio.io/connect-strategy`).
+    pub races: bool,
     /// Whether it lives outside of the mesh (`ServiceEntry` `MESH_EXTERNAL`, `ExternalName`).
     pub external: bool,
     /// Who may see it.

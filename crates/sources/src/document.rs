@@ -261,8 +261,8 @@ fn convert_kind(
         Kind::Secret | Kind::ConfigMap => credentials(document, context, root)?,
         Kind::ServiceEntry => {
             let message: istio::ServiceEntry = document.read_spec()?;
-            let assignments = service_entry::assignments(&document.body, root);
-            let services = service_entry::convert(message, &assignments, context, spec);
+            let beside = service_entry::Beside::of(&document.body, context, root);
+            let services = service_entry::convert(message, &beside, context, spec);
             services.map(|services| Piece::ServiceEntry(Arc::new(services)))
         }
         Kind::WorkloadEntry => {
