@@ -368,6 +368,11 @@ impl Core {
         self.writer.lock().world.engine.counters()
     }
 
+    /// The cluster of proxies that name none.
+    pub(crate) fn cluster_id(&self) -> String {
+        self.writer.lock().world.cluster_id()
+    }
+
     /// Nodes and sources that are alive in the engine.
     pub fn engine_size(&self) -> usize {
         self.writer.lock().world.engine.len()
@@ -377,11 +382,6 @@ impl Core {
     pub(crate) fn count(&self, kind: impl Fn(&ObjectKey) -> bool) -> usize {
         self.writer.lock().world.count(kind)
     }
-    /// The cluster of proxies that name none.
-    pub(crate) fn cluster_id(&self) -> String {
-        self.writer.lock().world.cluster_id()
-    }
-
 
     /// The view that a proxy has or would have.
     pub fn view_of(&self, proxy: &Proxy) -> Arc<ProxyView> {

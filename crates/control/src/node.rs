@@ -553,6 +553,18 @@ mod tests {
     }
 
     #[test]
+    fn who_the_proxy_is_comes_with_its_version() {
+        let mut node = node("sidecar~10.0.0.1~a.b~b.svc", &[]);
+        let agent = |node: &Node| Proxy::parse(node).expect("valid").agent;
+        assert_eq!(agent(&node), "");
+        node.user_agent_name = "weft".to_owned();
+        assert_eq!(agent(&node), "weft");
+        let version = UserAgentVersionType::UserAgentVersion("0.1.0".to_owned());
+        node.user_agent_version_type = Some(version);
+        assert_eq!(agent(&node), "weft/0.1.0");
+    }
+
+    #[test]
     fn a_grpc_client_is_known_by_its_generator() {
         let proxy = Proxy::parse(&node(
             "sidecar~10.0.0.1~a.b~b.svc",
@@ -572,18 +584,6 @@ mod tests {
             Proxy::parse(&node("ztunnel~1~a.b~c", &[])),
             Err(NodeError::Type(_))
         ));
-    #[test]
-    fn who_the_proxy_is_comes_with_its_version() {
-        let mut node = node("sidecar~10.0.0.1~a.b~b.svc", &[]);
-        let agent = |node: &Node| Proxy::parse(node).expect("valid").agent;
-        assert_eq!(agent(&node), "");
-        node.user_agent_name = "weft".to_owned();
-        assert_eq!(agent(&node), "weft");
-        let version = UserAgentVersionType::UserAgentVersion("0.1.0".to_owned());
-        node.user_agent_version_type = Some(version);
-        assert_eq!(agent(&node), "weft/0.1.0");
-    }
-
         let bad = node(
             "sidecar~10.0.0.1~a.b~c",
             &[("HTTP_PROXY_PORT", text("99999"))],

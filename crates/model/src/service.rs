@@ -189,9 +189,6 @@ pub struct Workload {
     pub hostname: Option<Arc<str>>,
 }
 
-impl Workload {
-    /// Says whether it has this IP address.
-    pub fn has_ip(&self, ip: IpAddr) -> bool {
 /// What workloads that register themselves have in common. Source: Istio's `WorkloadGroup`; its
 /// annotations and its probe are for agents, and not here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -212,6 +209,9 @@ pub struct WorkloadGroup {
     pub weight: Weight,
 }
 
+impl Workload {
+    /// Says whether it has this IP address.
+    pub fn has_ip(&self, ip: IpAddr) -> bool {
         self.addresses
             .iter()
             .any(|address| address.ip() == Some(ip))
