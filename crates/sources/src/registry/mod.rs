@@ -13,3 +13,4 @@ pub mod places;
 pub mod registered;
 mod scan;
 pub mod store;
+mod writers;
