@@ -168,7 +168,10 @@ impl ControlPlane {
         core.follow(source.refresh());
         core.open_registration(config.registration.clone(), source.registered());
         let expiring = registration::run(Arc::clone(&core), drain.clone());
-        tasks.spawn(async { expiring.await.map_err(ControlError::Part) });
+        tasks.spawn(async {
+            expiring.await;
+            Ok(())
+        });
         let wanted = core.wanted_keys();
         let fetching = keys::run(
             Arc::clone(&core),

@@ -149,7 +149,9 @@ impl Mesh {
         let listeners = view.view.get(&TypeUrl::LISTENER).expect("listeners");
         let text = text.as_bytes();
         let has = |body: &[u8]| body.windows(text.len()).any(|part| part == text);
-        listeners.iter().any(|resource| has(&resource.body))
+        listeners
+            .iter()
+            .any(|resource| has(&resource.body.to_bytes()))
     }
 
     async fn gets(&self, text: &str) {
@@ -340,7 +342,7 @@ async fn a_server_is_asked_only_if_its_certificate_is_trusted() {
     assert!(mesh.has(NOBODY) && !mesh.has("\"k\":\"secret\""));
     let trusting = KeyFetch {
         extra_roots: authority,
-        ..KeyFetch::default()..KeyFetch::default()
+        ..KeyFetch::default()
     };
     let mesh = Mesh::start(&rule, trusting).await;
     assert!(mesh.has("\"k\":\"secret\"") && !mesh.has(NOBODY));

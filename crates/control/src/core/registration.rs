@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::task::JoinError;
 use tonic::Status;
 use weft_core::drain::DrainSignal;
 use weft_model::{
@@ -412,15 +411,12 @@ impl Core {
 }
 
 /// Removes entries whose time of grace is over, until the drain signal comes.
-///
-/// # Errors
-/// None; as a part of the control plane it ends like others.
-pub(crate) async fn run(core: Arc<Core>, drain: DrainSignal) -> Result<(), JoinError> {
+pub(crate) async fn run(core: Arc<Core>, drain: DrainSignal) {
     let changed = Arc::clone(&core.registrar.lock().changed);
     loop {
         let next = core.expire_registrations(Instant::now());
         tokio::select! {
-            () = drain.wait() => return Ok(()),
+            () = drain.wait() => return,
             () = changed.notified() => {}
             () = async {
                 match next {
