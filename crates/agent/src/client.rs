@@ -15,7 +15,7 @@ use weft_net::tls::{
     ClientSpec, Identity, Pem, SanKind, SanMatcher, Validation, client_config, connect,
 };
 use weft_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
-use weft_xds::client::grpc::{ConnectError, connect_over};
+use weft_xds::client::grpc::{ConnectError, connect_over, of_status};
 use zeroize::Zeroizing;
 
 const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
@@ -134,10 +134,10 @@ async fn open(
 }
 
 fn failed(status: &Status) -> CallError {
-    let text = format!("{:?}: {}", status.code(), status.message());
+    let text = of_status(status);
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => CallError::Refused(text),
-        _ => CallError::Other(with_causes(status)),
+        _ => CallError::Other(text),
     }
 }
 

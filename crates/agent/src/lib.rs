@@ -1,6 +1,7 @@
-//! The identity of a workload: makes its key, asks the mesh's authority for a certificate, renews
-//! it in time, and keeps the last good one while the authority is away. Never knows who uses the
-//! certificate, nor for what.
+//! What Istio's agent does beside a proxy. The identity of a workload: makes its key, asks the mesh's
+//! authority for a certificate, renews it in time, and keeps the last good one while the authority is
+//! away. The health of a workload: probes it, and tells what has changed. Never knows who uses the
+//! certificate, nor what follows from the health.
 //!
 //! ```text
 //! Plan (when, with which credential) ─┐
@@ -20,13 +21,17 @@
 mod agent;
 mod client;
 mod credentials;
+mod look;
 mod options;
 mod output;
 mod plan;
+mod probe;
 mod stats;
 
 pub use agent::{Agent, Publish, WorkloadIdentity};
 pub use credentials::TokenSource;
+pub use look::start as start_probe;
 pub use options::{AgentOptions, Roots};
 pub use plan::{Plan, Schedule, Shown, Trouble};
+pub use probe::{Method, Probe};
 pub use stats::AgentStats;

@@ -86,7 +86,8 @@ impl<'a> Known<'a> {
             | Object::PeerAuthentication(_)
             | Object::AuthorizationPolicy(_)
             | Object::RequestAuthentication(_)
-            | Object::Telemetry(_) => {}
+            | Object::Telemetry(_)
+            | Object::WorkloadGroup(_) => {}
         }
     }
 

@@ -229,8 +229,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("route.RouteAction", "early_data_policy", "there is no early data"),
     line("route.RouteAction", "include_vh_rate_limits", "there are no rate limits to include"),
     line("route.RequestMirrorPolicy", "trace_sampled", TRACING),
-    line("route.HashPolicy.Cookie", "attributes", "no cookie is made: one with a `ttl` is refused"),
-    line("route.HashPolicy.Cookie", "path", "no cookie is made: one with a `ttl` is refused"),
     // Clusters and endpoints.
     line("cluster.Cluster", "stats_matcher", STATS),
     line("cluster.Cluster", "per_connection_buffer_high_watermark_timeout", TUNING),

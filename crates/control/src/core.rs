@@ -9,6 +9,7 @@ mod keys;
 mod latency;
 mod news;
 mod record;
+pub(crate) mod registration;
 mod sidecars;
 mod standing;
 mod streams;
@@ -43,6 +44,8 @@ use keys::{KeyCounts, KeyDesk};
 use latency::Owed;
 pub(crate) use latency::{Distribution, Latency};
 use news::News;
+pub use registration::Registration;
+use registration::{Registrar, RegistrationCounts};
 
 pub(crate) use concern::Concern;
 pub(crate) use explain::Explanation;
@@ -80,6 +83,9 @@ pub struct Core {
     pub(crate) desk: OnceLock<Arc<Desk>>,
     /// Look-ups of gateways' names.
     pub(crate) name_counts: NameCounts,
+    registrar: Mutex<Registrar>,
+    /// Registrations of workloads.
+    pub(crate) registrations: RegistrationCounts,
 }
 
 /// Counts of one type.
@@ -226,6 +232,8 @@ impl Core {
             key_counts: KeyCounts::default(),
             desk: OnceLock::new(),
             name_counts: NameCounts::default(),
+            registrar: Mutex::default(),
+            registrations: RegistrationCounts::default(),
         }
     }
 
@@ -257,6 +265,7 @@ impl Core {
             self.updates.count(change);
         }
         self.take_statuses(statuses);
+        self.follow_groups(changes.values());
         for part in in_turn(changes) {
             if !part.is_empty() {
                 let mut writer = self.writer.lock();
@@ -357,6 +366,11 @@ impl Core {
     /// Counters of the engine.
     pub fn engine_counters(&self) -> engine::Counters {
         self.writer.lock().world.engine.counters()
+    }
+
+    /// The cluster of proxies that name none.
+    pub(crate) fn cluster_id(&self) -> String {
+        self.writer.lock().world.cluster_id()
     }
 
     /// Nodes and sources that are alive in the engine.

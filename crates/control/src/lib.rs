@@ -33,9 +33,9 @@ mod tests;
 mod wire;
 mod world;
 
-pub use self::core::{Connected, Core, Push, Refused, TypeState};
+pub use self::core::{Connected, Core, Push, Refused, Registration, TypeState};
 pub use ca::{SecureConfig, SecureError};
 pub use graph::ProxyView;
-pub use keys::KeyFetch;
+pub use keys::{HttpProxies, KeyFetch};
 pub use offline::Offline;
 pub use plane::{ControlConfig, ControlError, ControlPlane};

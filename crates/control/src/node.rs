@@ -13,6 +13,7 @@ use weft_sources::proxy_settings;
 use crate::generate::networks::NETWORK;
 use crate::identity::Identity;
 use crate::pb::core::v3::Node;
+use crate::pb::core::v3::node::UserAgentVersionType;
 use crate::pb::protobuf::{Struct, Value, value::Kind};
 
 /// Settings of a node may be nested so deep.
@@ -101,6 +102,8 @@ pub struct Proxy {
     pub said_namespace: String,
     /// Settings that the proxy brings (metadata `PROXY_CONFIG`).
     pub settings: Option<Arc<ProxySettings>>,
+    /// Whether its agent tells how the workload is (`readinessProbe` of `PROXY_CONFIG`).
+    pub is_probed: bool,
     /// Free text for people: the user agent and its version.
     pub agent: String,
 }
@@ -189,7 +192,8 @@ impl Proxy {
             workload: metadata.text("WORKLOAD_NAME").unwrap_or_default(),
             said_namespace: metadata.text("NAMESPACE").unwrap_or_default(),
             settings: metadata.settings()?,
-            agent: node.user_agent_name.clone(),
+            is_probed: metadata.is_probed(),
+            agent: agent(node),
         })
     }
 }
@@ -206,6 +210,24 @@ impl Proxy {
     pub(crate) fn served_account(&self) -> Option<Arc<str>> {
         self.proved_account.clone().filter(|_| self.identity.served)
     }
+}
+
+/// `envoy/1.40.0`; what a node does not say is left out.
+fn agent(node: &Node) -> String {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            let number = build.version.as_ref();
+            number.map_or_else(String::new, |v| {
+                format!("{}.{}.{}", v.major_number, v.minor_number, v.patch)
+            })
+        }
+        None => String::new(),
+    };
+    if version.is_empty() || node.user_agent_name.is_empty() {
+        return node.user_agent_name.clone();
+    }
+    format!("{}/{version}", node.user_agent_name)
 }
 
 fn join(parts: [&str; 3]) -> String {
@@ -375,6 +397,23 @@ impl Metadata<'_> {
         }
     }
 
+    /// Whether `PROXY_CONFIG` has a probe of the workload.
+    fn is_probed(&self) -> bool {
+        const PROBE: &str = "readinessProbe";
+        match self.kind("PROXY_CONFIG") {
+            Some(Kind::StructValue(map)) => map
+                .fields
+                .get(PROBE)
+                .is_some_and(|probe| matches!(probe.kind, Some(Kind::StructValue(_)))),
+            Some(Kind::StringValue(text)) => {
+                let config: Result<serde_json::Value, _> = serde_json::from_str(text);
+                config
+                    .is_ok_and(|config| config.get(PROBE).is_some_and(serde_json::Value::is_object))
+            }
+            _ => false,
+        }
+    }
+
     /// A structure, or JSON in a string.
     fn settings(&self) -> Result<Option<Arc<ProxySettings>>, NodeError> {
         const KEY: &str = "PROXY_CONFIG";
@@ -511,6 +550,18 @@ mod tests {
         assert_eq!(proxy.inbound, BTreeMap::from([(9080, 19080)]));
         assert!(!proxy.outbound_listeners);
         assert_eq!(proxy.interception, Interception::None);
+    }
+
+    #[test]
+    fn who_the_proxy_is_comes_with_its_version() {
+        let mut node = node("sidecar~10.0.0.1~a.b~b.svc", &[]);
+        let agent = |node: &Node| Proxy::parse(node).expect("valid").agent;
+        assert_eq!(agent(&node), "");
+        node.user_agent_name = "weft".to_owned();
+        assert_eq!(agent(&node), "weft");
+        let version = UserAgentVersionType::UserAgentVersion("0.1.0".to_owned());
+        node.user_agent_version_type = Some(version);
+        assert_eq!(agent(&node), "weft/0.1.0");
     }
 
     #[test]

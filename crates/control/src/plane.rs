@@ -20,7 +20,7 @@ use weft_sources::{
 use weft_xds::server::grpc as ads;
 
 use crate::ca::{SecureConfig, SecureError};
-use crate::core::{Core, analysis};
+use crate::core::{Core, Registration, analysis, registration};
 use crate::gateway_names;
 use crate::keys::{self, KeyFetch};
 use crate::monitoring;
@@ -58,6 +58,8 @@ pub struct ControlConfig {
     pub max_connection_age: Option<Duration>,
     /// How keys are fetched that rules name by URL.
     pub keys: KeyFetch,
+    /// How workloads may register themselves.
+    pub registration: Registration,
     /// The secure port and the certificate authority; `None`: there are none.
     pub secure: Option<SecureConfig>,
 }
@@ -164,6 +166,12 @@ impl ControlPlane {
         };
         let mut source = FileSource::start(&config.config_dir, mesh, options)?;
         core.follow(source.refresh());
+        core.open_registration(config.registration.clone(), source.registered());
+        let expiring = registration::run(Arc::clone(&core), drain.clone());
+        tasks.spawn(async {
+            expiring.await;
+            Ok(())
+        });
         let wanted = core.wanted_keys();
         let fetching = keys::run(
             Arc::clone(&core),
@@ -487,6 +495,7 @@ mod tests {
             monitoring_addr: ([127, 0, 0, 1], 0).into(),
             max_connection_age: None,
             keys: KeyFetch::default(),
+            registration: Registration::default(),
             secure: None,
         };
         let (drain, signal) = drain::channel();

@@ -89,6 +89,11 @@ impl World {
         self.objects.keys().filter(|key| kind(key)).count()
     }
 
+    /// Whether there is such an object.
+    pub(crate) fn has(&self, key: &ObjectKey) -> bool {
+        self.objects.contains_key(key)
+    }
+
     /// All objects, in no particular order.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Object> {
         self.objects.values()
@@ -257,6 +262,7 @@ impl World {
             }
             // These are exchanged as a whole.
             Object::Workload(_)
+            | Object::WorkloadGroup(_)
             | Object::Namespace(_)
             | Object::Networks(_)
             | Object::Service(_)

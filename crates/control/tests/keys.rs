@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use weft_control::node::Proxy;
-use weft_control::{ControlConfig, ControlPlane, KeyFetch};
+use weft_control::{ControlConfig, ControlPlane, HttpProxies, KeyFetch};
 use weft_core::drain;
 use weft_xds::TypeUrl;
 use weft_xds::pb::Node;
@@ -250,6 +250,26 @@ async fn an_edit_takes_effect_with_its_keys() {
     assert!(mesh.has("\"k\":\"new\""));
     mesh.edit(&rule(&format!("issuer: i, jwks: '{}'", keys("own"))));
     mesh.gets("\"k\":\"own\"").await;
+}
+
+#[tokio::test]
+async fn keys_are_fetched_by_the_environments_proxy() {
+    let server = Server::start(None).await;
+    server.put(
+        "http://keys.nowhere.example/keys",
+        "200 OK",
+        &keys("far"),
+        Duration::ZERO,
+    );
+    let proxy = server.url("http", "").replace("localhost", "127.0.0.1");
+    let environment = |name: &str| (name == "HTTP_PROXY").then(|| proxy.clone());
+    let fetch = KeyFetch {
+        proxies: HttpProxies::from_env(environment).expect("a proxy"),
+        ..KeyFetch::default()
+    };
+    let uri = "http://keys.nowhere.example/keys";
+    let mesh = Mesh::start(&rule(&format!("issuer: i, jwksUri: '{uri}'")), fetch).await;
+    mesh.gets("\"k\":\"far\"").await;
 }
 
 #[tokio::test]

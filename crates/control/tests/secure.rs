@@ -508,6 +508,58 @@ async fn streams_are_for_nodes_that_are_who_their_credentials_say() {
 }
 
 #[tokio::test]
+async fn workloads_register_themselves_as_who_they_are() {
+    const GROUP: &str = r"
+apiVersion: networking.istio.io/v1
+kind: WorkloadGroup
+metadata: {name: carts, namespace: shop}
+spec: {template: {serviceAccount: cart}}
+";
+    let secure = Secure::start().await;
+    let directory = secure.running.directory.path();
+    write(directory, "group.yaml", GROUP);
+    let other = GROUP
+        .replace("carts", "vaults")
+        .replace("Account: cart", "Account: vault");
+    write(directory, "other.yaml", &other);
+    get(&secure.running, "/debug/wait?refresh").await;
+    let own = secure.join("shop", "cart").await;
+    let cluster = TypeUrl::CLUSTER;
+    let carts = cart(&[("AUTO_REGISTER_GROUP", "carts")]);
+    let served = secure
+        .stream(Some(&own), None, carts.clone(), cluster.as_str())
+        .await;
+    served.expect("it is one of them");
+    assert_eq!(secure.metric("auto_registration_success_total").await, 1);
+    let vaults = cart(&[("AUTO_REGISTER_GROUP", "vaults")]);
+    let refused = secure
+        .stream(Some(&own), None, vaults, cluster.as_str())
+        .await;
+    let refused = refused.expect_err("another account");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+
+    // On the plain port nobody is anybody.
+    let address = format!("http://{}", secure.running.control.grpc_addr);
+    let client = AggregatedDiscoveryServiceClient::connect(address).await;
+    let (requests, receiver) = mpsc::channel(4);
+    let first = DiscoveryRequest {
+        node: Some(carts),
+        type_url: cluster.as_str().to_owned(),
+        ..DiscoveryRequest::default()
+    };
+    requests.send(first).await.expect("room");
+    let stream = client
+        .expect("connects")
+        .stream_aggregated_resources(ReceiverStream::new(receiver))
+        .await;
+    let refused = answer(&mut stream.expect("a stream").into_inner()).await;
+    let refused = refused.expect_err("no identity");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert_eq!(secure.metric("auto_registration_errors_total").await, 2);
+    secure.stop().await;
+}
+
+#[tokio::test]
 async fn streams_of_the_two_ports_have_nothing_to_do_with_each_other() {
     let secure = Secure::start().await;
     let own = secure.join("shop", "cart").await;

@@ -83,7 +83,9 @@ pub use route::{
     VirtualService, routing_claim,
 };
 pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
-pub use service::{Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload};
+pub use service::{
+    Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload, WorkloadGroup,
+};
 pub use sidecar::{
     CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressPort, EgressScope,
     IngressListener, Sidecar, unix_path,

@@ -14,7 +14,7 @@ use crate::network::MeshNetworks;
 use crate::peer::PeerAuthentication;
 use crate::route::VirtualService;
 use crate::secret::Secret;
-use crate::service::{Endpoint, Service, Workload};
+use crate::service::{Endpoint, Service, Workload, WorkloadGroup};
 use crate::sidecar::Sidecar;
 use crate::telemetry::Telemetry;
 use crate::token::RequestAuthentication;
@@ -60,6 +60,7 @@ pub enum ObjectKey {
     Service(ServiceKey),
     Endpoints(ServiceKey),
     Workload(ObjectRef),
+    WorkloadGroup(ObjectRef),
     VirtualService(ObjectRef),
     DestinationRule(ObjectRef),
     Gateway(ObjectRef),
@@ -80,7 +81,8 @@ impl fmt::Display for ObjectKey {
             Self::Service(key) => write!(f, "service {key}"),
             Self::Endpoints(key) => write!(f, "endpoints of {key}"),
             Self::Workload(origin) => write!(f, "workload {origin}"),
-            Self::VirtualService(origin)
+            Self::WorkloadGroup(origin)
+            | Self::VirtualService(origin)
             | Self::DestinationRule(origin)
             | Self::Gateway(origin)
             | Self::Sidecar(origin)
@@ -103,6 +105,7 @@ pub enum Object {
     Service(Arc<Service>),
     Endpoints(Arc<ServiceEndpoints>),
     Workload(Arc<Workload>),
+    WorkloadGroup(Arc<WorkloadGroup>),
     VirtualService(Arc<VirtualService>),
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
@@ -124,6 +127,7 @@ impl Object {
             Self::Service(service) => ObjectKey::Service(service.key()),
             Self::Endpoints(list) => ObjectKey::Endpoints(list.service.clone()),
             Self::Workload(workload) => ObjectKey::Workload(workload.origin.clone()),
+            Self::WorkloadGroup(group) => ObjectKey::WorkloadGroup(group.origin.clone()),
             Self::VirtualService(rule) => ObjectKey::VirtualService(rule.meta.origin.clone()),
             Self::DestinationRule(rule) => ObjectKey::DestinationRule(rule.meta.origin.clone()),
             Self::Gateway(rule) => ObjectKey::Gateway(rule.meta.origin.clone()),

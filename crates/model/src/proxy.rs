@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::balancing::Number;
 use crate::telemetry::TraceTag;
@@ -16,6 +17,53 @@ pub struct ProxySettings {
     pub headers: ProxyHeaders,
     /// What stands before gateways.
     pub topology: GatewayTopology,
+    /// Limits and times of connections that are taken, if there was a word about them.
+    pub connection: Option<Box<ConnectionSettings>>,
+}
+
+/// Limits and times of connections that are taken (Istio's `ConnectionSettings`); `None` is what
+/// holds without them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[allow(missing_docs)] // the names are those of Envoy's fields
+pub struct ConnectionSettings {
+    /// Gateways take Envoy's advice for the edge for all that is not said (profile `EDGE`).
+    pub edge: bool,
+    /// Bytes that a connection of a gateway may have in memory.
+    pub buffer_limit: Option<u32>,
+    pub idle_timeout: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    pub max_stream_duration: Option<Duration>,
+    pub drain_timeout: Option<Duration>,
+    pub request_timeout: Option<Duration>,
+    pub request_headers_timeout: Option<Duration>,
+    pub stream_idle_timeout: Option<Duration>,
+    pub max_concurrent_streams: Option<u32>,
+    /// Bytes.
+    pub stream_window: Option<u32>,
+    /// Bytes.
+    pub connection_window: Option<u32>,
+    pub underscores: Option<HeadersWithUnderscores>,
+    pub merge_slashes: Option<bool>,
+    pub escaped_slashes: Option<EscapedSlashes>,
+}
+
+/// What becomes of headers with `_` in their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the names are Envoy's
+pub enum HeadersWithUnderscores {
+    Allow,
+    RejectRequest,
+    DropHeader,
+}
+
+/// What becomes of `%2F` and `%5C` in paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the names are Envoy's
+pub enum EscapedSlashes {
+    KeepUnchanged,
+    RejectRequest,
+    UnescapeAndRedirect,
+    UnescapeAndForward,
 }
 
 /// Defaults of spans.

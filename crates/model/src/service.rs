@@ -68,6 +68,9 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// How endpoints are found.
     pub resolution: Resolution,
+    /// Whether proxies that look its name up call all addresses at once and take the one that answers
+    /// first (annotation `istio.io/connect-strategy`).
+    pub races: bool,
     /// Whether it lives outside of the mesh (`ServiceEntry` `MESH_EXTERNAL`, `ExternalName`).
     pub external: bool,
     /// Who may see it.
@@ -184,6 +187,26 @@ pub struct Workload {
     pub node: Option<Arc<str>>,
     /// Its DNS name within a headless service (`spec.hostname`), if any.
     pub hostname: Option<Arc<str>>,
+}
+
+/// What workloads that register themselves have in common. Source: Istio's `WorkloadGroup`; its
+/// annotations and its probe are for agents, and not here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkloadGroup {
+    /// The object.
+    pub origin: ObjectRef,
+    /// Their labels: those of the template, and over them those of the group's `metadata`.
+    pub labels: Labels,
+    /// Named ports.
+    pub ports: BTreeMap<Arc<str>, PortNumber>,
+    /// The service account that they must have, if the group names one.
+    pub service_account: Option<Arc<str>>,
+    /// Where they stand, unless their nodes say it.
+    pub locality: Locality,
+    /// The network they are reached in, unless their nodes say it.
+    pub network: Arc<str>,
+    /// Their share.
+    pub weight: Weight,
 }
 
 impl Workload {

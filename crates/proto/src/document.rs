@@ -229,6 +229,16 @@ impl Document {
         self.outcome(message, self.faults.clone())
     }
 
+    /// The same document without the fields at these places (line and column), whose faults are told
+    /// already: what is left can be read, so that all that is wrong is told at once. Also gives the
+    /// paths of what is left out.
+    pub fn without(&self, places: &[(u32, u32)]) -> (Self, Vec<String>) {
+        let mut document = self.clone();
+        document.faults.clear();
+        let removed = reader::remove_at(&mut document.body, "", places);
+        (document, removed)
+    }
+
     fn outcome<M>(
         &self,
         message: Result<M, Vec<Fault>>,

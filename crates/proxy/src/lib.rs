@@ -29,5 +29,6 @@ pub use weft_config::ConfigError; // of `CheckedBootstrap`
 pub use weft_config::DataSource; // of `WorkloadSecrets`
 
 pub use server::{
-    CheckedBootstrap, OwnIdentity, ProxyError, ProxyOptions, WorkloadSecrets, context, run,
+    CheckedBootstrap, OwnIdentity, ProxyError, ProxyOptions, WorkloadHealth, WorkloadSecrets,
+    context, run,
 };

@@ -170,11 +170,46 @@ fn convert(
             let place =
                 |finding: Finding| document.problem(&finding.path.to_string(), finding.text);
             let mut problems: Vec<Problem> = findings.into_iter().map(place).collect();
-            problems.extend(piece.err().into_iter().flatten());
+            if let Err(unread) = piece {
+                problems.extend(beside(document, &context, &unread));
+                problems.extend(unread);
+            }
             problems.sort_by_key(|problem| (problem.line, problem.column));
             Err(problems)
         }
     }
+}
+
+/// What else is wrong with a document of which fields cannot be read: all that is found without them,
+/// but for what may follow from their absence.
+fn beside(document: &Document, context: &Context<'_>, unread: &[Problem]) -> Vec<Problem> {
+    let places: Vec<(u32, u32)> = unread.iter().map(|p| (p.line, p.column)).collect();
+    let (readable, absent) = document.without(&places);
+    let checker = Checker::default();
+    // What of it cannot be read still is told already.
+    if absent.is_empty() || convert_kind(&readable, context, &checker).is_err() {
+        return Vec::new();
+    }
+    let findings = checker.into_findings().into_iter();
+    let found = findings.map(|finding| (finding.path.to_string(), finding.text));
+    found
+        .filter(|(path, _)| !absent.iter().any(|absent| may_follow(path, absent)))
+        .map(|(path, text)| document.problem(&path, text))
+        .collect()
+}
+
+/// Whether what is said of a field may follow from the absence of another: of one above or below it,
+/// or beside it.
+fn may_follow(path: &str, absent: &str) -> bool {
+    let above = |path: &str, other: &str| {
+        let rest = other.strip_prefix(path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let parent = |path: &str| {
+        let end = path.rfind(['.', '[']).unwrap_or_default();
+        path.get(..end).unwrap_or_default().to_owned()
+    };
+    above(path, absent) || above(absent, path) || parent(path) == parent(absent)
 }
 
 /// What a Secret or a `ConfigMap` has for TLS.
@@ -226,8 +261,8 @@ fn convert_kind(
         Kind::Secret | Kind::ConfigMap => credentials(document, context, root)?,
         Kind::ServiceEntry => {
             let message: istio::ServiceEntry = document.read_spec()?;
-            let assignments = service_entry::assignments(&document.body, root);
-            let services = service_entry::convert(message, &assignments, context, spec);
+            let beside = service_entry::Beside::of(&document.body, context, root);
+            let services = service_entry::convert(message, &beside, context, spec);
             services.map(|services| Piece::ServiceEntry(Arc::new(services)))
         }
         Kind::WorkloadEntry => {
@@ -236,8 +271,9 @@ fn convert_kind(
             workload.map(|workload| Piece::Workload(Arc::new(workload)))
         }
         Kind::WorkloadGroup => {
-            workload_group::check(document.read_spec()?, spec);
-            Some(Piece::Nothing)
+            let message = document.read_spec()?;
+            let group = workload_group::convert(message, context, spec);
+            group.map(|group| Piece::WorkloadGroup(Arc::new(group)))
         }
         Kind::VirtualService => {
             let message = document.read_spec()?;

@@ -25,6 +25,7 @@ pub use api::istio::{mesh_config, mesh_networks, proxy_settings, token_issuers};
 pub use registry::file::{Batch, FileSource, FileSourceError, FolderState, Refresh, WatchOptions};
 pub use registry::load::{Loaded, load_once, load_with_networks};
 pub use registry::places::{Remark, place};
+pub use registry::registered::Registered;
 pub use registry::store::{FileStore, ObjectState, ObjectStatus, StatusKey, Update};
 pub use weft_proto::Problem;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use weft_model::{
     AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, MeshNetworks, NamespaceInfo,
     ObjectRef, PeerAuthentication, RequestAuthentication, Secret, Sidecar, Telemetry,
-    VirtualService, Workload,
+    VirtualService, Workload, WorkloadGroup,
 };
 use weft_proto::Problem;
 
@@ -22,6 +22,7 @@ pub(crate) enum Piece {
     Service(Arc<KubernetesService>),
     Addresses(Arc<AddressList>),
     Workload(Arc<Workload>),
+    WorkloadGroup(Arc<WorkloadGroup>),
     ServiceEntry(Arc<Vec<HostService>>),
     VirtualService(Arc<VirtualService>),
     DestinationRule(Arc<DestinationRule>),

@@ -12,7 +12,7 @@ use ahash::AHashMap;
 use weft_config::{Cluster as Config, Discovery, Health};
 use weft_core::metrics::Registry;
 
-use crate::balance::{Balancer, Request};
+use crate::balance::{Balancer, Request, is_hashed};
 use crate::breaker::{Breaker, Priority};
 use crate::host::{Host, HostShared};
 use crate::host_set::HostSet;
@@ -203,6 +203,11 @@ impl Cluster {
     /// Gives a retry back that [`Cluster::try_retry`] took.
     pub fn end_retry(&self, priority: Priority) {
         self.breaker(priority).retries.release();
+    }
+
+    /// Whether it chooses hosts by the route's hash.
+    pub fn hashes(&self) -> bool {
+        is_hashed(&self.config.lb)
     }
 
     /// The request header (lower case) that names the destination of an `ORIGINAL_DST` cluster.

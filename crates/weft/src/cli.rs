@@ -114,11 +114,36 @@ pub(crate) struct ControlArgs {
     #[arg(long, value_name = "FILE", default_value = "/cacerts/extra.pem")]
     pub(crate) jwks_extra_roots: PathBuf,
     #[command(flatten)]
+    pub(crate) registration: RegistrationArgs,
+    #[command(flatten)]
     pub(crate) secure: SecureArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
+}
+
+/// Workloads that register themselves (`WorkloadGroup`).
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegistrationArgs {
+    /// How long the entry of a workload that registers itself outlives its proxy's connection
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        env = "PILOT_WORKLOAD_ENTRY_GRACE_PERIOD"
+    )]
+    pub(crate) workload_entry_grace_period: Interval,
+    /// Whether only workloads with a verified identity may register themselves: those of the secure
+    /// port
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = clap::ArgAction::Set,
+        default_value_t = true,
+        env = "ISTIO_WORKLOAD_ENTRY_VALIDATE_IDENTITY"
+    )]
+    pub(crate) workload_entry_validate_identity: bool,
 }
 
 /// The networks of a mesh that has several.
@@ -369,7 +394,7 @@ impl EnvoyFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
-    /// Files, or directories of YAML
+    /// Files, or directories of YAML; `-`: standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// Exit 1 for warnings, too
@@ -393,7 +418,7 @@ pub(crate) enum ReportForm {
 
 #[derive(Debug, Args)]
 pub(crate) struct AnalyzeArgs {
-    /// Files, or directories of YAML
+    /// Files, or directories of YAML; `-`: standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// File with the mesh's settings (Istio's `MeshConfig`)

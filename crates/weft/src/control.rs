@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use weft_control::{ControlConfig, ControlPlane, KeyFetch};
+use weft_control::{ControlConfig, ControlPlane, HttpProxies, KeyFetch, Registration};
 
 use crate::Failure;
 use crate::cli::ControlArgs;
@@ -36,6 +36,11 @@ pub(crate) fn run(args: &ControlArgs) -> Result<ExitCode, Failure> {
             keys: KeyFetch {
                 refresh: args.jwks_refresh_interval.0,
                 extra_roots: args.jwks_extra_roots.clone(),
+                proxies: HttpProxies::from_env(|name| std::env::var(name).ok())?,
+            },
+            registration: Registration {
+                grace: args.registration.workload_entry_grace_period.0,
+                verified_only: args.registration.workload_entry_validate_identity,
             },
             secure: args.secure.config(),
         };

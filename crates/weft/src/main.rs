@@ -8,6 +8,7 @@ mod cli;
 mod completions;
 mod control;
 mod demo;
+mod health;
 mod identity;
 mod inspect;
 mod logging;

@@ -12,6 +12,7 @@ use weft_agent::AgentOptions;
 use weft_core::drain;
 use weft_proto::bootstrap::{BootstrapTexts, INLINE_SOURCE, read_located_bootstrap};
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap as BootstrapMessage;
+use weft_proto::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use weft_proto::pb::envoy::config::core::v3::{Locality, Node};
 use weft_proxy::admin::ServerOptions;
 use weft_proxy::{CheckedBootstrap, ConfigError, ProxyOptions};
@@ -19,7 +20,7 @@ use weft_proxy::{CheckedBootstrap, ConfigError, ProxyOptions};
 use crate::Failure;
 use crate::cli::{ProxyArgs, ProxyMode};
 use crate::logging::{self, Log};
-use crate::{agent, output, stop};
+use crate::{agent, health, output, stop};
 
 pub(crate) fn run(args: &ProxyArgs) -> Result<ExitCode, Failure> {
     let log = logging::start(&args.log.log_level, args.log_path.as_deref())?;
@@ -55,7 +56,12 @@ fn bootstrap(args: &ProxyArgs) -> Result<(BootstrapMessage, BootstrapTexts), Fai
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         format!("the bootstrap is refused:\n{}", lines.join("\n"))
     })?;
-    override_node(bootstrap.node.get_or_insert_default(), args);
+    let node = bootstrap.node.get_or_insert_default();
+    override_node(node, args);
+    // As Envoy, whatever the bootstrap says of it.
+    node.user_agent_name = "weft".to_owned();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    node.user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion(version));
     Ok((bootstrap, texts))
 }
 
@@ -133,10 +139,11 @@ fn serve(
         .max(1);
     let drain_time = Duration::from_secs(args.drain_time_s);
     let reopen_logs = Arc::new(Notify::new());
+    let probe = health::probe(&node)?;
     let (agent, identity) = agent
         .map(|options| agent::start(options, args.agent.crl_file(), seed()))
         .unzip();
-    let options = ProxyOptions {
+    let mut options = ProxyOptions {
         bootstrap,
         concurrency: Some(concurrency),
         drain_time,
@@ -161,8 +168,9 @@ fn serve(
         },
         logging: Box::new(log),
         identity,
+        workload_health: None,
         reopen_logs: Arc::clone(&reopen_logs),
-        on_ready: Some(announce(args.admin_address_path.clone())),
+        on_ready: None,
     };
     // The main thread only: requests are served by the workers' own runtimes.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -178,6 +186,9 @@ fn serve(
         if let Some(agent) = agent {
             tokio::spawn(agent.run(ended));
         }
+        let ready = Arc::new(Notify::new());
+        options.workload_health = probe.map(|probe| probe.start(Arc::clone(&ready)));
+        options.on_ready = Some(announce(args.admin_address_path.clone(), ready));
         Box::pin(weft_proxy::run(options, drain))
             .await
             .map_err(|error| format!("proxy: {error}"))
@@ -192,9 +203,13 @@ fn seed() -> u64 {
 }
 
 /// Says that the proxy is ready and writes where the admin server listens, as Envoy does for
-/// `--admin-address-path`.
-fn announce(path: Option<PathBuf>) -> Box<dyn FnOnce(Option<SocketAddr>) + Send> {
+/// `--admin-address-path`. The workload is probed from then on.
+fn announce(
+    path: Option<PathBuf>,
+    ready: Arc<Notify>,
+) -> Box<dyn FnOnce(Option<SocketAddr>) + Send> {
     Box::new(move |address| {
+        ready.notify_one();
         tracing::info!(admin = ?address, "ready");
         let (Some(path), Some(address)) = (path, address) else {
             return;

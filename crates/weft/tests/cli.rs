@@ -161,6 +161,29 @@ fn validate_names_every_error_with_its_place_and_fails() {
 }
 
 #[test]
+fn validate_reads_standard_input() {
+    let validate = |document: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_weft"))
+            .args(["validate", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary is built with the test");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(document.as_bytes()).expect("it reads");
+        drop(stdin);
+        child.wait_with_output().expect("it ends")
+    };
+    let good = validate(&format!("{SERVICE}{VIRTUAL_SERVICE}"));
+    assert!(good.status.success(), "{}", text_of(&good));
+    assert!(text(&good.stdout).starts_with("valid: 2 objects"));
+    let bad = validate(&VIRTUAL_SERVICE.replace("timeout", "timeoutt"));
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(text_of(&bad).starts_with("-:12: "), "{}", text_of(&bad));
+}
+
+#[test]
 fn validate_fails_for_a_path_that_is_not_there() {
     let output = weft(&["validate", "/nonexistent/weft.yaml"]);
     assert_eq!(output.status.code(), Some(1));

@@ -63,7 +63,12 @@ impl TypeUrl {
     pub const NAME_TABLE: TypeUrl =
         TypeUrl::known(9, "type.googleapis.com/istio.networking.nds.v1.NameTable");
 
-    /// The types above: those that every stream may ask for.
+    /// What Istio's agents tell of the workload: no resource, never answered, and kept with no stream.
+    pub const HEALTH_INFORMATION: TypeUrl = TypeUrl(Repr::Static(
+        "type.googleapis.com/istio.v1.HealthInformation",
+    ));
+
+    /// The types of resources above: those that every stream may ask for.
     pub const KNOWN: [TypeUrl; 10] = [
         TypeUrl::CLUSTER,
         TypeUrl::ENDPOINT,

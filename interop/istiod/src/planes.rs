@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
-use weft_control::{ControlConfig, ControlPlane, KeyFetch};
+use weft_control::{ControlConfig, ControlPlane, KeyFetch, Registration};
 use weft_core::drain;
 
 use crate::world::World;
@@ -115,6 +115,7 @@ pub async fn weft(world: &World) -> Result<Plane, String> {
         serve_incomplete: false,
         max_connection_age: None,
         keys: KeyFetch::default(),
+        registration: Registration::default(),
         secure: None,
     };
     let plane = ControlPlane::start(config, signal);

@@ -8,7 +8,7 @@ use super::action::{
     WeightedCluster,
 };
 use super::convert_retry::retry_policy;
-use super::hash::{HashPolicy, HashSource};
+use super::hash::{HashPolicy, HashSource, MadeCookie};
 use crate::fraction::Fraction;
 use crate::header_ops::header_ops;
 use crate::http_filter::convert::overrides;
@@ -359,6 +359,46 @@ pub(super) fn mirrors(
     })
 }
 
+/// With a time to live, clients that have no such cookie are given one; without it path and
+/// attributes mean nothing, as in Envoy.
+fn made_cookie(
+    p: &mut Pass<'_>,
+    ttl: Option<&weft_proto::pb::google::protobuf::Duration>,
+    path: &str,
+    attributes: &[route_action::hash_policy::CookieAttribute],
+) -> Option<MadeCookie> {
+    let ttl = p.duration("ttl", ttl)?;
+    let mut suffix = String::new();
+    let mut add = |text: &str| {
+        suffix.push_str("; ");
+        suffix.push_str(text);
+    };
+    // For the time of a session, where there is no other time.
+    if ttl.as_secs() > 0 {
+        add(&format!("Max-Age={}", ttl.as_secs()));
+    }
+    if !path.is_empty() {
+        add(&format!("Path={path}"));
+    }
+    for route_action::hash_policy::CookieAttribute { name, value } in attributes {
+        if value.is_empty() {
+            add(name);
+        } else {
+            add(&format!("{name}={value}"));
+        }
+    }
+    add("HttpOnly");
+    if http::HeaderValue::from_str(&suffix).is_err() {
+        p.refuse_field(
+            "path",
+            "has, or its attributes have, what no header can hold",
+        );
+    }
+    Some(MadeCookie {
+        suffix: suffix.into(),
+    })
+}
+
 fn hash(p: &mut Pass<'_>, message: &route_action::HashPolicy) -> Option<HashPolicy> {
     use route_action::hash_policy::{self, PolicySpecifier};
     let route_action::HashPolicy {
@@ -382,10 +422,11 @@ fn hash(p: &mut Pass<'_>, message: &route_action::HashPolicy) -> Option<HashPoli
             path,
             attributes,
         })) => p.at("cookie", |p| {
-            // With a time to live, Envoy makes a cookie for clients that have none.
-            unsupported!(p; ttl);
-            ignore!(p, "route.HashPolicy.Cookie"; attributes, path);
-            Some(HashSource::Cookie(p.name("name", name)?))
+            let made = made_cookie(p, ttl.as_ref(), path, attributes);
+            Some(HashSource::Cookie {
+                name: p.name("name", name)?,
+                made,
+            })
         })?,
         Some(PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties {
             source_ip,

@@ -25,12 +25,33 @@ pub enum HashSource {
         /// Rewrites each value first.
         rewrite: Option<RegexSubstitution>,
     },
-    /// The cookie of that name.
-    Cookie(Arc<str>),
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: Arc<str>,
+        /// What makes one for clients that have none, if there is to be one.
+        made: Option<MadeCookie>,
+    },
     /// The client's address.
     SourceIp,
     /// A query parameter.
     Query(Arc<str>),
+}
+
+/// A cookie that a client is given, so that it comes back to the same host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MadeCookie {
+    /// What follows its value: lifetime, path and attributes, as in `set-cookie`.
+    pub suffix: Arc<str>,
+}
+
+/// The hash of a request.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RequestHash {
+    /// None if the request has nothing that is to be hashed.
+    pub hash: Option<u64>,
+    /// Values of `set-cookie` for the answer.
+    pub cookies: Vec<String>,
 }
 
 impl HashPolicy {
@@ -46,7 +67,7 @@ impl HashPolicy {
                     None => value.into_owned(),
                 })
             }
-            HashSource::Cookie(name) => {
+            HashSource::Cookie { name, .. } => {
                 cookie(head.headers, name).map(|value| value.as_bytes().to_vec())
             }
             HashSource::SourceIp => Some(source_ip.to_string().into_bytes()),
@@ -56,23 +77,44 @@ impl HashPolicy {
         }
     }
 
+    /// The cookie that the client is to be given because it has none.
+    fn made(&self, input: Option<&[u8]>) -> Option<(&str, &MadeCookie)> {
+        match &self.source {
+            HashSource::Cookie {
+                name,
+                made: Some(made),
+            } if input.is_none_or(<[u8]>::is_empty) => Some((name, made)),
+            _ => None,
+        }
+    }
+
     /// Combines the policies as Envoy does: rotate and exclusive-or, stopping at a terminal one.
+    /// `connection` gives the value of a cookie that is to be made: the same for all requests of a
+    /// connection, so that those that race get the same one.
     pub fn combine(
         policies: &[Self],
         head: &RequestHead<'_>,
         source_ip: IpAddr,
+        connection: impl Fn() -> String,
         hash: impl Fn(&[u8]) -> u64,
-    ) -> Option<u64> {
-        let mut combined: Option<u64> = None;
+    ) -> RequestHash {
+        let mut found = RequestHash::default();
         for policy in policies {
-            if let Some(input) = policy.input(head, source_ip) {
-                let new = hash(&input);
-                combined = Some(combined.map_or(new, |old| old.rotate_left(1) ^ new));
+            let mut input = policy.input(head, source_ip);
+            if let Some((name, made)) = policy.made(input.as_deref()) {
+                let value = connection();
+                let cookie = format!("{name}=\"{value}\"{}", made.suffix);
+                found.cookies.push(cookie);
+                input = Some(value.into_bytes());
             }
-            if policy.terminal && combined.is_some() {
+            if let Some(input) = input {
+                let new = hash(&input);
+                found.hash = Some(found.hash.map_or(new, |old| old.rotate_left(1) ^ new));
+            }
+            if policy.terminal && found.hash.is_some() {
                 break;
             }
         }
-        combined
+        found
     }
 }

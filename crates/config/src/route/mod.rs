@@ -24,7 +24,7 @@ pub use action::{
     TimeoutSetting, WeightedCluster,
 };
 pub(crate) use convert::{route_config, route_match};
-pub use hash::{HashPolicy, HashSource};
+pub use hash::{HashPolicy, HashSource, MadeCookie, RequestHash};
 pub use matcher::{PathRule, RouteMatch};
 pub use redirect::{Redirect, RedirectPath};
 pub use retry::{RetryOn, RetryPolicy};

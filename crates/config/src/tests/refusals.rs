@@ -295,8 +295,10 @@ fn of_routes() {
             format!("{at}.retry_policy.rate_limited_retry_back_off: is not supported"),
         ),
         (
-            route("hash_policy: [{cookie: {name: c, ttl: 0s}}]"),
-            format!("{at}.hash_policy[0].cookie.ttl: is not supported"),
+            route("hash_policy: [{cookie: {name: c, ttl: 0s, path: \"a\\nb\"}}]"),
+            format!(
+                "{at}.hash_policy[0].cookie.path: has, or its attributes have, what no header can hold"
+            ),
         ),
     ] {
         let message: RoutesPb = yaml(&format!("{{name: r, {text}}}"));

@@ -27,6 +27,7 @@ impl ViewSource for Core {
         if let Some(account) = ca::may_be(&proxy, &connection.extensions, self.desk.get())? {
             proxy.prove(&account);
         }
+        self.register(connection.id, &proxy)?;
         self.want_svid(&proxy, true);
         let facts = Arc::new(ProxyFacts::of(&proxy));
         let receiver = {
@@ -134,6 +135,10 @@ impl ViewSource for Core {
                 by_type.entry(type_url.clone()).or_default().stale_nonces += 1;
             }
             Event::UnknownType { .. } => {}
+            Event::Health { trouble } => {
+                drop(connections);
+                self.workload_is(id, trouble.as_deref());
+            }
             Event::AckOverdue { type_url } => {
                 tracing::warn!(
                     node = connected.proxy.id,
@@ -150,6 +155,7 @@ impl ViewSource for Core {
         };
         tracing::info!(node = connected.proxy.id, "proxy disconnected");
         self.want_svid(&connected.proxy, false);
+        self.unregister(id);
         // If it still refuses something, it says so again when it comes back.
         self.refusals
             .lock()

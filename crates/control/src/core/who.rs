@@ -348,6 +348,7 @@ fn proxy(kind: ProxyKind, known: &Known<'_>) -> Proxy {
         workload: String::new(),
         said_namespace: namespace.to_owned(),
         settings: None,
+        is_probed: false,
         agent: String::new(),
     }
 }

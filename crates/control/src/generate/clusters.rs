@@ -60,6 +60,7 @@ fn discovery(service: &Service, settings: &PolicySettings, proxy: ProxyKind) -> 
     match service.resolution {
         Resolution::Passthrough if captures => DiscoveryType::OriginalDst,
         Resolution::Registry | Resolution::Static | Resolution::Passthrough => DiscoveryType::Eds,
+        Resolution::Dns if service.races => DiscoveryType::LogicalDns,
         Resolution::Dns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
         // Its cluster has a type of its own.
@@ -299,6 +300,10 @@ fn outbound(
             }
             cluster.load_assignment = Some(assignment);
             set_dns(&mut cluster, mesh);
+            if service.races {
+                // All addresses of a name, of which Envoy takes the one that answers first (RFC 8305).
+                cluster.dns_lookup_family = DnsLookupFamily::All as i32;
+            }
         }
         DiscoveryType::OriginalDst => cluster.lb_config = other_port(service, port),
         DiscoveryType::Static => {}

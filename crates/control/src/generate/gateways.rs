@@ -10,6 +10,7 @@ use weft_model::{Gateway, GatewayServer, HostScope, Hostname, ObjectRef, Protoco
 use weft_xds::{Resource, TypeUrl};
 
 use super::access::Guard;
+use super::connections;
 use super::http::{self, Routes, Setup, Side};
 use super::listeners::{self, TcpChain};
 use super::sds::Keepers;
@@ -281,6 +282,7 @@ pub(crate) fn listener(
         listener_filters: filters,
         traffic_direction: TrafficDirection::Outbound as i32,
         max_connections_to_accept_per_socket_event: listeners::accepts_per_event(),
+        per_connection_buffer_limit_bytes: connections::buffer_limit(around.setup.proxy),
         ..Listener::default()
     };
     let resource = Resource::new(&TypeUrl::LISTENER, name, message.encode_to_vec())

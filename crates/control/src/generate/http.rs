@@ -8,6 +8,7 @@ use weft_model::proxy::{ForwardClientCert, ServerHeader};
 use weft_model::{MeshSettings, ObjectRef, PathNormalization, Protocol, ProxySettings};
 
 use super::access::Guard;
+use super::connections;
 use super::cors::CORS_FILTER;
 use super::dynamic::{self, Resolver};
 use super::reporting::Reporting;
@@ -195,6 +196,9 @@ fn manager_of(
         }
         Side::Inbound => of_inbound(&mut manager, setup.proxy),
         Side::Outbound => {}
+    }
+    if let Some(settings) = &setup.proxy.connection {
+        connections::apply(&mut manager, settings, side == Side::Gateway);
     }
     if headers.preserve_case {
         let options = manager.http_protocol_options.get_or_insert_default();

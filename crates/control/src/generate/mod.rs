@@ -7,6 +7,7 @@ mod access_logs;
 mod actions;
 mod balancers;
 pub(crate) mod clusters;
+mod connections;
 mod cors;
 pub(crate) mod dynamic;
 pub(crate) mod endpoints;

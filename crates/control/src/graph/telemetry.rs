@@ -50,8 +50,18 @@ impl Reports {
 }
 
 fn settings(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Arc<ProxySettings> {
-    let own = facts.settings.clone();
-    own.unwrap_or_else(|| Arc::clone(&cx.mesh().proxy))
+    let mesh = Arc::clone(&cx.mesh().proxy);
+    match &facts.settings {
+        None => mesh,
+        // As in Istio these alone are the mesh's where the proxy's own settings are silent.
+        Some(own) if own.connection.is_none() && mesh.connection.is_some() => {
+            Arc::new(ProxySettings {
+                connection: mesh.connection.clone(),
+                ..ProxySettings::clone(own)
+            })
+        }
+        Some(own) => Arc::clone(own),
+    }
 }
 
 /// Headers that routes add for a proxy. gRPC clients add none.

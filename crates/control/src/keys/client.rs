@@ -12,14 +12,19 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use weft_model::KeyPlace;
 use weft_sources::key_set;
 
+use super::proxies::{HttpProxies, HttpProxy};
+
 /// Bytes of an answer's body.
 const MAX_BODY: usize = 1024 * 1024;
+/// Bytes of a proxy's answer before a tunnel.
+const MAX_HEAD: usize = 8 * 1024;
 /// Redirections that are followed.
 const MAX_REDIRECTS: usize = 5;
 /// Addresses of a name that are tried.
@@ -63,20 +68,27 @@ pub(super) fn connector(extra_roots: &Path) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
+/// How servers are called.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) tls: &'a TlsConnector,
+    pub(super) proxies: &'a HttpProxies,
+}
+
 /// The keys of a place. The error says what was asked and what came of it.
-pub(super) async fn fetch(place: &KeyPlace, tls: &TlsConnector) -> Result<Arc<str>, String> {
+pub(super) async fn fetch(place: &KeyPlace, way: Way<'_>) -> Result<Arc<str>, String> {
     let url = match place {
         KeyPlace::Url(url) => url.to_string(),
-        KeyPlace::Issuer(issuer) => discover(issuer, tls).await?,
+        KeyPlace::Issuer(issuer) => discover(issuer, way).await?,
     };
-    let text = get(&url, tls).await?;
+    let text = get(&url, way).await?;
     key_set::check(&text).map_err(|problem| format!("{url}: the answer {problem}"))?;
     Ok(text.into())
 }
 
-async fn discover(issuer: &str, tls: &TlsConnector) -> Result<String, String> {
+async fn discover(issuer: &str, way: Way<'_>) -> Result<String, String> {
     let url = format!("{}{DISCOVERY}", issuer.trim_end_matches('/'));
-    let text = get(&url, tls).await?;
+    let text = get(&url, way).await?;
     let answer: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| format!("{url}: {error}"))?;
     let keys = answer.get("jwks_uri").and_then(serde_json::Value::as_str);
@@ -86,11 +98,11 @@ async fn discover(issuer: &str, tls: &TlsConnector) -> Result<String, String> {
 }
 
 /// An answer's body, after redirections.
-async fn get(url: &str, tls: &TlsConnector) -> Result<String, String> {
+async fn get(url: &str, way: Way<'_>) -> Result<String, String> {
     let mut next = url.to_owned();
     for _ in 0..=MAX_REDIRECTS {
         let uri: Uri = next.parse().map_err(|error| format!("{next}: {error}"))?;
-        match once(&uri, tls)
+        match once(&uri, way)
             .await
             .map_err(|text| format!("{next}: {text}"))?
         {
@@ -129,7 +141,7 @@ enum Answer {
     Elsewhere(String),
 }
 
-async fn once(uri: &Uri, tls: &TlsConnector) -> Result<Answer, String> {
+async fn once(uri: &Uri, way: Way<'_>) -> Result<Answer, String> {
     let host = uri.host().ok_or("there is no host")?;
     let host = host
         .trim_start_matches('[')
@@ -137,16 +149,69 @@ async fn once(uri: &Uri, tls: &TlsConnector) -> Result<Answer, String> {
         .to_owned();
     let secret = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if secret { 443 } else { 80 });
-    let tcp = connect(&host, port).await?;
+    let proxy = way.proxies.of(secret, &host, port);
+    let mut tcp = match proxy {
+        Some(proxy) => {
+            if host.parse().is_ok_and(is_forbidden) {
+                return Err(forbidden(&host));
+            }
+            let tcp = connect(&proxy.host, proxy.port).await;
+            tcp.map_err(|error| format!("the HTTP proxy {proxy:?}: {error}"))?
+        }
+        None => connect(&host, port).await?,
+    };
     if !secret {
-        return ask(TokioIo::new(tcp), uri).await;
+        return ask(TokioIo::new(tcp), uri, proxy).await;
+    }
+    if let Some(proxy) = proxy {
+        let tunnel = tunnel(&mut tcp, &host, port, proxy).await;
+        tunnel.map_err(|error| format!("the HTTP proxy {proxy:?}: {error}"))?;
     }
     let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-    let stream = tls
+    let stream = way
+        .tls
         .connect(name, tcp)
         .await
         .map_err(|error| error.to_string())?;
-    ask(TokioIo::new(stream), uri).await
+    ask(TokioIo::new(stream), uri, None).await
+}
+
+/// Has a proxy make a connection to a server (RFC 9110, 9.3.6).
+async fn tunnel(
+    stream: &mut TcpStream,
+    host: &str,
+    port: u16,
+    proxy: &HttpProxy,
+) -> Result<(), String> {
+    let host = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let mut request = format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n");
+    if let Some(authorization) = &proxy.authorization {
+        request.push_str("proxy-authorization: ");
+        request.push_str(authorization);
+        request.push_str("\r\n");
+    }
+    request.push_str("\r\n");
+    let text = |error: std::io::Error| error.to_string();
+    stream.write_all(request.as_bytes()).await.map_err(text)?;
+    // One byte after the other: what follows the head is the server's.
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() >= MAX_HEAD {
+            return Err(format!("its answer is longer than {MAX_HEAD} bytes"));
+        }
+        head.push(stream.read_u8().await.map_err(text)?);
+    }
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    let status = line.split(' ').nth(1).unwrap_or_default();
+    if line.starts_with("HTTP/1.") && status.len() == 3 && status.starts_with('2') {
+        return Ok(());
+    }
+    Err(format!("its answer is \"{line}\""))
 }
 
 /// Looks a name up on a thread of its own. That lasts as long as the system takes, although nobody may
@@ -182,10 +247,7 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let mut last = "the name has no address".to_owned();
     for address in addresses(host, port).await? {
         if is_forbidden(address.ip()) {
-            last = format!(
-                "{} is an address of the platform itself, not asked",
-                address.ip()
-            );
+            last = forbidden(&address.ip());
             continue;
         }
         match TcpStream::connect(address).await {
@@ -194,6 +256,10 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
         }
     }
     Err(last)
+}
+
+fn forbidden(address: &impl std::fmt::Display) -> String {
+    format!("{address} is an address of the platform itself, not asked")
 }
 
 fn failed(address: SocketAddr, error: &std::io::Error) -> String {
@@ -209,7 +275,8 @@ fn is_forbidden(ip: IpAddr) -> bool {
     }
 }
 
-async fn ask<S>(stream: TokioIo<S>, uri: &Uri) -> Result<Answer, String>
+/// `proxy`: the stream leads to it, which is told the whole URL.
+async fn ask<S>(stream: TokioIo<S>, uri: &Uri, proxy: Option<&HttpProxy>) -> Result<Answer, String>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -218,9 +285,17 @@ where
     let path = uri
         .path_and_query()
         .map_or("/", http::uri::PathAndQuery::as_str);
-    let request = Request::builder()
+    let target = match proxy {
+        Some(_) => uri.to_string(),
+        None => path.to_owned(),
+    };
+    let mut request = Request::builder();
+    if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_ref()) {
+        request = request.header(header::PROXY_AUTHORIZATION, authorization);
+    }
+    let request = request
         .method(Method::GET)
-        .uri(path)
+        .uri(target)
         .header(
             header::HOST,
             uri.authority().map_or("", http::uri::Authority::as_str),
@@ -298,6 +373,59 @@ mod tests {
         assert!(waits.is_err(), "a thread is busy with it still");
         end.send(()).expect("it waits");
         assert_eq!(resolved(&ONE, || 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_begins_where_the_proxys_answer_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let answers = [
+            "HTTP/1.1 200 Made\r\nx: y\r\n\r\nhello",
+            "HTTP/1.1 407 No\r\n\r\n",
+        ];
+        let server = tokio::spawn(async move {
+            let mut heads = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.expect("a call");
+                let mut head = vec![0; 1024];
+                let read = stream.read(&mut head).await.expect("a request");
+                head.truncate(read);
+                heads.push(String::from_utf8(head).expect("text"));
+                stream
+                    .write_all(answer.as_bytes())
+                    .await
+                    .expect("it listens");
+            }
+            heads
+        });
+        let environment =
+            |name: &str| (name == "HTTPS_PROXY").then(|| format!("http://me:it@{address}"));
+        let proxies = HttpProxies::from_env(environment).expect("valid");
+        let proxy = proxies.of(true, "keys.example", 443).expect("a proxy");
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let made = tunnel(&mut stream, "keys.example", 443, proxy).await;
+        made.expect("made");
+        let mut rest = String::new();
+        stream
+            .read_to_string(&mut rest)
+            .await
+            .expect("the server's");
+        assert_eq!(rest, "hello");
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let refused = tunnel(&mut stream, "fd00::1", 8443, proxy).await;
+        assert!(refused.expect_err("refused").contains("407"));
+        let heads = server.await.expect("no panic");
+        let authorization = "proxy-authorization: Basic bWU6aXQ=\r\n";
+        let wanted = format!(
+            "CONNECT keys.example:443 HTTP/1.1\r\nhost: keys.example:443\r\n{authorization}\r\n"
+        );
+        assert_eq!(heads[0], wanted);
+        assert!(
+            heads[1].starts_with("CONNECT [fd00::1]:8443 "),
+            "{}",
+            heads[1]
+        );
     }
 
     #[test]

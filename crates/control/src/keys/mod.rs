@@ -2,6 +2,7 @@
 //! which they are one more source. Never holds up the engine.
 
 mod client;
+mod proxies;
 mod ring;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use weft_core::drain::DrainSignal;
 use weft_model::KeyPlace;
 
 use crate::core::{Core, Places};
+pub use proxies::HttpProxies;
 use ring::{Outcome, Ring};
 
 /// Longest time that a fetch may take, whatever a rule says.
@@ -33,6 +35,8 @@ pub struct KeyFetch {
     pub refresh: Duration,
     /// PEM file of authorities that are trusted besides those of the system; may be absent.
     pub extra_roots: PathBuf,
+    /// HTTP proxies by which servers of keys are called.
+    pub proxies: HttpProxies,
 }
 
 impl Default for KeyFetch {
@@ -41,6 +45,7 @@ impl Default for KeyFetch {
         Self {
             refresh: Duration::from_mins(20),
             extra_roots: "/cacerts/extra.pem".into(),
+            proxies: HttpProxies::default(),
         }
     }
 }
@@ -68,7 +73,11 @@ pub(crate) async fn run(
             let task = fetches.spawn(async move {
                 let limit = timeout.min(LONGEST_FETCH);
                 let tls = roots.lock().await.connector(&how);
-                let fetch = client::fetch(&place, &tls);
+                let way = client::Way {
+                    tls: &tls,
+                    proxies: &how.proxies,
+                };
+                let fetch = client::fetch(&place, way);
                 let fetched = tokio::time::timeout(limit, fetch).await;
                 let late = |_| Err(format!("{place}: no answer within {limit:?}"));
                 fetched.unwrap_or_else(late)

@@ -8,7 +8,7 @@ use weft_model::ObjectKey;
 use weft_xds::TypeUrl;
 
 use crate::ca;
-use crate::core::{Core, Distribution, TypeCounts};
+use crate::core::{Core, Distribution, TypeCounts, registration};
 
 /// Metrics in Prometheus' text form, under istiod's names where it has one.
 pub(super) fn metrics(core: &Core) -> String {
@@ -60,6 +60,7 @@ pub(super) fn metrics(core: &Core) -> String {
     times(core, &mut out);
     let samples = objects(core).into_iter().chain(work(core));
     let samples = samples.chain(crate::keys::metrics(core));
+    let samples = samples.chain(registration::metrics(core));
     for (name, kind, help, value) in samples.chain(crate::gateway_names::metrics(core)) {
         out.put(name, kind, help, &[(String::new(), value)]);
     }

@@ -52,6 +52,7 @@ pub(super) async fn proxies(core: &Core, wanted: Option<&str>) -> Value {
     let is_wanted =
         |c: &Connected| wanted.is_none() || only.as_ref().is_some_and(|id| c.proxy.id == *id);
     let positions = core.positions(is_wanted).await;
+    let own = core.cluster_id();
     let proxies = positions.iter().map(|position| {
         let connected = &position.connected;
         let view = core.published_view(connected);
@@ -70,7 +71,7 @@ pub(super) async fn proxies(core: &Core, wanted: Option<&str>) -> Value {
             "kind": kind_name(connected.proxy.kind),
             "mode": format!("{:?}", connected.mode),
             "agent": connected.proxy.agent,
-            "cluster": connected.proxy.cluster_id,
+            "cluster": Some(&*connected.proxy.cluster_id).filter(|id| !id.is_empty()).unwrap_or(&own),
             "version": connected.proxy.version,
             "connectedAtMs": millis(connected.since),
             "types": types,

@@ -172,6 +172,18 @@ defaultConfig:
     xForwardedHost: {enabled: true}
     xForwardedPort: {enabled: true}
   gatewayTopology: {numTrustedProxies: 1, forwardClientCertDetails: FORWARD_ONLY}
+  connectionSettings:
+    listenerPerConnectionBufferLimitBytes: 65536
+    httpIdleTimeout: 60s
+    httpMaxConnectionDuration: 3600s
+    httpRequestHeadersTimeout: 10s
+    httpStreamIdleTimeout: 300s
+    httpMaxConcurrentStreams: 100
+    http2InitialStreamWindowSize: 65536
+    http2InitialConnectionWindowSize: 1048576
+    httpHeadersWithUnderscoresAction: HEADERS_WITH_UNDERSCORES_REJECT_REQUEST
+    httpMergeSlashes: true
+    httpPathWithEscapedSlashesAction: UNESCAPE_AND_REDIRECT
 pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
 protocolDetectionTimeout: 2s
 h2UpgradePolicy: UPGRADE

@@ -301,6 +301,26 @@ fn protocols_decide_where_a_sidecar_listens() {
 }
 
 #[test]
+fn names_may_be_called_at_all_their_addresses_at_once() {
+    let entry = |endpoints: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: far\n  namespace: shop\n  annotations: {{istio.io/connect-strategy: race_first_tcp_connect}}\nspec:\n  hosts: [far.example.com]\n  resolution: DNS\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n{endpoints}"
+        )
+    };
+    let cluster = |text: &str| {
+        let config = Mesh::new(text).config(&sidecar("10.0.0.9", "shop"));
+        let cluster = config.cluster("outbound|80||far.example.com");
+        (cluster.cluster_discovery_type, cluster.dns_lookup_family)
+    };
+    let kind = |kind| Some(ClusterDiscoveryType::Type(kind as i32));
+    let all = crate::pb::cluster::v3::cluster::DnsLookupFamily::All as i32;
+    assert_eq!(cluster(&entry("")), (kind(DiscoveryType::LogicalDns), all));
+    // Envoy takes one name only for that.
+    let two = entry("  endpoints: [{address: a.example.com}, {address: b.example.com}]\n");
+    assert_eq!(cluster(&two), (kind(DiscoveryType::StrictDns), all));
+}
+
+#[test]
 fn a_sidecar_object_narrows_what_is_seen() {
     let mut mesh = Mesh::new(SHOP);
     mesh.edit("ports.yaml", PORTS);

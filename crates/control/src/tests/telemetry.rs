@@ -363,6 +363,57 @@ fn a_proxy_may_bring_its_own_headers() {
 }
 
 #[test]
+fn limits_and_times_of_connections_are_the_proxys_own_or_the_meshs() {
+    let said = "defaultConfig: {connectionSettings: {httpIdleTimeout: 30s, httpMaxConcurrentStreams: 7, httpMergeSlashes: true}}";
+    let mut mesh = Mesh::with(settings(said), SHOP);
+    let plain = mesh.config(&sidecar("10.0.0.1", "shop"));
+    let numbers = |manager: &HttpConnectionManager| {
+        let idle = manager.common_http_protocol_options.as_ref();
+        let streams = manager.http2_protocol_options.as_ref();
+        (
+            idle.and_then(|o| o.idle_timeout.as_ref())
+                .map(|t| t.seconds),
+            streams
+                .and_then(|o| o.max_concurrent_streams.as_ref())
+                .map(|n| n.value),
+            manager.merge_slashes,
+            manager.stream_idle_timeout.as_ref().map(|t| t.seconds),
+        )
+    };
+    assert_eq!(
+        numbers(&inbound(&plain)),
+        (Some(30), Some(7), true, Some(0))
+    );
+    assert_eq!(
+        numbers(&outbound(&plain)),
+        (Some(30), Some(7), true, Some(0))
+    );
+    // Other settings of its own leave these to the mesh, unlike all else.
+    let id = "sidecar~10.0.0.1~a.shop~shop.svc.cluster.local";
+    let config = mesh.config(&proxy(id, &[("PROXY_CONFIG", r#"{"tracing": {}}"#)]));
+    assert_eq!(
+        numbers(&inbound(&config)),
+        (Some(30), Some(7), true, Some(0))
+    );
+    // The profile of the edge is for gateways.
+    let own = r#"{"connectionSettings": {"profile": "EDGE", "httpStreamIdleTimeout": "9s"}}"#;
+    let config = mesh.config(&proxy(id, &[("PROXY_CONFIG", own)]));
+    assert_eq!(numbers(&inbound(&config)), (None, None, false, Some(9)));
+
+    let edge = "defaultConfig: {connectionSettings: {profile: EDGE, httpIdleTimeout: 7s}}";
+    let server = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: infra}\nspec:\n  selector: {istio: ingressgateway}\n  servers:\n  - {port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}\n";
+    let mut mesh = Mesh::with(settings(edge), server);
+    let listener = mesh.config(&gateway()).listener("0.0.0.0_8080");
+    let limit = listener.per_connection_buffer_limit_bytes.as_ref();
+    assert_eq!(limit.map(|limit| limit.value), Some(32 * 1024));
+    let manager = manager(&listener.filter_chains[0]);
+    assert_eq!(numbers(&manager), (Some(7), Some(100), true, Some(300)));
+    let time = |time: &Option<crate::pb::protobuf::Duration>| time.as_ref().map(|t| t.seconds);
+    assert_eq!(time(&manager.request_timeout), Some(300));
+    assert_eq!(time(&manager.request_headers_timeout), Some(60));
+}
+
+#[test]
 fn a_broken_proxy_config_is_refused_with_its_field() {
     use crate::node::{NodeError, Proxy};
     use crate::pb::core::v3::Node;

@@ -17,6 +17,14 @@ impl World {
         }
     }
 
+    /// The cluster that everything here is in.
+    pub(crate) fn cluster_id(&self) -> String {
+        match self.engine.source(&Key::Mesh) {
+            Some(Value::Mesh(mesh)) => mesh.cluster_id.to_string(),
+            _ => String::new(),
+        }
+    }
+
     /// The networks as they follow from what is known.
     pub(crate) fn networks(&mut self) -> Arc<Networks> {
         let value = self.engine.pin(&Key::Networks);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use weft_control::{ControlConfig, ControlPlane, KeyFetch};
+use weft_control::{ControlConfig, ControlPlane, KeyFetch, Registration};
 use weft_core::drain;
 use weft_xds::TypeUrl;
 use weft_xds::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -64,6 +64,7 @@ pub(crate) fn config(directory: &Path) -> ControlConfig {
         monitoring_addr: local,
         max_connection_age: None,
         keys: KeyFetch::default(),
+        registration: Registration::default(),
         secure: None,
     }
 }

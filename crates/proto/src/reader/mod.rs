@@ -15,7 +15,7 @@ use prost_reflect::{
 use crate::yaml::{Entry, Node, Value};
 
 pub(crate) use path::{Path, Segment};
-pub use path::{find, find_merged, normalised};
+pub use path::{find, find_merged, normalised, remove_at};
 pub use suggest::closest;
 
 /// What is wrong with one field.

@@ -131,6 +131,47 @@ pub fn find_merged(roots: &[&Node], path: &str) -> Option<(usize, u32, u32)> {
     Some(place)
 }
 
+/// Removes the entries of mappings of which key or value is at one of these places (line and column);
+/// items of lists go with their list, so that the paths of others stay what they are. Returns the
+/// paths of what was removed, below that of the root.
+pub fn remove_at(root: &mut Node, path: &str, places: &[(u32, u32)]) -> Vec<String> {
+    let mut removed = Vec::new();
+    // A root at such a place has nothing around it that could go.
+    prune(root, path, places, &mut removed);
+    removed
+}
+
+/// Returns whether what is around the node is to go.
+fn prune(node: &mut Node, path: &str, places: &[(u32, u32)], removed: &mut Vec<String>) -> bool {
+    match &mut node.value {
+        Value::Map(entries) => {
+            Arc::make_mut(entries).retain_mut(|entry| {
+                let key = &*entry.key;
+                let below = match (path.is_empty(), is_plain(key)) {
+                    (true, true) => key.to_owned(),
+                    (false, true) => format!("{path}.{key}"),
+                    (_, false) => format!("{path}[{key:?}]"),
+                };
+                let goes = places.contains(&(entry.line, entry.column))
+                    || prune(&mut entry.value, &below, places, removed);
+                if goes {
+                    removed.push(below);
+                }
+                !goes
+            });
+            false
+        }
+        Value::Seq(items) => {
+            let mut goes = false;
+            for (index, item) in Arc::make_mut(items).iter_mut().enumerate() {
+                goes |= prune(item, &format!("{path}[{index}]"), places, removed);
+            }
+            goes
+        }
+        _ => places.contains(&(node.line, node.column)),
+    }
+}
+
 fn entry_named<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
     let bare = normalised(name);
     entries

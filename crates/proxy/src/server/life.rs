@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weft_core::drain::DrainSignal;
 use weft_upstream::ClusterStore;
+use weft_xds::client::WorkloadHealth;
 
 use super::certificate_files::LOOK;
 use super::own_identity::{self, WorkloadSecrets};
@@ -34,6 +35,8 @@ pub(super) struct Life {
     pub(super) next_look: Instant,
     /// Certificates of this process's own agent.
     pub(super) own: Option<watch::Receiver<Option<WorkloadSecrets>>>,
+    /// How the workload is, if somebody probes it.
+    pub(super) health: Option<watch::Receiver<Option<WorkloadHealth>>>,
     /// Whether there was a file of revoked certificates when they were put in force.
     pub(super) listed: bool,
 }
@@ -83,6 +86,17 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+/// What is new of the workload's health; for ever pending if nobody probes it.
+async fn told(health: &mut Option<watch::Receiver<Option<WorkloadHealth>>>) {
+    if let Some(receiver) = health
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    // Nobody probes it any more; what was told last holds.
+    std::future::pending().await
+}
+
 impl Life {
     pub(super) async fn run(
         &mut self,
@@ -118,6 +132,7 @@ impl Life {
                         control = self.connect(&mut ads, node).await;
                     }
                 }
+                () = told(&mut self.health) => self.tell_health(control.as_ref()).await,
                 () = self.start.next(&clusters) => {}
                 () = tokio::time::sleep_until(self.next_look) => {
                     self.next_look = Instant::now() + LOOK;
@@ -179,7 +194,16 @@ impl Life {
         if let Some(control) = &mut control {
             control.ask(&self.resources).await;
         }
+        self.tell_health(control.as_ref()).await;
         control
+    }
+
+    async fn tell_health(&mut self, control: Option<&xds::Control>) {
+        let latest = self.health.as_mut();
+        let latest = latest.and_then(|health| health.borrow_and_update().clone());
+        if let (Some(control), Some(latest)) = (control, latest) {
+            control.tell_health(latest).await;
+        }
     }
 
     /// Takes the steps of the start that have become possible. `waits`: the control plane is still

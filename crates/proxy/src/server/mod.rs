@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weft_config::IgnoredField;
 use weft_core::drain::DrainSignal;
@@ -41,6 +41,7 @@ use life::{Life, Start};
 use listeners::Listeners;
 pub use own_identity::{OwnIdentity, WorkloadSecrets};
 use resources::Resources;
+pub use weft_xds::client::WorkloadHealth;
 use workers::WorkerPool;
 
 /// What a proxy is started with.
@@ -59,6 +60,8 @@ pub struct ProxyOptions {
     pub logging: Box<dyn LogControl>,
     /// The workload's certificate, if this process is its own agent.
     pub identity: Option<OwnIdentity>,
+    /// How the workload beside the proxy is, if somebody probes it: the control plane is told.
+    pub workload_health: Option<watch::Receiver<Option<WorkloadHealth>>>,
     /// Access logs and the process's log are reopened whenever this is notified.
     pub reopen_logs: Arc<tokio::sync::Notify>,
     /// Told once: the addresses of the admin endpoint (if any), when the proxy is ready.
@@ -99,6 +102,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         server,
         logging,
         identity,
+        workload_health,
         reopen_logs,
         on_ready,
     } = options;
@@ -182,6 +186,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         give_back: Some(Instant::now()),
         next_look: Instant::now() + certificate_files::LOOK,
         own,
+        health: workload_health,
         listed: false,
     };
     life.run(ads.as_ref(), &node).await;

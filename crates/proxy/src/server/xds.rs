@@ -16,7 +16,7 @@ use weft_upstream::{ClusterStore, Secrets, client_spec};
 use weft_xds::client::grpc::{
     Commands, ConnectError, Connector, DriverConfig, Handle, connect_over, connect_to, spawn,
 };
-use weft_xds::client::{ClientEvent, ClientOptions, Interest, Refused, Update};
+use weft_xds::client::{ClientEvent, ClientOptions, Interest, Refused, Update, WorkloadHealth};
 use weft_xds::{Mode, TypeUrl};
 
 use super::resources::{References, Resources};
@@ -117,6 +117,11 @@ impl Control {
                 .await;
         }
         self.ask_for_references(resources).await;
+    }
+
+    /// Tells the control plane how the workload beside the proxy is.
+    pub(super) async fn tell_health(&self, health: WorkloadHealth) {
+        self.commands.set_health(health).await;
     }
 
     /// Asks for what the resources in force refer to, if that has changed. Secrets that nothing

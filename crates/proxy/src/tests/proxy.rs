@@ -114,6 +114,7 @@ impl Proxy {
         let (ready, is_ready) = oneshot::channel();
         let options = ProxyOptions {
             identity: None,
+            workload_health: None,
             bootstrap: CheckedBootstrap::new(
                 bootstrap.unwrap_or_else(|problems| panic!("{problems:?}\n{text}")),
             )

@@ -144,6 +144,7 @@ pub(crate) fn service(
         subject_alt_names: Vec::new(),
         selector: (!spec.selector.is_empty()).then(|| spec.selector.into_iter().collect()),
         external_addresses,
+        races: false,
         headless,
         created: context.created,
         origin: context.origin.clone(),

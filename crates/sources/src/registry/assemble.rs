@@ -242,6 +242,7 @@ impl Assembly {
                     ObjectRef::new(Kind::Service, namespace.clone(), list.service.clone());
                 self.dirty_owners.insert(service);
             }
+            Piece::WorkloadGroup(group) => self.rule(Object::WorkloadGroup(group.clone()), comes),
             Piece::Workload(workload) => {
                 self.rule(Object::Workload(workload.clone()), comes);
                 self.workload(origin, workload, comes);

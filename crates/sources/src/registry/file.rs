@@ -18,6 +18,7 @@ use tokio::sync::mpsc as channel;
 use weft_model::MeshSettings;
 
 use super::look::{Look, Touched};
+use super::registered::{Pending, Registered};
 use super::store::ObjectStatus;
 use super::writers::Writers;
 use crate::Change;
@@ -152,6 +153,7 @@ impl FileSource {
         let (wake, woken) = mpsc::sync_channel(1);
         let events = Arc::new(Events {
             news: Mutex::default(),
+            registered: Pending::default(),
             wake,
         });
         let (sender, batches) = channel::channel(options.queue.max(1));
@@ -181,6 +183,11 @@ impl FileSource {
         self.refresh.clone()
     }
 
+    /// Tells it of workloads that are in no file.
+    pub fn registered(&self) -> Registered {
+        Registered::of(&self.refresh.events)
+    }
+
     /// The next batch; `None` only if the watch ended.
     pub async fn next(&mut self) -> Option<Batch> {
         self.batches.recv().await
@@ -206,13 +213,14 @@ struct News {
 
 /// What the system tells and others ask.
 #[derive(Debug)]
-struct Events {
+pub(super) struct Events {
     news: Mutex<News>,
+    pub(super) registered: Pending,
     wake: mpsc::SyncSender<()>,
 }
 
 impl Events {
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         // A full channel has an event waiting already.
         let _ = self.wake.try_send(());
     }
@@ -313,12 +321,21 @@ impl Watch {
                 Touched::default()
             };
             let mut asked = self.events.take(&mut touched);
+            let registered = self.events.registered.take();
+            // Nobody is in the middle of writing those.
+            let at_once =
+                !registered.is_empty() && touched == Touched::default() && asked <= answered;
             // Where no events come, files may be in the middle of being written just the same.
             let found = event.is_err() && touched == Touched::All && self.look.poll();
-            if event.is_ok() || found {
+            if event.is_ok() && !at_once || found {
                 asked = self.settle(&mut touched);
             }
             let mut batch = self.look.next(&touched);
+            if !registered.is_empty() {
+                let update = self.look.register(registered);
+                batch.changes.extend(update.changes);
+                batch.statuses.extend(update.statuses);
+            }
             if touched == Touched::All {
                 next_poll = self.next_poll();
             }

@@ -19,8 +19,11 @@ pub struct Loaded {
     pub statuses: Vec<ObjectStatus>,
 }
 
+/// The path that means standard input.
+const STANDARD_INPUT: &str = "-";
+
 /// Reads files and directories once, as `weft validate` does. Files are named in errors as they
-/// were reached from `paths`.
+/// were reached from `paths`; `-` is standard input.
 pub fn load_once(paths: &[PathBuf], settings: &MeshSettings) -> Loaded {
     load_with_networks(paths, None, settings)
 }
@@ -62,6 +65,12 @@ pub fn load_with_networks(
 }
 
 fn load_path(path: &Path, apart: Option<&Path>, store: &mut FileStore) -> Vec<Problem> {
+    if path.as_os_str() == STANDARD_INPUT {
+        let read = scan::read_from(std::io::stdin().lock(), path);
+        return load_bytes(STANDARD_INPUT, read, store)
+            .into_iter()
+            .collect();
+    }
     let scan::Listing {
         files,
         mut problems,
@@ -73,13 +82,22 @@ fn load_path(path: &Path, apart: Option<&Path>, store: &mut FileStore) -> Vec<Pr
             continue;
         }
         let name = file.display().to_string();
-        match scan::read(file) {
-            Ok(bytes) => {
-                let text = weft_proto::document::decode_text(&name, &bytes);
-                store.apply_all([(name.as_str(), Some(text))]);
-            }
-            Err(error) => problems.push(*error.into_problem()),
-        }
+        problems.extend(load_bytes(&name, scan::read(file), store));
     }
     problems
+}
+
+fn load_bytes(
+    name: &str,
+    read: Result<Vec<u8>, ReadError>,
+    store: &mut FileStore,
+) -> Option<Problem> {
+    match read {
+        Ok(bytes) => {
+            let text = weft_proto::document::decode_text(name, &bytes);
+            store.apply_all([(name, Some(text))]);
+            None
+        }
+        Err(error) => Some(*error.into_problem()),
+    }
 }

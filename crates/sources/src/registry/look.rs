@@ -14,6 +14,7 @@ use weft_proto::document::decode_text;
 
 use super::file::{Batch, FolderState};
 use super::networks_file::NetworksFile;
+use super::registered::News;
 use super::scan::{self, Listing, ReadError, Stamp};
 use super::store::{FileStore, ObjectState, ObjectStatus, Update};
 
@@ -239,6 +240,11 @@ impl Look {
             asked: 0,
             noticed: None,
         }
+    }
+
+    /// Takes workloads in that are in no file.
+    pub(super) fn register(&mut self, news: News) -> Update {
+        self.store.register(news)
     }
 
     /// Whether no file is waited for to come back.

@@ -1,4 +1,4 @@
-//! Where objects are found. Today: a directory of files.
+//! Where objects are found. Today: a directory of files, and workloads that register themselves.
 
 pub(crate) mod allocate;
 pub(crate) mod assemble;
@@ -10,6 +10,7 @@ mod look;
 mod namespaces;
 mod networks_file;
 pub mod places;
+pub mod registered;
 mod scan;
 pub mod store;
 mod writers;

@@ -286,20 +286,17 @@ impl ReadError {
 
 /// Reads a file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
-    let failed = |error: std::io::Error| {
-        let told = Box::new(problem(path, format!("cannot be read: {error}")));
-        if error.kind() == ErrorKind::NotFound {
-            ReadError::Gone(told)
-        } else {
-            ReadError::Unreadable(told)
-        }
-    };
-    let file = fs::File::open(path).map_err(failed)?;
+    let file = fs::File::open(path).map_err(|error| failed(path, &error))?;
+    read_from(file, path)
+}
+
+/// Reads all of something; `path` names it in errors.
+pub(super) fn read_from(source: impl Read, path: &Path) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large, even while it grows.
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    let mut source = source.take(MAX_FILE_BYTES + 1);
+    let read = source.read_to_end(&mut bytes);
+    read.map_err(|error| failed(path, &error))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         let text = format!(
             "the file is larger than {} MiB: split it",
@@ -308,6 +305,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
         return Err(ReadError::Refused(Box::new(problem(path, text))));
     }
     Ok(bytes)
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> ReadError {
+    let told = Box::new(problem(path, format!("cannot be read: {error}")));
+    if error.kind() == ErrorKind::NotFound {
+        ReadError::Gone(told)
+    } else {
+        ReadError::Unreadable(told)
+    }
 }
 
 pub(super) fn problem(path: &Path, message: String) -> Problem {

@@ -6,10 +6,11 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use weft_model::{MeshSettings, Object, ObjectRef};
+use weft_model::{MeshSettings, Object, ObjectRef, Workload};
 use weft_proto::Problem;
 
 use super::assemble::Assembly;
+use super::registered;
 use crate::Change;
 use crate::api::istio::mesh_networks;
 use crate::document::{self, ReadFile};
@@ -104,6 +105,8 @@ pub struct FileStore {
     files: BTreeMap<Arc<str>, File>,
     /// Files that have an entry for an object; the first counts.
     holders: HashMap<ObjectRef, BTreeSet<Arc<str>>>,
+    /// Workloads that are in no file, or in one that comes before this.
+    registered: BTreeMap<ObjectRef, Arc<Workload>>,
     assembly: Assembly,
     /// What was reported.
     statuses: BTreeMap<StatusKey, ObjectStatus>,
@@ -170,6 +173,7 @@ impl FileStore {
             settings,
             files: BTreeMap::new(),
             holders: HashMap::new(),
+            registered: BTreeMap::new(),
             statuses: BTreeMap::new(),
             conflicting: BTreeSet::new(),
         }
@@ -212,6 +216,18 @@ impl FileStore {
         self.settle(BTreeSet::from([source]), &touched)
     }
 
+    /// Takes workloads in that register themselves; see [`registered::Registered::set`].
+    pub(super) fn register(&mut self, news: registered::News) -> Update {
+        let touched: BTreeSet<ObjectRef> = news.keys().cloned().collect();
+        for (origin, workload) in news {
+            match workload {
+                Some(workload) => self.registered.insert(origin, workload),
+                None => self.registered.remove(&origin),
+            };
+        }
+        self.settle(BTreeSet::new(), &touched)
+    }
+
     fn settle(
         &mut self,
         mut touched_files: BTreeSet<Arc<str>>,
@@ -220,7 +236,8 @@ impl FileStore {
         for origin in touched {
             let piece = self
                 .winner(origin)
-                .and_then(|(_, entry)| entry.piece.clone());
+                .and_then(|(_, entry)| entry.piece.clone())
+                .or_else(|| self.registered.get(origin).cloned().map(Piece::Workload));
             self.assembly.set(origin, piece);
             // Another file may count now.
             touched_files.extend(self.holders.get(origin).into_iter().flatten().cloned());

@@ -143,7 +143,7 @@ impl Balancer {
     }
 }
 
-fn is_hashed(policy: &LbPolicy) -> bool {
+pub(crate) fn is_hashed(policy: &LbPolicy) -> bool {
     matches!(policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
 }
 

@@ -21,6 +21,8 @@ const MAX_UNREAD: usize = 100;
 
 #[derive(Default)]
 struct Seen {
+    /// Whether the mesh is complete: until then references lead to what is still to come.
+    is_complete: bool,
     /// What the page said last.
     standing: BTreeSet<String>,
     unread: Vec<String>,
@@ -57,6 +59,11 @@ impl Complaints {
         }
     }
 
+    /// From now on all that the mesh needs is there.
+    pub(crate) fn complete(&self) {
+        self.seen.borrow_mut().is_complete = true;
+    }
+
     /// The events that were not given yet.
     pub(crate) fn news(&self) -> Vec<String> {
         std::mem::take(&mut self.seen.borrow_mut().unread)
@@ -72,13 +79,15 @@ async fn ask(monitoring: SocketAddr, seen: Rc<RefCell<Seen>>) {
         if answer.status() == 200
             && let Ok(page) = serde_json::from_slice(answer.body())
         {
-            seen.borrow_mut().note(told(&page));
+            let mut seen = seen.borrow_mut();
+            let complaints = told(&page, seen.is_complete);
+            seen.note(complaints);
         }
     }
 }
 
-/// Every complaint of a page of statuses, in a line each.
-fn told(page: &Value) -> BTreeSet<String> {
+/// Every complaint of a page of statuses, in a line each; with warnings or without.
+fn told(page: &Value, warnings: bool) -> BTreeSet<String> {
     let list = |object: &Value, field: &str| -> Vec<Value> {
         object
             .get(field)
@@ -97,7 +106,9 @@ fn told(page: &Value) -> BTreeSet<String> {
         };
         // Problems and warnings name their place and object themselves.
         lines.extend(texts("problems"));
-        lines.extend(texts("warnings"));
+        if warnings {
+            lines.extend(texts("warnings"));
+        }
         lines.extend(
             texts("heldBack")
                 .iter()
@@ -143,10 +154,16 @@ mod tests {
             "VirtualService/default/a: refused by gateway: RDS 80: no such cluster",
             "a.yaml:3: wrong",
         ];
-        let lines: Vec<String> = told(&page(&["a.yaml:3: wrong"], true))
-            .into_iter()
-            .collect();
-        assert_eq!(lines, expected);
+        let lines = told(&page(&["a.yaml:3: wrong"], true), true);
+        assert_eq!(Vec::from_iter(lines), expected);
+    }
+
+    #[test]
+    fn references_are_not_judged_before_the_mesh_is_complete() {
+        let warned = json!({"objects": [{"object": "Gateway/default/g", "problems": [],
+            "warnings": ["g.yaml:1: nobody has its labels"], "heldBack": []}]});
+        assert!(told(&warned, false).is_empty());
+        assert_eq!(told(&warned, true).len(), 1);
     }
 
     #[test]

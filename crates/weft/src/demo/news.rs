@@ -22,6 +22,11 @@ impl News {
         }
     }
 
+    /// From now on all that the mesh needs is there.
+    pub(crate) fn complete(&self) {
+        self.complaints.complete();
+    }
+
     /// Gives the view what it was not told yet.
     pub(crate) fn tell(&self, view: &mut View) {
         view.pushed(&self.pushes.news());

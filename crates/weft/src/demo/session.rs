@@ -319,6 +319,7 @@ impl<'a> Session<'a> {
         };
         self.until(serves, "gateway", "it does not serve the page")
             .await?;
+        self.news.complete();
         let processes = self.family.members().count();
         let seconds = self.began.elapsed().as_secs_f64();
         self.view.event(&format!(
@@ -380,8 +381,14 @@ impl<'a> Session<'a> {
             if let Some(casualty) = self.family.casualty() {
                 return Err(casualty);
             }
+            let words = self.family.last_words(name);
+            if lost_its_port(&words) {
+                return Err(format!(
+                    "{name}: a port that was free was taken before it could be used; start the demo again, \
+                     or choose the port of the page with --port{words}"
+                ));
+            }
             if began.elapsed() > START_WITHIN {
-                let words = self.family.last_words(name);
                 return Err(format!(
                     "{name}: {what} within {START_WITHIN:?}: {error}{words}"
                 ));
@@ -405,6 +412,12 @@ impl<'a> Session<'a> {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// Whether a child says that somebody else has the address that it is to listen on: it would wait for
+/// that for ever.
+fn lost_its_port(words: &str) -> bool {
+    words.contains("Address already in use")
 }
 
 /// Brings the totals up to date.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::pb;
+use crate::protocol::Request;
 use crate::type_url::TypeUrl;
 
 /// What the caller wants of one type.
@@ -40,6 +41,37 @@ impl Interest {
     /// Whether nothing is wanted.
     pub fn is_none(&self) -> bool {
         matches!(self, Interest::Names(names) if names.is_empty())
+    }
+}
+
+/// How the workload beside the client is, in the form of Istio's agents
+/// ([`TypeUrl::HEALTH_INFORMATION`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkloadHealth {
+    /// It serves.
+    Healthy,
+    /// It does not, for this reason.
+    Unhealthy(String),
+}
+
+/// What Istio's agent gives as the code of a workload that does not serve.
+const UNHEALTHY: i32 = 500;
+
+impl WorkloadHealth {
+    pub(super) fn request(&self) -> Request {
+        let error = match self {
+            Self::Healthy => None,
+            Self::Unhealthy(reason) => Some(pb::Status {
+                code: UNHEALTHY,
+                message: reason.clone(),
+                details: Vec::new(),
+            }),
+        };
+        Request {
+            type_url: TypeUrl::HEALTH_INFORMATION.to_string(),
+            error,
+            ..Request::default()
+        }
     }
 }
 

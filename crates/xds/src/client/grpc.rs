@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{ClientEvent, ClientOptions, ClientStream, Interest, Refused};
+use super::{ClientEvent, ClientOptions, ClientStream, Interest, Refused, WorkloadHealth};
 use crate::pb::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::protocol::{Delta, Mode, Protocol, Sotw};
 use crate::type_url::TypeUrl;
@@ -187,6 +187,7 @@ fn add(counter: &AtomicU64, by: u64) {
 enum Command {
     Interest(TypeUrl, Interest),
     Verdict(u64, Vec<Refused>),
+    Health(WorkloadHealth),
 }
 
 /// The caller's end of a running driver. Dropping it ends the driver.
@@ -208,6 +209,11 @@ impl Commands {
     pub async fn set_interest(&self, type_url: TypeUrl, interest: Interest) {
         // An error means that the driver has ended, and with it the need.
         let _ = self.0.send(Command::Interest(type_url, interest)).await;
+    }
+
+    /// See [`ClientStream::set_health`]. Waits while the driver is behind.
+    pub async fn set_health(&self, health: WorkloadHealth) {
+        let _ = self.0.send(Command::Health(health)).await;
     }
 
     /// See [`ClientStream::verdict`]; an empty list accepts.
@@ -304,15 +310,33 @@ impl<P: Protocol> Link<P> {
             },
             Link::Opening(opening) => match opening.await {
                 Ok(response) => Progress::Opened(Box::new(response.into_inner())),
-                Err(status) => Progress::Lost(with_causes(&status)),
+                Err(status) => Progress::Lost(of_status(&status)),
             },
             Link::Open(stream) => match stream.message().await {
                 Ok(Some(response)) => Progress::Message(response),
                 Ok(None) => Progress::Lost("the server ended the stream".to_owned()),
-                Err(status) => Progress::Lost(with_causes(&status)),
+                Err(status) => Progress::Lost(of_status(&status)),
             },
         }
     }
+}
+
+/// Code, message and causes of a call that failed; its own text would print its causes as Rust sees
+/// them.
+pub fn of_status(status: &Status) -> String {
+    let mut text = format!("{:?}", status.code());
+    if !status.message().is_empty() {
+        text.push_str(": ");
+        text.push_str(status.message());
+    }
+    if let Some(cause) = std::error::Error::source(status) {
+        let cause = with_causes(cause);
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
@@ -376,6 +400,7 @@ async fn drive<P: Rpc>(
                     add(&driver.config.counters.updates_refused, u64::from(!refused.is_empty()));
                     driver.machine.verdict(id, refused);
                 }
+                Some(Command::Health(health)) => driver.machine.set_health(health),
                 None => break,
             },
             permit = events.reserve(), if driver.next_event.is_some() => {

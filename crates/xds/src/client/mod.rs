@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use backoff::Backoff;
-pub use event::{Added, ClientEvent, ClientOptions, Interest, Refused, Update};
+pub use event::{Added, ClientEvent, ClientOptions, Interest, Refused, Update, WorkloadHealth};
 use state::TypeState;
 
 use crate::protocol::Protocol;
@@ -32,6 +32,9 @@ pub struct ClientStream<P: Protocol> {
     up: bool,
     node_sent: bool,
     next_id: u64,
+    /// What is to be told of the workload, and whether this stream was told.
+    health: Option<WorkloadHealth>,
+    health_sent: bool,
     events: VecDeque<ClientEvent>,
     /// Answers of types that were not asked for.
     unexpected: u64,
@@ -48,6 +51,8 @@ impl<P: Protocol> ClientStream<P> {
             up: false,
             node_sent: false,
             next_id: 0,
+            health: None,
+            health_sent: false,
             events: VecDeque::new(),
             unexpected: 0,
             protocol: PhantomData,
@@ -69,8 +74,17 @@ impl<P: Protocol> ClientStream<P> {
     pub fn connected(&mut self) {
         self.up = true;
         self.node_sent = false;
+        self.health_sent = false;
         for state in self.types.values_mut() {
             state.disconnected();
+        }
+    }
+
+    /// Says how the workload beside this client is; each stream is told the latest, once.
+    pub fn set_health(&mut self, health: WorkloadHealth) {
+        if self.health.as_ref() != Some(&health) {
+            self.health = Some(health);
+            self.health_sent = false;
         }
     }
 
@@ -132,6 +146,14 @@ impl<P: Protocol> ClientStream<P> {
     pub fn poll_request(&mut self, now: Instant) -> Option<P::Request> {
         if !self.up {
             return None;
+        }
+        // Servers that know of it want to have heard of the node.
+        if self.node_sent
+            && !self.health_sent
+            && let Some(health) = &self.health
+        {
+            self.health_sent = true;
+            return Some(P::write_request(health.request()));
         }
         // Types start in order: a server that hears of routes before clusters cannot order them.
         let mut request = self

@@ -84,6 +84,11 @@ pub enum Event {
         /// The type.
         type_url: TypeUrl,
     },
+    /// The client tells how the workload beside it is ([`TypeUrl::HEALTH_INFORMATION`]).
+    Health {
+        /// Why it does not serve; `None`: it serves.
+        trouble: Option<String>,
+    },
     /// An answer is neither accepted nor refused since [`Limits::ack_overdue`].
     AckOverdue {
         /// The type.

@@ -303,7 +303,7 @@ impl<S: ViewSource> AdsService<S> {
                 if status.code() != tonic::Code::Unavailable {
                     add(&shared.counters.streams_refused, 1);
                 }
-                tracing::debug!(?peer, %status, "xDS stream ended");
+                tracing::debug!(?peer, code = ?status.code(), reason = status.message(), "xDS stream ended");
                 // The client may be gone or stuck; then there is nobody to tell.
                 let _ = tokio::time::timeout(FIRST_REQUEST, answers.send(Err(status))).await;
             }
@@ -532,7 +532,10 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 Event::RemovalsHeld { forced, .. } => {
                     add(&counters.removals_forced, *forced as u64);
                 }
-                Event::Subscribed { .. } | Event::Sent { .. } | Event::InSync { .. } => {}
+                Event::Subscribed { .. }
+                | Event::Sent { .. }
+                | Event::InSync { .. }
+                | Event::Health { .. } => {}
             }
             self.shared.source.event(self.id, &event);
         }

@@ -119,6 +119,11 @@ impl<P: Protocol> ServerStream<P> {
             return Err(StreamError::TypeTooLong(MAX_TYPE));
         }
         let type_url = TypeUrl::new(&request.type_url);
+        if type_url == TypeUrl::HEALTH_INFORMATION {
+            let trouble = request.error.map(|status| status.message);
+            self.events.push_back(Event::Health { trouble });
+            return Ok(());
+        }
         let index = match self.find(&type_url) {
             Ok(index) => index,
             Err(_) if self.types.len() >= self.limits.types => {

@@ -292,16 +292,38 @@ fn hash_policies_stop_at_a_terminal_one() {
     let ip = "10.0.0.1".parse().expect("an address");
     let user = Request::get("h", "/?q=1").header("x-user", "me");
     let policies = &forward.hash_policies;
-    assert_eq!(
-        HashPolicy::combine(policies, &user.head(), ip, hash),
-        Some(hash(b"me"))
-    );
+    let combine = |request: &Request| {
+        HashPolicy::combine(policies, &request.head(), ip, String::new, hash).hash
+    };
+    assert_eq!(combine(&user), Some(hash(b"me")));
     let anonymous = Request::get("h", "/?q=1");
     let wanted = hash(b"1").rotate_left(1) ^ hash(b"10.0.0.1");
-    assert_eq!(
-        HashPolicy::combine(policies, &anonymous.head(), ip, hash),
-        Some(wanted)
+    assert_eq!(combine(&anonymous), Some(wanted));
+}
+
+#[test]
+fn clients_without_a_cookie_are_given_one() {
+    let config = single_route(
+        "{prefix: /}",
+        "{cluster: c, hash_policy: [{cookie: {name: a, ttl: 90.5s, path: /x, attributes: [{name: SameSite, value: Lax}, {name: Secure}]}, terminal: true}, \
+         {cookie: {name: b, ttl: 0s}}, {cookie: {name: c}}]}",
     );
+    let (_, forward) = only_forward(&config);
+    let ip = "10.0.0.1".parse().expect("an address");
+    let hash = |bytes: &[u8]| bytes.len() as u64;
+    let combine = |request: &Request, from: usize| {
+        let policies = &forward.hash_policies[from..];
+        HashPolicy::combine(policies, &request.head(), ip, || "12345".to_owned(), hash)
+    };
+    let new = combine(&Request::get("h", "/"), 0);
+    let wanted = "a=\"12345\"; Max-Age=90; Path=/x; SameSite=Lax; Secure; HttpOnly";
+    assert_eq!((new.hash, new.cookies), (Some(5), vec![wanted.to_owned()]));
+    let known = combine(&Request::get("h", "/").header("cookie", "a=\"it\""), 0);
+    assert_eq!((known.hash, known.cookies), (Some(2), Vec::new()));
+    // Of a session; without a time to live there is none.
+    let session = combine(&Request::get("h", "/"), 1);
+    assert_eq!(session.cookies, ["b=\"12345\"; HttpOnly"]);
+    assert_eq!(combine(&Request::get("h", "/"), 2).hash, None);
 }
 
 #[test]

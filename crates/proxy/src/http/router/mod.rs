@@ -10,7 +10,7 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
-use weft_config::route::{HashPolicy, HostRewrite, Priority};
+use weft_config::route::{HashPolicy, HostRewrite, Priority, RequestHash};
 use weft_config::{Forward, RouteAction};
 use weft_filters::LocalReply;
 use weft_upstream::{
@@ -55,6 +55,8 @@ struct Routing {
     /// When the filters were done: their time is not the upstream's.
     began: Instant,
     hash: Option<u64>,
+    /// Values of `set-cookie` for clients that had none of what is hashed.
+    cookies: Vec<String>,
     tried: Vec<Rc<Host>>,
     /// Held from the decision to try again until that attempt has its outcome.
     retrying: Option<Retrying>,
@@ -164,6 +166,27 @@ pub(crate) async fn forward(
     }
 }
 
+/// The hash by which a cluster that hashes chooses the host.
+fn hash(exchange: &Exchange, head: &Head, forward: &Forward, cluster: &Cluster) -> RequestHash {
+    if forward.hash_policies.is_empty() || !cluster.hashes() {
+        return RequestHash::default();
+    }
+    let digest = xxhash_rust::xxh3::xxh3_64;
+    let downstream = &exchange.downstream;
+    let connection = || {
+        let ends = format!("{}{}", downstream.remote, downstream.local);
+        format!("{:016x}", digest(ends.as_bytes()))
+    };
+    let remote = exchange.remote.ip();
+    HashPolicy::combine(
+        &forward.hash_policies,
+        &head.view(),
+        remote,
+        connection,
+        digest,
+    )
+}
+
 impl Routing {
     fn prepare(
         exchange: &mut Exchange,
@@ -178,17 +201,7 @@ impl Routing {
         let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
         let retries = retry::policy(configured, &mut head.headers);
         let retries = retries.filter(|retries| retries.applies_to(&head.view()));
-        let remote = exchange.remote.ip();
-        let hash = (!forward.hash_policies.is_empty())
-            .then(|| {
-                HashPolicy::combine(
-                    &forward.hash_policies,
-                    &head.view(),
-                    remote,
-                    xxhash_rust::xxh3::xxh3_64,
-                )
-            })
-            .flatten();
+        let RequestHash { hash, cookies } = hash(exchange, &head, &forward, &cluster);
         rewrite(exchange, &mut head, &forward, &target);
         let body = if body.is_end_stream() {
             Outgoing::None
@@ -212,6 +225,7 @@ impl Routing {
             timeouts,
             began,
             hash,
+            cookies,
             tried: Vec::new(),
             retrying: None,
         }

@@ -1,6 +1,7 @@
 //! The upstream's response on its way down.
 
-use http::{Response, StatusCode, Version};
+use http::header::SET_COOKIE;
+use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use weft_upstream::ResponseBody as UpstreamBody;
 
@@ -41,6 +42,11 @@ impl Routing {
         if found.vhost.include_attempt_count_in_response {
             let count = headers::number(u64::from(exchange.attempts));
             parts.headers.insert(X_ENVOY_ATTEMPT_COUNT, count);
+        }
+        for cookie in &self.cookies {
+            if let Ok(cookie) = HeaderValue::from_str(cookie) {
+                parts.headers.append(SET_COOKIE, cookie);
+            }
         }
         if needs_source(&self.target) {
             let copy = parts.headers.clone();

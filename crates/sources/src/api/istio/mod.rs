@@ -21,6 +21,7 @@ mod mesh_config_providers;
 pub mod mesh_networks;
 pub(crate) mod peer_authentication;
 pub(crate) mod proxy_config;
+mod proxy_connections;
 pub mod proxy_settings;
 pub(crate) mod request_authentication;
 mod selector;

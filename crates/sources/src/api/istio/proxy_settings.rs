@@ -16,6 +16,7 @@ use weft_proto::pb::google::protobuf::BoolValue;
 
 use pb::proxy_config as message;
 
+use super::proxy_connections as connections;
 use crate::check::{At, Checker};
 
 /// Fields of `defaultConfig` that are taken and have no effect: how an agent starts a proxy, and
@@ -72,6 +73,7 @@ pub fn of_node(json: &str) -> Result<ProxySettings, String> {
         message.tracing,
         message.proxy_headers,
         message.gateway_topology,
+        message.connection_settings,
         checker.root(),
     );
     match checker.into_findings().first() {
@@ -129,17 +131,23 @@ pub(super) fn of_mesh(message: pb::ProxyConfig, at: At<'_>) -> ProxySettings {
         ("zipkinAddress", !zipkin_address.is_empty()),
         ("statsdUdpAddress", !statsd_udp_address.is_empty()),
         ("privateKeyProvider", private_key_provider.is_some()),
-        ("connectionSettings", connection_settings.is_some()),
     ] {
         at.field(field).refuse(set);
     }
-    used(tracing, proxy_headers, gateway_topology, at)
+    used(
+        tracing,
+        proxy_headers,
+        gateway_topology,
+        connection_settings,
+        at,
+    )
 }
 
 fn used(
     tracing: Option<pb::Tracing>,
     headers: Option<message::ProxyHeaders>,
     topology: Option<pb::Topology>,
+    connection: Option<message::ConnectionSettings>,
     at: At<'_>,
 ) -> ProxySettings {
     ProxySettings {
@@ -150,6 +158,9 @@ fn used(
         topology: topology
             .map(|message| self::topology(message, at.field("gatewayTopology")))
             .unwrap_or_default(),
+        connection: connection
+            .map(|message| connections::convert(message, at.field("connectionSettings")))
+            .map(Box::new),
     }
 }
 

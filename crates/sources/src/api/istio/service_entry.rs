@@ -20,10 +20,27 @@ use crate::registry::allocate;
 /// the registry is put together.
 pub(crate) type HostService = (Service, Vec<Endpoint>);
 
-/// `assignments` are those of the object's status.
+/// What an object says beside its `spec`.
+pub(crate) struct Beside {
+    /// Addresses that its status has.
+    assignments: Vec<Assignment>,
+    /// See [`Service::races`].
+    races: bool,
+}
+
+impl Beside {
+    /// Reads it from the whole object.
+    pub(crate) fn of(object: &Node, context: &Context<'_>, root: At<'_>) -> Self {
+        Self {
+            assignments: assignments(object, root),
+            races: races(context, root),
+        }
+    }
+}
+
 pub(crate) fn convert(
     message: pb::ServiceEntry,
-    assignments: &[Assignment],
+    beside: &Beside,
     context: &Context<'_>,
     at: At<'_>,
 ) -> Option<Vec<HostService>> {
@@ -97,12 +114,13 @@ pub(crate) fn convert(
             selector: selector.clone(),
             external_addresses: Vec::new(),
             headless: false,
+            races: beside.races,
             created: context.created,
             origin: context.origin.clone(),
             labels: context.labels.clone(),
         };
         if allocate::may_be_assigned(&service) {
-            service.assigned = assigned(assignments, &service.hostname);
+            service.assigned = assigned(&beside.assignments, &service.hostname);
         }
         let mut endpoints: Vec<Endpoint> = workloads
             .iter()
@@ -116,15 +134,35 @@ pub(crate) fn convert(
     Some(services.collect())
 }
 
+/// The annotation that says how names are called.
+const CONNECT_STRATEGY: &str = "istio.io/connect-strategy";
+/// Its only value besides none.
+const RACE: &str = "RACE_FIRST_TCP_CONNECT";
+
+fn races(context: &Context<'_>, root: At<'_>) -> bool {
+    let Some(said) = context.annotations.get(CONNECT_STRATEGY) else {
+        return false;
+    };
+    let races = said.eq_ignore_ascii_case(RACE);
+    if !races {
+        let metadata = root.field("metadata");
+        let annotations = metadata.field("annotations");
+        annotations.key(CONNECT_STRATEGY).error(format_args!(
+            "\"{said}\" is no strategy: write {RACE}, or remove it"
+        ));
+    }
+    races
+}
+
 /// An address that a control plane gave to a host (`status.addresses`).
-pub(crate) struct Assignment {
+struct Assignment {
     host: String,
     address: IpAddr,
 }
 
 /// The addresses that Istio's allocator has written into an object; what else a status says is
 /// of no interest.
-pub(crate) fn assignments(object: &Node, at: At<'_>) -> Vec<Assignment> {
+fn assignments(object: &Node, at: At<'_>) -> Vec<Assignment> {
     let list = object
         .get("status")
         .and_then(|status| status.get("addresses"));

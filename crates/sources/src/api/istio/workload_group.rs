@@ -1,56 +1,89 @@
-//! `WorkloadGroup`: what workloads that register themselves have in common, and how their agent finds
-//! out that they are ready. Nothing of the mesh follows from it. Rules of validity follow Istio's
-//! `ValidateWorkloadGroup`.
+//! `WorkloadGroup` → [`WorkloadGroup`]: what workloads that register themselves have in common, and how
+//! their agents find out that they are ready. Rules of validity follow Istio's `ValidateWorkloadGroup`.
+
+use std::collections::BTreeMap;
+
+use weft_model::{Labels, Locality, Weight, WorkloadGroup};
 
 use super::message as pb;
-use crate::check::At;
+use crate::api::kubernetes::labelled_locality;
+use crate::check::{At, Context, optional};
 use pb::readiness_probe::HealthCheckMethod;
 
-/// Checks a group.
-pub(crate) fn check(message: pb::WorkloadGroup, at: At<'_>) {
+/// Takes a group in.
+pub(crate) fn convert(
+    message: pb::WorkloadGroup,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<WorkloadGroup> {
     let pb::WorkloadGroup {
         metadata,
         template,
         probe,
     } = message;
+    let mut over = Labels::default();
     if let Some(pb::workload_group::ObjectMeta {
         labels,
-        // As in Kubernetes, any text.
+        // As in Kubernetes, any text; nothing follows from it.
         annotations: _,
     }) = metadata
     {
-        at.field("metadata").field("labels").labels(labels);
-    }
-    let place = at.field("template");
-    match template {
-        Some(template) => check_template(template, place),
-        None => place.error("is missing: write what the workloads have in common, or {}"),
+        over = at.field("metadata").field("labels").labels(labels);
     }
     if let Some(probe) = probe {
+        // It is told to agents (`istioctl x workload entry configure`), not by this.
         check_probe(probe, at.field("probe"));
     }
+    let place = at.field("template");
+    let Some(template) = template else {
+        place.error("is missing: write what the workloads have in common, or {}");
+        return None;
+    };
+    Some(group(template, &over, context, place))
 }
 
-fn check_template(template: pb::WorkloadEntry, at: At<'_>) {
+/// `over`: labels that count before those of the template.
+fn group(
+    template: pb::WorkloadEntry,
+    over: &Labels,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> WorkloadGroup {
     let pb::WorkloadEntry {
         address,
         ports,
         labels,
-        // Names that nothing refers to.
-        network: _,
-        locality: _,
-        weight: _,
-        service_account: _,
+        network,
+        locality,
+        weight,
+        service_account,
     } = template;
     if !address.is_empty() {
         at.field("address")
             .error("is each workload's own: remove it");
     }
     let numbers = at.field("ports");
-    for (name, number) in &ports {
-        numbers.key(name).port(*number);
+    let ports: BTreeMap<_, _> = ports
+        .iter()
+        .filter_map(|(name, number)| Some((name.as_str().into(), numbers.key(name).port(*number)?)))
+        .collect();
+    let mut labels: Labels = at.field("labels").labels(labels);
+    for (name, value) in over.iter() {
+        labels.insert(name, value);
     }
-    at.field("labels").labels(labels);
+    WorkloadGroup {
+        origin: context.origin.clone(),
+        ports,
+        service_account: optional(service_account),
+        locality: if locality.is_empty() {
+            labelled_locality(&labels)
+        } else {
+            Locality::parse(&locality)
+        },
+        labels,
+        network: network.into(),
+        weight: Weight(weight.max(1)),
+    }
 }
 
 fn check_probe(probe: pb::ReadinessProbe, at: At<'_>) {
