@@ -1,11 +1,12 @@
 //! The identity of a workload: makes its key, asks the mesh's authority for a certificate, renews
-//! it in time, and keeps the last good one while the authority is away. Never knows who uses the
-//! certificate, nor for what.
+//! it in time, keeps the last good one while the authority is away, and gives it to the workload's own
+//! processes. Never knows for what it is used.
 //!
 //! ```text
 //! Plan (when, with which credential) ─┐
 //! token, provisioned files ───────────┴→ Agent ──► authority (Istio's CreateCertificate)
-//!                                          └─────► its user, and the folder of OUTPUT_CERTS
+//!                                          ├─────► its user, and the folder of OUTPUT_CERTS
+//!                                          └─────► applications (SPIFFE Workload API)
 //! ```
 //!
 //! Invariants:
@@ -24,9 +25,11 @@ mod options;
 mod output;
 mod plan;
 mod stats;
+mod workload_api;
 
 pub use agent::{Agent, Publish, WorkloadIdentity};
 pub use credentials::TokenSource;
 pub use options::{AgentOptions, Roots};
 pub use plan::{Plan, Schedule, Shown, Trouble};
 pub use stats::AgentStats;
+pub use workload_api::{Socket, SocketError, WorkloadApi, WorkloadApiOptions};

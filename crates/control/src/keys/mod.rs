@@ -17,6 +17,7 @@ use weft_core::drain::DrainSignal;
 use weft_model::KeyPlace;
 
 use crate::core::{Core, Places};
+pub(crate) use client::{connect, connector, fetch};
 use ring::{Outcome, Ring};
 
 /// Longest time that a fetch may take, whatever a rule says.
@@ -68,7 +69,7 @@ pub(crate) async fn run(
             let task = fetches.spawn(async move {
                 let limit = timeout.min(LONGEST_FETCH);
                 let tls = roots.lock().await.connector(&how);
-                let fetch = client::fetch(&place, &tls);
+                let fetch = fetch(&place, &tls);
                 let fetched = tokio::time::timeout(limit, fetch).await;
                 let late = |_| Err(format!("{place}: no answer within {limit:?}"));
                 fetched.unwrap_or_else(late)
@@ -113,7 +114,7 @@ impl Roots {
         if let Some((_, connector)) = fresh {
             return connector.clone();
         }
-        let connector = client::connector(&how.extra_roots);
+        let connector = connector(&how.extra_roots);
         self.connector = Some((Instant::now(), connector.clone()));
         connector
     }
