@@ -620,3 +620,57 @@ async fn a_long_start_does_not_put_polling_off() {
         "{took:?} after {start:?}"
     );
 }
+
+/// Who closed a file, or moved it into place, has written it: nobody waits for it to rest. Who has it open is waited for.
+#[tokio::test]
+async fn what_is_written_is_read_at_once_and_what_is_being_written_is_waited_for() {
+    use std::io::Write as _;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("a.yaml"), route("a", 1)).expect("written");
+    let options = WatchOptions {
+        poll_interval: Duration::from_mins(1),
+        quiet: Duration::from_secs(3),
+        longest_wait: Duration::from_secs(30),
+        ..WatchOptions::default()
+    };
+    let mut source = start(directory.path(), options);
+    next(&mut source).await;
+    let rested = Duration::from_secs(2);
+
+    let began = Instant::now();
+    fs::write(path("a.yaml"), route("a", 2)).expect("written");
+    assert_eq!(
+        keys(&next(&mut source).await),
+        ["+VirtualService/default/a"]
+    );
+    fs::write(path(".a.yaml"), route("a", 3)).expect("written");
+    fs::rename(path(".a.yaml"), path("a.yaml")).expect("moved");
+    assert_eq!(
+        keys(&next(&mut source).await),
+        ["+VirtualService/default/a"]
+    );
+    let took = began.elapsed();
+    assert!(took < rested, "{took:?}");
+
+    let mut open = fs::File::create(path("b.yaml")).expect("created");
+    open.write_all(route("b", 1).as_bytes()).expect("written");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let began = Instant::now();
+    write!(open, "---\n{}", route("c", 1)).expect("written");
+    drop(open);
+    let both = ["+VirtualService/default/b", "+VirtualService/default/c"];
+    assert_eq!(keys(&next(&mut source).await), both);
+    let took = began.elapsed();
+    assert!(took < rested, "{took:?}");
+
+    let mut open = fs::File::create(path("d.yaml")).expect("created");
+    open.write_all(route("d", 1).as_bytes()).expect("written");
+    let began = Instant::now();
+    assert_eq!(
+        keys(&next(&mut source).await),
+        ["+VirtualService/default/d"]
+    );
+    let took = began.elapsed();
+    assert!(took >= rested, "it was never closed: {took:?}");
+}

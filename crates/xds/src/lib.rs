@@ -14,7 +14,7 @@ pub mod type_url;
 pub mod view;
 
 pub use protocol::{Delta, Mode, Protocol, Sotw};
-pub use resource::{Resource, Version};
+pub use resource::{Body, Resource, Version};
 pub use set::{Difference, ResourceSet};
 pub use type_url::TypeUrl;
 pub use view::View;

@@ -1,7 +1,7 @@
 //! One named resource: opaque bytes and their content hash. Never knows the message.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, slice};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -16,10 +16,17 @@ pub struct Version(u64);
 impl Version {
     /// The version of `body` as a resource of type `type_url`.
     pub fn of(type_url: &TypeUrl, body: &[u8]) -> Self {
+        Version::of_pieces(type_url, [body])
+    }
+
+    /// The version of a body that comes in pieces: it does not depend on where they part.
+    fn of_pieces<'a>(type_url: &TypeUrl, pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hasher = Xxh3::new();
         hasher.update(type_url.as_str().as_bytes());
         hasher.update(&[0]);
-        hasher.update(body);
+        for piece in pieces {
+            hasher.update(piece);
+        }
         Version(hasher.digest())
     }
 
@@ -62,6 +69,72 @@ impl fmt::Debug for Version {
     }
 }
 
+/// The bytes of a resource: one piece, or several that other resources share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Body {
+    pieces: Pieces,
+    length: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Pieces {
+    One(Bytes),
+    Some(Arc<[Bytes]>),
+}
+
+impl Body {
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The pieces, in their order.
+    pub fn pieces(&self) -> &[Bytes] {
+        match &self.pieces {
+            Pieces::One(piece) => slice::from_ref(piece),
+            Pieces::Some(pieces) => pieces,
+        }
+    }
+
+    /// All in one piece, which is copied if there are several.
+    pub fn to_bytes(&self) -> Bytes {
+        match &self.pieces {
+            Pieces::One(piece) => piece.clone(),
+            Pieces::Some(_) => self.to_vec().into(),
+        }
+    }
+
+    /// A copy.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.pieces().concat()
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(piece: T) -> Self {
+        let piece = piece.into();
+        Body {
+            length: piece.len(),
+            pieces: Pieces::One(piece),
+        }
+    }
+}
+
+impl FromIterator<Bytes> for Body {
+    fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> Self {
+        let pieces: Arc<[Bytes]> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
+        Body {
+            length: pieces.iter().map(Bytes::len).sum(),
+            pieces: Pieces::Some(pieces),
+        }
+    }
+}
+
 /// One resource, ready to be sent; cheap to clone.
 #[derive(Clone)]
 pub struct Resource {
@@ -70,7 +143,7 @@ pub struct Resource {
     /// Content hash of type and body.
     pub version: Version,
     /// The encoded message, without the `Any` around it.
-    pub body: Bytes,
+    pub body: Body,
     /// For a listener: the route configurations it refers to. When the listener changes for a
     /// client, these are pushed to it again, since the client may be warming on them. (A cluster
     /// and its endpoints are linked by their equal names.)
@@ -90,11 +163,12 @@ impl fmt::Debug for Resource {
 
 impl Resource {
     /// A resource from its encoded message.
-    pub fn new(type_url: &TypeUrl, name: impl Into<Arc<str>>, body: impl Into<Bytes>) -> Self {
+    pub fn new(type_url: &TypeUrl, name: impl Into<Arc<str>>, body: impl Into<Body>) -> Self {
         let body = body.into();
+        let pieces = body.pieces().iter().map(|piece| &piece[..]);
         Resource {
             name: name.into(),
-            version: Version::of(type_url, &body),
+            version: Version::of_pieces(type_url, pieces),
             body,
             links: None,
         }
@@ -122,7 +196,7 @@ impl Resource {
         Resource {
             name: name.into(),
             version,
-            body: Bytes::new(),
+            body: Bytes::new().into(),
             links: None,
         }
     }
@@ -136,3 +210,20 @@ impl PartialEq for Resource {
 }
 
 impl Eq for Resource {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_body_parts_is_not_seen() {
+        let whole = Resource::new(&TypeUrl::ROUTE, "r", &b"abcdef"[..]);
+        let pieces = ["ab", "", "cdef"].map(|p| Bytes::from_static(p.as_bytes()));
+        let parted = Resource::new(&TypeUrl::ROUTE, "r", Body::from_iter(pieces));
+        assert_eq!(parted.version, whole.version);
+        assert_eq!((parted.body.len(), parted.body.pieces().len()), (6, 2));
+        assert_eq!(parted.body.to_bytes(), whole.body.to_bytes());
+        let none = Body::from_iter([]);
+        assert!(none.is_empty() && none.pieces().is_empty() && none.to_vec().is_empty());
+    }
+}

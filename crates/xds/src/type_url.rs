@@ -125,7 +125,7 @@ impl TypeUrl {
 
     /// Whether this is one of [`TypeUrl::KNOWN`].
     pub fn is_known(&self) -> bool {
-        KNOWN.contains(self)
+        self.place().is_some() || KNOWN.contains(self)
     }
 
     /// Place in a push: CDS, EDS, LDS, RDS, SDS, then the rest (Envoy docs, "Eventual consistency

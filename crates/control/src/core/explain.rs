@@ -114,7 +114,7 @@ fn explain(
     faults.sort_unstable();
     faults.dedup();
     let hosts = if *type_url == TypeUrl::ROUTE {
-        hosts(&nodes, &resource.body)
+        hosts(&nodes, &resource.body.to_bytes())
     } else {
         Vec::new()
     };
@@ -125,7 +125,7 @@ fn explain(
         fields.extend(of_cluster(&nodes, &objects, &resource.name));
     }
     if *type_url == TypeUrl::LISTENER {
-        fields.extend(of_listener(&nodes, &objects, &resource.body));
+        fields.extend(of_listener(&nodes, &objects, &resource.body.to_bytes()));
     }
     fields.extend(sidecars::fields(&nodes, &objects, type_url, &resource.name));
     Ok(Explanation {

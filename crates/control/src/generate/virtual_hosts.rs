@@ -2,10 +2,10 @@
 //! thousand of them is their concatenation; and the configurations themselves. Must never know
 //! how hosts were chosen.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
 use weft_model::ProxySettings;
-use weft_xds::{Resource, TypeUrl};
+use weft_xds::{Body, Resource, TypeUrl};
 
 use super::listeners::Unknown;
 use super::{names, routes};
@@ -133,11 +133,11 @@ pub(crate) enum Style {
     Grpc,
 }
 
-/// A route configuration of these virtual hosts, which are concatenated here and nowhere else.
+/// A route configuration of these virtual hosts, which it shares with others.
 pub(crate) fn configuration<'a>(
     name: &str,
     style: Style,
-    hosts: impl Iterator<Item = &'a Bytes> + Clone,
+    hosts: impl Iterator<Item = &'a Bytes>,
 ) -> Resource {
     let head = match style {
         Style::Grpc => RouteConfiguration {
@@ -147,11 +147,6 @@ pub(crate) fn configuration<'a>(
         Style::IgnorePorts | Style::WithPorts => head(name, style == Style::IgnorePorts),
     }
     .encode_to_vec();
-    let size: usize = hosts.clone().map(Bytes::len).sum();
-    let mut body = BytesMut::with_capacity(head.len() + size);
-    body.extend_from_slice(&head);
-    for host in hosts {
-        body.extend_from_slice(host);
-    }
-    Resource::new(&TypeUrl::ROUTE, name, body.freeze())
+    let body: Body = [head.into()].into_iter().chain(hosts.cloned()).collect();
+    Resource::new(&TypeUrl::ROUTE, name, body)
 }

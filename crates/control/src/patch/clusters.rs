@@ -127,7 +127,7 @@ fn apply(patches: &Patches<'_>, resource: &Resource) -> Result<Option<Resource>,
     if patches.all.is_empty() {
         return Ok(Some(resource.clone()));
     }
-    let mut cluster = Cluster::decode(resource.body.clone()).map_err(|e| e.to_string())?;
+    let mut cluster = Cluster::decode(resource.body.to_bytes()).map_err(|e| e.to_string())?;
     for active in &patches.all {
         patches.uses(active);
         match active.merges() {

@@ -91,7 +91,7 @@ pub(crate) fn configuration(
     if patches.all.is_empty() {
         return same();
     }
-    let Some((fields, rest)) = split(&emitted.resource.body) else {
+    let Some((fields, rest)) = split(&emitted.resource.body.to_bytes()) else {
         return same();
     };
     let what = format!("RDS {name}");

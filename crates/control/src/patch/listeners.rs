@@ -61,7 +61,7 @@ fn apply(
     if patches.all.is_empty() {
         return Ok(Some(resource.clone()));
     }
-    let mut listener = Listener::decode(resource.body.clone()).map_err(|e| e.to_string())?;
+    let mut listener = Listener::decode(resource.body.to_bytes()).map_err(|e| e.to_string())?;
     filters::inline_routes(patches, context, &mut listener)?;
     if !whole(patches, &mut listener)? {
         return Ok(None);

@@ -4,6 +4,7 @@
 //! `look`'s business.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use weft_model::MeshSettings;
 
 use super::look::{Look, Touched};
 use super::store::ObjectStatus;
+use super::writers::Writers;
 use crate::Change;
 
 /// A look at the whole directory, with nothing to say that it is needed, takes this part of the time at most.
@@ -28,8 +30,11 @@ const POLLING_SHARE: u32 = 50;
 pub struct WatchOptions {
     /// How often the directory is looked at although no event came; less often where a look takes long.
     pub poll_interval: Duration,
-    /// How long files must rest before they are read.
+    /// How long files must rest before they are read, if somebody may still be writing them.
     pub quiet: Duration,
+    /// How long no other file must be touched before files are read that were closed or moved into place: those
+    /// of one deployment come together.
+    pub gather: Duration,
     /// The longest that files are waited for to rest.
     pub longest_wait: Duration,
     /// How long a file must be missing or empty before its objects are removed: many programs
@@ -47,6 +52,7 @@ impl Default for WatchOptions {
         Self {
             poll_interval: Duration::from_secs(1),
             quiet: Duration::from_millis(12),
+            gather: Duration::from_millis(2),
             longest_wait: Duration::from_millis(100),
             missing_for: Duration::from_millis(200),
             queue: 64,
@@ -195,6 +201,7 @@ struct News {
     touched: Touched,
     /// The number of the last [`Refresh::ask`].
     asked: u64,
+    writers: Writers,
 }
 
 /// What the system tells and others ask.
@@ -217,6 +224,17 @@ impl Events {
     fn add(&self, touched: Touched) {
         self.news().touched.join(touched);
         self.wake();
+    }
+
+    /// Whether somebody may be in the middle of writing what was touched.
+    fn are_written(&self, touched: &Touched) -> bool {
+        match touched {
+            Touched::All => true,
+            Touched::Paths(paths) => {
+                let paths = paths.iter().map(OsString::as_os_str);
+                self.news().writers.are_at(paths)
+            }
+        }
     }
 
     fn ask(&self) -> u64 {
@@ -348,6 +366,10 @@ impl Watch {
                 let mut paths = event.paths.iter();
                 !event.paths.is_empty() && paths.all(|path| !path.starts_with(&directory))
             });
+            match &event {
+                Ok(event) if !event.need_rescan() => events.news().writers.note(event),
+                _ => events.news().writers.forget(),
+            }
             if let Some(touched) = touched_by(event) {
                 // The file of networks is looked at each time.
                 let touched = if beside { Touched::default() } else { touched };
@@ -376,18 +398,27 @@ impl Watch {
     /// Waits until nothing changes for a moment, at most for `longest_wait`. What is touched
     /// meanwhile is added; returns the number of the last question that came before that.
     fn settle(&self, touched: &mut Touched) -> u64 {
+        let WatchOptions { quiet, gather, .. } = self.options;
         let deadline = Instant::now() + self.options.longest_wait;
         let mut before = self.look.files(touched);
+        let mut changed = Instant::now();
         loop {
-            std::thread::sleep(self.options.quiet);
+            // To look at everything takes long.
+            let all = *touched == Touched::All;
+            std::thread::sleep(if all { quiet } else { gather.min(quiet) });
             // Events of the writes that are waited for say nothing new.
             while self.woken.try_recv().is_ok() {}
             let asked = self.events.take(touched);
             let now = self.look.files(touched);
-            if now == before || Instant::now() >= deadline {
+            if now != before {
+                before = now;
+                changed = Instant::now();
+            } else if changed.elapsed() >= quiet || !self.events.are_written(touched) {
                 return asked;
             }
-            before = now;
+            if Instant::now() >= deadline {
+                return asked;
+            }
         }
     }
 }

@@ -12,3 +12,4 @@ mod networks_file;
 pub mod places;
 mod scan;
 pub mod store;
+mod writers;

@@ -126,8 +126,11 @@ fn read_one((path, text): &NewFile<'_>, settings: &MeshSettings) -> Option<ReadF
 
 /// Takes texts apart, in the order of the files; many of them on all cores.
 fn read_all(files: &[NewFile<'_>], settings: &MeshSettings) -> Vec<Option<ReadFile>> {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = cores.min(files.len() / WORTH_A_THREAD);
+    let mut threads = files.len() / WORTH_A_THREAD;
+    if threads > 1 {
+        // To ask the system takes longer than to read a file.
+        threads = threads.min(std::thread::available_parallelism().map_or(1, NonZero::get));
+    }
     if threads < 2 {
         return files.iter().map(|file| read_one(file, settings)).collect();
     }

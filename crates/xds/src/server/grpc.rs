@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use tonic::server::NamedService;
 use tonic::{Extensions, Request, Status};
 
 use super::age::Ages;
+use super::alarm::Alarm;
 pub use super::incoming::{Admitted, Carrier, incoming};
 use super::requests::Requests;
 pub use super::standing::Standing;
@@ -434,6 +436,10 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
     ) -> Result<(), Status> {
         // Made but not sent: at most one, since a slow client must not pile up old states.
         let mut ready: Option<Outgoing> = None;
+        let end = Arc::clone(&self.orders.end);
+        let mut end = pin!(end.notified());
+        let mut closed = pin!(answers.closed());
+        let mut alarm = Alarm::default();
         loop {
             self.dispatch();
             if ready.is_none() {
@@ -444,7 +450,9 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                 // Who asked may have left.
                 let _ = inquiry.send(self.machine.status());
             }
-            let deadline = self.machine.next_deadline(Instant::now());
+            if let Some(deadline) = self.machine.next_deadline(Instant::now()) {
+                alarm.rings_by(deadline);
+            }
             tokio::select! {
                 permit = answers.reserve(), if ready.is_some() => {
                     let Ok(permit) = permit else { return Ok(()) };
@@ -466,11 +474,11 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
                     Err(_) => return Err(Status::unavailable("the control plane ends the stream; reconnect")),
                 },
                 Some(inquiry) = self.orders.inquiries.recv() => self.asked.push(inquiry),
-                () = self.orders.end.notified() => {
+                () = &mut end => {
                     return Err(Status::unauthenticated("the credentials of the stream hold no longer"));
                 }
-                () = answers.closed() => return Ok(()),
-                () = sleep_until(deadline) => self.machine.tick(Instant::now()),
+                () = &mut closed => return Ok(()),
+                () = &mut alarm => self.machine.tick(Instant::now()),
                 () = sleep_until(self.ends) => {
                     if self.may_end(Instant::now()) {
                         add(&self.shared.counters.streams_aged, 1);

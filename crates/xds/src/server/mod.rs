@@ -2,6 +2,7 @@
 //! answers and events come out. Never knows what a resource means or who the client is.
 
 mod age;
+mod alarm;
 mod blame;
 mod event;
 pub mod grpc;
@@ -51,6 +52,11 @@ pub struct ServerStream<P: Protocol> {
     types: Vec<TypeState>,
     events: VecDeque<Event>,
     pool: Arc<NamePool>,
+    /// Whether there was nothing to send when it was last looked, and nothing has happened since: until the
+    /// deadline nothing needs to be looked at.
+    quiet: bool,
+    /// Of then.
+    deadline: Option<Instant>,
     protocol: PhantomData<P>,
 }
 
@@ -69,6 +75,8 @@ impl<P: Protocol> ServerStream<P> {
             types: Vec::new(),
             events: VecDeque::new(),
             pool: Arc::default(),
+            quiet: false,
+            deadline: None,
             protocol: PhantomData,
         }
     }
@@ -83,6 +91,7 @@ impl<P: Protocol> ServerStream<P> {
     /// What the client is to have from now on.
     pub fn set_view(&mut self, view: View) {
         if !self.view.ptr_eq(&view) {
+            self.quiet = false;
             self.view = view;
             self.generation += 1;
             for state in &mut self.types {
@@ -100,6 +109,7 @@ impl<P: Protocol> ServerStream<P> {
 
     /// Takes in a request.
     pub fn request(&mut self, now: Instant, request: P::Request) -> Result<(), StreamError> {
+        self.quiet = false;
         let request = P::read_request(request);
         self.first_request.get_or_insert(now);
         if request.type_url.is_empty() {
@@ -140,6 +150,7 @@ impl<P: Protocol> ServerStream<P> {
     /// Lets time pass: reports missing ACKs. [`poll_response`](Self::poll_response) may have
     /// something after [`next_deadline`](Self::next_deadline).
     pub fn tick(&mut self, now: Instant) {
+        self.quiet = false;
         let overdue = self.limits.ack_overdue;
         for state in &mut self.types {
             if let Some(in_flight) = &mut state.in_flight
@@ -156,6 +167,9 @@ impl<P: Protocol> ServerStream<P> {
     /// When [`tick`](Self::tick) and [`poll_response`](Self::poll_response) are to be called at
     /// the latest if nothing else happens; later than `now`.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.is_quiet(now) {
+            return self.deadline;
+        }
         let grace = self
             .first_request
             .map(|first| first + self.limits.removal_grace);
@@ -194,6 +208,9 @@ impl<P: Protocol> ServerStream<P> {
 
     /// The next answer to send, if there is one.
     pub fn poll_outgoing(&mut self, now: Instant) -> Option<Outgoing> {
+        if self.is_quiet(now) {
+            return None;
+        }
         // What one type settles may release removals of another; the chain is four types long.
         for _ in 0..=4 {
             let mut progress = false;
@@ -208,11 +225,21 @@ impl<P: Protocol> ServerStream<P> {
                 break;
             }
         }
+        self.deadline = self.next_deadline(now);
+        self.quiet = true;
         None
     }
 
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.quiet && self.deadline.is_none_or(|deadline| now < deadline)
+    }
+
     fn turn(&mut self, index: usize, now: Instant) -> Option<Outgoing> {
-        let type_url = self.types.get(index)?.type_url.clone();
+        let state = self.types.get(index)?;
+        if state.in_flight.is_some() && state.removals.are_reported() {
+            return None;
+        }
+        let type_url = state.type_url.clone();
         if !self.is_served(&type_url) || self.waits_for_clusters(&type_url, now) {
             return None;
         }
@@ -229,7 +256,7 @@ impl<P: Protocol> ServerStream<P> {
         let state = self.types.get_mut(index)?;
         let step = plan(state, &turn, || format!("{id:x}-{answer:x}"));
         let removals = &mut state.removals;
-        if removals.held != removals.reported || removals.forced > 0 {
+        if !removals.are_reported() {
             removals.reported = removals.held;
             self.events.push_back(Event::RemovalsHeld {
                 type_url: type_url.clone(),

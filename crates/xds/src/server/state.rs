@@ -65,6 +65,12 @@ pub(super) struct Removals {
     pub(super) forced: usize,
 }
 
+impl Removals {
+    pub(super) fn are_reported(&self) -> bool {
+        self.held == self.reported && self.forced == 0
+    }
+}
+
 /// One type on one stream. The client has `base`, restricted to what it asks for, without
 /// `pending`.
 #[derive(Debug)]

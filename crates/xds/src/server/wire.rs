@@ -14,7 +14,7 @@ use tonic::Status;
 use tonic::codegen::http::HeaderMap;
 
 use crate::protocol::{Mode, Outgoing};
-use crate::resource::{Resource, Version};
+use crate::resource::{self, Resource, Version};
 use crate::type_url::TypeUrl;
 
 /// Pieces are gathered up to this size, that of a frame of HTTP/2.
@@ -216,8 +216,8 @@ fn with_length(mut head: BytesMut, length: usize, most: usize) -> Result<Bytes, 
 pub(super) struct Answers {
     queue: mpsc::Receiver<Result<Message, Status>>,
     writing: Option<Message>,
-    /// A body that comes after what was gathered.
-    body: Option<Bytes>,
+    /// Pieces of a body that come after what was gathered: which body, and which of them is next.
+    body: Option<(resource::Body, usize)>,
     ended: bool,
 }
 
@@ -233,8 +233,8 @@ impl Answers {
 
     /// The next piece of what is being written; `None` if that is done.
     fn piece(&mut self) -> Option<Bytes> {
-        if let Some(body) = self.body.take() {
-            return Some(body);
+        if let Some(piece) = self.body_piece() {
+            return Some(piece);
         }
         let message = self.writing.as_mut()?;
         let head = std::mem::take(&mut message.head);
@@ -253,17 +253,44 @@ impl Answers {
             };
             message.spelling.before_body(&resource, version, &mut piece);
             if resource.body.len() >= SHARED {
-                self.body = Some(resource.body);
+                self.body = Some((resource.body, 0));
                 break;
             }
-            piece.put_slice(&resource.body);
+            for part in resource.body.pieces() {
+                piece.put_slice(part);
+            }
         }
         if let Some(message) = &mut self.writing {
-            let body = self.body.as_ref().map_or(0, Bytes::len);
+            let body = self.body.as_ref().map_or(0, |(body, _)| body.len());
             let written = (piece.len() + body).saturating_sub(head.len());
             message.left = message.left.saturating_sub(written);
         }
         Some(piece.freeze())
+    }
+}
+
+impl Answers {
+    /// The next piece of the body that is being written: one of its own, or small ones gathered.
+    fn body_piece(&mut self) -> Option<Bytes> {
+        let (body, next) = self.body.as_mut()?;
+        let left = body.pieces().get(*next..).unwrap_or_default();
+        let small = left.iter().take_while(|piece| piece.len() < SHARED);
+        let mut gathered = 0;
+        let small = small.take_while(|piece| {
+            gathered += piece.len();
+            gathered <= PIECE
+        });
+        let small = small.count();
+        let piece = match left.split_at(small.max(1).min(left.len())) {
+            ([], _) => None,
+            ([one], _) => Some(one.clone()),
+            (some, _) => Some(some.concat().into()),
+        };
+        *next += small.max(1);
+        if *next >= body.pieces().len() {
+            self.body = None;
+        }
+        piece
     }
 }
 
@@ -315,6 +342,11 @@ mod tests {
     fn answer(sizes: &[usize]) -> Outgoing {
         let resource = |(index, size): (usize, &usize)| {
             let body = vec![index as u8; *size];
+            let parts = 1 + index % 4 * 40;
+            let parts = body
+                .chunks((size / parts).max(1))
+                .map(Bytes::copy_from_slice);
+            let body: resource::Body = parts.collect();
             let resource = Resource::new(&TypeUrl::CLUSTER, format!("c{index}"), body);
             let version = resource.version;
             (resource, version)
@@ -373,12 +405,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_is_what_the_message_says() {
         let many: Vec<usize> = (0..300).map(|size| size * 7).collect();
-        let sizes: [&[usize]; 6] = [
+        let sizes: [&[usize]; 7] = [
             &[],
             &[0],
             &[100, SHARED, 5],
             &[SHARED - 1, SHARED + 1, 3 * PIECE],
             &[PIECE; 3],
+            &[40 * SHARED; 5],
             &many,
         ];
         for sizes in sizes {
@@ -389,12 +422,16 @@ mod tests {
 
     #[tokio::test]
     async fn large_bodies_are_not_copied_and_small_ones_are_gathered() {
-        let answer = answer(&[10, 10, 100_000]);
-        let body = answer.resources[2].0.body.clone();
+        let mut answer = answer(&[10, 10, 100_000]);
+        let parts = [20, PIECE, 30, SHARED - 40, 8, SHARED];
+        let parts = parts.map(|size| Bytes::from(vec![1; size]));
+        answer.resources[2].0.body = parts.iter().cloned().collect();
         let message = Message::answer(Mode::Delta, answer, usize::MAX).expect("it fits");
         let (pieces, _) = pieces(vec![message]).await;
-        assert_eq!(pieces.len(), 2);
-        assert_eq!(pieces[1].as_ptr(), body.as_ptr());
+        assert_eq!(pieces.len(), 5);
+        assert_eq!(pieces[2].as_ptr(), parts[1].as_ptr());
+        assert_eq!(pieces[3].len(), 30 + SHARED - 40 + 8);
+        assert_eq!(pieces[4].as_ptr(), parts[5].as_ptr());
     }
 
     #[tokio::test]
