@@ -78,9 +78,10 @@ impl ForeignBundle {
                 "has neither roots (use x509-svid) nor keys of tokens (jwt-svid)".to_owned(),
             );
         }
-        let jwks = match tokens.is_empty() {
-            true => Vec::new(),
-            false => json!({"keys": tokens}).to_string().into_bytes(),
+        let jwks = if tokens.is_empty() {
+            Vec::new()
+        } else {
+            json!({"keys": tokens}).to_string().into_bytes()
         };
         Ok(Self { roots, jwks })
     }

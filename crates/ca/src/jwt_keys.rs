@@ -242,6 +242,7 @@ fn from_json(text: &[u8]) -> Option<Vec<Entry>> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
     use weft_jwt::Keys;
 
     use super::*;
@@ -286,7 +287,6 @@ mod tests {
         let (head, signature) = svid.rsplit_once('.').expect("three parts");
         let (header, _) = head.split_once('.').expect("three parts");
         let forged = json!({"sub": "spiffe://cluster.local/ns/bank/sa/vault", "aud": "shop", "exp": u32::MAX});
-        use base64::Engine as _;
         let forged = weft_jwt::BASE64.encode(forged.to_string());
         let forged = format!("{header}.{forged}.{signature}");
         assert!(refused(&forged, "shop", start()).contains("verification"));
@@ -307,7 +307,6 @@ mod tests {
     /// What is no JWT-SVID although a key of the domain signed it, or a shared key would.
     #[test]
     fn tokens_that_the_specification_forbids_are_refused() {
-        use base64::Engine as _;
         let part = |value: &Value| weft_jwt::BASE64.encode(value.to_string());
         let claims = json!({"sub": cart().to_string(), "aud": "a", "exp": u32::MAX});
         let read = |header: &Value, claims: &Value| {

@@ -76,9 +76,10 @@ impl Way {
             )
         };
         if let Some(path) = text.strip_prefix("unix://") {
-            return match path.starts_with('/') {
-                true => Ok(Self::Unix(path.into())),
-                false => Err(wrong()),
+            return if path.starts_with('/') {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err(wrong())
             };
         }
         let uri: Uri = text.parse().map_err(|_| wrong())?;
