@@ -14,6 +14,7 @@ from .errors import BenchError
 from .measure import Bench, CaseResult, Plan
 from .control import run as control
 from .control.cases import CASES as CONTROL_CASES
+from .csr import run as csr
 from .suites import PEERS, SUITES, Case
 
 _LEGEND = """\
@@ -40,7 +41,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run", description="Weft beside Envoy, nginx and HAProxy.")
-    parser.add_argument("suite", choices=[*SUITES, "control", "all"])
+    parser.add_argument("suite", choices=[*SUITES, "control", "csr", "all"])
     parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="rounds over all peers (3)")
     parser.add_argument("--seconds", type=_seconds, default=1.5, metavar="S", help="seconds of each measurement (1.5)")
     parser.add_argument("--weft", metavar="PATH", help="an existing weft program, instead of building one")
@@ -84,6 +85,10 @@ def _run(options: argparse.Namespace) -> int:
         good = whole and (held or not options.check)
         if options.suite == "control":
             return 0 if good else 1
+    if options.suite == "csr":
+        _warn_if_busy()
+        whole, held = csr.run(options.weft, options.cases, options.out, _cores(), options.rounds, options.seconds)
+        return 0 if whole and (held or not options.check) else 1
     suites = list(SUITES) if options.suite == "all" else [options.suite]
     chosen = {suite: _cases(suite, options.cases) for suite in suites}
     if not any(chosen.values()):

@@ -1,7 +1,9 @@
 """The client: h2load on its core, for HTTP/1.1 as for HTTP/2, and what it reports."""
 
+import json
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +130,40 @@ class Client:
         except subprocess.TimeoutExpired as late:
             raise CaseFailed(f"h2load got no end within {late.timeout:.0f} s") from late
         return _parse(done.stdout, done.stderr)
+
+
+class Handshakes:
+    """New connections by mutual TLS, each with a request. `files`: authority, certificate, key."""
+
+    def __init__(self, core: int, port: int, files: tuple[Path, Path, Path], threads: int):
+        self._core = core
+        self._port = port
+        self._files = files
+        self._threads = threads
+
+    def run(self, number: int, seconds: float) -> float:
+        """So many; connections a second. Fails if one of them fails."""
+        script = Path(__file__).with_name("handshaker.py")
+        arguments = [str(self._port), *map(str, self._files), str(number), str(self._threads)]
+        longest = seconds * 4 + _H2LOAD_MARGIN_SECONDS
+        try:
+            done = subprocess.run(
+                [sys.executable, str(script), *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=longest,
+                preexec_fn=pin_to(self._core),
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise CaseFailed(f"the handshakes had no end within {longest:.0f} s") from late
+        if done.returncode:
+            raise CaseFailed(f"the client of handshakes: {done.stderr.strip()[-500:]}")
+        seen = json.loads(done.stdout)
+        if seen["failed"]:
+            raise CaseFailed(f"{seen['failed']} of {number} connections failed: {seen['problem']}")
+        return seen["done"] / seen["seconds"]
 
 
 def _parse(text: str, errors: str) -> Answers:

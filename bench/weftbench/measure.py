@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .configs import Place, envoy, haproxy, nginx, upstream
 from .errors import BenchError, CaseFailed
-from .load import Client
+from .load import Client, Handshakes
 from .processes import Program, accepts, free_port, wait_until
 from .programs import Programs
 from .suites import Case, Load
@@ -19,6 +19,8 @@ _START_SECONDS = 30
 # After this, a proxy that has just answered has also finished what it does at its start.
 _SETTLE_SECONDS = 0.5
 _WARM_UP_SECONDS = 0.5
+# To find out how fast handshakes are.
+_FEW_HANDSHAKES = 200
 # A fixed-rate run that takes so many times what it should has not held the rate.
 _RATE_SLACK = 1.2
 # A proxy whose best is less than this part of the fixed rate is spared the fixed-rate run: it
@@ -83,10 +85,12 @@ class Bench:
         self._upstream_ports: dict[bool, int] = {}
         self._certificate = directory / "certificate.pem"
         self._key = directory / "key.pem"
+        self._mesh = {name: directory / f"mesh-{name}.pem" for name in ("authority", "certificate", "key")}
 
     def __enter__(self) -> "Bench":
         with contextlib.ExitStack() as starting:
             self._make_certificate()
+            self._make_mesh_certificate()
             for http2 in (False, True):
                 self._upstream_ports[http2] = self._start_upstream(starting, http2)
             self._running = starting.pop_all()
@@ -130,6 +134,10 @@ class Bench:
             if case.unrouted_path and not client.answers(place.port, case.unrouted_path, "not_found"):
                 raise CaseFailed(f"{case.unrouted_path} has no route but was not answered with 404")
             time.sleep(_SETTLE_SECONDS)
+            if case.handshakes:
+                sample = self._measure_handshakes(case.handshakes, proxy, place)
+                proxy.check_alive()
+                return sample
             if case.load is None:
                 return Sample(rss_mb=proxy.rss_mb())
             sample = self._measure(client, proxy, place.port)
@@ -161,6 +169,25 @@ class Bench:
             rate_held=steady.seconds <= client.wanted_seconds(seconds) * _RATE_SLACK,
         )
 
+    def _measure_handshakes(self, threads: int, proxy: Program, place: Place) -> Sample:
+        """The proxy may wait for the client, whose part of a handshake costs more: what counts is the
+        CPU of the proxy, and how many a second a whole core of it would do."""
+        files = (place.mesh_authority, place.mesh_certificate, place.mesh_key)
+        client = Handshakes(self._plan.client_core, place.inner_port, files, threads)
+        per_second = client.run(_FEW_HANDSHAKES, self._plan.seconds)
+        before, started = proxy.cpu_time(), time.monotonic()
+        number = max(round(per_second * self._plan.seconds), _FEW_HANDSHAKES)
+        client.run(number, self._plan.seconds)
+        used, wall = proxy.cpu_time() - before, time.monotonic() - started
+        return Sample(
+            rss_mb=proxy.rss_mb(),
+            cpu_us_per_request=used.total * 1e6 / number,
+            user_us=used.user * 1e6 / number,
+            sys_us=used.system * 1e6 / number,
+            rps=number / used.total,
+            busy=used.total / wall,
+        )
+
     def _command(self, case: Case, peer: str, place: Place) -> list[str]:
         programs = self._programs
         if peer == "nginx":
@@ -184,6 +211,10 @@ class Bench:
             upstream_port=self._upstream_ports[case.topology.upstream_http2],
             certificate=self._certificate,
             key=self._key,
+            inner_port=free_port(self._taken),
+            mesh_authority=self._mesh["authority"],
+            mesh_certificate=self._mesh["certificate"],
+            mesh_key=self._mesh["key"],
         )
 
     def _start_upstream(self, running: contextlib.ExitStack, http2: bool) -> int:
@@ -209,6 +240,31 @@ class Bench:
             *("-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
             *("-keyout", str(self._key), "-out", str(self._certificate)),
         ]
+        self._openssl(command)
+
+    def _make_mesh_certificate(self) -> None:
+        """An authority, and a certificate of it with a SPIFFE ID."""
+        openssl, mesh = self._programs.openssl, self._mesh
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj")
+        authority_key, request = self._directory / "authority-key.pem", self._directory / "mesh.csr"
+        extensions = self._directory / "mesh.cnf"
+        extensions.write_text(
+            f"subjectAltName=critical,URI:{envoy.MESH_ID}\nkeyUsage=critical,digitalSignature\n"
+            "extendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=critical,CA:FALSE\n"
+        )
+        self._openssl([
+            *(openssl, "req", "-x509", *curve, "/O=bench authority", "-days", "2"),
+            *("-addext", "keyUsage=critical,keyCertSign"),
+            *("-keyout", str(authority_key), "-out", str(mesh["authority"])),
+        ])  # fmt: skip
+        self._openssl([openssl, "req", "-new", *curve, "/O=bench", "-keyout", str(mesh["key"]), "-out", str(request)])
+        self._openssl([
+            *(openssl, "x509", "-req", "-in", str(request), "-days", "1", "-set_serial", "1"),
+            *("-CA", str(mesh["authority"]), "-CAkey", str(authority_key)),
+            *("-extfile", str(extensions), "-out", str(mesh["certificate"])),
+        ])  # fmt: skip
+
+    def _openssl(self, command: list[str]) -> None:
         made = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         if made.returncode:
             raise BenchError(f"openssl made no certificate: {made.stderr.strip()[-500:]}")

@@ -64,6 +64,8 @@ def table(suite: str, result: CaseResult, plan: Plan) -> str:
     case = result.case
     title = f"{suite} / {case.name}: {case.about}"
     how = f"{plan.rounds} round(s)"
+    if case.handshakes:
+        how += "; req/s is what a whole core of the proxy would do"
     if case.load:
         how += f" of {plan.seconds:g} s; latency at {case.load.rate:,} req/s"
     lines = [["peer", *(heading for _name, heading, _digits in _COLUMNS), "busy"]]
@@ -81,8 +83,13 @@ def goals(suite: str, results: list[CaseResult]) -> list[Goal]:
     """What Weft promises for this suite, as far as it was measured."""
     by_name = {result.case.name: result for result in results}
     found: list[Goal] = []
-    if suite in ("http1", "http2"):
+    if suite in ("http1", "http2", "mtls"):
         for result in results:
+            if result.case.handshakes:
+                ratio = _divide(result.median("envoy", "rps"), result.median("weft", "rps"))
+                if ratio is not None:
+                    found.append(Goal(f"{suite} / {result.case.name}: Envoy's handshakes a second of ours", ratio, 1.00))
+                continue
             ratio = _divide(result.median("weft", "cpu_us_per_request"), result.median("envoy", "cpu_us_per_request"))
             if ratio is not None:
                 found.append(Goal(f"{suite} / {result.case.name}: CPU per request of Envoy's", ratio, 0.60))

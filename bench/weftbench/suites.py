@@ -7,6 +7,9 @@ PEERS = ("weft", "envoy", "nginx", "haproxy")
 # Every peer that can do HTTP/2 on both sides. nginx speaks HTTP/2 to clients only.
 HTTP2_PEERS = ("weft", "envoy", "haproxy")
 
+# Those that can be given one configuration of a mesh.
+MESH_PEERS = ("weft", "envoy")
+
 MANY_ROUTES = 10_000
 MANY_CLUSTERS = 5_000
 # So many different paths are in the mix of the routes suite.
@@ -21,12 +24,16 @@ class Topology:
 
     `mode` is "http" or "tcp". With one route, the prefix `/` matches; with more, route `i` is the
     prefix `prefix(i)`. With more than one cluster there is one route for each cluster.
+
+    `mutual`: a request goes through the proxy twice, as through the sidecars of caller and server: in
+    clear text to the first listener, by mutual TLS to the second one, which sends it upstream.
     """
 
     mode: str = "http"
     downstream_http2: bool = False
     upstream_http2: bool = False
     tls: bool = False
+    mutual: bool = False
     routes: int = 1
     clusters: int = 1
     # Idle upstream connections that a proxy may keep for a cluster, where it wants a number.
@@ -63,7 +70,9 @@ class Load:
 
 @dataclass(frozen=True)
 class Case:
-    """One line of a suite. Without `load`, only the memory after the start is taken."""
+    """One line of a suite. Without `load`, only the memory after the start is taken, or, with
+    `handshakes`, new connections by mutual TLS to the second listener are made, one after the other
+    in so many threads."""
 
     name: str
     about: str
@@ -72,6 +81,7 @@ class Case:
     peers: tuple[str, ...] = PEERS
     # A path that must be answered 404, which shows that the route table is in force.
     unrouted_path: str | None = None
+    handshakes: int | None = None
 
 
 def prefix(index: int) -> str:
@@ -153,4 +163,23 @@ def _clusters() -> list[Case]:
     ]
 
 
-SUITES = {"http1": _http1, "http2": _http2, "tcp": _tcp, "routes": _routes, "clusters": _clusters}
+def _mtls() -> list[Case]:
+    http1 = Topology(mutual=True)
+    http2 = Topology(mutual=True, downstream_http2=True, upstream_http2=True)
+    busy = Load(connections=16, streams=8, rate_connections=16, rate_per_connection=100)
+    calm = Load(rate_per_connection=50)
+    return [
+        Case("http1", "GET, HTTP/1.1 by mutual TLS between two listeners, 32 connections", http1, calm, MESH_PEERS),
+        Case("http2", "GET, HTTP/2 by mutual TLS between two listeners, 16 connections of 8 streams", http2, busy, MESH_PEERS),
+        Case(
+            "handshakes",
+            "new connections by mutual TLS, P-256, nothing resumed, a GET on each",
+            http1,
+            None,
+            MESH_PEERS,
+            handshakes=4,
+        ),
+    ]
+
+
+SUITES = {"http1": _http1, "http2": _http2, "tcp": _tcp, "routes": _routes, "clusters": _clusters, "mtls": _mtls}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Place:
-    """Where a proxy runs: its folder and ports, and the files of its certificate."""
+    """Where a proxy runs: its folder and ports, and the files of its certificates. `mesh_…`: those of
+    mutual TLS, at `inner_port`."""
 
     directory: Path
     port: int
@@ -17,3 +18,7 @@ class Place:
     upstream_port: int
     certificate: Path
     key: Path
+    inner_port: int
+    mesh_authority: Path
+    mesh_certificate: Path
+    mesh_key: Path

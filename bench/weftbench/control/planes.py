@@ -26,7 +26,10 @@ _ISTIOD_ENVIRONMENT = {
 class Plane:
     """A control plane on a folder, in a `with` block. `started` is when its process began."""
 
-    def __init__(self, name: str, program: str, folder: Path, place: Path, core: int | None, taken: set[int]):
+    def __init__(
+        self, name: str, program: str, folder: Path, place: Path, core: int | None, taken: set[int], flags: list[str] | None = None
+    ):
+        """`flags`: more of `weft control`."""
         self.name = name
         self.port = free_port(taken)
         monitoring = free_port(taken)
@@ -36,6 +39,7 @@ class Plane:
             command = [
                 program, "control", "--log-level", "error", "--config-dir", str(folder),
                 "--grpc-addr", f"127.0.0.1:{self.port}", "--monitoring-addr", f"127.0.0.1:{monitoring}",
+                *(flags or []),
             ]  # fmt: skip
         else:
             mesh = place / "mesh.yaml"
@@ -57,6 +61,11 @@ class Plane:
 
     def __exit__(self, *exc) -> None:
         self._program.__exit__(*exc)
+
+    @property
+    def program(self) -> Program:
+        """The process."""
+        return self._program
 
     def wait_ready(self) -> None:
         """Waits until proxies are served."""

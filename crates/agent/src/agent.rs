@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::watch;
 use weft_ca::{KeyKind, KeyPair, Received, SpiffeId};
 use weft_core::drain::DrainSignal;
 use weft_model::PrivateKey;
@@ -15,6 +16,7 @@ use crate::options::AgentOptions;
 use crate::output;
 use crate::plan::{Plan, Shown, Trouble};
 use crate::stats::AgentStats;
+use crate::workload_api::{WorkloadApi, WorkloadApiOptions};
 
 /// The longest sleep: the wall clock may be set meanwhile, or the machine may have slept.
 const NAP: Duration = Duration::from_secs(10);
@@ -37,7 +39,7 @@ pub struct WorkloadIdentity {
 }
 
 impl WorkloadIdentity {
-    fn shown(&self) -> Identity {
+    pub(crate) fn shown(&self) -> Identity {
         let pem = |bytes: &[u8]| Pem::new("the present certificate", bytes).of(PemSource::Value);
         Identity {
             chain: pem(&self.chain),
@@ -51,9 +53,9 @@ pub type Publish = Box<dyn Fn(&WorkloadIdentity) + Send + Sync>;
 
 /// See the crate.
 pub struct Agent {
-    options: AgentOptions,
+    options: Arc<AgentOptions>,
     plan: Plan,
-    present: Option<WorkloadIdentity>,
+    present: watch::Sender<Option<WorkloadIdentity>>,
     publish: Publish,
     stats: Arc<AgentStats>,
 }
@@ -80,7 +82,7 @@ impl From<CallError> for Failed {
                 trouble: Trouble::Refused,
                 text,
             },
-            CallError::Other(text) => Self::other(text),
+            CallError::Other(text) | CallError::Unserved(text) => Self::other(text),
         }
     }
 }
@@ -90,9 +92,9 @@ impl Agent {
     pub fn new(options: AgentOptions, seed: u64, publish: Publish) -> Self {
         let plan = Plan::new(options.schedule, seed, SystemTime::now());
         Self {
-            options,
+            options: Arc::new(options),
             plan,
-            present: None,
+            present: watch::Sender::default(),
             publish,
             stats: Arc::default(),
         }
@@ -101,6 +103,16 @@ impl Agent {
     /// Its counts.
     pub fn stats(&self) -> Arc<AgentStats> {
         Arc::clone(&self.stats)
+    }
+
+    /// The SPIFFE Workload API with what this agent has.
+    pub fn workload_api(&self, options: WorkloadApiOptions) -> WorkloadApi {
+        WorkloadApi::new(
+            options,
+            Arc::clone(&self.options),
+            self.present.subscribe(),
+            Arc::clone(&self.stats),
+        )
     }
 
     /// Works until the drain signal comes.
@@ -137,7 +149,7 @@ impl Agent {
                 );
                 self.write(&identity);
                 (self.publish)(&identity);
-                self.present = Some(identity);
+                self.present.send_replace(Some(identity));
             }
             Err(Failed { trouble, text }) => {
                 calls.num_failed_outgoing_requests.inc();
@@ -173,11 +185,8 @@ impl Agent {
         let made = tokio::task::spawn_blocking(move || request(kind, id.as_ref())).await;
         let made = made.map_err(|error| Failed::other(error.to_string()))?;
         let (key, csr) = made.map_err(Failed::other)?;
-        let target = Target {
-            address: &options.address,
-            server_name: &options.server_name,
-            roots: self.roots().map_err(Failed::other)?,
-        };
+        let learnt = self.present.borrow().clone();
+        let target = Target::new(options, learnt.as_ref()).map_err(Failed::other)?;
         let request = IstioCertificateRequest {
             csr,
             validity_duration: i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX),
@@ -213,24 +222,6 @@ impl Agent {
         })
     }
 
-    /// The roots of the file, and those that the authority sent last.
-    fn roots(&self) -> Result<Pem, String> {
-        let learnt = self.present.as_ref().map(|present| &present.roots);
-        match (self.options.roots.read(), learnt) {
-            (Ok(mut roots), Some(learnt)) => {
-                roots.bytes.push(b'\n');
-                roots.bytes.extend_from_slice(learnt);
-                Ok(roots)
-            }
-            (Ok(roots), None) => Ok(roots),
-            (Err(error), Some(learnt)) => {
-                tracing::warn!(%error, "the authority is checked by the roots that it sent last");
-                Ok(Pem::new("the authority's roots", &**learnt).of(PemSource::Value))
-            }
-            (Err(error), None) => Err(error.to_string()),
-        }
-    }
-
     fn credential(&self) -> Result<Credential, Failed> {
         let options = &self.options;
         let token = match options.token.as_ref().map(super::TokenSource::read) {
@@ -245,7 +236,8 @@ impl Agent {
         let folder = folder.filter(|folder| is_provisioned(folder));
         let now = SystemTime::now();
         let shown = self.plan.shown(token.is_some(), folder.is_some(), now);
-        match (shown, &self.present, token, folder) {
+        let present = self.present.borrow();
+        match (shown, &*present, token, folder) {
             (Some(Shown::Present), Some(present), _, _) => {
                 Ok(Credential::Certificate(present.shown()))
             }

@@ -12,13 +12,19 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 use weft_net::Stream;
 use weft_net::tls::{
-    ClientSpec, Identity, Pem, SanKind, SanMatcher, Validation, client_config, connect,
+    ClientSpec, Identity, Pem, PemSource, SanKind, SanMatcher, Validation, client_config, connect,
 };
+use weft_proto::identity::{BundlesRequest, BundlesResponse, JwtSvidRequest, JwtSvidResponse};
 use weft_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use weft_xds::client::grpc::{ConnectError, connect_over, of_status};
 use zeroize::Zeroizing;
 
+use crate::agent::WorkloadIdentity;
+use crate::options::AgentOptions;
+
 const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+const CREATE_JWT: &str = "/weft.identity.v1.IdentityService/CreateJwtSvid";
+const BUNDLES: &str = "/weft.identity.v1.IdentityService/GetBundles";
 /// Time for a whole call, as in Istio.
 const CALL: Duration = Duration::from_secs(10);
 /// Bytes of an answer.
@@ -32,6 +38,33 @@ pub(crate) struct Target<'a> {
     pub(crate) roots: Pem,
 }
 
+impl<'a> Target<'a> {
+    /// The authority, checked by the roots of the file and those that it sent last.
+    pub(crate) fn new(
+        options: &'a AgentOptions,
+        present: Option<&WorkloadIdentity>,
+    ) -> Result<Self, String> {
+        let roots = match (options.roots.read(), present.map(|present| &present.roots)) {
+            (Ok(mut roots), Some(learnt)) => {
+                roots.bytes.push(b'\n');
+                roots.bytes.extend_from_slice(learnt);
+                roots
+            }
+            (Ok(roots), None) => roots,
+            (Err(error), Some(learnt)) => {
+                tracing::warn!(%error, "the authority is checked by the roots that it sent last");
+                Pem::new("the authority's roots", &**learnt).of(PemSource::Value)
+            }
+            (Err(error), None) => return Err(error.to_string()),
+        };
+        Ok(Self {
+            address: &options.address,
+            server_name: &options.server_name,
+            roots,
+        })
+    }
+}
+
 /// What says who asks.
 pub(crate) enum Credential {
     Certificate(Identity),
@@ -43,8 +76,19 @@ pub(crate) enum Credential {
 pub(crate) enum CallError {
     /// The authority does not believe what was shown, or what was shown cannot be used.
     Refused(String),
+    /// The authority does not serve this; istiod serves certificates only.
+    Unserved(String),
     /// Anything else.
     Other(String),
+}
+
+impl CallError {
+    /// What happened.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Refused(text) | Self::Unserved(text) | Self::Other(text) => text,
+        }
+    }
 }
 
 /// Asks for a certificate; gives Istio's `cert_chain`.
@@ -54,19 +98,68 @@ pub(crate) async fn create_certificate(
     cluster_id: Option<&str>,
     request: IstioCertificateRequest,
 ) -> Result<Vec<String>, CallError> {
-    let call = call(target, credential, cluster_id, request);
-    match tokio::time::timeout(CALL, call).await {
+    let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
+    let answer = call(target, credential, cluster_id, CREATE, codec, request).await?;
+    Ok(answer.cert_chain)
+}
+
+/// Asks for a JWT-SVID; gives the token.
+pub(crate) async fn create_jwt_svid(
+    target: Target<'_>,
+    credential: Credential,
+    cluster_id: Option<&str>,
+    request: JwtSvidRequest,
+) -> Result<String, CallError> {
+    let codec = ProstCodec::<JwtSvidRequest, JwtSvidResponse>::default();
+    let answer = call(target, credential, cluster_id, CREATE_JWT, codec, request).await?;
+    Ok(answer.svid)
+}
+
+/// Asks by what identities are checked.
+pub(crate) async fn get_bundles(
+    target: Target<'_>,
+    credential: Credential,
+    cluster_id: Option<&str>,
+) -> Result<BundlesResponse, CallError> {
+    let codec = ProstCodec::<BundlesRequest, BundlesResponse>::default();
+    let request = BundlesRequest {};
+    call(target, credential, cluster_id, BUNDLES, codec, request).await
+}
+
+/// One call over a connection of its own, within its time.
+async fn call<C: tonic::codec::Codec>(
+    target: Target<'_>,
+    credential: Credential,
+    cluster_id: Option<&str>,
+    path: &'static str,
+    codec: C,
+    request: C::Encode,
+) -> Result<C::Decode, CallError>
+where
+    C::Encode: Send + Sync + 'static,
+    C::Decode: Send + Sync + 'static,
+{
+    let called = async {
+        let (channel, token) = connected(target, credential).await?;
+        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
+        let ready = client.ready().await;
+        ready.map_err(|error| CallError::Other(with_causes(&error)))?;
+        let request = with_headers(request, token, cluster_id)?;
+        let answer = client.unary(request, PathAndQuery::from_static(path), codec);
+        let answer = answer.await.map_err(|status| failed(&status))?;
+        Ok(answer.into_inner())
+    };
+    match tokio::time::timeout(CALL, called).await {
         Ok(answer) => answer,
         Err(_) => Err(CallError::Other("no answer in time".to_owned())),
     }
 }
 
-async fn call(
+/// A connection that has shown its certificate, and the token that calls are to show.
+async fn connected(
     target: Target<'_>,
     credential: Credential,
-    cluster_id: Option<&str>,
-    request: IstioCertificateRequest,
-) -> Result<Vec<String>, CallError> {
+) -> Result<(tonic::transport::Channel, Option<Zeroizing<String>>), CallError> {
     let (identity, token) = match credential {
         Credential::Certificate(identity) => (Some(identity), None),
         Credential::Token(token) => (None, Some(token)),
@@ -96,9 +189,14 @@ async fn call(
     });
     let channel = connector(0).await;
     let channel = channel.map_err(|error| CallError::Other(with_causes(&*error)))?;
-    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
-    let ready = client.ready().await;
-    ready.map_err(|error| CallError::Other(with_causes(&error)))?;
+    Ok((channel, token))
+}
+
+fn with_headers<Q>(
+    request: Q,
+    token: Option<Zeroizing<String>>,
+    cluster_id: Option<&str>,
+) -> Result<Request<Q>, CallError> {
     let mut request = Request::new(request);
     let metadata = request.metadata_mut();
     if let Some(token) = token {
@@ -112,14 +210,7 @@ async fn call(
     if let Some(Ok(id)) = cluster_id.map(str::parse::<MetadataValue<Ascii>>) {
         metadata.insert("clusterid", id);
     }
-    let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
-    let answer = client
-        .unary(request, PathAndQuery::from_static(CREATE), codec)
-        .await;
-    Ok(answer
-        .map_err(|status| failed(&status))?
-        .into_inner()
-        .cert_chain)
+    Ok(request)
 }
 
 async fn open(
@@ -137,6 +228,7 @@ fn failed(status: &Status) -> CallError {
     let text = of_status(status);
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => CallError::Refused(text),
+        Code::Unimplemented => CallError::Unserved(text),
         _ => CallError::Other(text),
     }
 }

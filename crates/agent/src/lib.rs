@@ -1,12 +1,13 @@
 //! What Istio's agent does beside a proxy. The identity of a workload: makes its key, asks the mesh's
-//! authority for a certificate, renews it in time, and keeps the last good one while the authority is
-//! away. The health of a workload: probes it, and tells what has changed. Never knows who uses the
-//! certificate, nor what follows from the health.
+//! authority for a certificate, renews it in time, keeps the last good one while the authority is
+//! away, and gives it to the workload's own processes. The health of a workload: probes it, and tells
+//! what has changed. Never knows for what the certificate is used, nor what follows from the health.
 //!
 //! ```text
 //! Plan (when, with which credential) ─┐
 //! token, provisioned files ───────────┴→ Agent ──► authority (Istio's CreateCertificate)
-//!                                          └─────► its user, and the folder of OUTPUT_CERTS
+//!                                          ├─────► its user, and the folder of OUTPUT_CERTS
+//!                                          └─────► applications (SPIFFE Workload API)
 //! ```
 //!
 //! Invariants:
@@ -27,6 +28,7 @@ mod output;
 mod plan;
 mod probe;
 mod stats;
+mod workload_api;
 
 pub use agent::{Agent, Publish, WorkloadIdentity};
 pub use credentials::TokenSource;
@@ -35,3 +37,4 @@ pub use options::{AgentOptions, Roots};
 pub use plan::{Plan, Schedule, Shown, Trouble};
 pub use probe::{Method, Probe};
 pub use stats::AgentStats;
+pub use workload_api::{Socket, SocketError, WorkloadApi, WorkloadApiOptions};

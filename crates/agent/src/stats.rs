@@ -21,11 +21,26 @@ stat_set! {
     }
 }
 
+stat_set! {
+    /// Calls of the Workload API, and what became of them.
+    pub struct WorkloadApiCalls {
+        counters {
+            workload_api_requests,
+            workload_api_bad_requests,
+            workload_api_refused,
+            workload_api_overflow,
+            jwt_svids,
+            num_failed_jwt_svids
+        }
+    }
+}
+
 /// `agent.…`; besides, `cert_expiry_seconds`: what is left of the present certificate's life,
 /// negative after its end, absent without one.
 #[derive(Debug, Default)]
 pub struct AgentStats {
     pub(crate) calls: Calls,
+    pub(crate) workload_api: WorkloadApiCalls,
     /// Seconds since 1970; 0 without a certificate.
     end: AtomicU64,
 }
@@ -53,6 +68,7 @@ impl AgentStats {
 impl StatSet for AgentStats {
     fn visit(&self, visitor: &mut dyn StatVisitor) {
         self.calls.visit(visitor);
+        self.workload_api.visit(visitor);
         if let Some(left) = self.left(SystemTime::now()) {
             visitor.value("cert_expiry_seconds", Value::Gauge(left));
         }

@@ -14,6 +14,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo as Spki;
 
+use crate::pem;
+
 /// Bytes of a request in PEM; one for RSA of 4096 bits has 1.7 KB.
 pub const MAX_REQUEST: usize = 16 * 1024;
 /// Bits of an RSA key.
@@ -64,6 +66,11 @@ impl Csr {
             (Some(Ok(der)), None) => Self::from_der(&der),
             _ => Err(CsrError::Pem),
         }
+    }
+
+    /// The request as it came, in PEM.
+    pub fn to_pem(&self) -> String {
+        pem::encode("CERTIFICATE REQUEST", &self.der).to_string()
     }
 
     /// Reads and checks a request in DER.

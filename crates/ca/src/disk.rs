@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
@@ -12,6 +13,12 @@ use crate::AuthorityError;
 
 /// Bytes of a file of certificates or keys.
 const MAX_FILE: u64 = 4 << 20;
+/// How files are called that are being written, behind the number of the process.
+const NEW: &str = ".new";
+/// After this time nobody writes them any more.
+const OLD: Duration = Duration::from_mins(1);
+/// Of a folder that is looked through.
+const MAX_ENTRIES: usize = 65_536;
 /// Permissions of others than the owner.
 const OTHERS: u32 = 0o077;
 
@@ -72,6 +79,30 @@ pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, AuthorityE
     read(path)
 }
 
+/// Removes what processes left that ended while they wrote: it may hold a key.
+pub(crate) fn tidy(folder: &Path, now: SystemTime) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten().take(MAX_ENTRIES) {
+        let name = entry.file_name();
+        let is_left = name.to_str().is_some_and(|name| {
+            let process = name
+                .strip_suffix(NEW)
+                .and_then(|name| name.rsplit_once('.'));
+            process.is_some_and(|(_, process)| process.parse::<u32>().is_ok())
+        });
+        // Another process may be about to rename it.
+        let is_old = |metadata: fs::Metadata| {
+            let age = now.duration_since(metadata.modified().ok()?).ok()?;
+            (metadata.is_file() && age > OLD).then_some(())
+        };
+        if is_left && entry.metadata().ok().and_then(is_old).is_some() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Writes a file as a whole. `mode`: its permissions.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError> {
     let beside = beside(path);
@@ -102,7 +133,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), AuthorityError> {
 
 fn beside(path: &Path) -> std::path::PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(".{}{NEW}", std::process::id()));
     name.into()
 }
 

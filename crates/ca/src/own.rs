@@ -78,6 +78,7 @@ impl OwnFolder {
     ) -> Result<(Self, State), AuthorityError> {
         let path = path.into();
         disk::private_folder(&path)?;
+        disk::tidy(&path, now);
         let file = path.join(ROOTS);
         if disk::read_if_there(&file)?.is_none() {
             let name = make_root(&path, &options, now)?;
@@ -108,6 +109,7 @@ impl OwnFolder {
     pub fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
         let mut rotation = read_rotation(&self.path)?;
         let before = rotation.clone();
+        rotation.mend(now);
         let active = self.certificate(&rotation.active)?;
         let asked = self.path.join(ROTATE);
         // While a rotation is under way it waits.
@@ -131,11 +133,7 @@ impl OwnFolder {
             }
         }
         if rotation != before {
-            disk::write(
-                &self.path.join(ROOTS),
-                rotation.to_json().as_bytes(),
-                PRIVATE,
-            )?;
+            self.write_rotation(&rotation, &before)?;
             for (name, _) in &before.former {
                 if !rotation.trusted().any(|trusted| trusted == name) {
                     remove_root(&self.path, name)?;
@@ -174,9 +172,24 @@ impl OwnFolder {
                 "a rotation is under way; wait until the next root signs",
             ));
         }
+        let before = rotation.clone();
         let next = make_root(&self.path, &self.options, now)?;
         rotation.begin(next, self.options.spread, now);
-        disk::write(&file, rotation.to_json().as_bytes(), PRIVATE)
+        self.write_rotation(&rotation, &before)
+    }
+
+    /// Writes which roots there are. If it cannot, what is new goes again: it would be made anew at
+    /// every look, until the disk is full of roots that nobody knows.
+    fn write_rotation(&self, new: &Rotation, before: &Rotation) -> Result<(), AuthorityError> {
+        let file = self.path.join(ROOTS);
+        let written = disk::write(&file, new.to_json().as_bytes(), PRIVATE);
+        if written.is_err() {
+            let known = |name: &RootName| before.trusted().any(|known| known == name);
+            for name in new.trusted().filter(|name| !known(name)) {
+                let _ = remove_root(&self.path, name);
+            }
+        }
+        written
     }
 
     /// Asks the process whose folder it is to replace the root at its next look.
@@ -215,6 +228,13 @@ impl OwnFolder {
         if !revoked.is_empty() {
             // A certificate may be of any root that is trusted still.
             for name in &names {
+                // What it signed has ended with it, so that nothing is to be looked up; and it can
+                // sign no list that anybody would believe.
+                let ended =
+                    *name != self.rotation.active && life(&self.certificate(name)?).1 <= now;
+                if ended {
+                    continue;
+                }
                 let issuer = self.issuer(name, &bundle, now)?;
                 let list = issuer.revocation_list(&revoked.serials(), now);
                 let _ = write!(lists, "{}", list.map_err(AuthorityError::Make)?);

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::CLOCK_SKEW;
 use crate::bundle::since_epoch;
 
 /// Roots that may be trusted at once; rotations beyond them wait.
@@ -26,14 +27,31 @@ pub(crate) enum Due {
     Drop(RootName),
 }
 
+/// A time that something waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// By the clock of then; 1970 if it is not known.
+    begun: SystemTime,
+    end: SystemTime,
+}
+
+impl Wait {
+    fn new(time: Duration, now: SystemTime) -> Self {
+        Self {
+            begun: now,
+            end: now.checked_add(time).unwrap_or(now),
+        }
+    }
+}
+
 /// Which roots there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rotation {
     pub(crate) active: RootName,
-    /// With the time from which it signs.
-    pub(crate) next: Option<(RootName, SystemTime)>,
-    /// With the time until which they are trusted.
-    pub(crate) former: Vec<(RootName, SystemTime)>,
+    /// Waits until it signs.
+    pub(crate) next: Option<(RootName, Wait)>,
+    /// Trusted until what they signed has ended.
+    pub(crate) former: Vec<(RootName, Wait)>,
 }
 
 impl Rotation {
@@ -51,13 +69,23 @@ impl Rotation {
         std::iter::once(&self.active).chain(others)
     }
 
+    /// What began to wait by a clock that was ahead begins now: else it would wait for as long as the
+    /// clock was wrong.
+    pub(crate) fn mend(&mut self, now: SystemTime) {
+        let latest = now.checked_add(CLOCK_SKEW).unwrap_or(now);
+        let next = self.next.iter_mut().chain(&mut self.former);
+        for (_, wait) in next.filter(|(_, wait)| wait.begun > latest) {
+            *wait = Wait::new(wait.end.duration_since(wait.begun).unwrap_or_default(), now);
+        }
+    }
+
     /// What is to be done at `now`; `life`: begin and end of the active root.
     pub(crate) fn due(&self, life: (SystemTime, SystemTime), now: SystemTime) -> Option<Due> {
-        if let Some((name, _)) = self.former.iter().find(|(_, until)| *until <= now) {
+        if let Some((name, _)) = self.former.iter().find(|(_, wait)| wait.end <= now) {
             return Some(Due::Drop(name.clone()));
         }
-        if let Some((_, from)) = &self.next {
-            return (*from <= now).then_some(Due::Activate);
+        if let Some((_, wait)) = &self.next {
+            return (wait.end <= now).then_some(Due::Activate);
         }
         let (begin, end) = life;
         let whole = end.duration_since(begin).unwrap_or_default();
@@ -71,16 +99,14 @@ impl Rotation {
 
     /// A next root is there, which everybody can have heard of after `spread`.
     pub(crate) fn begin(&mut self, next: RootName, spread: Duration, now: SystemTime) {
-        let from = now.checked_add(spread).unwrap_or(now);
-        self.next = Some((next, from));
+        self.next = Some((next, Wait::new(spread, now)));
     }
 
     /// The next root signs; what the one before signed lasts for `longest`.
     pub(crate) fn activate(&mut self, longest: Duration, now: SystemTime) {
         if let Some((next, _)) = self.next.take() {
             let former = std::mem::replace(&mut self.active, next);
-            let until = now.checked_add(longest).unwrap_or(now);
-            self.former.push((former, until));
+            self.former.push((former, Wait::new(longest, now)));
         }
     }
 
@@ -89,7 +115,10 @@ impl Rotation {
     }
 
     pub(crate) fn to_json(&self) -> String {
-        let entry = |(name, time): &(RootName, SystemTime)| json!({"root": name, "time": since_epoch(*time).as_secs()});
+        let entry = |(name, wait): &(RootName, Wait)| {
+            let [begun, end] = [wait.begun, wait.end].map(|time| since_epoch(time).as_secs());
+            json!({"root": name, "begun": begun, "time": end})
+        };
         let former: Vec<Value> = self.former.iter().map(entry).collect();
         let next = self.next.as_ref().map(entry);
         format!(
@@ -107,11 +136,14 @@ impl Rotation {
             (hexadecimal && name.len() <= 64).then(|| name.to_owned())
         };
         let entry = |value: &Value| {
-            let time = Duration::from_secs(value.get("time")?.as_u64()?);
-            Some((
-                name(value.get("root")?)?,
-                SystemTime::UNIX_EPOCH.checked_add(time)?,
-            ))
+            let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+            // Earlier versions wrote no beginning.
+            let begun = value.get("begun").map_or(Some(0), Value::as_u64)?;
+            let wait = Wait {
+                begun: time(begun)?,
+                end: time(value.get("time")?.as_u64()?)?,
+            };
+            Some((name(value.get("root")?)?, wait))
         };
         let former = value.get("former")?.as_array()?.iter();
         Some(Self {
@@ -154,6 +186,31 @@ mod tests {
         assert_eq!(due, Some(Due::Drop("a".into())));
         rotation.drop_root("a");
         assert!(rotation.trusted().eq(["b"]));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_blocks_nothing() {
+        let start = SystemTime::UNIX_EPOCH + 1000 * DAY;
+        let mut rotation = Rotation::new("a".into());
+        let ahead = start + 5000 * DAY;
+        rotation.begin("b".into(), DAY, ahead);
+        let last = Wait::new(2 * DAY, ahead);
+        rotation.former.push(("c".into(), last));
+        rotation.mend(start);
+        let life = (start, start + 100 * DAY);
+        assert_eq!(rotation.due(life, start), None);
+        let due = rotation.due(life, start + DAY);
+        assert_eq!(due, Some(Due::Activate));
+        rotation.activate(2 * DAY, start + DAY);
+        let due = rotation.due(life, start + 2 * DAY);
+        assert_eq!(due, Some(Due::Drop("c".into())));
+        // What is as it should be stays as it is.
+        let before = rotation.clone();
+        rotation.mend(start + DAY);
+        assert_eq!(rotation, before);
+        let earlier = r#"{"active":"a","next":{"root":"b","time":99},"former":[]}"#;
+        let earlier = Rotation::from_json(earlier.as_bytes()).expect("of an earlier version");
+        assert_eq!(earlier.due(life, start), Some(Due::Activate));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A signer outside of the process (registration authority): what it is asked, and what of its
 //! answers is believed. Never knows how it is reached.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
@@ -44,11 +45,13 @@ pub trait ExternalSigner: Send + Sync {
 /// What is wrong with it.
 pub fn accept(
     request: &SigningRequest,
-    chain: Vec<CertificateDer<'static>>,
+    mut chain: Vec<CertificateDer<'static>>,
     bundle: &TrustBundle,
     now: SystemTime,
 ) -> Result<Issued, SignError> {
     let wrong = |problem: &str| SignError::Sign(format!("the external signer's answer {problem}"));
+    // Who checks it has the roots.
+    chain.retain(|one| !bundle.certificates().contains(one));
     let first = chain.first().ok_or_else(|| wrong("is empty"))?;
     let (rest, certificate) =
         X509Certificate::from_der(first).map_err(|_| wrong("is no certificate"))?;
@@ -77,6 +80,10 @@ pub fn accept(
     let others = names.iter().any(|name| match name {
         GeneralName::URI(_) => false,
         GeneralName::DNSName(name) => !request.subject.dns.iter().any(|own| own == name),
+        GeneralName::IPAddress(bytes) => !request.subject.addresses.iter().any(|own| match own {
+            IpAddr::V4(own) => own.octets() == *bytes,
+            IpAddr::V6(own) => own.octets() == *bytes,
+        }),
         _ => true,
     });
     if others {

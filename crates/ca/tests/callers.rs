@@ -57,7 +57,10 @@ impl Mesh {
         let issuers = vec![TokenIssuer {
             issuer: ISSUER.to_owned(),
             audiences: vec!["istio-ca".to_owned()],
-            keys: Keys::parse(jwks.to_string().as_bytes()).expect("a key set"),
+            keys: {
+                let keys = Keys::parse(jwks.to_string().as_bytes());
+                Arc::new(keys.expect("a key set").into())
+            },
         }];
         Self {
             state: State {

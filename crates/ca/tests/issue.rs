@@ -399,6 +399,66 @@ fn a_file_asks_for_the_next_root_and_waits_while_a_rotation_is_under_way() {
     assert!(!asked.exists());
 }
 
+/// A root that lasts shorter than it is trusted, and a serial number to be listed.
+#[test]
+fn a_former_root_that_has_ended_stops_no_list() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca");
+    let start = now_in_seconds();
+    let short = OwnOptions {
+        root_lifetime: 10 * DAY,
+        ..options(KeyKind::P256)
+    };
+    let (mut own_folder, _) = OwnFolder::open(&path, short.clone(), start).expect("made");
+    std::fs::write(path.join("revoked.txt"), "0a\n").expect("mine");
+    own_folder.poll(start + 8 * DAY).expect("the next root");
+    own_folder.poll(start + 9 * DAY).expect("it signs");
+    let ended = start + 11 * DAY;
+    let (_, state) = OwnFolder::open(&path, short, ended).expect("the former root has ended");
+    assert_eq!(state.bundle.certificates().len(), 2);
+    let lists = state.lists.pem.matches("BEGIN X509 CRL").count();
+    assert_eq!(lists, 1, "of the root that signs");
+}
+
+#[test]
+fn what_cannot_be_written_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca");
+    let start = now_in_seconds();
+    let (mut own_folder, _) = OwnFolder::open(&path, options(KeyKind::P256), start).expect("made");
+    let files = || {
+        let all = std::fs::read_dir(&path).expect("readable").flatten();
+        let mut names: Vec<_> = all.map(|entry| entry.file_name()).collect();
+        names.sort();
+        names
+    };
+    // No file can be made of this name.
+    let blocked = path.join(format!("roots.json.{}.new", std::process::id()));
+    std::fs::create_dir(&blocked).expect("made");
+    OwnFolder::ask_rotation(&path).expect("written");
+    let before = files();
+    for _ in 0..3 {
+        let polled = own_folder.poll(start);
+        assert!(polled.is_err(), "it cannot be written");
+        own_folder.rotate(start).expect_err("it cannot be written");
+        assert_eq!(files(), before, "no root that nobody knows");
+    }
+    std::fs::remove_dir(&blocked).expect("empty");
+    own_folder.poll(start).expect("written").expect("changed");
+
+    // Of a process that ended while it wrote.
+    let left = path.join("roots.json.4000000000.new");
+    let others = path.join("mine.new");
+    for file in [&left, &others] {
+        std::fs::write(file, "half").expect("mine");
+    }
+    let open = |now| drop(OwnFolder::open(&path, options(KeyKind::P256), now).expect("readable"));
+    open(start);
+    assert!(left.exists(), "it may be about to be renamed");
+    open(start + DAY / 24);
+    assert!(!left.exists() && others.exists());
+}
+
 /// Makes a root and an intermediate with OpenSSL, as an operator would.
 fn plug(at: &Path, name: &str) {
     let root = [

@@ -34,7 +34,7 @@ mod wire;
 mod world;
 
 pub use self::core::{Connected, Core, Push, Refused, Registration, TypeState};
-pub use ca::{SecureConfig, SecureError};
+pub use ca::{ReviewConfig, SecureConfig, SecureError, SignerConfig};
 pub use graph::ProxyView;
 pub use keys::{HttpProxies, KeyFetch};
 pub use offline::Offline;

@@ -194,7 +194,7 @@ impl ControlPlane {
             tasks.spawn(async { looking.await.map_err(ControlError::Part) });
             let age = config.max_connection_age;
             if let Some(secure) = secure {
-                secure.start(&mut tasks, &core, age, &drain)?;
+                secure.start(&mut tasks, &core, age, config.keys, &drain)?;
             }
             tasks.spawn(serve_ads(grpc, Arc::clone(&core), age, drain));
             tracing::info!(%grpc_addr, %monitoring_addr, "control plane serves");

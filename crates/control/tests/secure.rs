@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,7 +35,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 use weft_ca::authn::JoinTokens;
 use weft_ca::{Issuer, KeyKind, KeyPair, Lifetimes, SpiffeId, TrustBundle, TrustDomain};
-use weft_control::{ControlPlane, SecureConfig};
+use weft_control::{ControlPlane, ReviewConfig, SecureConfig};
 use weft_core::drain;
 use weft_jwt::BASE64;
 use weft_proto::Any;
@@ -71,6 +72,25 @@ impl Secure {
 
     /// Starts a control plane that finds its configuration after a time.
     async fn start_later(after: Duration, lifetimes: Lifetimes) -> Self {
+        Self::start_with(after, lifetimes, |jwks| format!("jwks: '{jwks}'")).await
+    }
+
+    /// The same; `keys`: how the file of issuers has this key set.
+    async fn start_with(
+        after: Duration,
+        lifetimes: Lifetimes,
+        keys: impl FnOnce(&str) -> String,
+    ) -> Self {
+        Self::start_reviewed(after, lifetimes, keys, None).await
+    }
+
+    /// The same with a Kubernetes API; that and no file of issuers.
+    async fn start_reviewed(
+        after: Duration,
+        lifetimes: Lifetimes,
+        keys: impl FnOnce(&str) -> String,
+        api: Option<SocketAddr>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let folder = tempfile::tempdir().expect("a folder");
         let random = SystemRandom::new();
@@ -82,20 +102,24 @@ impl Secure {
         let jwks = json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "k",
             "x": BASE64.encode(&point[1..33]), "y": BASE64.encode(&point[33..])}]});
         let issuers = folder.path().join("issuers.yaml");
-        let text =
-            format!("jwtRules:\n- issuer: {ISSUER}\n  audiences: [istio-ca]\n  jwks: '{jwks}'\n");
+        let keys = keys(&jwks.to_string());
+        let text = format!("jwtRules:\n- issuer: {ISSUER}\n  audiences: [istio-ca]\n  {keys}\n");
         std::fs::write(&issuers, text).expect("written");
         let mut config = config(directory.path());
         config.secure = Some(SecureConfig {
-            addr: "127.0.0.1:0".parse().expect("an address"),
-            names: Vec::new(),
-            folder: folder.path().join("ca"),
-            plugged: None,
-            root_key: KeyKind::P256,
-            root_lifetime: 3650 * DAY,
-            root_spread: DAY,
             lifetimes,
-            token_issuers: Some(issuers),
+            token_issuers: api.is_none().then_some(issuers),
+            review: api.map(|api| {
+                let token = folder.path().join("token");
+                std::fs::write(&token, "own-token\n").expect("written");
+                ReviewConfig {
+                    url: format!("http://{api}"),
+                    token,
+                    roots: "none".into(),
+                    audiences: vec!["istio-ca".to_owned()],
+                }
+            }),
+            ..SecureConfig::new(folder.path().join("ca"))
         });
         let (drain, signal) = drain::channel();
         let configured = async {
@@ -768,17 +792,7 @@ async fn a_folder_that_others_may_enter_is_no_folder_for_keys() {
     let folder = tempfile::tempdir().expect("a folder");
     open_to_all(folder.path());
     let mut config = config(directory.path());
-    config.secure = Some(SecureConfig {
-        addr: "127.0.0.1:0".parse().expect("an address"),
-        names: Vec::new(),
-        folder: folder.path().to_owned(),
-        plugged: None,
-        root_key: KeyKind::P256,
-        root_lifetime: DAY,
-        root_spread: DAY,
-        lifetimes: Lifetimes::default(),
-        token_issuers: None,
-    });
+    config.secure = Some(SecureConfig::new(folder.path().to_owned()));
     let (_drain, signal) = drain::channel();
     let error = ControlPlane::start(config, signal)
         .await
@@ -791,4 +805,244 @@ fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(path, mode).expect("mine");
+}
+
+/// Calls a method of `weft.identity.v1.IdentityService`.
+async fn identity_call<Q, A>(
+    channel: Channel,
+    method: &str,
+    bearer: Option<&str>,
+    request: Q,
+) -> Result<A, Status>
+where
+    Q: prost::Message + Default + 'static,
+    A: prost::Message + Default + 'static,
+{
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("connected");
+    let mut request = Request::new(request);
+    if let Some(bearer) = bearer {
+        let bearer = bearer.parse().expect("a header");
+        request.metadata_mut().insert("authorization", bearer);
+    }
+    let path = format!("/weft.identity.v1.IdentityService/{method}");
+    let path = path.parse().expect("a path");
+    let answer = client.unary(request, path, ProstCodec::<Q, A>::default());
+    Ok(answer.await?.into_inner())
+}
+
+#[tokio::test]
+async fn tokens_are_for_who_asks_and_are_checked_by_the_bundle() {
+    use weft_proto::identity::{BundlesRequest, BundlesResponse, JwtSvidRequest, JwtSvidResponse};
+    let secure = Secure::start().await;
+    let cart = secure.join("shop", "cart").await;
+    let request = |audience: &[&str], validity_duration| JwtSvidRequest {
+        audience: audience.iter().map(ToString::to_string).collect(),
+        validity_duration,
+    };
+    let ask = async |identity: Option<&Identity>, bearer: Option<&str>, request| {
+        let channel = secure.channel(identity).await;
+        identity_call::<_, JwtSvidResponse>(channel, "CreateJwtSvid", bearer, request).await
+    };
+    let svid = ask(Some(&cart), None, request(&["shop"], 0)).await;
+    let svid = svid.expect("signed").svid;
+    let channel = secure.channel(Some(&cart)).await;
+    let bundles = identity_call(channel, "GetBundles", None, BundlesRequest {}).await;
+    let bundles: BundlesResponse = bundles.expect("given");
+    let own = &bundles.bundles["cluster.local"];
+    assert_eq!(
+        own.x509_authorities,
+        [secure.roots().certificates()[0].to_vec()]
+    );
+    let keys = weft_jwt::Keys::parse(&own.jwks).expect("keys");
+    let now = SystemTime::now();
+    let judged = weft_ca::JwtSvid::validate(&svid, "shop", |_| Some(&keys), now);
+    let judged = judged.expect("good");
+    assert_eq!(judged.id.to_string(), CART);
+    let life = judged.expiry.duration_since(now).expect("later");
+    assert!(life <= Duration::from_mins(5), "{life:?}");
+    // By a token of Kubernetes, too, and an hour at most.
+    let token = secure.kubernetes_token("istio-ca");
+    let long = ask(None, Some(&token), request(&["a", "b"], 1_000_000)).await;
+    let long = weft_ca::JwtSvid::read(&long.expect("signed").svid).expect("read");
+    let life = long.expiry.duration_since(now).expect("later");
+    assert!(
+        life > Duration::from_mins(50) && life <= Duration::from_mins(61),
+        "{life:?}"
+    );
+
+    let nobody = ask(None, None, request(&["a"], 0))
+        .await
+        .expect_err("nobody");
+    assert_eq!(nobody.code(), Code::Unauthenticated, "{nobody}");
+    let token = secure.join_token("shop", "cart");
+    let join = ask(None, Some(&token), request(&["a"], 0)).await;
+    let join = join.expect_err("good for a certificate only");
+    assert!(join.message().contains("join_token_elsewhere"), "{join}");
+    for audiences in [&[][..], &[""], &["a"; 17]] {
+        let wrong = ask(Some(&cart), None, request(audiences, 0)).await;
+        assert_eq!(wrong.expect_err("refused").code(), Code::InvalidArgument);
+    }
+    let channel = secure.channel(None).await;
+    let bundles = identity_call(channel, "GetBundles", None, BundlesRequest {}).await;
+    let bundles: Result<BundlesResponse, Status> = bundles;
+    assert_eq!(bundles.expect_err("nobody").code(), Code::Unauthenticated);
+    assert_eq!(secure.metric("weft_ca_jwt_svids").await, 2);
+    secure.stop().await;
+}
+
+/// A server of key sets: answers with what is there, and counts.
+struct KeyServer {
+    address: SocketAddr,
+    answer: Arc<std::sync::Mutex<(u16, String)>>,
+    asked: Arc<AtomicUsize>,
+    /// The last request.
+    request: Arc<std::sync::Mutex<String>>,
+}
+
+impl KeyServer {
+    async fn start() -> Self {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("bound");
+        let server = Self {
+            address: listener.local_addr().expect("bound"),
+            answer: Arc::new(std::sync::Mutex::new((503, String::new()))),
+            asked: Arc::default(),
+            request: Arc::default(),
+        };
+        let (answer, asked) = (Arc::clone(&server.answer), Arc::clone(&server.asked));
+        let last = Arc::clone(&server.request);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 8192];
+                let read = stream.read(&mut request).await.unwrap_or(0);
+                *last.lock().expect("whole") =
+                    String::from_utf8_lossy(&request[..read]).into_owned();
+                asked.fetch_add(1, Ordering::Relaxed);
+                let (status, body) = answer.lock().expect("whole").clone();
+                let head = format!(
+                    "HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all((head + &body).as_bytes()).await;
+            }
+        });
+        server
+    }
+
+    fn put(&self, status: u16, body: &str) {
+        *self.answer.lock().expect("whole") = (status, body.to_owned());
+    }
+
+    async fn is_asked_again(&self) {
+        let before = self.asked.load(Ordering::Relaxed);
+        let again = async {
+            while self.asked.load(Ordering::Relaxed) == before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(30), again).await;
+        asked.expect("it is asked again");
+    }
+}
+
+#[tokio::test]
+async fn keys_of_an_issuer_are_fetched_and_the_last_good_ones_hold() {
+    let server = KeyServer::start().await;
+    let mut set = String::new();
+    let url = format!("jwksUri: 'http://{}/keys'", server.address);
+    let keys = |jwks: &str| {
+        set = jwks.to_owned();
+        url
+    };
+    let secure = Secure::start_with(Duration::ZERO, Lifetimes::default(), keys).await;
+    let token = secure.kubernetes_token("istio-ca");
+    let early = secure.ask(None, Some(&token), request().1).await;
+    let early = early.expect_err("the server is away");
+    assert_eq!(early.code(), Code::Unauthenticated, "{early}");
+    assert!(early.message().contains("token_signature"), "{early}");
+    server.put(200, &set);
+    // By itself, after a failure.
+    let believed = async {
+        while secure.ask(None, Some(&token), request().1).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let believed = tokio::time::timeout(Duration::from_secs(30), believed).await;
+    believed.expect("its keys are fetched");
+    // Away again, and then with other keys: an unknown key has them fetched before their time.
+    server.put(503, "");
+    let mut forged = token.clone();
+    forged.truncate(token.len() - 4);
+    forged.push_str("AAAA");
+    let stranger = secure.ask(None, Some(&forged), request().1).await;
+    stranger.expect_err("another signature");
+    server.is_asked_again().await;
+    let kept = secure.ask(None, Some(&token), request().1).await;
+    kept.expect("the last good keys hold");
+    server.put(200, r#"{"keys": []}"#);
+    server.is_asked_again().await;
+    let kept = secure.ask(None, Some(&token), request().1).await;
+    kept.expect("a set without a key is no set");
+    let failed = secure.metric("weft_token_issuer_fetches_failed").await;
+    assert!(failed >= 3, "{failed}");
+    secure.stop().await;
+}
+
+#[tokio::test]
+async fn a_kubernetes_api_judges_tokens_whose_keys_nobody_has() {
+    let api = KeyServer::start().await;
+    let (none, lifetimes) = (Duration::ZERO, Lifetimes::default());
+    let secure = Secure::start_reviewed(none, lifetimes, str::to_owned, Some(api.address)).await;
+    let token = secure.kubernetes_token("istio-ca");
+    let away = secure.ask(None, Some(&token), request().1).await;
+    let away = away.expect_err("the API is away");
+    assert_eq!(away.code(), Code::Unavailable, "{away}");
+    let status = |authenticated: bool, name: &str| {
+        let user = json!({"username": name, "groups": ["system:serviceaccounts"]});
+        let status =
+            json!({"authenticated": authenticated, "audiences": ["istio-ca"], "user": user});
+        json!({"kind": "TokenReview", "status": status}).to_string()
+    };
+    api.put(201, &status(true, "system:serviceaccount:shop:cart"));
+    let (key, first) = request();
+    let chain = secure.ask(None, Some(&token), first).await.expect("issued");
+    assert_eq!(names(&identity(&key, &chain)), [CART]);
+    let asked = api.request.lock().expect("whole").clone();
+    let bare = token.strip_prefix("Bearer ").expect("one");
+    assert!(
+        asked.starts_with("POST /apis/authentication.k8s.io/v1/tokenreviews "),
+        "{asked}"
+    );
+    assert!(asked.contains("authorization: Bearer own-token"), "{asked}");
+    assert!(
+        asked.contains(bare) && asked.contains("istio-ca"),
+        "{asked}"
+    );
+    // A stream, too.
+    let cluster = TypeUrl::CLUSTER;
+    let cds = cluster.as_str();
+    let answer = secure.stream(None, Some(&token), cart(&[]), cds).await;
+    assert_eq!(answer.expect("a stream").type_url, cds);
+
+    api.put(201, &status(false, ""));
+    let refused = secure.ask(None, Some(&token), request().1).await;
+    let refused = refused.expect_err("not authenticated");
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("(token_review)"), "{refused}");
+    let stream = secure.stream(None, Some(&token), cart(&[]), cds).await;
+    assert_eq!(stream.expect_err("refused").code(), Code::Unauthenticated);
+    // What cannot be good is not asked about.
+    let before = api.asked.load(Ordering::Relaxed);
+    let other = secure.kubernetes_token("vault");
+    for token in ["Bearer x", &other] {
+        let refused = secure.ask(None, Some(token), request().1).await;
+        assert_eq!(refused.expect_err(token).code(), Code::Unauthenticated);
+    }
+    assert_eq!(api.asked.load(Ordering::Relaxed), before);
+    // A join token is nobody else's matter.
+    secure.join("shop", "cart").await;
+    assert_eq!(api.asked.load(Ordering::Relaxed), before);
+    secure.stop().await;
 }

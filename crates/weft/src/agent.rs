@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use tokio::sync::watch;
-use weft_agent::{Agent, AgentOptions, Roots, Schedule, TokenSource};
+use weft_agent::{Agent, AgentOptions, Roots, Schedule, TokenSource, WorkloadApiOptions};
 use weft_ca::{KeyKind, SpiffeId, TrustDomain};
 use weft_core::metrics::Scope;
 use weft_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
@@ -59,6 +59,13 @@ pub(crate) struct AgentArgs {
     /// owner only; made if it is missing
     #[arg(long, value_name = "DIR", env = "OUTPUT_CERTS")]
     output_certs: Option<PathBuf>,
+    /// Unix socket at which the SPIFFE Workload API is served to the workload's processes
+    #[arg(long, value_name = "FILE", requires = "ca_addr")]
+    workload_api: Option<PathBuf>,
+    /// Number of a user whose processes may ask there, besides the proxy's own user and root; may be
+    /// given several times
+    #[arg(long, value_name = "UID", requires = "workload_api")]
+    workload_api_user: Vec<u32>,
     /// PEM file of lists of revoked certificates (ca-crl.pem of the authority's folder), which may
     /// come later, change and go
     #[arg(long, value_name = "FILE", default_value = CRL)]
@@ -106,7 +113,10 @@ impl AgentArgs {
         // As in Istio, an empty variable is none.
         let given = self.ca_addr.as_ref().filter(|address| !address.is_empty());
         let Some(address) = given else {
-            return Ok(None);
+            return match self.workload_api {
+                Some(_) => Err("--workload-api: there is no identity without --ca-addr".to_owned()),
+                None => Ok(None),
+            };
         };
         let options = self.options(address, bootstrap)?;
         let xds_root = self.xds_root.as_deref().map(roots).transpose();
@@ -117,6 +127,14 @@ impl AgentArgs {
         let metadata = &mut node.metadata.get_or_insert_default().fields;
         metadata.insert(ANNOUNCED.to_owned(), Value { kind });
         Ok(Some(options))
+    }
+
+    /// Where the Workload API is served; nowhere unless it is asked for.
+    pub(crate) fn workload_api(&self) -> Option<WorkloadApiOptions> {
+        Some(WorkloadApiOptions {
+            socket: self.workload_api.clone()?,
+            users: self.workload_api_user.clone(),
+        })
     }
 
     /// The file of lists of revoked certificates.

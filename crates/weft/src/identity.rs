@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand};
 use weft_ca::authn::JoinTokens;
 use weft_ca::{KeyKind, Lifetimes, OwnFolder};
-use weft_control::SecureConfig;
+use weft_control::{ReviewConfig, SecureConfig, SignerConfig};
 
 use crate::Failure;
 use crate::cli::Interval;
 
-/// How long roots last, as istiod's do.
-const ROOT_LIFETIME: Duration = Duration::from_hours(3650 * 24);
+/// Where Kubernetes puts a Pod's token, and the roots of its API.
+const REVIEW_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+const REVIEW_ROOTS: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 /// Flags of `weft control`.
 #[derive(Debug, Args)]
@@ -30,6 +31,23 @@ pub(crate) struct SecureArgs {
     /// ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem. It is read again when they change
     #[arg(long, value_name = "DIR", requires = "ca_dir")]
     ca_certs: Option<PathBuf>,
+    /// An external signer that signs in place of own roots (`weft.identity.v1.SignerService`):
+    /// https://host:port, http://127.0.0.1:port, or unix:///path
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "ca_signer_roots",
+        conflicts_with = "ca_certs"
+    )]
+    ca_signer: Option<String>,
+    /// Folder with the roots of what the external signer signs: root-cert.pem, and ca-crl.pem if there
+    /// is one. It is read again when they change
+    #[arg(long, value_name = "DIR", requires_all = ["ca_signer", "ca_dir"])]
+    ca_signer_roots: Option<PathBuf>,
+    /// Folder with root-cert.pem, by which the external signer is checked, and cert-chain.pem with
+    /// key.pem, if it wants a certificate. They are read for each connection
+    #[arg(long, value_name = "DIR", requires = "ca_signer")]
+    ca_signer_tls: Option<PathBuf>,
     /// Where proxies and agents connect with TLS, for xDS and for certificates
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15012")]
     secure_grpc_addr: SocketAddr,
@@ -56,10 +74,35 @@ pub(crate) struct SecureArgs {
         env = "MAX_WORKLOAD_CERT_TTL"
     )]
     max_workload_cert_ttl: Interval,
-    /// File of issuers whose tokens get certificates: `jwtRules` with issuer, audiences and jwks, as
+    /// How long a JWT-SVID lasts unless its workload asks for another time; 1h at most
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    jwt_svid_ttl: Interval,
+    /// File of issuers whose tokens get certificates: `jwtRules` with issuer, audiences and jwks or jwksUri, as
     /// in a `RequestAuthentication`
     #[arg(long, value_name = "FILE", requires = "ca_dir")]
     token_issuers: Option<PathBuf>,
+    /// Folder with SPIFFE bundles of other trust domains, as example.org.json, which applications get
+    /// over the Workload API. It is read again when they change
+    #[arg(long, value_name = "DIR", requires = "ca_dir")]
+    federated_bundles: Option<PathBuf>,
+    /// URL of a Kubernetes API that is asked about tokens of other issuers (`TokenReview`)
+    #[arg(long, value_name = "URL", requires = "ca_dir")]
+    token_review: Option<String>,
+    /// File with the token that is shown to that API
+    #[arg(long, value_name = "FILE", default_value = REVIEW_TOKEN)]
+    token_review_token: PathBuf,
+    /// PEM file of the roots by which that API is checked
+    #[arg(long, value_name = "FILE", default_value = REVIEW_ROOTS)]
+    token_review_roots: PathBuf,
+    /// An audience that tokens may be for which that API judges; may be given several times
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TOKEN_AUDIENCES",
+        value_delimiter = ',',
+        default_value = "istio-ca"
+    )]
+    token_review_audience: Vec<String>,
 }
 
 impl SecureArgs {
@@ -72,14 +115,35 @@ impl SecureArgs {
         Some(SecureConfig {
             addr: self.secure_grpc_addr,
             names: self.secure_grpc_name.clone(),
-            folder: self.ca_dir.clone()?,
             plugged: self.ca_certs.clone(),
+            signer: self.signer(),
             root_key: self.ca_root_key,
-            root_lifetime: ROOT_LIFETIME,
-            // Agents hear of a new root when they renew their certificates.
             root_spread: lifetimes.default,
             lifetimes,
+            jwt_lifetime: self.jwt_svid_ttl.0.min(weft_ca::jwt_keys::LONGEST),
             token_issuers: self.token_issuers.clone(),
+            review: self.review(),
+            federated: self.federated_bundles.clone(),
+            ..SecureConfig::new(self.ca_dir.clone()?)
+        })
+    }
+}
+
+impl SecureArgs {
+    fn review(&self) -> Option<ReviewConfig> {
+        Some(ReviewConfig {
+            url: self.token_review.clone()?,
+            token: self.token_review_token.clone(),
+            roots: self.token_review_roots.clone(),
+            audiences: self.token_review_audience.clone(),
+        })
+    }
+
+    fn signer(&self) -> Option<SignerConfig> {
+        Some(SignerConfig {
+            address: self.ca_signer.clone()?,
+            tls: self.ca_signer_tls.clone(),
+            roots: self.ca_signer_roots.clone()?,
         })
     }
 }

@@ -184,6 +184,12 @@ fn serve(
         // Of a proxy that drains, requests may still need the certificate: it works to the end.
         let (_end, ended) = drain::channel();
         if let Some(agent) = agent {
+            if let Some(options) = args.agent.workload_api() {
+                let api = agent.workload_api(options);
+                let socket = api.open();
+                let socket = socket.map_err(|error| format!("--workload-api {error}"))?;
+                tokio::spawn(api.serve(socket, ended.clone()));
+            }
             tokio::spawn(agent.run(ended));
         }
         let ready = Arc::new(Notify::new());

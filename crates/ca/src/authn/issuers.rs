@@ -3,8 +3,10 @@
 //!
 //! Source: Kubernetes, "Managing Service Accounts" (claims of bound tokens); RFC 7519.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
 use serde_json::Value;
 use weft_jwt::{Failure, Keys, Token};
 
@@ -27,7 +29,29 @@ pub struct TokenIssuer {
     /// A token must be for one of them; there is at least one.
     pub audiences: Vec<String>,
     /// Keys that sign its tokens.
-    pub keys: Keys,
+    pub keys: Arc<IssuerKeys>,
+}
+
+/// Keys of an issuer, which may come later and change.
+#[derive(Debug, Default)]
+pub struct IssuerKeys(ArcSwapOption<Keys>);
+
+impl From<Keys> for IssuerKeys {
+    fn from(keys: Keys) -> Self {
+        Self(ArcSwapOption::from_pointee(keys))
+    }
+}
+
+impl IssuerKeys {
+    /// Takes other keys; or none, so that no token is believed.
+    pub fn set(&self, keys: Option<Keys>) {
+        self.0.store(keys.map(Arc::new));
+    }
+
+    /// Whether there are any.
+    pub fn are_known(&self) -> bool {
+        self.0.load().is_some()
+    }
 }
 
 /// All issuers.
@@ -45,6 +69,12 @@ impl TokenIssuers {
         self.0.is_empty()
     }
 
+    /// Whether a token says that it is of one of them.
+    pub(super) fn know(&self, text: &str) -> bool {
+        let token = Token::parse(text).ok();
+        token.is_some_and(|token| self.0.iter().any(|known| known.issuer == token.issuer()))
+    }
+
     /// The workload that a token is of: `sub` is `system:serviceaccount:namespace:name` or the
     /// workload's SPIFFE ID.
     pub(super) fn identity(
@@ -57,7 +87,9 @@ impl TokenIssuers {
         let issuer = self.0.iter().find(|known| known.issuer == token.issuer());
         let issuer = issuer
             .ok_or_else(|| Refusal::TokenIssuer(token.issuer().chars().take(128).collect()))?;
-        let verified = issuer.keys.verify(&token);
+        let keys = issuer.keys.0.load();
+        let unknown = Refusal::TokenSignature("the issuer's keys are not known yet");
+        let verified = keys.as_ref().ok_or(unknown)?.verify(&token);
         verified.map_err(|failure| Refusal::TokenSignature(failure.text()))?;
         if token.expiry().is_none() {
             return Err(Refusal::TokenTime("it has no end (exp)"));

@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::authority::State;
 use crate::{SpiffeId, TrustDomain};
-pub use issuers::{TokenIssuer, TokenIssuers};
+pub use issuers::{IssuerKeys, TokenIssuer, TokenIssuers};
 pub use join::{JoinToken, JoinTokens};
 
 /// Bytes of a token; those of Kubernetes have 1 to 2 KB.
@@ -89,6 +89,12 @@ pub enum Refusal {
     /// A token that names no service account.
     #[error("the token's subject {0:?} is no service account of this mesh")]
     TokenSubject(String),
+    /// A token that the Kubernetes API does not believe.
+    #[error("the Kubernetes API says of the token: {0}")]
+    Review(String),
+    /// A token that the Kubernetes API is to judge, which cannot be asked.
+    #[error("the Kubernetes API cannot be asked about the token: {0}")]
+    ReviewUnavailable(String),
     /// A join token that nobody gave out, or whose record is gone.
     #[error("the join token is not known")]
     JoinUnknown,
@@ -108,7 +114,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All labels of [`Refusal::reason`].
-    pub const REASONS: [&'static str; 15] = [
+    pub const REASONS: [&'static str; 17] = [
         "no_credentials",
         "certificate_invalid",
         "certificate_revoked",
@@ -119,6 +125,8 @@ impl Refusal {
         "token_time",
         "token_audience",
         "token_subject",
+        "token_review",
+        "token_review_unavailable",
         "join_token_unknown",
         "join_token_replayed",
         "join_token_expired",
@@ -139,6 +147,8 @@ impl Refusal {
             Self::TokenTime(_) => "token_time",
             Self::TokenAudience => "token_audience",
             Self::TokenSubject(_) => "token_subject",
+            Self::Review(_) => "token_review",
+            Self::ReviewUnavailable(_) => "token_review_unavailable",
             Self::JoinUnknown => "join_token_unknown",
             Self::JoinReplayed => "join_token_replayed",
             Self::JoinExpired => "join_token_expired",
@@ -227,6 +237,23 @@ impl Authenticator {
         Ok(Caller {
             id: id.map_err(|_| Refusal::JoinUnknown)?,
             method: Method::Join(token),
+        })
+    }
+
+    /// Whether a token is of an issuer whose keys are here.
+    pub fn knows_issuer_of(&self, token: &str) -> bool {
+        self.issuers.know(token)
+    }
+
+    /// The caller of a token that somebody else judged.
+    ///
+    /// # Errors
+    /// Its name cannot be that of a workload.
+    pub fn reviewed(&self, namespace: &str, account: &str) -> Result<Caller, Refusal> {
+        let id = SpiffeId::workload(&self.domains.own, namespace, account);
+        Ok(Caller {
+            id: id.map_err(|_| Refusal::TokenSubject(format!("{namespace}:{account}")))?,
+            method: Method::Token,
         })
     }
 

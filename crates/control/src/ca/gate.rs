@@ -1,12 +1,18 @@
 //! Who may open an xDS stream on the secure port, and as what. Must never know what is sent.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 
+use http::HeaderMap;
 use rustls::pki_types::CertificateDer;
+use tonic::body::Body;
+use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
-use tonic::service::Interceptor;
-use tonic::{Extensions, Request, Status};
+use tonic::server::NamedService;
+use tonic::{Extensions, Status};
 use weft_ca::authn::Method;
 use weft_ca::{Caller, Credentials, Refusal};
 use weft_xds::server::grpc::PeerAddress;
@@ -18,40 +24,96 @@ use crate::node::Proxy;
 /// How the header of a bearer token begins.
 const BEARER: &str = "Bearer ";
 
-/// Lets in whom the authenticator believes, and leaves who it is.
+/// A service that only those reach whom the authenticator believes; it leaves who it is.
 #[derive(Clone)]
-pub(crate) struct Gate(pub(crate) Arc<Desk>);
+pub(crate) struct Gate<S> {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) inner: S,
+}
 
-impl Interceptor for Gate {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let (credentials, peer) = credentials(request.metadata(), request.extensions());
-        // Not looked up: this is no place to wait for a disk.
-        let caller = if credentials.has_join_token() {
-            let refusal = Refusal::JoinElsewhere;
-            self.0.refused(&refusal, peer.address);
-            Err(refusal)
-        } else {
-            self.0.authenticate(&credentials, peer.address)
-        };
-        let caller = caller.map_err(|refusal| {
-            Status::unauthenticated(format!("authentication failure ({})", refusal.reason()))
-        })?;
-        let extensions = request.extensions_mut();
-        if let Some(address) = peer.address {
-            extensions.insert(PeerAddress(address));
-        }
-        extensions.insert(caller);
-        Ok(request)
+impl<S: NamedService> NamedService for Gate<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Gate<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let clone = self.inner.clone();
+        // The one that is ready.
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let desk = Arc::clone(&self.desk);
+        Box::pin(async move {
+            let shown = shown(request.headers(), request.extensions());
+            let (caller, peer) = match believed(&desk, shown).await {
+                Ok(believed) => believed,
+                Err(status) => return Ok(status.into_http()),
+            };
+            let extensions = request.extensions_mut();
+            if let Some(address) = peer.address {
+                extensions.insert(PeerAddress(address));
+            }
+            extensions.insert(caller);
+            inner.call(request).await
+        })
+    }
+}
+
+/// Who calls, and where from, where join tokens are good for nothing: this is no place to wait for a
+/// disk. A refusal is counted and logged.
+pub(super) async fn believed(
+    desk: &Desk,
+    (credentials, peer): (Credentials, Peer),
+) -> Result<(Caller, Peer), Status> {
+    let caller = if credentials.has_join_token() {
+        let refusal = Refusal::JoinElsewhere;
+        desk.refused(&refusal, peer.address);
+        Err(refusal)
+    } else {
+        desk.believe(&credentials, peer.address).await
+    };
+    let caller = caller.map_err(|refusal| refused(&refusal, "authentication failure"))?;
+    peer.believe();
+    Ok((caller, peer))
+}
+
+/// The status of a refusal: `what` and its reason. Who cannot be judged now may come again.
+pub(super) fn refused(refusal: &Refusal, what: &str) -> Status {
+    let text = format!("{what} ({})", refusal.reason());
+    match refusal {
+        Refusal::ReviewUnavailable(_) => Status::unavailable(text),
+        _ => Status::unauthenticated(text),
     }
 }
 
 /// What a call shows, and where it comes from.
+pub(super) fn shown(headers: &HeaderMap, extensions: &Extensions) -> (Credentials, Peer) {
+    let header = headers.get(http::header::AUTHORIZATION);
+    let bearer = header.and_then(|value| value.to_str().ok());
+    with(bearer, extensions.get::<Peer>())
+}
+
+/// The same of a call that tonic has taken apart.
 pub(super) fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> (Credentials, Peer) {
-    let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
     let header = metadata.get("authorization");
-    let bearer = header
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.strip_prefix(BEARER));
+    let bearer = header.and_then(|value| value.to_str().ok());
+    with(bearer, extensions.get::<Peer>())
+}
+
+fn with(header: Option<&str>, peer: Option<&Peer>) -> (Credentials, Peer) {
+    let peer = peer.cloned().unwrap_or_default();
+    let bearer = header.and_then(|text| text.strip_prefix(BEARER));
     let credentials = Credentials {
         chain: peer.chain.to_vec(),
         bearer: bearer.map(str::to_owned),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinError;
+use weft_ca::{AuthorityError, FederatedFolder};
 use weft_core::drain::DrainSignal;
 
 use super::{Desk, Folder};
@@ -20,7 +21,7 @@ pub(crate) async fn keep(
     mut folder: Folder,
     drain: DrainSignal,
 ) -> Result<(), JoinError> {
-    let mut told = String::new();
+    let [mut told, mut told_of_keys, mut told_of_others] = [(); 3].map(|()| String::new());
     for look in 1_u64.. {
         tokio::select! {
             () = drain.wait() => break,
@@ -30,17 +31,43 @@ pub(crate) async fn keep(
         // Disks may be slow.
         let looked = tokio::task::spawn_blocking(move || {
             let now = SystemTime::now();
-            let changed = folder.poll(now);
+            let changed = folder.signer.poll(now);
+            let keys = folder.jwt.poll(now);
+            let foreign = folder.federated.as_mut().map(FederatedFolder::poll);
             if look.is_multiple_of(PRUNE)
                 && let Some(joins) = &own.authenticator.joins
                 && let Err(error) = joins.prune(now)
             {
                 tracing::warn!(%error, "join tokens");
             }
-            (folder, changed)
+            if let Err(error) = folder.publish(&own) {
+                tracing::warn!(%error, "the bundle for other trust domains");
+            }
+            (folder, changed, keys, foreign)
         });
-        let (again, changed) = looked.await?;
+        let (again, changed, keys, foreign) = looked.await?;
         folder = again;
+        match foreign {
+            Some(Ok(Some(bundles))) => {
+                tracing::info!(
+                    domains = bundles.len(),
+                    "the bundles of other trust domains changed"
+                );
+                desk.foreign.store(Arc::new(bundles));
+                told_of_others.clear();
+            }
+            Some(Ok(None)) | None => {}
+            Some(Err(error)) => refused(&desk, &error, &mut told_of_others),
+        }
+        match keys {
+            Ok(Some(keys)) => {
+                tracing::info!("the keys of JWT-SVIDs changed");
+                desk.jwt_keys.store(Arc::new(keys));
+                told_of_keys.clear();
+            }
+            Ok(None) => {}
+            Err(error) => refused(&desk, &error, &mut told_of_keys),
+        }
         match changed {
             Ok(Some(state)) => {
                 let roots = state.bundle.certificates().len();
@@ -51,15 +78,18 @@ pub(crate) async fn keep(
                 told.clear();
             }
             Ok(None) => {}
-            Err(error) => {
-                let error = error.to_string();
-                if error != told {
-                    tracing::error!(error, "the certificate authority stays as it was");
-                    desk.counts.updates_refused.fetch_add(1, Ordering::Relaxed);
-                    told = error;
-                }
-            }
+            Err(error) => refused(&desk, &error, &mut told),
         }
     }
     Ok(())
+}
+
+/// Counts and tells an error, unless it was told last.
+fn refused(desk: &Desk, error: &AuthorityError, told: &mut String) {
+    let error = error.to_string();
+    if error != *told {
+        tracing::error!(error, "the certificate authority stays as it was");
+        desk.counts.updates_refused.fetch_add(1, Ordering::Relaxed);
+        *told = error;
+    }
 }

@@ -81,6 +81,11 @@ pub(crate) fn metrics(desk: &Desk) -> Vec<Family> {
             "Certificates that were issued for workloads without an agent, with their keys.",
             load(&counts.served),
         ),
+        counter(
+            "weft_ca_jwt_svids",
+            "JWT-SVIDs that were issued.",
+            load(&counts.jwt_issued),
+        ),
         gauge(
             "weft_ca_roots",
             "Roots that are trusted.",
@@ -106,7 +111,7 @@ pub(crate) fn metrics(desk: &Desk) -> Vec<Family> {
     all
 }
 
-fn of_connections(counts: &Counts) -> [Family; 3] {
+fn of_connections(counts: &Counts) -> [Family; 5] {
     let counter = |name, help, value: &AtomicU64| {
         let value = value.load(Ordering::Relaxed);
         (name, "counter", help, vec![(String::new(), value)])
@@ -126,6 +131,16 @@ fn of_connections(counts: &Counts) -> [Family; 3] {
             "weft_secure_handshakes_failed",
             "TLS handshakes of the secure port that failed.",
             &counts.handshakes,
+        ),
+        counter(
+            "weft_secure_connections_unproved",
+            "Connections of the secure port that were ended as no call of them was believed in time.",
+            &counts.unproved,
+        ),
+        counter(
+            "weft_token_issuer_fetches_failed",
+            "Fetches of token issuers' keys that failed.",
+            &counts.issuer_fetches_failed,
         ),
     ]
 }

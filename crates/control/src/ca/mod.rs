@@ -2,9 +2,13 @@
 //! for certificates, and who connects to the secure port is who its credentials say. Must never
 //! know how certificates are made.
 
+mod external;
 mod gate;
+mod identity_service;
+mod issuer_keys;
 mod keeper;
 mod metrics;
+mod review;
 mod server_certificate;
 mod service;
 mod streams;
@@ -17,23 +21,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::watch;
-use weft_ca::authn::{JoinTokens, TokenIssuer, TokenIssuers, TrustDomains};
+use tokio::sync::{Notify, watch};
+use weft_ca::authn::{IssuerKeys, JoinTokens, TokenIssuer, TokenIssuers, TrustDomains};
 use weft_ca::authority::State;
+use weft_ca::federation;
 use weft_ca::own::OwnOptions;
 use weft_ca::{
-    Authenticator, Authority, AuthorityError, Caller, Credentials, KeyKind, Lifetimes, OwnFolder,
-    PluggedFolder, Refusal, TrustDomain,
+    Authenticator, Authority, AuthorityError, Caller, Credentials, FederatedFolder, ForeignBundles,
+    JwtFolder, JwtKeys, KeyKind, Lifetimes, OwnFolder, PluggedFolder, Refusal, RootsFolder,
+    TrustDomain,
 };
 use weft_jwt::Keys;
 use weft_model::MeshSettings;
-use weft_sources::{Problem, token_issuers};
+use weft_sources::Problem;
+use weft_sources::token_issuers::{self, IssuerKeySource};
 
+use external::GrpcSigner;
+pub use external::SignerConfig;
 pub(crate) use gate::{Gate, believed_by, may_ask, may_be};
+pub(crate) use identity_service::IdentityService;
+pub(crate) use issuer_keys::{FetchedIssuer, follow_issuers};
 pub(crate) use keeper::keep;
 pub(crate) use metrics::metrics;
+pub use review::ReviewConfig;
+use review::Reviewer;
 pub(crate) use server_certificate::ServerCertificate;
 pub(crate) use service::CertificateService;
 pub(crate) use streams::look_again;
@@ -42,6 +56,10 @@ pub(crate) use workloads::{Account, Svid, serve as serve_workloads, want};
 
 /// The service account of the control plane, by Istio's name.
 const SERVICE_ACCOUNT: &str = "istiod";
+
+/// How long roots last, as istiod's do.
+const ROOT_LIFETIME: Duration = Duration::from_hours(3650 * 24);
+const JWT_LIFETIME: Duration = Duration::from_mins(5);
 
 /// Where identities are proved, and who issues them.
 #[derive(Clone, Debug)]
@@ -54,6 +72,8 @@ pub struct SecureConfig {
     pub folder: PathBuf,
     /// A folder with an intermediate that is plugged in, instead of own roots.
     pub plugged: Option<PathBuf>,
+    /// An external signer, instead of own roots.
+    pub signer: Option<SignerConfig>,
     /// Keys of own roots.
     pub root_key: KeyKind,
     /// How long own roots last.
@@ -62,8 +82,37 @@ pub struct SecureConfig {
     pub root_spread: Duration,
     /// How long certificates last.
     pub lifetimes: Lifetimes,
+    /// How long a JWT-SVID lasts unless its workload asks for another time; an hour at most.
+    pub jwt_lifetime: Duration,
+    /// Folder with bundles of other trust domains, for applications.
+    pub federated: Option<PathBuf>,
     /// File of issuers whose tokens are believed.
     pub token_issuers: Option<PathBuf>,
+    /// A Kubernetes API that judges tokens of others.
+    pub review: Option<ReviewConfig>,
+}
+
+impl SecureConfig {
+    /// The defaults of `weft control` with this folder: own roots, and port 0 of loopback.
+    pub fn new(folder: PathBuf) -> Self {
+        let lifetimes = Lifetimes::default();
+        Self {
+            addr: ([127, 0, 0, 1], 0).into(),
+            names: Vec::new(),
+            folder,
+            plugged: None,
+            signer: None,
+            root_key: KeyKind::default(),
+            root_lifetime: ROOT_LIFETIME,
+            // Agents hear of a new root when they renew their certificates.
+            root_spread: lifetimes.default,
+            lifetimes,
+            jwt_lifetime: JWT_LIFETIME,
+            federated: None,
+            token_issuers: None,
+            review: None,
+        }
+    }
 }
 
 /// Why identities cannot be given.
@@ -86,6 +135,12 @@ pub enum SecureError {
     /// The file of issuers is wrong.
     #[error("the file of token issuers is refused:\n{}", crate::plane::lines(.0))]
     Issuers(Vec<Problem>),
+    /// The API of token reviews cannot be asked.
+    #[error("token reviews: {0}")]
+    Review(String),
+    /// The external signer cannot be asked.
+    #[error("the external signer: {0}")]
+    Signer(String),
     /// The control plane's own certificate cannot be made.
     #[error("the control plane's own certificate: {0}")]
     Own(String),
@@ -106,12 +161,18 @@ pub(crate) struct Counts {
     pub(crate) unsigned: [AtomicU64; SIGN_ERRORS.len()],
     /// Certificates issued to callers.
     pub(crate) issued: AtomicU64,
+    /// JWT-SVIDs issued.
+    pub(crate) jwt_issued: AtomicU64,
     /// Streams of nodes that are not who their credentials say.
     pub(crate) other_nodes: AtomicU64,
     /// Streams ended because their certificate was revoked, or is no longer valid.
     pub(crate) ended: AtomicU64,
     /// TLS handshakes that failed.
     pub(crate) handshakes: AtomicU64,
+    /// Connections that were ended because no call of them was believed in time.
+    pub(crate) unproved: AtomicU64,
+    /// Fetches of token issuers' keys that failed.
+    pub(crate) issuer_fetches_failed: AtomicU64,
     /// Certificates issued for workloads without an agent.
     pub(crate) served: AtomicU64,
     /// Changes of the authority's folder that cannot be used.
@@ -125,7 +186,12 @@ pub(crate) const SIGN_ERRORS: [&str; 3] = ["CA_NOT_READY", "TTL_ERROR", "CERT_GE
 pub(crate) struct Desk {
     pub(crate) authority: Authority,
     pub(crate) counts: Counts,
+    jwt_keys: ArcSwap<JwtKeys>,
+    /// Of other trust domains, for applications.
+    foreign: ArcSwap<ForeignBundles>,
+    jwt_lifetime: Duration,
     authenticator: Authenticator,
+    reviewer: Option<Reviewer>,
     /// Of the log, about refusals.
     lines: Lines,
     /// The namespace whose members may ask about all proxies.
@@ -133,6 +199,8 @@ pub(crate) struct Desk {
     changed: watch::Sender<u64>,
     /// Workloads that get certificates with their keys.
     pub(crate) wanted: watch::Sender<workloads::Wanted>,
+    /// A token has a key that is not known.
+    unknown_key: Notify,
 }
 
 /// Lines of the log about refusals in one second: anybody who reaches the port may cause them. The
@@ -156,17 +224,41 @@ impl Lines {
     }
 }
 
-/// The folder that is watched.
-pub(crate) enum Folder {
-    Own(Box<OwnFolder>),
-    Plugged(PluggedFolder),
+/// The folders that are watched.
+pub(crate) struct Folder {
+    signer: SignerFolder,
+    jwt: JwtFolder,
+    federated: Option<FederatedFolder>,
+    /// The authority's own, and the bundle that was written into it last.
+    path: PathBuf,
+    published: String,
 }
 
 impl Folder {
+    /// Writes our bundle for other trust domains, if it changed.
+    fn publish(&mut self, desk: &Desk) -> Result<(), AuthorityError> {
+        let roots = &desk.authority.state().bundle;
+        let text = federation::own_bundle(roots, desk.jwt_keys.load().jwks());
+        if text != self.published {
+            federation::publish(&self.path, &text)?;
+            self.published = text;
+        }
+        Ok(())
+    }
+}
+
+enum SignerFolder {
+    Own(Box<OwnFolder>),
+    Plugged(PluggedFolder),
+    External(RootsFolder),
+}
+
+impl SignerFolder {
     fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
         match self {
             Self::Own(folder) => folder.poll(now),
             Self::Plugged(folder) => folder.poll(now),
+            Self::External(folder) => folder.poll(),
         }
     }
 }
@@ -175,7 +267,7 @@ impl Folder {
 pub(crate) fn open(
     config: &SecureConfig,
     mesh: &MeshSettings,
-) -> Result<(Arc<Desk>, Folder), SecureError> {
+) -> Result<(Arc<Desk>, Folder, Vec<FetchedIssuer>), SecureError> {
     let now = SystemTime::now();
     let domain = |name: &Arc<str>| TrustDomain::parse(name);
     let own = domain(&mesh.trust_domain)?;
@@ -184,9 +276,13 @@ pub(crate) fn open(
         own: own.clone(),
         aliases: aliases.collect::<Result<_, _>>()?,
     };
-    let (folder, state) = if let Some(path) = &config.plugged {
+    let (signer, state) = if let Some(config) = &config.signer {
+        let signer = GrpcSigner::new(config).map_err(SecureError::Signer)?;
+        let (folder, state) = RootsFolder::open(&config.roots, Arc::new(signer))?;
+        (SignerFolder::External(folder), state)
+    } else if let Some(path) = &config.plugged {
         let (folder, state) = PluggedFolder::open(path, now)?;
-        (Folder::Plugged(folder), state)
+        (SignerFolder::Plugged(folder), state)
     } else {
         let options = OwnOptions {
             trust_domain: own,
@@ -196,27 +292,50 @@ pub(crate) fn open(
             longest: config.lifetimes.longest,
         };
         let (folder, state) = OwnFolder::open(&config.folder, options, now)?;
-        (Folder::Own(Box::new(folder)), state)
+        (SignerFolder::Own(Box::new(folder)), state)
     };
+    let (jwt, jwt_keys) = JwtFolder::open(&config.folder, now)?;
+    let (issuers, fetched) = read_issuers(config)?;
+    let federated = config.federated.as_ref();
+    let federated = federated.map(|path| FederatedFolder::open(path, domains.own.clone()));
+    let (federated, foreign) = federated.transpose()?.unzip();
+    let foreign = foreign.unwrap_or_default();
     let desk = Desk {
         authority: Authority::new(state, config.lifetimes),
         counts: Counts::default(),
+        jwt_keys: ArcSwap::from_pointee(jwt_keys),
+        foreign: ArcSwap::from_pointee(foreign),
+        jwt_lifetime: config.jwt_lifetime,
         authenticator: Authenticator {
             domains,
-            issuers: read_issuers(config)?,
+            issuers,
             joins: Some(JoinTokens::open(&config.folder)?),
         },
+        reviewer: config
+            .review
+            .as_ref()
+            .map(Reviewer::new)
+            .transpose()
+            .map_err(SecureError::Review)?,
         lines: Lines::default(),
         system: mesh.root_namespace.to_string(),
         changed: watch::Sender::new(0),
         wanted: watch::Sender::default(),
+        unknown_key: Notify::new(),
     };
-    Ok((Arc::new(desk), folder))
+    let folder = Folder {
+        signer,
+        jwt,
+        federated,
+        path: config.folder.clone(),
+        published: String::new(),
+    };
+    Ok((Arc::new(desk), folder, fetched))
 }
 
-fn read_issuers(config: &SecureConfig) -> Result<TokenIssuers, SecureError> {
+fn read_issuers(config: &SecureConfig) -> Result<(TokenIssuers, Vec<FetchedIssuer>), SecureError> {
     let Some(path) = &config.token_issuers else {
-        return Ok(TokenIssuers::default());
+        return Ok(<_>::default());
     };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|source| SecureError::File {
@@ -224,26 +343,56 @@ fn read_issuers(config: &SecureConfig) -> Result<TokenIssuers, SecureError> {
         source,
     })?;
     let rules = token_issuers::parse(&name, &text).map_err(SecureError::Issuers)?;
-    let mut issuers = Vec::new();
+    let (mut issuers, mut fetched) = (Vec::new(), Vec::new());
     for rule in rules {
-        let keys = Keys::parse(rule.keys.as_bytes());
-        let keys = keys.ok_or_else(|| {
-            let what = format!(
-                "{name}: issuer {:?}: no key of jwks can be used",
-                rule.issuer
-            );
-            SecureError::Own(what)
-        })?;
+        let keys = match rule.keys {
+            IssuerKeySource::Inline(text) => {
+                let keys = Keys::parse(text.as_bytes()).ok_or_else(|| {
+                    let issuer = &rule.issuer;
+                    let what = format!("{name}: issuer {issuer:?}: no key of jwks can be used");
+                    SecureError::Own(what)
+                })?;
+                Arc::new(IssuerKeys::from(keys))
+            }
+            IssuerKeySource::Url(url) => {
+                let keys = Arc::new(IssuerKeys::default());
+                fetched.push(FetchedIssuer {
+                    issuer: rule.issuer.clone(),
+                    url: url.into(),
+                    keys: Arc::clone(&keys),
+                });
+                keys
+            }
+        };
         issuers.push(TokenIssuer {
             issuer: rule.issuer,
             audiences: rule.audiences,
             keys,
         });
     }
-    Ok(TokenIssuers::new(issuers))
+    Ok((TokenIssuers::new(issuers), fetched))
 }
 
 impl Desk {
+    /// Who a caller is, the Kubernetes API asked if only that can know. A refusal is counted, and logged
+    /// with its reason.
+    async fn believe(
+        &self,
+        credentials: &Credentials,
+        address: Option<SocketAddr>,
+    ) -> Result<Caller, Refusal> {
+        let (Some(reviewer), Some(token)) = (&self.reviewer, &credentials.bearer) else {
+            return self.authenticate(credentials, address);
+        };
+        if credentials.has_join_token() || self.authenticator.knows_issuer_of(token) {
+            return self.authenticate(credentials, address);
+        }
+        let reviewed = reviewer.review(token).await;
+        let caller = reviewed
+            .and_then(|(namespace, account)| self.authenticator.reviewed(&namespace, &account));
+        caller.inspect_err(|refusal| self.refused(refusal, address))
+    }
+
     /// Who a caller is. A refusal is counted, and logged with its reason.
     fn authenticate(
         &self,
@@ -253,7 +402,12 @@ impl Desk {
         let state = self.authority.state();
         let now = SystemTime::now();
         let found = self.authenticator.authenticate(credentials, &state, now);
-        found.inspect_err(|refusal| self.refused(refusal, address))
+        found.inspect_err(|refusal| {
+            if matches!(refusal, Refusal::TokenSignature(_)) {
+                self.unknown_key.notify_waiters();
+            }
+            self.refused(refusal, address);
+        })
     }
 
     /// Why a chain that was believed is not believed any more; `None` if it is.

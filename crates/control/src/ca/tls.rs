@@ -4,9 +4,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -14,8 +15,10 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
@@ -30,11 +33,23 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections that wait for the server after their handshake.
 const WAITING: usize = 64;
 
+/// A connection must make a call that is believed within this time: strangers are not to fill the
+/// port's places.
+const PROOF: Duration = Duration::from_secs(20);
+
 /// Where a call comes from, and the certificates whose key its connection has proved.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Peer {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) chain: Arc<[CertificateDer<'static>]>,
+    believed: Arc<AtomicBool>,
+}
+
+impl Peer {
+    /// A call of the connection is believed, so that it may stay.
+    pub(super) fn believe(&self) {
+        self.believed.store(true, Ordering::Relaxed);
+    }
 }
 
 /// TLS with this certificate, for HTTP/2.
@@ -103,7 +118,88 @@ impl ClientCertVerifier for Want {
 }
 
 /// A connection after its handshake.
-pub(crate) type Secured = Carrier<TlsStream<Admitted>, Peer>;
+pub(crate) type Secured = Carrier<Probation<TlsStream<Admitted>>, Peer>;
+
+/// A connection that ends unless a call of it is believed in time.
+pub(crate) struct Probation<S> {
+    stream: S,
+    believed: Arc<AtomicBool>,
+    /// Gone when it is over.
+    left: Option<Pin<Box<Sleep>>>,
+    desk: Arc<Desk>,
+}
+
+impl<S> Probation<S> {
+    fn new(stream: S, peer: &Peer, desk: Arc<Desk>, time: Duration) -> Self {
+        Self {
+            stream,
+            believed: Arc::clone(&peer.believed),
+            left: Some(Box::pin(tokio::time::sleep(time))),
+            desk,
+        }
+    }
+
+    /// Whether it is over and nobody was believed.
+    fn is_failed(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(left) = &mut self.left else {
+            return false;
+        };
+        if left.as_mut().poll(context).is_pending() {
+            return false;
+        }
+        self.left = None;
+        let failed = !self.believed.load(Ordering::Relaxed);
+        if failed {
+            self.desk.counts.unproved.fetch_add(1, Ordering::Relaxed);
+        }
+        failed
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Probation<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // The server always reads.
+        if self.is_failed(context) {
+            let late = io::Error::new(io::ErrorKind::TimedOut, "no call was believed in time");
+            return Poll::Ready(Err(late));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Probation<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
 
 /// Accepts at most `limit` connections at once, and gives those whose handshake succeeds.
 pub(crate) fn incoming(
@@ -133,7 +229,9 @@ pub(crate) fn incoming(
                         let peer = Peer {
                             address,
                             chain: chain.iter().cloned().collect(),
+                            believed: Arc::default(),
                         };
+                        let stream = Probation::new(stream, &peer, desk, PROOF);
                         // The server may be about to end.
                         let _ = sender.send(Ok(Carrier::new(stream, peer))).await;
                         return;
@@ -147,4 +245,47 @@ pub(crate) fn incoming(
         }
     });
     ReceiverStream::new(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use weft_model::MeshSettings;
+
+    use super::*;
+    use crate::ca::{SecureConfig, open};
+
+    const TIME: Duration = Duration::from_millis(50);
+
+    fn desk(folder: &std::path::Path) -> Arc<Desk> {
+        let config = SecureConfig::new(folder.join("ca"));
+        let opened = open(&config, &MeshSettings::default());
+        let (desk, _, _) = opened.expect("an authority");
+        desk
+    }
+
+    #[tokio::test]
+    async fn who_makes_no_call_that_is_believed_loses_the_connection() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let desk = desk(folder.path());
+        let unproved = || desk.counts.unproved.load(Ordering::Relaxed);
+        for believed in [false, true] {
+            let (mut client, server) = tokio::io::duplex(64);
+            let peer = Peer::default();
+            let mut server = Probation::new(server, &peer, Arc::clone(&desk), TIME);
+            client.write_all(b"a").await.expect("written");
+            assert_eq!(server.read_u8().await.expect("it has time"), b'a');
+            if believed {
+                peer.believe();
+            }
+            let read = tokio::time::timeout(4 * TIME, server.read_u8()).await;
+            if believed {
+                assert!(read.is_err(), "it stays open: {read:?}");
+            } else {
+                let error = read.expect("in time").expect_err("closed");
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            }
+            assert_eq!(unproved(), 1);
+        }
+    }
 }

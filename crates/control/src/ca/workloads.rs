@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use weft_ca::authority::RevocationLists;
 use weft_ca::issuer::Subject;
@@ -22,6 +23,8 @@ use crate::core::Core;
 
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Certificates that are issued at once, and published together.
+const AT_ONCE: usize = 1024;
 /// How often it looks when nothing is due.
 const REST: Duration = Duration::from_mins(1);
 
@@ -48,31 +51,22 @@ pub(crate) async fn serve(core: Arc<Core>, desk: Arc<Desk>, drain: DrainSignal) 
     let mut due: BTreeMap<Account, Instant> = BTreeMap::new();
     loop {
         let accounts = wanted.borrow_and_update().clone();
-        due.retain(|account, _| {
-            let kept = accounts.contains_key(account);
-            if !kept {
-                core.set_svid(account, None);
-            }
-            kept
-        });
+        let gone = due.keys().filter(|account| !accounts.contains_key(account));
+        let gone: Vec<Account> = gone.cloned().collect();
+        due.retain(|account, _| accounts.contains_key(account));
+        core.set_svids(gone.into_iter().map(|account| (account, None)));
         let now = Instant::now();
-        for account in accounts.keys() {
-            if due.get(account).is_some_and(|at| *at > now) {
-                continue;
-            }
-            let wait = match issue(&desk, account).await {
-                Ok((svid, life)) => {
-                    core.set_svid(account, Some(svid));
-                    desk.counts.served.fetch_add(1, Ordering::Relaxed);
-                    weft_ca::renewal(life).max(SHORTEST)
-                }
-                Err(error) => {
-                    let (namespace, name) = account;
-                    tracing::error!(%namespace, %name, error, "no certificate for a workload");
-                    AGAIN
-                }
-            };
-            due.insert(account.clone(), Instant::now() + wait);
+        let is_due = |account: &&Account| due.get(*account).is_none_or(|at| *at <= now);
+        let now_due: Vec<Account> = accounts.keys().filter(is_due).cloned().collect();
+        for part in now_due.chunks(AT_ONCE) {
+            // At a change of the root all are due: one publication, not one each.
+            let (svids, waits) = issue_all(&desk, part).await;
+            core.set_svids(
+                svids
+                    .into_iter()
+                    .map(|(account, svid)| (account, Some(svid))),
+            );
+            due.extend(waits);
         }
         let next = due.values().min().copied();
         let next = next.unwrap_or_else(|| Instant::now() + REST);
@@ -90,6 +84,39 @@ pub(crate) async fn serve(core: Arc<Core>, desk: Arc<Desk>, drain: DrainSignal) 
             () = tokio::time::sleep_until(next) => {}
         }
     }
+}
+
+/// New certificates, as far as there are any, and when each account is due again.
+async fn issue_all(
+    desk: &Arc<Desk>,
+    accounts: &[Account],
+) -> (Vec<(Account, Svid)>, Vec<(Account, Instant)>) {
+    let mut issuing = JoinSet::new();
+    for account in accounts.iter().cloned() {
+        let desk = Arc::clone(desk);
+        // An external signer takes its time: all at once.
+        issuing.spawn(async move { (issue(&desk, &account).await, account) });
+    }
+    let (mut svids, mut waits) = (Vec::new(), Vec::new());
+    while let Some(issued) = issuing.join_next().await {
+        let Ok((issued, account)) = issued else {
+            continue;
+        };
+        let wait = match issued {
+            Ok((svid, life)) => {
+                svids.push((account.clone(), svid));
+                desk.counts.served.fetch_add(1, Ordering::Relaxed);
+                weft_ca::renewal(life).max(SHORTEST)
+            }
+            Err(error) => {
+                let (namespace, name) = &account;
+                tracing::error!(%namespace, %name, error, "no certificate for a workload");
+                AGAIN
+            }
+        };
+        waits.push((account, Instant::now() + wait));
+    }
+    (svids, waits)
 }
 
 async fn issue(desk: &Desk, (namespace, account): &Account) -> Result<(Svid, Duration), String> {

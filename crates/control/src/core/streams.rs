@@ -208,15 +208,21 @@ impl Core {
         }
     }
 
-    /// Takes the certificate of a service account's workloads, or that nobody wants it any more.
-    pub(crate) fn set_svid(&self, account: &Account, svid: Option<Svid>) {
-        let (namespace, name) = account;
-        let key = Key::Svid(namespace.clone(), Arc::clone(name));
+    /// Takes certificates of service accounts' workloads, or that nobody wants them any more, in one
+    /// publication.
+    pub(crate) fn set_svids(&self, svids: impl IntoIterator<Item = (Account, Option<Svid>)>) {
+        let mut svids = svids.into_iter().peekable();
+        if svids.peek().is_none() {
+            return;
+        }
         let mut writer = self.writer.lock();
-        match svid {
-            Some(svid) => writer.world.engine.set(key, Value::Svid(Arc::new(svid))),
-            None => writer.world.engine.remove(&key),
-        };
+        for ((namespace, name), svid) in svids {
+            let key = Key::Svid(namespace, name);
+            match svid {
+                Some(svid) => writer.world.engine.set(key, Value::Svid(Arc::new(svid))),
+                None => writer.world.engine.remove(&key),
+            };
+        }
         writer.publish(None);
     }
 }

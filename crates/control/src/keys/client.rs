@@ -44,7 +44,7 @@ const SYSTEM_ROOTS: [&str; 6] = [
 ];
 
 /// Trusts the system's roots, and those of a file if it exists; nothing that is not PEM.
-pub(super) fn connector(extra_roots: &Path) -> TlsConnector {
+pub(crate) fn connector(extra_roots: &Path) -> TlsConnector {
     let system = SYSTEM_ROOTS
         .iter()
         .map(Path::new)
@@ -70,13 +70,13 @@ pub(super) fn connector(extra_roots: &Path) -> TlsConnector {
 
 /// How servers are called.
 #[derive(Clone, Copy)]
-pub(super) struct Way<'a> {
-    pub(super) tls: &'a TlsConnector,
-    pub(super) proxies: &'a HttpProxies,
+pub(crate) struct Way<'a> {
+    pub(crate) tls: &'a TlsConnector,
+    pub(crate) proxies: &'a HttpProxies,
 }
 
 /// The keys of a place. The error says what was asked and what came of it.
-pub(super) async fn fetch(place: &KeyPlace, way: Way<'_>) -> Result<Arc<str>, String> {
+pub(crate) async fn fetch(place: &KeyPlace, way: Way<'_>) -> Result<Arc<str>, String> {
     let url = match place {
         KeyPlace::Url(url) => url.to_string(),
         KeyPlace::Issuer(issuer) => discover(issuer, way).await?,
@@ -243,7 +243,8 @@ async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     found.map_err(|error| format!("the name cannot be resolved: {error}"))
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+/// A connection to a name or an address, unless that is one of the platform itself.
+pub(crate) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let mut last = "the name has no address".to_owned();
     for address in addresses(host, port).await? {
         if is_forbidden(address.ip()) {

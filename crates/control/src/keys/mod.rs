@@ -18,6 +18,7 @@ use weft_core::drain::DrainSignal;
 use weft_model::KeyPlace;
 
 use crate::core::{Core, Places};
+pub(crate) use client::{Way, connect, connector, fetch};
 pub use proxies::HttpProxies;
 use ring::{Outcome, Ring};
 
@@ -73,11 +74,11 @@ pub(crate) async fn run(
             let task = fetches.spawn(async move {
                 let limit = timeout.min(LONGEST_FETCH);
                 let tls = roots.lock().await.connector(&how);
-                let way = client::Way {
+                let way = Way {
                     tls: &tls,
                     proxies: &how.proxies,
                 };
-                let fetch = client::fetch(&place, way);
+                let fetch = fetch(&place, way);
                 let fetched = tokio::time::timeout(limit, fetch).await;
                 let late = |_| Err(format!("{place}: no answer within {limit:?}"));
                 fetched.unwrap_or_else(late)
@@ -122,7 +123,7 @@ impl Roots {
         if let Some((_, connector)) = fresh {
             return connector.clone();
         }
-        let connector = client::connector(&how.extra_roots);
+        let connector = connector(&how.extra_roots);
         self.connector = Some((Instant::now(), connector.clone()));
         connector
     }

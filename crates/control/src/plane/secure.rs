@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
-use tonic::service::interceptor::InterceptedService;
 use weft_ca::issuer::Subject;
 use weft_core::drain::DrainSignal;
 use weft_model::MeshSettings;
@@ -16,6 +15,7 @@ use weft_xds::server::grpc as ads;
 use super::{CONNECTIONS, ControlError, ads_options, bind, listen, stopping, until_late};
 use crate::ca::{self, SecureConfig, SecureError};
 use crate::core::Core;
+use crate::keys::KeyFetch;
 
 /// The secure port before it is opened.
 pub(super) struct Secure {
@@ -23,6 +23,7 @@ pub(super) struct Secure {
     socket: TcpSocket,
     pub(super) desk: Arc<ca::Desk>,
     folder: ca::Folder,
+    issuers: Vec<ca::FetchedIssuer>,
     certificate: Arc<ca::ServerCertificate>,
     subject: Subject,
     life: Duration,
@@ -39,7 +40,7 @@ impl Secure {
             return Ok(None);
         };
         let socket = bind(config.addr)?;
-        let (desk, folder) = ca::open(config, mesh)?;
+        let (desk, folder, issuers) = ca::open(config, mesh)?;
         let subject = desk.own_subject(config)?;
         let certificate = Arc::new(ca::ServerCertificate::default());
         let life = certificate.get(&desk, &subject).await;
@@ -50,6 +51,7 @@ impl Secure {
             issued: Instant::now(),
             desk,
             folder,
+            issuers,
             certificate,
             subject,
         }))
@@ -60,6 +62,7 @@ impl Secure {
         tasks: &mut JoinSet<Result<(), ControlError>>,
         core: &Arc<Core>,
         max_connection_age: Option<Duration>,
+        keys: KeyFetch,
         drain: &DrainSignal,
     ) -> Result<(), ControlError> {
         let listener = listen(self.socket, self.addr)?;
@@ -78,6 +81,12 @@ impl Secure {
             renewing.await;
             Ok(())
         });
+        let issuers = self.issuers;
+        let following = ca::follow_issuers(Arc::clone(&self.desk), issuers, keys, drain.clone());
+        tasks.spawn(async {
+            following.await;
+            Ok(())
+        });
         let serving = ca::serve_workloads(Arc::clone(core), Arc::clone(&self.desk), drain.clone());
         tasks.spawn(async {
             serving.await;
@@ -94,9 +103,13 @@ impl Secure {
             Arc::clone(&self.desk),
         );
         let service = ads::service(Arc::clone(core), ads_options(max_connection_age), counters);
-        let gate = ca::Gate(Arc::clone(&self.desk));
+        let gated = ca::Gate {
+            desk: Arc::clone(&self.desk),
+            inner: service,
+        };
         let server = ads::server_builder(max_connection_age)
-            .add_service(InterceptedService::new(service, gate))
+            .add_service(gated)
+            .add_service(ca::IdentityService(Arc::clone(&self.desk)))
             .add_service(ca::CertificateService::new(self.desk))
             .serve_with_incoming_shutdown(accepted, stopping(Arc::clone(core), drain.clone()));
         tasks.spawn(until_late(server, drain.clone()));

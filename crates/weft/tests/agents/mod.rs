@@ -178,10 +178,30 @@ impl World {
         environment: &[(&str, &str)],
         more: &[&str],
     ) -> (Dataplane, SocketAddr) {
+        let app = serves.then(|| self.app.address().port());
+        self.launch_before(token, (account, host, app), environment, more)
+    }
+
+    /// The sidecar of a workload whose application listens at a port of its own; it is ready.
+    pub(crate) async fn sidecar_before(&self, account: &str, host: u8, app: u16) -> Dataplane {
+        let token = Some(self.token(account));
+        let (mut proxy, _) = self.launch_before(token, (account, host, Some(app)), &[], &[]);
+        proxy.wait_ready().await;
+        let types = ["CDS", "EDS", "LDS", "RDS"];
+        self.control.wait_in_step(&proxy.id, &types).await;
+        proxy
+    }
+
+    fn launch_before(
+        &self,
+        token: Option<String>,
+        (account, host, app): (&str, u8, Option<u16>),
+        environment: &[(&str, &str)],
+        more: &[&str],
+    ) -> (Dataplane, SocketAddr) {
         let port = free_port();
-        let app = [(Mesh::PORT, self.app.address().port())];
-        let inbound: &[(u16, u16)] = if serves { &app } else { &[] };
-        let node = Node::sidecar(account, Ipv4Addr::new(127, 0, 0, host), port, inbound);
+        let inbound: Vec<(u16, u16)> = app.iter().map(|app| (Mesh::PORT, *app)).collect();
+        let node = Node::sidecar(account, Ipv4Addr::new(127, 0, 0, host), port, &inbound);
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let agent = OwnAgent {
             address: self.secure,

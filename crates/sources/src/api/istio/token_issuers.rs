@@ -15,9 +15,21 @@ pub struct TokenIssuerRule {
     pub issuer: String,
     /// A token must be for one of them.
     pub audiences: Vec<String>,
-    /// Its keys (JWKS).
-    pub keys: String,
+    /// Its keys.
+    pub keys: IssuerKeySource,
 }
+
+/// Whence the keys of an issuer are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IssuerKeySource {
+    /// A JWK set in JSON.
+    Inline(String),
+    /// The URL of one.
+    Url(String),
+}
+
+/// Issuers of a file; each whose keys are fetched is a task.
+const MAX_ISSUERS: usize = 64;
 
 /// Reads a file of issuers. `source` names it in errors; all errors are returned.
 ///
@@ -46,6 +58,9 @@ fn convert(message: pb::RequestAuthentication, at: At<'_>) -> Vec<TokenIssuerRul
     let list = at.field("jwtRules");
     if jwt_rules.is_empty() {
         list.error("is missing: name at least one issuer");
+    }
+    if jwt_rules.len() > MAX_ISSUERS {
+        list.error(format!("there are more than {MAX_ISSUERS} issuers"));
     }
     let mut issuers: Vec<TokenIssuerRule> = Vec::new();
     for (index, rule) in jwt_rules.into_iter().enumerate() {
@@ -99,17 +114,38 @@ fn issuer_of(message: pb::JwtRule, at: At<'_>) -> TokenIssuerRule {
         at.field("audiences")
             .error("a token must be meant for the authority: name its audience, such as istio-ca");
     }
-    if jwks_uri.is_empty() {
+    // As in a rule, keys that are written count before those that would be fetched.
+    let keys = if !jwks.is_empty() || jwks_uri.is_empty() {
         // What is wrong is noted.
         let _ = at.field("jwks").ok(key_set::check(&jwks));
+        if !jwks_uri.is_empty() {
+            let uri = at.field("jwksUri");
+            uri.error("jwks is there, too: write one of them");
+        }
+        IssuerKeySource::Inline(jwks)
     } else {
-        at.field("jwksUri")
-            .error("keys are not fetched here: write them into jwks");
-    }
+        let _ = at.field("jwksUri").ok(check_url(&jwks_uri));
+        IssuerKeySource::Url(jwks_uri)
+    };
     TokenIssuerRule {
         issuer,
         audiences,
-        keys: jwks,
+        keys,
+    }
+}
+
+/// Whoever could change the keys on their way could be anybody.
+fn check_url(url: &str) -> Result<(), String> {
+    key_set::check_url(url)?;
+    let local = ["127.0.0.1", "[::1]", "localhost"];
+    let is_local = |rest: &str| {
+        let host = rest.split('/').next().unwrap_or_default();
+        let mut ports = local.iter().filter_map(|name| host.strip_prefix(name));
+        ports.any(|port| port.is_empty() || port.starts_with(':'))
+    };
+    match url.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") || is_local(rest) => Ok(()),
+        _ => Err("is in plain text: use https".to_owned()),
     }
 }
 
@@ -124,7 +160,27 @@ mod tests {
         let good = format!("jwtRules:\n- issuer: a\n  audiences: [istio-ca]\n  jwks: '{JWKS}'\n");
         let issuers = parse("issuers.yaml", &good).expect("valid");
         assert_eq!(issuers.len(), 1);
-        assert_eq!((&*issuers[0].issuer, &*issuers[0].keys), ("a", JWKS));
+        let keys = IssuerKeySource::Inline(JWKS.to_owned());
+        assert_eq!((&*issuers[0].issuer, &issuers[0].keys), ("a", &keys));
+        for url in [
+            "https://a/keys",
+            "http://127.0.0.1:80/keys",
+            "http://localhost",
+        ] {
+            let text = format!("jwtRules: [{{issuer: a, audiences: [b], jwksUri: '{url}'}}]");
+            let issuers = parse("issuers.yaml", &text).expect(url);
+            assert_eq!(issuers[0].keys, IssuerKeySource::Url(url.to_owned()));
+        }
+        for url in [
+            "http://a/keys",
+            "http://localhost.evil/keys",
+            "a",
+            "ftp://a",
+        ] {
+            let text = format!("jwtRules: [{{issuer: a, audiences: [b], jwksUri: '{url}'}}]");
+            let problems = parse("issuers.yaml", &text).expect_err(url);
+            assert_eq!(problems[0].path, "jwtRules[0].jwksUri");
+        }
         for (line, text, path) in [
             (1, "selector: {}\n", "selector"),
             (5, "  audience: b\n", "jwtRules[0]"),

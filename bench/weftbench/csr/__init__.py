@@ -1,0 +1,1 @@
+"""What certificates cost the control plane that issues them."""
