@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use weft_ca::authn::JoinTokens;
@@ -32,7 +32,7 @@ pub(crate) struct SecureArgs {
     #[arg(long, value_name = "DIR", requires = "ca_dir")]
     ca_certs: Option<PathBuf>,
     /// An external signer that signs in place of own roots (`weft.identity.v1.SignerService`):
-    /// https://host:port, http://127.0.0.1:port, or unix:///path
+    /// `https://host:port`, `http://127.0.0.1:port`, or `unix:///path`
     #[arg(
         long,
         value_name = "URL",

@@ -59,7 +59,7 @@ fn bootstrap(args: &ProxyArgs) -> Result<(BootstrapMessage, BootstrapTexts), Fai
     let node = bootstrap.node.get_or_insert_default();
     override_node(node, args);
     // As Envoy, whatever the bootstrap says of it.
-    node.user_agent_name = "weft".to_owned();
+    "weft".clone_into(&mut node.user_agent_name);
     let version = env!("CARGO_PKG_VERSION").to_owned();
     node.user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion(version));
     Ok((bootstrap, texts))

@@ -158,13 +158,10 @@ impl Exceptions {
         let in_range =
             |(range, length): &(IpAddr, u8)| ip.is_some_and(|ip| within(ip, *range, *length));
         let named = |(name, only): &(String, Option<u16>)| {
-            let fits = match name.strip_prefix('.') {
-                Some(_) => host.ends_with(name.as_str()),
-                None => {
-                    let above = host.strip_suffix(name.as_str());
-                    above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
-                }
-            };
+            let above = host.strip_suffix(name.as_str());
+            let fits = above.is_some_and(|above| {
+                name.starts_with('.') || above.is_empty() || above.ends_with('.')
+            });
             fits && only.is_none_or(|only| only == port)
         };
         self.all || self.ranges.iter().any(in_range) || self.names.iter().any(named)

@@ -94,7 +94,7 @@ async fn told(health: &mut Option<watch::Receiver<Option<WorkloadHealth>>>) {
         return;
     }
     // Nobody probes it any more; what was told last holds.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 impl Life {

@@ -24,7 +24,7 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use weft_config::IgnoredField;
+use weft_config::{Context, IgnoredField};
 use weft_core::drain::DrainSignal;
 use weft_core::metrics::{Registry, Scope};
 use weft_net::worker::default_concurrency;
@@ -124,15 +124,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         logging,
         access_logs: logs.clone(),
     });
-    let common = Common {
-        registry: Arc::clone(&registry),
-        clusters: Arc::clone(&clusters),
-        files: Arc::default(),
-        faults: Arc::default(),
-        local_address: local_address::local_address(),
-        node_cluster: Arc::clone(&context.node_cluster),
-        node_id: Arc::clone(&context.node_id),
-    };
+    let common = common(&registry, &clusters, &context);
     let workers = spawn_workers(&common, receivers)?;
     let stats = register_stats(&registry, count);
     tell_ignored(&loaded.ignored, &stats);
@@ -196,6 +188,19 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
     logs.finish(Duration::from_secs(2));
     drop((admin_server, background));
     ended(panicked.unwrap_or(0))
+}
+
+/// What listeners on all workers share.
+fn common(registry: &Arc<Registry>, clusters: &Arc<ClusterStore>, context: &Context) -> Common {
+    Common {
+        registry: Arc::clone(registry),
+        clusters: Arc::clone(clusters),
+        files: Arc::default(),
+        faults: Arc::default(),
+        local_address: local_address::local_address(),
+        node_cluster: Arc::clone(&context.node_cluster),
+        node_id: Arc::clone(&context.node_id),
+    }
 }
 
 /// How the process ends after so many workers have panicked.
