@@ -2,11 +2,13 @@
 //! them means; [`probe`](super::probe) does.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -102,6 +104,7 @@ async fn exec(command: &[String]) -> Result<(), String> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
     let mut running = Running(child);
@@ -117,14 +120,16 @@ async fn exec(command: &[String]) -> Result<(), String> {
     Err(format!("{program}: {status}"))
 }
 
-/// A command that does not outlive its look.
+/// A command that does not outlive its look, nor what it has started.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // Of one that has ended the number may be another's by now.
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+            let _ = self.0.wait();
+        }
     }
 }
 

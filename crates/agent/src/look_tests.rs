@@ -105,6 +105,23 @@ async fn connections_and_commands_count() {
         .expect_err("exit 1");
     let error = look(&probe(exec(&["sleep", "30"])), None).await;
     assert!(error.expect_err("too long").contains("within 1s"));
+
+    // What it has started goes with it.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("pid");
+    let script = format!("sleep 30 & echo $! > {}; wait", file.display());
+    let error = look(&probe(exec(&["sh", "-c", &script])), None).await;
+    error.expect_err("too long");
+    let pid = std::fs::read_to_string(&file).expect("written");
+    let stat = format!("/proc/{}/stat", pid.trim());
+    let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+    for _ in 0..100 {
+        if !runs() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{pid} runs");
 }
 
 #[tokio::test]

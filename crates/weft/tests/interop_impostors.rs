@@ -25,8 +25,10 @@ impl Forger {
         let folder = world.folder.path("ca");
         let entries = std::fs::read_dir(&folder).expect("there").flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let name = names.filter_map(|name| name.strip_suffix("-key.pem").map(str::to_owned));
-        let name = name.last().expect("a root");
+        // Keys of tokens have no certificate.
+        let name = names.filter_map(|name| name.strip_suffix("-cert.pem").map(str::to_owned));
+        let mut name = name.filter(|name| folder.join(format!("{name}-key.pem")).exists());
+        let name = name.next().expect("a root");
         let read =
             |end: &str| std::fs::read(folder.join(format!("{name}-{end}.pem"))).expect("mine");
         let bundle = TrustBundle::from_pem(&read("cert")).expect("a root");

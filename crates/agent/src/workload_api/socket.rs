@@ -23,6 +23,8 @@ use crate::stats::AgentStats;
 
 /// Connections at once; beyond them one is closed at once and counted.
 const CONNECTIONS: usize = 256;
+/// Of them, those of users who are told that they may not; others take no place from the workload.
+const STRANGERS: usize = 8;
 /// After an error of the system, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Only the proxy's own user and root.
@@ -112,8 +114,8 @@ impl Socket {
                 path: path.clone(),
                 inode: there.ino(),
             },
-            // Made by this process.
-            own: there.uid(),
+            // The file may be another one by now.
+            own: own_user().map_err(system)?,
             users: options.users.clone(),
         })
     }
@@ -129,7 +131,7 @@ impl Socket {
             own,
             users,
         } = self;
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = [CONNECTIONS, STRANGERS].map(|places| Arc::new(Semaphore::new(places)));
         let accepted = stream::unfold((listener, places, stats), move |state| {
             let users = users.clone();
             async move {
@@ -143,17 +145,24 @@ impl Socket {
                             continue;
                         }
                     };
-                    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-                        stats.workload_api.workload_api_overflow.inc();
-                        continue;
-                    };
                     let peer = stream.peer_cred().ok();
                     let user = peer.map(|peer| peer.uid());
                     let believed = |user| user == own || user == ROOT || users.contains(&user);
+                    let is_believed = user.is_some_and(believed);
+                    let [own_places, of_strangers] = places;
+                    let place = if is_believed {
+                        own_places
+                    } else {
+                        of_strangers
+                    };
+                    let Ok(place) = Arc::clone(place).try_acquire_owned() else {
+                        stats.workload_api.workload_api_overflow.inc();
+                        continue;
+                    };
                     let peer = Peer {
                         user,
                         process: peer.and_then(|peer| peer.pid()),
-                        is_believed: user.is_some_and(believed),
+                        is_believed,
                         _place: Arc::new(place),
                     };
                     return Some((Ok(Carrier::new(stream, peer)), state));
@@ -162,6 +171,12 @@ impl Socket {
         });
         (accepted, file)
     }
+}
+
+/// The user of this process, as others see it on sockets.
+fn own_user() -> io::Result<u32> {
+    let (one, _other) = UnixStream::pair()?;
+    Ok(one.peer_cred()?.uid())
 }
 
 /// Whether nobody listens.

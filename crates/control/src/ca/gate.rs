@@ -81,7 +81,7 @@ pub(super) async fn believed(
         desk.refused(&refusal, peer.address);
         Err(refusal)
     } else {
-        desk.believe(&credentials, peer.address).await
+        desk.believe(&credentials, &peer).await
     };
     let caller = caller.map_err(|refusal| refused(&refusal, "authentication failure"))?;
     peer.believe();

@@ -21,7 +21,12 @@ pub(crate) async fn keep(
     mut folder: Folder,
     drain: DrainSignal,
 ) -> Result<(), JoinError> {
-    let [mut told, mut told_of_keys, mut told_of_others] = [(); 3].map(|()| String::new());
+    let [
+        mut told,
+        mut told_of_keys,
+        mut told_of_others,
+        mut told_of_own,
+    ] = [(); 4].map(|()| String::new());
     for look in 1_u64.. {
         tokio::select! {
             () = drain.wait() => break,
@@ -40,13 +45,15 @@ pub(crate) async fn keep(
             {
                 tracing::warn!(%error, "join tokens");
             }
-            if let Err(error) = folder.publish(&own) {
-                tracing::warn!(%error, "the bundle for other trust domains");
-            }
-            (folder, changed, keys, foreign)
+            let published = folder.publish(&own);
+            (folder, changed, keys, foreign, published)
         });
-        let (again, changed, keys, foreign) = looked.await?;
+        let (again, changed, keys, foreign, published) = looked.await?;
         folder = again;
+        match published {
+            Ok(()) => told_of_own.clear(),
+            Err(error) => refused(&desk, &error, &mut told_of_own),
+        }
         match foreign {
             Some(Ok(Some(bundles))) => {
                 tracing::info!(

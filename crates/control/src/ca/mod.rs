@@ -379,15 +379,21 @@ impl Desk {
     async fn believe(
         &self,
         credentials: &Credentials,
-        address: Option<SocketAddr>,
+        peer: &tls::Peer,
     ) -> Result<Caller, Refusal> {
+        let address = peer.address;
         let (Some(reviewer), Some(token)) = (&self.reviewer, &credentials.bearer) else {
             return self.authenticate(credentials, address);
         };
         if credentials.has_join_token() || self.authenticator.knows_issuer_of(token) {
             return self.authenticate(credentials, address);
         }
-        let reviewed = reviewer.review(token).await;
+        let reviewed = if peer.may_be_reviewed() {
+            reviewer.review(token).await
+        } else {
+            let text = "too many tokens of this connection: open another one";
+            Err(Refusal::Review(text.to_owned()))
+        };
         let caller = reviewed
             .and_then(|(namespace, account)| self.authenticator.reviewed(&namespace, &account));
         caller.inspect_err(|refusal| self.refused(refusal, address))

@@ -71,7 +71,7 @@ impl CertificateService {
             found.await.map_err(ended)?
         } else {
             // Shorter than the way to another thread and back.
-            desk.believe(&shown, peer.address).await
+            desk.believe(&shown, &peer).await
         };
         let unauthenticated =
             |refusal: &weft_ca::Refusal| gate::refused(refusal, "request authenticate failure");

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -43,9 +43,20 @@ pub(crate) struct Peer {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) chain: Arc<[CertificateDer<'static>]>,
     believed: Arc<AtomicBool>,
+    /// Tokens of the connection that others were asked about in vain.
+    doubted: Arc<AtomicU32>,
 }
 
+/// Tokens of a connection of which none was believed that others are asked about.
+const MAX_DOUBTED: u32 = 3;
+
 impl Peer {
+    /// Whether others are to be asked about a token of the connection; counts it.
+    pub(super) fn may_be_reviewed(&self) -> bool {
+        self.believed.load(Ordering::Relaxed)
+            || self.doubted.fetch_add(1, Ordering::Relaxed) < MAX_DOUBTED
+    }
+
     /// A call of the connection is believed, so that it may stay.
     pub(super) fn believe(&self) {
         self.believed.store(true, Ordering::Relaxed);
@@ -126,6 +137,7 @@ pub(crate) struct Probation<S> {
     believed: Arc<AtomicBool>,
     /// Gone when it is over.
     left: Option<Pin<Box<Sleep>>>,
+    failed: bool,
     desk: Arc<Desk>,
 }
 
@@ -135,24 +147,28 @@ impl<S> Probation<S> {
             stream,
             believed: Arc::clone(&peer.believed),
             left: Some(Box::pin(tokio::time::sleep(time))),
+            failed: false,
             desk,
         }
     }
 
-    /// Whether it is over and nobody was believed.
-    fn is_failed(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(left) = &mut self.left else {
-            return false;
-        };
-        if left.as_mut().poll(context).is_pending() {
-            return false;
+    /// Fails when it is over and nobody was believed. Both directions ask: a connection that cannot write does
+    /// not read.
+    fn look(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if let Some(left) = &mut self.left
+            && left.as_mut().poll(context).is_ready()
+        {
+            self.left = None;
+            self.failed = !self.believed.load(Ordering::Relaxed);
+            if self.failed {
+                self.desk.counts.unproved.fetch_add(1, Ordering::Relaxed);
+            }
         }
-        self.left = None;
-        let failed = !self.believed.load(Ordering::Relaxed);
-        if failed {
-            self.desk.counts.unproved.fetch_add(1, Ordering::Relaxed);
+        if self.failed {
+            let text = "no call was believed in time";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
-        failed
+        Ok(())
     }
 }
 
@@ -162,11 +178,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Probation<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // The server always reads.
-        if self.is_failed(context) {
-            let late = io::Error::new(io::ErrorKind::TimedOut, "no call was believed in time");
-            return Poll::Ready(Err(late));
-        }
+        self.look(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -177,6 +189,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Probation<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.look(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -185,6 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Probation<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.look(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -193,6 +207,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Probation<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.look(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -230,6 +245,7 @@ pub(crate) fn incoming(
                             address,
                             chain: chain.iter().cloned().collect(),
                             believed: Arc::default(),
+                            doubted: Arc::default(),
                         };
                         let stream = Probation::new(stream, &peer, desk, PROOF);
                         // The server may be about to end.

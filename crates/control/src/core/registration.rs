@@ -23,6 +23,10 @@ use crate::node::Proxy;
 
 /// Entries at once: those of as many proxies as may be connected.
 const MAX_ENTRIES: usize = 16_384;
+/// Entries of one service account at once, with those in their time of grace.
+const MAX_OF_ACCOUNT: usize = MAX_ENTRIES / 2;
+/// Characters of what an agent says of its workload that are logged.
+const MAX_TROUBLE: usize = 256;
 /// Longest name of an object of Kubernetes; longer ones lose their beginning, as in Istio.
 const MAX_NAME: usize = 253;
 /// The label that says a place, and that no label of Kubernetes can hold as agents write it.
@@ -206,6 +210,25 @@ impl Registrar {
             )));
         }
         let is_new = !self.entries.contains_key(&origin);
+        let of_account = |entry: &&Entry| {
+            entry.said.account == said.account && entry.said.group.namespace == said.group.namespace
+        };
+        if is_new
+            && self.entries.len() >= MAX_OF_ACCOUNT
+            && self.entries.values().filter(of_account).count() >= MAX_OF_ACCOUNT
+        {
+            return Err(Status::resource_exhausted(format!(
+                "{MAX_OF_ACCOUNT} workloads of this service account are registered here"
+            )));
+        }
+        if let Some(entry) = self.entries.get(&origin)
+            && !entry.streams.is_empty()
+            && entry.said.account != said.account
+        {
+            return Err(Status::permission_denied(format!(
+                "{origin} is that of a proxy of another service account, which is connected"
+            )));
+        }
         let entry = self.entries.entry(origin.clone()).or_insert_with(|| Entry {
             said: said.clone(),
             streams: BTreeSet::new(),
@@ -250,12 +273,16 @@ impl Registrar {
 
     /// Tells the source of an entry, if it is different from what it was told.
     fn tell(&mut self, origin: &ObjectRef) {
-        let Some(entry) = self.entries.get_mut(origin) else {
+        let Some(entry) = self.entries.get(origin) else {
             return;
         };
         let group = self.groups.get(&entry.said.group);
+        // A group may have come to ask for another account.
+        let group = group.filter(|group| self.may(&entry.said, group).is_ok());
         let now = group.map(|group| Arc::new(workload(origin, group, entry)));
-        if now != entry.told {
+        if let Some(entry) = self.entries.get_mut(origin)
+            && now != entry.told
+        {
             entry.told.clone_from(&now);
             if let Some(source) = &self.source {
                 source.set(origin.clone(), now);
@@ -364,11 +391,15 @@ impl Core {
             return;
         };
         if let Some(entry) = registrar.entries.get_mut(&origin) {
-            let before = entry.is_healthy.replace(trouble.is_none());
-            match trouble {
-                Some(trouble) => tracing::warn!(%origin, trouble, "the workload does not serve"),
-                None if before != Some(true) => tracing::info!(%origin, "the workload serves"),
-                None => {}
+            let serves = trouble.is_none();
+            if entry.is_healthy.replace(serves) == Some(serves) {
+                return;
+            }
+            if let Some(trouble) = trouble {
+                let trouble: String = trouble.chars().take(MAX_TROUBLE).collect();
+                tracing::warn!(%origin, trouble, "the workload does not serve");
+            } else {
+                tracing::info!(%origin, "the workload serves");
             }
         }
         registrar.tell(&origin);

@@ -147,6 +147,7 @@ fn there_are_no_more_entries_than_the_bound() {
     for number in 0..MAX_ENTRIES as u32 {
         let mut said = comes("vm", "10.0.0.1");
         said.address = IpAddr::V4(number.into());
+        said.account = Some(["cart", "vault"][number as usize % 2].into());
         let id = ConnectionId(number.into());
         registrar.register(id, said, &counts).expect("room");
     }
@@ -155,6 +156,52 @@ fn there_are_no_more_entries_than_the_bound() {
         more.expect_err("full").code(),
         tonic::Code::ResourceExhausted
     );
-    let known = registrar.register(ConnectionId(1 << 33), comes("vm", "0.0.0.7"), &counts);
+    let known = registrar.register(ConnectionId(1 << 33), comes("vm", "0.0.0.6"), &counts);
     known.expect("it has a place");
+}
+
+#[test]
+fn an_account_has_no_more_than_its_part_of_the_entries() {
+    let mut registrar = registrar(&[group("vm", None)]);
+    let counts = RegistrationCounts::default();
+    let mut register = |number: u32, account: &str| {
+        let mut said = comes("vm", "10.0.0.1");
+        said.address = IpAddr::V4(number.into());
+        said.account = Some(account.into());
+        registrar.register(ConnectionId(number.into()), said, &counts)
+    };
+    let most = MAX_OF_ACCOUNT as u32;
+    for number in 0..most {
+        register(number, "cart").expect("taken");
+    }
+    let refused = register(most, "cart").expect_err("too many");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    register(most, "vault").expect("another account");
+}
+
+#[test]
+fn an_entry_stays_with_the_account_that_is_connected() {
+    let mut registrar = registrar(&[group("vm", None)]);
+    let counts = RegistrationCounts::default();
+    let mut thief = comes("vm", "10.0.0.1");
+    thief.account = Some("thief".into());
+    let said = comes("vm", "10.0.0.1");
+    registrar
+        .register(ConnectionId(1), said, &counts)
+        .expect("taken");
+    let refused = registrar.register(ConnectionId(2), thief.clone(), &counts);
+    let refused = refused.expect_err("it is another's");
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    registrar.leave(ConnectionId(1), Instant::now());
+    registrar
+        .register(ConnectionId(2), thief, &counts)
+        .expect("nobody is connected");
+
+    // The group comes to ask for another account.
+    let origin = registrar.of_stream[&ConnectionId(2)].clone();
+    assert!(registrar.entries[&origin].told.is_some());
+    let strict = group("vm", Some("cart"));
+    registrar.groups.insert(strict.origin.clone(), strict);
+    registrar.tell(&origin);
+    assert_eq!(registrar.entries[&origin].told, None);
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
@@ -27,6 +28,8 @@ const MAX_BODY: usize = 1024 * 1024;
 const MAX_HEAD: usize = 8 * 1024;
 /// Redirections that are followed.
 const MAX_REDIRECTS: usize = 5;
+/// How long a name is looked up here that an HTTP proxy is to be asked for.
+const OWN_LOOKUP: Duration = Duration::from_secs(1);
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
 /// Names that are looked up at once, those included for which nobody waits any more.
@@ -152,7 +155,7 @@ async fn once(uri: &Uri, way: Way<'_>) -> Result<Answer, String> {
     let proxy = way.proxies.of(secret, &host, port);
     let mut tcp = match proxy {
         Some(proxy) => {
-            if host.parse().is_ok_and(is_forbidden) {
+            if is_forbidden_elsewhere(&host, port).await {
                 return Err(forbidden(&host));
             }
             let tcp = connect(&proxy.host, proxy.port).await;
@@ -241,6 +244,22 @@ async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     };
     let found = resolved(&LOOKUPS, resolve).await?;
     found.map_err(|error| format!("the name cannot be resolved: {error}"))
+}
+
+/// Whether an HTTP proxy is not to be asked for a host: an address of the platform, however it is written, or a name that
+/// is one here. What only the proxy can resolve is for the proxy to judge.
+async fn is_forbidden_elsewhere(host: &str, port: u16) -> bool {
+    let host = host.trim_end_matches('.');
+    if let Ok(ip) = host.parse() {
+        return is_forbidden(ip);
+    }
+    // `2852039166`, `0xa9fea9fe`, `169.254.43518`: some systems read these as addresses.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    if last.starts_with("0x") || last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return true;
+    }
+    let found = tokio::time::timeout(OWN_LOOKUP, addresses(host, port)).await;
+    matches!(found, Ok(Ok(found)) if found.iter().any(|address| is_forbidden(address.ip())))
 }
 
 /// A connection to a name or an address, unless that is one of the platform itself.
@@ -363,7 +382,6 @@ mod tests {
     #[tokio::test]
     async fn a_look_up_that_was_given_up_keeps_its_place_until_it_ends() {
         use std::sync::mpsc;
-        use std::time::Duration;
         static ONE: Semaphore = Semaphore::const_new(1);
         let (end, ends) = mpsc::channel::<()>();
         let slow = resolved(&ONE, move || ends.recv());

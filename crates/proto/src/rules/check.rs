@@ -6,9 +6,9 @@ use std::fmt::Display;
 use prost_reflect::{DynamicMessage, Kind, Value as Field};
 
 use super::{
+    encoded::Raw,
     range::{Range, list},
     text::{TextCheck, size_broken},
-    wire::Raw,
 };
 use crate::{
     duration,

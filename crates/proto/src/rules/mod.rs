@@ -3,6 +3,7 @@
 //! message by name: what is not written in a descriptor is checked elsewhere.
 
 mod check;
+mod encoded;
 mod range;
 mod table;
 mod text;

@@ -234,17 +234,6 @@ impl Events {
         self.wake();
     }
 
-    /// Whether somebody may be in the middle of writing what was touched.
-    fn are_written(&self, touched: &Touched) -> bool {
-        match touched {
-            Touched::All => true,
-            Touched::Paths(paths) => {
-                let paths = paths.iter().map(OsString::as_os_str);
-                self.news().writers.are_at(paths)
-            }
-        }
-    }
-
     fn ask(&self) -> u64 {
         let mut news = self.news();
         news.asked += 1;
@@ -321,14 +310,17 @@ impl Watch {
                 Touched::default()
             };
             let mut asked = self.events.take(&mut touched);
-            let registered = self.events.registered.take();
+            let mut registered = self.events.registered.take();
             // Nobody is in the middle of writing those.
-            let at_once =
-                !registered.is_empty() && touched == Touched::default() && asked <= answered;
+            let at_once = !registered.is_empty()
+                && touched == Touched::default()
+                && asked <= answered
+                && !self.are_written(&touched);
             // Where no events come, files may be in the middle of being written just the same.
             let found = event.is_err() && touched == Touched::All && self.look.poll();
             if event.is_ok() && !at_once || found {
                 asked = self.settle(&mut touched);
+                registered.extend(self.events.registered.take());
             }
             let mut batch = self.look.next(&touched);
             if !registered.is_empty() {
@@ -361,6 +353,17 @@ impl Watch {
         }
     }
 
+    /// Whether somebody may be in the middle of writing what was touched, or the networks' file, which is
+    /// looked at each time.
+    fn are_written(&self, touched: &Touched) -> bool {
+        let Touched::Paths(paths) = touched else {
+            return true;
+        };
+        let networks = self.options.networks.as_deref().map(Path::as_os_str);
+        let paths = paths.iter().map(OsString::as_os_str).chain(networks);
+        self.events.news().writers.are_at(paths)
+    }
+
     /// What tells the directory that is there now from others.
     fn directory(&self) -> Option<(u64, u64)> {
         let metadata = std::fs::metadata(self.look.directory()).ok()?;
@@ -378,13 +381,19 @@ impl Watch {
     fn watcher(&self) -> Option<notify::RecommendedWatcher> {
         let events = Arc::clone(&self.events);
         let directory = self.look.directory().to_owned();
+        let networks = self.options.networks.clone();
         let on_event = move |event: notify::Result<notify::Event>| {
             let beside = event.as_ref().is_ok_and(|event| {
                 let mut paths = event.paths.iter();
                 !event.paths.is_empty() && paths.all(|path| !path.starts_with(&directory))
             });
             match &event {
-                Ok(event) if !event.need_rescan() => events.news().writers.note(event),
+                Ok(event) if !event.need_rescan() => {
+                    let ours = |path: &Path| {
+                        path.starts_with(&directory) || Some(path) == networks.as_deref()
+                    };
+                    events.news().writers.note(event, ours);
+                }
                 _ => events.news().writers.forget(),
             }
             if let Some(touched) = touched_by(event) {
@@ -430,7 +439,7 @@ impl Watch {
             if now != before {
                 before = now;
                 changed = Instant::now();
-            } else if changed.elapsed() >= quiet || !self.events.are_written(touched) {
+            } else if changed.elapsed() >= quiet || !self.are_written(touched) {
                 return asked;
             }
             if Instant::now() >= deadline {

@@ -441,7 +441,21 @@ pub(super) fn is_fresh(modified: SystemTime) -> bool {
 mod tests {
     use std::fs;
 
+    use weft_model::ObjectRef;
+
     use super::*;
+
+    /// Who registers it may have put it in force before this source has heard of it.
+    #[test]
+    fn the_end_of_a_workload_that_was_never_heard_of_is_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut look = Look::new(directory.path(), MeshSettings::default(), Duration::ZERO);
+        let namespace = weft_model::Namespace::new("shop");
+        let origin = ObjectRef::new(weft_model::Kind::WorkloadEntry, namespace, "vm-10.0.0.1");
+        let update = look.register([(origin.clone(), None)].into());
+        let key = weft_model::ObjectKey::Workload(origin);
+        assert_eq!(update.changes, [crate::Change { key, object: None }]);
+    }
 
     #[test]
     fn a_file_that_the_system_does_not_give_is_read_again() {

@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use weft_model::{MeshSettings, Object, ObjectRef, Workload};
+use weft_model::{MeshSettings, Object, ObjectKey, ObjectRef, Workload};
 use weft_proto::Problem;
 
 use super::assemble::Assembly;
@@ -219,13 +219,26 @@ impl FileStore {
     /// Takes workloads in that register themselves; see [`registered::Registered::set`].
     pub(super) fn register(&mut self, news: registered::News) -> Update {
         let touched: BTreeSet<ObjectRef> = news.keys().cloned().collect();
+        let mut gone = Vec::new();
         for (origin, workload) in news {
-            match workload {
-                Some(workload) => self.registered.insert(origin, workload),
-                None => self.registered.remove(&origin),
-            };
+            if let Some(workload) = workload {
+                self.registered.insert(origin, workload);
+            } else {
+                self.registered.remove(&origin);
+                gone.push(origin);
+            }
         }
-        self.settle(BTreeSet::new(), &touched)
+        let mut update = self.settle(BTreeSet::new(), &touched);
+        // Whoever told of it may have put it in force before this source had heard of it.
+        for origin in gone {
+            let key = ObjectKey::Workload(origin.clone());
+            let told = update.changes.iter().any(|change| change.key == key);
+            if !told && self.winner(&origin).is_none() {
+                update.changes.push(Change { key, object: None });
+            }
+        }
+        update.changes.sort_by(|a, b| a.key.cmp(&b.key));
+        update
     }
 
     fn settle(

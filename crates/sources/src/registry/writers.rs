@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
 
 /// With more files under way, all count as being written.
 const MAX_WRITTEN: usize = 1024;
@@ -16,20 +17,24 @@ pub(super) struct Writers {
 }
 
 impl Writers {
-    /// Takes an event of the system.
-    pub(super) fn note(&mut self, event: &notify::Event) {
+    /// Takes an event of the system, as far as it is about `ours`.
+    pub(super) fn note(&mut self, event: &notify::Event, ours: impl Fn(&Path) -> bool) {
         let ended = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write))
             | EventKind::Modify(ModifyKind::Name(_))
             | EventKind::Remove(_) => true,
-            EventKind::Create(_) | EventKind::Modify(_) => false,
+            EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => false,
             _ => return,
         };
-        for path in &event.paths {
-            if ended {
-                self.paths.remove(path.as_os_str());
-            } else if self.paths.len() < MAX_WRITTEN {
-                self.paths.insert(path.as_os_str().to_owned());
+        for path in event.paths.iter().filter(|path| ours(path)) {
+            if !ended {
+                if self.paths.len() < MAX_WRITTEN {
+                    self.paths.insert(path.as_os_str().to_owned());
+                }
+            } else if !self.paths.remove(path.as_os_str()) && !self.paths.is_empty() {
+                // A folder, perhaps: nobody tells of the files in it.
+                self.paths
+                    .retain(|other| !Path::new(other).starts_with(path));
             }
         }
     }
@@ -47,12 +52,16 @@ impl Writers {
 
 #[cfg(test)]
 mod tests {
-    use notify::event::{CreateKind, DataChange, RenameMode};
+    use notify::event::{DataChange, RemoveKind, RenameMode};
 
     use super::*;
 
     fn event(kind: EventKind, path: &str) -> notify::Event {
         notify::Event::new(kind).add_path(path.into())
+    }
+
+    fn note(writers: &mut Writers, kind: EventKind, path: &str) {
+        writers.note(&event(kind, path), |path| path != Path::new("foreign"));
     }
 
     #[test]
@@ -62,14 +71,23 @@ mod tests {
         let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
         let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
         let moved = EventKind::Modify(ModifyKind::Name(RenameMode::To));
-        writers.note(&event(EventKind::Create(CreateKind::File), "a"));
-        writers.note(&event(data, "b"));
+        note(&mut writers, EventKind::Create(CreateKind::File), "a");
+        note(&mut writers, data, "b");
         assert!(at(&writers, "a") && at(&writers, "b") && !at(&writers, "c"));
-        writers.note(&event(closed, "a"));
-        writers.note(&event(moved, "b"));
+        note(&mut writers, closed, "a");
+        note(&mut writers, moved, "b");
         assert!(!at(&writers, "a") && !at(&writers, "b"));
-        writers.note(&event(data, "a"));
+        note(&mut writers, data, "a");
         assert!(at(&writers, "a"), "again");
+        note(&mut writers, data, "foreign");
+        assert!(!at(&writers, "foreign"));
+        note(&mut writers, data, "folder/c");
+        note(
+            &mut writers,
+            EventKind::Remove(RemoveKind::Folder),
+            "folder",
+        );
+        assert!(!at(&writers, "folder/c"));
         writers.forget();
         assert!(!at(&writers, "a"));
     }
@@ -79,7 +97,7 @@ mod tests {
         let mut writers = Writers::default();
         for number in 0..=MAX_WRITTEN {
             let kind = EventKind::Create(CreateKind::File);
-            writers.note(&event(kind, &number.to_string()));
+            note(&mut writers, kind, &number.to_string());
         }
         assert_eq!(writers.paths.len(), MAX_WRITTEN);
         assert!(writers.are_at([OsStr::new("other")].into_iter()));
