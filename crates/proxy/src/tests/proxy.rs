@@ -60,13 +60,19 @@ pub(super) fn route_config(routes: &str) -> String {
 }
 
 fn cluster(name: &str, host: SocketAddr, http2: bool) -> String {
+    // Names say what is special about a cluster.
+    let more = match name {
+        "single" => "circuit_breakers: {thresholds: [{max_connections: 1}]}, ",
+        "judged" => "outlier_detection: {consecutive_5xx: 1, max_ejection_percent: 100}, ",
+        _ => "",
+    };
     let protocol = if http2 {
         "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}, "
     } else {
         ""
     };
     format!(
-        "{{name: {name}, type: STATIC, connect_timeout: 1s, {protocol}load_assignment: \
+        "{{name: {name}, type: STATIC, connect_timeout: 1s, {more}{protocol}load_assignment: \
          {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
          {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]}}}}",
         host.ip(),
