@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use weft_core::drain::{Drain, channel};
 use weft_proto::bootstrap::read_bootstrap;
@@ -278,6 +278,16 @@ pub(super) struct Upstream(TcpListener);
 impl Upstream {
     pub(super) async fn start() -> (Self, SocketAddr) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (Self(listener), address)
+    }
+
+    /// One for whose connections the kernel keeps little.
+    pub(super) fn start_small() -> (Self, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(16).unwrap();
         let address = listener.local_addr().unwrap();
         (Self(listener), address)
     }

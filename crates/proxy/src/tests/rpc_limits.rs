@@ -118,6 +118,43 @@ async fn an_answer_that_comes_slowly_is_a_sign_of_life() {
 }
 
 #[tokio::test]
+async fn a_request_that_leaves_slowly_is_a_sign_of_life() {
+    let (listener, address) = Upstream::start_small();
+    let filter = routes("{route: {cluster: up}}").replace("500s", "0.5s");
+    let proxy = Proxy::start(&filter, &[("up", address)]).await;
+    let mut client = Peer::connect(&proxy).await;
+    let mut padded = request(1, "a", &[]).split_off(16);
+    padded.resize(8 * MIB, 0);
+    let sent = frame(0xc2, 0, 1, &padded).repeat(2);
+    let mut left = sent.len();
+    let sending = async move {
+        client.send(sent).await;
+        client
+    };
+    let receiving = async {
+        let mut host = Peer::accept(&listener).await;
+        let mut head = [0; 16];
+        host.0.0.read_exact(&mut head).await.unwrap();
+        left -= head.len();
+        // Heartbeats, which nobody answers, end the connection after 2 s.
+        let begun = Instant::now();
+        let mut part = vec![0; 300_000];
+        while begun.elapsed() < Duration::from_millis(2600) {
+            host.0.0.read_exact(&mut part).await.unwrap();
+            left -= part.len();
+            pause(100).await;
+        }
+        let mut rest = vec![0; left];
+        host.0.0.read_exact(&mut rest).await.unwrap();
+        let id = head[4..12].try_into().unwrap();
+        host.send(response(u64::from_be_bytes(id), "taken")).await;
+        host
+    };
+    let (mut client, _host) = tokio::join!(sending, receiving);
+    assert!(has(&client.answer().await, "taken"));
+}
+
+#[tokio::test]
 async fn a_host_that_asks_and_does_not_read_gets_no_more_replies() {
     let (listener, address) = Upstream::start().await;
     let proxy = Proxy::start(&routes("{route: {cluster: up}}"), &[("up", address)]).await;
@@ -156,6 +193,28 @@ async fn a_host_that_loses_calls_is_ejected() {
     assert_eq!(client.answer().await.bytes()[3], 35);
     let ejections = "cluster.judged.outlier_detection.ejections_enforced_total";
     proxy.wait_for_stat(ejections, 1).await;
+}
+
+#[tokio::test]
+async fn an_idle_timeout_does_not_cut_a_message_that_is_coming() {
+    let (listener, address) = Upstream::start().await;
+    let filter = routes("{route: {cluster: up}}")
+        .replace("stat_prefix: p,", "stat_prefix: p, idle_timeout: 1s,");
+    let proxy = Proxy::start(&filter, &[("up", address)]).await;
+    let mut client = Peer::connect(&proxy).await;
+    for piece in request(1, "slow", &[]).chunks(8) {
+        client.send(piece.to_vec()).await;
+        pause(400).await;
+    }
+    let mut host = Peer::accept(&listener).await;
+    let call = host.answer().await;
+    host.send(response(call.id(), "whole")).await;
+    assert!(has(&client.answer().await, "whole"));
+    // One that does not go on is idle.
+    client.send(request(2, "half", &[])[..20].to_vec()).await;
+    assert_eq!(client.answer().await.kind(), Kind::GoAway);
+    assert!(client.frame().await.is_none());
+    assert_eq!(proxy.stat("meta_protocol.d.p.idle_timeout").await, 1);
 }
 
 #[tokio::test]
