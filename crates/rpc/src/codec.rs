@@ -60,8 +60,8 @@ pub trait Codec: Sync + std::fmt::Debug {
     fn heartbeat_answer(&self, heartbeat: &Frame) -> Option<BytesMut>;
 
     /// Tells a client not to send anything new on this connection; `None` if the protocol has no word
-    /// for it.
-    fn goaway(&self, origin: Origin) -> Option<BytesMut>;
+    /// for it. With `extended` also in a word that only some peers know, and others may take amiss.
+    fn goaway(&self, origin: Origin, extended: bool) -> Option<BytesMut>;
 
     /// The answer to a request that cannot be had from anybody else, in the protocol's own status.
     fn error_reply(&self, request: Origin, failure: Failure, text: &str) -> BytesMut;

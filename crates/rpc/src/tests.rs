@@ -52,7 +52,7 @@ fn use_all(codec: &'static dyn Codec, mut frame: Frame) {
         whole(codec, &codec.heartbeat(origin)).kind(),
         Kind::Heartbeat
     );
-    if let Some(goaway) = codec.goaway(origin) {
+    if let Some(goaway) = codec.goaway(origin, true) {
         assert_eq!(whole(codec, &goaway).kind(), Kind::GoAway);
     }
     codec.set_id(&mut frame, codec.max_id());

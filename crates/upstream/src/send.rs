@@ -224,11 +224,30 @@ impl Cluster {
         priority: Priority,
     ) -> Result<Stream, SendFailure> {
         let connected = host.pools.pool(None)?.connect_tcp(priority).await;
-        match &connected {
+        self.judge(host, &connected);
+        connected
+    }
+
+    /// Like [`Cluster::connect_tcp`], for a worker's one connection to the host, which the breakers count
+    /// but do not forbid: its requests have no other.
+    ///
+    /// # Errors
+    /// The connection cannot be made.
+    pub async fn connect_shared(
+        &self,
+        host: &Host,
+        priority: Priority,
+    ) -> Result<Stream, SendFailure> {
+        let connected = host.pools.pool(None)?.connect_shared(priority).await;
+        self.judge(host, &connected);
+        connected
+    }
+
+    fn judge(&self, host: &Host, connected: &Result<Stream, SendFailure>) {
+        match connected {
             Ok(_) => self.report(host, Outcome::LocalOriginSuccess),
             Err(failure) => self.count_failure(host, failure),
         }
-        connected
     }
 }
 

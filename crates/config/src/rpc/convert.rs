@@ -84,6 +84,7 @@ pub(crate) fn rpc_manager(
         limits: options.limits,
         default_timeout: options.default_timeout,
         heartbeat_interval: options.heartbeat_interval,
+        extended_goaway: options.bolt_goaway,
         idle_timeout,
         routes: Arc::new(routes?),
     })
@@ -121,6 +122,7 @@ struct Options {
     limits: Limits,
     default_timeout: Option<Duration>,
     heartbeat_interval: Option<Duration>,
+    bolt_goaway: bool,
 }
 
 fn codec_of(
@@ -143,7 +145,13 @@ fn codec_of(
                 format!("{name:?} is no codec of Weft; it has {CODEC_PREFIX} with {known}"),
             );
         }
-        Some((codec?, options?))
+        let (codec, options) = (codec?, options?);
+        if options.bolt_goaway && codec.name() != "bolt" {
+            p.at("config", |p| {
+                p.refuse_field("bolt_goaway", "is only for Bolt; remove it");
+            });
+        }
+        Some((codec, options))
     })
 }
 
@@ -160,6 +168,7 @@ fn options(p: &mut Pass<'_>, message: &CodecOptions) -> Option<Options> {
         max_frame_bytes,
         default_timeout,
         heartbeat_interval,
+        bolt_goaway,
     } = message;
     let mut limits = Limits::default();
     if let Some(bytes) = max_frame_bytes {
@@ -176,6 +185,7 @@ fn options(p: &mut Pass<'_>, message: &CodecOptions) -> Option<Options> {
         limits,
         default_timeout: p.timeout("default_timeout", timeout, Some(DEFAULT_TIMEOUT)),
         heartbeat_interval: p.timeout("heartbeat_interval", interval, Some(HEARTBEAT_INTERVAL)),
+        bolt_goaway: *bolt_goaway,
     })
 }
 

@@ -28,7 +28,9 @@ pub struct RpcManager {
     pub default_timeout: Option<Duration>,
     /// How long a connection to a host is silent before a heartbeat is sent; `None` never.
     pub heartbeat_interval: Option<Duration>,
-    /// Close a client's connection after so long without a call; `None` never.
+    /// Draining clients are told to go even in words that only some peers of the protocol know.
+    pub extended_goaway: bool,
+    /// Close a client's connection after so long without a call or a byte; `None` never.
     pub idle_timeout: Option<Duration>,
     /// Where requests go.
     pub routes: Arc<RpcRoutes>,

@@ -102,7 +102,8 @@ fn options_of_the_codec_have_defaults() {
     assert_eq!(plain.limits.max_frame, 8 * 1024 * 1024 + 16);
     assert_eq!(plain.default_timeout.map(|t| t.as_secs()), Some(60));
     let options = "'@type': type.googleapis.com/weft.rpc.v1.CodecOptions, \
-                   max_frame_bytes: 1000, default_timeout: 0s, heartbeat_interval: 2s";
+                   max_frame_bytes: 1000, default_timeout: 0s, heartbeat_interval: 2s, \
+                   bolt_goaway: true";
     let set = manager(&format!(
         "stat_prefix: p, application_protocol: x, codec: {{name: bolt, config: {{{options}}}}}, \
          route_config: {{}}, idle_timeout: 5s"
@@ -111,6 +112,7 @@ fn options_of_the_codec_have_defaults() {
     assert_eq!(set.heartbeat_interval.map(|t| t.as_secs()), Some(2));
     assert_eq!(set.idle_timeout.map(|t| t.as_secs()), Some(5));
     assert_eq!(set.codec.name(), "bolt");
+    assert!(set.extended_goaway && !plain.extended_goaway);
 }
 
 #[test]
@@ -128,6 +130,10 @@ fn what_is_not_supported_is_refused_with_its_path() {
         (
             "stat_prefix: p, protocol: {name: x}, route_config: {}".to_owned(),
             "protocol.codec: is required",
+        ),
+        (
+            "stat_prefix: p, protocol: {name: x, codec: {name: dubbo, config: {'@type': type.googleapis.com/weft.rpc.v1.CodecOptions, bolt_goaway: true}}}, route_config: {}".to_owned(),
+            "codec.config.bolt_goaway: is only for Bolt",
         ),
         (PROTOCOL.to_owned(), "needs route_config"),
         (

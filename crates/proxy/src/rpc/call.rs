@@ -56,7 +56,7 @@ impl Call {
         }
         codec.set_id(&mut frame, self.origin.id);
         client.forget(self.number);
-        client.out.push(frame);
+        client.answer(frame);
     }
 
     /// There will be no response.
@@ -68,7 +68,13 @@ impl Call {
                 self.cluster
                     .report(&self.host, HostOutcome::LocalOriginFailure);
             }
-            Failure::UpstreamClosed | Failure::ConnectFailed => {
+            Failure::UpstreamClosed => {
+                self.cluster.charge_local_response(Some(&self.host), 503);
+                self.cluster
+                    .report(&self.host, HostOutcome::LocalOriginFailure);
+            }
+            // Whoever tried to connect has reported it.
+            Failure::ConnectFailed => {
                 self.cluster.charge_local_response(Some(&self.host), 503);
             }
             _ => {}

@@ -20,6 +20,9 @@ use crate::connection::{Handle, Phase, Reason};
 const MAX_CALLS: usize = 4096;
 /// Bytes that wait for a client; then no more calls are read.
 const MAX_WAITING: usize = 1024 * 1024;
+/// Bytes that wait for a client, or two of the longest frames if these are more; then answers have no
+/// place any more, and its connection ends.
+const MAX_STALLED: usize = 16 * 1024 * 1024;
 /// Frames that are served before other connections have their turn.
 const BURST: usize = 64;
 
@@ -43,7 +46,7 @@ impl Client {
     ) -> Rc<Self> {
         Rc::new(Self {
             manager: Rc::clone(manager),
-            out: Outbox::default(),
+            out: Outbox::new(MAX_WAITING),
             original_dst: handle.original_dst(local),
             handle: Rc::clone(handle),
             next: Cell::new(0),
@@ -78,8 +81,39 @@ impl Client {
     /// Answers a request with an error.
     pub(super) fn refuse(&self, origin: Origin, failure: Failure, text: &str) {
         self.manager.stats.local_response_error.inc();
-        let reply = self.manager.config.codec.error_reply(origin, failure, text);
-        self.out.push_bytes(&reply);
+        if self.takes_answers() {
+            let reply = self.manager.config.codec.error_reply(origin, failure, text);
+            self.out.push_bytes(&reply);
+        }
+    }
+
+    /// Gives the client its answer.
+    pub(super) fn answer(&self, frame: Frame) {
+        if self.takes_answers() {
+            self.out.push(frame);
+        }
+    }
+
+    /// Whether there is room for an answer. Hosts' connections are shared and cannot be left unread for
+    /// one slow client: its own ends instead.
+    fn takes_answers(&self) -> bool {
+        let frames = self.manager.config.limits.max_frame.saturating_mul(2);
+        if self.out.len() <= MAX_STALLED.max(frames) {
+            return true;
+        }
+        if self.handle.phase() < Phase::Closing {
+            self.manager.stats.cx_destroy_stalled.inc();
+            self.handle.advance(Phase::Closing, Reason::Stalled);
+        }
+        false
+    }
+
+    /// Bytes have come or gone: the connection is not idle, though it may have no call.
+    fn touch(&self) {
+        if self.calls.borrow().is_empty() {
+            self.handle.begin();
+            self.handle.end(Instant::now());
+        }
     }
 
     /// Gives up what is under way.
@@ -158,6 +192,13 @@ impl Connection {
         if let Poll::Ready(end) = read {
             return Poll::Ready(end);
         }
+        // What was written has made room, and nobody waits for the socket's next bytes.
+        if self.paused && self.poll_room(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        if self.input.take_progress() | self.client.out.take_progress() {
+            self.client.touch();
+        }
         self.poll_phase()
     }
 
@@ -170,13 +211,16 @@ impl Connection {
             && let Some(origin) = self.origin
         {
             self.told_to_go = true;
-            if let Some(goaway) = client.manager.config.codec.goaway(origin) {
+            let config = &client.manager.config;
+            if let Some(goaway) = config.codec.goaway(origin, config.extended_goaway) {
                 client.manager.stats.cx_drain_goaway.inc();
                 client.out.push_bytes(&goaway);
                 return Poll::Pending;
             }
         }
-        let quiet = client.calls.borrow().is_empty() && client.out.is_empty();
+        // Not in the middle of a message, in either direction.
+        let between = client.out.is_empty() && self.input.is_empty();
+        let quiet = between && client.calls.borrow().is_empty();
         if phase == Phase::Closing || (phase == Phase::Finishing && quiet) {
             return Poll::Ready(End::Local);
         }
@@ -220,7 +264,7 @@ impl Connection {
         }
         // Answers that leave, and calls that end, wake this task.
         let client = &self.client;
-        if client.out.len() > MAX_WAITING || client.calls.borrow().len() >= MAX_CALLS {
+        if client.out.is_crowded() || client.calls.borrow().len() >= MAX_CALLS {
             return Poll::Pending;
         }
         Poll::Ready(())
@@ -240,9 +284,6 @@ impl Connection {
             }
             Kind::Heartbeat => {
                 manager.stats.request_event.inc();
-                // It is no longer idle.
-                client.handle.begin();
-                client.handle.end(Instant::now());
                 if let Some(answer) = manager.config.codec.heartbeat_answer(&frame) {
                     client.out.push_bytes(&answer);
                 }

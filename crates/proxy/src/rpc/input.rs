@@ -22,6 +22,8 @@ pub(super) struct Input {
     bytes: BytesMut,
     /// Less than this many bytes are no frame.
     needed: usize,
+    /// Bytes have come since somebody asked.
+    progress: bool,
 }
 
 /// Why there are no more frames.
@@ -42,7 +44,18 @@ impl Input {
             limits,
             bytes: BytesMut::new(),
             needed: 0,
+            progress: false,
         }
+    }
+
+    /// Whether bytes have come since the last time this was asked.
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
+    /// Whether nothing of a frame has come yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// The next frame.
@@ -70,7 +83,7 @@ impl Input {
             self.bytes.reserve(room);
             match pin!(stream.read_buf(&mut self.bytes)).poll(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Ended::Closed)),
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => self.progress = true,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Ended::Broken(error))),
                 Poll::Pending => return Poll::Pending,
             }

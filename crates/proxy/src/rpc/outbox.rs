@@ -17,7 +17,7 @@ const COPIED: usize = 8 * 1024;
 const SLICES: usize = 16;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbox(RefCell<Inner>);
 
 #[derive(Debug, Default)]
@@ -28,12 +28,25 @@ struct Inner {
     len: usize,
     /// Bytes wait inside of the stream.
     unflushed: bool,
+    /// More bytes than these are too many.
+    limit: usize,
+    /// Bytes have left since somebody asked.
+    progress: bool,
     writer: Option<Waker>,
     /// Who waits for less to be in here.
     waiting: Vec<Waker>,
 }
 
 impl Outbox {
+    /// One that is crowded when more than `limit` bytes wait. It takes them all the same: who pushes
+    /// has to look.
+    pub(super) fn new(limit: usize) -> Self {
+        Self(RefCell::new(Inner {
+            limit,
+            ..Inner::default()
+        }))
+    }
+
     /// Adds a frame, and wakes the writer.
     pub(super) fn push(&self, frame: Frame) {
         if frame.bytes().len() <= COPIED {
@@ -63,6 +76,16 @@ impl Outbox {
         self.0.borrow().len
     }
 
+    /// Whether more bytes wait than should.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.0.borrow().is_crowded()
+    }
+
+    /// Whether bytes have left since the last time this was asked.
+    pub(super) fn take_progress(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().progress)
+    }
+
     /// Everything has left.
     pub(super) fn is_empty(&self) -> bool {
         let inner = self.0.borrow();
@@ -83,10 +106,10 @@ impl Outbox {
         self.0.borrow().wake();
     }
 
-    /// Ready when not more than `limit` bytes wait.
-    pub(super) fn poll_room(&self, cx: &Context<'_>, limit: usize) -> Poll<()> {
+    /// Ready when it is not crowded.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.0.borrow_mut();
-        if inner.len <= limit {
+        if !inner.is_crowded() {
             return Poll::Ready(());
         }
         if !inner.waiting.iter().any(|own| own.will_wake(cx.waker())) {
@@ -140,6 +163,10 @@ impl Outbox {
 }
 
 impl Inner {
+    fn is_crowded(&self) -> bool {
+        self.len > self.limit
+    }
+
     fn wake(&self) {
         if let Some(writer) = &self.writer {
             writer.wake_by_ref();
@@ -149,6 +176,7 @@ impl Inner {
     /// So many bytes have been written.
     fn advance(&mut self, mut written: usize) {
         self.len = self.len.saturating_sub(written);
+        self.progress = true;
         while let Some(first) = self.queue.front_mut() {
             if written < first.len() {
                 first.advance(written);
@@ -162,6 +190,51 @@ impl Inner {
         if self.tail.is_empty() && self.tail.capacity() > 4 * COPIED {
             self.tail = BytesMut::new();
         }
-        self.waiting.drain(..).for_each(Waker::wake);
+        if !self.is_crowded() {
+            self.waiting.drain(..).for_each(Waker::wake);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::task::Wake;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_is_woken_when_there_is_room() {
+        let outbox = Outbox::new(10);
+        outbox.push_bytes(&[7; 100]);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(outbox.poll_room(&Context::from_waker(&waker)).is_pending());
+        let (mut near, mut far) = tokio::io::duplex(60);
+        let mut write = || {
+            let mut cx = Context::from_waker(Waker::noop());
+            outbox.poll_write(&mut cx, &mut near)
+        };
+        assert!(write().is_pending());
+        assert_eq!((outbox.len(), outbox.take_progress()), (40, true));
+        assert_eq!(woken.0.load(Relaxed), 0, "there is no room yet");
+        assert!(write().is_pending());
+        assert!(!outbox.take_progress());
+        far.read_exact(&mut [0; 60]).await.unwrap();
+        assert!(matches!(write(), Poll::Ready(Ok(()))));
+        assert_eq!(woken.0.load(Relaxed), 1);
+        assert!(outbox.poll_room(&Context::from_waker(&waker)).is_ready());
     }
 }

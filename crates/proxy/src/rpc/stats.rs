@@ -6,6 +6,7 @@ weft_core::stat_set! {
         counters {
             cx_destroy_local_with_active_rq,
             cx_destroy_remote_with_active_rq,
+            cx_destroy_stalled,
             cx_drain_goaway,
             cx_total,
             idle_timeout,
@@ -31,6 +32,7 @@ weft_core::stat_set! {
             response_unknown,
             upstream_heartbeat,
             upstream_heartbeat_failed,
+            upstream_reply_dropped,
             upstream_request_refused
         }
         gauges { cx_active, request_active }

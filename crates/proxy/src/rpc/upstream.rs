@@ -43,8 +43,6 @@ pub(super) struct Upstream {
     codec: &'static dyn Codec,
     config: Arc<Config>,
     stats: Arc<RpcStats>,
-    /// Bytes that may wait before clients stop sending.
-    limit: usize,
     out: Outbox,
     phase: Cell<Phase>,
     calls: RefCell<AHashMap<u64, Call>>,
@@ -97,8 +95,7 @@ impl Upstream {
                 codec: config.codec,
                 config: Arc::clone(config),
                 stats: Arc::clone(stats),
-                limit: cluster.config.per_connection_buffer_limit as usize,
-                out: Outbox::default(),
+                out: Outbox::new(cluster.config.per_connection_buffer_limit as usize),
                 phase: Cell::new(Phase::Connecting),
                 calls: RefCell::default(),
                 waiting: RefCell::default(),
@@ -161,22 +158,26 @@ impl Upstream {
         if let Some(call) = call {
             call.cluster.stats.upstream_rq_cancelled.inc();
         }
+        if self.phase.get() == Phase::Leaving {
+            // That may have been what it stayed for.
+            self.out.wake();
+        }
     }
 
     /// Ready when another request may be sent.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        self.out.poll_room(cx, self.limit)
+        self.out.poll_room(cx)
     }
 
     /// Whether there is no room now.
     pub(super) fn is_crowded(&self) -> bool {
-        self.out.len() > self.limit
+        self.out.is_crowded()
     }
 
     async fn run(self: Rc<Self>, cluster: Rc<Cluster>, host: Rc<Host>) {
         let mut timer = Box::pin(tokio::time::sleep(NEVER));
         let connected = {
-            let mut connect = std::pin::pin!(cluster.connect_tcp(&host, Priority::Default));
+            let mut connect = std::pin::pin!(cluster.connect_shared(&host, Priority::Default));
             std::future::poll_fn(|cx| {
                 self.out.register(cx.waker());
                 while !self.poll_deadlines(cx, &mut timer, None) {}
@@ -232,12 +233,21 @@ impl Upstream {
         timer: &mut Pin<Box<Sleep>>,
     ) -> Poll<&'static str> {
         self.out.register(cx.waker());
-        if let Poll::Ready(why) = self.poll_read(cx, socket) {
+        let read = self.poll_read(cx, socket);
+        if socket.input.take_progress() {
+            socket.last_heard = Instant::now();
+            (socket.asked, socket.missed) = (None, 0);
+        }
+        if let Poll::Ready(why) = read {
             return Poll::Ready(why);
         }
         if let Poll::Ready(Err(error)) = self.out.poll_write(cx, &mut socket.stream) {
             tracing::debug!(%error, "an RPC connection to a host broke");
             return Poll::Ready("weft: the connection to the host broke");
+        }
+        // The host takes what was in front of the heartbeat, and cannot have seen that yet.
+        if self.out.take_progress() && !self.out.is_empty() {
+            socket.missed = 0;
         }
         loop {
             let heartbeat = self.heartbeat_at(socket);
@@ -322,8 +332,6 @@ impl Upstream {
         for _ in 0..BURST {
             match socket.input.poll_frame(cx, &mut socket.stream) {
                 Poll::Ready(Ok(frame)) => {
-                    socket.last_heard = Instant::now();
-                    (socket.asked, socket.missed) = (None, 0);
                     self.stats.response_decoding_success.inc();
                     self.frame(frame);
                 }
@@ -346,6 +354,15 @@ impl Upstream {
         Poll::Pending
     }
 
+    /// Says something to the host that it wants to know, unless it does not read.
+    fn reply(&self, bytes: &[u8]) {
+        if self.is_crowded() {
+            self.stats.upstream_reply_dropped.inc();
+        } else {
+            self.out.push_bytes(bytes);
+        }
+    }
+
     fn frame(&self, frame: Frame) {
         match frame.kind() {
             Kind::Response => {
@@ -358,7 +375,7 @@ impl Upstream {
             }
             Kind::Heartbeat => {
                 if let Some(answer) = self.codec.heartbeat_answer(&frame) {
-                    self.out.push_bytes(&answer);
+                    self.reply(&answer);
                 }
             }
             Kind::GoAway => self.retire(),
@@ -369,7 +386,7 @@ impl Upstream {
                 let reply = self
                     .codec
                     .error_reply(frame.origin(), Failure::NoRoute, text);
-                self.out.push_bytes(&reply);
+                self.reply(&reply);
             }
             Kind::Oneway => self.stats.upstream_request_refused.inc(),
             Kind::HeartbeatAnswer | Kind::Resume | Kind::Notice => {}

@@ -8,4 +8,5 @@ mod lying;
 mod proxy;
 mod routes;
 mod rpc;
+mod rpc_limits;
 mod uploads;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use weft_core::drain::{Drain, channel};
 use weft_proto::bootstrap::read_bootstrap;
@@ -60,13 +60,19 @@ pub(super) fn route_config(routes: &str) -> String {
 }
 
 fn cluster(name: &str, host: SocketAddr, http2: bool) -> String {
+    // Names say what is special about a cluster.
+    let more = match name {
+        "single" => "circuit_breakers: {thresholds: [{max_connections: 1}]}, ",
+        "judged" => "outlier_detection: {consecutive_5xx: 1, max_ejection_percent: 100}, ",
+        _ => "",
+    };
     let protocol = if http2 {
         "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}, "
     } else {
         ""
     };
     format!(
-        "{{name: {name}, type: STATIC, connect_timeout: 1s, {protocol}load_assignment: \
+        "{{name: {name}, type: STATIC, connect_timeout: 1s, {more}{protocol}load_assignment: \
          {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
          {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]}}}}",
         host.ip(),
@@ -272,6 +278,16 @@ pub(super) struct Upstream(TcpListener);
 impl Upstream {
     pub(super) async fn start() -> (Self, SocketAddr) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (Self(listener), address)
+    }
+
+    /// One for whose connections the kernel keeps little.
+    pub(super) fn start_small() -> (Self, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(16).unwrap();
         let address = listener.local_addr().unwrap();
         (Self(listener), address)
     }

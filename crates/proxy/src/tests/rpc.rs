@@ -13,11 +13,11 @@ const DUBBO: &str = "{name: rpc, typed_config: {'@type': \
     protocol: {name: d, codec: {name: dubbo, config: {'@type': \
     type.googleapis.com/weft.rpc.v1.CodecOptions, heartbeat_interval: 500s}}}, route_config: ";
 
-fn routes(routes: &str) -> String {
+pub(super) fn routes(routes: &str) -> String {
     format!("{DUBBO}{{routes: [{routes}]}}}}}}")
 }
 
-fn dubbo() -> &'static dyn Codec {
+pub(super) fn dubbo() -> &'static dyn Codec {
     weft_rpc::codec("dubbo").unwrap()
 }
 
@@ -26,7 +26,7 @@ fn strings(texts: &[&str]) -> Vec<u8> {
     texts.iter().flat_map(string).collect()
 }
 
-fn frame(flags: u8, status: u8, id: u64, body: &[u8]) -> Vec<u8> {
+pub(super) fn frame(flags: u8, status: u8, id: u64, body: &[u8]) -> Vec<u8> {
     let mut out = vec![0xda, 0xbb, flags, status];
     out.extend(id.to_be_bytes());
     out.extend((body.len() as u32).to_be_bytes());
@@ -35,7 +35,7 @@ fn frame(flags: u8, status: u8, id: u64, body: &[u8]) -> Vec<u8> {
 }
 
 /// A request of `shop.Cart` without arguments, in hessian2.
-fn request(id: u64, method: &str, attachments: &[&str]) -> Vec<u8> {
+pub(super) fn request(id: u64, method: &str, attachments: &[&str]) -> Vec<u8> {
     let mut body = strings(&["2.0.2", "shop.Cart", "1.0", method, ""]);
     body.push(b'H');
     body.extend(strings(attachments));
@@ -45,7 +45,7 @@ fn request(id: u64, method: &str, attachments: &[&str]) -> Vec<u8> {
 }
 
 /// A string, with attachments.
-fn response(id: u64, text: &str) -> Vec<u8> {
+pub(super) fn response(id: u64, text: &str) -> Vec<u8> {
     let mut body = vec![0x94];
     body.extend(strings(&[text]));
     body.extend(b"HZ");
@@ -53,23 +53,23 @@ fn response(id: u64, text: &str) -> Vec<u8> {
 }
 
 /// A peer that speaks Dubbo.
-struct Peer(Client, BytesMut);
+pub(super) struct Peer(pub(super) Client, BytesMut);
 
 impl Peer {
-    async fn connect(proxy: &Proxy) -> Self {
+    pub(super) async fn connect(proxy: &Proxy) -> Self {
         Self(Client::connect(proxy.address).await, BytesMut::new())
     }
 
-    async fn accept(host: &Upstream) -> Self {
+    pub(super) async fn accept(host: &Upstream) -> Self {
         Self(host.accept().await, BytesMut::new())
     }
 
-    async fn send(&mut self, bytes: Vec<u8>) {
+    pub(super) async fn send(&mut self, bytes: Vec<u8>) {
         self.0.send(bytes).await;
     }
 
     /// The next frame; `None` if the connection is closed instead.
-    async fn frame(&mut self) -> Option<Frame> {
+    pub(super) async fn frame(&mut self) -> Option<Frame> {
         let reading = async {
             loop {
                 let decoded = dubbo().decode(&mut self.1, Limits::default());
@@ -86,7 +86,7 @@ impl Peer {
         read.expect("neither a frame nor the end")
     }
 
-    async fn answer(&mut self) -> Frame {
+    pub(super) async fn answer(&mut self) -> Frame {
         self.frame().await.expect("an answer")
     }
 }
@@ -96,7 +96,7 @@ fn attribute(frame: &Frame, name: &str) -> Option<String> {
     attributes.get(&Attribute::named(name)).map(str::to_owned)
 }
 
-fn has(frame: &Frame, text: &str) -> bool {
+pub(super) fn has(frame: &Frame, text: &str) -> bool {
     let bytes = frame.bytes();
     bytes
         .windows(text.len())

@@ -32,7 +32,7 @@ const ONEWAY: u8 = 2;
 
 const HEARTBEAT: u16 = 0;
 const RPC_RESPONSE: u16 = 2;
-/// MOSN's own; other peers ignore it.
+/// MOSN's own; sofa-bolt's peers close a connection on which they read a command that they do not know.
 const GOAWAY: u16 = 100;
 
 const CRC_SWITCH: u8 = 1;
@@ -407,9 +407,10 @@ impl Codec for Bolt {
         Some(write(heartbeat.origin(), code, &0_u16.to_be_bytes(), &[]))
     }
 
-    fn goaway(&self, origin: Origin) -> Option<BytesMut> {
-        let code = (ONEWAY, GOAWAY);
-        Some(write(origin, code, &0_i32.to_be_bytes(), &[]))
+    /// A request, as MOSN's are, and only with `extended`: see [`GOAWAY`].
+    fn goaway(&self, origin: Origin, extended: bool) -> Option<BytesMut> {
+        let code = (REQUEST, GOAWAY);
+        extended.then(|| write(origin, code, &0_i32.to_be_bytes(), &[]))
     }
 
     /// Status and nothing else: peers make the exception from the status, and what they would read in

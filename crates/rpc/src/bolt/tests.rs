@@ -153,7 +153,10 @@ fn errors_have_the_protocols_status() {
             let reply = whole(&Bolt, &Bolt.error_reply(origin, failure, "why"));
             assert_ne!(reply.outcome(), Outcome::Success, "{failure:?}");
         }
-        let goaway = Bolt.goaway(origin).unwrap();
+        assert_eq!(Bolt.goaway(origin, false), None);
+        let goaway = Bolt.goaway(origin, true).unwrap();
+        let type_at = if goaway[0] == 2 { 2 } else { 1 };
+        assert_eq!(goaway[type_at], super::REQUEST);
         assert_eq!(whole(&Bolt, &goaway).kind(), Kind::GoAway);
     }
 }

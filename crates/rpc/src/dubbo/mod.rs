@@ -51,6 +51,9 @@ fn serialization(flavour: Flavour) -> u8 {
     flavour.0 as u8 & SERIALIZATION
 }
 
+/// The longest body of a heartbeat: a null in whatever serialization.
+const MAX_NULL: usize = 16;
+
 /// An event's word: a string of one letter, in any serialization that writes letters last.
 fn word(body: &[u8]) -> Option<u8> {
     body.last()
@@ -66,8 +69,8 @@ fn kind_of(flags: u8, body: &[u8]) -> Kind {
         (true, true, two_way) => match (word(body), two_way) {
             (Some(READONLY), _) => Kind::GoAway,
             (Some(WRITABLE), _) => Kind::Resume,
-            (_, true) => Kind::Heartbeat,
-            (_, false) => Kind::Notice,
+            (_, true) if body.len() <= MAX_NULL => Kind::Heartbeat,
+            _ => Kind::Notice,
         },
         (true, false, true) => Kind::Request,
         (true, false, false) => Kind::Oneway,
@@ -274,7 +277,7 @@ impl Codec for Dubbo {
         Some(write((flags, OK), heartbeat.id, body(heartbeat)))
     }
 
-    fn goaway(&self, origin: Origin) -> Option<BytesMut> {
+    fn goaway(&self, origin: Origin, _extended: bool) -> Option<BytesMut> {
         Some(event(origin, Some(READONLY), 0))
     }
 

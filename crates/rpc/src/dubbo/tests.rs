@@ -168,9 +168,20 @@ fn events_say_whether_requests_are_wanted() {
         assert_eq!(kind(Some(b'W'), 0), Kind::Resume);
         assert_eq!(kind(None, 0), Kind::Notice);
         assert_eq!(kind(None, super::TWO_WAY), Kind::Heartbeat);
-        let goaway = whole(&Dubbo, &Dubbo.goaway(origin).unwrap());
+        let goaway = whole(&Dubbo, &Dubbo.goaway(origin, false).unwrap());
         assert_eq!(goaway.kind(), Kind::GoAway);
         assert_eq!(Dubbo.heartbeat_answer(&goaway), None);
+    }
+}
+
+#[test]
+fn an_event_with_a_long_body_is_no_heartbeat_and_is_not_sent_back() {
+    let flags = super::REQUEST | super::EVENT | super::TWO_WAY | 3;
+    for (len, kind) in [(16, Kind::Heartbeat), (17, Kind::Notice)] {
+        let event = whole(&Dubbo, &super::write((flags, 0), 5, &vec![0; len]));
+        assert_eq!(event.kind(), kind, "{len}");
+        let answer = Dubbo.heartbeat_answer(&event);
+        assert_eq!(answer.is_some(), kind == Kind::Heartbeat, "{len}");
     }
 }
 

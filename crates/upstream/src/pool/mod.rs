@@ -272,6 +272,16 @@ impl Pool {
         self.connect(None, &guard).await
     }
 
+    /// A connection that all requests of this worker to the host will share. As the first one it is
+    /// always allowed, so that no worker is left without; one too many is counted.
+    pub(crate) async fn connect_shared(&self, priority: Priority) -> Result<Stream, SendFailure> {
+        if !self.may_connect(priority, false) {
+            return Err(SendFailure::new(FailureKind::Overflow, ""));
+        }
+        let guard = self.begin(priority);
+        self.connect(None, &guard).await
+    }
+
     /// Starts the task that closes idle connections in time, unless it runs.
     fn sweep(&self) {
         if self.sweeping.get() || self.next_expiry().is_none() {
