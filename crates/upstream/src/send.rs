@@ -189,6 +189,12 @@ impl Cluster {
 
     fn count_response(&self, host: &Host, response: &Response<ResponseBody>) {
         let status = response.status().as_u16();
+        let judged = || grpc_status(response.headers()).unwrap_or(status);
+        self.count_status(host, status, judged);
+    }
+
+    /// Counts an answer by its status; outlier detection hears of what it is `judged` by.
+    pub(crate) fn count_status(&self, host: &Host, status: u16, judged: impl FnOnce() -> u16) {
         self.stats.charge_status(status);
         let counts = host.counts();
         if status >= 500 {
@@ -197,8 +203,7 @@ impl Cluster {
             counts.rq_success.fetch_add(1, Relaxed);
         }
         if self.config.outlier.is_some() {
-            let seen = grpc_status(response.headers()).unwrap_or(status);
-            self.report(host, Outcome::Status(seen));
+            self.report(host, Outcome::Status(judged()));
         }
     }
 

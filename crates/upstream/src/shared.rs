@@ -4,13 +4,11 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::breaker::{Breaker, Priority};
 use crate::cluster::Cluster;
 use crate::host::Host;
 use crate::lease::Active;
-use crate::outlier::Outcome;
 
 /// A connection that several requests use at a time.
 pub trait SharedConnection: Any {
@@ -99,16 +97,7 @@ impl Cluster {
     /// Counts an answer of a host, and tells outlier detection. `status` is the HTTP status that is
     /// nearest to the protocol's own.
     pub fn count_answer(&self, host: &Host, status: u16) {
-        self.stats.charge_status(status);
-        let counts = host.counts();
-        if status >= 500 {
-            counts.rq_error.fetch_add(1, Relaxed);
-        } else {
-            counts.rq_success.fetch_add(1, Relaxed);
-        }
-        if self.config.outlier.is_some() {
-            self.report(host, Outcome::Status(status));
-        }
+        self.count_status(host, status, || status);
     }
 }
 
