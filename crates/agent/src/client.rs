@@ -16,7 +16,7 @@ use weft_net::tls::{
 };
 use weft_proto::identity::{BundlesRequest, BundlesResponse, JwtSvidRequest, JwtSvidResponse};
 use weft_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
-use weft_xds::client::grpc::{ConnectError, connect_over, of_status};
+use weft_xds::client::grpc::{ConnectError, connect_over, of_status, with_causes};
 use zeroize::Zeroizing;
 
 use crate::agent::WorkloadIdentity;
@@ -231,18 +231,4 @@ fn failed(status: &Status) -> CallError {
         Code::Unimplemented => CallError::Unserved(text),
         _ => CallError::Other(text),
     }
-}
-
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
 }

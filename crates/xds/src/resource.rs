@@ -126,7 +126,7 @@ impl<T: Into<Bytes>> From<T> for Body {
 }
 
 /// Pieces from this size on are kept as they are; smaller neighbours are joined, once for all who are sent them.
-const WORTH_SHARING: usize = 8 << 10;
+pub(crate) const WORTH_SHARING: usize = 8 << 10;
 
 impl FromIterator<Bytes> for Body {
     fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> Self {

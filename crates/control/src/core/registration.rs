@@ -204,12 +204,12 @@ impl Registrar {
         self.may(&said, &group)?;
         let namespace = said.group.namespace.clone();
         let origin = ObjectRef::new(Kind::WorkloadEntry, namespace, entry_name(&said));
-        if !self.entries.contains_key(&origin) && self.entries.len() >= MAX_ENTRIES {
+        let is_new = !self.entries.contains_key(&origin);
+        if is_new && self.entries.len() >= MAX_ENTRIES {
             return Err(Status::resource_exhausted(format!(
                 "{MAX_ENTRIES} workloads are registered here; go to another replica"
             )));
         }
-        let is_new = !self.entries.contains_key(&origin);
         let of_account = |entry: &&Entry| {
             entry.said.account == said.account && entry.said.group.namespace == said.group.namespace
         };

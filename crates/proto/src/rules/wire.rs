@@ -224,10 +224,8 @@ impl Table {
         let Encoded::Delimited(bytes) = value else {
             return None;
         };
-        if let Some(check) = check
-            && let Some(of_value) = check.of_message()
-        {
-            of_value.passes_encoded(|number| self.part(shape, bytes, number))?;
+        if let Some(check) = check {
+            check.passes_encoded(|number| self.part(shape, bytes, number))?;
         }
         let child = match checks {
             Checks::Keys => Child::None,
@@ -271,16 +269,12 @@ impl Table {
         rules: Option<&FieldPlan>,
         depth: usize,
     ) -> Option<usize> {
-        let packed = match value {
-            Encoded::Delimited(packed) => packed,
-            _ => &[],
-        };
-        let is_text = matches!(kind, Kind::Text | Kind::Bytes | Kind::Message(_));
-        if is_text || !matches!(value, Encoded::Delimited(_)) {
+        let is_whole = matches!(kind, Kind::Text | Kind::Bytes | Kind::Message(_));
+        let (false, Encoded::Delimited(mut left)) = (is_whole, value) else {
             self.single(kind, value, rules, Checks::Items, depth)?;
             return Some(1);
-        }
-        let (mut left, mut count) = (packed, 0);
+        };
+        let mut count = 0;
         while !left.is_empty() {
             let item = kind.unpack(&mut left)?;
             self.single(kind, item, rules, Checks::Items, depth)?;

@@ -339,7 +339,8 @@ pub fn of_status(status: &Status) -> String {
     text
 }
 
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+/// An error and what caused it, each said once.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

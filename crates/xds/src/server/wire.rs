@@ -14,13 +14,11 @@ use tonic::Status;
 use tonic::codegen::http::HeaderMap;
 
 use crate::protocol::{Mode, Outgoing};
-use crate::resource::{self, Resource, Version};
+use crate::resource::{self, Resource, Version, WORTH_SHARING};
 use crate::type_url::TypeUrl;
 
 /// Pieces are gathered up to this size, that of a frame of HTTP/2.
 const PIECE: usize = 16 << 10;
-/// Bodies from this size on are pieces of their own.
-const SHARED: usize = 8 << 10;
 /// A flag for compression, and the length.
 pub(super) const GRPC_HEADER: usize = 5;
 
@@ -244,7 +242,7 @@ impl Answers {
         }
         // No more than is left, and room for the last resource beyond the size of a piece.
         let left = head.len() + message.left;
-        let mut piece = BytesMut::with_capacity(left.min(PIECE + SHARED + 1024));
+        let mut piece = BytesMut::with_capacity(left.min(PIECE + WORTH_SHARING + 1024));
         piece.put_slice(&head);
         while piece.len() < PIECE {
             let Some((resource, version)) = message.resources.next() else {
@@ -252,7 +250,7 @@ impl Answers {
                 break;
             };
             message.spelling.before_body(&resource, version, &mut piece);
-            if resource.body.len() >= SHARED {
+            if resource.body.len() >= WORTH_SHARING {
                 self.body = Some((resource.body, 0));
                 break;
             }
@@ -267,9 +265,7 @@ impl Answers {
         }
         Some(piece.freeze())
     }
-}
 
-impl Answers {
     /// The next piece of the body that is being written.
     fn body_piece(&mut self) -> Option<Bytes> {
         let (body, next) = self.body.as_mut()?;
@@ -396,10 +392,10 @@ mod tests {
         let sizes: [&[usize]; 7] = [
             &[],
             &[0],
-            &[100, SHARED, 5],
-            &[SHARED - 1, SHARED + 1, 3 * PIECE],
+            &[100, WORTH_SHARING, 5],
+            &[WORTH_SHARING - 1, WORTH_SHARING + 1, 3 * PIECE],
             &[PIECE; 3],
-            &[40 * SHARED; 5],
+            &[40 * WORTH_SHARING; 5],
             &many,
         ];
         for sizes in sizes {
@@ -411,7 +407,7 @@ mod tests {
     #[tokio::test]
     async fn large_bodies_are_not_copied_and_small_ones_are_gathered() {
         let mut answer = answer(&[10, 10, 100_000]);
-        let parts = [PIECE, SHARED].map(|size| Bytes::from(vec![1; size]));
+        let parts = [PIECE, WORTH_SHARING].map(|size| Bytes::from(vec![1; size]));
         answer.resources[2].0.body = parts.iter().cloned().collect();
         let message = Message::answer(Mode::Delta, answer, usize::MAX).expect("it fits");
         let (pieces, _) = pieces(vec![message]).await;
