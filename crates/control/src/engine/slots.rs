@@ -2,8 +2,6 @@
 //! used again, so that a million changes leave the memory as it was. Each key is stored once, and
 //! slots never move: a mesh of ten thousand services has hundreds of thousands of them.
 
-use std::hash::BuildHasher;
-
 use ahash::{HashSet, RandomState};
 use hashbrown::HashTable;
 
