@@ -211,7 +211,9 @@ impl Chain {
         registered: &Registered,
     ) -> bool {
         for guard in &self.guards {
-            let Err(refused) = guard.check(stream, server_name, addresses) else {
+            let (peer, local) = addresses;
+            let direct = registered.handle().direct(peer);
+            let Err(refused) = guard.check(stream, server_name, (peer, direct, local)) else {
                 continue;
             };
             tracing::debug!(details = refused.details, "a connection is refused");
