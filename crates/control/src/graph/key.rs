@@ -166,6 +166,8 @@ pub(crate) struct Binding {
     pub(crate) http_proxy_port: Option<u16>,
     /// Whether ports below 1024 cannot be bound.
     pub(crate) unprivileged: bool,
+    /// Whether they speak the RPC protocols.
+    pub(crate) rpc: bool,
 }
 
 /// Gateways that serve the same.
@@ -343,6 +345,7 @@ impl ProxyFacts {
                 by_port: proxy.interception != Interception::None || proxy.outbound_listeners,
                 http_proxy_port: proxy.http_proxy_port,
                 unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Sidecar,
+                rpc: proxy.speaks_rpc,
             },
             inbound: proxy.inbound.clone(),
             version: proxy
@@ -544,6 +547,8 @@ pub(crate) enum Key {
     HostChunk(Arc<Reader>, RouteName, Shard),
     /// Whether all services share one address.
     SniffedRoutes(Arc<Reader>, bool, Shard),
+    /// Of proxies that speak the RPC protocols.
+    RpcRoutes(Arc<Reader>, Shard),
     GrpcRoutes(Arc<Reader>, Shard),
     GatewayHostChunk(Arc<GatewayClass>, Arc<str>, Shard),
     OutboundRoute(Arc<Reader>, RouteName, Unknown),
