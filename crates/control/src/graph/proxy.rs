@@ -272,10 +272,7 @@ pub(crate) struct ProxyPlan {
 /// See [`ProxyPlan`].
 pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let labels = inbound::workload_labels(cx, facts);
-    let facts = Arc::new(ProxyFacts {
-        labels,
-        ..facts.clone()
-    });
+    let facts = Arc::new(facts.with_labels(labels));
     let reader = reader(cx, &facts);
     // Routes have short names of the own namespace, and secrets are its own.
     let (scope, shared) = (&reader.scope, cx.shared(&reader.scope));
