@@ -29,6 +29,8 @@ const BUNDLES: &str = "/weft.identity.v1.IdentityService/GetBundles";
 const CALL: Duration = Duration::from_secs(10);
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 1 << 20;
+/// The same of bundles, with their lists of revoked certificates.
+const MAX_BUNDLES: usize = 8 << 20;
 
 /// Where the authority is, and how it is recognized.
 pub(crate) struct Target<'a> {
@@ -141,7 +143,12 @@ where
 {
     let called = async {
         let (channel, token) = connected(target, credential).await?;
-        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
+        let longest = if path == BUNDLES {
+            MAX_BUNDLES
+        } else {
+            MAX_ANSWER
+        };
+        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(longest);
         let ready = client.ready().await;
         ready.map_err(|error| CallError::Other(with_causes(&error)))?;
         let request = with_headers(request, token, cluster_id)?;

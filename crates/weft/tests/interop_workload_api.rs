@@ -80,6 +80,18 @@ async fn applications_get_the_identity_of_their_workload() {
     )
     .await;
 
+    // What is revoked is told with the bundles.
+    let none = serde_json::json!({"svid": [], "bundles": []});
+    assert_eq!(client.ask("lists").await, none);
+    let revoked = world.folder.path("ca").join("revoked.txt");
+    std::fs::write(revoked, "1badcafe\n").expect("written");
+    let listed = serde_json::json!({"svid": ["1badcafe"], "bundles": ["1badcafe"]});
+    eventually("the list is there", SOON, async || {
+        let lists = client.ask("lists").await;
+        (lists == listed).then_some(()).ok_or(lists.to_string())
+    })
+    .await;
+
     // The certificate is renewed, and who follows hears of it.
     let first = client.ask("follow").await;
     let next = client.ask("next").await;

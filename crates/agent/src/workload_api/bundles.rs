@@ -14,6 +14,9 @@ use crate::agent::WorkloadIdentity;
 use crate::client::{CallError, Credential, Target, get_bundles};
 use crate::options::AgentOptions;
 
+/// Bytes of all lists of revoked certificates: gRPC clients take messages of 4 MiB, and these are not
+/// alone in theirs.
+const MAX_LISTS: usize = 3 * 1024 * 1024;
 /// Trust domains that are taken over; more are passed over.
 const MAX_DOMAINS: usize = 256;
 /// The first pause after a failure; it doubles up to [`REFRESH`].
@@ -26,6 +29,8 @@ pub(super) struct Bundle {
     pub(super) roots: Vec<u8>,
     /// Keys of tokens, if there are any.
     pub(super) keys: Option<JwtBundle>,
+    /// Its authorities' lists of revoked certificates in DER.
+    pub(super) lists: Vec<Vec<u8>>,
 }
 
 pub(super) type Known = BTreeMap<TrustDomain, Bundle>;
@@ -120,10 +125,25 @@ fn read(answer: BundlesResponse) -> Known {
         let bundle = Bundle {
             roots: bundle.x509_authorities.concat(),
             keys: JwtBundle::parse(bundle.jwks),
+            lists: lists(&name, bundle.crl),
         };
         known.insert(domain, bundle);
     }
     known
+}
+
+/// Lists that applications can be given.
+fn lists(domain: &str, lists: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let bytes: usize = lists.iter().map(Vec::len).sum();
+    if bytes > MAX_LISTS {
+        tracing::error!(
+            domain,
+            bytes,
+            "the lists of revoked certificates are too long for the Workload API, which goes on without"
+        );
+        return Vec::new();
+    }
+    lists
 }
 
 fn take(sender: &watch::Sender<Bundles>, new: Known) {

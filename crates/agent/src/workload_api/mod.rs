@@ -4,6 +4,7 @@
 //!
 //! Source: SPIFFE Workload Endpoint and SPIFFE Workload API (spiffe.io).
 
+mod authority;
 mod bundles;
 mod service;
 mod socket;

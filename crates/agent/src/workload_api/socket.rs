@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weft_xds::server::grpc::Carrier;
 
 use super::WorkloadApiOptions;
+use super::authority::Authorities;
 use crate::stats::AgentStats;
 
 /// Connections at once; beyond them one is closed at once and counted.
@@ -86,7 +87,7 @@ pub(super) struct Peer {
 }
 
 /// A connection.
-pub(super) type Connection = Carrier<UnixStream, Peer>;
+pub(super) type Connection = Carrier<Authorities<UnixStream>, Peer>;
 
 impl Socket {
     pub(super) fn open(options: &WorkloadApiOptions) -> Result<Self, SocketError> {
@@ -165,7 +166,7 @@ impl Socket {
                         is_believed,
                         _place: Arc::new(place),
                     };
-                    return Some((Ok(Carrier::new(stream, peer)), state));
+                    return Some((Ok(Carrier::new(Authorities::new(stream), peer)), state));
                 }
             }
         });

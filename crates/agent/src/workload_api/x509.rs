@@ -25,7 +25,7 @@ pub(super) fn svid(identity: &WorkloadIdentity, known: &Known) -> Result<X509svi
             bundle: der(&identity.roots)?,
             hint: String::new(),
         }],
-        crl: Vec::new(),
+        crl: lists(identity, known),
         federated_bundles: foreign(identity, known),
     })
 }
@@ -38,7 +38,7 @@ pub(super) fn bundles(
     let mut bundles = foreign(identity, known);
     bundles.insert(name(identity.id.trust_domain()), der(&identity.roots)?);
     Ok(X509BundlesResponse {
-        crl: Vec::new(),
+        crl: lists(identity, known),
         bundles,
     })
 }
@@ -46,6 +46,12 @@ pub(super) fn bundles(
 /// The SPIFFE ID of a trust domain.
 pub(super) fn name(domain: &weft_ca::TrustDomain) -> String {
     format!("spiffe://{domain}")
+}
+
+/// The mesh's lists of revoked certificates.
+fn lists(identity: &WorkloadIdentity, known: &Known) -> Vec<Vec<u8>> {
+    let own = known.get(identity.id.trust_domain());
+    own.map(|own| own.lists.clone()).unwrap_or_default()
 }
 
 /// Roots of other trust domains.

@@ -10,6 +10,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use prost::Message;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -85,9 +87,12 @@ impl Answers<BundlesRequest> for IdentityService {
         let desk = &self.0;
         let state = desk.authority.state();
         let roots = state.bundle.certificates().iter();
+        let lists = CertificateRevocationListDer::pem_slice_iter(state.lists.pem.as_bytes());
         let own = Bundle {
             x509_authorities: roots.map(|root| root.to_vec()).collect(),
             jwks: desk.jwt_keys.load().jwks().to_vec(),
+            // They were written, or read, before.
+            crl: lists.flatten().map(|list| list.to_vec()).collect(),
         };
         let domain = desk.authenticator.domains.own.to_string();
         let foreign = desk.foreign.load();
@@ -96,6 +101,7 @@ impl Answers<BundlesRequest> for IdentityService {
             let bundle = Bundle {
                 x509_authorities: roots.collect(),
                 jwks: bundle.jwks.clone(),
+                crl: Vec::new(),
             };
             (domain.to_string(), bundle)
         });

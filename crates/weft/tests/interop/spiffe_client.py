@@ -10,6 +10,7 @@ import queue
 import sys
 
 import grpc
+from cryptography import x509 as x509_certificates
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from spiffe import JwtSvid, WorkloadApiClient
@@ -23,11 +24,6 @@ for part in ("grpc._channel", "grpc._interceptor", "cryptography.hazmat.backends
     importlib.import_module(part)
 if len(sys.argv) > 2:
     os.setuid(int(sys.argv[2]))
-# gRPC's C core names the percent-encoded path as authority, which is no host and which HTTP/2 servers
-# such as ours refuse.
-NAMED = (("grpc.default_authority", "localhost"),)
-plain_channel = grpc.insecure_channel
-grpc.insecure_channel = lambda target, *_options: plain_channel(target, NAMED)
 client = WorkloadApiClient(socket, default_timeout=TIMEOUT_S)
 domain = TrustDomain("cluster.local")
 updates = queue.Queue()
@@ -92,7 +88,24 @@ def bare():
     return {}
 
 
+def lists():
+    """Serial numbers that the lists of revoked certificates hold; the client has no call for them."""
+    header = (("workload.spiffe.io", "true"),)
+    found = {}
+    with grpc.insecure_channel(socket) as channel:
+        stub = workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)
+        for name, request in (
+            ("svid", stub.FetchX509SVID(workload_pb2.X509SVIDRequest(), timeout=TIMEOUT_S, metadata=header)),
+            ("bundles", stub.FetchX509Bundles(workload_pb2.X509BundlesRequest(), timeout=TIMEOUT_S, metadata=header)),
+        ):
+            lists = [x509_certificates.load_der_x509_crl(one) for one in next(request).crl]
+            found[name] = [f"{entry.serial_number:x}" for one in lists for entry in one]
+            request.cancel()
+    return found
+
+
 COMMANDS = {
+    "lists": lists,
     "x509": x509,
     "follow": follow,
     "next": following,
