@@ -25,7 +25,7 @@ impl RpcProtocol {
     }
 
     /// What a port speaks by its `appProtocol`, else by its name: the protocol, alone or before a `-`, behind
-    /// `tcp-metaprotocol-` (Aeraki), `tcp-` or `x-` (SOFAMesh) or behind nothing. Istio sees TCP in such a
+    /// `tcp-metaprotocol-` (Aeraki), `tcp-` or `x-` (`SOFAMesh`) or behind nothing. Istio sees TCP in such a
     /// port, or nothing that it knows.
     pub fn of_port(name: &str, app_protocol: Option<&str>, protocol: Protocol) -> Option<Self> {
         if !matches!(protocol, Protocol::Tcp | Protocol::Unsupported) {
