@@ -223,13 +223,12 @@ impl Workload<'_> {
                 let mut filters = self.guard.tcp.clone();
                 // TLS of the application's own hides what is spoken in it.
                 let readable = option.ends_tls || option.transport != TLS;
-                let end = match place.inbound.rpc.filter(|_| readable) {
-                    Some(protocol) => rpc::inbound(protocol, place.cluster),
-                    None => {
-                        let counted = place.inbound.counted_as.as_deref();
-                        let counted = counted.unwrap_or(place.cluster);
-                        http::tcp(&self.setup, place.cluster, counted, None)
-                    }
+                let end = if let Some(protocol) = place.inbound.rpc.filter(|_| readable) {
+                    rpc::inbound(protocol, place.cluster)
+                } else {
+                    let counted = place.inbound.counted_as.as_deref();
+                    let counted = counted.unwrap_or(place.cluster);
+                    http::tcp(&self.setup, place.cluster, counted, None)
                 };
                 filters.push(end);
                 (filters, place.tcp_name)

@@ -114,9 +114,7 @@ impl Recipe for Mesh {
             Key::GrpcListenerChunk(scope, domain, shard) => {
                 outbound::grpc_listener_chunk(cx, scope, domain, *shard)
             }
-            Key::PortShard(scope, shared, shard) => {
-                outbound::port_shard(cx, scope, *shared, *shard)
-            }
+            Key::PortShard(scope, own, shard) => outbound::port_shard(cx, scope, *own, *shard),
             Key::WildcardPorts(scope, shared) => outbound::wildcard_ports(cx, scope, *shared),
             Key::VipListeners(caller, binding, shard) => {
                 outbound::vip_listeners(cx, caller, *binding, *shard)

@@ -155,7 +155,7 @@ fn the_data_plane_accepts_a_gateway_at_the_edge() {
         "{:?}",
         listeners
             .iter()
-            .map(|one| decoded(one))
+            .map(decoded)
             .collect::<Vec<weft_proto::pb::envoy::config::listener::v3::Listener>>()
     );
     assert!(all.contains("proxy_protocol"), "{all}");

@@ -10,7 +10,7 @@ use weft_xds::TypeUrl;
 use super::{Config, Mesh, proxy, sidecar, weft};
 
 /// A service of two versions behind Dubbo and Bolt, and a canary by rules.
-const CART: &str = r#"
+const CART: &str = r"
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: cart, namespace: shop}
@@ -39,7 +39,7 @@ spec:
   subsets:
   - {name: v1, labels: {version: v1}}
   - {name: v2, labels: {version: v2}}
-"#;
+";
 
 const RULE: &str = r#"
 apiVersion: networking.istio.io/v1
@@ -132,7 +132,7 @@ fn found(routes: &RpcRoutes, method: &str, attachments: &[(&str, &str)]) -> (Str
     let route = &routes.routes[at.expect("a route")];
     let to = route.clusters.names().map(|name| {
         let mut parts = name.split('|');
-        format!("{}", parts.nth(2).unwrap_or_default())
+        parts.nth(2).unwrap_or_default().to_string()
     });
     (route.name.to_string(), to.collect())
 }
@@ -302,7 +302,7 @@ fn without_capture_a_port_is_bound_with_its_protocol() {
 
 #[test]
 fn what_rpc_cannot_have_is_told_with_its_field() {
-    let rule = r#"
+    let rule = r"
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: cart, namespace: shop}
@@ -318,7 +318,7 @@ spec:
     retries: {attempts: 3, perTryTimeout: 1s}
     headers: {response: {remove: [x]}}
     route: [{destination: {host: cart.shop.svc.cluster.local, subset: v1}}]
-"#;
+";
     let mut mesh = Mesh::new(&format!("{CART}---{rule}"));
     let view = mesh.view(&ours());
     let told: Vec<String> = view

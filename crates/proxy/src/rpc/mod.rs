@@ -233,12 +233,13 @@ impl RpcManager {
         let Spare { frame, left, hash } = spare;
         let cluster = Rc::clone(&call.cluster);
         let failed = Rc::clone(&call.host);
-        let avoid = |host: &Host| std::ptr::eq(host, &*failed);
+        let avoid = |host: &Host| std::ptr::eq(host, &raw const *failed);
         let context = PickContext {
             hash,
             original_dst: client.original_dst,
             avoid: Some(&avoid),
             attempts: HOST_ATTEMPTS,
+            ..PickContext::default()
         };
         let Some(host) = cluster.pick(&context) else {
             let (failure, text) = no_host(&cluster);

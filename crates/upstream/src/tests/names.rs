@@ -21,10 +21,10 @@ impl dns::Resolve for Names {
     }
 }
 
-fn address_of(host: &crate::HostAddress) -> SocketAddr {
+fn address_of(host: &HostAddress) -> SocketAddr {
     match host {
-        crate::HostAddress::Ip(address) => *address,
-        crate::HostAddress::Pipe(path) => panic!("{path} was not looked up"),
+        HostAddress::Ip(address) => *address,
+        HostAddress::Pipe(path) => panic!("{path} was not looked up"),
     }
 }
 

@@ -160,7 +160,7 @@ fn bare(chain: &pb::FilterChain) -> Option<pb::FilterChain> {
     ) {
         return None;
     }
-    manager.route_specifier = Some(RouteSpecifier::RouteConfig(Default::default()));
+    manager.route_specifier = Some(RouteSpecifier::RouteConfig(RouteConfiguration::default()));
     any.value = manager.encode_to_vec();
     Some(chain)
 }
