@@ -28,16 +28,21 @@ pub struct RbacCounters {
 }
 
 impl RbacCounters {
-    /// The counters of a filter below `prefix`.
+    /// The counters of a filter below `prefix`. As in Envoy a dot ends each prefix, written or not.
     pub fn new(
         prefix: &str,
         config: (&str, &str),
         make: &dyn Fn(&str, &'static [&'static str]) -> Arc<CounterGroup>,
     ) -> Self {
         let (rules, shadow) = config;
+        let dotted = |text: &str| match text {
+            "" => String::new(),
+            text => format!("{}.", text.strip_suffix('.').unwrap_or(text)),
+        };
+        let prefix = dotted(prefix) + "rbac.";
         Self {
-            enforced: make(&format!("{prefix}rbac.{rules}"), COUNTERS),
-            shadow: make(&format!("{prefix}rbac.{shadow}"), SHADOW_COUNTERS),
+            enforced: make(&format!("{prefix}{}", dotted(rules)), COUNTERS),
+            shadow: make(&format!("{prefix}{}", dotted(shadow)), SHADOW_COUNTERS),
         }
     }
 

@@ -54,7 +54,18 @@ impl Identities {
 
     /// The same of another namespace.
     pub fn issue_in(&self, folder: &ConfigFolder, namespace: &str, account: &str) -> IdentityFiles {
-        let uri = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
+        self.issue_of(folder, "cluster.local", namespace, account)
+    }
+
+    /// The same of another trust domain.
+    pub fn issue_of(
+        &self,
+        folder: &ConfigFolder,
+        domain: &str,
+        namespace: &str,
+        account: &str,
+    ) -> IdentityFiles {
+        let uri = format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
         let account = format!("{namespace}-{account}");
         let mut params = named(&account);
         let name = uri

@@ -419,6 +419,24 @@ async fn assert_refusal_named(scene: &Scene, object: &str, kind: &str, says: &st
     assert!(named, "no line of the log says {says} and {place}");
 }
 
+/// A proxy that starts while a listener is refused has all others, and their routes and clusters.
+async fn has_all_beside(scene: &Scene, mode: AdsMode) {
+    let (node, xds) = (Node::gateway("later"), scene.control.grpc());
+    let later = Dataplane::start(&envoy(), &node, mode, xds, &scene.folder).await;
+    scene
+        .control
+        .wait_in_step(&later.id, &["CDS", "EDS", "RDS"])
+        .await;
+    eventually("a later proxy has what is sound", SOON, async || {
+        let listeners = later.admin("/listeners").await;
+        let port = format!(":{}", scene.mesh.gateway_ports[0]);
+        let clusters = later.admin("/clusters").await;
+        let fine = listeners.contains(&port) && clusters.contains(Mesh::HOST);
+        fine.then_some(()).ok_or(listeners)
+    })
+    .await;
+}
+
 async fn a_refused_resource_is_contained(mode: AdsMode) {
     let _turn = one_at_a_time();
     let mut scene = Scene::start(WEFT).await;
@@ -433,6 +451,7 @@ async fn a_refused_resource_is_contained(mode: AdsMode) {
         .folder
         .write("60-broken.yaml", &refused_gateway(free_port()));
     assert_refusal_named(&scene, "Gateway/shop/broken", "LDS", "/nowhere/").await;
+    has_all_beside(&scene, mode).await;
     scene.folder.write(Mesh::SUBSETS_FILE, &refused_subsets());
     assert_refusal_named(
         &scene,

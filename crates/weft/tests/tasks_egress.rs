@@ -3,7 +3,8 @@
 //! `interop_capture`.
 
 use weft_testkit::{
-    App, Certificate, Connection, Dataplane, SharedStage, Side, World, free_port, local,
+    App, Certificate, Connection, Dataplane, Identities, Reply, Seen, SharedStage, Side, World,
+    free_port, local,
 };
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -14,8 +15,9 @@ const HOST: &str = "edition.example.org";
 struct Exit {
     side: Side,
     port: u16,
-    /// Of the egress gateway.
+    /// Of the egress gateway: in plain text, and for callers of the mesh by mutual TLS.
     gateway_port: u16,
+    gateway_tls: u16,
     sidecar: Dataplane,
     gateway: Dataplane,
     plain: App,
@@ -23,10 +25,21 @@ struct Exit {
     /// Serves this client only.
     mutual: App,
     client: [String; 2],
+    /// The same, with the authority of the TLS port, as a document.
+    credential: String,
     /// The file of the authority that the TLS port's certificate comes from.
     authority: String,
     /// The file of one that it does not come from.
     stranger: String,
+}
+
+/// Moves callers of one path to HTTPS, as servers do that have a plain port for nothing else.
+fn plain(name: &'static str, seen: &Seen) -> Reply {
+    if seen.path == "/politics" {
+        let place = format!("https://{HOST}/politics");
+        return (301, vec![("location", place)], String::new());
+    }
+    (200, Vec::new(), name.to_owned())
 }
 
 impl World for Exit {
@@ -34,7 +47,7 @@ impl World for Exit {
 
     async fn build(side: Side) -> Self {
         let certificate = Certificate::of(HOST);
-        let plain = App::start("plain").await;
+        let plain = App::answering("plain", plain).await;
         let secure = App::start_tls("secure", &certificate, None).await;
         let client = Certificate::of("client");
         let mutual = App::start_tls("mutual", &certificate, Some(&client)).await;
@@ -44,11 +57,13 @@ impl World for Exit {
         };
         let authority = file("outside", &certificate.certificate);
         let stranger = file("stranger", &Certificate::of(HOST).certificate);
+        let credential = client.secret_with_client("outside", &certificate);
+        let credential = credential.replace("namespace: shop", "namespace: $NS");
         let client = [
             file("client", &client.certificate),
             file("client-key", &client.key),
         ];
-        let gateway_port = free_port();
+        let (gateway_port, gateway_tls) = (free_port(), free_port());
         let port = free_port();
         side.write(
             "10-gateway",
@@ -61,7 +76,7 @@ spec:
   exportTo: ['.']
   location: MESH_INTERNAL
   resolution: STATIC
-  ports: [{{number: {gateway_port}, name: http, protocol: HTTP}}]
+  ports: [{{number: {gateway_port}, name: http, protocol: HTTP}}, {{number: {gateway_tls}, name: https, protocol: HTTPS}}]
   endpoints: [{{address: 127.0.0.1}}]
 ---
 apiVersion: networking.istio.io/v1
@@ -92,19 +107,26 @@ spec:
             ),
         );
         side.write("50-rules", &outside(&plain, 80));
-        let sidecar = side.sidecar("client", side.ip(9), port, &[]);
-        let gateway = side.gateway("egress");
+        let mut sidecar = side.sidecar("client", side.ip(9), port, &[]);
+        let mut gateway = side.gateway("egress");
+        let identities = Identities::new_for(&side.folder, side.name);
+        for (node, account) in [(&mut sidecar, "caller"), (&mut gateway, "egress")] {
+            let files = identities.issue_in(&side.folder, side.name, account);
+            files.announce(&mut node.metadata);
+        }
         let (sidecar, gateway) = tokio::join!(side.proxy(&sidecar), side.proxy(&gateway));
         Self {
             side,
             port,
             gateway_port,
+            gateway_tls,
             sidecar,
             gateway,
             plain,
             secure,
             mutual,
             client,
+            credential,
             authority,
             stranger,
         }
@@ -132,6 +154,11 @@ spec:
 
 /// A rule that calls of the host's port 80 are secured on the way.
 fn origination(authority: &str) -> String {
+    originate(&format!("SIMPLE, caCertificates: {authority}"))
+}
+
+/// The same in this mode, with all that belongs to it.
+fn originate(mode: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -142,7 +169,7 @@ spec:
   trafficPolicy:
     portLevelSettings:
     - port: {{number: 80}}
-      tls: {{mode: SIMPLE, sni: {HOST}, caCertificates: {authority}, subjectAltNames: [{HOST}]}}
+      tls: {{mode: {mode}, sni: {HOST}, subjectAltNames: [{HOST}]}}
 ---
 "
     )
@@ -155,7 +182,10 @@ impl Exit {
 
     /// The host's calls go to the egress gateway, and from there out.
     fn through_gateway(&self) -> String {
-        let port = self.gateway_port;
+        Self::through(self.gateway_port)
+    }
+
+    fn through(port: u16) -> String {
         format!(
             "apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -246,9 +276,29 @@ spec:
 fn the_sidecar_originates_tls() {
     STAGE.play(WEFT, async |exit: &Exit| {
         exit.begin().await;
-        let host = outside(&exit.secure, 80);
+        exit.rules(&outside(&exit.plain, 80));
+        exit.becomes("in plain text", 200, "plain").await;
+        let moved = exit.see(HOST, "/politics").await;
+        assert_eq!(moved, (301, String::new()), "the caller must call again");
+        // The same port of the host, at its TLS port.
+        let secure = format!("targetPort: {}, protocol: HTTP", exit.secure.port());
+        let host = outside(&exit.secure, 80).replace("protocol: HTTP", &secure);
+        let (before, after) = host.split_once(", ports: {http-port").expect("its ports");
+        let host = format!(
+            "{before}{}",
+            &after[after.find('}').expect("their end") + 1..]
+        );
         exit.rules(&(host.clone() + &origination(&exit.authority)));
         exit.becomes("over TLS", 200, "secure").await;
+        let first = exit.see(HOST, "/politics").await;
+        assert_eq!(
+            first,
+            (200, "secure".to_owned()),
+            "nobody is sent elsewhere"
+        );
+        let seen = exit.secure.seen();
+        assert_eq!(seen.last().map(|seen| &*seen.path), Some("/politics"));
+        assert_eq!(exit.see(HOST, "/").await.0, 200);
         let seen = exit.secure.seen();
         let last = seen.last().expect("it was called");
         assert_eq!((last.header("host"), &*last.path), (HOST, "/"));
@@ -277,6 +327,18 @@ fn the_sidecar_originates_mutual_tls() {
         let own = format!("mode: MUTUAL, clientCertificate: {certificate}, privateKey: {key}");
         exit.rules(&(host + &simple.replace("mode: SIMPLE", &own)));
         exit.becomes("the sidecar shows one", 200, "mutual").await;
+
+        // By the name of a Secret, which sidecars get by rules that choose them only.
+        let host = outside(&exit.mutual, 80);
+        let rule = originate("MUTUAL, credentialName: outside");
+        exit.rules(&[&host, &*exit.credential, "---\n", &*rule].concat());
+        exit.side
+            .becomes("a rule for any workload: in plain text", 502, status)
+            .await;
+        let selector = "  workloadSelector: {matchLabels: {app: client}}\n  exportTo";
+        let rule = rule.replace("  exportTo", selector);
+        exit.rules(&[&host, &*exit.credential, "---\n", &*rule].concat());
+        exit.becomes("a rule for this one", 200, "mutual").await;
         exit.nothing_refused().await;
     });
 }
@@ -318,6 +380,69 @@ fn the_egress_gateway_originates_tls() {
         exit.side
             .becomes("through the gateway over TLS", wanted, way)
             .await;
+        exit.nothing_refused().await;
+    });
+}
+
+#[test]
+fn the_egress_gateway_originates_mutual_tls() {
+    STAGE.play(WEFT, async |exit: &Exit| {
+        exit.begin().await;
+        let port = exit.gateway_tls;
+        // The way to the gateway is mutual TLS of the mesh, the way from there the host's.
+        let way_there = format!(
+            "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: egress-tls, namespace: $NS}}
+spec:
+  selector: {{gateway: $NS-egress}}
+  servers:
+  - bind: 127.0.0.1
+    port: {{number: {port}, name: https, protocol: HTTPS}}
+    hosts: [{HOST}]
+    tls: {{mode: ISTIO_MUTUAL}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: egress-tls, namespace: $NS}}
+spec:
+  host: egress.$NS.svc.cluster.local
+  exportTo: ['.']
+  subsets:
+  - name: secured
+    trafficPolicy:
+      portLevelSettings:
+      - {{port: {{number: {port}}}, tls: {{mode: ISTIO_MUTUAL, sni: {HOST}}}}}
+---
+"
+        );
+        let through = Exit::through(port).replace("[egress", "[egress-tls");
+        let through = through.replace("subset: edition", "subset: secured");
+        let rules = |mode: &str| {
+            let host = outside(&exit.mutual, 80);
+            let secret = exit.credential.clone() + "---\n";
+            [
+                host,
+                way_there.clone(),
+                through.clone(),
+                secret,
+                originate(mode),
+            ]
+            .concat()
+        };
+        let simple = format!("SIMPLE, caCertificates: {}", exit.authority);
+        exit.rules(&rules(&simple));
+        let status = async || exit.see(HOST, "/").await.0;
+        let what = "the host wants a certificate";
+        exit.side.becomes(what, 503, status).await;
+        exit.rules(&rules("MUTUAL, credentialName: outside"));
+        let way = async || (exit.see(HOST, "/").await, Exit::way(&exit.mutual));
+        let wanted = ((200, "mutual".to_owned()), "gateway".to_owned());
+        let what = "through the gateway, which shows one";
+        exit.side.becomes(what, wanted, way).await;
+        let stats = exit.gateway.stats().await;
+        let secured = stats.get(&format!("listener.127.0.0.1_{port}.ssl.handshake"));
+        assert!(secured > 0, "the way to the gateway is in plain text");
         exit.nothing_refused().await;
     });
 }

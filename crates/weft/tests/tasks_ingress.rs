@@ -1,6 +1,7 @@
 //! Istio's task pages about ways into the mesh, through real Envoy and through our own proxy; the
 //! table of all pages is in `tasks_traffic`.
 
+use serde_json::json;
 use weft_testkit::{
     Answer, App, Certificate, Connection, Dataplane, SharedStage, Side, World, free_port, local,
 };
@@ -82,7 +83,10 @@ impl World for Front {
         side.write("10-services", &services);
         let ports = [free_port(), free_port()];
         side.write("50-rules", &plain(ports[0], "httpbin.example.com"));
-        let gateway = side.proxy(&side.gateway("ingress")).await;
+        let mut gateway = side.gateway("ingress");
+        // Before it stands a load balancer that tells the address of its caller.
+        gateway.metadata["PROXY_CONFIG"] = json!({"gatewayTopology": {"numTrustedProxies": 1}});
+        let gateway = side.proxy(&gateway).await;
         Self {
             side,
             ports,
@@ -252,6 +256,31 @@ spec:
         front.becomes(host, "/status/200", 200).await;
         front.rules(&policy("DENY", "remoteIpBlocks: [127.0.0.1]"));
         front.becomes(host, "/status/200", 403).await;
+
+        // Of the addresses that are told only the last one counts, which the load balancer wrote.
+        let told = async |addresses: &str| {
+            let called = async {
+                let mut connection = Connection::open(local(front.ports[0])).await?;
+                let headers = [("x-forwarded-for", addresses)];
+                connection.call("GET", host, "/status/200", &headers).await
+            };
+            called.await.map_or(0, |answer| answer.status)
+        };
+        front.rules(&policy("ALLOW", "remoteIpBlocks: [1.2.3.4, 5.6.7.0/24]"));
+        let unknown = async || told("9.9.9.9").await;
+        let what = "an address that is told";
+        front.side.becomes(what, 403, unknown).await;
+        let allowed = async || told("5.6.7.8").await;
+        assert_eq!(allowed().await, 200);
+        assert_eq!(told("9.9.9.9, 1.2.3.4").await, 200);
+        assert_eq!(told("1.2.3.4, 9.9.9.9").await, 403);
+        assert_eq!(front.status(host, "/status/200").await, 403);
+        front.rules(&policy("DENY", "remoteIpBlocks: [5.6.7.8]"));
+        front
+            .side
+            .becomes("one that is kept out", 403, allowed)
+            .await;
+        assert_eq!(told("5.6.7.9").await, 200);
         front.rules(&plain(front.ports[0], host));
         front.becomes(host, "/status/200", 200).await;
     });

@@ -10,10 +10,14 @@
 //! | ingress gateways; ingress access control; JWT claim based routing | `tasks_ingress` |
 //! | secure gateways | `interop_gateway` (one host, renewal), `tasks_ingress` (several, mutual TLS) |
 //! | ingress without TLS termination (SNI passthrough) | `interop_gateway` |
-//! | accessing external services; egress TLS origination; egress gateways | `tasks_egress`; `interop_capture` (unknown destinations, HTTPS) |
-//! | mutual TLS migration | `tasks_security`, `interop_security`, `interop_capture` |
-//! | authorization: HTTP, TCP, JWT, deny, external (`CUSTOM`) | `tasks_security`; principals, paths: `interop_security` |
-//! | authorization: dry run; authentication policy: ports, tokens of end users | `tasks_security` |
+//! | ingress sidecar TLS termination; local rate limit | `tasks_sidecars` |
+//! | accessing external services; egress TLS origination; egress gateways | `tasks_egress`; `interop_capture` (unknown destinations), `interop_capture_egress` (HTTPS) |
+//! | egress using wildcard hosts | `interop_capture_egress` |
+//! | mutual TLS migration | `tasks_security`, `interop_security`, `interop_capture`; the whole mesh: `tasks_trust` |
+//! | trust domain migration | `tasks_trust` |
+//! | authorization: HTTP, TCP, JWT, deny, external (`CUSTOM`) | `tasks_security`, by gRPC: `tasks_sidecars`; principals, paths: `interop_security` |
+//! | authorization: dry run | `tasks_security`; its metrics: `tasks_sidecars` |
+//! | authentication policy: ports, tokens of end users; claims in headers | `tasks_security`; `tasks_sidecars` |
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -422,6 +422,7 @@ pub(crate) fn standing(mesh: &MeshSettings, proxies: Standing) -> Vec<Emitted> {
             agent,
             socket: credential_socket,
             provider: None,
+            own: None,
         };
         clusters.push(dynamic::cluster_of_all(mesh, resolver, keepers));
     }

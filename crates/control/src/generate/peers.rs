@@ -152,6 +152,7 @@ pub(super) fn apply(
                 agent: identity.agent,
                 socket: identity.credential_socket,
                 provider: None,
+                own: None,
             };
             // Those of Kubernetes' services are not known to whom else's certificates are trusted.
             let names = if service.origin.kind == Kind::Service {

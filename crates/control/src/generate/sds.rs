@@ -3,6 +3,7 @@
 
 use weft_model::{CredentialName, KeyPairFiles};
 
+use crate::identity::CertificateFiles;
 use crate::pb::core::v3::{
     ApiConfigSource, ApiVersion, ConfigSource, GrpcService, api_config_source::ApiType,
     config_source::ConfigSourceSpecifier, grpc_service::EnvoyGrpc, grpc_service::TargetSpecifier,
@@ -31,6 +32,8 @@ pub(crate) struct Keepers<'a> {
     pub(crate) socket: bool,
     /// The same by the mesh's provider: cluster and host.
     pub(crate) provider: Option<&'a (String, String)>,
+    /// Files with the workload's own identity, for connections that it takes.
+    pub(crate) own: Option<&'a CertificateFiles>,
 }
 
 /// A secret that the control plane serves, or one of its keepers. One that is not there must not

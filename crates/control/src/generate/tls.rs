@@ -9,6 +9,7 @@ use weft_model::{
 };
 
 use super::sds::{self, Keepers};
+use crate::identity::CertificateFiles;
 use crate::pb::tls::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
     TlsCertificate, TlsParameters, UpstreamTlsContext,
@@ -119,16 +120,45 @@ pub(crate) fn downstream(
             let roots = authorities.as_ref().filter(|_| checked);
             common.validation_context_type = roots.map(|roots| combined(check, credential(roots)));
         }
-        ServerIdentity::Workload => {
-            common.tls_certificate_sds_secret_configs = vec![sds::workload(sds::OWN, agent)];
-            common.validation_context_type =
-                Some(combined(check, sds::workload(sds::ROOTS, agent)));
-        }
+        ServerIdentity::Workload => match keepers.own {
+            Some(files) => own_files(&mut common, files, check, agent),
+            None => {
+                common.tls_certificate_sds_secret_configs = vec![sds::workload(sds::OWN, agent)];
+                common.validation_context_type =
+                    Some(combined(check, sds::workload(sds::ROOTS, agent)));
+            }
+        },
     }
     DownstreamTlsContext {
         common_tls_context: Some(common),
         require_client_certificate: bool_value(server.clients == ClientCertificates::Required),
         ..DownstreamTlsContext::default()
+    }
+}
+
+/// The identity of a workload whose node names its files. Source: istiod, `ApplyToCommonTLSContext`.
+fn own_files(
+    common: &mut CommonTlsContext,
+    files: &CertificateFiles,
+    check: CertificateValidationContext,
+    agent: bool,
+) {
+    let pair = KeyPairFiles {
+        certificate: Arc::clone(&files.chain),
+        private_key: Arc::clone(&files.key),
+    };
+    let roots = files.authorities.as_deref();
+    if agent {
+        common.tls_certificate_sds_secret_configs = vec![sds::pair_of_files(&pair)];
+        let roots = roots.map_or_else(|| sds::workload(sds::ROOTS, true), sds::roots_of_file);
+        common.validation_context_type = Some(combined(check, roots));
+    } else {
+        common.tls_certificates = vec![certificate(&pair)];
+        let check = CertificateValidationContext {
+            trusted_ca: roots.and_then(file),
+            ..check
+        };
+        common.validation_context_type = Some(ValidationContextType::ValidationContext(check));
     }
 }
 

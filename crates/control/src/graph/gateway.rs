@@ -260,6 +260,7 @@ pub(super) fn listener(
             agent: class.agent,
             socket: class.credential_socket,
             provider: provider.as_ref(),
+            own: class.own_files.as_ref(),
         },
         guard: &guard,
     };

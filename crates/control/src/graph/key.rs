@@ -22,7 +22,7 @@ use crate::generate::listeners::Unknown;
 use crate::generate::locality::Place;
 use crate::generate::reporting::SpanIdentity;
 use crate::generate::virtual_hosts::RouteHeaders;
-use crate::identity::Identity;
+use crate::identity::{CertificateFiles, Identity};
 use crate::node::{Interception, Proxy, ProxyKind};
 use crate::patch::Workloads;
 
@@ -181,6 +181,8 @@ pub(crate) struct GatewayClass {
     pub(crate) agent: bool,
     /// Whether a server of credentials listens beside them.
     pub(crate) credential_socket: bool,
+    /// Files with their identity.
+    pub(crate) own_files: Option<CertificateFiles>,
     /// Whether they may not bind ports below 1024.
     pub(crate) unprivileged: bool,
 }

@@ -318,6 +318,7 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 v6: facts.binding.v6,
                 agent: facts.identity.agent,
                 credential_socket: facts.identity.credential_socket,
+                own_files: facts.identity.server.clone(),
                 unprivileged: facts.unprivileged,
             });
             client.passes = gateway::passes(cx, &class);

@@ -11,9 +11,9 @@ use crate::monitoring::shown;
 use crate::node::Proxy;
 use crate::pb::core::v3::data_source::Specifier;
 use crate::pb::core::v3::transport_socket::ConfigType;
-use crate::pb::tls::UpstreamTlsContext;
 use crate::pb::tls::common_tls_context::ValidationContextType;
 use crate::pb::tls::secret::Type;
+use crate::pb::tls::{DownstreamTlsContext, UpstreamTlsContext};
 
 /// A certificate and its key.
 pub(super) fn pair() -> (String, String) {
@@ -278,4 +278,49 @@ fn people_never_see_a_key() {
     }
     assert_eq!(keys, 3);
     assert!(!format!("{view:?}").contains("BEGIN PRIVATE"));
+}
+
+/// A gateway whose node names the files of its identity shows them, as istiod's: to wait for
+/// secrets that nobody serves would keep its port shut.
+#[test]
+fn own_certificates_are_those_of_the_files_that_a_node_names() {
+    let mut mesh = Mesh::new(&server("own", 443, "mode: ISTIO_MUTUAL"));
+    let files = [
+        ("LABELS", r#"{"istio":"ingressgateway"}"#),
+        ("TLS_SERVER_CERT_CHAIN", "/s.pem"),
+        ("TLS_SERVER_KEY", "/s.key"),
+        ("TLS_SERVER_ROOT_CERT", "/ca.pem"),
+    ];
+    let id = "router~10.9.9.9~gw.infra~infra.svc.cluster.local";
+    let agent = [&files[..], &[("ISTIO_VERSION", "1.32.0")]].concat();
+    let mut context = |metadata: &[(&str, &str)]| {
+        let listener = mesh.config(&proxy(id, metadata)).listener("0.0.0.0_443");
+        let socket = listener.filter_chains[0].transport_socket.clone();
+        let Some(ConfigType::TypedConfig(any)) = socket.and_then(|s| s.config_type) else {
+            panic!("no TLS: {listener:?}")
+        };
+        let context = DownstreamTlsContext::decode(&any.value[..]).expect("valid");
+        context.common_tls_context.expect("it is there")
+    };
+    let alone = context(&files);
+    assert_eq!(alone.tls_certificate_sds_secret_configs, []);
+    let named = |source: &Option<crate::pb::core::v3::DataSource>| {
+        source.clone().and_then(|source| source.specifier)
+    };
+    let file = |path: &str| Some(Specifier::Filename(path.to_owned()));
+    let [pair] = &alone.tls_certificates[..] else {
+        panic!("{:?}", alone.tls_certificates)
+    };
+    assert_eq!(named(&pair.certificate_chain), file("/s.pem"));
+    assert_eq!(named(&pair.private_key), file("/s.key"));
+    let Some(ValidationContextType::ValidationContext(check)) = &alone.validation_context_type
+    else {
+        panic!("{:?}", alone.validation_context_type)
+    };
+    assert_eq!(named(&check.trusted_ca), file("/ca.pem"));
+
+    let watched = context(&agent);
+    let names = watched.tls_certificate_sds_secret_configs.iter();
+    let names: Vec<&str> = names.map(|secret| &*secret.name).collect();
+    assert_eq!(names, ["file-cert:/s.pem~/s.key"]);
 }

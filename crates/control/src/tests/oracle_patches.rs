@@ -16,7 +16,8 @@ pub(super) fn envoy_filter(random: &mut Random, name: &str) -> String {
     let _ = write!(out, "\n  priority: {}\n  configPatches:", random.below(3));
     for _ in 0..=random.below(3) {
         let side = random.pick(&["ANY", "SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"]);
-        let (target, object, patch) = patch(random);
+        let (target, mut object, patch) = patch(random);
+        object += random.pick(&["", "", "", ", proxy: {proxyVersion: '^1[.]3.*'}"]);
         let _ = write!(
             out,
             "\n  - {{applyTo: {target}, match: {{context: {side}{object}}}, patch: {patch}}}"
@@ -34,7 +35,8 @@ fn patch(random: &mut Random) -> (&'static str, String, String) {
     let lua = format!(
         "name: l{number}, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua, stat_prefix: s}}"
     );
-    match random.below(10) {
+    match random.below(15) {
+        10..=14 => of_chains(random, &filter),
         0 => (
             "CLUSTER",
             format!(", cluster: {{service: '{host}'}}"),
@@ -100,6 +102,47 @@ fn patch(random: &mut Random) -> (&'static str, String, String) {
                 format!(
                     "name: extra{number}, domains: [e{number}.example.org], routes: [{{match: {{prefix: /}}, redirect: {{}}}}]"
                 ),
+            ),
+        ),
+    }
+}
+
+/// Patches of chains, their filters, and what filters are discovered by.
+fn of_chains(random: &mut Random, manager: &str) -> (&'static str, String, String) {
+    const LUA: &str = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua";
+    let number = random.below(9) + 1;
+    match random.below(5) {
+        0 => (
+            "FILTER_CHAIN",
+            ", listener: {portNumber: 80}".to_owned(),
+            format!("{{operation: MERGE, value: {{transport_socket_connect_timeout: {number}s}}}}"),
+        ),
+        1 => (
+            "NETWORK_FILTER",
+            manager.to_owned(),
+            format!(
+                "{{operation: MERGE, value: {{name: {MANAGER}, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, max_request_headers_kb: {number}}}}}}}"
+            ),
+        ),
+        2 => (
+            "LISTENER_FILTER",
+            ", listener: {listenerFilter: envoy.filters.listener.http_inspector}".to_owned(),
+            "{operation: REMOVE}".to_owned(),
+        ),
+        3 => (
+            "EXTENSION_CONFIG",
+            String::new(),
+            format!(
+                "{{operation: ADD, value: {{name: found{}, typed_config: {{'@type': {LUA}, stat_prefix: s{number}}}}}}}",
+                number % 3
+            ),
+        ),
+        _ => (
+            "HTTP_FILTER",
+            manager.to_owned(),
+            format!(
+                "{{operation: INSERT_FIRST, value: {{name: found{}, config_discovery: {{config_source: {{ads: {{}}, initial_fetch_timeout: 0s}}, type_urls: [{LUA}]}}}}}}",
+                number % 3
             ),
         ),
     }

@@ -472,8 +472,7 @@ pub(super) fn random_rule(random: &mut Random, name: &str) -> String {
 }
 
 /// Providers whose services come and go.
-pub(super) fn random_settings() -> MeshSettings {
-    let text = "
+pub(super) const RANDOM_SETTINGS: &str = "
 extensionProviders:
 - name: service
   envoyHttpAls: {service: x.a.svc.cluster.local, port: 9001}
@@ -481,9 +480,11 @@ extensionProviders:
   zipkin: {service: api.example.com, port: 80}
 - name: keys
   sds: {name: keys, service: y.a.svc.cluster.local, port: 9001}
+- name: ask
+  envoyExtAuthzGrpc: {service: x.a.svc.cluster.local, port: 9001}
+- name: judge
+  envoyExtAuthzHttp: {service: z.b.svc.cluster.local, port: 80}
 outboundClusterStatName: '%SERVICE%_%SUBSET_NAME%_%SERVICE_PORT_NAME%'
 inboundClusterStatName: '%SERVICE_FQDN%_%SERVICE_PORT%'
 defaultProviders: {accessLogging: [service]}
 ";
-    mesh_config::parse("mesh.yaml", text).expect("a valid mesh configuration")
-}

@@ -32,6 +32,9 @@ mod references;
 
 use references::{chain_messages, chains, needs, replaced, same_but_for_rpc_routes};
 
+/// RPC routes that take the place of others in chains that stay.
+type Rerouted = Vec<(RpcRouteSlot, Arc<RpcRoutes>)>;
+
 /// A listener as it was configured.
 #[derive(Debug)]
 struct Entry {
@@ -184,7 +187,7 @@ impl Listeners {
         message: &pb::Listener,
         config: weft_config::Listener,
         secrets: &Secrets,
-    ) -> Result<(ListenerSpec, Vec<(RpcRouteSlot, Arc<RpcRoutes>)>), String> {
+    ) -> Result<(ListenerSpec, Rerouted), String> {
         let old = self.active.get(&config.name);
         let old_chains = old.map(|entry| {
             let messages = chain_messages(&entry.message);

@@ -9,7 +9,6 @@ use weft_proto::Problem;
 
 use super::assemble::Assembly;
 use super::each::each;
-use super::registered;
 use crate::Change;
 use crate::api::istio::mesh_networks;
 use crate::document::{self, ReadFile};
@@ -172,8 +171,8 @@ impl FileStore {
         self.settle(BTreeSet::from([source]), &touched)
     }
 
-    /// Takes workloads in that register themselves; see [`registered::Registered::set`].
-    pub(super) fn register(&mut self, news: registered::News) -> Update {
+    /// Takes workloads in that register themselves; see [`super::registered::Registered::set`].
+    pub fn register(&mut self, news: BTreeMap<ObjectRef, Option<Arc<Workload>>>) -> Update {
         let touched: BTreeSet<ObjectRef> = news.keys().cloned().collect();
         let mut gone = Vec::new();
         for (origin, workload) in news {

@@ -78,7 +78,7 @@ pub(crate) async fn statuses() -> (u16, Arc<AtomicUsize>) {
     (port, hits)
 }
 
-/// A server that answers requests with what came before them, in hexadecimal digits if it is no text,
+/// A server that answers requests with what came before them, as bytes in hexadecimal digits if it is no text,
 /// and the number of the request on its connection.
 pub(crate) async fn before_requests() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
@@ -100,10 +100,7 @@ pub(crate) async fn before_requests() -> u16 {
                         Ok(text) if text.is_empty() || text.starts_with("PROXY") => {
                             text.trim().to_owned()
                         }
-                        _ => seen[..at]
-                            .iter()
-                            .map(|byte| format!("{byte:02x}"))
-                            .collect(),
+                        _ => format!("{:02x?}", &seen[..at]),
                     };
                     count += 1;
                     let body = format!("{count}: {text}");

@@ -2,18 +2,16 @@
 
 use std::fmt::Write;
 
-use weft_sources::{Change, FileStore};
-
 use super::Random;
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
-/// Edits the mesh's document of networks.
-pub(super) fn edit(random: &mut Random, store: &mut FileStore) -> Vec<Change> {
+/// The mesh's document of networks.
+pub(super) fn document(random: &mut Random) -> String {
     let mut text = "networks:".to_owned();
     if random.chance(25) {
         text += " {}";
-        return store.apply_networks("networks.yaml", Ok(&text)).changes;
+        return text;
     }
     for name in NAMES {
         if random.chance(30) {
@@ -47,7 +45,7 @@ pub(super) fn edit(random: &mut Random, store: &mut FileStore) -> Vec<Change> {
     if text.ends_with(':') {
         text += " {}";
     }
-    store.apply_networks("networks.yaml", Ok(&text)).changes
+    text
 }
 
 /// A service that may be a network's gateway, a service with pods, or the root namespace.
@@ -78,9 +76,10 @@ pub(super) fn object(random: &mut Random, name: &str) -> String {
             )
         }
         _ => {
-            let label = random.pick(&["app: x", "topology.istio.io/network: two"]);
+            let label = random.pick(&["app: x", "topology.istio.io/network: two", "env: one"]);
+            let name = random.pick(&["istio-system", "istio-system", "a", "b"]);
             format!(
-                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: istio-system, labels: {{{label}}}}}"
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{label}}}}}"
             )
         }
     }

@@ -15,7 +15,14 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
         ("TLS_SERVER_KEY", "/s.key"),
         ("TLS_SERVER_ROOT_CERT", "/ca.pem"),
     ];
-    let all: [Proxy; 13] = [
+    let served = |id: &str, account: &str| {
+        let mut proxy = proxy(id, &[]);
+        proxy.prove(account);
+        proxy
+    };
+    let all: [Proxy; 15] = [
+        served("sidecar~10.0.0.3~s.a~a.svc.cluster.local", "one"),
+        served("router~10.0.0.2~s.a~a.svc.cluster.local", "two"),
         sidecar("10.0.0.1", "a"),
         proxy(
             "sidecar~10.0.0.2~w.a~a.svc.cluster.local",

@@ -8,6 +8,7 @@ use weft_config::RouteSource;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
 use weft_config::rpc::RpcRouteSource;
 use weft_config::tcp_proxy::TcpClusters;
+use weft_proto::aeraki::meta_protocol_proxy::config::route::v1alpha::RouteConfiguration;
 use weft_proto::aeraki::meta_protocol_proxy::v1alpha as rpc_pb;
 use weft_proto::pb::envoy::config::listener::v3 as pb;
 
