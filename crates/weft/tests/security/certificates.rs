@@ -26,6 +26,26 @@ pub(crate) fn write(folder: &ConfigFolder) -> PathBuf {
             "spiffe://td/ns/default/sa/web",
             false,
         ),
+        (
+            "foreign",
+            &stranger.1,
+            "spiffe://strange/ns/default/sa/web",
+            false,
+        ),
+        (
+            "pretender",
+            &root.1,
+            "spiffe://strange/ns/default/sa/web",
+            false,
+        ),
+        (
+            "nobody",
+            &root.1,
+            "spiffe://unknown/ns/default/sa/web",
+            false,
+        ),
+        ("pathless", &root.1, "spiffe://td", false),
+        ("elsewhere", &root.1, "https://td/ns/default/sa/web", false),
     ] {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(["a.tls.test".to_owned()]).expect("a name");
