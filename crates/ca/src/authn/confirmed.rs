@@ -119,7 +119,7 @@ mod tests {
 
     const LIFE: Duration = Duration::from_hours(1);
 
-    fn issuer(now: SystemTime) -> (Issuer, Arc<TrustBundle>) {
+    fn new_issuer(now: SystemTime) -> (Issuer, Arc<TrustBundle>) {
         let domain = TrustDomain::parse("cluster.local").expect("valid");
         let made = Issuer::new_root(&domain, KeyKind::P256, 10 * LIFE, now);
         let (key, root) = made.expect("a root");
@@ -140,8 +140,8 @@ mod tests {
     #[test]
     fn what_was_confirmed_is_so_for_its_time_and_its_roots_only() {
         let now = SystemTime::now();
-        let (issuer, bundle) = self::issuer(now);
-        let (_, others) = self::issuer(now);
+        let (issuer, bundle) = new_issuer(now);
+        let (_, others) = new_issuer(now);
         let chain = chain(&issuer, now);
         let confirmed = Confirmed::default();
         let known = || confirmed.memory(|memory| memory.recent.len() + memory.older.len());
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn memory_has_a_bound_and_keeps_what_is_used() {
         let mut memory = Memory::default();
-        let (_, bundle) = issuer(SystemTime::now());
+        let (_, bundle) = new_issuer(SystemTime::now());
         let times = (SystemTime::UNIX_EPOCH, SystemTime::now());
         let used = [0xff; SHA256_OUTPUT_LEN];
         memory.find(&bundle, &used);

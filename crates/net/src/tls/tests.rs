@@ -31,6 +31,7 @@ impl Authority {
         if let Some(uri) = uri {
             let uri = SanType::URI(uri.try_into().unwrap());
             params.subject_alt_names.push(uri);
+            params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
         }
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
@@ -477,6 +478,7 @@ async fn who_may_sign_is_no_workload_and_lists_in_a_bundle_count() {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         let uri = SanType::URI("spiffe://one.test/a".try_into().unwrap());
         params.subject_alt_names.push(uri);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &one.issuer).unwrap();
@@ -491,9 +493,12 @@ async fn who_may_sign_is_no_workload_and_lists_in_a_bundle_count() {
         params.serial_number = Some(rcgen::SerialNumber::from_slice(&[77]));
     };
     let revoked = identity(serial);
-    let refused = by_domain([&one, &two], signs, vec![]).await;
-    let refused = refused.expect_err("it may sign").unverified();
-    assert_eq!(refused, Some(Unverified::Chain));
+    let unsaid = identity(|params| params.key_usages.clear());
+    for (certificate, why) in [(signs, "it may sign"), (unsaid, "it may do anything")] {
+        let refused = by_domain([&one, &two], certificate, vec![]).await;
+        let refused = refused.expect_err(why).unverified();
+        assert_eq!(refused, Some(Unverified::Chain), "{why}");
+    }
     for certificate in [&plain, &revoked] {
         let taken = by_domain([&one, &two], certificate.clone(), vec![]).await;
         taken.expect("without a list");

@@ -22,8 +22,10 @@ const SCHEME: &str = "spiffe://";
 /// A certificate that is nobody's here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Stranger {
-    /// It may sign others, or lists.
-    #[error("it may sign certificates or lists of revoked ones, and is no workload's")]
+    /// It may sign others, or lists; or it does not say what its key is for.
+    #[error(
+        "its key may sign certificates or lists of revoked ones, or it does not say what its key is for (key usage)"
+    )]
     Authority,
     /// There are no roots for it.
     #[error("no trust bundle for the trust domain of its URI")]
@@ -120,13 +122,13 @@ fn trust_domain(uri: &str) -> Option<&str> {
     (!domain.is_empty()).then_some(domain)
 }
 
-/// Whether a certificate is of an authority, or may do what only these do. What cannot be read is
-/// refused later.
+/// Whether a certificate is of an authority, or may do what only these do; without the extension that
+/// says so (X509-SVID, 4.3) it may do anything. What cannot be read is refused later.
 fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
         return false;
     };
     let usage = certificate.key_usage().ok().flatten();
-    let signs = usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign());
+    let signs = usage.is_none_or(|usage| usage.value.key_cert_sign() || usage.value.crl_sign());
     certificate.is_ca() || signs
 }

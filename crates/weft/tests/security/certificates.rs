@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    date_time_ymd,
 };
 use weft_testkit::ConfigFolder;
 
@@ -44,6 +45,7 @@ pub(crate) fn write(folder: &ConfigFolder) -> PathBuf {
             "spiffe://unknown/ns/default/sa/web",
             false,
         ),
+        ("unsaid", &root.1, "spiffe://td/ns/default/sa/web", false),
         ("pathless", &root.1, "spiffe://td", false),
         ("elsewhere", &root.1, "https://td/ns/default/sa/web", false),
     ] {
@@ -54,6 +56,9 @@ pub(crate) fn write(folder: &ConfigFolder) -> PathBuf {
             .push(SanType::URI(uri.try_into().expect("a URI")));
         params.distinguished_name.remove(DnType::CommonName);
         params.distinguished_name.push(DnType::CommonName, name);
+        if name != "unsaid" {
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        }
         if expired {
             params.not_before = date_time_ymd(2001, 1, 1);
             params.not_after = date_time_ymd(2002, 1, 1);
