@@ -11,6 +11,7 @@
 //! | `reopen` | when all have come back and were answered for every type |
 
 mod follow;
+mod link;
 mod node;
 mod proxy;
 mod tally;
@@ -25,7 +26,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::watch;
-use tonic::transport::Endpoint;
 
 use node::Role;
 use proxy::{Proxy, Shared};
@@ -120,12 +120,10 @@ fn latencies(tally: &Tally, text: &str) -> Result<Value, String> {
     }))
 }
 
-async fn serve(address: &str) -> Result<(), String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint.map_err(|error| format!("{address}: {error}"))?;
+async fn serve(address: String) -> Result<(), String> {
     let mut load = Load {
         shared: Arc::new(Shared {
-            endpoint,
+            address,
             known: follow::Known::default(),
             tally: Tally::default(),
         }),
@@ -145,12 +143,13 @@ fn main() -> ExitCode {
         eprintln!("usage: weft-bench-control HOST:PORT; commands come from standard input");
         return ExitCode::FAILURE;
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // It is given one core.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let outcome = runtime
         .map_err(|error| error.to_string())
-        .and_then(|runtime| runtime.block_on(serve(&address)));
+        .and_then(|runtime| runtime.block_on(serve(address)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -2,21 +2,18 @@
 //! versions only.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
 use prost::Message;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::client::Grpc;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tokio::sync::watch;
 use weft_xds::TypeUrl;
 use weft_xds::pb::{DeltaDiscoveryRequest, Node};
 
 use crate::follow::Known;
+use crate::link::Link;
 use crate::tally::Tally;
 use crate::wire::Response;
 
@@ -24,8 +21,6 @@ const METHOD: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Between attempts to connect.
 const PAUSE: Duration = Duration::from_millis(20);
-const LARGEST: usize = 256 << 20;
-const WINDOW: u32 = 4 << 20;
 
 const CDS: usize = 0;
 const EDS: usize = 1;
@@ -42,8 +37,8 @@ type Links = Arc<[Arc<str>]>;
 
 /// What all proxies share.
 pub(crate) struct Shared {
-    /// Where the control plane is.
-    pub(crate) endpoint: Endpoint,
+    /// Where the control plane is, `HOST:PORT`.
+    pub(crate) address: String,
     /// What contents lead to.
     pub(crate) known: Known,
     /// What was sent.
@@ -89,8 +84,8 @@ impl Proxy {
             rounds.borrow_and_update();
             tokio::select! {
                 outcome = self.stream() => {
-                    if let Err(status) = outcome && status.code() != tonic::Code::Unavailable {
-                        eprintln!("{}: {status}", self.node.id);
+                    if let Err(error) = outcome && error.kind() == io::ErrorKind::InvalidData {
+                        eprintln!("{}: {error}", self.node.id);
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -103,41 +98,20 @@ impl Proxy {
         }
     }
 
-    async fn stream(&mut self) -> Result<(), Status> {
+    async fn stream(&mut self) -> io::Result<()> {
         for state in &mut self.types {
             (state.answered, state.bytes) = (false, 0);
         }
         self.back = false;
-        let (requests, mut answers) = self.open().await?;
-        while let Some(answer) = answers.message().await? {
-            self.answer(answer, &requests).await?;
+        let mut link = Link::open(&self.shared.address, METHOD).await?;
+        for request in self.first_requests() {
+            link.push(&request);
+        }
+        while let Some(answer) = link.message().await? {
+            let bytes = answer.len() as u64;
+            self.answer(&Response::decode(answer)?, bytes, &mut link);
         }
         Ok(())
-    }
-
-    async fn open(
-        &self,
-    ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<Response>), Status> {
-        let unavailable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
-        let endpoint = self.shared.endpoint.clone();
-        let endpoint = endpoint
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW);
-        let channel: Channel = endpoint.connect().await.map_err(unavailable)?;
-        let mut grpc = Grpc::new(channel).max_decoding_message_size(LARGEST);
-        grpc.ready().await.map_err(unavailable)?;
-        let (requests, receiver) = mpsc::channel(64);
-        let first = requests.clone();
-        for request in self.first_requests() {
-            first
-                .try_send(request)
-                .map_err(|_| Status::internal("the queue is new"))?;
-        }
-        let codec = tonic_prost::ProstCodec::<DeltaDiscoveryRequest, Response>::default();
-        let path = PathAndQuery::from_static(METHOD);
-        let call = Request::new(ReceiverStream::new(receiver));
-        let answers = grpc.streaming(call, path, codec).await?.into_inner();
-        Ok((requests, answers))
     }
 
     /// Clusters and listeners, and whatever else it had asked for before.
@@ -162,16 +136,10 @@ impl Proxy {
         requests
     }
 
-    async fn answer(
-        &mut self,
-        answer: Response,
-        requests: &mpsc::Sender<DeltaDiscoveryRequest>,
-    ) -> Result<(), Status> {
-        let gone = |_| Status::unavailable("the stream is gone");
+    fn answer(&mut self, answer: &Response, bytes: u64, link: &mut Link) {
         let Some(kind) = URLS.iter().position(|url| url.as_str() == answer.type_url) else {
-            return Ok(());
+            return;
         };
-        let bytes = answer.encoded_len() as u64;
         let state = &mut self.types[kind];
         state.answered = true;
         state.bytes += bytes;
@@ -184,8 +152,8 @@ impl Proxy {
             response_nonce: answer.nonce.clone(),
             ..Default::default()
         };
-        requests.send(ack).await.map_err(gone)?;
-        let (added, dropped) = self.take(kind, &answer);
+        link.push(&ack);
+        let (added, dropped) = self.take(kind, answer);
         if !added.is_empty() || !dropped.is_empty() {
             let child = kind + 1;
             let names = |names: Vec<Arc<str>>| names.iter().map(ToString::to_string).collect();
@@ -195,10 +163,9 @@ impl Proxy {
                 resource_names_unsubscribe: names(dropped),
                 ..Default::default()
             };
-            requests.send(request).await.map_err(gone)?;
+            link.push(&request);
         }
         self.note();
-        Ok(())
     }
 
     /// Takes an answer over; returns names of the child type to ask for and to give up.

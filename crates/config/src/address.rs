@@ -1,5 +1,6 @@
 //! Addresses and ranges of addresses as configuration writes them. Resolves nothing.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use crate::pb;
 pub enum Address {
     /// An IP address and port.
     Ip(SocketAddr),
+    /// A Unix socket: its path, or (with `@` before it) its name in the abstract namespace.
+    Pipe(Arc<str>),
     /// A DNS name and port.
     Host {
         /// The name to resolve.
@@ -21,19 +24,30 @@ pub enum Address {
 }
 
 impl Address {
-    /// TCP port.
-    pub fn port(&self) -> u16 {
+    /// TCP port; a Unix socket has none.
+    pub fn port(&self) -> Option<u16> {
         match self {
-            Self::Ip(address) => address.port(),
-            Self::Host { port, .. } => *port,
+            Self::Ip(address) => Some(address.port()),
+            Self::Pipe(_) => None,
+            Self::Host { port, .. } => Some(*port),
         }
     }
 
-    /// The socket address, unless it is a name.
+    /// The socket address, unless it is a name or a path.
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(*address),
-            Self::Host { .. } => None,
+            Self::Pipe(_) | Self::Host { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Pipe(path) => f.write_str(path),
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
         }
     }
 }
@@ -92,6 +106,9 @@ pub struct TcpKeepalive {
     pub interval_seconds: Option<u32>,
 }
 
+/// What the kernel has room for, and a byte for the end.
+const LONGEST_PATH: usize = 107;
+
 /// Reads an address to connect to.
 pub(crate) fn address(p: &mut Pass<'_>, message: &pb::core::Address) -> Option<Address> {
     use pb::core::address::Address as Pb;
@@ -99,16 +116,20 @@ pub(crate) fn address(p: &mut Pass<'_>, message: &pb::core::Address) -> Option<A
         Some(Pb::SocketAddress(socket)) => {
             p.at("socket_address", |p| socket_address(p, socket, false))
         }
-        Some(Pb::Pipe(_)) => {
-            p.unsupported("pipe", true);
-            None
-        }
+        Some(Pb::Pipe(pipe)) => p.at("pipe", |p| {
+            let pb::core::Pipe { path, mode } = pipe;
+            unsupported!(p; mode);
+            if path.len() > LONGEST_PATH {
+                p.refuse_field("path", format!("is longer than {LONGEST_PATH} bytes"));
+            }
+            p.name("path", path).map(Address::Pipe)
+        }),
         Some(Pb::EnvoyInternalAddress(_)) => {
             p.unsupported("envoy_internal_address", true);
             None
         }
         None => {
-            p.refuse("needs socket_address");
+            p.refuse("needs one of socket_address, pipe");
             None
         }
     }
@@ -139,7 +160,7 @@ pub(crate) fn bind_socket_address(
 ) -> Option<SocketAddr> {
     match socket_address(p, message, true)? {
         Address::Ip(address) => Some(address),
-        Address::Host { .. } => {
+        Address::Pipe(_) | Address::Host { .. } => {
             p.refuse_field("address", "must be an IP address");
             None
         }

@@ -130,6 +130,8 @@ pub struct HttpManager {
     pub max_request_headers_kb: u32,
     /// A stream without activity; Envoy's default is 5 min.
     pub stream_idle_timeout: Option<Duration>,
+    /// Time for a request to arrive as a whole.
+    pub request_timeout: Option<Duration>,
     /// The request's headers must have arrived.
     pub request_headers_timeout: Option<Duration>,
     /// Access logs, written when the request ends.
@@ -173,6 +175,12 @@ pub struct HttpManager {
 }
 
 impl HttpManager {
+    /// Time for a request's head to arrive.
+    pub fn head_timeout(&self) -> Option<Duration> {
+        let limits = [self.request_headers_timeout, self.request_timeout];
+        limits.into_iter().flatten().min()
+    }
+
     /// A host without what `strip_port` and `strip_trailing_host_dot` take from it; `local` is the
     /// port that was called. `None` if nothing is to be taken from any host.
     pub fn stripped_host(&self, host: &str, local: u16) -> Option<String> {

@@ -28,6 +28,8 @@ pub enum TrafficDirection {
 pub struct ListenerFilters {
     /// Take the destination from before the redirect (`SO_ORIGINAL_DST`).
     pub original_dst: Option<FilterDisabled>,
+    /// Take the client's address from the PROXY protocol's header, before anything else is read.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Read server name and ALPN from a TLS hello.
     pub tls_inspector: Option<FilterDisabled>,
     /// Tell HTTP/1, HTTP/2 and other bytes apart.
@@ -36,6 +38,21 @@ pub struct ListenerFilters {
     pub timeout: Option<Duration>,
     /// Go on (instead of closing) when the time is up.
     pub continue_on_timeout: bool,
+}
+
+/// Envoy's listener filter for the PROXY protocol.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProxyProtocol {
+    /// Where it does not run.
+    pub disabled: FilterDisabled,
+    /// Take headers of version 1.
+    pub v1: bool,
+    /// Take headers of version 2.
+    pub v2: bool,
+    /// Take connections without a header, too.
+    pub without: bool,
+    /// Prefix of its statistics: `proxy_proto.` and perhaps a name of its own with a dot.
+    pub stat_prefix: Arc<str>,
 }
 
 /// Destinations for which a listener filter does not run.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::AccessLog;
+use crate::format::Format;
 
 /// The terminal filter that carries bytes to a cluster.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct TcpProxy {
     pub max_downstream_connection_duration: Option<Duration>,
     /// The connection's source address chooses the host in hashing balancers.
     pub hash_source_ip: bool,
+    /// Where a tunnel through the cluster's hosts leads, `host:port`, if there is one.
+    pub tunnel: Option<Format>,
     /// Access logs, written when the connection ends.
     pub access_logs: Vec<AccessLog>,
 }

@@ -16,6 +16,8 @@ use crate::pb::core::v3::Node;
 use crate::pb::core::v3::node::UserAgentVersionType;
 use crate::pb::protobuf::{Struct, Value, value::Kind};
 
+/// What this mesh's own proxies call themselves.
+const OWN_AGENT: &str = "weft";
 /// Settings of a node may be nested so deep.
 const MAX_DEPTH: usize = 32;
 
@@ -106,6 +108,8 @@ pub struct Proxy {
     pub is_probed: bool,
     /// Free text for people: the user agent and its version.
     pub agent: String,
+    /// Whether it speaks the RPC protocols: a proxy of this mesh, and not Envoy.
+    pub speaks_rpc: bool,
 }
 
 /// Why a node is not served. The stream is refused with this text.
@@ -194,6 +198,7 @@ impl Proxy {
             settings: metadata.settings()?,
             is_probed: metadata.is_probed(),
             agent: agent(node),
+            speaks_rpc: node.user_agent_name == OWN_AGENT && kind == ProxyKind::Sidecar,
         })
     }
 }

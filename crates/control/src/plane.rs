@@ -6,7 +6,7 @@ mod secure;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
@@ -389,26 +389,39 @@ fn refused(core: &Core, of_sort: impl Fn(&ObjectStatus) -> bool) -> Option<Strin
     (!refused.is_empty()).then(|| first + &more)
 }
 
-/// Applies batches as they come. There is no fixed wait: what has queued up while the last batch
-/// was worked on becomes the next one, so that an idle control plane answers at once and a busy
-/// one joins what it can.
+/// Of the time between two batches, so many times as long as the first of them took goes to the
+/// streams, which would otherwise be woken again before they have sent what they were woken for.
+const REST: u32 = 4;
+/// The longest rest.
+const LONGEST_REST: Duration = Duration::from_millis(100);
+
+/// Applies batches as they come. There is no fixed wait: an idle control plane answers at once. A
+/// busy one joins what has queued up while it worked on the last batch and rested from it.
 async fn write(
     mut source: impl Batches,
     core: Arc<Core>,
     drain: DrainSignal,
 ) -> Result<(), ControlError> {
+    let mut rested = Instant::now();
     loop {
         let first = tokio::select! {
             batch = source.next() => batch.ok_or(ControlError::SourceEnded)?,
             () = drain.wait() => return Ok(()),
         };
+        tokio::select! {
+            () = tokio::time::sleep_until(rested.into()) => {}
+            () = drain.wait() => return Ok(()),
+        }
         let mut batches = vec![first];
         while let Ok(Some(more)) = tokio::time::timeout(Duration::ZERO, source.next()).await {
             batches.push(more);
         }
         let core = Arc::clone(&core);
+        let began = Instant::now();
         // Milliseconds of computation do not belong among the connections.
         tokio::task::spawn_blocking(move || core.apply(batches)).await?;
+        let ended = Instant::now();
+        rested = ended + (REST * (ended - began)).min(LONGEST_REST);
     }
 }
 

@@ -37,8 +37,10 @@ pub struct Connection {
     pub local: SocketAddr,
     /// HTTP version of its requests.
     pub protocol: &'static str,
-    /// Its peer.
+    /// Its peer, as far as a PROXY header tells.
     pub peer: SocketAddr,
+    /// The peer of its socket.
+    pub direct: IpAddr,
     /// Server name of the TLS hello, or empty.
     pub server_name: Box<str>,
     /// The names in the client's certificate: `None` in plain text, no names if it showed none.

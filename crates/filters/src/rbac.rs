@@ -137,7 +137,7 @@ fn subject<'s>(context: &'s RequestContext<'_>) -> Subject<'s> {
         peer: connection.names.as_ref(),
         server_name: &connection.server_name,
         destination: connection.local,
-        direct_remote: connection.peer.ip(),
+        direct_remote: connection.direct,
         remote: context.remote,
         metadata: Some(context.metadata),
         route_metadata: context.route_metadata,

@@ -26,10 +26,11 @@ pub mod name;
 pub mod network;
 pub mod object;
 pub mod peer;
-pub mod protocol;
+mod protocol;
 pub mod provider;
 pub mod proxy;
 pub mod route;
+pub mod rpc;
 pub mod secret;
 pub mod selector;
 pub mod service;
@@ -84,6 +85,7 @@ pub use route::{
     RedirectPort, RegexRewrite, ResponseBody, RetryPolicy, Rewrite, RouteDestination, StringMatch,
     VirtualService, routing_claim,
 };
+pub use rpc::RpcProtocol;
 pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{
     Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload, WorkloadGroup,

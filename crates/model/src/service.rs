@@ -10,6 +10,7 @@ use crate::labels::Labels;
 use crate::name::{ExportTo, Kind, Namespace, ObjectRef, PortNumber, Timestamp, Weight};
 use crate::object::ServiceKey;
 use crate::protocol::Protocol;
+use crate::rpc::RpcProtocol;
 
 /// How a proxy finds the endpoints of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,9 @@ pub struct ServicePort {
     pub name: Arc<str>,
     /// What is spoken.
     pub protocol: Protocol,
+    /// The RPC protocol that proxies of this mesh route by its requests; others go by `protocol`, which
+    /// is bytes then, or to be found out.
+    pub rpc: Option<RpcProtocol>,
     /// Where it leads on a workload. Endpoints already carry the number that results.
     pub target: TargetPort,
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::listener::Keepalive;
 
@@ -42,6 +43,24 @@ pub enum ConnectError {
     /// The kernel or the other side refused.
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+/// Connects to a Unix socket: a path, or (with `@` before it) a name in the abstract namespace. The
+/// stream has neither addresses nor options of TCP.
+///
+/// # Errors
+/// The kernel or the other side refused, or the deadline passed.
+pub async fn connect_pipe(path: &str, timeout: Duration) -> Result<TcpStream, ConnectError> {
+    let path = match path.strip_prefix('@') {
+        Some(name) => format!("\0{name}"),
+        None => path.to_owned(),
+    };
+    let stream = tokio::time::timeout(timeout, UnixStream::connect(path))
+        .await
+        .map_err(|_| ConnectError::Timeout)??;
+    // Reading and writing is the same for both kinds, and one type costs connections nothing.
+    let owned = OwnedFd::from(stream.into_std()?);
+    Ok(TcpStream::from_std(owned.into())?)
 }
 
 /// Connects to `address` with `TCP_NODELAY`.
@@ -94,6 +113,35 @@ mod tests {
             SockRef::from(&stream).tcp_keepalive_time().unwrap(),
             Duration::from_secs(7)
         );
+    }
+
+    #[tokio::test]
+    async fn unix_sockets_are_streams_like_others() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let path = std::env::temp_dir().join(format!("weft-pipe-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let path = path.to_str().unwrap();
+        let wait = Duration::from_secs(5);
+        let missing = connect_pipe(path, wait).await;
+        assert!(matches!(missing, Err(ConnectError::Io(_))), "{missing:?}");
+        let name = format!("@weft-{}", std::process::id());
+        let abstract_listener = tokio::net::UnixListener::bind(name.replace('@', "\0")).unwrap();
+        let listener = tokio::net::UnixListener::bind(path).unwrap();
+        for (listener, path) in [(listener, path), (abstract_listener, &*name)] {
+            let mut stream = connect_pipe(path, wait).await.unwrap();
+            let (mut accepted, _) = listener.accept().await.unwrap();
+            stream.write_all(b"ping").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            accepted.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"ping");
+            accepted.write_all(b"pong").await.unwrap();
+            drop(accepted);
+            got.clear();
+            stream.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"pong");
+        }
+        std::fs::remove_file(path).unwrap();
     }
 
     #[tokio::test]

@@ -75,8 +75,8 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         count: &Cell<u64>,
     ) -> Poll<Result<(), Side>> {
         for _ in 0..ROUNDS {
@@ -107,7 +107,11 @@ impl Direction {
         Poll::Pending
     }
 
-    fn poll_kept(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
+    fn poll_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         while let Some(rest) = self.kept.get(self.kept_from..).filter(|r| !r.is_empty()) {
             let wrote = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
             if wrote == 0 {
@@ -125,8 +129,8 @@ impl Direction {
     fn poll_once(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         count: &Cell<u64>,
     ) -> Result<Poll<()>, Side> {
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
@@ -161,7 +165,7 @@ impl Direction {
 /// stream (TCP half-close) and the opposite direction goes on.
 pub async fn copy_bidirectional(
     a: &mut Stream,
-    b: &mut Stream,
+    b: &mut (impl AsyncRead + AsyncWrite + Unpin),
     options: &CopyOptions,
     copied: &Copied,
 ) -> CopyEnd {

@@ -8,11 +8,12 @@ pub mod inspect;
 pub mod listener;
 pub mod memory;
 pub mod original_dst;
+pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;
 pub mod worker;
 
-pub use connect::{ConnectError, ConnectOptions, connect};
+pub use connect::{ConnectError, ConnectOptions, connect, connect_pipe};
 pub use copy::{Copied, CopyEnd, CopyOptions, copy_bidirectional};
 pub use listener::{Acceptor, BindOptions, Keepalive, bind, listen};
 pub use original_dst::original_dst;

@@ -19,7 +19,7 @@ use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
 use crate::guard::Guard;
 use crate::http::{Downstream, Manager, serve, version};
-use crate::routes::RouteSlot;
+use crate::routes::{RouteSlot, RpcRouteSlot};
 use crate::rpc::RpcManager;
 use crate::stats::ListenerStats;
 use crate::tcp::TcpManager;
@@ -65,6 +65,9 @@ pub(crate) struct ChainSpec {
     pub(crate) tls: Option<TlsSlot>,
     /// Where the routes of an HTTP chain are.
     pub(crate) routes: Option<RouteSlot>,
+    /// Where the routes of an RPC chain are, also those that stand in the listener: they may change
+    /// while its connections stay.
+    pub(crate) rpc_routes: Option<RpcRouteSlot>,
     /// The opened files of the network filter's access logs, in their order.
     pub(crate) logs: Vec<AccessLogFile>,
 }
@@ -112,7 +115,8 @@ impl Chain {
                 Network::Tcp(TcpManager::new(Arc::clone(config), &spec.logs, worker))
             }
             Some(NetworkFilter::Rpc(config)) => {
-                Network::Rpc(RpcManager::new(Arc::clone(config), worker))
+                let routes = spec.rpc_routes.clone().unwrap_or_default();
+                Network::Rpc(RpcManager::new(Arc::clone(config), routes, worker))
             }
             None => Network::Nothing,
         };
@@ -211,7 +215,9 @@ impl Chain {
         registered: &Registered,
     ) -> bool {
         for guard in &self.guards {
-            let Err(refused) = guard.check(stream, server_name, addresses) else {
+            let (peer, local) = addresses;
+            let direct = registered.handle().direct(peer);
+            let Err(refused) = guard.check(stream, server_name, (peer, direct, local)) else {
                 continue;
             };
             tracing::debug!(details = refused.details, "a connection is refused");

@@ -70,6 +70,8 @@ pub(crate) struct Handle {
     received: RefCell<Option<Arc<AtomicBool>>>,
     chain: Cell<u64>,
     redirected: Cell<bool>,
+    /// The socket's peer, where a PROXY header tells of another client.
+    direct: Cell<Option<SocketAddr>>,
 }
 
 impl Handle {
@@ -89,6 +91,7 @@ impl Handle {
             received: RefCell::new(None),
             chain: Cell::new(0),
             redirected: Cell::new(false),
+            direct: Cell::new(None),
         }
     }
 
@@ -110,6 +113,16 @@ impl Handle {
     /// The local address is the one that the client wanted, and not where it was sent instead.
     pub(crate) fn set_redirected(&self) {
         self.redirected.set(true);
+    }
+
+    /// The connection comes from a proxy at `direct`, which tells of the client.
+    pub(crate) fn set_direct(&self, direct: SocketAddr) {
+        self.direct.set(Some(direct));
+    }
+
+    /// The socket's peer; `told` is the client as far as the connection tells.
+    pub(crate) fn direct(&self, told: SocketAddr) -> SocketAddr {
+        self.direct.get().unwrap_or(told)
     }
 
     /// Where the client wanted to go, if that is known; `local` is the address that it called.

@@ -63,7 +63,7 @@ impl Guard {
         &self,
         stream: &Stream,
         server_name: Option<&str>,
-        (peer, local): (SocketAddr, SocketAddr),
+        (peer, direct, local): (SocketAddr, SocketAddr, SocketAddr),
     ) -> Result<(), Refused> {
         let filter = &self.config.filter;
         let named = stream.is_tls() && filter.wants_names();
@@ -73,7 +73,7 @@ impl Guard {
             peer: names.as_ref(),
             server_name: server_name.or(stream.server_name()).unwrap_or_default(),
             destination: local,
-            direct_remote: peer.ip(),
+            direct_remote: direct.ip(),
             remote: peer.ip(),
             metadata: None,
             route_metadata: None,

@@ -4,6 +4,8 @@
 //! A listener whose filter chains change keeps its socket and every connection of a chain
 //! that stayed the same. It must never know what a route is.
 
+mod proxy_header;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use weft_config::filter_chain::{ConnectionInfo, FilterChain};
-use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect};
+use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect_more};
 use weft_net::{Acceptor, Keepalive, Peeked};
 
 use crate::chain::{Accepted, Chain, ChainSpec};
@@ -208,8 +210,13 @@ impl Listener {
         worker: &Rc<Worker>,
     ) {
         let spec = self.spec();
-        let Some((io, inspected)) = self.listener_filters(tcp, local, &spec, &registered).await
-        else {
+        let direct = peer;
+        let told = self.proxy_header(tcp, (peer, local), (&spec, worker), &registered);
+        let Some((io, (peer, local))) = told.await else {
+            return;
+        };
+        let filtered = self.listener_filters(io, local, &spec, &registered);
+        let Some((io, inspected)) = filtered.await else {
             return;
         };
         // What counts is the configuration of now: a chain that went while the client was being
@@ -218,7 +225,7 @@ impl Listener {
         if self.stopped.get() {
             registered.handle().advance(Phase::Draining, Reason::Drain);
         }
-        let Some(chain) = find_chain(&spec, peer, local, &inspected) else {
+        let Some(chain) = find_chain(&spec, (peer, direct), local, &inspected) else {
             self.stats.no_filter_chain_match.inc();
             return;
         };
@@ -246,7 +253,7 @@ impl Listener {
 
     async fn listener_filters(
         &self,
-        tcp: TcpStream,
+        io: Peeked,
         local: SocketAddr,
         spec: &ListenerSpec,
         registered: &crate::connection::Registered,
@@ -262,11 +269,11 @@ impl Listener {
             http: runs(&filters.http_inspector),
         };
         if !wanted.tls && !wanted.http {
-            return Some((Peeked::from(tcp), Inspected::default()));
+            return Some((io, Inspected::default()));
         }
         self.stats.downstream_pre_cx_active.inc();
         let result = tokio::select! {
-            result = inspect(tcp, wanted, filters.timeout) => Some(result),
+            result = inspect_more(io, wanted, filters.timeout) => Some(result),
             () = registered.handle().finishing() => None,
         };
         self.stats.downstream_pre_cx_active.dec();
@@ -299,7 +306,7 @@ fn keepalive(configured: weft_config::address::TcpKeepalive) -> Keepalive {
 
 fn find_chain<'s>(
     spec: &'s ListenerSpec,
-    peer: SocketAddr,
+    (peer, direct): (SocketAddr, SocketAddr),
     local: SocketAddr,
     inspected: &Inspected,
 ) -> Option<&'s Arc<FilterChain>> {
@@ -316,7 +323,7 @@ fn find_chain<'s>(
     spec.config.chains.find(&ConnectionInfo {
         destination: local,
         source: peer,
-        direct_source: peer.ip(),
+        direct_source: direct.ip(),
         server_name: hello
             .and_then(|hello| hello.server_name.as_deref())
             .unwrap_or_default(),

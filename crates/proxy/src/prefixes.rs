@@ -105,7 +105,13 @@ impl PrefixStats {
     /// Forgets prefixes that none of these listeners names and nobody counts for.
     pub(crate) fn retain<'l>(&self, listeners: impl Iterator<Item = &'l ListenerSpec>) {
         let mut named = HashSet::new();
-        for chain in listeners.flat_map(|spec| spec.chains.values()) {
+        let each = listeners.flat_map(|spec| {
+            let filter = spec.config.filters.proxy_protocol.as_ref();
+            named.extend(filter.map(|filter| Arc::clone(&filter.stat_prefix)));
+            spec.chains.values()
+        });
+        let chains: Vec<_> = each.collect();
+        for chain in chains {
             named.extend(chain.config.guards.iter().map(|guard| match guard {
                 NetworkGuard::Rbac(rbac) => Arc::clone(&rbac.filter.stat_prefix),
             }));

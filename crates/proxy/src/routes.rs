@@ -8,25 +8,45 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use weft_config::RouteConfig;
+use weft_config::rpc::RpcRoutes;
 
 /// Where the routes of a connection manager are; empty until they arrive.
-pub(crate) type RouteSlot = Arc<ArcSwapOption<RouteConfig>>;
+type Slot<T> = Arc<ArcSwapOption<T>>;
+/// Those of HTTP.
+pub(crate) type RouteSlot = Slot<RouteConfig>;
+/// Those of RPC protocols.
+pub(crate) type RpcRouteSlot = Slot<RpcRoutes>;
 
 /// All slots of the process.
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
-    slots: Mutex<HashMap<Arc<str>, RouteSlot>>,
+    pub(crate) http: Slots<RouteConfig>,
+    pub(crate) rpc: Slots<RpcRoutes>,
 }
 
-impl RouteTable {
+/// Slots of one kind of routes.
+#[derive(Debug)]
+pub(crate) struct Slots<T> {
+    slots: Mutex<HashMap<Arc<str>, Slot<T>>>,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self {
+            slots: Mutex::default(),
+        }
+    }
+}
+
+impl<T> Slots<T> {
     /// The slot of a name, made when it is first asked for.
-    pub(crate) fn slot(&self, name: &Arc<str>) -> RouteSlot {
+    pub(crate) fn slot(&self, name: &Arc<str>) -> Slot<T> {
         let mut slots = self.slots.lock();
         Arc::clone(slots.entry(Arc::clone(name)).or_default())
     }
 
     /// Fills or empties a slot.
-    pub(crate) fn set(&self, name: &Arc<str>, routes: Option<Arc<RouteConfig>>) {
+    pub(crate) fn set(&self, name: &Arc<str>, routes: Option<Arc<T>>) {
         self.slot(name).store(routes);
     }
 
@@ -37,7 +57,7 @@ impl RouteTable {
     }
 
     /// Shows every route configuration that is there.
-    pub(crate) fn each(&self, mut show: impl FnMut(&RouteConfig)) {
+    pub(crate) fn each(&self, mut show: impl FnMut(&T)) {
         for slot in self.slots.lock().values() {
             if let Some(routes) = &*slot.load() {
                 show(routes);

@@ -2,6 +2,8 @@
 //!
 //! Source of the rules: Envoy, "TCP proxy".
 
+mod tunnel;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use weft_config::format::{Field, FormatSource, Pseudo, Value};
 use weft_config::route::Priority;
 use weft_net::copy::{Copied, CopyEnd, CopyOptions};
 use weft_net::{Stream, copy_bidirectional};
-use weft_upstream::{Cluster, FailureKind, PickContext};
+use weft_upstream::{Cluster, FailureKind, HostAddress, PickContext, SendFailure};
 
 use crate::access_log::{AccessLogFile, Log};
 use crate::connection::Registered;
@@ -34,12 +36,13 @@ pub(crate) struct TcpManager {
 struct Session {
     opened: Instant,
     peer: SocketAddr,
+    direct: SocketAddr,
     local: SocketAddr,
     original_dst: Option<SocketAddr>,
     id: u64,
     server_name: Option<String>,
     cluster: Option<Arc<str>>,
-    host: Option<SocketAddr>,
+    host: Option<HostAddress>,
     flags: ResponseFlags,
     failure: String,
     /// Why the connection was closed, if it is a policy's doing.
@@ -56,6 +59,7 @@ impl Session {
         Self {
             opened: Instant::now(),
             peer,
+            direct: registered.handle().direct(peer),
             local,
             original_dst: registered.handle().original_dst(local),
             id: registered.id(),
@@ -66,6 +70,28 @@ impl Session {
             failure: String::new(),
             details: String::new(),
             copied: Copied::default(),
+        }
+    }
+}
+
+/// What bytes go to.
+enum Upstream {
+    Plain(Stream),
+    Tunnel(Box<tunnel::Open>),
+}
+
+/// Why nothing was connected.
+struct Failure {
+    /// `None` if the host refused a tunnel.
+    kind: Option<FailureKind>,
+    transport: String,
+}
+
+impl From<SendFailure> for Failure {
+    fn from(failure: SendFailure) -> Self {
+        Self {
+            kind: Some(failure.kind),
+            transport: failure.transport,
         }
     }
 }
@@ -96,16 +122,29 @@ impl TcpManager {
         self.stats.downstream_cx_active.inc();
         let name = downstream.server_name();
         let mut session = Session::begin((peer, local), registered, name);
-        if let Some(mut upstream) = self.connect(&mut session).await {
+        if let Some(upstream) = self.connect(&mut session).await {
             let options = CopyOptions {
                 idle_timeout: self.config.idle_timeout,
                 max_duration: self.config.max_downstream_connection_duration,
             };
-            let copy =
-                copy_bidirectional(&mut downstream, &mut upstream, &options, &session.copied);
-            let end = tokio::select! {
-                end = copy => Some(end),
-                () = registered.handle().closing() => None,
+            let copied = &session.copied;
+            let end = match upstream {
+                Upstream::Plain(mut upstream) => {
+                    let copy = copy_bidirectional(&mut downstream, &mut upstream, &options, copied);
+                    tokio::select! {
+                        end = copy => Some(end),
+                        () = registered.handle().closing() => None,
+                    }
+                }
+                Upstream::Tunnel(mut tunnel) => {
+                    let io = &mut *tunnel;
+                    let copy = copy_bidirectional(&mut downstream, io, &options, copied);
+                    let end = tokio::select! {
+                        end = copy => Some(end),
+                        () = registered.handle().closing() => None,
+                    };
+                    end.map(|end| tunnel.ended(end))
+                }
             };
             self.count_end(end.as_ref(), &mut session.flags);
         }
@@ -148,7 +187,7 @@ impl TcpManager {
         }
     }
 
-    async fn connect(&self, session: &mut Session) -> Option<Stream> {
+    async fn connect(&self, session: &mut Session) -> Option<Upstream> {
         let name = self.config.clusters.pick(self.worker.random());
         let cluster: Option<Rc<Cluster>> = name.and_then(|name| self.worker.clusters.get(name));
         session.cluster = name.map(Arc::clone);
@@ -170,20 +209,32 @@ impl TcpManager {
                 session.flags.add(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return None;
             };
-            session.host = Some(host.address());
-            match cluster.connect_tcp(&host, Priority::Default).await {
+            session.host = Some(host.address().clone());
+            let ends = Some((session.peer, session.local));
+            let connected = match &self.config.tunnel {
+                None => {
+                    let stream = cluster.connect_tcp(&host, Priority::Default, ends).await;
+                    stream.map(Upstream::Plain).map_err(Into::into)
+                }
+                Some(name) => self.tunnel(name, (&cluster, &host), session).await,
+            };
+            match connected {
                 Ok(connection) => return Some(connection),
                 Err(failure) => {
                     failure.transport.clone_into(&mut session.failure);
                     let last = attempt >= self.config.max_connect_attempts;
-                    if failure.kind == FailureKind::Overflow {
+                    if failure.kind == Some(FailureKind::Overflow) {
                         session.flags.add(ResponseFlags::UPSTREAM_OVERFLOW);
                         return None;
                     }
                     if last {
+                        cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
                         session
                             .flags
                             .add(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                        session
+                            .flags
+                            .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                     }
                 }
             }
@@ -239,7 +290,7 @@ impl FormatSource for SessionView<'_> {
             Field::BytesSent => Value::Number(session.copied.b_to_a.get()),
             Field::Duration => Value::Number(self.duration.as_millis() as u64),
             Field::UpstreamHost | Field::UpstreamRemoteAddress => {
-                session.host.map_or(Value::Absent, Value::Address)
+                upstream_host(session.host.as_ref())
             }
             Field::UpstreamCluster | Field::UpstreamClusterRaw => {
                 Value::text(session.cluster.as_deref())
@@ -247,14 +298,22 @@ impl FormatSource for SessionView<'_> {
             Field::UpstreamTransportFailureReason => {
                 Value::text((!session.failure.is_empty()).then_some(&*session.failure))
             }
-            Field::DownstreamRemoteAddress | Field::DownstreamDirectRemoteAddress => {
-                Value::Address(session.peer)
-            }
+            Field::DownstreamRemoteAddress => Value::Address(session.peer),
+            Field::DownstreamDirectRemoteAddress => Value::Address(session.direct),
             Field::DownstreamLocalAddress => Value::Address(session.local),
             Field::RequestedServerName => Value::text(session.server_name.as_deref()),
             Field::ConnectionId => Value::Number(session.id),
             Field::AccessLogType => Value::text(Some("TcpConnectionEnd")),
             _ => Value::Absent,
         }
+    }
+}
+
+/// A host's address in a log.
+pub(crate) fn upstream_host(host: Option<&HostAddress>) -> Value<'_> {
+    match host {
+        Some(HostAddress::Ip(address)) => Value::Address(*address),
+        Some(HostAddress::Pipe(path)) => Value::text(Some(path)),
+        None => Value::Absent,
     }
 }

@@ -39,7 +39,7 @@ pub enum Attribute {
     Version,
     /// `group`
     Group,
-    /// Any other name: the attachment of that key.
+    /// Any other name: the attachment of that key, or else of one that differs from it in case only.
     Attachment(Box<str>),
 }
 
@@ -99,7 +99,9 @@ impl<'f> Attributes<'f> {
     fn attachment(&self, key: &str) -> Option<&str> {
         let read = || self.codec.attachments(self.frame);
         let all = self.attachments.get_or_init(read);
-        let found = all.iter().find(|(name, _)| name == key);
+        let exact = all.iter().find(|(name, _)| name == key);
+        // Rules write names as those of headers, which have no case.
+        let found = exact.or_else(|| all.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)));
         found.map(|(_, value)| &**value)
     }
 }

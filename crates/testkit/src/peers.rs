@@ -112,6 +112,37 @@ impl Peers {
         self.node("rpc-node", load, &RPC_NODE_PACKAGES)
     }
 
+    /// The folder with the jars of a release of Dubbo, from Maven Central; for a class path.
+    pub fn dubbo(&self, release: &str) -> PathBuf {
+        let folder = self.folder.join(format!("dubbo-{release}"));
+        let jars = folder.join("jars");
+        let works = || {
+            let mut look = Command::new("javap");
+            look.arg("-cp").arg(jars.join("*"));
+            look.args([
+                "org.apache.dubbo.config.ServiceConfig",
+                "org.slf4j.impl.SimpleLogger",
+            ]);
+            output(&mut look)
+        };
+        let hint = format!(
+            "needs a JDK 17 or newer and Maven (Debian: apt install default-jdk-headless maven) and a \
+             way to Maven Central; or point WEFT_PEERS_DIR at a folder where {} has dubbo {release} \
+             and slf4j-simple with all that they need",
+            jars.display()
+        );
+        self.install("Dubbo", &hint, works, || {
+            std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+            let project = folder.join("pom.xml");
+            std::fs::write(&project, dubbo_project(release)).map_err(|error| error.to_string())?;
+            let mut maven = Command::new("mvn");
+            maven.args(["--batch-mode", "--quiet", "-f"]).arg(&project);
+            maven.arg("dependency:copy-dependencies");
+            run(maven.arg(format!("-DoutputDirectory={}", jars.display())))
+        });
+        jars
+    }
+
     /// Modules in a folder of their own, which are there if `load` can be run.
     fn node(&self, folder: &str, load: &str, packages: &[&str]) -> PathBuf {
         let folder = self.folder.join(folder);
@@ -162,6 +193,23 @@ impl Peers {
     fn interpreter(&self) -> PathBuf {
         self.folder.join("venv/bin/python")
     }
+}
+
+/// What is asked of Maven Central.
+fn dubbo_project(release: &str) -> String {
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
+             <version>{version}</version></dependency>"
+        )
+    };
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
+         <groupId>peers</groupId><artifactId>dubbo-peer</artifactId><version>1</version>\
+         <dependencies>{}{}</dependencies></project>",
+        dependency("org.apache.dubbo", "dubbo", release),
+        dependency("org.slf4j", "slf4j-simple", "1.7.36"),
+    )
 }
 
 fn lock(folder: &Path) -> File {

@@ -2,7 +2,9 @@
 //! cluster, counted over all workers of the process as in Envoy. Knows nothing of what is
 //! counted.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use weft_config::cluster::{RetryBudget, Thresholds};
 pub use weft_config::route::Priority;
@@ -67,6 +69,59 @@ pub struct Breaker {
     pub pending: Resource,
     pub requests: Resource,
     pub retries: Resource,
+    /// Made when a retry budget counts the requests of a while.
+    recent: OnceLock<Box<Recent>>,
+}
+
+/// Slices of the time that a retry budget looks back: how exactly.
+const SLICES: u64 = 16;
+
+/// How many requests began lately, in slices of the time that counts.
+#[derive(Debug)]
+struct Recent {
+    since: Instant,
+    /// Number of a slice of time in the upper half, count in the lower.
+    slices: [AtomicU64; SLICES as usize],
+}
+
+impl Recent {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            since: Instant::now(),
+            slices: std::array::from_fn(|_| AtomicU64::new(0)),
+        })
+    }
+
+    /// The number of the slice of time at `now`; the first one is 1.
+    fn number(&self, now: Instant, interval: Duration) -> u64 {
+        let slice = (interval.as_micros() as u64 / SLICES).max(1);
+        let number = now.saturating_duration_since(self.since).as_micros() as u64 / slice + 1;
+        number & u64::from(u32::MAX)
+    }
+
+    fn add(&self, now: Instant, interval: Duration) {
+        let number = self.number(now, interval);
+        let Some(slice) = self.slices.get((number % SLICES) as usize) else {
+            return;
+        };
+        let counted = |old: u64| {
+            let count = if old >> 32 == number {
+                old & u64::from(u32::MAX)
+            } else {
+                0
+            };
+            Some((number << 32) | (count + 1).min(u64::from(u32::MAX)))
+        };
+        // Always counts: the closure gives a value whatever there is.
+        let _ = slice.fetch_update(Relaxed, Relaxed, counted);
+    }
+
+    fn count(&self, now: Instant, interval: Duration) -> u64 {
+        let number = self.number(now, interval);
+        let values = self.slices.iter().map(|slice| slice.load(Relaxed));
+        let young = values.filter(|value| (value >> 32) + SLICES > number && value >> 32 <= number);
+        young.map(|value| value & u64::from(u32::MAX)).sum()
+    }
 }
 
 impl Breaker {
@@ -76,6 +131,7 @@ impl Breaker {
             pending: Resource::new(limits.max_pending_requests),
             requests: Resource::new(limits.max_requests),
             retries: Resource::new(limits.max_retries),
+            recent: OnceLock::new(),
         }
     }
 
@@ -85,10 +141,22 @@ impl Breaker {
         let Some(budget) = budget else {
             return self.retries.try_acquire();
         };
-        let active = f64::from(self.requests.used() + self.pending.used());
+        let active = match budget.interval {
+            Some(interval) => {
+                let recent = self.recent.get_or_init(Recent::new);
+                recent.count(Instant::now(), interval) as f64
+            }
+            None => f64::from(self.requests.used() + self.pending.used()),
+        };
         let allowed = (active * budget.percent / 100.0) as u32;
         self.retries
             .try_acquire_below(allowed.max(budget.min_concurrency))
+    }
+
+    /// A request begins, where the budget looks back over `interval`.
+    pub(crate) fn began(&self, interval: Duration) {
+        let recent = self.recent.get_or_init(Recent::new);
+        recent.add(Instant::now(), interval);
     }
 
     fn set(&self, limits: &Thresholds) {
@@ -188,6 +256,7 @@ mod tests {
         let budget = Some(RetryBudget {
             percent: 20.0,
             min_concurrency: 1,
+            interval: None,
         });
         assert!(breaker.try_retry(budget));
         assert!(!breaker.try_retry(budget));
@@ -197,5 +266,32 @@ mod tests {
         // Without a budget the limit of three holds.
         assert!(breaker.try_retry(None));
         assert!(!breaker.try_retry(None));
+    }
+
+    #[test]
+    fn a_budget_that_looks_back_counts_what_began_within_its_time() {
+        let (recent, second) = (Recent::new(), Duration::from_secs(1));
+        let at = |millis: u64| recent.since + Duration::from_millis(millis);
+        for millis in 0..100 {
+            recent.add(at(millis), second);
+        }
+        assert_eq!(recent.count(at(100), second), 100);
+        assert_eq!(recent.count(at(900), second), 100);
+        assert_eq!(recent.count(at(1200), second), 0);
+        // A slice that is used again forgets what it counted before.
+        recent.add(at(1010), second);
+        assert_eq!(recent.count(at(1010), second), 38);
+        assert_eq!(recent.count(at(60_000), second), 0);
+
+        let breaker = Breaker::new(&Thresholds::default());
+        let budget = RetryBudget {
+            percent: 50.0,
+            min_concurrency: 0,
+            interval: Some(Duration::from_mins(1)),
+        };
+        assert!(!breaker.try_retry(Some(budget)));
+        (0..4).for_each(|_| breaker.began(Duration::from_mins(1)));
+        assert!(breaker.try_retry(Some(budget)) && breaker.try_retry(Some(budget)));
+        assert!(!breaker.try_retry(Some(budget)));
     }
 }

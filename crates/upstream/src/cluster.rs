@@ -12,6 +12,7 @@ use ahash::AHashMap;
 use weft_config::{Cluster as Config, Discovery, Health};
 use weft_core::metrics::Registry;
 
+use crate::balance::previous::PreviousPriorities;
 use crate::balance::{Balancer, Request, is_hashed};
 use crate::breaker::{Breaker, Priority};
 use crate::host::{Host, HostShared};
@@ -36,6 +37,8 @@ pub struct PickContext<'a> {
     pub original_dst: Option<SocketAddr>,
     /// Hosts that should rather not be chosen: those of earlier attempts.
     pub avoid: Option<&'a dyn Fn(&Host) -> bool>,
+    /// What the request's earlier attempts mean to the choice of a priority.
+    pub previous: Option<&'a RefCell<PreviousPriorities>>,
     /// How often to choose again when a host should be avoided; at least 1 is taken.
     pub attempts: u32,
 }
@@ -264,7 +267,12 @@ impl Cluster {
         };
         let mut last = None;
         for attempt in 0..context.attempts.max(1) {
+            let mut previous = context.previous.map(RefCell::borrow_mut);
+            let levels = previous
+                .as_mut()
+                .and_then(|previous| previous.levels(balancer.levels()).cloned());
             let picked = balancer.pick(&Request {
+                levels: levels.as_ref(),
                 hash: context.hash,
                 attempt,
                 random: &self.worker.random,

@@ -6,13 +6,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use weft_config::cluster::UpstreamHttp;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use weft_config::cluster::{ProxyVersion, UpstreamHttp};
 use weft_config::{Cluster, Transport, UpstreamProtocol, UpstreamTls};
+use weft_net::proxy_protocol::{self, Version};
 use weft_net::tls::{CertificateReader, ClientSpec, ContextCertificates, SanKind, SanMatcher};
 use weft_net::{ConnectError, ConnectOptions, Keepalive, Stream};
 
 use crate::failure::{FailureKind, SendFailure};
-use crate::host::HostShared;
+use crate::host::{HostAddress, HostShared};
 use crate::tls_context::{Secrets, client_spec};
 
 /// An HTTP version to speak with an upstream.
@@ -24,11 +27,15 @@ pub enum Protocol {
     Http2,
 }
 
+/// The ends of a downstream connection: its client, and the address that the client called.
+pub type Ends = (std::net::SocketAddr, std::net::SocketAddr);
+
 /// How connections are made.
 #[derive(Debug)]
 pub(crate) struct Connector {
     options: ConnectOptions,
     tls: Option<Tls>,
+    proxy_protocol: Option<ProxyVersion>,
     pub(crate) http: Arc<UpstreamHttp>,
     pub(crate) buffer_limit: u32,
     pub(crate) per_host_max_connections: Option<u32>,
@@ -69,7 +76,11 @@ impl TlsContext {
 pub(crate) type TlsConfig = Result<Arc<rustls::ClientConfig>, String>;
 
 impl Connector {
-    fn new(config: &Cluster, transport: &Transport, secrets: &Secrets) -> Self {
+    fn new(
+        config: &Cluster,
+        (transport, proxy_protocol): (&Transport, Option<ProxyVersion>),
+        secrets: &Secrets,
+    ) -> Self {
         let keepalive = config.tcp_keepalive.map(|k| Keepalive {
             probes: k.probes,
             time: k.idle_seconds.map(|s| Duration::from_secs(s.into())),
@@ -91,6 +102,7 @@ impl Connector {
                 timeout: config.connect_timeout,
             },
             tls,
+            proxy_protocol,
             http: Arc::clone(&config.http),
             buffer_limit: config.per_connection_buffer_limit,
             per_host_max_connections: config.breakers.per_host_max_connections,
@@ -149,17 +161,56 @@ impl Connector {
         Some(finished.clone())
     }
 
+    /// Whether connections tell whose they are, so that each client needs its own.
+    pub(crate) fn tells_ends(&self) -> bool {
+        self.proxy_protocol.is_some()
+    }
+
+    /// Writes the PROXY protocol's header.
+    async fn introduce(
+        &self,
+        tcp: &mut TcpStream,
+        version: ProxyVersion,
+        ends: Option<Ends>,
+    ) -> Result<(), SendFailure> {
+        let header = match version {
+            // Version 1 cannot say that the proxy speaks for itself.
+            ProxyVersion::V1 => {
+                let own = || Some((tcp.local_addr().ok()?, tcp.peer_addr().ok()?));
+                proxy_protocol::header(Version::V1, ends.or_else(own))
+            }
+            ProxyVersion::V2 => proxy_protocol::header(Version::V2, ends),
+        };
+        // It fits into the empty buffer of a new socket.
+        let written = tokio::time::timeout(self.options.timeout, tcp.write_all(&header)).await;
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(of_connect(error.into())),
+            Err(_) => Err(SendFailure::new(FailureKind::ConnectTimeout, "")),
+        }
+    }
+
     /// Connects within the cluster's timeout, which covers TCP and TLS as in Envoy.
     pub(crate) async fn connect(
         &self,
         host: &HostShared,
         tls: Option<&TlsConfig>,
         asked: Option<&str>,
+        ends: Option<Ends>,
     ) -> Result<Stream, SendFailure> {
         let start = Instant::now();
-        let tcp = weft_net::connect(host.address(), &self.options)
-            .await
-            .map_err(of_connect)?;
+        let connected = match host.address() {
+            HostAddress::Ip(address) => weft_net::connect(*address, &self.options)
+                .await
+                .map_err(of_connect),
+            HostAddress::Pipe(path) => weft_net::connect_pipe(path, self.options.timeout)
+                .await
+                .map_err(|error| of_pipe(error, path)),
+        };
+        let mut tcp = connected?;
+        if let Some(version) = self.proxy_protocol {
+            self.introduce(&mut tcp, version, ends).await?;
+        }
         let Some(tls) = tls else {
             return Ok(tcp.into());
         };
@@ -239,6 +290,18 @@ fn of_connect(error: ConnectError) -> SendFailure {
     }
 }
 
+/// As in Envoy, where this is known before `connect` returns.
+fn of_pipe(error: ConnectError, path: &str) -> SendFailure {
+    match error {
+        ConnectError::Timeout => SendFailure::new(FailureKind::ConnectTimeout, ""),
+        ConnectError::Bind(_, error) | ConnectError::Io(error) => {
+            let why = plain(&error);
+            let text = format!("immediate connect error: {why}|remote address:{path}");
+            SendFailure::new(FailureKind::RemoteConnectFailure, text)
+        }
+    }
+}
+
 /// The operating system's text without Rust's `(os error N)`.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
@@ -257,11 +320,14 @@ pub(crate) struct Connectors {
 
 impl Connectors {
     pub(crate) fn new(config: &Cluster, secrets: &Secrets) -> Self {
-        let new = |transport| Arc::new(Connector::new(config, transport, secrets));
+        let new =
+            |transport, proxied| Arc::new(Connector::new(config, (transport, proxied), secrets));
         let matches = config.transport_matches.iter();
         Self {
-            default: new(&config.transport),
-            matches: matches.map(|m| new(&m.transport)).collect(),
+            default: new(&config.transport, config.proxy_protocol),
+            matches: matches
+                .map(|m| new(&m.transport, m.proxy_protocol))
+                .collect(),
         }
     }
 
@@ -304,6 +370,7 @@ impl Connectors {
     /// Whether connections made for `old` serve `new` as well.
     pub(crate) fn fit(old: &Cluster, new: &Cluster) -> bool {
         old.transport == new.transport
+            && old.proxy_protocol == new.proxy_protocol
             && old.transport_matches == new.transport_matches
             && old.http == new.http
             && old.connect_timeout == new.connect_timeout

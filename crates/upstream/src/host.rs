@@ -15,11 +15,35 @@ use crate::pool::HostPools;
 use crate::pool::guard::Accounts;
 use crate::stats::{HostCounts, HostStats};
 
+/// Where a host listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostAddress {
+    /// An IP address and port.
+    Ip(SocketAddr),
+    /// A Unix socket.
+    Pipe(Arc<str>),
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Pipe(path) => f.write_str(path),
+        }
+    }
+}
+
+impl From<SocketAddr> for HostAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
 /// A host as all workers share it. It lives as long as discovery names its address (and host
 /// name), whatever else about it changes.
 #[derive(Debug)]
 pub struct HostShared {
-    address: SocketAddr,
+    address: HostAddress,
     hostname: Arc<str>,
     created: Instant,
     counts: Box<[HostCounts]>,
@@ -28,9 +52,9 @@ pub struct HostShared {
 
 impl HostShared {
     /// A host that was not known before.
-    pub(crate) fn new(address: SocketAddr, hostname: Arc<str>, workers: usize) -> Self {
+    pub(crate) fn new(address: impl Into<HostAddress>, hostname: Arc<str>, workers: usize) -> Self {
         Self {
-            address,
+            address: address.into(),
             hostname,
             created: Instant::now(),
             counts: (0..workers.max(1)).map(|_| HostCounts::default()).collect(),
@@ -39,8 +63,8 @@ impl HostShared {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &HostAddress {
+        &self.address
     }
 
     /// Its configured host name, or empty.
@@ -163,8 +187,8 @@ impl Host {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.shared.address
+    pub fn address(&self) -> &HostAddress {
+        &self.shared.address
     }
 
     /// Its configured host name, or empty.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use weft_config::{Address, Health, LoadAssignment, LocalityEndpoints};
 
-use crate::host::{HostShared, Placed};
+use crate::host::{HostAddress, HostShared, Placed};
 
 /// Hosts by priority and locality. Immutable; ejection is in [`HostShared`].
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub(crate) struct Membership {
     pub(crate) max_weight: u32,
 }
 
-type Known = AHashMap<(SocketAddr, Arc<str>), Arc<HostShared>>;
+type Known = AHashMap<(HostAddress, Arc<str>), Arc<HostShared>>;
 
 impl HostSet {
     /// Places the endpoints of `assignment`. `resolve` gives the addresses of a host name;
@@ -63,7 +63,7 @@ impl HostSet {
                         _ => &endpoint.hostname,
                     };
                     for address in addresses(&endpoint.address, resolve) {
-                        let key = (address, Arc::clone(hostname));
+                        let key = (address.clone(), Arc::clone(hostname));
                         if !seen.insert(key.clone()) {
                             continue;
                         }
@@ -90,7 +90,12 @@ impl HostSet {
     }
 
     fn known(&self) -> Known {
-        let key = |host: &Placed| (host.shared.address(), Arc::clone(host.shared.hostname()));
+        let key = |host: &Placed| {
+            (
+                host.shared.address().clone(),
+                Arc::clone(host.shared.hostname()),
+            )
+        };
         let hosts = self.hosts.iter();
         hosts
             .map(|host| (key(host), Arc::clone(&host.shared)))
@@ -141,12 +146,14 @@ impl HostSet {
     }
 }
 
-fn addresses(address: &Address, resolve: &dyn Fn(&str) -> Vec<IpAddr>) -> Vec<SocketAddr> {
+fn addresses(address: &Address, resolve: &dyn Fn(&str) -> Vec<IpAddr>) -> Vec<HostAddress> {
     match address {
-        Address::Ip(address) => vec![*address],
+        Address::Ip(address) => vec![HostAddress::Ip(*address)],
+        Address::Pipe(path) => vec![HostAddress::Pipe(Arc::clone(path))],
         Address::Host { host, port } => {
             let found = resolve(host).into_iter();
-            found.map(|ip| SocketAddr::new(ip, *port)).collect()
+            let address = |ip| HostAddress::Ip(SocketAddr::new(ip, *port));
+            found.map(address).collect()
         }
     }
 }

@@ -32,6 +32,9 @@ impl Active {
             stats.upstream_rq_pending_overflow.inc();
             return None;
         }
+        if let Some(interval) = cluster.config.breakers.budget_interval(priority) {
+            cluster.breaker(priority).began(interval);
+        }
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
         let counts = host.counts();

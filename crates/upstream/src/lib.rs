@@ -27,12 +27,13 @@ mod stats;
 mod store;
 mod tls_context;
 
+pub use balance::previous::PreviousPriorities;
 pub use body::{BodyError, BoxError, RequestBody, ResponseBody};
 pub use breaker::{Breaker, Priority, Resource};
 pub use cluster::{Cluster, PickContext};
-pub use connector::Protocol;
+pub use connector::{Ends, Protocol};
 pub use failure::{FailureKind, SendFailure};
-pub use host::{Host, HostShared, Placed};
+pub use host::{Host, HostAddress, HostShared, Placed};
 pub use host_set::HostSet;
 pub use manager::ClusterManager;
 pub use outlier::{Outcome, SuccessRates};

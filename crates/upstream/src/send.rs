@@ -12,7 +12,7 @@ use weft_net::Stream;
 use crate::body::{RequestBody, ResponseBody};
 use crate::breaker::Priority;
 use crate::cluster::Cluster;
-use crate::connector::Protocol;
+use crate::connector::{Ends, Protocol};
 use crate::failure::{FailureKind, SendFailure, classify};
 use crate::host::Host;
 use crate::lease::{Active, Carrier, Lease};
@@ -31,6 +31,8 @@ pub struct SendOptions {
     pub downstream: Protocol,
     /// Names the downstream connection, for clusters that give each its own connections.
     pub downstream_id: u64,
+    /// Its ends, for clusters that tell of them.
+    pub ends: Option<Ends>,
 }
 
 impl Default for SendOptions {
@@ -39,6 +41,7 @@ impl Default for SendOptions {
             priority: Priority::Default,
             downstream: Protocol::Http1,
             downstream_id: 0,
+            ends: None,
         }
     }
 }
@@ -95,7 +98,8 @@ impl Cluster {
     ) -> Result<Rc<Pool>, SendFailure> {
         let http = &self.config.http;
         let named = http.auto_sni || http.auto_sni_header.is_some();
-        let apart = self.config.connection_pool_per_downstream_connection;
+        let ends = options.ends.filter(|_| host.pools.connector().tells_ends());
+        let apart = self.config.connection_pool_per_downstream_connection || ends.is_some();
         if !named && !apart {
             return host.pools.pool(None);
         }
@@ -111,6 +115,7 @@ impl Cluster {
         host.pools.pool(Some(PoolKey {
             server_name,
             downstream,
+            ends,
         }))
     }
 
@@ -189,7 +194,11 @@ impl Cluster {
 
     fn count_response(&self, host: &Host, response: &Response<ResponseBody>) {
         let status = response.status().as_u16();
-        let judged = || grpc_status(response.headers()).unwrap_or(status);
+        let headers = response.headers();
+        let judged = || match &self.config.http.errors {
+            Some(errors) => errors.judge(status, headers),
+            None => grpc_status(headers).unwrap_or(status),
+        };
         self.count_status(host, status, judged);
     }
 
@@ -221,14 +230,16 @@ impl Cluster {
         }
     }
 
-    /// A connection to a host for bytes without HTTP meaning: counted, limited by the
+    /// A connection to a host for bytes without HTTP meaning, for a downstream connection with
+    /// these ends: counted, limited by the
     /// breakers, with TLS if the cluster has it.
     pub async fn connect_tcp(
         &self,
         host: &Host,
         priority: Priority,
+        ends: Option<Ends>,
     ) -> Result<Stream, SendFailure> {
-        let connected = host.pools.pool(None)?.connect_tcp(priority).await;
+        let connected = host.pools.pool(None)?.connect_tcp(priority, ends).await;
         self.judge(host, &connected);
         connected
     }

@@ -17,10 +17,10 @@ use weft_xds::pb::aggregated_discovery_service_server::{
 use weft_xds::pb::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
 };
-use weft_xds::server::Event;
 use weft_xds::server::grpc::{
     Connection, ConnectionId, Counters, Options, ViewSource, incoming, server_builder, service,
 };
+use weft_xds::server::{Event, Limits};
 use weft_xds::{Mode, Resource, ResourceSet, TypeUrl, View};
 
 /// Field 1 is the name, field 2 the content.
@@ -43,6 +43,8 @@ struct Source {
     events: mpsc::UnboundedSender<Event>,
     /// Ports from which streams came.
     ports: std::sync::Mutex<Vec<u16>>,
+    /// What is published by the ear for events, after so many types more are in sync.
+    next: std::sync::Mutex<Option<(usize, View)>>,
 }
 
 impl ViewSource for Source {
@@ -58,6 +60,17 @@ impl ViewSource for Source {
 
     fn event(&self, _: ConnectionId, event: &Event) {
         let _ = self.events.send(event.clone());
+        let mut next = self.next.lock().expect("no panic");
+        if matches!(event, Event::InSync { .. })
+            && let Some((left, view)) = &mut *next
+        {
+            *left -= 1;
+            if *left == 0 {
+                let views = self.views.try_lock().expect("nobody else publishes");
+                views.send_replace(view.clone());
+                *next = None;
+            }
+        }
     }
 
     fn closed(&self, _: ConnectionId) {}
@@ -83,6 +96,7 @@ impl Mesh {
             views: Mutex::new(watch::Sender::new(view(1))),
             events: events_in,
             ports: std::sync::Mutex::default(),
+            next: std::sync::Mutex::default(),
         });
         let counters = Arc::<Counters>::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
@@ -237,6 +251,24 @@ async fn delta_drivers_deliver_refuse_and_resume() {
 #[tokio::test]
 async fn state_of_the_world_drivers_deliver_refuse_and_resume() {
     run(Mode::Sotw).await;
+}
+
+/// Nothing else would wake the stream.
+#[tokio::test]
+async fn a_view_that_comes_while_events_are_told_is_sent() {
+    let late = Duration::from_hours(1);
+    let limits = Limits {
+        cluster_wait: late,
+        ack_overdue: late,
+        ..Limits::default()
+    };
+    let options = Options {
+        limits,
+        ..Options::default()
+    };
+    let mut mesh = Mesh::bounded(Mode::Delta, 100, options).await;
+    *mesh.source.next.lock().expect("no panic") = Some((2, view(2)));
+    mesh.until(2).await;
 }
 
 #[tokio::test]

@@ -218,6 +218,10 @@ fn check_references(p: &mut Pass<'_>, out: &Bootstrap) {
                 "names the cluster {name}, which has transport_socket_matches: write one \
                  transport_socket for all of its endpoints"
             ),
+            Some(cluster) if cluster.proxy_protocol.is_some() => format!(
+                "names the cluster {name}, whose connections begin with a PROXY header: the control \
+                 plane takes none"
+            ),
             Some(cluster) if waits_for_secrets(cluster, p.context.agent) => format!(
                 "names the cluster {name}, whose TLS takes secrets by SDS: they would come over the \
                  very stream that it is for; write files or inline certificates"

@@ -1,5 +1,7 @@
 //! Circuit breakers.
 
+use std::time::Duration;
+
 use crate::pass::Pass;
 use crate::pb;
 use pb::config::cluster::v3 as cluster;
@@ -26,6 +28,8 @@ pub struct RetryBudget {
     pub percent: f64,
     /// Always allowed; default 3.
     pub min_concurrency: u32,
+    /// Count the requests that began within so long, instead of those that are active.
+    pub interval: Option<Duration>,
 }
 
 impl Default for Thresholds {
@@ -49,6 +53,17 @@ pub struct CircuitBreakers {
     pub high: Thresholds,
     /// Connections to one host, if bounded.
     pub per_host_max_connections: Option<u32>,
+}
+
+impl CircuitBreakers {
+    /// How far the retry budget of a priority looks back, if it does.
+    pub fn budget_interval(&self, priority: crate::route::Priority) -> Option<Duration> {
+        let limits = match priority {
+            crate::route::Priority::Default => &self.default,
+            crate::route::Priority::High => &self.high,
+        };
+        limits.retry_budget?.interval
+    }
 }
 
 pub(super) fn circuit_breakers(
@@ -119,12 +134,12 @@ fn threshold(
             budget_interval,
             min_retry_concurrency,
         } = budget;
-        unsupported!(p; budget_interval);
         Some(RetryBudget {
             percent: p
                 .percent("budget_percent", budget_percent.as_ref())
                 .unwrap_or(20.0),
             min_concurrency: or(min_retry_concurrency, 3),
+            interval: p.timeout("budget_interval", budget_interval.as_ref(), None),
         })
     });
     Some((

@@ -8,14 +8,15 @@ use super::convert_http::{OldHttp, http};
 use super::discovery::{DnsFields, Sources};
 use super::lb_convert::{common_lb, old_policy, typed_policy};
 use super::outlier::outlier;
-use super::{Cluster, Discovery, LbCommon, LbPolicy, Transport, TransportMatch};
+use super::{Cluster, Discovery, LbCommon, LbPolicy, ProxyVersion, Transport, TransportMatch};
 use crate::address::{Address, TcpKeepalive, bind_config, tcp_keepalive};
 use crate::endpoint::LoadAssignment;
 use crate::endpoint::convert::load_assignment;
-use crate::extension::{UPSTREAM_TRANSPORTS, transport_socket};
+use crate::extension::{UPSTREAM_TRANSPORTS, decode, transport_socket, type_name};
 use crate::pass::Pass;
 use crate::pb;
 use pb::config::cluster::v3 as cluster;
+use pb::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const BUFFER_LIMIT: u32 = 1 << 20;
@@ -140,6 +141,7 @@ pub(super) fn cluster(p: &mut Pass<'_>, message: &cluster::Cluster) -> Option<Cl
         )
         .flatten();
     let discovery = discovery?;
+    let (transport, proxy_protocol) = transport?;
     check_endpoints(p, &discovery, &endpoints, &lb);
     Some(Cluster {
         alt_stat_name: (!alt_stat_name.is_empty()).then(|| Arc::from(alt_stat_name.as_str())),
@@ -159,7 +161,8 @@ pub(super) fn cluster(p: &mut Pass<'_>, message: &cluster::Cluster) -> Option<Cl
         outlier: p
             .opt("outlier_detection", outlier_detection.as_ref(), outlier)
             .map(Arc::new),
-        transport: transport?,
+        transport,
+        proxy_protocol,
         transport_matches: transport_matches.into(),
         bind_address: p
             .opt(
@@ -229,14 +232,53 @@ fn check_endpoints(
     }
 }
 
-fn transport(p: &mut Pass<'_>, socket: Option<&pb::core::TransportSocket>) -> Option<Transport> {
+/// What secures connections, and the header that comes before it.
+fn transport(
+    p: &mut Pass<'_>,
+    socket: Option<&pb::core::TransportSocket>,
+) -> Option<(Transport, Option<ProxyVersion>)> {
+    const PROXY: &str =
+        "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
+    use pb::core::transport_socket::ConfigType;
     let Some(socket) = socket else {
-        return Some(Transport::Raw);
+        return Some((Transport::Raw, None));
     };
-    let tls = p.at("transport_socket", |p| {
-        transport_socket(p, socket, UPSTREAM_TRANSPORTS)
-    })?;
+    p.at("transport_socket", |p| match &socket.config_type {
+        Some(ConfigType::TypedConfig(any)) if type_name(any) == PROXY => {
+            p.at("typed_config", |p| proxied(p, &any.value))
+        }
+        _ => Some((secured(p, socket)?, None)),
+    })
+}
+
+fn secured(p: &mut Pass<'_>, socket: &pb::core::TransportSocket) -> Option<Transport> {
+    let tls = transport_socket(p, socket, UPSTREAM_TRANSPORTS)?;
     Some(tls.map_or(Transport::Raw, |tls| Transport::Tls(Arc::new(tls))))
+}
+
+fn proxied(p: &mut Pass<'_>, bytes: &[u8]) -> Option<(Transport, Option<ProxyVersion>)> {
+    use pb::core::proxy_protocol_config::Version;
+    let proxy_protocol::ProxyProtocolUpstreamTransport {
+        config,
+        transport_socket,
+        allow_unspecified_address,
+        tlv_as_pool_key,
+    } = decode(p, bytes)?;
+    unsupported!(p; allow_unspecified_address, tlv_as_pool_key);
+    let version = p.at("config", |p| {
+        let pb::core::ProxyProtocolConfig {
+            version,
+            pass_through_tlvs,
+            added_tlvs,
+        } = config.unwrap_or_default();
+        unsupported!(p; pass_through_tlvs, added_tlvs);
+        Some(match p.enumeration("version", version)? {
+            Version::V1 => ProxyVersion::V1,
+            Version::V2 => ProxyVersion::V2,
+        })
+    })?;
+    let inner = p.required("transport_socket", transport_socket.as_ref(), secured)?;
+    Some((inner, Some(version)))
 }
 
 fn transport_match(
@@ -260,11 +302,12 @@ fn transport_match(
         })
         .unwrap_or_default();
     criteria.sort_by(|a, b| a.0.cmp(&b.0));
-    let transport = transport(p, transport_socket.as_ref())?;
+    let (transport, proxy_protocol) = transport(p, transport_socket.as_ref())?;
     Some(TransportMatch {
         name,
         criteria,
         transport,
+        proxy_protocol,
     })
 }
 

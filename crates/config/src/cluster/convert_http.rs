@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::errors::error_matcher as errors;
 use super::http::{UpstreamHttp, UpstreamProtocol};
 use crate::extension::{decode, type_name};
 use crate::http_options::convert::{common as any_common, http1 as any_http1, http2};
@@ -124,7 +125,7 @@ fn typed_http(
         retry_policy,
         upstream_protocol_options,
     } = message;
-    unsupported!(p; http_filters, header_validation_config, outlier_detection, request_mirror_policies,
+    unsupported!(p; http_filters, header_validation_config, request_mirror_policies,
         hash_policy, retry_policy);
     if let Some(found) = p.opt(
         "common_http_protocol_options",
@@ -136,6 +137,10 @@ fn typed_http(
     if let Some(options) = upstream_http_protocol_options {
         upstream(&mut out, options);
     }
+    out.errors = p.opt("outlier_detection", outlier_detection.as_ref(), |p, it| {
+        let upstream_http::http_protocol_options::OutlierDetection { error_matcher } = it;
+        p.required("error_matcher", error_matcher.as_ref(), errors)
+    });
     match upstream_protocol_options {
         Some(Kind::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config })) => {
             p.at("explicit_http_config", |p| match protocol_config {

@@ -29,6 +29,8 @@ pub struct UpstreamHttp {
     pub auto_sni: bool,
     /// The certificate must carry that name.
     pub auto_san_validation: bool,
+    /// Which responses outlier detection takes for errors; `None`: 5xx.
+    pub errors: Option<super::ErrorMatcher>,
     /// Take the server name from this header instead.
     pub auto_sni_header: Option<std::sync::Arc<str>>,
 }

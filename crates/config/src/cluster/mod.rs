@@ -5,6 +5,7 @@ mod convert;
 mod convert_http;
 mod discovery;
 mod dns;
+mod errors;
 mod http;
 mod lb;
 mod lb_convert;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use self::http::{UpstreamHttp, UpstreamProtocol};
 pub use breaker::{CircuitBreakers, RetryBudget, Thresholds};
 pub use dns::{DnsLookupFamily, DnsSettings};
+pub use errors::ErrorMatcher;
 pub use lb::{HashFunction, LbCommon, LbPolicy, LocalityBalancing, SlowStart};
 pub use outlier::OutlierDetection;
 
@@ -62,6 +64,15 @@ pub enum Transport {
     Tls(Arc<UpstreamTls>),
 }
 
+/// Form of the PROXY protocol's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Bytes.
+    V2,
+}
+
 /// A transport for endpoints with certain metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TransportMatch {
@@ -71,6 +82,8 @@ pub struct TransportMatch {
     pub criteria: Vec<(String, pb::google::Value)>,
     /// The transport.
     pub transport: Transport,
+    /// Before it, tell whose connection it is.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 /// A cluster. Small: five thousand of them are nothing unusual.
@@ -100,6 +113,8 @@ pub struct Cluster {
     pub outlier: Option<Arc<OutlierDetection>>,
     /// How to speak to endpoints that no match covers.
     pub transport: Transport,
+    /// Before it, tell whose connection it is.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// First match wins.
     pub transport_matches: Arc<[TransportMatch]>,
     /// Source address of connections.

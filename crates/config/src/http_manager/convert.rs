@@ -97,12 +97,6 @@ pub(crate) fn http_manager(
         forward_client_cert_matcher, path_normalization_options, proxy_status_config,
         forward_proto_config, always_set_request_id_in_response);
     p.unsupported(
-        "request_timeout",
-        request_timeout
-            .as_ref()
-            .is_some_and(|time| time.seconds != 0 || time.nanos != 0),
-    );
-    p.unsupported(
         "scheme_header_transformation",
         scheme_header_transformation
             .as_ref()
@@ -174,6 +168,7 @@ pub(crate) fn http_manager(
             stream_idle_timeout.as_ref(),
             Some(STREAM_IDLE),
         ),
+        request_timeout: p.timeout("request_timeout", request_timeout.as_ref(), None),
         request_headers_timeout: p.timeout(
             "request_headers_timeout",
             request_headers_timeout.as_ref(),

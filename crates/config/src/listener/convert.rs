@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{FilterDisabled, Listener, ListenerFilters, TrafficDirection};
+use super::{FilterDisabled, Listener, ListenerFilters, ProxyProtocol, TrafficDirection};
 use crate::access_log::convert::access_log;
 use crate::address::{bind_address, cidr_range, tcp_keepalive};
 use crate::extension::{
@@ -18,7 +18,7 @@ use crate::pb;
 use pb::config::listener::v3 as listener;
 use pb::extensions::filters::listener::{
     http_inspector::v3 as http_inspector, original_dst::v3 as original_dst,
-    tls_inspector::v3 as tls_inspector,
+    proxy_protocol::v3 as proxy_protocol, tls_inspector::v3 as tls_inspector,
 };
 
 const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -98,6 +98,13 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         Some(FILTERS_TIMEOUT),
     );
     filters.continue_on_timeout = *continue_on_listener_filters_timeout;
+    let use_original_dst = flag(use_original_dst.as_ref(), false);
+    if use_original_dst && filters.proxy_protocol.is_some() {
+        p.refuse_field(
+            "use_original_dst",
+            "does not go together with the listener filter proxy_protocol in Weft",
+        );
+    }
     let mut chains = chains(p, filter_chains);
     chains.default = p
         .opt(
@@ -130,7 +137,7 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         bind_to_port: flag(bind_to_port.as_ref(), old_bind),
         reuse_port: flag(enable_reuse_port.as_ref(), true),
         backlog: tcp_backlog_size.map(|size| size.value),
-        use_original_dst: flag(use_original_dst.as_ref(), false),
+        use_original_dst,
         transparent: flag(transparent.as_ref(), false),
         freebind: flag(freebind.as_ref(), false),
         filters,
@@ -143,6 +150,7 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
 
 enum ListenerFilter {
     OriginalDst,
+    ProxyProtocol(ProxyProtocol),
     TlsInspector,
     HttpInspector,
 }
@@ -161,6 +169,18 @@ fn listener_filter_list(p: &mut Pass<'_>, message: &[listener::ListenerFilter]) 
             Some(rule) => p.at("filter_disabled", |p| filter_disabled(p, rule))?,
         };
         let slot = match kind {
+            ListenerFilter::ProxyProtocol(filter) => {
+                let reads = out.tls_inspector.is_some() || out.http_inspector.is_some();
+                if reads || out.original_dst.is_some() || out.proxy_protocol.is_some() {
+                    p.refuse("proxy_protocol must be the first filter of its listener, once: others would read its header");
+                }
+                out.proxy_protocol = Some(ProxyProtocol { disabled, ..filter });
+                return Some(());
+            }
+            ListenerFilter::OriginalDst if out.proxy_protocol.is_some() => {
+                p.refuse("original_dst does not go together with proxy_protocol in Weft");
+                return None;
+            }
             ListenerFilter::OriginalDst => &mut out.original_dst,
             ListenerFilter::TlsInspector => &mut out.tls_inspector,
             ListenerFilter::HttpInspector => &mut out.http_inspector,
@@ -183,6 +203,13 @@ fn listener_filter(
             read: |p, bytes| {
                 let original_dst::OriginalDst {} = decode(p, bytes)?;
                 Some(ListenerFilter::OriginalDst)
+            },
+        },
+        Extension {
+            name: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+            read: |p, bytes| {
+                let message = decode(p, bytes)?;
+                proxy_protocol_filter(p, &message).map(ListenerFilter::ProxyProtocol)
             },
         },
         Extension {
@@ -222,6 +249,40 @@ fn listener_filter(
             None
         }
     }
+}
+
+fn proxy_protocol_filter(
+    p: &mut Pass<'_>,
+    message: &proxy_protocol::ProxyProtocol,
+) -> Option<ProxyProtocol> {
+    use pb::core::proxy_protocol_config::Version;
+    let proxy_protocol::ProxyProtocol {
+        rules,
+        allow_requests_without_proxy_protocol,
+        pass_through_tlvs,
+        disallowed_versions,
+        stat_prefix,
+        tlv_location,
+    } = message;
+    unsupported!(p; rules, pass_through_tlvs, tlv_location);
+    let refused = p.each("disallowed_versions", disallowed_versions, |p, version| {
+        p.enumeration::<Version>("", *version)
+    });
+    let (v1, v2) = (
+        !refused.contains(&Version::V1),
+        !refused.contains(&Version::V2),
+    );
+    if !v1 && !v2 {
+        p.refuse_field("disallowed_versions", "leaves no version");
+    }
+    let own = if stat_prefix.is_empty() { "" } else { "." };
+    Some(ProxyProtocol {
+        disabled: FilterDisabled::Never,
+        v1,
+        v2,
+        without: *allow_requests_without_proxy_protocol,
+        stat_prefix: format!("proxy_proto.{stat_prefix}{own}").into(),
+    })
 }
 
 fn filter_disabled(

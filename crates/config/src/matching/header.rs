@@ -125,6 +125,15 @@ impl HeaderMatch {
         }
     }
 
+    /// Whether a response's head matches; `status` is its code.
+    pub(crate) fn matches_response(&self, status: &str, headers: &HeaderMap) -> bool {
+        match &self.key {
+            HeaderKey::Pseudo(Pseudo::Status) => self.decide(Some(status.as_bytes())),
+            HeaderKey::Pseudo(_) => self.decide(None),
+            HeaderKey::Name(name) => self.decide_any(headers, name),
+        }
+    }
+
     /// Whether a request without any header would match.
     pub(crate) fn matches_none(&self) -> bool {
         self.decide(None)

@@ -27,7 +27,7 @@ pub(super) fn retry_policy(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Op
         retriable_request_headers,
         refresh_cluster_on_retry,
     } = message;
-    unsupported!(p; retry_priority, retry_options_predicates, refresh_cluster_on_retry,
+    unsupported!(p; retry_options_predicates, refresh_cluster_on_retry,
         rate_limited_retry_back_off);
     let silence = p.timeout("per_try_idle_timeout", per_try_idle_timeout.as_ref(), None);
     p.unsupported("per_try_idle_timeout", silence.is_some());
@@ -70,8 +70,35 @@ pub(super) fn retry_policy(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Op
             header_matcher,
         ),
         avoid_previous_hosts: !predicates.is_empty(),
+        previous_priorities: p.opt("retry_priority", retry_priority.as_ref(), priority),
         host_selection_attempts: u32::try_from(attempts).unwrap_or(u32::MAX).max(1),
     })
+}
+
+/// After how many attempts the priorities that were tried are left out.
+fn priority(p: &mut Pass<'_>, message: &route::retry_policy::RetryPriority) -> Option<u32> {
+    use crate::extension::{Extension, decode, typed};
+    use pb::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+    use route::retry_policy::retry_priority::ConfigType;
+    const TABLE: &[Extension<u32>] = &[Extension {
+        name: "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+        read: |p, bytes| {
+            let PreviousPrioritiesConfig { update_frequency } = decode(p, bytes)?;
+            let frequency = u32::try_from(update_frequency).ok().filter(|n| *n > 0);
+            if frequency.is_none() {
+                p.refuse_field("update_frequency", "must be at least 1");
+            }
+            frequency
+        },
+    }];
+    let route::retry_policy::RetryPriority { name, config_type } = message;
+    match config_type {
+        Some(ConfigType::TypedConfig(any)) => typed(p, "typed_config", Some(any), TABLE),
+        None => {
+            p.refuse_field("typed_config", format!("of {name} is required"));
+            None
+        }
+    }
 }
 
 fn host_predicate(

@@ -138,6 +138,8 @@ pub struct RetryPolicy {
     pub retriable_request_headers: Vec<HeaderMatch>,
     /// Choose another host than those tried before.
     pub avoid_previous_hosts: bool,
+    /// After so many attempts, leave out the priorities that were tried; at least 1.
+    pub previous_priorities: Option<u32>,
     /// How often to choose again for that; at least 1.
     pub host_selection_attempts: u32,
 }

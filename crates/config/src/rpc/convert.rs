@@ -7,8 +7,9 @@ use weft_proto::aeraki::meta_protocol_proxy as aeraki;
 use weft_proto::rpc::CodecOptions;
 use weft_rpc::{Attribute, Codec, Limits, PoolMode};
 
-use super::{AttributeMatch, RpcManager, RpcRoute, RpcRoutes};
-use crate::extension::{Extension, decode, typed};
+use super::{AttributeMatch, RpcManager, RpcMirror, RpcRoute, RpcRouteSource, RpcRoutes, Subject};
+use crate::extension::{Extension, ads_source, decode, typed};
+use crate::fraction::Fraction;
 use crate::matching::header_condition;
 use crate::pass::Pass;
 use crate::pb;
@@ -66,14 +67,20 @@ pub(crate) fn rpc_manager(
     let idle_timeout = p.timeout("idle_timeout", idle_timeout.as_ref(), None);
     let routes = match route_specifier {
         Some(pb_rpc::meta_protocol_proxy::RouteSpecifier::RouteConfig(config)) => {
-            p.at("route_config", |p| routes(p, config))
+            let routes = p.at("route_config", |p| routes(p, config));
+            routes.map(|routes| RpcRouteSource::Inline(Arc::new(routes)))
         }
-        Some(pb_rpc::meta_protocol_proxy::RouteSpecifier::Rds(_)) => {
-            p.refuse_field("rds", "is not supported by Weft yet; use route_config");
-            None
-        }
+        Some(pb_rpc::meta_protocol_proxy::RouteSpecifier::Rds(rds)) => p.at("rds", |p| {
+            let pb_rpc::Rds {
+                config_source,
+                route_config_name,
+            } = rds;
+            p.required("config_source", config_source.as_ref(), ads_source);
+            let name = p.name("route_config_name", route_config_name);
+            name.map(RpcRouteSource::Rds)
+        }),
         None => {
-            p.refuse("needs route_config");
+            p.refuse("needs rds or route_config");
             None
         }
     };
@@ -86,7 +93,7 @@ pub(crate) fn rpc_manager(
         heartbeat_interval: options.heartbeat_interval,
         extended_goaway: options.bolt_goaway,
         idle_timeout,
-        routes: Arc::new(routes?),
+        routes: routes?,
     })
 }
 
@@ -211,7 +218,7 @@ fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
     });
     let request_mutation = mutations(p, "request_mutation", request_mutation);
     let response_mutation = mutations(p, "response_mutation", response_mutation);
-    let (clusters, hash) = p.required("route", route.as_ref(), action)?;
+    let (clusters, hash, mirrors) = p.required("route", route.as_ref(), action)?;
     Some(RpcRoute {
         name: Arc::from(name.as_str()),
         conditions: conditions.unwrap_or_default(),
@@ -219,10 +226,13 @@ fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
         hash,
         request_mutation,
         response_mutation,
+        timeout: None,
+        connect_retries: 0,
+        mirrors,
     })
 }
 
-fn attribute_match(
+pub(super) fn attribute_match(
     p: &mut Pass<'_>,
     message: &pb::config::route::v3::HeaderMatcher,
 ) -> Option<AttributeMatch> {
@@ -235,41 +245,60 @@ fn attribute_match(
     let name = p.name("name", name);
     let condition = header_condition(p, header_match_specifier.as_ref());
     Some(AttributeMatch {
-        attribute: Attribute::named(&name?),
+        subject: Subject::named(&name?),
         condition: condition?,
         invert: *invert_match,
         treat_missing_as_empty: *treat_missing_header_as_empty,
     })
 }
 
-fn mutations(
-    p: &mut Pass<'_>,
-    field: &'static str,
-    list: &[route::KeyValue],
-) -> Vec<(Arc<str>, Arc<str>)> {
-    if list.len() > MAX_MUTATIONS {
-        p.refuse_field(field, format!("has more than {MAX_MUTATIONS} entries"));
-        return Vec::new();
-    }
+/// An attachment and its value.
+pub(super) type Mutation = (Arc<str>, Arc<str>);
+
+fn mutations(p: &mut Pass<'_>, field: &'static str, list: &[route::KeyValue]) -> Vec<Mutation> {
+    few(p, field, list.len());
     p.each(field, list, |p, message| {
         let route::KeyValue { key, value } = message;
-        for (field, text) in [("key", key), ("value", value)] {
-            if text.len() > MAX_MUTATION {
-                p.refuse_field(field, format!("is longer than {MAX_MUTATION} bytes"));
-            }
-        }
-        Some((p.name("key", key)?, Arc::from(value.as_str())))
+        mutation(p, key, value)
     })
 }
 
-fn action(p: &mut Pass<'_>, message: &route::RouteAction) -> Option<(TcpClusters, Vec<Attribute>)> {
+/// Refuses more mutations than a route may have.
+pub(super) fn few(p: &mut Pass<'_>, field: &'static str, count: usize) {
+    if count > MAX_MUTATIONS {
+        p.refuse_field(field, format!("has more than {MAX_MUTATIONS} entries"));
+    }
+}
+
+pub(super) fn mutation(p: &mut Pass<'_>, key: &str, value: &str) -> Option<Mutation> {
+    for (field, text) in [("key", key), ("value", value)] {
+        if text.len() > MAX_MUTATION {
+            p.refuse_field(field, format!("is longer than {MAX_MUTATION} bytes"));
+        }
+    }
+    Some((p.name("key", key)?, Arc::from(value)))
+}
+
+type Action = (TcpClusters, Vec<Attribute>, Vec<RpcMirror>);
+
+fn action(p: &mut Pass<'_>, message: &route::RouteAction) -> Option<Action> {
     use route::route_action::ClusterSpecifier;
     let route::RouteAction {
         hash_policy,
         request_mirror_policies,
         cluster_specifier,
     } = message;
-    unsupported!(p; request_mirror_policies);
+    let mirrors = p.each(
+        "request_mirror_policies",
+        request_mirror_policies,
+        |p, one| {
+            let route::route_action::RequestMirrorPolicy {
+                cluster,
+                runtime_fraction,
+            } = one;
+            mirror(p, cluster, runtime_fraction.as_ref())
+        },
+    );
     let hash = hash_policy.iter().map(|name| Attribute::named(name));
     let clusters = match cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => TcpClusters::Single(p.name("cluster", name)?),
@@ -281,11 +310,24 @@ fn action(p: &mut Pass<'_>, message: &route::RouteAction) -> Option<(TcpClusters
             return None;
         }
     };
-    Some((clusters, hash.collect()))
+    Some((clusters, hash.collect(), mirrors))
+}
+
+/// Without a share all requests are copied.
+pub(super) fn mirror(
+    p: &mut Pass<'_>,
+    cluster: &str,
+    share: Option<&pb::core::RuntimeFractionalPercent>,
+) -> Option<RpcMirror> {
+    let share = p.opt("runtime_fraction", share, Pass::runtime_fraction);
+    Some(RpcMirror {
+        cluster: p.name("cluster", cluster)?,
+        share: share.unwrap_or(Fraction::ALL),
+    })
 }
 
 /// Names and weights; an entry of weight 0 gets nothing.
-fn weighted_clusters(
+pub(super) fn weighted_clusters(
     p: &mut Pass<'_>,
     message: &pb::config::route::v3::WeightedCluster,
 ) -> Option<TcpClusters> {

@@ -4,6 +4,7 @@
 //! Source of the messages: Aeraki, `aeraki.meta_protocol_proxy.v1alpha`.
 
 pub(crate) mod convert;
+mod http_routes;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,11 @@ use std::time::Duration;
 
 use weft_rpc::{Attribute, Attributes, Codec, Limits};
 
+use crate::error::{ConfigError, Loaded};
+use crate::fraction::Fraction;
 use crate::matching::HeaderCondition;
+use crate::pass::{Context, Pass};
+use crate::pb;
 use crate::tcp_proxy::TcpClusters;
 
 /// The terminal filter that speaks an RPC protocol.
@@ -32,8 +37,17 @@ pub struct RpcManager {
     pub extended_goaway: bool,
     /// Close a client's connection after so long without a call or a byte; `None` never.
     pub idle_timeout: Option<Duration>,
-    /// Where requests go.
-    pub routes: Arc<RpcRoutes>,
+    /// Where its routes are.
+    pub routes: RpcRouteSource,
+}
+
+/// Where an RPC connection manager finds its routes.
+#[derive(Debug, Clone)]
+pub enum RpcRouteSource {
+    /// By name, from the control plane, in the form of an HTTP route configuration.
+    Rds(Arc<str>),
+    /// Here.
+    Inline(Arc<RpcRoutes>),
 }
 
 /// Routes in their order.
@@ -60,13 +74,29 @@ pub struct RpcRoute {
     pub request_mutation: Vec<(Arc<str>, Arc<str>)>,
     /// Attachments of responses that are set.
     pub response_mutation: Vec<(Arc<str>, Arc<str>)>,
+    /// The longest that a request may take, whatever it says itself; `None`: what it says.
+    pub timeout: Option<Duration>,
+    /// How often a request that did not reach its host, because there was no connection, is sent to
+    /// another one.
+    pub connect_retries: u32,
+    /// Who gets copies, whose answers nobody sees.
+    pub mirrors: Vec<RpcMirror>,
+}
+
+/// Copies of some requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RpcMirror {
+    /// Where they go.
+    pub cluster: Arc<str>,
+    /// How many of the requests.
+    pub share: Fraction,
 }
 
 /// What an attribute of a request has to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttributeMatch {
-    /// The attribute it looks at.
-    pub attribute: Attribute,
+    /// What it looks at.
+    pub subject: Subject,
     /// What its value must be.
     pub condition: HeaderCondition,
     /// Turns the result round; a missing attribute still does not match, except for `Present`.
@@ -75,11 +105,40 @@ pub struct AttributeMatch {
     pub treat_missing_as_empty: bool,
 }
 
+/// What a condition looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Subject {
+    /// An attribute of the request.
+    Attribute(Attribute),
+    /// The method as if it were a path: a slash, and its name (`:path`).
+    Path,
+}
+
+impl Subject {
+    /// Of a name in a rule; those of HTTP's heads stand for what is nearest to them.
+    fn named(name: &str) -> Self {
+        match name {
+            ":path" => Self::Path,
+            ":authority" => Self::Attribute(Attribute::Interface),
+            other => Self::Attribute(Attribute::named(other)),
+        }
+    }
+}
+
 impl AttributeMatch {
     fn matches(&self, request: &Attributes<'_>) -> bool {
-        let value = request.get(&self.attribute).map(str::as_bytes);
-        let missing_is_empty = self.treat_missing_as_empty;
-        self.condition.decide(value, self.invert, missing_is_empty)
+        let decide = |value: Option<&str>| {
+            let missing_is_empty = self.treat_missing_as_empty;
+            let value = value.map(str::as_bytes);
+            self.condition.decide(value, self.invert, missing_is_empty)
+        };
+        match &self.subject {
+            Subject::Attribute(attribute) => decide(request.get(attribute)),
+            Subject::Path => {
+                let path = request.call().method.map(|method| format!("/{method}"));
+                decide(path.as_deref())
+            }
+        }
     }
 }
 
@@ -90,8 +149,24 @@ impl RpcRoutes {
         self.routes.iter().position(matches)
     }
 
-    /// All clusters that routes lead to.
+    /// All clusters that routes lead to, those of copies too.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.routes.iter().flat_map(|route| route.clusters.names())
+        self.routes.iter().flat_map(|route| {
+            let mirrors = route.mirrors.iter().map(|mirror| &mirror.cluster);
+            route.clusters.names().chain(mirrors)
+        })
+    }
+
+    /// Compiles routes that came from a control plane: as Aeraki sends them, in an HTTP route configuration
+    /// of one virtual host, with attributes as headers. What RPC requests have not is refused.
+    ///
+    /// # Errors
+    /// What is wrong, with the field's path.
+    pub fn from_proto(
+        message: &pb::config::route::v3::RouteConfiguration,
+        context: &Context,
+    ) -> Result<Loaded<Self>, ConfigError> {
+        let name = format!("route configuration {}", message.name);
+        Pass::run(context, name, |p| http_routes::routes(p, message))
     }
 }

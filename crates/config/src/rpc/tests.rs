@@ -2,9 +2,10 @@
 
 use bytes::BytesMut;
 use weft_proto::pb::envoy::config::listener::v3::Listener as ListenerPb;
+use weft_proto::pb::envoy::config::route::v3::RouteConfiguration;
 use weft_rpc::{Attributes, Decoded, Frame, Limits};
 
-use super::RpcManager;
+use super::{RpcManager, RpcRouteSource, RpcRoutes};
 use crate::testing::yaml;
 use crate::{ConfigError, Context, Listener, NetworkFilter};
 
@@ -24,6 +25,22 @@ fn manager(filter: &str) -> RpcManager {
         panic!("no RPC connection manager");
     };
     (**manager).clone()
+}
+
+fn inline(manager: &RpcManager) -> &RpcRoutes {
+    match &manager.routes {
+        RpcRouteSource::Inline(routes) => routes,
+        RpcRouteSource::Rds(name) => panic!("routes are elsewhere: {name}"),
+    }
+}
+
+/// Routes as Aeraki's control plane sends them.
+fn sent(routes: &str) -> Result<RpcRoutes, ConfigError> {
+    let text = format!(
+        "name: shop.Cart_20880\nvirtual_hosts: [{{name: h, domains: ['*'], routes: [{routes}]}}]"
+    );
+    let message = yaml::<RouteConfiguration>(&text);
+    RpcRoutes::from_proto(&message, &Context::default()).map(|loaded| loaded.value)
 }
 
 const PROTOCOL: &str =
@@ -69,6 +86,7 @@ fn routes_are_found_by_attributes_in_their_order() {
          route: {{weighted_clusters: {{clusters: [{{name: a, weight: 90}}, {{name: b, weight: 10}}]}}, hash_policy: [user]}},
          request_mutation: [{{key: k, value: v}}]}}]}}"
     ));
+    let routes = inline(&manager);
     for (method, attachments, route) in [
         ("pay", &[][..], Some("exact")),
         ("getAll", &[], Some("prefix")),
@@ -80,18 +98,20 @@ fn routes_are_found_by_attributes_in_their_order() {
         ),
         ("put", &[("group", "blue")], Some("group")),
         ("put", &[], Some("version")),
+        ("put", &[("Tag", "gray")], Some("regex")),
+        ("put", &[("Tag", "gray"), ("tag", "blue")], Some("version")),
         ("none", &[], None),
     ] {
         let frame = request(method, attachments);
         let attributes = Attributes::new(manager.codec, &frame);
-        let found = manager.routes.position(&attributes);
-        let found = found.map(|at| &*manager.routes.routes[at].name);
+        let found = routes.position(&attributes);
+        let found = found.map(|at| &*routes.routes[at].name);
         assert_eq!(found, route, "{method}");
     }
-    let last = manager.routes.routes.last().expect("routes");
+    let last = routes.routes.last().expect("routes");
     let picked = (0..1000).filter_map(|random| last.clusters.pick(random));
     assert_eq!(picked.filter(|name| &***name == "b").count(), 100);
-    assert_eq!(manager.routes.clusters().count(), 6);
+    assert_eq!(routes.clusters().count(), 6);
     assert_eq!(last.request_mutation.len(), 1);
 }
 
@@ -135,10 +155,14 @@ fn what_is_not_supported_is_refused_with_its_path() {
             "stat_prefix: p, protocol: {name: x, codec: {name: dubbo, config: {'@type': type.googleapis.com/weft.rpc.v1.CodecOptions, bolt_goaway: true}}}, route_config: {}".to_owned(),
             "codec.config.bolt_goaway: is only for Bolt",
         ),
-        (PROTOCOL.to_owned(), "needs route_config"),
+        (PROTOCOL.to_owned(), "needs rds or route_config"),
         (
             format!("{PROTOCOL}, rds: {{route_config_name: r}}"),
-            "rds: is not supported by Weft yet",
+            "rds.config_source: is required",
+        ),
+        (
+            format!("{PROTOCOL}, rds: {{config_source: {{ads: {{}}}}}}"),
+            "rds.route_config_name: is required",
         ),
         (
             format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: aeraki.meta_protocol.filters.local_ratelimit}}]"),
@@ -158,8 +182,8 @@ fn what_is_not_supported_is_refused_with_its_path() {
             "routes[0].route.weighted_clusters.clusters: need a weight",
         ),
         (
-            route("{route: {cluster: a, request_mirror_policies: [{cluster: b}]}}"),
-            "routes[0].route.request_mirror_policies: is not supported",
+            route("{route: {cluster: a, request_mirror_policies: [{}]}}"),
+            "routes[0].route.request_mirror_policies[0].cluster: is required",
         ),
         (
             route("{route: {cluster: a}, request_mutation: [{value: v}]}"),
@@ -167,6 +191,66 @@ fn what_is_not_supported_is_refused_with_its_path() {
         ),
     ] {
         let error = listener(&text).err().map(|error| error.to_string());
+        let error = error.unwrap_or_else(|| panic!("{text} is accepted"));
+        assert!(error.contains(wanted), "{error}\nwanted {wanted}");
+    }
+}
+
+#[test]
+fn routes_of_a_control_plane_come_as_http_routes() {
+    let manager = manager(&format!(
+        "{PROTOCOL}, rds: {{config_source: {{ads: {{}}}}, route_config_name: shop.Cart_20880}}"
+    ));
+    let name = match &manager.routes {
+        RpcRouteSource::Rds(name) => name,
+        RpcRouteSource::Inline(_) => panic!("inline"),
+    };
+    assert_eq!(&**name, "shop.Cart_20880");
+    let routes = sent(
+        "{name: path, match: {prefix: /, headers: [{name: ':path', string_match: {safe_regex: {regex: '/get.*'}}}, {name: ':authority', string_match: {exact: shop.Cart}}]},
+          route: {cluster: a, timeout: 2s, retry_policy: {retry_on: connect-failure, num_retries: 2},
+           hash_policy: [{header: {header_name: user}}],
+           request_mirror_policies: [{cluster: m, runtime_fraction: {default_value: {numerator: 5}}}]}},
+         {name: rest, match: {prefix: ''}, request_headers_to_add: [{header: {key: k, value: v}}],
+          response_headers_to_add: [{header: {key: r, value: w}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}],
+          route: {weighted_clusters: {clusters: [{name: a, weight: 90}, {name: b, weight: 10}]}}}",
+    )
+    .unwrap_or_else(|error| panic!("{error}"));
+    for (method, wanted) in [("getAll", "path"), ("put", "rest")] {
+        let frame = request(method, &[]);
+        let attributes = Attributes::new(manager.codec, &frame);
+        let found = routes.position(&attributes).map(|at| &routes.routes[at]);
+        assert_eq!(found.map(|route| &*route.name), Some(wanted));
+    }
+    let [path, rest] = &routes.routes[..] else {
+        panic!("{routes:?}")
+    };
+    assert_eq!(path.timeout.map(|timeout| timeout.as_secs()), Some(2));
+    assert_eq!((path.connect_retries, path.hash.len()), (2, 1));
+    assert_eq!(path.mirrors[0].share.numerator, 5);
+    assert_eq!((rest.timeout, rest.connect_retries), (None, 0));
+    assert_eq!(
+        (&*rest.request_mutation[0].0, &*rest.response_mutation[0].1),
+        ("k", "w")
+    );
+    let clusters: Vec<&str> = routes.clusters().map(|name| &**name).collect();
+    assert_eq!(clusters, ["a", "m", "a", "b"]);
+}
+
+#[test]
+fn http_routes_that_rpc_cannot_have_are_refused_with_their_path() {
+    let route = |text: &str| format!("{{match: {{prefix: /}}, route: {{cluster: a, {text}}}}}");
+    for (text, wanted) in [
+        ("{match: {prefix: /pay}, route: {cluster: a}}".to_owned(), "routes[0].match: needs prefix \"/\""),
+        ("{match: {prefix: /, query_parameters: [{name: a}]}, route: {cluster: a}}".to_owned(), "match.query_parameters: is not supported"),
+        ("{match: {prefix: /}, redirect: {host_redirect: x}}".to_owned(), "routes[0]: needs a route"),
+        (route("prefix_rewrite: /x"), "route.prefix_rewrite: is not supported"),
+        (route("retry_policy: {retry_on: '5xx'}"), "route.retry_policy.retry_on: \"5xx\" is not possible"),
+        (route("hash_policy: [{connection_properties: {source_ip: true}}]"), "route.hash_policy[0]: needs header"),
+        ("{match: {prefix: /}, request_headers_to_remove: [x], route: {cluster: a}}".to_owned(), "request_headers_to_remove: is not supported"),
+        ("{match: {prefix: /}, request_headers_to_add: [{header: {key: k}, append_action: ADD_IF_ABSENT}], route: {cluster: a}}".to_owned(), "request_headers_to_add[0].append_action: must be"),
+    ] {
+        let error = sent(&text).err().map(|error| error.to_string());
         let error = error.unwrap_or_else(|| panic!("{text} is accepted"));
         assert!(error.contains(wanted), "{error}\nwanted {wanted}");
     }

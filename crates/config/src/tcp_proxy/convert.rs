@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{TcpClusters, TcpProxy};
 use crate::access_log::convert::access_log;
+use crate::format::Format;
 use crate::pass::{IsSet as _, Pass};
 use crate::pb;
 use pb::extensions::filters::network::tcp_proxy::v3 as tcp;
@@ -37,7 +38,7 @@ pub(crate) fn tcp_proxy(p: &mut Pass<'_>, message: &tcp::TcpProxy) -> Option<Tcp
         cluster_specifier,
     } = message;
     unsupported!(p; on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout,
-        tunneling_config, proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy,
+        proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy,
         upstream_connect_mode, max_early_data_bytes);
     ignore!(p, "tcp_proxy.TcpProxy"; max_downstream_connection_duration_jitter_percentage,
         access_log_flush_interval, flush_access_log_on_connected, access_log_options,
@@ -81,8 +82,30 @@ pub(crate) fn tcp_proxy(p: &mut Pass<'_>, message: &tcp::TcpProxy) -> Option<Tcp
             max_downstream_connection_duration.as_ref(),
         ),
         hash_source_ip: hash.is_set(),
+        tunnel: p.opt("tunneling_config", tunneling_config.as_ref(), tunnel),
         access_logs,
     })
+}
+
+/// The name that a `CONNECT` asks for.
+fn tunnel(p: &mut Pass<'_>, message: &tcp::tcp_proxy::TunnelingConfig) -> Option<Format> {
+    let tcp::tcp_proxy::TunnelingConfig {
+        hostname,
+        use_post,
+        headers_to_add,
+        propagate_response_headers,
+        post_path,
+        propagate_response_trailers,
+        request_id_extension,
+        request_id_header,
+        request_id_metadata_key,
+        formatters,
+    } = message;
+    unsupported!(p; use_post, headers_to_add, propagate_response_headers, post_path,
+        propagate_response_trailers, request_id_extension, request_id_header,
+        request_id_metadata_key, formatters);
+    p.name("hostname", hostname)?;
+    p.at("hostname", |p| Format::compile(p, hostname))
 }
 
 fn weighted_clusters(

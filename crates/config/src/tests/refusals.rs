@@ -40,8 +40,8 @@ fn of_clusters() {
             "cluster c: load_assignment: has an endpoint with a host name",
         ),
         (
-            "load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: /x}}}}]}]}",
-            "cluster c: load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.pipe: is not supported",
+            "load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: ''}}}}]}]}",
+            "cluster c: load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.pipe.path: is required",
         ),
         (
             "connect_timeout: 0s",
@@ -65,8 +65,18 @@ fn of_clusters() {
             "cluster c: outlier_detection.max_ejection_percent: must be at most 100",
         ),
         (
-            "circuit_breakers: {thresholds: [{retry_budget: {budget_interval: 1s}}]}",
-            "cluster c: circuit_breakers.thresholds[0].retry_budget.budget_interval: is not supported",
+            "transport_socket: {name: p, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport, config: {pass_through_tlvs: {}}, \
+            transport_socket: {name: r, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}}}",
+            "cluster c: transport_socket.typed_config.config.pass_through_tlvs: is not supported",
+        ),
+        (
+            "transport_socket: {name: p, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport}}",
+            "cluster c: transport_socket.typed_config.transport_socket: is required",
+        ),
+        (
+            "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http_protocol_options: {}}, \
+            outlier_detection: {error_matcher: {http_request_headers_match: {headers: [{name: a}]}}}}}",
+            "outlier_detection.error_matcher: needs a condition on the response's head",
         ),
         (
             "common_http_protocol_options: {max_stream_duration: 5s}",
@@ -109,8 +119,19 @@ fn of_listeners() {
         ("filter_chains: [{transport_socket: {name: tls, typed_config: {'@type': \
             type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {}}}}]".to_owned(),
             "listener l: filter_chains[0].transport_socket.typed_config.common_tls_context: needs a certificate"),
+        ("filter_chains: [{filters: [{name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, \
+            cluster: c, tunneling_config: {hostname: 'a:1', use_post: true}}}]}]".to_owned(),
+            "filters[0].typed_config.tunneling_config.use_post: is not supported"),
         ("filter_chains: [{}], udp_listener_config: {}".to_owned(), "listener l: udp_listener_config: is not supported"),
-        (chain(&format!("{HCM}, http_filters: [{ROUTER}], request_timeout: 5s")), "typed_config.request_timeout: is not supported"),
+        ("filter_chains: [{}], listener_filters: [{name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}, \
+            {name: proxy, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol}}]".to_owned(),
+            "listener l: listener_filters[1]: proxy_protocol must be the first filter of its listener"),
+        ("filter_chains: [{}], listener_filters: [{name: proxy, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol, \
+            disallowed_versions: [V1, V2]}}]".to_owned(),
+            "listener_filters[0].typed_config.disallowed_versions: leaves no version"),
+        ("filter_chains: [{}], listener_filters: [{name: proxy, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol, \
+            rules: [{tlv_type: 1}]}}]".to_owned(),
+            "listener_filters[0].typed_config.rules: is not supported"),
         (chain(&format!("{HCM}, http_filters: [{ROUTER}], always_set_request_id_in_response: true")),
             "typed_config.always_set_request_id_in_response: is not supported"),
         (chain(&format!("{HCM}, http_filters: [{ROUTER}], scheme_header_transformation: {{scheme_to_overwrite: https}}")),
@@ -289,6 +310,15 @@ fn of_routes() {
         (
             route("retry_policy: {per_try_idle_timeout: 1s}"),
             format!("{at}.retry_policy.per_try_idle_timeout: is not supported"),
+        ),
+        (
+            route(
+                "retry_policy: {retry_priority: {name: p, typed_config: {'@type': \
+                type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig}}}",
+            ),
+            format!(
+                "{at}.retry_policy.retry_priority.typed_config.update_frequency: must be at least 1"
+            ),
         ),
         (
             route("retry_policy: {rate_limited_retry_back_off: {reset_headers: [{name: x}]}}"),

@@ -159,6 +159,7 @@ fn maker<'a>(
         Key::OutboundRoute(..)
         | Key::GatewayRoute(..)
         | Key::SniffedRoutes(..)
+        | Key::RpcRoutes(..)
         | Key::GrpcRoutes(..) => *type_url == TypeUrl::ROUTE,
         Key::Credential(..) => *type_url == TypeUrl::SECRET,
         // It holds what it has of each type.

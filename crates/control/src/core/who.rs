@@ -350,6 +350,7 @@ fn proxy(kind: ProxyKind, known: &Known<'_>) -> Proxy {
         settings: None,
         is_probed: false,
         agent: String::new(),
+        speaks_rpc: false,
     }
 }
 

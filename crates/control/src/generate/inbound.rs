@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use prost::Message;
 use weft_model::{
-    MeshSettings, MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol, TlsTermination,
+    MeshSettings, MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol, RpcProtocol,
+    TlsTermination,
 };
 
 use super::access::Guard;
@@ -16,7 +17,7 @@ use super::inspectors::{self, Inspected};
 use super::listeners::{accepts_per_event, emit, own_port_chain};
 use super::sds::Keepers;
 use super::stat_names::{Host, inbound_bytes};
-use super::{metadata, mutual, names, routes, tls, virtual_hosts};
+use super::{metadata, mutual, names, routes, rpc, tls, virtual_hosts};
 use crate::emit::{Emitted, Fault, Origins, origins};
 use crate::identity::Identity;
 use crate::node::Interception;
@@ -32,6 +33,8 @@ pub(crate) struct InboundPort {
     pub(crate) port: u16,
     /// What is spoken there.
     pub(crate) protocol: Protocol,
+    /// The RPC protocol that the proxy speaks there.
+    pub(crate) rpc: Option<RpcProtocol>,
     /// The service's port that leads there.
     pub(crate) service_port: Option<PortNumber>,
     /// Name for traces, `host:port` of the service.
@@ -218,9 +221,17 @@ impl Workload<'_> {
                 (vec![manager], place.http_name)
             } else {
                 let mut filters = self.guard.tcp.clone();
-                let counted = place.inbound.counted_as.as_deref();
-                let counted = counted.unwrap_or(place.cluster);
-                filters.push(http::tcp(&self.setup, place.cluster, counted, None));
+                // TLS of the application's own hides what is spoken in it.
+                let readable = option.ends_tls || option.transport != TLS;
+                let end = match place.inbound.rpc.filter(|_| readable) {
+                    Some(protocol) => rpc::inbound(protocol, place.cluster),
+                    None => {
+                        let counted = place.inbound.counted_as.as_deref();
+                        let counted = counted.unwrap_or(place.cluster);
+                        http::tcp(&self.setup, place.cluster, counted, None)
+                    }
+                };
+                filters.push(end);
                 (filters, place.tcp_name)
             };
             FilterChain {
@@ -263,6 +274,7 @@ impl Workload<'_> {
             speaks: match inbound.protocol {
                 // What is left of it when TLS has ended here.
                 Protocol::Https if inbound.tls.is_some() => Speaks::Http,
+                _ if inbound.rpc.is_some() => Speaks::Bytes,
                 p if p.is_http() => Speaks::Http,
                 Protocol::Unsupported => Speaks::Either,
                 _ => Speaks::Bytes,
@@ -281,6 +293,7 @@ impl Workload<'_> {
         let unknown = InboundPort {
             port: 0,
             protocol: Protocol::Unsupported,
+            rpc: None,
             service_port: None,
             // As istiod: no host, no port.
             operation: ":0".into(),

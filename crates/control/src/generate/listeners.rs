@@ -10,6 +10,7 @@ use weft_xds::{Resource, TypeUrl};
 use super::dynamic::Resolver;
 use super::http::{self, Routes, Setup, Side};
 use super::reporting::Reporting;
+pub(crate) use super::rpc::RpcChain;
 pub(crate) use super::streams::{MatchKey, TcpChain, TcpTarget};
 use super::virtual_hosts::{self, RouteHeaders};
 use super::{inspectors, names};
@@ -33,6 +34,8 @@ pub(crate) enum Chain {
     },
     /// Forwards bytes.
     Tcp(TcpChain),
+    /// Routes requests of an RPC protocol.
+    Rpc(RpcChain),
 }
 
 /// Where calls of unknown hosts go.
@@ -129,6 +132,10 @@ pub(crate) fn outbound(setup: &Setup<'_>, unknown: &Unknown, listener: &Outbound
                 let asked = (&resolved[..], *grpc_web);
                 let filter = http::outbound_manager(setup, &stat_prefix, rds, asked);
                 (sniffed.then(plain_http), vec![filter])
+            }
+            Chain::Rpc(chain) => {
+                links.push(Arc::clone(&chain.route));
+                (None, vec![chain.filter()])
             }
             Chain::Tcp(chain) => {
                 sniff_tls |= !chain.sni.is_empty() || chain.resolved.is_some();

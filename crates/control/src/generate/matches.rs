@@ -94,7 +94,7 @@ fn claims(
     })
 }
 
-fn header(name: &str, condition: &StringMatch) -> HeaderMatcher {
+pub(super) fn header(name: &str, condition: &StringMatch) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(match string(condition) {

@@ -31,6 +31,8 @@ pub(crate) mod peers;
 mod policies;
 pub(crate) mod reporting;
 pub(crate) mod routes;
+mod rpc;
+pub(crate) mod rpc_routes;
 pub(crate) mod sds;
 pub(crate) mod secrets;
 pub(crate) mod stat_names;

@@ -33,6 +33,11 @@ pub(crate) fn inbound(port: u16) -> String {
     format!("inbound|{port}||")
 }
 
+/// `host_port`, the routes of a port that speaks an RPC protocol (Aeraki's name).
+pub(crate) fn rpc_route(host: &Hostname, port: PortNumber) -> String {
+    format!("{host}_{port}")
+}
+
 /// `host:port`, with brackets around an IPv6 address.
 pub(crate) fn host_port(host: &str, port: u16) -> String {
     if host.parse::<std::net::Ipv6Addr>().is_ok() {

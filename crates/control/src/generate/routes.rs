@@ -119,7 +119,7 @@ pub(crate) fn places(rule: &VirtualService, reader: &Reader<'_>) -> Vec<(usize, 
 }
 
 /// Conditions on the caller are decided here, not in the proxy.
-fn concerns(condition: &HttpMatch, reader: &Reader<'_>) -> bool {
+pub(super) fn concerns(condition: &HttpMatch, reader: &Reader<'_>) -> bool {
     if condition.port.is_some_and(|port| port != reader.port) {
         return false;
     }

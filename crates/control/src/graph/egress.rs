@@ -17,7 +17,7 @@ use super::streams::Entered;
 use super::value::{Seen, SharedPort, Value};
 use super::{Cx, Shard, contain, streams};
 use crate::emit::{Emitted, origins};
-use crate::generate::listeners::{self, Outbound, TcpChain};
+use crate::generate::listeners::{self, Outbound, RpcChain, TcpChain};
 use crate::node::Interception;
 
 /// Where an egress listener is.
@@ -167,6 +167,12 @@ impl<'a> Table<'a> {
         protocol: Protocol,
         (bind, range): (&str, Option<AddressRange>),
     ) {
+        let rpc = self.rpc(service, protocol).filter(|_| range.is_none());
+        let protocol = if rpc.is_some() {
+            Protocol::Tcp
+        } else {
+            protocol
+        };
         let first = self.entries.get(bind).map(|entry| entry.protocol);
         let resolved = outbound::is_dynamic(service).then(|| service.hostname.as_str().into());
         let requests = Requests {
@@ -194,7 +200,9 @@ impl<'a> Table<'a> {
             self.port.to_string().into()
         };
         let mut made = Chains::default();
-        if !protocol.is_http() {
+        if let Some(chain) = rpc {
+            made.add_rpc(chain);
+        } else if !protocol.is_http() {
             made.add(self.bytes(cx, service, protocol, (any, range)));
         }
         if protocol.is_http() {
@@ -232,6 +240,14 @@ impl<'a> Table<'a> {
                 self.entries.insert(bind.to_owned(), entry);
             }
         }
+    }
+
+    /// The chain of a service that speaks an RPC protocol at the listener's port, unless the listener says
+    /// that something else is spoken there.
+    fn rpc(&self, service: &Service, protocol: Protocol) -> Option<RpcChain> {
+        let port = service.port(PortNumber::new(self.port).ok()?)?;
+        let bytes = matches!(protocol, Protocol::Tcp | Protocol::Unsupported);
+        outbound::rpc_chain(self.binding, service, port).filter(|_| bytes)
     }
 
     /// The chains of a service for bytes. At one address only the first one of those without a server

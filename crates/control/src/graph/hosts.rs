@@ -430,7 +430,7 @@ fn each_port(
 }
 
 /// The virtual host of a service's port as a reader sees it; nothing if it does not.
-fn of_service(
+pub(super) fn of_service(
     cx: &mut Cx<'_, '_>,
     reader: Arc<Reader>,
     (wanted, port): (&Seen, PortNumber),

@@ -197,6 +197,7 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                 .or_insert_with(|| InboundPort {
                     port: target.get(),
                     protocol: service_port.protocol,
+                    rpc: service_port.rpc.filter(|_| facts.binding.rpc),
                     service_port: Some(*port),
                     operation: operation.into(),
                     counted_as: pattern.map(|pattern| {
@@ -430,6 +431,7 @@ fn bound(
         let unknown = || InboundPort {
             port: *port,
             protocol: Protocol::Unsupported,
+            rpc: None,
             service_port: None,
             operation: names::host_port(&bind, *port).into(),
             counted_as: None,

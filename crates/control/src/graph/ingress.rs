@@ -146,6 +146,7 @@ fn inbound_port(
     InboundPort {
         port: listener.port.get(),
         protocol: listener.protocol,
+        rpc: None,
         service_port: Some(listener.port),
         operation: names::host_port(host, listener.port.get()).into(),
         counted_as: pattern.map(|pattern| inbound_bytes(pattern, Host::Named(host), place).into()),

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use ahash::RandomState;
 use weft_model::{
     CredentialName, GatewayRef, Hostname, KeyPlace, Labels, Locality, Namespace, ObjectRef,
     PortNumber, ProxySettings, ServiceKey,
@@ -165,6 +166,8 @@ pub(crate) struct Binding {
     pub(crate) http_proxy_port: Option<u16>,
     /// Whether ports below 1024 cannot be bound.
     pub(crate) unprivileged: bool,
+    /// Whether they speak the RPC protocols.
+    pub(crate) rpc: bool,
 }
 
 /// Gateways that serve the same.
@@ -271,6 +274,8 @@ pub(crate) struct OwnPatches {
 /// What of a proxy its configuration depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProxyFacts {
+    /// Of what mostly differs: facts are looked up several times for each proxy and each change.
+    digest: u64,
     pub(crate) kind: ProxyKind,
     pub(crate) namespace: Namespace,
     pub(crate) dns_domain: Arc<str>,
@@ -300,16 +305,18 @@ pub(crate) struct ProxyFacts {
     pub(crate) spans: SpanIdentity,
 }
 
-/// Of what mostly differs: facts are looked up for each proxy and each change.
 impl Hash for ProxyFacts {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.kind, &self.namespace, &self.ips, &self.labels).hash(state);
+        state.write_u64(self.digest);
     }
 }
 
+static DIGESTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 impl ProxyFacts {
     pub(crate) fn of(proxy: &Proxy) -> Self {
-        Self {
+        let facts = Self {
+            digest: 0,
             kind: proxy.kind,
             namespace: Namespace::new(proxy.namespace.as_str()),
             dns_domain: proxy.dns_domain.as_str().into(),
@@ -338,6 +345,7 @@ impl ProxyFacts {
                 by_port: proxy.interception != Interception::None || proxy.outbound_listeners,
                 http_proxy_port: proxy.http_proxy_port,
                 unprivileged: proxy.unprivileged && proxy.kind == ProxyKind::Sidecar,
+                rpc: proxy.speaks_rpc,
             },
             inbound: proxy.inbound.clone(),
             version: proxy
@@ -373,7 +381,23 @@ impl ProxyFacts {
             } else {
                 span_identity(proxy)
             },
-        }
+        };
+        facts.digested()
+    }
+
+    /// The same but for its labels.
+    pub(crate) fn with_labels(&self, labels: Labels) -> Self {
+        let facts = Self {
+            labels,
+            ..self.clone()
+        };
+        facts.digested()
+    }
+
+    fn digested(mut self) -> Self {
+        let who = (self.kind, &self.namespace, &self.ips, &self.labels);
+        self.digest = DIGESTS.hash_one(who);
+        self
     }
 }
 
@@ -523,6 +547,8 @@ pub(crate) enum Key {
     HostChunk(Arc<Reader>, RouteName, Shard),
     /// Whether all services share one address.
     SniffedRoutes(Arc<Reader>, bool, Shard),
+    /// Of proxies that speak the RPC protocols.
+    RpcRoutes(Arc<Reader>, Shard),
     GrpcRoutes(Arc<Reader>, Shard),
     GatewayHostChunk(Arc<GatewayClass>, Arc<str>, Shard),
     OutboundRoute(Arc<Reader>, RouteName, Unknown),

@@ -22,6 +22,7 @@ mod patches;
 mod places;
 mod proxy;
 mod rank;
+mod rpc;
 mod scope;
 mod secrets;
 mod security;
@@ -129,6 +130,7 @@ impl Recipe for Mesh {
             Key::SniffedRoutes(reader, shared, shard) => {
                 hosts::sniffed_routes(cx, reader, *shared, *shard)
             }
+            Key::RpcRoutes(reader, shard) => rpc::routes(cx, reader, *shard),
             Key::GrpcRoutes(reader, shard) => hosts::grpc_routes(cx, reader, *shard),
             Key::OutboundRoute(reader, name, unknown) => {
                 hosts::outbound_route(cx, reader, *name, unknown)

@@ -15,7 +15,7 @@ use super::streams::Entered;
 use super::value::{PortShard, SharedPort, Value, WildcardPort};
 use super::{Cx, Key, Scope, Shard, contain, egress, read, streams};
 use crate::emit::{Chunk, origins};
-use crate::generate::listeners::{Chain, MatchKey, Outbound, TcpChain};
+use crate::generate::listeners::{Chain, MatchKey, Outbound, RpcChain, TcpChain};
 use crate::generate::{grpc, listeners, names};
 
 pub(super) fn grpc_listeners(cx: &mut Cx<'_, '_>, key: &ServiceKey, domain: &str) -> Value {
@@ -189,6 +189,20 @@ fn tcp_chain(
     }
 }
 
+/// The chain of a port that speaks an RPC protocol, for proxies that do.
+pub(super) fn rpc_chain(
+    binding: Binding,
+    service: &Service,
+    port: &ServicePort,
+) -> Option<RpcChain> {
+    let protocol = port.rpc.filter(|_| binding.rpc)?;
+    Some(RpcChain {
+        protocol,
+        route: names::rpc_route(&service.hostname, port.number).into(),
+        stat_prefix: names::outbound(port.number, "", &service.hostname).into(),
+    })
+}
+
 /// Whether its names are looked up as they are called.
 pub(super) fn is_dynamic(service: &Service) -> bool {
     service.resolution == Resolution::DynamicDns
@@ -247,6 +261,12 @@ pub(super) fn wildcard_listener(
         let Some(service_port) = service.port(port) else {
             continue;
         };
+        if let (None, Some(chain)) = (shared.range, rpc_chain(binding, &service, service_port)) {
+            if tcp.add_rpc(chain) {
+                from.push(service.origin.clone());
+            }
+            continue;
+        }
         let own = tcp_chain(cx, scope, &service, port, shared);
         let entered = Entered::at(service_port);
         let of = (&*service, service_port.protocol);
@@ -326,7 +346,7 @@ impl Chains {
             Chain::Http {
                 resolved, grpc_web, ..
             } => Some((resolved, grpc_web)),
-            Chain::Tcp(_) => None,
+            Chain::Tcp(_) | Chain::Rpc(_) => None,
         });
         if let Some((resolved, grpc_web)) = http {
             resolved.extend(of.resolved);
@@ -350,8 +370,21 @@ impl Chains {
                 Chain::Tcp(chain) => {
                     self.add(vec![chain]);
                 }
+                Chain::Rpc(chain) => {
+                    self.add_rpc(chain);
+                }
             }
         }
+    }
+
+    /// Adds one that routes the requests of an RPC protocol, unless another one takes every connection.
+    /// Whether it did.
+    pub(super) fn add_rpc(&mut self, chain: RpcChain) -> bool {
+        let free = self.taken.insert(MatchKey::default());
+        if free {
+            self.all.push(Chain::Rpc(chain));
+        }
+        free
     }
 
     /// Adds those whose match no earlier one has. Whether there were any.
@@ -440,14 +473,20 @@ pub(super) fn vip_listeners(
                 continue;
             }
             let mut tcp = Chains::default();
-            let own = own_chain(cx, scope, &service, port.number.get());
-            let of = (&*service, port.protocol);
-            tcp.add(streams::chains(cx, caller, of, &Entered::at(port), own));
+            let rpc = rpc_chain(binding, &service, port);
+            let sniffed = port.protocol.is_sniffed() && rpc.is_none();
+            if let Some(chain) = rpc {
+                tcp.add_rpc(chain);
+            } else {
+                let own = own_chain(cx, scope, &service, port.number.get());
+                let of = (&*service, port.protocol);
+                tcp.add(streams::chains(cx, caller, of, &Entered::at(port), own));
+            }
             let mut chains = tcp.all;
             let mut from = tcp.from;
             from.push(service.origin.clone());
             from.extend(caller.observer.rules.iter().cloned());
-            if port.protocol.is_sniffed() {
+            if sniffed {
                 let route = sniffed_route(&service, port.number);
                 chains.push(Chain::Http {
                     route,

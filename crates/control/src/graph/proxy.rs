@@ -195,10 +195,12 @@ pub(super) fn route_view(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, binding: Bin
                 if port.protocol.is_sniffed() {
                     chunks.extend(sniffed_routes(cx, &reader, binding));
                 }
+                chunks.extend(rpc_routes(cx, &reader, binding));
             }
             None if binding.by_port => {
                 chunks.push(shared_routes(cx, &reader, binding, &unknown));
                 chunks.extend(sniffed_routes(cx, &reader, binding));
+                chunks.extend(rpc_routes(cx, &reader, binding));
             }
             None => {}
         }
@@ -232,6 +234,14 @@ fn shared_routes(
 fn sniffed_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, binding: Binding) -> Vec<Chunk> {
     let one_address = egress::place(cx, &reader.scope, binding).address.is_some();
     let chunk = |shard| cx.chunk(&Key::SniffedRoutes(Arc::clone(reader), one_address, shard));
+    Shard::all().map(chunk).collect()
+}
+
+fn rpc_routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, binding: Binding) -> Vec<Chunk> {
+    if !binding.rpc {
+        return Vec::new();
+    }
+    let chunk = |shard| cx.chunk(&Key::RpcRoutes(Arc::clone(reader), shard));
     Shard::all().map(chunk).collect()
 }
 
@@ -272,10 +282,7 @@ pub(crate) struct ProxyPlan {
 /// See [`ProxyPlan`].
 pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
     let labels = inbound::workload_labels(cx, facts);
-    let facts = Arc::new(ProxyFacts {
-        labels,
-        ..facts.clone()
-    });
+    let facts = Arc::new(facts.with_labels(labels));
     let reader = reader(cx, &facts);
     // Routes have short names of the own namespace, and secrets are its own.
     let (scope, shared) = (&reader.scope, cx.shared(&reader.scope));

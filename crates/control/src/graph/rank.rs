@@ -86,6 +86,7 @@ impl Key {
             | Self::GatewayHost(_) => 6,
             Self::HostChunk(..)
             | Self::SniffedRoutes(..)
+            | Self::RpcRoutes(..)
             | Self::GrpcRoutes(..)
             | Self::ProxyPlan(_)
             | Self::GatewayListener(..)

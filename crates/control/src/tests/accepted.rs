@@ -108,6 +108,60 @@ spec:
     patch: {operation: MERGE, value: {route: {idle_timeout: 5s}}}
 "#;
 
+/// What our proxy did not take at first.
+const LATELY: &str = r#"
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: socket, namespace: shop}
+spec:
+  hosts: [socket.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: "unix:///run/app.sock"}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: socket, namespace: shop}
+spec:
+  host: socket.example.com
+  trafficPolicy:
+    proxyProtocol: {version: V2}
+    retryBudget: {percent: 30, budgetInterval: 5s}
+    outlierDetection: {outlierDetectionHttpErrorCodes: [429, 503]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: socket, namespace: shop}
+spec:
+  hosts: [socket.example.com]
+  http: [{route: [{destination: {host: socket.example.com}}], retries: {attempts: 2, retryRemoteLocalities: true}}]
+"#;
+
+/// A gateway behind a proxy, with the limits of an edge.
+#[test]
+fn the_data_plane_accepts_a_gateway_at_the_edge() {
+    let settings = r#"{"gatewayTopology":{"proxyProtocol":{}},"connectionSettings":{"profile":"EDGE","httpMaxStreamDuration":"60s"}}"#;
+    let edge = proxy(
+        "router~10.9.9.9~gw.infra~infra.svc.cluster.local",
+        &[
+            ("PROXY_CONFIG", settings),
+            ("LABELS", r#"{"istio":"ingressgateway"}"#),
+        ],
+    );
+    let config = Mesh::new(&gateway_streams::world()).config(&edge);
+    let listeners = config.0.get(&TypeUrl::LISTENER).expect("listeners");
+    let all = format!(
+        "{:?}",
+        listeners
+            .iter()
+            .map(|one| decoded(one))
+            .collect::<Vec<weft_proto::pb::envoy::config::listener::v3::Listener>>()
+    );
+    assert!(all.contains("proxy_protocol"), "{all}");
+    check(&gateway_streams::world(), &[edge]);
+}
+
 #[test]
 fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     let plain = proxy(
@@ -133,6 +187,7 @@ fn the_data_plane_accepts_what_sidecars_and_gateways_get() {
     check(BALANCED, &[near]);
     check(&format!("{PORTS}{STREAMS}"), &[sidecar("10.0.0.9", "shop")]);
     check(&format!("{SHOP}{PATCHES}"), &proxies);
+    check(&format!("{SHOP}{LATELY}"), &proxies);
     check(&gateway_streams::world(), &[gateway()]);
     check(&gateway_secrets::world(), &[gateway()]);
     check(&passthrough::world(), &[gateway()]);

@@ -24,6 +24,7 @@ mod oracle_gateways;
 mod oracle_patches;
 mod passthrough;
 mod resources;
+mod rpc;
 mod security;
 mod short_names;
 mod sidecars;
@@ -186,6 +187,10 @@ pub(crate) fn manager(chain: &listener::v3::FilterChain) -> hcm::HttpConnectionM
 }
 
 pub(crate) fn proxy(id: &str, metadata: &[(&str, &str)]) -> Proxy {
+    Proxy::parse(&node(id, metadata)).expect("a valid node")
+}
+
+fn node(id: &str, metadata: &[(&str, &str)]) -> Node {
     let text = |v: &str| PbValue {
         kind: Some(Kind::StringValue(v.to_owned())),
     };
@@ -193,11 +198,17 @@ pub(crate) fn proxy(id: &str, metadata: &[(&str, &str)]) -> Proxy {
         .iter()
         .map(|(k, v)| ((*k).to_owned(), text(v)))
         .collect();
-    let node = Node {
+    Node {
         id: id.to_owned(),
         metadata: Some(Struct { fields }),
         ..Node::default()
-    };
+    }
+}
+
+/// A proxy of this mesh.
+pub(crate) fn weft(id: &str, metadata: &[(&str, &str)]) -> Proxy {
+    let mut node = node(id, metadata);
+    "weft".clone_into(&mut node.user_agent_name);
     Proxy::parse(&node).expect("a valid node")
 }
 

@@ -103,6 +103,8 @@ fn service(random: &mut Random, name: &str) -> String {
             "9002 GRPC-WEB",
             "443 TLS",
             "7000 ''",
+            "20880 TCP",
+            "20881 ''",
         ]));
     }
     // A Unix socket is for one port.
@@ -121,9 +123,13 @@ fn service(random: &mut Random, name: &str) -> String {
             "TLS"
         };
         if numbers.insert(number) {
+            let rpc = number
+                .starts_with("2088")
+                .then(|| random.pick(&["tcp-metaprotocol-dubbo-", "bolt-", "x-dubbo-", "p"]));
+            let name = rpc.unwrap_or("p");
             let _ = write!(
                 out,
-                "\n  - {{number: {number}, name: p{number}, protocol: {protocol}}}"
+                "\n  - {{number: {number}, name: {name}{number}, protocol: {protocol}}}"
             );
         }
     }
@@ -195,6 +201,7 @@ fn virtual_service(random: &mut Random, name: &str) -> String {
             "match: [{headers: {x: {exact: v}}, port: 80}]\n    ",
             "match: [{statPrefix: s}]\n    corsPolicy: {allowOrigins: [{exact: '*'}], maxAge: 5s}\n    ",
             "corsPolicy: {allowMethods: [GET], unmatchedPreflights: IGNORE}\n    ",
+            "match: [{authority: {exact: shop.Cart}, port: 20880}, {queryParams: {a: {exact: b}}}]\n    ",
         ]);
         let target = HOSTS[random.below(7)];
         let weight = random.below(100);

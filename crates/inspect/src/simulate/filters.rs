@@ -138,6 +138,7 @@ pub(super) async fn run<'a>(
         local: call.destination,
         protocol: "HTTP/1.1",
         peer: call.source,
+        direct: call.source.ip(),
         server_name: call
             .tls
             .as_ref()

@@ -137,6 +137,10 @@ fn endpoints<'a>(
     };
     match &endpoint.address {
         Address::Ip(address) => Ok(Some((*address, Some(endpoint)))),
+        Address::Pipe(path) => {
+            notes.push(format!("{path} is a socket of the proxy's own machine"));
+            Ok(None)
+        }
         Address::Host { host, port } => {
             notes.push(format!(
                 "{host}:{port} is looked up by DNS when traffic comes"
@@ -165,10 +169,7 @@ fn told_endpoint(
         Transport::Tls(tls) if tls.context.certificates.is_empty() => "TLS",
         Transport::Tls(_) => "mutual TLS",
     };
-    let address = match &endpoint.address {
-        Address::Ip(address) => address.to_string(),
-        Address::Host { host, port } => format!("{host}:{port}"),
-    };
+    let address = endpoint.address.to_string();
     json!({
         "address": address, "health": health, "priority": priority, "locality": locality,
         "weight": endpoint.weight, "transport": transport,

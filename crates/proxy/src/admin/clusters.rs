@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use weft_net::tls::ContextCertificates;
+use weft_upstream::HostAddress;
 
 use super::request::{AdminRequest, Reply};
 use super::state::AdminState;
@@ -79,7 +80,7 @@ pub struct OutlierStatus {
 #[derive(Debug, Clone)]
 pub struct HostStatus {
     /// Resolved address.
-    pub address: SocketAddr,
+    pub address: HostAddress,
     /// Configured hostname, or empty.
     pub hostname: Arc<str>,
     /// Counts of this host.
@@ -202,7 +203,7 @@ fn text_cluster(out: &mut String, cluster: &ClusterStatus) {
 }
 
 fn text_host(out: &mut String, cluster: &str, host: &HostStatus) {
-    let address = host.address;
+    let address = &host.address;
     let mut line = |key: &str, value: &dyn Display| {
         let _ = writeln!(out, "{cluster}::{address}::{key}::{value}");
     };
@@ -289,6 +290,14 @@ pub(super) fn compact<const N: usize>(fields: [(&str, Value); N]) -> Value {
     let fields = fields.into_iter().filter(|(_, value)| set(value));
     let fields: Map<_, _> = fields.map(|(n, v)| (n.to_owned(), v)).collect();
     Value::Object(fields)
+}
+
+/// A host's address in the form of Envoy's messages.
+fn json_host_address(address: &HostAddress) -> Value {
+    match address {
+        HostAddress::Ip(address) => json_address(*address),
+        HostAddress::Pipe(path) => json!({"pipe": {"path": &**path}}),
+    }
 }
 
 pub(super) fn json_address(address: SocketAddr) -> Value {
@@ -380,7 +389,7 @@ fn json_host(host: &HostStatus) -> Value {
         ("eds_health_status", eds.into()),
     ]);
     compact([
-        ("address", json_address(host.address)),
+        ("address", json_host_address(&host.address)),
         ("stats", stats.into()),
         ("health_status", health),
         ("success_rate", json_rate(host.success_rate)),
@@ -401,7 +410,7 @@ pub(super) fn json_load_assignment(cluster: &ClusterStatus) -> Value {
     let mut localities: Vec<(u32, &Locality, u32, Vec<Value>)> = Vec::new();
     for host in &cluster.hosts {
         let mut endpoint = Map::new();
-        endpoint.insert("address".to_owned(), json_address(host.address));
+        endpoint.insert("address".to_owned(), json_host_address(&host.address));
         endpoint.insert("health_check_config".to_owned(), json!({}));
         if !host.hostname.is_empty() {
             endpoint.insert("hostname".to_owned(), (*host.hostname).into());

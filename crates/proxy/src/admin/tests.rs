@@ -46,7 +46,7 @@ impl ClusterDirectory for OneCluster {
 
     fn clusters(&self) -> Vec<ClusterStatus> {
         let host = HostStatus {
-            address: address(9000),
+            address: address(9000).into(),
             hostname: "h".into(),
             stats: HostStats {
                 rq_total: 4,

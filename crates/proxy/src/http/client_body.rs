@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -17,6 +17,7 @@ use weft_filters::body::Reading;
 use weft_filters::{Beginning, LocalReply, RequestBody};
 use weft_upstream::FailureKind;
 
+use super::router::REQUEST_TIMEOUT;
 use super::upload::Received;
 use crate::stats::HttpStats;
 
@@ -32,6 +33,8 @@ pub(crate) struct ClientBody {
     received: Rc<Received>,
     /// A client that sends nothing for so long while a filter waits is answered.
     idle: Option<Duration>,
+    /// And one that has not sent everything by then.
+    deadline: Option<Instant>,
     stats: Arc<HttpStats>,
     /// A filter has refused it: nobody waits for the rest.
     refused: Cell<bool>,
@@ -42,7 +45,7 @@ impl ClientBody {
     pub(crate) fn new(
         incoming: Incoming,
         received: Rc<Received>,
-        idle: Option<Duration>,
+        (idle, deadline): (Option<Duration>, Option<Instant>),
         stats: Arc<HttpStats>,
     ) -> Self {
         Self {
@@ -51,6 +54,7 @@ impl ClientBody {
             trailers: None,
             received,
             idle,
+            deadline,
             stats,
             refused: Cell::new(false),
         }
@@ -88,16 +92,24 @@ impl ClientBody {
     }
 
     async fn next(&mut self) -> Result<Option<Frame<Bytes>>, LocalReply> {
-        let idle = self.idle;
+        let silent = self.idle.map(|idle| Instant::now() + idle);
+        let (deadline, stats) = (self.deadline, Arc::clone(&self.stats));
         let frame = poll_fn(|cx| self.poll_incoming(cx));
-        let frame = match idle {
+        let frame = match [silent, deadline].into_iter().flatten().min() {
             None => frame.await,
-            Some(idle) => tokio::time::timeout(idle, frame).await.map_err(|_| {
-                let timeout = StatusCode::REQUEST_TIMEOUT;
-                LocalReply::new(timeout, "stream_idle_timeout")
-                    .body("stream timeout")
-                    .flag("SI")
-            })?,
+            Some(until) => tokio::time::timeout_at(until.into(), frame)
+                .await
+                .map_err(|_| {
+                    let timeout = StatusCode::REQUEST_TIMEOUT;
+                    if deadline == Some(until) {
+                        stats.downstream_rq_timeout.inc();
+                        let (details, text) = REQUEST_TIMEOUT;
+                        return LocalReply::new(timeout, details).body(text);
+                    }
+                    LocalReply::new(timeout, "stream_idle_timeout")
+                        .body("stream timeout")
+                        .flag("SI")
+                })?,
         };
         frame.transpose().map_err(|error| {
             let malformed = FailureKind::of_body(&error) == FailureKind::ProtocolError;
@@ -194,7 +206,7 @@ mod tests {
     /// Reads ahead, and then what there is: the sizes of its pieces.
     async fn pieces(request: Request<Incoming>) -> Vec<usize> {
         let incoming = request.into_body();
-        let mut body = ClientBody::new(incoming, Rc::default(), None, Arc::default());
+        let mut body = ClientBody::new(incoming, Rc::default(), (None, None), Arc::default());
         let beginning = body.read(90).await.expect("it comes");
         assert!(beginning.bytes.len() >= 90, "{beginning:?}");
         let mut sizes = Vec::new();

@@ -67,6 +67,7 @@ impl Downstream {
                 "HTTP/1.1"
             },
             peer: remote,
+            direct: registered.handle().direct(remote).ip(),
             server_name: stream.server_name().unwrap_or_default().into(),
             names: (manager.wants_names && tls.is_some())
                 .then(|| peer_names(stream.peer_certificates())),
@@ -127,7 +128,14 @@ impl Downstream {
             match handle.reason() {
                 Reason::Drain => stats.downstream_cx_drain_close.inc(),
                 Reason::Idle => stats.downstream_cx_idle_timeout.inc(),
-                Reason::SlowHead => stats.downstream_rq_header_timeout.inc(),
+                Reason::SlowHead => {
+                    let config = &self.manager.config;
+                    if config.head_timeout() == config.request_headers_timeout {
+                        stats.downstream_rq_header_timeout.inc();
+                    } else {
+                        stats.downstream_rq_timeout.inc();
+                    }
+                }
                 // Counted when they happened.
                 Reason::Stalled | Reason::MaxRequests => {}
                 Reason::MaxDuration => stats.downstream_cx_max_duration_reached.inc(),

@@ -15,6 +15,7 @@ use http::{Method, StatusCode, Version};
 use weft_config::format::FormatSource;
 use weft_config::{Metadata, Route, RouteConfig, VirtualHost};
 use weft_filters::{CorsAnswer, HeaderEdit};
+use weft_upstream::HostAddress;
 
 use super::downstream::Downstream;
 use super::flags::ResponseFlags;
@@ -40,7 +41,7 @@ pub(crate) struct Record {
 pub(crate) struct UpstreamInfo {
     pub(crate) cluster: Arc<str>,
     pub(crate) stat_name: Arc<str>,
-    pub(crate) host: Option<SocketAddr>,
+    pub(crate) host: Option<HostAddress>,
     pub(crate) hostname: Option<Arc<str>>,
 }
 

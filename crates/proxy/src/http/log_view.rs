@@ -1,7 +1,6 @@
 //! An exchange as access logs and header templates see it.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Version;
@@ -11,6 +10,7 @@ use weft_config::format::{Field, FormatSource, Pseudo, Value};
 
 use super::exchange::Exchange;
 use super::headers::X_REQUEST_ID;
+use crate::tcp::upstream_host;
 
 /// An exchange while header templates are evaluated or when it is logged.
 pub(super) struct LogView<'a> {
@@ -29,10 +29,6 @@ impl<'a> LogView<'a> {
         }
     }
 
-    fn address(address: Option<SocketAddr>) -> Value<'static> {
-        address.map_or(Value::Absent, Value::Address)
-    }
-
     fn millis(&self, until: Option<Instant>) -> Value<'static> {
         until.map_or(Value::Absent, |until| {
             Value::Number(until.duration_since(self.exchange.started()).as_millis() as u64)
@@ -44,7 +40,9 @@ impl<'a> LogView<'a> {
             return Value::Absent;
         };
         match field {
-            Field::UpstreamHost | Field::UpstreamRemoteAddress => Self::address(upstream.host),
+            Field::UpstreamHost | Field::UpstreamRemoteAddress => {
+                upstream_host(upstream.host.as_ref())
+            }
             Field::UpstreamHostName => Value::text(upstream.hostname.as_deref()),
             Field::UpstreamCluster => Value::text(Some(&upstream.stat_name)),
             Field::UpstreamClusterRaw => Value::text(Some(&upstream.cluster)),
@@ -57,7 +55,9 @@ impl<'a> LogView<'a> {
         let tls = downstream.tls.as_ref();
         match field {
             Field::DownstreamRemoteAddress => Value::Address(self.exchange.remote),
-            Field::DownstreamDirectRemoteAddress => Value::Address(downstream.remote),
+            Field::DownstreamDirectRemoteAddress => {
+                Value::Address(downstream.handle().direct(downstream.remote))
+            }
             Field::DownstreamLocalAddress => Value::Address(downstream.local),
             Field::DownstreamTlsVersion => Value::text(tls.and_then(|tls| tls.version)),
             Field::RequestedServerName => {

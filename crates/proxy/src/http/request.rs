@@ -75,10 +75,14 @@ pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming
     } else {
         exchange.received()
     };
+    let request_timeout = manager.config.request_timeout;
     let body = ClientBody::new(
         body,
         received,
-        manager.config.stream_idle_timeout,
+        (
+            manager.config.stream_idle_timeout,
+            request_timeout.map(|limit| exchange.started() + limit),
+        ),
         Arc::clone(&manager.stats),
     );
     selection.answer(exchange, head, body, on_upgrade).await

@@ -74,6 +74,7 @@ fn header_policy() -> RetryPolicy {
         retriable_headers: Vec::new(),
         retriable_request_headers: Vec::new(),
         avoid_previous_hosts: false,
+        previous_priorities: None,
         host_selection_attempts: 1,
     }
 }

@@ -84,7 +84,7 @@ pub(crate) async fn serve(
     } else {
         let watched = Watched {
             stream,
-            received: handle.limit_head(manager.config.request_headers_timeout),
+            received: handle.limit_head(manager.config.head_timeout()),
         };
         let connection = http1_builder(&manager).serve_connection(watched, service);
         let mut connection = pin!(connection.with_upgrades());

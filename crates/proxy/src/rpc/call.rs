@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use weft_config::rpc::RpcRoutes;
 use weft_rpc::{Failure, Frame, Origin, Outcome};
-use weft_upstream::{ActiveRequest, Cluster, Host, Outcome as HostOutcome};
+use weft_upstream::{ActiveRequest, Cluster, Host, Outcome as HostOutcome, Priority};
 
 use super::client::Client;
 
@@ -23,7 +23,20 @@ pub(super) struct Call {
     pub(super) host: Rc<Host>,
     /// The route, if it changes the response.
     pub(super) mutating: Option<(Arc<RpcRoutes>, usize)>,
-    pub(super) _active: ActiveRequest,
+    /// What may be sent again, as long as its host is being connected to.
+    pub(super) spare: Option<Spare>,
+    /// Its end frees the place.
+    #[allow(dead_code, reason = "its end counts")]
+    pub(super) active: ActiveRequest,
+}
+
+/// A request that has not reached its host yet.
+pub(super) struct Spare {
+    /// As it came, but for what the route sets.
+    pub(super) frame: Frame,
+    /// How many more hosts may be tried.
+    pub(super) left: u32,
+    pub(super) hash: Option<u64>,
 }
 
 impl Call {
@@ -59,8 +72,25 @@ impl Call {
         client.answer(frame);
     }
 
+    /// There will be no response from this host; perhaps from another one.
+    pub(super) fn fail(mut self, failure: Failure, text: &str) {
+        let spare = self.spare.take();
+        if failure == Failure::ConnectFailed
+            && let (Some(mut spare), Some(client)) = (spare, self.client.upgrade())
+            && self.cluster.try_retry(Priority::Default)
+        {
+            // It takes its place among the requests at once.
+            self.cluster.end_retry(Priority::Default);
+            self.cluster.charge_local_response(Some(&self.host), 503);
+            spare.left -= 1;
+            let manager = Rc::clone(&client.manager);
+            return manager.again(&client, self, spare);
+        }
+        self.end(failure, text);
+    }
+
     /// There will be no response.
-    pub(super) fn fail(self, failure: Failure, text: &str) {
+    pub(super) fn end(self, failure: Failure, text: &str) {
         match failure {
             Failure::Timeout => {
                 self.cluster.stats.upstream_rq_timeout.inc();

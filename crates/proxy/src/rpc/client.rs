@@ -69,6 +69,13 @@ impl Client {
         self.manager.stats.request_active.inc();
     }
 
+    /// A call is under way elsewhere.
+    pub(super) fn moved(&self, number: u64, upstream: &Rc<Upstream>, id: u64) {
+        if let Some(place) = self.calls.borrow_mut().get_mut(&number) {
+            *place = (Rc::downgrade(upstream), id);
+        }
+    }
+
     /// A call has ended.
     pub(super) fn forget(&self, number: u64) {
         if self.calls.borrow_mut().remove(&number).is_some() {

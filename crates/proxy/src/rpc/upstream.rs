@@ -164,6 +164,11 @@ impl Upstream {
         }
     }
 
+    /// Whether nothing has been written yet.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.phase.get() == Phase::Connecting
+    }
+
     /// Ready when another request may be sent.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         self.out.poll_room(cx)
@@ -203,6 +208,10 @@ impl Upstream {
         };
         if self.phase.get() == Phase::Connecting {
             self.phase.set(Phase::Open);
+        }
+        // What is written now may be done, and is not sent again.
+        for call in self.calls.borrow_mut().values_mut() {
+            call.spare = None;
         }
         let mut socket = Socket {
             stream,

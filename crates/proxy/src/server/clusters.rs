@@ -70,7 +70,7 @@ fn host(placed: &Placed) -> HostStatus {
     let endpoint = placed.endpoint();
     let locality = &placed.locality.locality;
     HostStatus {
-        address: shared.address(),
+        address: shared.address().clone(),
         hostname: Arc::clone(shared.hostname()),
         stats: HostStats {
             cx_active: stats.cx_active,

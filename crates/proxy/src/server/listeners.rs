@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use weft_config::access_log::LogSink;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
+use weft_config::rpc::{RpcRouteSource, RpcRoutes};
 use weft_config::{AccessLog, RouteSource};
 use weft_proto::pb::envoy::config::listener::v3 as pb;
 use weft_upstream::Secrets;
@@ -21,14 +23,14 @@ use crate::access_log::{AccessLogFile, AccessLogs, Target};
 use crate::admin::{AdminState, Kind};
 use crate::chain::{ChainSpec, ServerTls, TlsSlot};
 use crate::listener::{ListenerSpec, chain_key};
-use crate::routes::RouteTable;
+use crate::routes::{RouteTable, RpcRouteSlot};
 use crate::stats::ListenerManagerStats;
 use crate::worker::Command;
 
 mod certificates;
 mod references;
 
-use references::{chain_messages, chains, needs, replaced};
+use references::{chain_messages, chains, needs, replaced, same_but_for_rpc_routes};
 
 /// A listener as it was configured.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ struct Entry {
     /// While it warms: a socket an address for every worker, bound so that a taken address is
     /// known at once, but not listening. Empty when it binds no port or keeps its sockets.
     sockets: Sockets,
+    /// RPC routes of chains that stay otherwise as they are, for when it goes live.
+    rerouted: Vec<(RpcRouteSlot, Arc<RpcRoutes>)>,
 }
 
 /// See the module.
@@ -104,7 +108,12 @@ impl Listeners {
         if previous.is_some_and(|entry| entry.message == message) {
             return Ok(());
         }
-        let spec = self.build(&message, config, secrets)?;
+        if let Some(route) = needs(&config).ambiguous(&self.needs_of_others(&name)) {
+            return Err(format!(
+                "listener {name}: {route:?} is the name of HTTP routes and of RPC routes; name one of them otherwise"
+            ));
+        }
+        let (spec, rerouted) = self.build(&message, config, secrets)?;
         let (bound, sockets) = self.sockets_for(&spec.config)?;
         let entry = Entry {
             message,
@@ -113,6 +122,7 @@ impl Listeners {
             dynamic: origin.dynamic,
             bound,
             sockets,
+            rerouted,
         };
         if self.active.contains_key(&name) {
             self.stats.listener_modified.inc();
@@ -174,7 +184,7 @@ impl Listeners {
         message: &pb::Listener,
         config: weft_config::Listener,
         secrets: &Secrets,
-    ) -> Result<ListenerSpec, String> {
+    ) -> Result<(ListenerSpec, Vec<(RpcRouteSlot, Arc<RpcRoutes>)>), String> {
         let old = self.active.get(&config.name);
         let old_chains = old.map(|entry| {
             let messages = chain_messages(&entry.message);
@@ -184,6 +194,7 @@ impl Listeners {
                 .collect::<Vec<_>>()
         });
         let mut specs = HashMap::new();
+        let mut rerouted = Vec::new();
         let mut next = self.next_chain;
         for (index, (wanted, chain)) in chain_messages(message)
             .into_iter()
@@ -193,9 +204,12 @@ impl Listeners {
             let same = old_chains
                 .iter()
                 .flatten()
-                .find(|(before, _)| *before == wanted);
+                .find(|(before, _)| same_but_for_rpc_routes(before, wanted));
             let kept = same.and_then(|(_, before)| old?.spec.chains.get(&chain_key(before)));
             let spec = if let Some(kept) = kept {
+                if let (Some(slot), Some(routes)) = (&kept.rpc_routes, inline_rpc_routes(chain)) {
+                    rerouted.push((Arc::clone(slot), Arc::clone(routes)));
+                }
                 Arc::clone(kept)
             } else {
                 next += 1;
@@ -206,10 +220,11 @@ impl Listeners {
             specs.insert(chain_key(chain), spec);
         }
         self.next_chain = next;
-        Ok(ListenerSpec {
+        let spec = ListenerSpec {
             config,
             chains: specs,
-        })
+        };
+        Ok((spec, rerouted))
     }
 
     fn chain(
@@ -232,22 +247,33 @@ impl Listeners {
                 Some(slot)
             }
         };
-        let (routes, logs) = match chain.filters.last() {
+        let (mut routes, mut rpc_routes) = (None, None);
+        let logs = match chain.filters.last() {
             Some(NetworkFilter::Http(http)) => {
-                let routes = match &http.routes {
-                    RouteSource::Rds(name) => Some(self.routes.slot(name)),
+                routes = match &http.routes {
+                    RouteSource::Rds(name) => Some(self.routes.http.slot(name)),
                     RouteSource::Inline(_) => None,
                 };
-                (routes, self.open_logs(&http.access_logs)?)
+                self.open_logs(&http.access_logs)?
             }
-            Some(NetworkFilter::TcpProxy(tcp)) => (None, self.open_logs(&tcp.access_logs)?),
-            Some(NetworkFilter::Rpc(_)) | None => (None, Vec::new()),
+            Some(NetworkFilter::TcpProxy(tcp)) => self.open_logs(&tcp.access_logs)?,
+            Some(NetworkFilter::Rpc(rpc)) => {
+                rpc_routes = Some(match &rpc.routes {
+                    RpcRouteSource::Rds(name) => self.routes.rpc.slot(name),
+                    RpcRouteSource::Inline(routes) => {
+                        Arc::new(ArcSwapOption::new(Some(Arc::clone(routes))))
+                    }
+                });
+                Vec::new()
+            }
+            None => Vec::new(),
         };
         Ok(ChainSpec {
             id,
             config: Arc::clone(chain),
             tls,
             routes,
+            rpc_routes,
             logs,
         })
     }
@@ -275,7 +301,11 @@ impl Listeners {
         let routes = needs.routes.iter();
         let routed = routes
             .clone()
-            .all(|name| self.missing_routes.contains(name) || self.routes.ready(name));
+            .all(|name| self.missing_routes.contains(name) || self.routes.http.ready(name));
+        let mut rpc_routes = needs.rpc_routes.iter();
+        let routed = routed
+            && rpc_routes
+                .all(|name| self.missing_routes.contains(name) || self.routes.rpc.ready(name));
         let secure = spec
             .chains
             .values()
@@ -318,6 +348,9 @@ impl Listeners {
                     .unwrap_or_default(),
             })
             .await;
+        for (slot, routes) in entry.rerouted.drain(..) {
+            slot.store(Some(routes));
+        }
         self.stats.listener_create_success.inc();
         self.admin.listeners.set(&name, entry.bound.clone());
         if entry.dynamic {
@@ -435,6 +468,17 @@ impl Listeners {
         self.stats
             .total_listeners_warming
             .set(self.warming.len() as i64);
+    }
+}
+
+/// The RPC routes that stand in a chain.
+fn inline_rpc_routes(chain: &FilterChain) -> Option<&Arc<RpcRoutes>> {
+    match chain.filters.last() {
+        Some(NetworkFilter::Rpc(rpc)) => match &rpc.routes {
+            RpcRouteSource::Inline(routes) => Some(routes),
+            RpcRouteSource::Rds(_) => None,
+        },
+        _ => None,
     }
 }
 

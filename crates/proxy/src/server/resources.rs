@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prost::Message;
+use weft_config::rpc::RpcRoutes;
 use weft_config::secret::AGENT_SECRETS;
 use weft_config::{
     Bootstrap, Cluster, ConfigError, Context, DataSource, Discovery, IgnoredField, Listener,
@@ -195,12 +196,20 @@ impl Resources {
 
     fn add_routes(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
         let message: RouteConfiguration = decode("route configuration", name, body)?;
-        let loaded = RouteConfig::from_proto(&message, &self.context);
-        let routes = self.accepted(loaded)?;
-        let problems = routes.unknown_clusters(false, &|name| self.clusters.contains(name));
-        none_of(&format!("route configuration {name}"), problems)?;
-        self.read_files(&routes)?;
-        self.routes.set(&Arc::from(name), Some(Arc::new(routes)));
+        if self.listeners.needs().rpc_routes.contains(name) {
+            let loaded = RpcRoutes::from_proto(&message, &self.context);
+            let routes = self.accepted(loaded)?;
+            let slots = &self.routes.rpc;
+            slots.set(&Arc::from(name), Some(Arc::new(routes)));
+        } else {
+            let loaded = RouteConfig::from_proto(&message, &self.context);
+            let routes = self.accepted(loaded)?;
+            let problems = routes.unknown_clusters(false, &|name| self.clusters.contains(name));
+            none_of(&format!("route configuration {name}"), problems)?;
+            self.read_files(&routes)?;
+            let slots = &self.routes.http;
+            slots.set(&Arc::from(name), Some(Arc::new(routes)));
+        }
         self.kept.routes.insert(name.to_owned());
         self.admin
             .dump
@@ -253,17 +262,20 @@ impl Resources {
         self.certificate_files.stale = true;
         let failures = self.listeners.warm().await;
         let needs = self.listeners.needs();
-        self.routes.retain(|name| needs.routes.contains(name));
+        let routes = &self.routes;
+        routes.http.retain(|name| needs.routes.contains(name));
+        routes.rpc.retain(|name| needs.rpc_routes.contains(name));
         self.kept.routes.retain(|name| {
-            let keep = needs.routes.contains(name);
+            let keep = needs.routes.contains(name) || needs.rpc_routes.contains(name);
             if !keep {
                 self.admin.dump.remove(Kind::Route, name);
             }
             keep
         });
         let gone = self.leaving.take(|names| {
-            self.routes
-                .each(|routes| leaving::clusters_of(routes, names));
+            let (http, rpc) = (&self.routes.http, &self.routes.rpc);
+            http.each(|routes| leaving::clusters_of(routes, names));
+            rpc.each(|routes| names.extend(routes.clusters().map(Arc::clone)));
             self.listeners.clusters(names);
         });
         for name in gone {
@@ -280,7 +292,7 @@ impl Resources {
     pub(super) fn references(&self) -> References {
         let needs = self.listeners.needs();
         let mut references = References {
-            routes: needs.routes,
+            routes: needs.all_routes(),
             secrets: needs.secrets,
             ..References::default()
         };

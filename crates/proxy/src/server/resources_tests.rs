@@ -249,13 +249,13 @@ async fn removed_routes_and_secrets_stay_while_a_listener_needs_them() {
         .unwrap();
     resources.add_certificate((&own.0, &own.1)).await.unwrap();
     assert_eq!(stats.listener_create_success.get(), 1);
-    let slot = resources.routes.slot(&"r".into());
+    let slot = resources.routes.http.slot(&"r".into());
     for (kind, name) in [(TypeUrl::ROUTE, "r"), (TypeUrl::SECRET, "own")] {
         resources.remove(&kind, name).await;
         resources.settle().await;
     }
     assert!(slot.load().is_some());
-    assert!(resources.routes.ready("r"));
+    assert!(resources.routes.http.ready("r"));
     // A change of the listener finds both.
     let changed = LISTENER.replace("stat_prefix: front", "stat_prefix: other");
     resources
@@ -265,8 +265,109 @@ async fn removed_routes_and_secrets_stay_while_a_listener_needs_them() {
     assert_eq!(stats.listener_create_success.get(), 2);
     resources.remove(&TypeUrl::LISTENER, "front").await;
     resources.settle().await;
-    assert!(!resources.routes.ready("r"));
+    assert!(!resources.routes.http.ready("r"));
     assert_eq!(resources.references(), References::default());
+}
+
+/// A listener that speaks Dubbo, with its routes.
+fn dubbo(routes: &str) -> String {
+    format!(
+        "name: dubbo\naddress: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}\n\
+         filter_chains: [{{filters: [{{name: rpc, typed_config: {{'@type': \
+         type.googleapis.com/aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy, stat_prefix: p, \
+         protocol: {{name: d, codec: {{name: dubbo}}}}, {routes}}}}}]}}]"
+    )
+}
+
+const BY_NAME: &str = "rds: {config_source: {ads: {}}, route_config_name: shop.Cart_20880}";
+
+fn sent(cluster: &str) -> String {
+    format!(
+        "name: shop.Cart_20880\nvirtual_hosts: [{{name: h, domains: ['*'], routes: \
+         [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}]"
+    )
+}
+
+/// The listener that the worker was last told of.
+fn told(orders: &mut mpsc::Receiver<Command>) -> Option<Arc<crate::listener::ListenerSpec>> {
+    let mut last = None;
+    while let Ok(command) = orders.try_recv() {
+        if let Command::Listener { spec, .. } = command {
+            last = Some(spec);
+        }
+    }
+    last
+}
+
+fn leads_to(slot: &crate::routes::RpcRouteSlot) -> String {
+    let routes = slot.load_full().expect("routes");
+    routes.clusters().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn rpc_routes_come_by_name_and_change_without_their_listener() {
+    let (mut resources, stats, mut orders) = resources();
+    let by_name = dubbo(BY_NAME);
+    resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "dubbo", &by_name)
+        .await
+        .unwrap();
+    assert_eq!(stats.listener_create_success.get(), 0, "it has no routes");
+    assert!(resources.references().routes.contains("shop.Cart_20880"));
+    for cluster in ["one", "two"] {
+        resources
+            .add_yaml::<RouteConfiguration>(TypeUrl::ROUTE, "shop.Cart_20880", &sent(cluster))
+            .await
+            .unwrap();
+        let slot = resources.routes.rpc.slot(&"shop.Cart_20880".into());
+        assert_eq!(leads_to(&slot), cluster);
+    }
+    assert!(told(&mut orders[0]).is_some());
+    assert_eq!(stats.listener_create_success.get(), 1);
+    // What RPC cannot have changes nothing.
+    let bad = sent("three").replace("prefix: /", "path: /pay");
+    let error = resources
+        .add_yaml::<RouteConfiguration>(TypeUrl::ROUTE, "shop.Cart_20880", &bad)
+        .await
+        .unwrap_err();
+    assert!(
+        error.contains("virtual_hosts[0].routes[0].match"),
+        "{error}"
+    );
+    let slot = resources.routes.rpc.slot(&"shop.Cart_20880".into());
+    assert_eq!(leads_to(&slot), "two");
+    // One name, one kind of routes.
+    let http = LISTENER.replace("route_config_name: r", "route_config_name: shop.Cart_20880");
+    assert_ne!(http, LISTENER);
+    let error = resources
+        .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "front", &http)
+        .await
+        .unwrap_err();
+    assert!(error.contains("HTTP routes and of RPC routes"), "{error}");
+    resources.remove(&TypeUrl::LISTENER, "dubbo").await;
+    resources.settle().await;
+    assert!(!resources.routes.rpc.ready("shop.Cart_20880"));
+}
+
+#[tokio::test]
+async fn rpc_routes_inside_of_a_listener_change_while_its_connections_stay() {
+    let (mut resources, _, mut orders) = resources();
+    let mut seen = Vec::new();
+    for (prefix, cluster) in [("p", "one"), ("p", "two"), ("q", "two")] {
+        let routes = format!("route_config: {{routes: [{{route: {{cluster: {cluster}}}}}]}}");
+        let yaml = dubbo(&routes).replace("stat_prefix: p", &format!("stat_prefix: {prefix}"));
+        resources
+            .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "dubbo", &yaml)
+            .await
+            .unwrap();
+        let spec = told(&mut orders[0]).expect("a listener");
+        let chain = spec.chains.values().next().expect("a chain");
+        let slot = chain.rpc_routes.as_ref().expect("routes");
+        assert_eq!(leads_to(slot), cluster);
+        seen.push(chain.id);
+    }
+    assert_eq!(seen[0], seen[1], "connections of the chain stay");
+    assert_ne!(seen[1], seen[2], "another configuration is another chain");
 }
 
 #[tokio::test]

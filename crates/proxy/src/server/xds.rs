@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use weft_config::bootstrap::AdsTransport;
 use weft_config::secret::AGENT_SECRETS;
-use weft_config::{Address, AdsConfig, Cluster, Node, Transport, UpstreamTls};
+use weft_config::{AdsConfig, Cluster, Node, Transport, UpstreamTls};
 use weft_net::tls::client_config;
 use weft_net::{Peeked, Stream};
 use weft_upstream::{ClusterStore, Secrets, client_spec};
@@ -263,10 +263,7 @@ fn servers(cluster: &Cluster) -> impl Iterator<Item = Server> {
         Transport::Tls(tls) => Some(Arc::clone(tls)),
     };
     cluster.endpoints.endpoints().map(move |endpoint| Server {
-        authority: match &endpoint.address {
-            Address::Ip(address) => address.to_string(),
-            Address::Host { host, port } => format!("{host}:{port}"),
-        },
+        authority: endpoint.address.to_string(),
         tls: tls.clone(),
     })
 }

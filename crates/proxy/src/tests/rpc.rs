@@ -364,3 +364,47 @@ async fn large_frames_pass_and_larger_ones_are_refused() {
     client.send((9_u32 << 20).to_be_bytes().to_vec()).await;
     assert!(client.frame().await.is_none());
 }
+
+#[tokio::test]
+async fn copies_go_elsewhere_and_nobody_sees_what_becomes_of_them() {
+    let (listener, address) = Upstream::start().await;
+    let (copies, shadow) = Upstream::start().await;
+    let filter = routes(
+        "{route: {cluster: up, request_mirror_policies: [{cluster: shadow, runtime_fraction: {default_value: {numerator: 50}}}]}, \
+         request_mutation: [{key: tag, value: gray}]}",
+    );
+    let clusters = [("up", address), ("shadow", shadow)];
+    let proxy = Proxy::start(&filter, &clusters).await;
+    let mut client = Peer::connect(&proxy).await;
+    let serve = |listener: Upstream, text: &'static str| async move {
+        let mut host = Peer::accept(&listener).await;
+        while let Some(call) = host.frame().await {
+            assert_eq!(attribute(&call, "tag").as_deref(), Some("gray"));
+            if call.kind() == Kind::Request {
+                host.send(response(call.id(), text)).await;
+            }
+        }
+    };
+    let tasks = [
+        tokio::spawn(serve(listener, "from the host")),
+        tokio::spawn(serve(copies, "from the shadow")),
+    ];
+    for number in 0..400 {
+        client.send(request(number, "a", &[])).await;
+        let answer = client.answer().await;
+        assert!(answer.id() == number && has(&answer, "from the host"));
+    }
+    let copied = proxy.stat("meta_protocol.d.p.request_mirrored").await;
+    assert!((140..260).contains(&copied), "{copied}");
+    proxy
+        .wait_for_stat("cluster.shadow.upstream_rq_2xx", copied)
+        .await;
+    assert_eq!(proxy.stat("meta_protocol.d.p.response").await, 400);
+    // A shadow that is gone takes nothing from the calls.
+    tasks[1].abort();
+    for number in 0..40 {
+        client.send(request(number, "a", &[])).await;
+        assert!(has(&client.answer().await, "from the host"));
+    }
+    tasks[0].abort();
+}

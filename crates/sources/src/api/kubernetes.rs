@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use weft_model::{
     AddressRange, EndpointAddress, ExportTo, Health, Hostname, Labels, Locality, Namespace,
-    NamespaceInfo, PortNumber, Protocol, Resolution, Service, ServicePort, TargetPort, Weight,
-    Workload,
+    NamespaceInfo, PortNumber, Protocol, Resolution, RpcProtocol, Service, ServicePort, TargetPort,
+    Weight, Workload,
 };
 use weft_proto::kubernetes as k8s;
 use weft_proto::pb::google::protobuf::{Value, value};
@@ -227,6 +227,7 @@ fn service_ports(ports: Vec<k8s::ServicePort>, at: At<'_>) -> Vec<ServicePort> {
         // The same number may serve TCP and UDP; a mesh routes TCP.
         if let Some(other) = found.iter_mut().find(|other| other.number == number) {
             if other.protocol == Protocol::Udp && protocol != Protocol::Udp {
+                other.rpc = RpcProtocol::of_port(&port.name, app, protocol);
                 other.name = port.name.into();
                 other.protocol = protocol;
                 other.target = target_port(port.target_port, number, at.field("targetPort"));
@@ -245,6 +246,7 @@ fn service_ports(ports: Vec<k8s::ServicePort>, at: At<'_>) -> Vec<ServicePort> {
         let target = target_port(port.target_port, number, at.field("targetPort"));
         found.push(ServicePort {
             number,
+            rpc: RpcProtocol::of_port(&port.name, app, protocol),
             name: port.name.into(),
             protocol,
             target,

@@ -12,6 +12,7 @@ use weft_model::MeshSettings;
 use weft_proto::Problem;
 use weft_proto::document::decode_text;
 
+use super::each::each;
 use super::file::{Batch, FolderState};
 use super::networks_file::NetworksFile;
 use super::registered::News;
@@ -63,6 +64,46 @@ struct Seen {
     stamp: Option<Stamp>,
     /// Of its bytes: the same ones are not taken apart again.
     hash: Option<u64>,
+}
+
+/// A file that looks different from before.
+struct Changed<'a> {
+    path: &'a OsString,
+    stamp: &'a Stamp,
+    name: String,
+    /// Of its bytes, when it was read last.
+    before: Option<u64>,
+}
+
+/// What reading a file gave.
+enum Read {
+    Gone,
+    /// The bytes of before.
+    Same(u64),
+    /// Other bytes, or why they are no text.
+    Text(u64, Result<String, Box<Problem>>),
+    Unreadable(Box<Problem>),
+    Refused(Box<Problem>),
+}
+
+impl Changed<'_> {
+    fn is_fresh(&self) -> bool {
+        self.stamp.modified.is_none_or(is_fresh)
+    }
+
+    fn read(&self) -> Read {
+        let bytes = match scan::read(Path::new(self.path)) {
+            Ok(bytes) => bytes,
+            Err(ReadError::Gone(_)) => return Read::Gone,
+            Err(ReadError::Unreadable(problem)) => return Read::Unreadable(problem),
+            Err(ReadError::Refused(problem)) => return Read::Refused(problem),
+        };
+        let hash = hash_of(&bytes);
+        if Some(hash) == self.before {
+            return Read::Same(hash);
+        }
+        Read::Text(hash, decode_text(&self.name, &bytes).map(str::to_owned))
+    }
 }
 
 /// What is known of a directory.
@@ -271,7 +312,7 @@ impl Look {
         &mut self,
         files: impl Iterator<Item = (&'a OsString, &'a Stamp)>,
     ) -> Vec<(String, NewText)> {
-        let mut read = Vec::new();
+        let mut changed = Vec::new();
         for (path, stamp) in files {
             let before = self.seen.get(path);
             if before.is_some_and(|seen| seen.stamp.as_ref() == Some(stamp)) {
@@ -283,40 +324,61 @@ impl Look {
             if stamp.length == 0 && self.store.has_objects(&name) && !self.is_overdue(path) {
                 continue;
             }
-            let bytes = scan::read(Path::new(path));
-            if matches!(bytes, Err(ReadError::Gone(_))) {
-                continue;
-            }
-            self.missing.remove(path);
-            let unreadable = matches!(bytes, Err(ReadError::Unreadable(_)));
-            // Whether the system gives it is not told by its stamp.
-            let again = unreadable || stamp.modified.is_none_or(is_fresh);
-            let sets = [
-                (&mut self.unreadable, unreadable),
-                (&mut self.unsettled, again && !unreadable),
-            ];
-            for (set, belongs) in sets {
-                if belongs {
-                    set.insert(path.clone());
-                } else {
-                    set.remove(path);
-                }
-            }
-            let hash = bytes.as_ref().ok().map(|bytes| hash_of(bytes));
-            let seen = Seen {
-                stamp: (!again).then(|| stamp.clone()),
-                hash,
-            };
-            self.seen.insert(path.clone(), seen);
-            if hash.is_some() && hash == before {
-                continue;
-            }
-            let text = bytes
-                .map_err(ReadError::into_problem)
-                .and_then(|bytes| decode_text(&name, &bytes).map(str::to_owned));
-            read.push((name, Some(text)));
+            changed.push(Changed {
+                path,
+                stamp,
+                name,
+                before,
+            });
         }
-        read
+        let mut texts = Vec::new();
+        let take = |file: &Changed<'_>, read| {
+            texts.extend(self.take_read(file, read));
+        };
+        each(&changed, |file| (file.read(), file.is_fresh()), take);
+        texts
+    }
+
+    /// Notes how a file was read. Returns its name and text if that is another one.
+    /// `fresh`: right afterwards it could still have been written without a change of its stamp.
+    fn take_read(
+        &mut self,
+        file: &Changed<'_>,
+        (read, fresh): (Read, bool),
+    ) -> Option<(String, NewText)> {
+        let Changed {
+            path, stamp, name, ..
+        } = file;
+        if matches!(read, Read::Gone) {
+            return None;
+        }
+        self.missing.remove(*path);
+        let unreadable = matches!(read, Read::Unreadable(_));
+        // Whether the system gives it is not told by its stamp.
+        let again = unreadable || fresh;
+        let sets = [
+            (&mut self.unreadable, unreadable),
+            (&mut self.unsettled, again && !unreadable),
+        ];
+        for (set, belongs) in sets {
+            if belongs {
+                set.insert((*path).clone());
+            } else {
+                set.remove(*path);
+            }
+        }
+        let (hash, text) = match read {
+            Read::Gone => return None,
+            Read::Same(hash) => (Some(hash), None),
+            Read::Text(hash, text) => (Some(hash), Some(text)),
+            Read::Unreadable(problem) | Read::Refused(problem) => (None, Some(Err(problem))),
+        };
+        let seen = Seen {
+            stamp: (!again).then(|| (*stamp).clone()),
+            hash,
+        };
+        self.seen.insert((*path).clone(), seen);
+        text.map(|text| (name.clone(), Some(text)))
     }
 
     /// Notes which files are gone, of all or of these and of those that were missing. What cannot be

@@ -2,6 +2,7 @@
 
 pub(crate) mod allocate;
 pub(crate) mod assemble;
+mod each;
 mod endpoints;
 pub mod file;
 mod index;

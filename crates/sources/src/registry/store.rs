@@ -2,24 +2,18 @@
 //! object belongs to, and keeps the last good form of each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use weft_model::{MeshSettings, Object, ObjectKey, ObjectRef, Workload};
 use weft_proto::Problem;
 
 use super::assemble::Assembly;
+use super::each::each;
 use super::registered;
 use crate::Change;
 use crate::api::istio::mesh_networks;
 use crate::document::{self, ReadFile};
 use crate::piece::{Outcome, Piece, ReadDocument};
-
-/// Files that are taken apart before what they hold is taken over, so that not all of it is there twice.
-const TOGETHER: usize = 512;
-/// Fewer files are sooner read by one thread.
-const WORTH_A_THREAD: usize = 32;
 
 /// What became of an object, or of a file if `object` is `None`.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,7 +95,7 @@ struct File {
 /// broken ones, on what was good before), never on the order in which files were applied.
 #[derive(Debug)]
 pub struct FileStore {
-    settings: MeshSettings,
+    settings: Arc<MeshSettings>,
     files: BTreeMap<Arc<str>, File>,
     /// Files that have an entry for an object; the first counts.
     holders: HashMap<ObjectRef, BTreeSet<Arc<str>>>,
@@ -127,50 +121,12 @@ fn read_one((path, text): &NewFile<'_>, settings: &MeshSettings) -> Option<ReadF
     })
 }
 
-/// Takes texts apart, in the order of the files; many of them on all cores.
-fn read_all(files: &[NewFile<'_>], settings: &MeshSettings) -> Vec<Option<ReadFile>> {
-    let mut threads = files.len() / WORTH_A_THREAD;
-    if threads > 1 {
-        // To ask the system takes longer than to read a file.
-        threads = threads.min(std::thread::available_parallelism().map_or(1, NonZero::get));
-    }
-    if threads < 2 {
-        return files.iter().map(|file| read_one(file, settings)).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut read = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(file) = files.get(index) else {
-                return read;
-            };
-            read.push((index, read_one(file, settings)));
-        }
-    };
-    let mut read: Vec<(usize, Option<ReadFile>)> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut all = work();
-        for other in others {
-            // It panics if this thread would have.
-            all.extend(
-                other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            );
-        }
-        all
-    });
-    read.sort_unstable_by_key(|(index, _)| *index);
-    read.into_iter().map(|(_, read)| read).collect()
-}
-
 impl FileStore {
     /// An empty store.
     pub fn new(settings: MeshSettings) -> Self {
         Self {
             assembly: Assembly::new(&settings),
-            settings,
+            settings: Arc::new(settings),
             files: BTreeMap::new(),
             holders: HashMap::new(),
             registered: BTreeMap::new(),
@@ -190,16 +146,16 @@ impl FileStore {
         let mut touched_files = BTreeSet::new();
         let mut touched = BTreeSet::new();
         let files: Vec<_> = files.into_iter().collect();
-        for some in files.chunks(TOGETHER) {
-            for ((path, _), read) in some.iter().zip(read_all(some, &self.settings)) {
-                let source: Arc<str> = (*path).into();
-                match read {
-                    Some(read) => self.replace(&source, read, &mut touched),
-                    None => self.forget(&source, &mut touched),
-                }
-                touched_files.insert(source);
+        let settings = Arc::clone(&self.settings);
+        let take = |(path, _): &NewFile<'_>, read| {
+            let source: Arc<str> = (*path).into();
+            match read {
+                Some(read) => self.replace(&source, read, &mut touched),
+                None => self.forget(&source, &mut touched),
             }
-        }
+            touched_files.insert(source);
+        };
+        each(&files, |file| read_one(file, &settings), take);
         self.settle(touched_files, &touched)
     }
 

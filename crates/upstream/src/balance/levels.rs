@@ -17,6 +17,8 @@ pub(crate) struct Levels {
     pub(crate) degraded: Vec<u64>,
     /// Send to all hosts of the priority, healthy or not.
     pub(crate) panic: Vec<bool>,
+    /// Health of each priority in percent, and its degraded part, before shares are made of them.
+    parts: Vec<(u64, u64)>,
 }
 
 impl Levels {
@@ -34,10 +36,48 @@ impl Levels {
             healthy: vec![0; counts.len()],
             degraded: vec![0; counts.len()],
             panic: vec![false; counts.len()],
+            parts: health
+                .iter()
+                .copied()
+                .zip(degraded.iter().copied())
+                .collect(),
         };
         levels.distribute(&health, &degraded, available);
         levels.find_panic(counts, available, panic_threshold);
         levels
+    }
+
+    /// The shares without some priorities; `None` if nobody is left.
+    /// Source: Envoy, `envoy.retry_priorities.previous_priorities`.
+    pub(crate) fn without(&self, excluded: &[bool]) -> Option<Self> {
+        let is_out = |priority: usize| excluded.get(priority) == Some(&true);
+        let parts = self.parts.iter().enumerate();
+        let left: Vec<(u64, u64)> = parts
+            .map(|(at, part)| if is_out(at) { (0, 0) } else { *part })
+            .collect();
+        let available = left.iter().map(|(h, d)| h + d).sum::<u64>().min(100);
+        if available == 0 {
+            return None;
+        }
+        let mut levels = Self {
+            healthy: vec![0; left.len()],
+            degraded: vec![0; left.len()],
+            panic: self.panic.clone(),
+            parts: self.parts.clone(),
+        };
+        let mut rest = 100;
+        // A part of at least one percent gives at least one, so that this ends.
+        while rest > 0 {
+            for (load, (health, _)) in levels.healthy.iter_mut().zip(&left) {
+                let more = rest.min(health * 100 / available);
+                (*load, rest) = (*load + more, rest - more);
+            }
+            for (load, (_, degraded)) in levels.degraded.iter_mut().zip(&left) {
+                let more = rest.min(degraded * 100 / available);
+                (*load, rest) = (*load + more, rest - more);
+            }
+        }
+        Some(levels)
     }
 
     fn distribute(&mut self, health: &[u64], degraded: &[u64], available: u64) {
@@ -182,6 +222,20 @@ mod tests {
         );
         assert_eq!(Levels::new(&[], 140, 50.0).choose(3), None);
         assert_eq!(Levels::new(&[Counts::default()], 140, 50.0).choose(3), None);
+    }
+
+    #[test]
+    fn what_is_left_out_gets_nothing_and_the_others_all() {
+        let levels = Levels::new(&of_100(&[(50, 0), (50, 0), (100, 0)]), 140, 50.0);
+        assert_eq!(levels.healthy, [70, 30, 0]);
+        let without = |excluded: &[bool]| levels.without(excluded).map(|levels| levels.healthy);
+        assert_eq!(without(&[true]), Some(vec![0, 70, 30]));
+        assert_eq!(without(&[true, true]), Some(vec![0, 0, 100]));
+        assert_eq!(without(&[false, true, true]), Some(vec![100, 0, 0]));
+        assert_eq!(without(&[true, true, true]), None);
+        let degraded = Levels::new(&of_100(&[(100, 0), (10, 20)]), 140, 50.0);
+        let left = degraded.without(&[true]).expect("some");
+        assert_eq!((left.healthy, left.degraded), (vec![0, 34], vec![0, 66]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! cluster's policy. One balancer a worker and cluster; it knows neither pools nor requests.
 
 pub(crate) mod levels;
+pub(crate) mod previous;
 mod scheduler;
 mod table;
 pub(crate) mod view;
@@ -54,6 +55,8 @@ pub(crate) struct Request<'a> {
     /// Counts repeated picks for one request.
     pub(crate) attempt: u32,
     pub(crate) random: &'a Random,
+    /// Shares of the priorities, if not the usual ones.
+    pub(crate) levels: Option<&'a levels::Levels>,
     /// Active requests of a host, by index.
     pub(crate) active: &'a dyn Fn(u32) -> u32,
 }
@@ -68,12 +71,18 @@ impl Balancer {
         }
     }
 
+    /// The usual shares of the priorities.
+    pub(crate) fn levels(&self) -> &levels::Levels {
+        &self.view.levels
+    }
+
     /// A host, or `None` if there is none to send to.
     pub(crate) fn pick(&mut self, request: &Request<'_>) -> Option<Picked> {
         // With a hash, the same request goes to the same priority.
         let point = request.hash.unwrap_or_else(|| request.random.next());
-        let (priority, degraded) = self.view.levels.choose(point)?;
-        let panic = self.view.levels.panic.get(priority) == Some(&true);
+        let levels = request.levels.unwrap_or(&self.view.levels);
+        let (priority, degraded) = levels.choose(point)?;
+        let panic = levels.panic.get(priority) == Some(&true);
         if panic && self.view.fail_on_panic {
             return None;
         }

@@ -42,6 +42,7 @@ impl World {
 
     fn pick(&mut self, hash: Option<u64>, active: &dyn Fn(u32) -> u32) -> Option<Picked> {
         self.balancer.pick(&Request {
+            levels: None,
             hash,
             attempt: 0,
             random: &self.random,

@@ -277,7 +277,9 @@ impl Pool {
     }
 
     async fn open_http1(self: &Rc<Self>, guard: Arc<Guard>) -> Result<Connection, SendFailure> {
-        let stream = self.connect(Some(Protocol::Http1), &guard).await?;
+        let stream = self
+            .connect(Some(Protocol::Http1), &guard, self.ends)
+            .await?;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(buffer_size(self.connector.buffer_limit));
         let max_headers = self.connector.http.common.max_headers_count;

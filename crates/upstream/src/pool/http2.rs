@@ -301,7 +301,9 @@ impl Pool {
     }
 
     async fn open_http2(self: &Rc<Self>, guard: Arc<Guard>) -> Result<(), SendFailure> {
-        let stream = self.connect(Some(Protocol::Http2), &guard).await?;
+        let stream = self
+            .connect(Some(Protocol::Http2), &guard, self.ends)
+            .await?;
         let limits = HeaderLimits::of(&self.connector.http.common, Protocol::Http2);
         let stream = TokioIo::new(Watched::new(stream, limits.of_wire()));
         let options = &self.connector.http.http2;

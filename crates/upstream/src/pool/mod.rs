@@ -17,7 +17,7 @@ use ahash::AHashMap;
 use weft_net::Stream;
 
 use crate::breaker::Priority;
-use crate::connector::{Connector, Protocol, TlsConfig, TlsContext};
+use crate::connector::{Connector, Ends, Protocol, TlsConfig, TlsContext};
 use crate::failure::{FailureKind, SendFailure};
 use crate::host::HostShared;
 use crate::shared::SharedConnections;
@@ -37,6 +37,8 @@ pub(crate) struct PoolKey {
     pub(crate) server_name: Option<Box<str>>,
     /// Downstream connection, if each has upstream connections of its own.
     pub(crate) downstream: Option<u64>,
+    /// What connections tell of whose they are.
+    pub(crate) ends: Option<Ends>,
 }
 
 /// All pools of one host in one worker.
@@ -82,7 +84,8 @@ impl HostPools {
     /// The pool for a key; most have none.
     pub(crate) fn pool(&self, key: Option<PoolKey>) -> Result<Rc<Pool>, SendFailure> {
         let Some(key) = key else {
-            return Ok(Rc::clone(self.main.get_or_init(|| self.new_pool(None))));
+            let main = self.main.get_or_init(|| self.new_pool(None, None));
+            return Ok(Rc::clone(main));
         };
         let mut keyed = self.keyed.borrow_mut();
         if let Some(pool) = keyed.get(&key) {
@@ -103,7 +106,7 @@ impl HostPools {
         } else {
             None
         };
-        let pool = self.new_pool(key.server_name.clone());
+        let pool = self.new_pool(key.server_name.clone(), key.ends);
         keyed.insert(key, Rc::clone(&pool));
         drop(keyed);
         if let Some(gone) = gone {
@@ -127,7 +130,7 @@ impl HostPools {
         }
     }
 
-    fn new_pool(&self, server_name: Option<Box<str>>) -> Rc<Pool> {
+    fn new_pool(&self, server_name: Option<Box<str>>, ends: Option<Ends>) -> Rc<Pool> {
         Rc::new_cyclic(|me| Pool {
             me: me.clone(),
             host: Arc::clone(&self.host),
@@ -135,6 +138,7 @@ impl HostPools {
             accounts: self.accounts.clone(),
             worker: self.worker,
             server_name,
+            ends,
             retired: Cell::new(self.retired.get()),
             asked: Cell::new(Instant::now()),
             sweeping: Cell::new(false),
@@ -167,6 +171,8 @@ pub(crate) struct Pool {
     accounts: Accounts,
     worker: usize,
     server_name: Option<Box<str>>,
+    /// What its connections tell of whose they are.
+    ends: Option<Ends>,
     retired: Cell<bool>,
     /// When it was last asked for; only of pools with a key.
     asked: Cell<Instant>,
@@ -221,12 +227,13 @@ impl Pool {
         &self,
         protocol: Option<Protocol>,
         guard: &Arc<Guard>,
+        ends: Option<Ends>,
     ) -> Result<Stream, SendFailure> {
         let asked = self.server_name.as_deref();
         let tls = self.tls_config(protocol);
         match self
             .connector
-            .connect(&self.host, tls.as_ref(), asked)
+            .connect(&self.host, tls.as_ref(), asked, ends)
             .await
         {
             Ok(stream) => {
@@ -262,14 +269,18 @@ impl Pool {
     }
 
     /// A connection for bytes without HTTP meaning.
-    pub(crate) async fn connect_tcp(&self, priority: Priority) -> Result<Stream, SendFailure> {
+    pub(crate) async fn connect_tcp(
+        &self,
+        priority: Priority,
+        ends: Option<Ends>,
+    ) -> Result<Stream, SendFailure> {
         let breaker = self.accounts.breakers.of(priority);
         if !breaker.connections.try_acquire() {
             self.accounts.stats.upstream_cx_overflow.inc();
             return Err(SendFailure::new(FailureKind::Overflow, ""));
         }
         let guard = self.begin(priority);
-        self.connect(None, &guard).await
+        self.connect(None, &guard, ends).await
     }
 
     /// A connection that all requests of this worker to the host will share. As the first one it is
@@ -279,7 +290,7 @@ impl Pool {
             return Err(SendFailure::new(FailureKind::Overflow, ""));
         }
         let guard = self.begin(priority);
-        self.connect(None, &guard).await
+        self.connect(None, &guard, None).await
     }
 
     /// Starts the task that closes idle connections in time, unless it runs.

@@ -40,7 +40,7 @@ pub(super) fn names_of(assignment: &LoadAssignment) -> impl Iterator<Item = &Arc
         .endpoints()
         .filter_map(|endpoint| match &endpoint.address {
             Address::Host { host, .. } => Some(host),
-            Address::Ip(_) => None,
+            Address::Ip(_) | Address::Pipe(_) => None,
         })
 }
 

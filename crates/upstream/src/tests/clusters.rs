@@ -265,13 +265,21 @@ fn tcp_connections_are_counted_and_limited() {
         world.store.apply_cluster(Arc::new(config), false);
         let cluster = world.cluster();
         let host = cluster.pick(&PickContext::default()).unwrap();
-        let first = cluster.connect_tcp(&host, Priority::Default).await.unwrap();
-        let second = cluster.connect_tcp(&host, Priority::Default).await;
+        let first = cluster
+            .connect_tcp(&host, Priority::Default, None)
+            .await
+            .unwrap();
+        let second = cluster.connect_tcp(&host, Priority::Default, None).await;
         assert_eq!(second.unwrap_err().kind, FailureKind::Overflow);
         assert_eq!(world.stat("upstream_cx_active"), 1);
         drop(first);
         assert_eq!(world.stat("upstream_cx_active"), 0);
-        assert!(cluster.connect_tcp(&host, Priority::Default).await.is_ok());
+        assert!(
+            cluster
+                .connect_tcp(&host, Priority::Default, None)
+                .await
+                .is_ok()
+        );
     });
 }
 

@@ -90,6 +90,7 @@ pub(crate) fn config(name: &str, endpoints: Arc<LoadAssignment>) -> Config {
         breakers: CircuitBreakers::default(),
         outlier: None,
         transport: Transport::Raw,
+        proxy_protocol: None,
         transport_matches: Arc::new([]),
         bind_address: None,
         tcp_keepalive: None,

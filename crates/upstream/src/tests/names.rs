@@ -21,6 +21,13 @@ impl dns::Resolve for Names {
     }
 }
 
+fn address_of(host: &crate::HostAddress) -> SocketAddr {
+    match host {
+        crate::HostAddress::Ip(address) => *address,
+        crate::HostAddress::Pipe(path) => panic!("{path} was not looked up"),
+    }
+}
+
 #[test]
 fn dns_follows_changes_and_keeps_the_last_answer_on_failure() {
     on_worker(async {
@@ -75,7 +82,7 @@ fn dns_follows_changes_and_keeps_the_last_answer_on_failure() {
         world.store.apply_cluster(Arc::new(config), false);
         let address = || {
             let host = world.cluster().pick(&PickContext::default());
-            host.map(|host| host.address().ip())
+            host.map(|host| address_of(host.address()).ip())
         };
         while address() != Some(ip("127.0.0.7")) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -135,7 +142,7 @@ impl Dns {
         let cluster = self.world.cluster();
         let hosts = cluster.hosts().hosts().iter();
         hosts
-            .map(|host| host.shared.address().ip().to_string())
+            .map(|host| address_of(host.shared.address()).ip().to_string())
             .collect()
     }
 

@@ -442,9 +442,12 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
         let mut alarm = Alarm::default();
         loop {
             self.dispatch();
-            if ready.is_none() {
+            while ready.is_none() {
                 ready = self.machine.poll_outgoing(Instant::now());
-                self.dispatch();
+                // A view that came meanwhile will wake nobody again.
+                if !self.dispatch() {
+                    break;
+                }
             }
             for inquiry in self.asked.drain(..) {
                 // Who asked may have left.
@@ -518,8 +521,9 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
             .map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
-    /// Hands out events; the source may answer a subscription with a new view at once.
-    fn dispatch(&mut self) {
+    /// Hands out events; the source may answer a subscription with a new view at once. Returns whether
+    /// there was a new view.
+    fn dispatch(&mut self) -> bool {
         while let Some(event) = self.machine.poll_event() {
             let counters = &self.shared.counters;
             match &event {
@@ -539,9 +543,11 @@ impl<P: Protocol, S: ViewSource> Run<'_, P, S> {
             }
             self.shared.source.event(self.id, &event);
         }
-        if self.views.has_changed().unwrap_or(false) {
+        let is_new = self.views.has_changed().unwrap_or(false);
+        if is_new {
             self.take_view();
         }
+        is_new
     }
 
     fn take_view(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{gateway, grpc, proxy, sidecar};
+use super::super::{gateway, grpc, proxy, sidecar, weft};
 use crate::graph::ProxyFacts;
 use crate::node::Proxy;
 
@@ -15,7 +15,7 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
         ("TLS_SERVER_KEY", "/s.key"),
         ("TLS_SERVER_ROOT_CERT", "/ca.pem"),
     ];
-    let all: [Proxy; 11] = [
+    let all: [Proxy; 13] = [
         sidecar("10.0.0.1", "a"),
         proxy(
             "sidecar~10.0.0.2~w.a~a.svc.cluster.local",
@@ -43,6 +43,8 @@ pub(super) fn all() -> Vec<Arc<ProxyFacts>> {
             ],
         ),
         grpc("a"),
+        weft("sidecar~10.0.0.1~r.a~a.svc.cluster.local", &[]),
+        weft("sidecar~10.0.0.4~s.b~b.svc.cluster.local", none),
         proxy(
             "sidecar~10.0.0.8~v.b~b.svc.cluster.local",
             &[

@@ -10,6 +10,10 @@ use crate::http::exchange::Exchange;
 use crate::http::flags::ResponseFlags;
 use crate::http::headers::{X_ENVOY_DROP_OVERLOAD, X_ENVOY_OVERLOADED};
 
+/// Details and body of the answer to a request that did not arrive in time.
+pub(in crate::http) const REQUEST_TIMEOUT: (&str, &str) =
+    ("request_overall_timeout", "request timeout");
+
 impl Routing {
     /// The answer to a request that the control plane wants dropped.
     pub(super) fn drop_overload(&self, exchange: &mut Exchange) -> LocalReply {
@@ -57,6 +61,10 @@ impl Routing {
                     reply.status = StatusCode::REQUEST_TIMEOUT;
                 }
                 reply
+            }
+            Outcome::RequestTimeout => {
+                LocalReply::new(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT.0)
+                    .body(REQUEST_TIMEOUT.1)
             }
             Outcome::Failed(failure) => failed(exchange, failure),
             // A response is no failure; the caller passes it on.

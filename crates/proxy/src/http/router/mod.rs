@@ -2,6 +2,7 @@
 //!
 //! Source of the rules: Envoy, "Router" filter.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use weft_config::route::{HashPolicy, HostRewrite, Priority, RequestHash};
 use weft_config::{Forward, RouteAction};
 use weft_filters::LocalReply;
 use weft_upstream::{
-    Cluster, Host, Outcome as Seen, PickContext, Protocol, RequestBody,
+    Cluster, Host, Outcome as Seen, PickContext, PreviousPriorities, Protocol, RequestBody,
     ResponseBody as UpstreamBody, SendFailure, SendOptions,
 };
 
@@ -34,6 +35,7 @@ mod rewrite;
 mod target;
 mod timeouts;
 
+pub(super) use failure::REQUEST_TIMEOUT;
 use failure::malformed_body;
 use rewrite::{needs_source, replace_host, rewrite};
 pub(crate) use target::{Choice, Target};
@@ -58,6 +60,8 @@ struct Routing {
     /// Values of `set-cookie` for clients that had none of what is hashed.
     cookies: Vec<String>,
     tried: Vec<Rc<Host>>,
+    /// Where it has been tried, if retries go to other priorities.
+    previous: Option<RefCell<PreviousPriorities>>,
     /// Held from the decision to try again until that attempt has its outcome.
     retrying: Option<Retrying>,
 }
@@ -124,6 +128,8 @@ enum Outcome {
     RouteTimeout,
     IdleTimeout,
     MaxStreamDuration,
+    /// The client has not sent its request in time.
+    RequestTimeout,
 }
 
 /// Sends the request to the route's cluster and gives the response.
@@ -201,6 +207,10 @@ impl Routing {
         let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
         let retries = retry::policy(configured, &mut head.headers);
         let retries = retries.filter(|retries| retries.applies_to(&head.view()));
+        let previous = retries
+            .as_ref()
+            .and_then(|retries| retries.policy().previous_priorities)
+            .map(|frequency| RefCell::new(PreviousPriorities::new(frequency)));
         let RequestHash { hash, cookies } = hash(exchange, &head, &forward, &cluster);
         rewrite(exchange, &mut head, &forward, &target);
         let body = if body.is_end_stream() {
@@ -227,6 +237,7 @@ impl Routing {
             hash,
             cookies,
             tried: Vec::new(),
+            previous,
             retrying: None,
         }
     }
@@ -262,6 +273,9 @@ impl Routing {
                 self.note_upstream(exchange, None);
                 return Err(Self::no_host(exchange));
             };
+            if let Some(previous) = &self.previous {
+                previous.borrow_mut().attempt(&host);
+            }
             self.note_upstream(exchange, Some(&host));
             let outcome = self.attempt(exchange, &host).await;
             self.retrying = None;
@@ -316,6 +330,7 @@ impl Routing {
             } else {
                 Some(&tried)
             },
+            previous: self.previous.as_ref(),
             attempts: self
                 .retries
                 .as_ref()
@@ -353,9 +368,10 @@ impl Routing {
             }
             Outcome::Failed(failure) => retries.after_failure(Some(failure.kind)),
             Outcome::PerTryTimeout => retries.after_failure(None),
-            Outcome::RouteTimeout | Outcome::IdleTimeout | Outcome::MaxStreamDuration => {
-                Decision::No
-            }
+            Outcome::RouteTimeout
+            | Outcome::IdleTimeout
+            | Outcome::MaxStreamDuration
+            | Outcome::RequestTimeout => Decision::No,
         }
     }
 
@@ -365,6 +381,7 @@ impl Routing {
             priority: self.forward.priority,
             downstream: protocol(exchange.downstream.version),
             downstream_id: exchange.downstream.id(),
+            ends: Some((exchange.downstream.remote, exchange.downstream.local)),
         };
         let limits = AttemptLimits {
             started: exchange.started(),
@@ -387,14 +404,19 @@ impl Routing {
                 .next(&self.body)
                 .is_none_or(|(later, _)| later <= Instant::now())
             {
-                self.count_timeout(host, &outcome);
+                self.count_timeout(exchange, host, &outcome);
                 return outcome;
             }
         }
     }
 
-    fn count_timeout(&self, host: &Host, outcome: &Outcome) {
+    fn count_timeout(&self, exchange: &Exchange, host: &Host, outcome: &Outcome) {
         match outcome {
+            Outcome::RequestTimeout => {
+                // The client's doing, not the host's.
+                exchange.manager().stats.downstream_rq_timeout.inc();
+                return;
+            }
             Outcome::PerTryTimeout => self.cluster.stats.upstream_rq_per_try_timeout.inc(),
             _ => self.cluster.stats.upstream_rq_timeout.inc(),
         }
@@ -445,7 +467,7 @@ impl Routing {
         exchange.upstream = Some(UpstreamInfo {
             cluster: Arc::clone(&config.name),
             stat_name: Arc::clone(config.alt_stat_name.as_ref().unwrap_or(&config.name)),
-            host: host.map(|host| host.address()),
+            host: host.map(|host| host.address().clone()),
             hostname: host
                 .map(|host| Arc::clone(host.hostname()))
                 .filter(|name| !name.is_empty()),

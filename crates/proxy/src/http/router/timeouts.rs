@@ -26,6 +26,8 @@ pub(super) struct Timeouts {
     pub(super) idle: Option<Duration>,
     /// Life of the whole stream.
     pub(super) max_stream: Option<Duration>,
+    /// For the request to arrive as a whole.
+    pub(super) request: Option<Duration>,
 }
 
 /// The limits of one attempt.
@@ -53,17 +55,22 @@ impl AttemptLimits {
             },
             Outgoing::None => (self.began, self.now, self.now),
         };
+        let arriving = body.asked_at(self.began).is_none();
         let Timeouts {
             route,
             per_try,
             idle,
             max_stream,
+            request,
         } = self.timeouts;
         let limits = [
             per_try.map(|limit| (since_try + limit, Outcome::PerTryTimeout)),
             route.map(|limit| (since_request + limit, Outcome::RouteTimeout)),
             idle.map(|limit| (since_move + limit, Outcome::IdleTimeout)),
             max_stream.map(|limit| (self.started + limit, Outcome::MaxStreamDuration)),
+            request
+                .filter(|_| arriving)
+                .map(|limit| (self.started + limit, Outcome::RequestTimeout)),
         ];
         limits.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -117,6 +124,7 @@ impl Timeouts {
                 per_try,
                 idle,
                 max_stream,
+                request: None,
             };
         }
         Self {
@@ -124,6 +132,7 @@ impl Timeouts {
             per_try,
             idle,
             max_stream,
+            request: manager.config.request_timeout,
         }
     }
 }

@@ -3,9 +3,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use prost::Message as _;
 use weft_config::RouteSource;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
+use weft_config::rpc::RpcRouteSource;
 use weft_config::tcp_proxy::TcpClusters;
+use weft_proto::aeraki::meta_protocol_proxy::v1alpha as rpc_pb;
 use weft_proto::pb::envoy::config::listener::v3 as pb;
 
 use super::Listeners;
@@ -16,6 +19,7 @@ use crate::server::leaving::clusters_of;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Needs {
     pub(crate) routes: BTreeSet<String>,
+    pub(crate) rpc_routes: BTreeSet<String>,
     pub(crate) secrets: BTreeSet<String>,
 }
 
@@ -26,7 +30,21 @@ impl Listeners {
         for entry in self.active.values().chain(self.warming.values()) {
             let needs = needs(&entry.spec.config);
             all.routes.extend(needs.routes);
+            all.rpc_routes.extend(needs.rpc_routes);
             all.secrets.extend(needs.secrets);
+        }
+        all
+    }
+
+    /// What listeners of other names need.
+    pub(super) fn needs_of_others(&self, name: &str) -> Needs {
+        let mut all = Needs::default();
+        for (other, entry) in self.active.iter().chain(&self.warming) {
+            if **other != *name {
+                let needs = needs(&entry.spec.config);
+                all.routes.extend(needs.routes);
+                all.rpc_routes.extend(needs.rpc_routes);
+            }
         }
         all
     }
@@ -50,7 +68,9 @@ impl Listeners {
                         }
                     },
                     NetworkFilter::Rpc(rpc) => {
-                        names.extend(rpc.routes.clusters().map(Arc::clone));
+                        if let RpcRouteSource::Inline(routes) = &rpc.routes {
+                            names.extend(routes.clusters().map(Arc::clone));
+                        }
                     }
                 }
             }
@@ -79,14 +99,70 @@ pub(super) fn needs(config: &weft_config::Listener) -> Needs {
                 .extend(tls.context.secret_names().map(ToString::to_string));
         }
         for filter in &chain.filters {
-            if let NetworkFilter::Http(http) = filter
-                && let RouteSource::Rds(name) = &http.routes
-            {
-                needs.routes.insert(name.to_string());
+            match filter {
+                NetworkFilter::Http(http) => {
+                    if let RouteSource::Rds(name) = &http.routes {
+                        needs.routes.insert(name.to_string());
+                    }
+                }
+                NetworkFilter::Rpc(rpc) => {
+                    if let RpcRouteSource::Rds(name) = &rpc.routes {
+                        needs.rpc_routes.insert(name.to_string());
+                    }
+                }
+                NetworkFilter::TcpProxy(_) => {}
             }
         }
     }
     needs
+}
+
+impl Needs {
+    /// A name that is one of HTTP routes and of RPC routes: what comes by that name could not be both.
+    pub(super) fn ambiguous<'a>(&'a self, others: &'a Self) -> Option<&'a str> {
+        let both = |one: &'a Self, other: &'a Self| {
+            let mut names = one.routes.intersection(&other.rpc_routes);
+            names.next().map(String::as_str)
+        };
+        both(self, self)
+            .or_else(|| both(self, others))
+            .or_else(|| both(others, self))
+    }
+
+    /// Names of all routes.
+    pub(crate) fn all_routes(&self) -> BTreeSet<String> {
+        self.routes.union(&self.rpc_routes).cloned().collect()
+    }
+}
+
+/// Whether two chains are the same but for the RPC routes inside of them, which a connection does not
+/// keep.
+pub(super) fn same_but_for_rpc_routes(one: &pb::FilterChain, other: &pb::FilterChain) -> bool {
+    one == other || matches!((bare(one), bare(other)), (Some(one), Some(other)) if one == other)
+}
+
+/// A chain without the RPC routes inside of it; nothing if there are none.
+fn bare(chain: &pb::FilterChain) -> Option<pb::FilterChain> {
+    use pb::filter::ConfigType;
+    use rpc_pb::meta_protocol_proxy::RouteSpecifier;
+    const MANAGER: &str = "aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy";
+    let mut chain = chain.clone();
+    let Some(ConfigType::TypedConfig(any)) = &mut chain.filters.last_mut()?.config_type else {
+        return None;
+    };
+    if any.type_url.rsplit('/').next() != Some(MANAGER) {
+        return None;
+    }
+    let mut manager = rpc_pb::MetaProtocolProxy::decode(&any.value[..]).ok()?;
+    if !matches!(
+        manager.route_specifier,
+        Some(RouteSpecifier::RouteConfig(_))
+    ) {
+        return None;
+    }
+    manager.route_specifier = Some(RouteSpecifier::RouteConfig(Default::default()));
+    any.value = manager.encode_to_vec();
+    Some(chain)
 }
 
 pub(super) fn replaced(old: &ListenerSpec, new: &ListenerSpec) -> Vec<u64> {

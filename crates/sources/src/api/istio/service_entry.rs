@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use weft_model::{
     AddressRange, Endpoint, EndpointAddress, Health, Hostname, Kind, Locality, Protocol,
-    Resolution, Service, ServicePort, TargetPort, Weight, Workload,
+    Resolution, RpcProtocol, Service, ServicePort, TargetPort, Weight, Workload,
 };
 
 use weft_proto::yaml::Node;
@@ -311,6 +311,7 @@ fn ports_of(ports: Vec<pb::ServicePort>, at: At<'_>) -> Vec<ServicePort> {
         let target = TargetPort::Number(target.unwrap_or(number));
         found.push(ServicePort {
             number,
+            rpc: RpcProtocol::of_port(&name, None, protocol),
             name: name.into(),
             protocol,
             target,

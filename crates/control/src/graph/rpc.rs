@@ -1,0 +1,98 @@
+//! Route configurations of ports that speak an RPC protocol, for sidecars that do, too: one a port. Must
+//! never know listeners.
+
+use std::sync::Arc;
+
+use prost::Message;
+use weft_model::{PortNumber, Service};
+use weft_xds::{Resource, TypeUrl};
+
+use super::key::{HostForm, OutboundHost, Reader};
+use super::value::Value;
+use super::{Cx, Shard, contain, hosts, places};
+use crate::emit::{Emitted, Fault, origins};
+use crate::generate::{routes, rpc_routes};
+
+pub(super) fn routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, shard: Shard) -> Value {
+    let mut out = Vec::new();
+    for seen in cx.visible(&reader.scope, shard).values() {
+        let Some(service) = cx.seen(seen) else {
+            continue;
+        };
+        for port in service.ports.iter().filter(|port| port.rpc.is_some()) {
+            let part = cx.part_of(&reader.scope, Some(port.number));
+            let reader = reader.part(part);
+            let of = (seen, port.number);
+            let host = hosts::of_service(cx, reader, of, HostForm::Only);
+            out.push(made(cx, &service, port.number, host.as_ref()));
+        }
+    }
+    contain::chunk(cx, &TypeUrl::ROUTE, out)
+}
+
+/// The routes of a port; none where it is not seen, so that nobody waits for them.
+fn made(
+    cx: &mut Cx<'_, '_>,
+    service: &Service,
+    port: PortNumber,
+    host: Option<&OutboundHost>,
+) -> Emitted {
+    let mut from = vec![service.origin.clone()];
+    let mut routes = rpc_routes::Made::default();
+    if let Some(host) = host {
+        let (found, objects) = of_host(cx, service, port, host);
+        routes = found;
+        from.extend(objects);
+    }
+    let rpc_routes::Made { routes, problems } = routes;
+    let message = rpc_routes::configuration((&service.hostname, port), routes);
+    let name = message.name.clone();
+    let from = origins(from);
+    let faults = problems.into_iter().map(|problem| Fault {
+        message: format!("RDS {name}: {problem}").into(),
+        origins: from.clone(),
+    });
+    let faults = faults.collect();
+    let resource = Resource::new(&TypeUrl::ROUTE, name.as_str(), message.encode_to_vec());
+    Emitted {
+        faults,
+        ..Emitted::new(resource, from)
+    }
+}
+
+/// With the objects behind them.
+fn of_host(
+    cx: &mut Cx<'_, '_>,
+    service: &Service,
+    port: PortNumber,
+    host: &OutboundHost,
+) -> (rpc_routes::Made, Vec<weft_model::ObjectRef>) {
+    let reader = &host.reader;
+    let mesh = cx.mesh();
+    let retries = mesh.default_retries.as_ref();
+    if let Some((rule, objects)) = host.rule.as_ref().and_then(|origin| cx.resolved(origin)) {
+        let (hashes, hashed_by) = places::of_destinations(cx, &reader.scope, &rule);
+        let to = routes::Reader {
+            namespace: &reader.scope.namespace,
+            labels: &reader.labels,
+            gateway: &weft_model::GatewayRef::Mesh,
+            port,
+            tls: false,
+            grpc: false,
+            forwarded_host: false,
+            hashes: &hashes,
+            retries,
+        };
+        let mut lookup = |name: &_| cx.visible_service(&reader.scope, name);
+        if let Some(made) = rpc_routes::of_rule(&rule, &to, &mut lookup) {
+            return (made, objects.into_iter().chain(hashed_by).collect());
+        }
+    }
+    // A rule of which nothing concerns the caller leaves the service as it is.
+    let own = places::of_host(cx, &reader.scope, &service.hostname);
+    let hash = own.as_ref().and_then(|(_, says)| says.port_hash(port));
+    let by = own.as_ref().filter(|_| hash.is_some());
+    let by = by.map_or_else(Vec::new, |(rules, _)| rules.to_vec());
+    let made = rpc_routes::default_for(port, &service.hostname, hash, retries);
+    (made, by)
+}

@@ -1,0 +1,77 @@
+//! RPC protocols that a mesh routes request by request, and how ports say that they speak one. Knows no
+//! frame.
+
+use std::fmt;
+
+use crate::protocol::Protocol;
+
+/// An RPC protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // the names are the protocols
+pub enum RpcProtocol {
+    Bolt,
+    Dubbo,
+}
+
+impl RpcProtocol {
+    const ALL: [Self; 2] = [Self::Bolt, Self::Dubbo];
+
+    /// Its name in ports and codecs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bolt => "bolt",
+            Self::Dubbo => "dubbo",
+        }
+    }
+
+    /// What a port speaks by its `appProtocol`, else by its name: the protocol, alone or before a `-`, behind
+    /// `tcp-metaprotocol-` (Aeraki), `tcp-` or `x-` (`SOFAMesh`) or behind nothing. Istio sees TCP in such a
+    /// port, or nothing that it knows.
+    pub fn of_port(name: &str, app_protocol: Option<&str>, protocol: Protocol) -> Option<Self> {
+        if !matches!(protocol, Protocol::Tcp | Protocol::Unsupported) {
+            return None;
+        }
+        let said = app_protocol.unwrap_or(name).to_ascii_lowercase();
+        let behind = |prefix| said.strip_prefix(prefix);
+        let rest = behind("tcp-metaprotocol-").or_else(|| behind("tcp-"));
+        let rest = rest.or_else(|| behind("x-")).unwrap_or(&said);
+        let word = rest.split('-').next().unwrap_or_default();
+        Self::ALL.into_iter().find(|one| one.as_str() == word)
+    }
+}
+
+impl fmt::Display for RpcProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_say_it_in_the_words_of_several_meshes() {
+        for (name, app, wanted) in [
+            ("dubbo", None, Some(RpcProtocol::Dubbo)),
+            ("dubbo-cart", None, Some(RpcProtocol::Dubbo)),
+            ("Bolt-cart", None, Some(RpcProtocol::Bolt)),
+            ("tcp-metaprotocol-dubbo", None, Some(RpcProtocol::Dubbo)),
+            ("tcp-metaprotocol-bolt-1", None, Some(RpcProtocol::Bolt)),
+            ("tcp-dubbo", None, Some(RpcProtocol::Dubbo)),
+            ("x-bolt-cart", None, Some(RpcProtocol::Bolt)),
+            ("any", Some("dubbo"), Some(RpcProtocol::Dubbo)),
+            ("dubbo", Some("http"), None),
+            ("dubbox", None, None),
+            ("tcp-metaprotocol", None, None),
+            ("tcp-metaprotocol-thrift", None, None),
+            ("http-dubbo", None, None),
+            ("", None, None),
+        ] {
+            let protocol = Protocol::select(80, name, "TCP", app);
+            let found = RpcProtocol::of_port(name, app, protocol);
+            assert_eq!(found, wanted, "{name} {app:?}");
+        }
+        assert_eq!(RpcProtocol::of_port("dubbo", None, Protocol::Http), None);
+    }
+}

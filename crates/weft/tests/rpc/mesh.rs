@@ -1,0 +1,124 @@
+//! A mesh of three sidecars that are their own agents, between a client and two versions of a service, all of
+//! which speak an RPC protocol. Must never know what is asserted.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+
+use serde_json::json;
+use weft_testkit::{ConfigFolder, Control, Dataplane, Node, OwnAgent, free_port};
+
+const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+pub(crate) const HOST: &str = "cart.shop.svc.cluster.local";
+const RULES: &str = "20-rules.yaml";
+
+/// See the module.
+pub(crate) struct RpcMesh {
+    pub(crate) folder: ConfigFolder,
+    pub(crate) control: Control,
+    secure: SocketAddr,
+    /// Of the service, and where the client finds its sidecar.
+    pub(crate) port: u16,
+}
+
+/// The service: two versions, and in the subset `near` a host that is not there beside the first.
+fn service(port: u16, port_name: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  \
+         hosts: [{HOST}]\n  addresses: [10.96.0.30]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  \
+         ports: [{{number: {port}, name: {port_name}, protocol: TCP}}]\n  endpoints:\n  \
+         - {{address: 127.0.0.31, labels: {{version: v1, group: near}}, serviceAccount: cart}}\n  \
+         - {{address: 127.0.0.32, labels: {{version: v2}}, serviceAccount: cart}}\n  \
+         - {{address: 127.0.0.33, labels: {{version: gone, group: near}}, serviceAccount: cart}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  \
+         host: {HOST}\n  trafficPolicy: {{loadBalancer: {{simple: ROUND_ROBIN}}}}\n  subsets:\n  \
+         - {{name: v1, labels: {{version: v1}}}}\n  - {{name: v2, labels: {{version: v2}}}}\n  \
+         - {{name: near, labels: {{group: near}}}}\n---\n\
+         apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: shop, namespace: shop}}\n\
+         spec: {{mtls: {{mode: STRICT}}}}\n"
+    )
+}
+
+impl RpcMesh {
+    /// The control plane, with a service whose port is called so.
+    pub(crate) async fn start(port_name: &str) -> Self {
+        let folder = ConfigFolder::new();
+        let port = free_port();
+        folder.write("10-service.yaml", &service(port, port_name));
+        let secure = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let ca = format!("--ca-dir={}", folder.path("ca").display());
+        let address = format!("--secure-grpc-addr={secure}");
+        let control = Control::start_with(WEFT, &folder, None, &[&ca, &address]).await;
+        Self {
+            folder,
+            control,
+            secure,
+            port,
+        }
+    }
+
+    /// Calls with the attachment `tag: gray` go to the second version, those of `slow` of the interface within 700 ms; those of `notes` where half of the hosts
+    /// is not there; all others are divided.
+    pub(crate) fn split(&self, v1: u32, v2: u32) {
+        let to = |subset: &str| format!("destination: {{host: {HOST}, subset: {subset}}}");
+        let (one, two, near) = (to("v1"), to("v2"), to("near"));
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  \
+             hosts: [{HOST}]\n  http:\n  \
+             - match: [{{headers: {{tag: {{exact: gray}}}}}}]\n    route: [{{{two}}}]\n  \
+             - match: [{{uri: {{prefix: /slo}}, authority: {{exact: shop.Cart}}}}]\n    timeout: 700ms\n    route: [{{{two}}}]\n  \
+             - match: [{{method: {{exact: notes}}}}]\n    route: [{{{near}}}]\n  \
+             - route:\n    - {{{one}, weight: {v1}}}\n    - {{{two}, weight: {v2}}}\n"
+        );
+        self.folder.write(RULES, &text);
+    }
+
+    fn token(&self, account: &str) -> String {
+        let mut command = Command::new(WEFT);
+        command.args(["token", "create", "-n", "shop", "-s", account, "--ca-dir"]);
+        let output = command.arg(self.folder.path("ca")).output();
+        let output = output.expect("the binary is built with the test");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// A sidecar with the identity of an account; `serves`: before an application at this port.
+    async fn sidecar(&self, account: &str, host: u8, serves: Option<u16>) -> Dataplane {
+        let inbound: Vec<(u16, u16)> = serves.iter().map(|app| (self.port, *app)).collect();
+        let ip = Ipv4Addr::new(127, 0, 0, host);
+        let mut node = Node::sidecar(&format!("{account}-{host}"), ip, free_port(), &inbound);
+        node.metadata["WEFT_OUTBOUND_LISTENERS"] = json!(serves.is_none().to_string());
+        let agent = OwnAgent {
+            address: self.secure,
+            roots: self.folder.path("ca").join("root-cert.pem"),
+            token: Some(self.token(account)),
+            environment: Vec::new(),
+        };
+        let mut proxy = Dataplane::launch_agent(WEFT, &node, &agent, &self.folder, &[]);
+        proxy.wait_ready().await;
+        let types = ["CDS", "EDS", "LDS", "RDS"];
+        self.control.wait_in_step(&proxy.id, &types).await;
+        proxy
+    }
+
+    /// The sidecar of version 1 or 2.
+    pub(crate) async fn server(&self, version: u8, app: u16) -> Dataplane {
+        self.sidecar("cart", 30 + version, Some(app)).await
+    }
+
+    pub(crate) async fn client(&self) -> Dataplane {
+        self.sidecar("front", 40, None).await
+    }
+
+    /// Name of a statistic of the client's connection manager.
+    pub(crate) fn of_client(&self, protocol: &str, name: &str) -> String {
+        format!(
+            "meta_protocol.{protocol}.outbound|{}||{HOST}.{name}",
+            self.port
+        )
+    }
+
+    /// Name of a statistic of the client's cluster of a subset.
+    pub(crate) fn of_subset(&self, subset: &str, name: &str) -> String {
+        format!("cluster.outbound|{}|{subset}|{HOST};.{name}", self.port)
+    }
+}

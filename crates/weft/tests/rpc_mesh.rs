@@ -1,0 +1,135 @@
+//! RPC calls across a mesh: two sidecars with mutual TLS between them, routed by Istio's rules, which change while calls
+//! go on.
+
+#[path = "rpc/dubbo.rs"]
+mod dubbo;
+#[path = "rpc/mesh.rs"]
+mod mesh;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mesh::RpcMesh;
+use serde_json::{Value, json};
+use weft_testkit::{Dataplane, Peers, Script, eventually, free_port, one_at_a_time};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn script(modules: &PathBuf, file: &str, arguments: &[String]) -> Command {
+    let at = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/rpc");
+    let mut command = Command::new("node");
+    command.arg(at.join(file)).args(arguments);
+    command.env("NODE_PATH", modules);
+    command
+}
+
+async fn ask(client: &mut Script, command: Value) -> Value {
+    client.ask(&command.to_string()).await
+}
+
+/// What a sidecar has in force has this text, without spaces.
+async fn in_force(proxy: &Dataplane, text: &str) {
+    eventually(text, SOON, async || {
+        let dump = proxy.admin("/config_dump").await;
+        let dump: String = dump.split_whitespace().collect();
+        dump.contains(text).then_some(()).ok_or_else(String::new)
+    })
+    .await;
+}
+
+/// 10,000 calls are divided as wanted, within two points.
+fn divided(answer: &Value, of_two: u64) {
+    let of = |name: &str| answer["seen"][name].as_u64().unwrap_or_default();
+    assert_eq!(of("one") + of("two"), 10_000, "{answer}");
+    let (least, most) = (of_two - 200, of_two + 200);
+    assert!((least..=most).contains(&of("two")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_of_bolt_moves_while_calls_go_on_and_closes_no_connection() {
+    let _turn = one_at_a_time();
+    let modules = Peers::new().rpc_node_modules();
+    let mesh = RpcMesh::start("bolt-cart").await;
+    mesh.split(80, 20);
+    let mut apps = Vec::new();
+    let mut sidecars = Vec::new();
+    for (version, name) in [(1, "one"), (2, "two")] {
+        let port = free_port();
+        let command = script(
+            &modules,
+            "bolt_server.js",
+            &[port.to_string(), name.to_owned()],
+        );
+        let mut app = Script::start(name, command, &mesh.folder.log(&format!("{name}.log")));
+        assert_eq!(app.answer().await, json!({"ready": true}));
+        apps.push(app);
+        sidecars.push(mesh.server(version, port).await);
+    }
+    let front = mesh.client().await;
+    let arguments = [mesh.port.to_string(), "2".to_owned(), "crc".to_owned()];
+    let command = script(&modules, "bolt_client.js", &arguments);
+    let mut client = Script::start("client", command, &mesh.folder.log("client.log"));
+    let many = json!({"op": "many", "method": "where", "args": ["x"], "times": 10_000});
+    let answer = ask(&mut client, many.clone()).await;
+    divided(&answer, 2000);
+    // What is open between the proxies now stays open.
+    let open = |stats: &weft_testkit::Stats| {
+        let made = |subset: &str| stats.get(&mesh.of_subset(subset, "upstream_cx_total"));
+        let gone = |subset: &str| stats.get(&mesh.of_subset(subset, "upstream_cx_destroy"));
+        (made("v1"), made("v2"), gone("v1"), gone("v2"))
+    };
+    let before = open(&front.stats().await);
+    assert!(before.0 > 0 && before.1 > 0);
+
+    let calling = ask(&mut client, many.clone());
+    let editing = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        mesh.split(30, 70);
+        in_force(&front, "\"weight\":70").await;
+    };
+    let (answer, ()) = tokio::join!(calling, editing);
+    let of = |name: &str| answer["seen"][name].as_u64().unwrap_or_default();
+    assert_eq!(of("one") + of("two"), 10_000, "no call is lost: {answer}");
+    let answer = ask(&mut client, many).await;
+    divided(&answer, 7000);
+    assert_eq!(answer["connections"], 1, "the client's");
+    let stats = front.stats().await;
+    assert_eq!(open(&stats), before, "the sidecar's");
+    assert_eq!(stats.get(&mesh.of_client("bolt", "cx_total")), 1);
+    assert_eq!(stats.get(&mesh.of_client("bolt", "cx_active")), 1);
+    assert_eq!(stats.get(&mesh.of_client("bolt", "request_twoway")), 30_000);
+    for sidecar in &sidecars {
+        let seen = sidecar.stats().await.ending(".ssl.handshake");
+        assert!(seen.values().sum::<u64>() > 0, "mutual TLS: {seen:?}");
+        sidecar.assert_nothing_refused().await;
+    }
+    front.assert_nothing_refused().await;
+
+    // A method and an interface choose the version, and the rule's time counts.
+    for _ in 0..10 {
+        let answer = ask(
+            &mut client,
+            json!({"op": "call", "method": "slow", "args": [1]}),
+        )
+        .await;
+        assert_eq!(answer["value"], "two", "{answer}");
+    }
+    let begun = Instant::now();
+    let late = json!({"op": "call", "method": "slow", "args": [20_000], "timeout": 60_000});
+    let answer = ask(&mut client, late).await;
+    assert!(answer["error"].is_string(), "{answer}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    // Half of these hosts are not there: such calls have reached nobody, and go to the others.
+    for _ in 0..20 {
+        let answer = ask(&mut client, json!({"op": "call", "method": "notes"})).await;
+        assert_eq!(answer["value"], 0, "{answer}");
+    }
+    let stats = front.stats().await;
+    assert!(stats.get(&mesh.of_client("bolt", "request_retry")) > 0);
+    assert_eq!(stats.get(&mesh.of_client("bolt", "cx_total")), 1);
+}

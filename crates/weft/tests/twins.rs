@@ -1,0 +1,10 @@
+//! The same bootstrap in a real Envoy and in Weft, for what the table of `proxy_parity` cannot say:
+//! each scene has a bootstrap and upstreams of its own, and both proxies give the same transcript.
+
+mod twins {
+    mod addresses;
+    mod hosts;
+    mod proxy;
+    mod servers;
+    mod tunnels;
+}
