@@ -69,7 +69,7 @@ impl<S: AsyncWrite + Unpin> Gather<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.empty(context))?;
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         self.unflushed = !matches!(flushed, Poll::Ready(Ok(())));
@@ -88,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<S> {
         if this.heard && (this.unflushed || !this.gathered.is_empty()) {
             this.at_once = false;
             // If the client takes no more now, flushing goes on with it.
-            if let Poll::Ready(Err(error)) = this.flush(context) {
+            if let Poll::Ready(Err(error)) = this.send(context) {
                 return Poll::Ready(Err(error));
             }
         }
@@ -102,7 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<S> {
         if buffer.filled().len() == before {
             // The client has closed its side, and may still read.
             this.at_once = true;
-            if let Poll::Ready(Err(error)) = this.flush(context) {
+            if let Poll::Ready(Err(error)) = this.send(context) {
                 return Poll::Ready(Err(error));
             }
         }
@@ -150,7 +150,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.gathered.is_empty() || this.at_once {
-            return this.flush(context);
+            return this.send(context);
         }
         if this.heard {
             context.waker().wake_by_ref();
@@ -160,7 +160,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.flush(context))?;
+        ready!(this.send(context))?;
         Pin::new(&mut this.stream).poll_shutdown(context)
     }
 }
