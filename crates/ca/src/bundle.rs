@@ -150,10 +150,19 @@ fn check_root(der: &CertificateDer<'_>) -> Result<(), String> {
 
 /// When a certificate ends.
 pub(crate) fn expiry(der: &[u8]) -> Option<SystemTime> {
+    validity(der).map(|(_, until)| until)
+}
+
+/// From when until when a certificate is valid.
+pub(crate) fn validity(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let seconds = certificate.validity().not_after.timestamp();
-    let seconds = u64::try_from(seconds).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    let time = |seconds: i64| {
+        let seconds = Duration::from_secs(u64::try_from(seconds).ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    let validity = certificate.validity();
+    let from = time(validity.not_before.timestamp())?;
+    Some((from, time(validity.not_after.timestamp())?))
 }
 
 pub(crate) fn since_epoch(time: SystemTime) -> Duration {

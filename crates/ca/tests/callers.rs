@@ -70,14 +70,14 @@ impl Mesh {
                 lists: weft_ca::authority::RevocationLists::default(),
             },
             issuer,
-            authenticator: Authenticator {
-                domains: TrustDomains {
+            authenticator: Authenticator::new(
+                TrustDomains {
                     own,
                     aliases: vec![domain("old.local")],
                 },
-                issuers: TokenIssuers::new(issuers),
-                joins: Some(JoinTokens::open(&folder.path().join("ca")).expect("a folder")),
-            },
+                TokenIssuers::new(issuers),
+                Some(JoinTokens::open(&folder.path().join("ca")).expect("a folder")),
+            ),
             key,
             now,
             folder,
@@ -187,6 +187,39 @@ fn certificates_of_strangers_and_revoked_ones_are_refused() {
     mesh.state.revoked = Arc::new(Revoked::parse(&serial).expect("a serial number"));
     assert_eq!(mesh.reason(&stolen), "certificate_revoked");
     assert!(mesh.ask(&other).is_ok());
+}
+
+#[test]
+fn a_certificate_that_is_damaged_anywhere_proves_nobody() {
+    let mesh = Mesh::new();
+    let shown = mesh.chain(CART, HOUR);
+    for again in [false, true] {
+        // Also when the right one is remembered as confirmed.
+        assert!(mesh.ask(&shown).is_ok(), "{again}");
+        for at in 0..shown.chain[0].len() {
+            for change in [1_u8, 0x80] {
+                let mut bytes = shown.chain[0].to_vec();
+                bytes[at] ^= change;
+                let damaged = Credentials {
+                    chain: vec![bytes.into()],
+                    bearer: None,
+                };
+                let refusal = mesh.ask(&damaged).expect_err("damaged");
+                assert!(
+                    matches!(refusal, Refusal::Certificate(_)),
+                    "{at}: {refusal}"
+                );
+            }
+        }
+        for length in 0..shown.chain[0].len() {
+            let cut = shown.chain[0][..length].to_vec();
+            let cut = Credentials {
+                chain: vec![cut.into()],
+                bearer: None,
+            };
+            assert!(mesh.ask(&cut).is_err(), "{length}");
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod convert;
 mod secret_source;
+mod spiffe;
 
 use std::sync::Arc;
 
@@ -59,12 +60,26 @@ pub struct TlsValidation {
     pub san_matchers: Vec<SanMatcher>,
     /// `trust_chain_verification: ACCEPT_UNTRUSTED`: verify if possible, accept anyway.
     pub accept_untrusted: bool,
+    /// Envoy's SPIFFE validator, ordered by name: the trust domain of the peer's URI chooses its roots.
+    /// Then roots, lists and `accept_untrusted` above do not count, of names only URIs do, and a
+    /// client must have a certificate. Empty without it.
+    pub spiffe: Vec<TrustDomainRoots>,
+}
+
+/// The roots of a trust domain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrustDomainRoots {
+    /// Such as `example.org`.
+    pub name: Arc<str>,
+    /// PEM roots, and lists of revoked certificates if there are any.
+    pub bundle: DataSource,
 }
 
 impl TlsValidation {
     /// The files it is read from.
     pub fn files(&self) -> impl Iterator<Item = &Arc<str>> {
-        let sources = self.trusted_ca.iter().chain(&self.crl);
+        let bundles = self.spiffe.iter().map(|domain| &domain.bundle);
+        let sources = self.trusted_ca.iter().chain(&self.crl).chain(bundles);
         sources.filter_map(DataSource::file)
     }
 }

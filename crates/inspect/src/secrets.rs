@@ -11,7 +11,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::time::ASN1Time;
 
-use crate::fields::{path, text};
+use crate::fields::{list, path, text};
 use crate::{Dump, Table};
 
 /// A secret and what its first certificate says.
@@ -37,7 +37,7 @@ pub struct SecretItem {
 
 /// The secrets of a dump, those that are not in use yet first. `now` is in seconds since 1970.
 pub fn select(dump: &Dump, now: i64) -> Vec<SecretItem> {
-    let items = dump.secrets().into_iter().map(|dumped| {
+    let items = dump.secrets().into_iter().flat_map(|dumped| {
         let chain = path(dumped.secret, &["tls_certificate", "certificate_chain"]);
         let authority = path(dumped.secret, &["validation_context", "trusted_ca"]);
         let pem = bytes(chain).or_else(|| bytes(authority));
@@ -46,8 +46,27 @@ pub fn select(dump: &Dump, now: i64) -> Vec<SecretItem> {
             state: dumped.state,
             ..SecretItem::default()
         };
-        pem.and_then(|pem| read(&pem, now, named.clone()))
-            .unwrap_or(named)
+        let domains = by_trust_domain(dumped.secret, now, &named);
+        if pem.is_none() && !domains.is_empty() {
+            return domains;
+        }
+        let item = pem.and_then(|pem| read(&pem, now, named.clone()));
+        vec![item.unwrap_or(named)]
+    });
+    items.collect()
+}
+
+/// The bundles of Envoy's SPIFFE validator, each under its domain.
+fn by_trust_domain(secret: &Value, now: i64, named: &SecretItem) -> Vec<SecretItem> {
+    let validator = ["validation_context", "custom_validator_config"];
+    let config = path(path(secret, &validator), &["typed_config"]);
+    let items = list(config, "trust_domains").iter().map(|domain| {
+        let pem = bytes(path(domain, &["trust_bundle"]));
+        let item = pem.and_then(|pem| read(&pem, now, named.clone()));
+        SecretItem {
+            trust_domain: text(domain, "name").to_owned(),
+            ..item.unwrap_or_else(|| named.clone())
+        }
     });
     items.collect()
 }
@@ -219,6 +238,33 @@ mod tests {
         assert_eq!(item.trust_domain, "cluster.local");
         assert!(table(&items, false).to_string().contains("TRUST DOMAIN"));
         assert!(!select(&dump, in_march + 10_000_000).iter().any(|i| i.valid));
+    }
+
+    #[test]
+    fn authorities_of_trust_domains_are_listed_each() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new([]).expect("parameters");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).expect("signed").pem();
+        let domain = |name: &str| {
+            let bundle = json!({"inline_bytes": STANDARD.encode(&pem)});
+            json!({"name": name, "trust_bundle": bundle})
+        };
+        let config = json!({"trust_domains": [domain("a.test"), domain("b.test")]});
+        let secret = json!({
+            "name": "ROOTCA",
+            "secret": {"validation_context": {"custom_validator_config": {"typed_config": config}}},
+        });
+        let text = json!({"configs": [{
+            "@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump",
+            "dynamic_active_secrets": [secret],
+        }]});
+        let dump = Dump::parse(&text.to_string()).expect("a dump");
+        let items = select(&dump, 0);
+        let told = items.iter().map(|i| [&*i.name, &*i.kind, &*i.trust_domain]);
+        let told: Vec<_> = told.collect();
+        let wanted = [["ROOTCA", "CA", "a.test"], ["ROOTCA", "CA", "b.test"]];
+        assert_eq!(told, wanted);
     }
 
     #[test]

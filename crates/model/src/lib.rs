@@ -67,7 +67,9 @@ pub use gateway::{
 };
 pub use hostname::{HostScope, Hostname, HostnameError, ScopedHost};
 pub use labels::Labels;
-pub use mesh::{MeshSettings, MeshTls, OutboundTrafficPolicy, PathNormalization, TlsDefaults};
+pub use mesh::{
+    MeshAuthorities, MeshSettings, MeshTls, OutboundTrafficPolicy, PathNormalization, TlsDefaults,
+};
 pub use name::{
     ExportTo, Kind, NameError, Namespace, ObjectRef, PortNumber, RuleMeta, Timestamp, Weight,
 };

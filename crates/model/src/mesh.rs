@@ -62,6 +62,15 @@ pub struct TlsDefaults {
     pub ecdh_curves: Vec<Arc<str>>,
 }
 
+/// Authorities besides the mesh's own (`caCertificates`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MeshAuthorities {
+    /// Certificates in PEM.
+    pub certificates: Arc<str>,
+    /// The trust domains whose identities they confirm; without any, the mesh's own and its aliases.
+    pub trust_domains: Vec<Arc<str>>,
+}
+
 /// Settings of the whole mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MeshSettings {
@@ -75,6 +84,8 @@ pub struct MeshSettings {
     pub trust_domain: Arc<str>,
     /// Other names of the trust domain.
     pub trust_domain_aliases: Vec<Arc<str>>,
+    /// Authorities besides the mesh's own.
+    pub authorities: Vec<MeshAuthorities>,
     /// Whether clients use mutual TLS where the server takes it, unasked.
     pub auto_mtls: bool,
     /// Mutual TLS of servers.
@@ -158,6 +169,7 @@ impl Default for MeshSettings {
             cluster_domain: "cluster.local".into(),
             trust_domain: "cluster.local".into(),
             trust_domain_aliases: Vec::new(),
+            authorities: Vec::new(),
             auto_mtls: true,
             mesh_tls: MeshTls::default(),
             outbound_policy: OutboundTrafficPolicy::AllowAny,

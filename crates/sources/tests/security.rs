@@ -116,3 +116,21 @@ fn a_mesh_has_trust_domains_and_providers() {
     let service = provider.service.to_string();
     assert_eq!(service, "shop/ask.shop.svc.cluster.local:80");
 }
+
+#[test]
+fn authorities_of_other_trust_domains_are_read_with_their_domains() {
+    let made = rcgen::generate_simple_self_signed(["a.example.com".to_owned()]);
+    let pem = made.expect("a certificate").cert.pem();
+    let text = serde_json::json!({"caCertificates": [
+        {"pem": pem, "trustDomains": ["b.test", "a.test", "b.test"]},
+        {"pem": pem},
+    ]});
+    let settings = mesh_config::parse("mesh.yaml", &text.to_string()).expect("valid");
+    let [named, own] = &*settings.authorities else {
+        panic!("{:?}", settings.authorities);
+    };
+    let names: Vec<&str> = named.trust_domains.iter().map(|name| &**name).collect();
+    assert_eq!(names, ["a.test", "b.test"]);
+    assert!(own.trust_domains.is_empty());
+    assert_eq!(&*own.certificates, pem);
+}

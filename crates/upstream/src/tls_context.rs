@@ -7,7 +7,7 @@ use std::sync::Arc;
 use weft_config::secret::SecretKind;
 use weft_config::tls::{
     CertificateSource, SanKind as ConfigSan, TlsCertificate, TlsContext, TlsValidation, TlsVersion,
-    ValidationSource,
+    TrustDomainRoots, ValidationSource,
 };
 use weft_config::{Cluster, DataSource, DownstreamTls, Secret, UpstreamTls};
 use weft_net::tls::{
@@ -135,6 +135,7 @@ pub fn check_clients<'a>(
                 spec.identity.clone(),
                 spec.validation.trusted_ca.clone(),
                 spec.validation.crl.clone(),
+                spec.validation.trust_domains.clone(),
                 spec.versions,
             );
             if !fine.contains(&parts) {
@@ -208,7 +209,21 @@ fn merged(own: &TlsValidation, defaults: Option<&TlsValidation>) -> Result<Valid
     let crl = own.crl.as_ref();
     let crl = crl.or(defaults.and_then(|d| d.crl.as_ref()));
     let sans = defaults.into_iter().chain([own]);
+    let mut spiffe = std::iter::once(own).chain(defaults).map(|one| &one.spiffe);
+    if let Some(domains) = spiffe.find(|domains| !domains.is_empty()) {
+        let sans = sans.flat_map(|v| &v.san_matchers).filter_map(uri_san);
+        let bundle = |domain: &TrustDomainRoots| {
+            let pem = read(&domain.bundle)?;
+            Ok((Arc::clone(&domain.name), pem))
+        };
+        return Ok(Validation {
+            sans: sans.collect(),
+            trust_domains: domains.iter().map(bundle).collect::<Result<_, _>>()?,
+            ..Validation::default()
+        });
+    }
     Ok(Validation {
+        trust_domains: Vec::new(),
         crl: crl.filter(|_| !accept_untrusted).map(read).transpose()?,
         crl_leaf_only: own.crl_leaf_only || defaults.is_some_and(|d| d.crl_leaf_only),
         trusted_ca: match trusted_ca {
@@ -222,6 +237,17 @@ fn merged(own: &TlsValidation, defaults: Option<&TlsValidation>) -> Result<Valid
         } else {
             sans.flat_map(|v| &v.san_matchers).map(san).collect()
         },
+    })
+}
+
+/// A matcher for the SPIFFE validator, which looks at no other names.
+fn uri_san(matcher: &weft_config::tls::SanMatcher) -> Option<SanMatcher> {
+    let is_of_uris = matches!(matcher.kind, ConfigSan::Uri | ConfigSan::Any);
+    is_of_uris.then(|| {
+        san(&weft_config::tls::SanMatcher {
+            kind: ConfigSan::Uri,
+            matcher: matcher.matcher.clone(),
+        })
     })
 }
 

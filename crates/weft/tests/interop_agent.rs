@@ -93,6 +93,93 @@ async fn proxies_get_their_own_certificates_and_never_notice_a_renewal() {
     assert_eq!(roots, std::fs::read(world.roots()).expect("written"));
 }
 
+/// Whatever the log's level and whoever asks: of keys and tokens nothing is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_and_tokens_are_in_no_log_no_dump_and_no_metadata() {
+    let _turn = one_at_a_time();
+    let world = World::start(&[]).await;
+    let output = world.folder.path("output");
+    let token = world.token("server");
+    let environment = [
+        ("WEFT_LOG", "trace"),
+        ("SECRET_TTL", LIFE),
+        ("OUTPUT_CERTS", &*output.display().to_string()),
+    ];
+    let own = Some(token.clone());
+    let (server, _) = world
+        .sidecar_of(own, "server", 24, true, &environment)
+        .await;
+    let read = |name: &str| std::fs::read_to_string(output.join(name)).expect("written");
+    let mut secrets = vec![token];
+    let lines_of = |text: &str| -> Vec<String> {
+        let body = text.lines().filter(|line| !line.starts_with("-----"));
+        body.map(str::to_owned).collect()
+    };
+    secrets.extend(lines_of(&read("key.pem")));
+    // The control plane's own: what it signs with.
+    let ca = std::fs::read_dir(world.folder.path("ca")).expect("a folder");
+    for file in ca {
+        let path = file.expect("a file").path();
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let keys = text.split("-----BEGIN ").skip(1);
+        for key in keys.filter(|block| block.starts_with("PRIVATE KEY")) {
+            let body = key.split("-----END").next().unwrap_or_default();
+            secrets.extend(body.lines().skip(1).map(str::to_owned));
+        }
+    }
+    secrets.retain(|secret| secret.len() > 16);
+    assert!(secrets.len() >= 5, "{}", secrets.len());
+    let certificates = metric(&server, "agent.certificates").await;
+    eventually("it was renewed", SOON, async || {
+        let now = metric(&server, "agent.certificates").await;
+        (now > certificates).then_some(()).ok_or(now.to_string())
+    })
+    .await;
+    secrets.extend(
+        lines_of(&read("key.pem"))
+            .into_iter()
+            .filter(|line| line.len() > 16),
+    );
+    let mut told = vec![
+        ("the proxy's log", server.log()),
+        ("the control plane's log", world.control.log()),
+    ];
+    for page in [
+        "/config_dump?include_eds",
+        "/certs",
+        "/server_info",
+        "/stats",
+        "/clusters?format=json",
+        "/init_dump",
+    ] {
+        told.push((page, server.admin(page).await));
+    }
+    let id = &server.id;
+    for page in [
+        format!("/debug/config_dump?proxyID={id}"),
+        "/debug/connections".to_owned(),
+        "/debug/adsz".to_owned(),
+        "/debug/syncz".to_owned(),
+        "/metrics".to_owned(),
+    ] {
+        let answer = get(world.control.monitoring(), &page).await;
+        told.push(("a page of the control plane", answer.expect(&page).body));
+    }
+    assert!(told[0].1.contains("TRACE"), "the level counts");
+    assert!(told.iter().all(|(_, text)| !text.is_empty()));
+    for (place, text) in &told {
+        for secret in &secrets {
+            assert!(!text.contains(&**secret), "{place} tells a secret");
+        }
+        // Keys in bytes are shown in base64.
+        for mark in ["PRIVATE KEY", "LS0tLS1CRUdJTiBQUklWQVRFIEtFW"] {
+            assert!(!text.contains(mark), "{place} tells a key");
+        }
+    }
+}
+
 /// What is on its disk gets a proxy its next certificate after its end: the join token is used up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_starts_again_shows_the_certificate_that_it_wrote() {

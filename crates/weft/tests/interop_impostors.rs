@@ -39,7 +39,12 @@ impl Forger {
 
     /// One who calls his own root the mesh's.
     fn stranger() -> Self {
-        let domain = TrustDomain::parse("cluster.local").expect("valid");
+        Self::root_of("cluster.local")
+    }
+
+    /// The authority of a trust domain.
+    fn root_of(domain: &str) -> Self {
+        let domain = TrustDomain::parse(domain).expect("valid");
         let now = SystemTime::now();
         let (key, root) = Issuer::new_root(&domain, KeyKind::P256, HOUR, now).expect("a root");
         let bundle = TrustBundle::new([root.clone()]).expect("a bundle");
@@ -310,4 +315,60 @@ async fn envoys_refuse_certificates_that_the_authority_revokes() {
 async fn weft_proxies_without_an_agent_refuse_certificates_that_the_authority_revokes() {
     let _turn = one_at_a_time();
     the_list_reaches(&Program::Weft(WEFT.into())).await;
+}
+
+/// `caCertificates`: the authority of another trust domain confirms identities of that domain and of
+/// no other.
+async fn another_trust_domain_is_let_in(program: &Program) {
+    let others = Forger::root_of("example.org");
+    let root = TrustBundle::new([others.0.certificate().clone()]).expect("a root");
+    let pem = String::from_utf8(root.pem().to_vec()).expect("PEM");
+    let mesh = serde_json::json!({
+        "caCertificates": [{"pem": pem, "trustDomains": ["example.org"]}],
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("mesh.yaml");
+    std::fs::write(&file, mesh.to_string()).expect("mine");
+    let world = World::start(&[&format!("--mesh-config={}", file.display())]).await;
+    let (server, _) = world.served(program, "server", 24, true).await;
+    let (mesh, now) = (Forger::of(&world), SystemTime::now());
+    let foreign = "spiffe://example.org/ns/shop/sa/front";
+    let status = |seen: &Result<String, String>| {
+        let line = seen.as_ref().ok()?;
+        line.split(' ').nth(1).map(str::to_owned)
+    };
+    for (what, certificate, wanted) in [
+        ("the mesh's own", mesh.issue(FRONT, now), Some("200")),
+        // It is let in; no policy is for it.
+        ("its own domain", others.issue(foreign, now), Some("403")),
+        ("a domain of others", others.issue(FRONT, now), None),
+        ("the mesh for others", mesh.issue(foreign, now), None),
+        (
+            "a domain that nobody knows",
+            others.issue("spiffe://else.where/ns/shop/sa/front", now),
+            None,
+        ),
+    ] {
+        eventually(what, SOON, async || {
+            let seen = knock(Some(&certificate)).await;
+            (status(&seen).as_deref() == wanted)
+                .then_some(())
+                .ok_or(format!("{seen:?}"))
+        })
+        .await;
+    }
+    assert_eq!(ssl(&server, "fail_verify_error").await, 3);
+    server.assert_nothing_refused().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoys_let_another_trust_domain_in_by_its_own_authority_only() {
+    let _turn = one_at_a_time();
+    another_trust_domain_is_let_in(&Program::Envoy(Peers::new().envoy())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weft_proxies_let_another_trust_domain_in_by_its_own_authority_only() {
+    let _turn = one_at_a_time();
+    another_trust_domain_is_let_in(&Program::Weft(WEFT.into())).await;
 }

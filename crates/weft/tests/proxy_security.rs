@@ -43,6 +43,21 @@ async fn policies_hold_as_in_envoy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trust_domains_choose_their_roots_as_in_envoy() {
+    let scene = Scene {
+        bootstrap: include_str!("security/domains.yaml"),
+        listeners: &["plain", "domains", "named"],
+        stats: &["http.plain.downstream_rq_", "http.domains.downstream_rq_"],
+    };
+    compare(
+        &scene,
+        include_str!("security/domains.txt"),
+        &BTreeMap::new(),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_are_wanted_as_in_envoy() {
     let scene = Scene {
         bootstrap: include_str!("security/tokens.yaml"),

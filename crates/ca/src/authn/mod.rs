@@ -1,6 +1,7 @@
 //! Who a caller is: by the certificate it has, by a token of a known issuer, or by a join token.
 //! Never knows what the caller wants, nor how the credentials came.
 
+mod confirmed;
 pub mod issuers;
 pub mod join;
 pub(crate) mod peer;
@@ -193,9 +194,20 @@ pub struct Authenticator {
     pub issuers: TokenIssuers,
     /// Join tokens, if there are any.
     pub joins: Option<JoinTokens>,
+    confirmed: confirmed::Confirmed,
 }
 
 impl Authenticator {
+    /// Believes workloads of these domains, and these tokens.
+    pub fn new(domains: TrustDomains, issuers: TokenIssuers, joins: Option<JoinTokens>) -> Self {
+        Self {
+            domains,
+            issuers,
+            joins,
+            confirmed: confirmed::Confirmed::default(),
+        }
+    }
+
     /// Finds out who shows these credentials. A token counts before a certificate: who has both
     /// renews by the token what its certificate may no longer be good for.
     ///
@@ -213,7 +225,7 @@ impl Authenticator {
         if credentials.chain.is_empty() {
             return Err(Refusal::NoCredentials);
         }
-        let id = peer::identity(&credentials.chain, state, now)?;
+        let id = peer::identity(&credentials.chain, &self.confirmed, state, now)?;
         let workload = self.domains.workload(&id);
         Ok(Caller {
             id: workload.ok_or_else(|| Refusal::Name(id.to_string()))?,

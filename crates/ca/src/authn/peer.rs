@@ -9,6 +9,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Refusal;
+use super::confirmed::Confirmed;
 use crate::authority::State;
 use crate::{SpiffeId, pem};
 
@@ -18,13 +19,14 @@ const MAX_CHAIN: usize = 10;
 /// Checks a chain as it is now: connections outlive certificates and roots.
 pub(super) fn identity(
     chain: &[CertificateDer<'static>],
+    confirmed: &Confirmed,
     state: &State,
     now: SystemTime,
 ) -> Result<SpiffeId, Refusal> {
     if chain.len() > MAX_CHAIN {
         return Err(Refusal::Certificate("the chain is too long".to_owned()));
     }
-    (state.bundle.verify(chain, now)).map_err(Refusal::Certificate)?;
+    (confirmed.verify(&state.bundle, chain, now)).map_err(Refusal::Certificate)?;
     let unreadable = || Refusal::Certificate("it cannot be read".to_owned());
     let first = chain.first().ok_or_else(unreadable)?;
     let (_, certificate) = X509Certificate::from_der(first).map_err(|_| unreadable())?;

@@ -4,3 +4,4 @@ mod agent;
 mod istio;
 mod mutation;
 mod refusals;
+mod spiffe;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::secret_source::{SecretSource, secret_source};
+use super::spiffe::custom_validator;
 use super::{
     CertificateSource, DownstreamTls, SanKind, SanMatcher, TlsCertificate, TlsContext,
     TlsValidation, TlsVersion, UpstreamTls, ValidationSource,
@@ -62,7 +63,7 @@ pub(crate) fn validation(
         suppress_client_ca_list,
     } = message;
     unsupported!(p; ca_certificate_provider_instance, verify_certificate_spki, verify_certificate_hash,
-        allow_expired_certificate, custom_validator_config);
+        allow_expired_certificate);
     p.unsupported(
         "require_signed_certificate_timestamp",
         flag(require_signed_certificate_timestamp.as_ref(), false),
@@ -85,6 +86,11 @@ pub(crate) fn validation(
     ));
     let trusted_ca = p.opt("trusted_ca", trusted_ca.as_ref(), data_source);
     let crl = p.opt("crl", crl.as_ref(), data_source);
+    let spiffe = p.opt(
+        "custom_validator_config",
+        custom_validator_config.as_ref(),
+        custom_validator,
+    );
     let trust = p.enumeration::<TrustChainVerification>(
         "trust_chain_verification",
         *trust_chain_verification,
@@ -96,6 +102,7 @@ pub(crate) fn validation(
         crl_leaf_only: *only_verify_leaf_cert_crl,
         san_matchers,
         accept_untrusted: trust == TrustChainVerification::AcceptUntrusted,
+        spiffe: spiffe.unwrap_or_default(),
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod external;
 mod gate;
+mod gather;
 mod identity_service;
 mod issuer_keys;
 mod keeper;
@@ -306,11 +307,11 @@ pub(crate) fn open(
         jwt_keys: ArcSwap::from_pointee(jwt_keys),
         foreign: ArcSwap::from_pointee(foreign),
         jwt_lifetime: config.jwt_lifetime,
-        authenticator: Authenticator {
+        authenticator: Authenticator::new(
             domains,
             issuers,
-            joins: Some(JoinTokens::open(&config.folder)?),
-        },
+            Some(JoinTokens::open(&config.folder)?),
+        ),
         reviewer: config
             .review
             .as_ref()

@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use weft_xds::server::grpc::{self as ads, Admitted, Carrier, Counters};
 
+use super::gather::Gather;
 use super::{Desk, ServerCertificate};
 
 /// A handshake must be over within this time.
@@ -129,7 +130,7 @@ impl ClientCertVerifier for Want {
 }
 
 /// A connection after its handshake.
-pub(crate) type Secured = Carrier<Probation<TlsStream<Admitted>>, Peer>;
+pub(crate) type Secured = Carrier<Probation<Gather<TlsStream<Admitted>>>, Peer>;
 
 /// A connection that ends unless a call of it is believed in time.
 pub(crate) struct Probation<S> {
@@ -247,7 +248,7 @@ pub(crate) fn incoming(
                             believed: Arc::default(),
                             doubted: Arc::default(),
                         };
-                        let stream = Probation::new(stream, &peer, desk, PROOF);
+                        let stream = Probation::new(Gather::new(stream), &peer, desk, PROOF);
                         // The server may be about to end.
                         let _ = sender.send(Ok(Carrier::new(stream, peer))).await;
                         return;

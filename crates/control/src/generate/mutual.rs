@@ -54,7 +54,9 @@ pub(crate) fn server(mesh: &MeshSettings, identity: &Identity) -> Option<Downstr
     } else {
         suites.iter().map(ToString::to_string).collect()
     };
+    let others = mesh.authorities.iter().flat_map(|one| &one.trust_domains);
     let domains = std::iter::once(&mesh.trust_domain).chain(&mesh.trust_domain_aliases);
+    let domains = domains.chain(others);
     let mut names: Vec<StringMatcher> = Vec::new();
     for domain in domains {
         let name = StringMatcher {

@@ -60,9 +60,10 @@ pub(super) fn credential(
 pub(super) fn workload(cx: &mut Cx<'_, '_>, namespace: &Namespace, account: &Arc<str>) -> Value {
     let key = Key::Svid(namespace.clone(), Arc::clone(account));
     let svid = read!(cx, key, Svid);
+    let mesh = cx.mesh();
     let made = svid
         .iter()
-        .flat_map(|svid| [secrets::own(svid), secrets::roots(svid)]);
+        .flat_map(|svid| [secrets::own(svid), secrets::roots(svid, &mesh)]);
     Value::Chunk(made.collect())
 }
 

@@ -142,6 +142,52 @@ async fn callers_without_good_credentials_get_no_certificate_and_the_reason_is_c
     secure.stop().await;
 }
 
+/// One of `text`'s characters is another one.
+fn damaged(text: &str, at: usize) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+    String::from_utf8(bytes).expect("ASCII")
+}
+
+#[tokio::test]
+async fn every_malformed_request_gets_a_clear_status() {
+    let secure = Secure::start().await;
+    let token = secure.kubernetes_token("istio-ca");
+    let good = request().1;
+    let twice = good.csr.repeat(2);
+    let named = |name: &str| good.csr.replace("CERTIFICATE REQUEST", name);
+    let no_base64 = good.csr.replace('M', "*");
+    let mut bad = vec![
+        (String::new(), "BEGIN CERTIFICATE REQUEST"),
+        ("\u{0}\u{7f}".to_owned(), "BEGIN CERTIFICATE REQUEST"),
+        (twice, "is not one"),
+        (named("CERTIFICATE"), "BEGIN CERTIFICATE REQUEST"),
+        (named("PRIVATE KEY"), "BEGIN CERTIFICATE REQUEST"),
+        (no_base64, "BEGIN CERTIFICATE REQUEST"),
+        ("x".repeat(20_000), "longer than 16 KiB"),
+    ];
+    // Whatever is different in it, it is not what its key has signed.
+    let begin = good.csr.find('\n').expect("lines") + 1;
+    let end = good.csr.rfind("\n-----END").expect("an end") - 4;
+    let places = (begin..end).filter(|at| good.csr.as_bytes()[*at] != b'\n');
+    bad.extend(places.step_by(9).map(|at| (damaged(&good.csr, at), "the ")));
+    for (csr, says) in &bad {
+        let mut asked = good.clone();
+        asked.csr.clone_from(csr);
+        let refused = secure.ask(None, Some(&token), asked).await;
+        let refused = refused.expect_err(csr);
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        let text = refused.message();
+        assert!(text.starts_with("CSR signing error ("), "{text}");
+        assert!(text.contains(says), "{csr}: {text}");
+    }
+    let counted = secure.metric("citadel_server_csr_parsing_err_count").await;
+    assert_eq!(counted, bad.len() as u64);
+    let issued = secure.ask(None, Some(&token), good).await;
+    issued.expect("it goes on");
+    secure.stop().await;
+}
+
 #[tokio::test]
 async fn nodes_without_an_agent_get_their_own_certificate_with_its_key() {
     let secure = Secure::start().await;

@@ -61,6 +61,7 @@ impl CertificateReader {
         identities: &[Identity],
         validation: Option<&Validation>,
     ) -> ContextCertificates {
+        let domains = validation.map_or(&[][..], |validation| &validation.trust_domains);
         let ca = validation.and_then(|validation| validation.trusted_ca.as_ref());
         let presented = identities.iter().filter_map(|identity| {
             let chain = self.read(&identity.chain);
@@ -69,6 +70,10 @@ impl CertificateReader {
         let presented = presented.collect();
         ContextCertificates {
             trusted: match ca {
+                _ if !domains.is_empty() => {
+                    let domains = domains.iter().map(|(_, pem)| self.read(pem));
+                    domains.flat_map(|read| read.to_vec()).collect()
+                }
                 Some(ca) if ca.source != PemSource::System => self.read(ca),
                 _ => Arc::default(),
             },

@@ -14,6 +14,7 @@ use webpki::KeyUsage;
 
 use super::revocation::Revocation;
 use super::signatures::signatures_by_provider;
+use super::trust_domains::TrustDomains;
 use super::{ClientSpec, SanMatcher, TlsError, provider, san, versions};
 
 /// Builds the client side. Like Envoy it does not compare the server's certificate with the
@@ -22,15 +23,23 @@ use super::{ClientSpec, SanMatcher, TlsError, provider, san, versions};
 /// # Errors
 /// Names the PEM text that is wrong.
 pub fn client_config(spec: &ClientSpec) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match &spec.validation.trusted_ca {
-        Some(ca) => Some(ca.roots()?),
-        None => None,
+    let algorithms = provider().signature_verification_algorithms;
+    let validation = &spec.validation;
+    let domains = TrustDomains::new(&validation.trust_domains, algorithms)?;
+    let roots = match &validation.trusted_ca {
+        Some(ca) if domains.is_none() => Some(ca.roots()?),
+        _ => None,
+    };
+    let revocation = match &domains {
+        None => Revocation::new(validation, roots.as_ref())?,
+        Some(_) => None,
     };
     let verifier = Servers {
-        revocation: Revocation::new(&spec.validation, roots.as_ref())?,
+        revocation,
         roots,
-        sans: spec.validation.sans.clone(),
-        algorithms: provider().signature_verification_algorithms,
+        domains,
+        sans: validation.sans.clone(),
+        algorithms,
     };
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&versions(spec.versions)?)
@@ -54,13 +63,15 @@ pub fn client_config(spec: &ClientSpec) -> Result<Arc<ClientConfig>, TlsError> {
 struct Servers {
     roots: Option<Arc<RootCertStore>>,
     revocation: Option<Revocation>,
+    domains: Option<TrustDomains>,
     sans: Vec<SanMatcher>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Servers {{ verified: {} }}", self.roots.is_some())
+        let verified = self.roots.is_some() || self.domains.is_some();
+        write!(f, "Servers {{ verified: {verified} }}")
     }
 }
 
@@ -81,6 +92,9 @@ impl ServerCertVerifier for Servers {
                 now,
                 self.algorithms.all,
             )?;
+        }
+        if let Some(domains) = &self.domains {
+            domains.check(end_entity, intermediates, now, KeyUsage::server_auth())?;
         }
         if let Some(revocation) = &self.revocation {
             let usage = KeyUsage::server_auth();

@@ -8,6 +8,7 @@ mod revocation;
 mod san;
 mod server;
 mod signatures;
+mod trust_domains;
 
 use std::fmt;
 use std::io;
@@ -47,6 +48,9 @@ pub struct Validation {
     pub crl_leaf_only: bool,
     /// One of these has to match a subject alternative name. Empty: names are not looked at.
     pub sans: Vec<SanMatcher>,
+    /// Roots by trust domains: that of the peer's SPIFFE ID chooses, and the fields above but for
+    /// `sans` do not count. A client must have a certificate then. Empty: not so.
+    pub trust_domains: Vec<(Arc<str>, Pem)>,
 }
 
 /// What a TLS server is made of.

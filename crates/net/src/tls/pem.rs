@@ -7,7 +7,7 @@ use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroize;
 
 use super::TlsError;
@@ -116,6 +116,12 @@ impl Pem {
             return Err(self.error("no `BEGIN CERTIFICATE` block"));
         }
         Ok(found)
+    }
+
+    /// Whether it holds lists of revoked certificates.
+    pub(super) fn has_lists(&self) -> bool {
+        let mut lists = CertificateRevocationListDer::pem_slice_iter(&self.bytes);
+        lists.next().is_some()
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {

@@ -52,6 +52,15 @@ impl Revocation {
         }))
     }
 
+    /// The lists of a text, of all authorities of a chain up to these roots.
+    pub(super) fn of(pem: &Pem, roots: &Arc<RootCertStore>) -> Result<Self, TlsError> {
+        Ok(Self {
+            lists: lists(pem)?,
+            leaf_only: false,
+            roots: Arc::clone(roots),
+        })
+    }
+
     /// Whether a chain that its roots confirm is revoked, or not known to be good.
     pub(super) fn check(
         &self,
@@ -84,14 +93,21 @@ impl Revocation {
             Some(options),
             None,
         );
-        checked.map(|_| ()).map_err(|error| {
-            Error::InvalidCertificate(match error {
-                webpki::Error::CertRevoked => CertificateError::Revoked,
-                webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
-                other => CertificateError::Other(OtherError(Arc::new(other))),
-            })
-        })
+        checked.map(|_| ()).map_err(refusal)
     }
+}
+
+/// Why a chain is refused, in rustls' words where it has any.
+pub(super) fn refusal(error: webpki::Error) -> Error {
+    use webpki::Error as Found;
+    Error::InvalidCertificate(match error {
+        Found::CertRevoked => CertificateError::Revoked,
+        Found::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
+        Found::CertExpired { .. } => CertificateError::Expired,
+        Found::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        Found::UnknownIssuer => CertificateError::UnknownIssuer,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    })
 }
 
 fn lists(pem: &Pem) -> Result<Vec<CertRevocationList<'static>>, TlsError> {

@@ -14,6 +14,7 @@ use webpki::KeyUsage;
 
 use super::revocation::Revocation;
 use super::signatures::signatures_by_provider;
+use super::trust_domains::TrustDomains;
 use super::{SanMatcher, ServerSpec, TlsError, Validation, end_entity, provider, san, versions};
 
 /// Builds the server side.
@@ -111,6 +112,16 @@ fn verifier(
     required: bool,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let algorithms = provider().signature_verification_algorithms;
+    if let Some(domains) = TrustDomains::new(&validation.trust_domains, algorithms)? {
+        return Ok(Arc::new(Clients {
+            revocation: None,
+            chain: None,
+            domains: Some(domains),
+            sans: validation.sans.clone(),
+            required: true,
+            algorithms,
+        }));
+    }
     let (chain, roots) = match &validation.trusted_ca {
         None => (None, None),
         Some(ca) => {
@@ -127,6 +138,7 @@ fn verifier(
     Ok(Arc::new(Clients {
         revocation: Revocation::new(validation, roots.as_ref())?,
         chain,
+        domains: None,
         sans: validation.sans.clone(),
         required,
         algorithms,
@@ -136,6 +148,7 @@ fn verifier(
 /// Judges clients: chain (if there is a trusted CA), then names.
 struct Clients {
     chain: Option<Arc<dyn ClientCertVerifier>>,
+    domains: Option<TrustDomains>,
     revocation: Option<Revocation>,
     sans: Vec<SanMatcher>,
     required: bool,
@@ -144,12 +157,16 @@ struct Clients {
 
 impl fmt::Debug for Clients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Clients {{ verified: {} }}", self.chain.is_some())
+        let verified = self.chain.is_some() || self.domains.is_some();
+        write!(f, "Clients {{ verified: {verified} }}")
     }
 }
 
 impl ClientCertVerifier for Clients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        if let Some(domains) = &self.domains {
+            return domains.subjects();
+        }
         self.chain.as_ref().map_or(&[], |c| c.root_hint_subjects())
     }
     fn client_auth_mandatory(&self) -> bool {
@@ -163,6 +180,9 @@ impl ClientCertVerifier for Clients {
     ) -> Result<ClientCertVerified, Error> {
         if let Some(chain) = &self.chain {
             chain.verify_client_cert(end_entity, intermediates, now)?;
+        }
+        if let Some(domains) = &self.domains {
+            domains.check(end_entity, intermediates, now, KeyUsage::client_auth())?;
         }
         if let Some(revocation) = &self.revocation {
             let usage = KeyUsage::client_auth();

@@ -31,6 +31,7 @@ impl Authority {
         if let Some(uri) = uri {
             let uri = SanType::URI(uri.try_into().unwrap());
             params.subject_alt_names.push(uri);
+            params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
         }
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
@@ -396,4 +397,120 @@ async fn refusals_of_certificates_are_told_apart() {
         let (seen, _) = handshake(&spec, &caller, Some("a.example.com")).await;
         assert_eq!(seen.err().and_then(|error| error.unverified()), wanted);
     }
+}
+
+/// Both sides know the domains `one.test` and `two.test`, each by its own authority; gives what the
+/// server makes of a client with this certificate.
+async fn by_domain(
+    authorities: [&Authority; 2],
+    client_certificate: Option<Identity>,
+    sans: Vec<SanMatcher>,
+) -> Result<(), HandshakeError> {
+    let names = ["one.test", "two.test"].map(Arc::from);
+    let bundles = authorities.map(|authority| authority.pem.clone());
+    let validation = Validation {
+        sans,
+        trust_domains: names.into_iter().zip(bundles).collect(),
+        ..Validation::default()
+    };
+    let own = authorities[1].issue(&[], Some("spiffe://two.test/ns/a/sa/server"));
+    let spec = ServerSpec {
+        validation: Some(validation.clone()),
+        ..server(vec![own])
+    };
+    let client = ClientSpec {
+        identity: client_certificate,
+        validation: Validation {
+            sans: Vec::new(),
+            ..validation
+        },
+        ..client(None, vec![])
+    };
+    let (server, client) = handshake(&spec, &client, None).await;
+    assert_eq!(server.is_ok(), client.is_ok());
+    server.map(drop)
+}
+
+#[tokio::test]
+async fn the_trust_domain_of_a_name_chooses_who_must_confirm_it() {
+    let (one, two) = (authority("one"), authority("two"));
+    let both = [&one, &two];
+    let of = |authority: &Authority, id: &str| Some(authority.issue(&[], Some(id)));
+    let fine = "spiffe://one.test/ns/a/sa/b";
+    by_domain(both, of(&one, fine), vec![])
+        .await
+        .expect("its own");
+    let foreign = "spiffe://two.test/ns/a/sa/b";
+    by_domain(both, of(&two, foreign), vec![])
+        .await
+        .expect("its own");
+    for (certificate, why) in [
+        (of(&two, fine), "another domain's authority"),
+        (of(&one, "spiffe://three.test/a"), "an unknown domain"),
+        (of(&one, "spiffe://one.test"), "no path"),
+        (of(&one, "https://one.test/a"), "no SPIFFE ID"),
+        (Some(one.issue(&["one.test"], None)), "no URI"),
+    ] {
+        let refused = by_domain(both, certificate, vec![]).await;
+        let refused = refused.expect_err(why).unverified();
+        assert_eq!(refused, Some(Unverified::Chain), "{why}");
+    }
+    let refused = by_domain(both, None, vec![])
+        .await
+        .expect_err("nothing shown");
+    assert_eq!(refused.unverified(), Some(Unverified::NoCertificate));
+
+    // Names are looked at afterwards.
+    let only = |id: &str| vec![SanMatcher::exact(SanKind::Uri, id)];
+    by_domain(both, of(&one, fine), only(fine))
+        .await
+        .expect("wanted");
+    let other = by_domain(both, of(&one, fine), only(foreign)).await;
+    let other = other.expect_err("another name").unverified();
+    assert_eq!(other, Some(Unverified::Name));
+}
+
+#[tokio::test]
+async fn who_may_sign_is_no_workload_and_lists_in_a_bundle_count() {
+    let mut one = listing_authority("one");
+    let two = authority("two");
+    let identity = |change: fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let uri = SanType::URI("spiffe://one.test/a".try_into().unwrap());
+        params.subject_alt_names.push(uri);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &one.issuer).unwrap();
+        Some(Identity {
+            chain: Pem::new("cert.pem", certificate.pem()),
+            key: Pem::new("key.pem", key.serialize_pem()),
+        })
+    };
+    let plain = identity(|_| {});
+    let signs = identity(|params| params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign]);
+    let serial = |params: &mut CertificateParams| {
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(&[77]));
+    };
+    let revoked = identity(serial);
+    let unsaid = identity(|params| params.key_usages.clear());
+    for (certificate, why) in [(signs, "it may sign"), (unsaid, "it may do anything")] {
+        let refused = by_domain([&one, &two], certificate, vec![]).await;
+        let refused = refused.expect_err(why).unverified();
+        assert_eq!(refused, Some(Unverified::Chain), "{why}");
+    }
+    for certificate in [&plain, &revoked] {
+        let taken = by_domain([&one, &two], certificate.clone(), vec![]).await;
+        taken.expect("without a list");
+    }
+    let list = list(&one, 1, &[&[77]]);
+    one.pem.bytes.extend_from_slice(list.as_bytes());
+    let taken = by_domain([&one, &two], plain, vec![]).await;
+    taken.expect("not listed");
+    let refused = by_domain([&one, &two], revoked, vec![]).await;
+    let refused = refused.expect_err("listed").to_string();
+    assert!(
+        refused.contains("revoked") || refused.contains("Revoked"),
+        "{refused}"
+    );
 }

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    date_time_ymd,
 };
 use weft_testkit::ConfigFolder;
 
@@ -26,6 +27,27 @@ pub(crate) fn write(folder: &ConfigFolder) -> PathBuf {
             "spiffe://td/ns/default/sa/web",
             false,
         ),
+        (
+            "foreign",
+            &stranger.1,
+            "spiffe://strange/ns/default/sa/web",
+            false,
+        ),
+        (
+            "pretender",
+            &root.1,
+            "spiffe://strange/ns/default/sa/web",
+            false,
+        ),
+        (
+            "nobody",
+            &root.1,
+            "spiffe://unknown/ns/default/sa/web",
+            false,
+        ),
+        ("unsaid", &root.1, "spiffe://td/ns/default/sa/web", false),
+        ("pathless", &root.1, "spiffe://td", false),
+        ("elsewhere", &root.1, "https://td/ns/default/sa/web", false),
     ] {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(["a.tls.test".to_owned()]).expect("a name");
@@ -34,6 +56,9 @@ pub(crate) fn write(folder: &ConfigFolder) -> PathBuf {
             .push(SanType::URI(uri.try_into().expect("a URI")));
         params.distinguished_name.remove(DnType::CommonName);
         params.distinguished_name.push(DnType::CommonName, name);
+        if name != "unsaid" {
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        }
         if expired {
             params.not_before = date_time_ymd(2001, 1, 1);
             params.not_after = date_time_ymd(2002, 1, 1);

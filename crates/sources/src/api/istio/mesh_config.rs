@@ -20,7 +20,9 @@ use super::destination_rule_balancer::{locality, zone_aware};
 use super::destination_rule_pool::{connection_pool, outlier_detection, probing};
 use super::gateway_tls::{self, known};
 use super::virtual_service_fault::retries_of;
-use super::{extension_providers, log_format, mesh_config_namespaces, proxy_settings};
+use super::{
+    extension_providers, log_format, mesh_authorities, mesh_config_namespaces, proxy_settings,
+};
 use crate::check::{At, Checker, optional};
 
 /// Fields of `MeshConfig` that are taken and have no effect, and why.
@@ -105,6 +107,11 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     // As a set, and so as in istiod.
     settings.trust_domain_aliases.sort();
     settings.trust_domain_aliases.dedup();
+    let field = at.field("caCertificates");
+    let given = message.ca_certificates.into_iter().enumerate();
+    settings.authorities = given
+        .filter_map(|(index, data)| mesh_authorities::authorities(data, field.index(index)))
+        .collect();
     if let Some(flag) = message.enable_auto_mtls {
         settings.auto_mtls = flag.value;
     }
@@ -236,7 +243,7 @@ fn defaults_of_rules(message: &mesh::MeshConfig, settings: &mut MeshSettings, at
 }
 
 /// A trust domain as SPIFFE allows it (SPIFFE-ID, 2.1), with Istio's upper-case letters.
-fn trust_domain(text: &str, at: At<'_>) -> Arc<str> {
+pub(super) fn trust_domain(text: &str, at: At<'_>) -> Arc<str> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
     if text.is_empty() || text.len() > 255 || !text.bytes().all(fits) {
         at.error(format_args!(
@@ -406,6 +413,7 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         outbound_traffic_policy: _,
         trust_domain: _,
         trust_domain_aliases: _,
+        ca_certificates: _,
         enable_auto_mtls: _,
         mesh_m_tls: _,
         default_service_export_to: _,
@@ -442,7 +450,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
         service_scope_configs: _,
         // Refused.
         config_sources,
-        ca_certificates,
         zone_aware_lb_setting: _,
         certificates,
         verify_certificate_at_client,
@@ -452,7 +459,6 @@ fn refuse_unsupported(message: &mesh::MeshConfig, at: At<'_>) {
     } = message;
     let refused = [
         ("configSources", !config_sources.is_empty()),
-        ("caCertificates", !ca_certificates.is_empty()),
         ("certificates", !certificates.is_empty()),
         (
             "verifyCertificateAtClient",

@@ -15,6 +15,7 @@ mod extension_providers;
 pub(crate) mod gateway;
 mod gateway_tls;
 mod log_format;
+mod mesh_authorities;
 pub mod mesh_config;
 mod mesh_config_namespaces;
 mod mesh_config_providers;
