@@ -227,7 +227,8 @@ spec:
 "
     );
     if let Some(route) = route {
-        text += &format!(
+        let _ = write!(
+            text,
             "  - applyTo: HTTP_ROUTE
     match:
       context: SIDECAR_INBOUND

@@ -120,14 +120,15 @@ pub(crate) fn downstream(
             let roots = authorities.as_ref().filter(|_| checked);
             common.validation_context_type = roots.map(|roots| combined(check, credential(roots)));
         }
-        ServerIdentity::Workload => match keepers.own {
-            Some(files) => own_files(&mut common, files, check, agent),
-            None => {
+        ServerIdentity::Workload => {
+            if let Some(files) = keepers.own {
+                own_files(&mut common, files, check, agent)
+            } else {
                 common.tls_certificate_sds_secret_configs = vec![sds::workload(sds::OWN, agent)];
                 common.validation_context_type =
                     Some(combined(check, sds::workload(sds::ROOTS, agent)));
             }
-        },
+        }
     }
     DownstreamTlsContext {
         common_tls_context: Some(common),

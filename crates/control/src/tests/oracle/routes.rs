@@ -73,7 +73,7 @@ pub(super) fn virtual_service(random: &mut Random, name: &str) -> String {
             _ => write!(
                 out,
                 "\n  - {condition}{}timeout: {weight}s\n    route: [{{destination: {{host: {target}}}}}]",
-                action(random, &condition)
+                action(random, condition)
             ),
         };
     }

@@ -88,25 +88,13 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
     ports(&message, &mut settings, at);
     default_exports(&message, &mut settings, at);
     defaults_of_rules(&message, &mut settings, at);
+    trust_domains(&message, &mut settings, at);
     if let Some(name) = optional(message.root_namespace) {
         settings.root_namespace = at
             .field("rootNamespace")
             .ok(Namespace::parse(&name))
             .unwrap_or(settings.root_namespace);
     }
-    if let Some(domain) = optional(message.trust_domain) {
-        settings.trust_domain = trust_domain(&domain, at.field("trustDomain"));
-    }
-    let aliases = at.field("trustDomainAliases");
-    settings.trust_domain_aliases = message
-        .trust_domain_aliases
-        .iter()
-        .enumerate()
-        .map(|(index, alias)| trust_domain(alias, aliases.index(index)))
-        .collect();
-    // As a set, and so as in istiod.
-    settings.trust_domain_aliases.sort();
-    settings.trust_domain_aliases.dedup();
     let field = at.field("caCertificates");
     let given = message.ca_certificates.into_iter().enumerate();
     settings.authorities = given
@@ -187,6 +175,22 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
         settings.default_policy = default_policy(message, at.field("defaultTrafficPolicy"));
     }
     settings
+}
+
+fn trust_domains(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: At<'_>) {
+    if let Some(domain) = optional(message.trust_domain.clone()) {
+        settings.trust_domain = trust_domain(&domain, at.field("trustDomain"));
+    }
+    let aliases = at.field("trustDomainAliases");
+    settings.trust_domain_aliases = message
+        .trust_domain_aliases
+        .iter()
+        .enumerate()
+        .map(|(index, alias)| trust_domain(alias, aliases.index(index)))
+        .collect();
+    // As a set, and so as in istiod.
+    settings.trust_domain_aliases.sort();
+    settings.trust_domain_aliases.dedup();
 }
 
 fn ports(message: &mesh::MeshConfig, settings: &mut MeshSettings, at: At<'_>) {
