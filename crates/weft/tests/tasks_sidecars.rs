@@ -2,6 +2,7 @@
 //! ends itself, a service that decides by gRPC, claims in headers, dry runs, limits by patches. Through
 //! real Envoy and through our own proxy; the table of all pages is in `tasks_traffic`.
 
+use std::fmt::Write as _;
 use weft_testkit::{Answer, App, Certificate, Connection, SharedStage, Side, free_port};
 
 #[path = "tasks/guarded.rs"]

@@ -122,7 +122,7 @@ pub(crate) fn downstream(
         }
         ServerIdentity::Workload => {
             if let Some(files) = keepers.own {
-                own_files(&mut common, files, check, agent)
+                own_files(&mut common, files, check, agent);
             } else {
                 common.tls_certificate_sds_secret_configs = vec![sds::workload(sds::OWN, agent)];
                 common.validation_context_type =
