@@ -84,7 +84,8 @@ impl Proxy {
             rounds.borrow_and_update();
             tokio::select! {
                 outcome = self.stream() => {
-                    if let Err(error) = outcome && error.kind() == io::ErrorKind::InvalidData {
+                    let told = [io::ErrorKind::InvalidData, io::ErrorKind::Other];
+                    if let Err(error) = outcome && told.contains(&error.kind()) {
                         eprintln!("{}: {error}", self.node.id);
                     }
                     tokio::time::sleep(PAUSE).await;
@@ -107,9 +108,14 @@ impl Proxy {
         for request in self.first_requests() {
             link.push(&request);
         }
+        let mut heard = false;
         while let Some(answer) = link.message().await? {
+            heard = true;
             let bytes = answer.len() as u64;
             self.answer(&Response::decode(answer)?, bytes, &mut link);
+        }
+        if !heard {
+            return Err(io::Error::other("the call ended without an answer"));
         }
         Ok(())
     }

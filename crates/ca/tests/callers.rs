@@ -195,7 +195,9 @@ fn a_certificate_that_is_damaged_anywhere_proves_nobody() {
     let shown = mesh.chain(CART, HOUR);
     for again in [false, true] {
         // Also when the right one is remembered as confirmed.
-        assert!(mesh.ask(&shown).is_ok(), "{again}");
+        if again {
+            assert!(mesh.ask(&shown).is_ok());
+        }
         for at in 0..shown.chain[0].len() {
             for change in [1_u8, 0x80] {
                 let mut bytes = shown.chain[0].to_vec();

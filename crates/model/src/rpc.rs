@@ -25,16 +25,16 @@ impl RpcProtocol {
     }
 
     /// What a port speaks by its `appProtocol`, else by its name: the protocol, alone or before a `-`, behind
-    /// `tcp-metaprotocol-` (Aeraki), `tcp-` or `x-` (`SOFAMesh`) or behind nothing. Istio sees TCP in such a
-    /// port, or nothing that it knows.
+    /// `tcp-metaprotocol-` (Aeraki) or `x-` (`SOFAMesh`) or behind nothing. Istio sees TCP in such a port, or
+    /// nothing that it knows. `tcp-bolt` is TCP, as it says: databases have ports of that name.
     pub fn of_port(name: &str, app_protocol: Option<&str>, protocol: Protocol) -> Option<Self> {
         if !matches!(protocol, Protocol::Tcp | Protocol::Unsupported) {
             return None;
         }
         let said = app_protocol.unwrap_or(name).to_ascii_lowercase();
         let behind = |prefix| said.strip_prefix(prefix);
-        let rest = behind("tcp-metaprotocol-").or_else(|| behind("tcp-"));
-        let rest = rest.or_else(|| behind("x-")).unwrap_or(&said);
+        let rest = behind("tcp-metaprotocol-").or_else(|| behind("x-"));
+        let rest = rest.unwrap_or(&said);
         let word = rest.split('-').next().unwrap_or_default();
         Self::ALL.into_iter().find(|one| one.as_str() == word)
     }
@@ -58,7 +58,9 @@ mod tests {
             ("Bolt-cart", None, Some(RpcProtocol::Bolt)),
             ("tcp-metaprotocol-dubbo", None, Some(RpcProtocol::Dubbo)),
             ("tcp-metaprotocol-bolt-1", None, Some(RpcProtocol::Bolt)),
-            ("tcp-dubbo", None, Some(RpcProtocol::Dubbo)),
+            ("tcp-dubbo", None, None),
+            ("tcp-bolt", None, None),
+            ("bolt", Some("tcp"), None),
             ("x-bolt-cart", None, Some(RpcProtocol::Bolt)),
             ("any", Some("dubbo"), Some(RpcProtocol::Dubbo)),
             ("dubbo", Some("http"), None),

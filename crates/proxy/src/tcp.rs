@@ -122,7 +122,12 @@ impl TcpManager {
         self.stats.downstream_cx_active.inc();
         let name = downstream.server_name();
         let mut session = Session::begin((peer, local), registered, name);
-        if let Some(upstream) = self.connect(&mut session).await {
+        let connected = tokio::select! {
+            upstream = self.connect(&mut session) => upstream,
+            // The host of a tunnel may take its time to answer.
+            () = registered.handle().closing(), if self.config.tunnel.is_some() => None,
+        };
+        if let Some(upstream) = connected {
             let options = CopyOptions {
                 idle_timeout: self.config.idle_timeout,
                 max_duration: self.config.max_downstream_connection_duration,
@@ -155,6 +160,10 @@ impl TcpManager {
             .downstream_cx_tx_bytes_total
             .add(session.copied.b_to_a.get());
         self.stats.downstream_cx_active.dec();
+        if self.config.tunnel.is_some() {
+            // Some clusters keep connections for each client.
+            self.worker.clusters.downstream_ended(session.id);
+        }
         self.log(&session);
     }
 

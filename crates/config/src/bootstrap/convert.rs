@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Admin, AdsConfig, AdsTransport, Bootstrap, Node};
 use crate::access_log::convert::access_log;
-use crate::address::bind_address;
+use crate::address::{Address, bind_address};
 use crate::cluster::{Cluster, Transport};
 use crate::endpoint::convert::locality;
 use crate::error::{ConfigError, Loaded};
@@ -208,6 +208,11 @@ fn unique<'a>(p: &mut Pass<'_>, field: &'static str, names: impl Iterator<Item =
     }
 }
 
+fn has_pipe(cluster: &Cluster) -> bool {
+    let mut endpoints = cluster.endpoints.endpoints();
+    endpoints.any(|endpoint| matches!(endpoint.address, Address::Pipe(_)))
+}
+
 fn check_references(p: &mut Pass<'_>, out: &Bootstrap) {
     let Some(ads) = &out.ads else { return };
     for name in &ads.clusters {
@@ -221,6 +226,10 @@ fn check_references(p: &mut Pass<'_>, out: &Bootstrap) {
             Some(cluster) if cluster.proxy_protocol.is_some() => format!(
                 "names the cluster {name}, whose connections begin with a PROXY header: the control \
                  plane takes none"
+            ),
+            Some(cluster) if has_pipe(cluster) => format!(
+                "names the cluster {name}, whose host is a Unix socket: write the address and port of the \
+                 control plane"
             ),
             Some(cluster) if waits_for_secrets(cluster, p.context.agent) => format!(
                 "names the cluster {name}, whose TLS takes secrets by SDS: they would come over the \

@@ -191,6 +191,12 @@ fn of_bootstraps() {
             "bootstrap: dynamic_resources.ads_config: names the cluster x, whose TLS takes secrets by SDS",
         ),
         (
+            "static_resources: {clusters: [{name: x, load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: \
+             [{endpoint: {address: {pipe: {path: /x}}}}]}]}}]}, \
+             dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",
+            "bootstrap: dynamic_resources.ads_config: names the cluster x, whose host is a Unix socket",
+        ),
+        (
             "dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{initial_metadata: [{key: a, value: '%REQ(x)%'}], \
              envoy_grpc: {cluster_name: x}}]}}",
             "ads_config.grpc_services[0].initial_metadata[0].value: must be plain text",

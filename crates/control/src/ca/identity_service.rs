@@ -24,6 +24,9 @@ use weft_proto::identity::{
 
 use super::{Desk, gate};
 
+/// Bytes of lists of revoked certificates that agents hand on.
+const MAX_LISTS: usize = 3 << 20;
+
 const NAME: &str = "weft.identity.v1.IdentityService";
 const CREATE: &str = "/weft.identity.v1.IdentityService/CreateJwtSvid";
 const BUNDLES: &str = "/weft.identity.v1.IdentityService/GetBundles";
@@ -79,6 +82,16 @@ impl Answers<JwtSvidRequest> for IdentityService {
     }
 }
 
+/// Lists of revoked certificates if agents hand them on. Longer ones would cost them the whole answer.
+fn short(lists: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let bytes: usize = lists.iter().map(Vec::len).sum();
+    if bytes <= MAX_LISTS {
+        lists
+    } else {
+        Vec::new()
+    }
+}
+
 impl Answers<BundlesRequest> for IdentityService {
     type Answer = BundlesResponse;
 
@@ -92,7 +105,7 @@ impl Answers<BundlesRequest> for IdentityService {
             x509_authorities: roots.map(|root| root.to_vec()).collect(),
             jwks: desk.jwt_keys.load().jwks().to_vec(),
             // They were written, or read, before.
-            crl: lists.flatten().map(|list| list.to_vec()).collect(),
+            crl: short(lists.flatten().map(|list| list.to_vec()).collect()),
         };
         let domain = desk.authenticator.domains.own.to_string();
         let foreign = desk.foreign.load();

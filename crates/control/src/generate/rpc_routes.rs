@@ -44,6 +44,12 @@ pub(crate) fn of_rule(
 ) -> Option<Made> {
     let mut made = Made::default();
     let mut concerned = false;
+    for (field, is_set) in [("tcp", !rule.tcp.is_empty()), ("tls", !rule.tls.is_empty())] {
+        if is_set {
+            let why = "has no effect on a port that speaks an RPC protocol: write `http`, or name the port tcp-…";
+            made.problems.push(format!("{field}: {why}"));
+        }
+    }
     for (number, http) in rule.http.iter().enumerate() {
         let mut place = Place {
             field: format!("http[{number}]"),
@@ -294,8 +300,20 @@ impl Place<'_> {
         };
         let retries = http.retries.as_ref();
         if let Some(retries) = retries {
-            let said = retries.per_try_timeout.is_some() || retries.backoff.is_some();
-            self.refuse("retries", said, "perTryTimeout and backoff have no effect: RPC requests are sent again only if they did not reach their host, and at once");
+            let RetryPolicy {
+                attempts: _,
+                per_try_timeout,
+                retry_on,
+                remote_localities,
+                ignore_previous_hosts,
+                backoff,
+            } = retries;
+            let said = per_try_timeout.is_some()
+                || backoff.is_some()
+                || retry_on.is_some()
+                || remote_localities.is_some()
+                || ignore_previous_hosts.is_some();
+            self.refuse("retries", said, "all but attempts has no effect: RPC requests are sent again only if they did not reach their host, and at once");
         }
         let mut action = RouteAction {
             timeout: http.timeout.filter(|t| !t.is_zero()).map(duration),

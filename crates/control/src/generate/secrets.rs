@@ -74,9 +74,11 @@ pub(crate) fn roots(svid: &Svid, mesh: &MeshSettings) -> Emitted {
 
 /// Envoy's SPIFFE validator.
 fn by_trust_domain(svid: &Svid, mesh: &MeshSettings) -> TypedExtensionConfig {
-    let own: Vec<&str> = std::iter::once(&*mesh.trust_domain)
+    let mut own: Vec<&str> = std::iter::once(&*mesh.trust_domain)
         .chain(mesh.trust_domain_aliases.iter().map(|alias| &**alias))
         .collect();
+    own.sort_unstable();
+    own.dedup();
     let mut bundles: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
     for domain in &own {
         let bundle = bundles.entry(*domain).or_default();

@@ -1,7 +1,6 @@
 //! Ports that speak RPC protocols: what proxies of this mesh get of the same rules as for HTTP, and that
 //! Envoy goes on with bytes.
 
-use prost::Message;
 use weft_config::rpc::RpcRoutes;
 use weft_config::{Context, Listener, NetworkFilter};
 use weft_rpc::{Attributes, Decoded, Frame, Limits};
@@ -369,5 +368,4 @@ spec:
     // Envoy's route, which knows all of that, has no fault.
     let envoy = mesh.view(&sidecar("10.0.0.9", "shop"));
     assert_eq!(envoy.faults().count(), 0);
-    assert!(config.route(DUBBO).encode_to_vec() != [0_u8; 0]);
 }

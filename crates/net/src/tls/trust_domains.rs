@@ -123,10 +123,10 @@ fn trust_domain(uri: &str) -> Option<&str> {
 }
 
 /// Whether a certificate is of an authority, or may do what only these do; without the extension that
-/// says so (X509-SVID, 4.3) it may do anything. What cannot be read is refused later.
+/// says so (X509-SVID, 4.3) it may do anything. Who cannot be read is taken for one.
 fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
-        return false;
+        return true;
     };
     let usage = certificate.key_usage().ok().flatten();
     let signs = usage.is_none_or(|usage| usage.value.key_cert_sign() || usage.value.crl_sign());

@@ -26,8 +26,25 @@ pub(super) struct Call {
     /// What may be sent again, as long as its host is being connected to.
     pub(super) spare: Option<Spare>,
     /// Its end frees the place.
-    #[allow(dead_code, reason = "its end counts")]
-    pub(super) active: ActiveRequest,
+    pub(super) active: Option<ActiveRequest>,
+    /// Of a call that was sent again.
+    pub(super) retry: Option<RetryPlace>,
+}
+
+/// One of the retries that a cluster allows at once.
+pub(super) struct RetryPlace(Rc<Cluster>);
+
+impl RetryPlace {
+    fn take(cluster: &Rc<Cluster>) -> Option<Self> {
+        let free = cluster.try_retry(Priority::Default);
+        free.then(|| Self(Rc::clone(cluster)))
+    }
+}
+
+impl Drop for RetryPlace {
+    fn drop(&mut self) {
+        self.0.end_retry(Priority::Default);
+    }
 }
 
 /// A request that has not reached its host yet.
@@ -75,12 +92,13 @@ impl Call {
     /// There will be no response from this host; perhaps from another one.
     pub(super) fn fail(mut self, failure: Failure, text: &str) {
         let spare = self.spare.take();
+        // Those of the attempt that has failed.
+        (self.active, self.retry) = (None, None);
         if failure == Failure::ConnectFailed
             && let (Some(mut spare), Some(client)) = (spare, self.client.upgrade())
-            && self.cluster.try_retry(Priority::Default)
+            && let Some(place) = RetryPlace::take(&self.cluster)
         {
-            // It takes its place among the requests at once.
-            self.cluster.end_retry(Priority::Default);
+            self.retry = Some(place);
             self.cluster.charge_local_response(Some(&self.host), 503);
             spare.left -= 1;
             let manager = Rc::clone(&client.manager);

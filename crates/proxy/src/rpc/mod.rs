@@ -178,7 +178,8 @@ impl RpcManager {
                 host: Rc::clone(&host),
                 mutating: mutating.then(|| (Arc::clone(routes), index)),
                 spare,
-                active,
+                active: Some(active),
+                retry: None,
             })
         };
         upstream
@@ -216,7 +217,8 @@ impl RpcManager {
                 host: Rc::clone(&host),
                 mutating: None,
                 spare: None,
-                active,
+                active: Some(active),
+                retry: None,
             };
             let wants_answer = frame.kind() == Kind::Request;
             let make = |_| wants_answer.then_some(call);
@@ -233,7 +235,7 @@ impl RpcManager {
         let Spare { frame, left, hash } = spare;
         let cluster = Rc::clone(&call.cluster);
         let failed = Rc::clone(&call.host);
-        let avoid = |host: &Host| std::ptr::eq(host, &raw const *failed);
+        let avoid = |host: &Host| host.same(&failed);
         let context = PickContext {
             hash,
             original_dst: client.original_dst,
@@ -252,7 +254,7 @@ impl RpcManager {
         self.stats.request_retry.inc();
         cluster.stats.upstream_rq_retry.inc();
         let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
-        (call.host, call.active) = (Rc::clone(&host), active);
+        (call.host, call.active) = (Rc::clone(&host), Some(active));
         let spare = upstream.is_connecting() && left > 0;
         call.spare = spare.then(|| Spare {
             frame: frame.duplicate(),

@@ -96,10 +96,7 @@ fn convert(message: mesh::MeshConfig, at: At<'_>) -> MeshSettings {
             .unwrap_or(settings.root_namespace);
     }
     let field = at.field("caCertificates");
-    let given = message.ca_certificates.into_iter().enumerate();
-    settings.authorities = given
-        .filter_map(|(index, data)| mesh_authorities::authorities(data, field.index(index)))
-        .collect();
+    settings.authorities = mesh_authorities::all(message.ca_certificates, field);
     if let Some(flag) = message.enable_auto_mtls {
         settings.auto_mtls = flag.value;
     }
