@@ -134,3 +134,31 @@ fn authorities_of_other_trust_domains_are_read_with_their_domains() {
     assert!(own.trust_domains.is_empty());
     assert_eq!(&*own.certificates, pem);
 }
+
+#[test]
+fn authorities_are_certificates_and_nothing_else_and_bounded() {
+    let made = rcgen::generate_simple_self_signed(["a.example.com".to_owned()]);
+    let made = made.expect("a certificate");
+    let pem = made.cert.pem();
+    let with_key = pem.clone() + &made.signing_key.serialize_pem();
+    let list = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    let many = vec![serde_json::json!({"pem": pem}); 65];
+    for (entries, wanted) in [
+        (vec![serde_json::json!({"pem": with_key})], "other blocks"),
+        (
+            vec![serde_json::json!({"pem": pem + list})],
+            "caCertificates[0].pem: holds other blocks than certificates",
+        ),
+        (many, "caCertificates: has more than 64 entries"),
+    ] {
+        let text = serde_json::json!({"caCertificates": entries}).to_string();
+        let told = format!(
+            "{:?}",
+            mesh_config::parse("mesh.yaml", &text).expect_err("refused")
+        );
+        assert!(
+            wanted.split(": ").all(|part| told.contains(part)),
+            "{wanted}: {told}"
+        );
+    }
+}

@@ -329,7 +329,7 @@ spec:
         "http[1].redirect: RPC requests are sent on",
         "http[2].rewrite: has no effect",
         "http[2].fault: faults of RPC requests",
-        "http[2].retries: perTryTimeout and backoff have no effect",
+        "http[2].retries: all but attempts has no effect",
         "http[2].headers.response.remove: attachments are set, and not removed",
     ] {
         assert!(
