@@ -1,9 +1,9 @@
 //! RPC connection managers as Aeraki writes them, and what is refused of them.
 
-use bytes::BytesMut;
 use weft_proto::pb::envoy::config::listener::v3::Listener as ListenerPb;
 use weft_proto::pb::envoy::config::route::v3::RouteConfiguration;
 use weft_rpc::{Attributes, Decoded, Frame, Limits};
+use weft_testkit::dubbo_request;
 
 use super::{RpcManager, RpcRouteSource, RpcRoutes};
 use crate::testing::yaml;
@@ -48,25 +48,7 @@ const PROTOCOL: &str =
 
 /// A Dubbo request in hessian2 without arguments.
 fn request(method: &str, attachments: &[(&str, &str)]) -> Frame {
-    let mut body = Vec::new();
-    let mut put = |text: &str| {
-        body.push(text.len() as u8);
-        body.extend_from_slice(text.as_bytes());
-    };
-    for text in ["2.0.2", "shop.Cart", "1.2.0", method, ""] {
-        put(text);
-    }
-    body.push(b'H');
-    for (key, value) in attachments {
-        for text in [key, value] {
-            body.push(text.len() as u8);
-            body.extend_from_slice(text.as_bytes());
-        }
-    }
-    body.push(b'Z');
-    let mut bytes = BytesMut::from(&b"\xda\xbb\xc2\0\0\0\0\0\0\0\0\x01\0\0\0"[..]);
-    bytes.extend_from_slice(&[body.len() as u8]);
-    bytes.extend_from_slice(&body);
+    let mut bytes = dubbo_request(method, attachments);
     let codec = weft_rpc::codec("dubbo").expect("Dubbo");
     match codec.decode(&mut bytes, Limits::default()) {
         Ok(Decoded::Frame(frame)) => frame,
