@@ -99,7 +99,11 @@ impl AsyncWrite for Peeked {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        match bufs {
+            // A send is cheaper for the kernel than a vector of one.
+            [only] => Pin::new(&mut self.tcp).poll_write(cx, only),
+            _ => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
+        }
     }
     fn is_write_vectored(&self) -> bool {
         true

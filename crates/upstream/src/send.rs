@@ -293,6 +293,11 @@ fn with_lease(
     }))
 }
 
+/// Whether the headers say how the body ends.
+fn is_framed(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(UPGRADE)
+}
+
 /// Origin form with a `host` header (CONNECT: authority form), HTTP/1.1.
 fn fit_http1(request: &mut Request<RequestBody>, connect: bool) {
     *request.version_mut() = Version::HTTP_11;
@@ -300,19 +305,19 @@ fn fit_http1(request: &mut Request<RequestBody>, connect: bool) {
         *request.method(),
         Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
     );
-    let headers = request.headers();
-    let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(UPGRADE);
-    if !bodiless && !framed && matches!(request.body(), RequestBody::Empty) {
-        // The server need not know that this method has no body.
-        request
-            .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-    if !connect && !framed && request.body().size_hint().exact().is_none() {
-        // Without it the HTTP library drops the body of a GET or HEAD.
-        request
-            .headers_mut()
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    // Most requests have no body and need no look at their headers.
+    let is_empty = matches!(request.body(), RequestBody::Empty);
+    let measured = request.body().size_hint().exact().is_some();
+    if (!bodiless && is_empty || !connect && !measured) && !is_framed(request.headers()) {
+        let headers = request.headers_mut();
+        if !bodiless && is_empty {
+            // The server need not know that this method has no body.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        if !connect && !measured {
+            // Without it the HTTP library drops the body of a GET or HEAD.
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
     }
     let Some(authority) = request.uri().authority() else {
         return;

@@ -144,7 +144,7 @@ pub(crate) fn admit(parts: &mut Parts, exchange: &Exchange) -> Result<Head, Refu
         .apply(config.forward_client_cert, headers);
     if !config.proxy_100_continue {
         // hyper has answered it, or will when the body is read.
-        headers.remove(EXPECT);
+        headers::take(headers, &EXPECT);
     }
     if version == Version::HTTP_2 {
         join_cookies(headers);

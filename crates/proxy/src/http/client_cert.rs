@@ -55,7 +55,7 @@ impl ClientCert {
             ForwardClientCert::ForwardOnly if self.shown => return,
             ForwardClientCert::AppendForward if self.shown => {}
             _ => {
-                headers.remove(XFCC);
+                headers::take(headers, &XFCC);
             }
         }
         if let Some(entry) = &self.entry {

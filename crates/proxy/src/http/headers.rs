@@ -7,9 +7,7 @@
 use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
-use http::header::{
-    CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
-};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE, USER_AGENT};
 use weft_config::address::CidrRange;
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -49,11 +47,9 @@ pub(crate) const X_ENVOY_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 pub(crate) const X_ENVOY_PER_TRY_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Steering headers that only internal callers may set.
-const INTERNAL_ONLY: [HeaderName; 13] = [
+static INTERNAL_ONLY: [HeaderName; 13] = [
     X_ENVOY_RETRIABLE_CODES,
     X_ENVOY_RETRIABLE_NAMES,
     X_ENVOY_RETRY_ON,
@@ -69,7 +65,7 @@ const INTERNAL_ONLY: [HeaderName; 13] = [
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
 ];
 /// What an edge takes away besides.
-const EDGE_ONLY: [HeaderName; 5] = [
+static EDGE_ONLY: [HeaderName; 5] = [
     HeaderName::from_static("x-envoy-decorator-operation"),
     X_ENVOY_DOWNSTREAM_CLUSTER,
     X_ENVOY_DOWNSTREAM_NODE,
@@ -101,13 +97,27 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
 
 /// The same for a response; what its `connection` names stays, as in Envoy.
 pub(crate) fn remove_hop_by_hop_of_response(headers: &mut HeaderMap, upgrade: bool) {
-    if !upgrade {
-        headers.remove(CONNECTION);
-        headers.remove(UPGRADE);
+    remove_those(headers, |name| match name {
+        "connection" | "upgrade" => !upgrade,
+        "keep-alive" | "proxy-connection" | "transfer-encoding" => true,
+        _ => false,
+    });
+}
+
+/// Removes headers by their names. Most requests have none of those that are removed, and to go
+/// through the few names that there are costs less than to look up each that there might be.
+fn remove_those(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| goes(name.as_str())).cloned() {
+        headers.remove(name);
     }
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(TRANSFER_ENCODING);
+}
+
+/// Removes a header that most requests do not have.
+pub(crate) fn take(headers: &mut HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    if headers.keys().all(|other| other != name) {
+        return None;
+    }
+    headers.remove(name)
 }
 
 /// Removes the headers that `connection` names (RFC 9110, 7.6.1), but never those that a
@@ -208,24 +218,18 @@ pub(crate) fn forwarded(
     if how.append_port && !headers.contains_key(X_FORWARDED_PORT) {
         headers.insert(X_FORWARDED_PORT, peer.port.clone());
     }
-    headers.remove(X_ENVOY_INTERNAL);
+    take(headers, &X_ENVOY_INTERNAL);
     let internal = alone
         && client.is_some_and(|client| how.internal.iter().any(|range| range.contains(client)));
     let edge = how.use_remote_address && !internal;
     if internal {
         headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     } else {
-        if headers
-            .keys()
-            .any(|name| name.as_str().starts_with("x-envoy-"))
-        {
-            for name in INTERNAL_ONLY {
-                headers.remove(name);
-            }
-            for name in EDGE_ONLY.into_iter().filter(|_| edge) {
-                headers.remove(name);
-            }
-        }
+        remove_those(headers, |name| {
+            let is = |known: &HeaderName| known.as_str() == name;
+            name.starts_with("x-envoy-")
+                && (INTERNAL_ONLY.iter().any(is) || edge && EDGE_ONLY.iter().any(is))
+        });
         for name in internal_only {
             headers.remove(name);
         }

@@ -11,7 +11,7 @@ use weft_config::route::{RetryOn, RetryPolicy};
 use weft_upstream::FailureKind;
 
 use super::headers::{
-    X_ENVOY_MAX_RETRIES, X_ENVOY_RETRIABLE_CODES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
+    self, X_ENVOY_MAX_RETRIES, X_ENVOY_RETRIABLE_CODES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
 };
 
 /// Envoy's defaults when only the request's headers ask for retries.
@@ -31,10 +31,10 @@ pub(crate) fn policy(
     configured: Option<&Arc<RetryPolicy>>,
     headers: &mut HeaderMap,
 ) -> Option<Retries> {
-    let on = headers.remove(X_ENVOY_RETRY_ON);
-    let grpc_on = headers.remove(X_ENVOY_RETRY_GRPC_ON);
-    let max = headers.remove(X_ENVOY_MAX_RETRIES);
-    let codes = headers.remove(X_ENVOY_RETRIABLE_CODES);
+    let on = headers::take(headers, &X_ENVOY_RETRY_ON);
+    let grpc_on = headers::take(headers, &X_ENVOY_RETRY_GRPC_ON);
+    let max = headers::take(headers, &X_ENVOY_MAX_RETRIES);
+    let codes = headers::take(headers, &X_ENVOY_RETRIABLE_CODES);
     let policy = if on.is_none() && grpc_on.is_none() && max.is_none() && codes.is_none() {
         Arc::clone(configured?)
     } else {

@@ -5,7 +5,7 @@ use http::header::HeaderValue;
 use weft_filters::LocalReply;
 use weft_upstream::{FailureKind, SendFailure};
 
-use super::{Outcome, Routing};
+use super::{Late, Outcome, Routing};
 use crate::http::exchange::Exchange;
 use crate::http::flags::ResponseFlags;
 use crate::http::headers::{X_ENVOY_DROP_OVERLOAD, X_ENVOY_OVERLOADED};
@@ -48,13 +48,13 @@ impl Routing {
                 .flag(flag)
         };
         match outcome {
-            Outcome::RouteTimeout => timeout("response_timeout", "UT"),
-            Outcome::PerTryTimeout => timeout("upstream_per_try_timeout", "UT"),
-            Outcome::MaxStreamDuration => {
+            Outcome::Late(Late::Route) => timeout("response_timeout", "UT"),
+            Outcome::Late(Late::PerTry) => timeout("upstream_per_try_timeout", "UT"),
+            Outcome::Late(Late::MaxStream) => {
                 LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "max_duration_timeout")
                     .body("downstream duration timeout")
             }
-            Outcome::IdleTimeout => {
+            Outcome::Late(Late::Idle) => {
                 let mut reply = timeout("stream_idle_timeout", "SI");
                 reply.body = "stream timeout".into();
                 if !self.body.is_complete() {
@@ -62,7 +62,7 @@ impl Routing {
                 }
                 reply
             }
-            Outcome::RequestTimeout => {
+            Outcome::Late(Late::Request) => {
                 LocalReply::new(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT.0)
                     .body(REQUEST_TIMEOUT.1)
             }

@@ -124,12 +124,18 @@ impl Outgoing {
 enum Outcome {
     Response(Response<UpstreamBody>),
     Failed(SendFailure),
-    PerTryTimeout,
-    RouteTimeout,
-    IdleTimeout,
-    MaxStreamDuration,
+    Late(Late),
+}
+
+/// The limit that an attempt has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Late {
+    PerTry,
+    Route,
+    Idle,
+    MaxStream,
     /// The client has not sent its request in time.
-    RequestTimeout,
+    Request,
 }
 
 /// Sends the request to the route's cluster and gives the response.
@@ -367,11 +373,8 @@ impl Routing {
                 retries.after_response(response.status(), response.headers())
             }
             Outcome::Failed(failure) => retries.after_failure(Some(failure.kind)),
-            Outcome::PerTryTimeout => retries.after_failure(None),
-            Outcome::RouteTimeout
-            | Outcome::IdleTimeout
-            | Outcome::MaxStreamDuration
-            | Outcome::RequestTimeout => Decision::No,
+            Outcome::Late(Late::PerTry) => retries.after_failure(None),
+            Outcome::Late(_) => Decision::No,
         }
     }
 
@@ -391,7 +394,7 @@ impl Routing {
         };
         let mut send = std::pin::pin!(self.cluster.send(host, request, &options));
         loop {
-            let Some((at, outcome)) = limits.next(&self.body) else {
+            let Some((at, late)) = limits.next(&self.body) else {
                 return sent(send.await);
             };
             tokio::select! {
@@ -404,20 +407,20 @@ impl Routing {
                 .next(&self.body)
                 .is_none_or(|(later, _)| later <= Instant::now())
             {
-                self.count_timeout(exchange, host, &outcome);
-                return outcome;
+                self.count_timeout(exchange, host, late);
+                return Outcome::Late(late);
             }
         }
     }
 
-    fn count_timeout(&self, exchange: &Exchange, host: &Host, outcome: &Outcome) {
-        match outcome {
-            Outcome::RequestTimeout => {
+    fn count_timeout(&self, exchange: &Exchange, host: &Host, late: Late) {
+        match late {
+            Late::Request => {
                 // The client's doing, not the host's.
                 exchange.manager().stats.downstream_rq_timeout.inc();
                 return;
             }
-            Outcome::PerTryTimeout => self.cluster.stats.upstream_rq_per_try_timeout.inc(),
+            Late::PerTry => self.cluster.stats.upstream_rq_per_try_timeout.inc(),
             _ => self.cluster.stats.upstream_rq_timeout.inc(),
         }
         self.cluster.report(host, Seen::LocalOriginFailure);

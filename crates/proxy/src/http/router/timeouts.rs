@@ -7,7 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use weft_config::Forward;
 use weft_config::route::TimeoutSetting;
 
-use super::{Outcome, Outgoing, Target};
+use super::{Late, Outgoing, Target};
 use crate::http::admit::Head;
 use crate::http::exchange::Exchange;
 use crate::http::headers::{
@@ -42,7 +42,7 @@ pub(super) struct AttemptLimits {
 
 impl AttemptLimits {
     /// The limit that comes first, and what it means when it passes.
-    pub(super) fn next(&self, body: &Outgoing) -> Option<(Instant, Outcome)> {
+    pub(super) fn next(&self, body: &Outgoing) -> Option<(Instant, Late)> {
         let (since_request, since_try, since_move) = match body {
             Outgoing::Upload(upload) => match body.asked_at(self.began) {
                 Some(at) => (at, at.max(self.now), at.max(self.now)),
@@ -64,13 +64,13 @@ impl AttemptLimits {
             request,
         } = self.timeouts;
         let limits = [
-            per_try.map(|limit| (since_try + limit, Outcome::PerTryTimeout)),
-            route.map(|limit| (since_request + limit, Outcome::RouteTimeout)),
-            idle.map(|limit| (since_move + limit, Outcome::IdleTimeout)),
-            max_stream.map(|limit| (self.started + limit, Outcome::MaxStreamDuration)),
+            per_try.map(|limit| (since_try + limit, Late::PerTry)),
+            route.map(|limit| (since_request + limit, Late::Route)),
+            idle.map(|limit| (since_move + limit, Late::Idle)),
+            max_stream.map(|limit| (self.started + limit, Late::MaxStream)),
             request
                 .filter(|_| arriving)
-                .map(|limit| (self.started + limit, Outcome::RequestTimeout)),
+                .map(|limit| (self.started + limit, Late::Request)),
         ];
         limits.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -176,7 +176,7 @@ fn parse_grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 }
 
 fn take_millis(headers: &mut HeaderMap, name: HeaderName) -> Option<Duration> {
-    let value = headers.remove(name)?;
+    let value = headers::take(headers, &name)?;
     value.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }
 
