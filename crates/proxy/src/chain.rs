@@ -116,7 +116,12 @@ impl Chain {
             }
             Some(NetworkFilter::Rpc(config)) => {
                 let routes = spec.rpc_routes.clone().unwrap_or_default();
-                Network::Rpc(RpcManager::new(Arc::clone(config), routes, worker))
+                Network::Rpc(RpcManager::new(
+                    Arc::clone(config),
+                    routes,
+                    &spec.logs,
+                    worker,
+                ))
             }
             None => Network::Nothing,
         };
@@ -170,7 +175,7 @@ impl Chain {
             (Network::Rpc(manager), None) => {
                 let stream = Stream::plain(io);
                 if self.admits(&stream, None, (peer, local), &registered).await {
-                    manager.serve(stream, local, &registered).await;
+                    manager.serve(stream, (peer, local), &registered).await;
                 }
             }
             (Network::Http(manager), None) => {
@@ -195,7 +200,9 @@ impl Chain {
                     Network::Tcp(manager) => {
                         manager.serve(stream, (peer, local), &registered).await;
                     }
-                    Network::Rpc(manager) => manager.serve(stream, local, &registered).await,
+                    Network::Rpc(manager) => {
+                        manager.serve(stream, (peer, local), &registered).await;
+                    }
                     Network::Http(manager) => {
                         let stream = (stream, tls.own_uris.as_slice());
                         http(manager, stream, None, (peer, local), registered).await;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
+pub(crate) use convert_retry::backoff;
 pub use action::{
     ClusterSpec, Forward, HostRewrite, MaxStreamDuration, Mirror, Picked, Priority, RouteAction,
     TimeoutSetting, WeightedCluster,

@@ -163,6 +163,7 @@ pub(super) fn guard(cx: &mut Cx<'_, '_>, refs: &PolicyRefs, gateway: bool) -> Va
             fetched.extend(keys.map(|keys| (place.clone(), keys)));
         }
     }
+    let (rpc, calls) = (made.custom_tcp.clone(), made.http.clone());
     let mut http = made.custom_http;
     http.extend(tokens::filter(&tokens_of, &fetched, gateway));
     http.extend(made.http);
@@ -171,6 +172,8 @@ pub(super) fn guard(cx: &mut Cx<'_, '_>, refs: &PolicyRefs, gateway: bool) -> Va
     Value::Guard(Arc::new(Guard {
         http,
         tcp,
+        rpc,
+        calls,
         origins: from.iter().cloned().collect(),
         faults,
     }))

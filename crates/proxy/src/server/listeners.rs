@@ -267,7 +267,7 @@ impl Listeners {
                         Arc::new(ArcSwapOption::new(Some(Arc::clone(routes))))
                     }
                 });
-                Vec::new()
+                self.open_logs(&rpc.access_logs)?
             }
             None => Vec::new(),
         };

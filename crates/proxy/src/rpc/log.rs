@@ -1,0 +1,287 @@
+//! What access logs say of a call: gathered on its way, written when the entry is dropped, however the call
+//! ended. Without access logs there is no entry.
+
+use std::borrow::Cow;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use weft_config::call::CallView as _;
+use weft_config::format::{Field, FormatSource, Pseudo, Value};
+use weft_config::rpc::RpcRoute;
+use weft_config::{Metadata, RpcManager as Config};
+use weft_rpc::{Attributes, Codec, Frame};
+use weft_upstream::{Cluster, Host, HostAddress};
+
+use super::gate::Peer;
+use super::{Refusal, RpcManager};
+use crate::access_log::{AccessLogFile, Log};
+use crate::http::flags::ResponseFlags;
+use crate::tcp::upstream_host;
+
+/// The access logs of a manager in one worker.
+#[derive(Debug)]
+pub(super) struct Logs {
+    all: Vec<Log>,
+    /// The attachments that they look at.
+    wanted: Vec<HeaderName>,
+}
+
+impl Logs {
+    pub(super) fn new(config: &Config, files: &[AccessLogFile]) -> Self {
+        let mut wanted = Vec::new();
+        for log in &config.access_logs {
+            log.request_headers(&mut wanted);
+        }
+        wanted.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        wanted.dedup();
+        Self {
+            all: Log::all(&config.access_logs, files),
+            wanted,
+        }
+    }
+
+    /// An entry for a call that has come; nothing if nobody wants to read it.
+    pub(super) fn begin(
+        &self,
+        manager: &Rc<RpcManager>,
+        peer: &Rc<Peer>,
+        frame: &Frame,
+    ) -> Option<Box<Entry>> {
+        if self.all.is_empty() {
+            return None;
+        }
+        Some(Box::new(Entry {
+            manager: Rc::downgrade(manager),
+            peer: Rc::clone(peer),
+            began: Instant::now(),
+            interface: None,
+            method: None,
+            path: None,
+            headers: HeaderMap::new(),
+            received: frame.bytes().len() as u64,
+            sent: 0,
+            status: None,
+            done: false,
+            flags: ResponseFlags::default(),
+            details: Cow::Borrowed(""),
+            cluster: None,
+            host: None,
+            hostname: None,
+            route: None,
+            attempts: 0,
+            answered: None,
+            metadata: Metadata::default(),
+        }))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Entry {
+    manager: Weak<RpcManager>,
+    peer: Rc<Peer>,
+    began: Instant,
+    interface: Option<Box<str>>,
+    method: Option<Box<str>>,
+    /// The method behind a slash.
+    path: Option<Box<str>>,
+    /// The attachments that logs look at.
+    headers: HeaderMap,
+    received: u64,
+    sent: u64,
+    status: Option<u32>,
+    /// The call came to an end that is known; otherwise its client went away.
+    done: bool,
+    flags: ResponseFlags,
+    details: Cow<'static, str>,
+    cluster: Option<(Arc<str>, Arc<str>)>,
+    host: Option<HostAddress>,
+    hostname: Option<Arc<str>>,
+    route: Option<Arc<str>>,
+    attempts: u64,
+    answered: Option<Instant>,
+    pub(super) metadata: Metadata,
+}
+
+impl Entry {
+    /// What the call says of itself.
+    pub(super) fn describe(&mut self, wanted: &Logs, attributes: &Attributes<'_>) {
+        let call = attributes.call();
+        self.interface = call.interface.map(Into::into);
+        self.method = call.method.map(Into::into);
+        self.path = call.method.map(|method| format!("/{method}").into());
+        for name in &wanted.wanted {
+            let values = attributes.values(name.as_str()).unwrap_or_default();
+            for value in values {
+                // What no header may have is not shown.
+                if let Ok(value) = HeaderValue::from_bytes(value) {
+                    self.headers.append(name.clone(), value);
+                }
+            }
+        }
+    }
+
+    /// The route's name.
+    pub(super) fn routed(&mut self, route: &RpcRoute) {
+        self.route = (!route.name.is_empty()).then(|| Arc::clone(&route.name));
+    }
+
+    /// A fault made it wait.
+    pub(super) fn delayed(&mut self) {
+        self.flags.add(ResponseFlags::DELAY_INJECTED);
+    }
+
+    /// Where it is to go.
+    pub(super) fn to_cluster(&mut self, cluster: &Cluster) {
+        let config = &cluster.config;
+        let shown = config.alt_stat_name.as_ref().unwrap_or(&config.name);
+        self.cluster = Some((Arc::clone(shown), Arc::clone(&config.name)));
+    }
+
+    /// A host is tried.
+    pub(super) fn to_host(&mut self, host: &Host) {
+        self.attempts += 1;
+        self.host = Some(host.address().clone());
+        let name = host.hostname();
+        self.hostname = (!name.is_empty()).then(|| Arc::clone(name));
+    }
+
+    /// The host's answer goes back.
+    pub(super) fn answered(mut self: Box<Self>, codec: &dyn Codec, answer: &Frame) {
+        self.status = codec.status(answer.bytes());
+        self.sent = answer.bytes().len() as u64;
+        self.answered = Some(Instant::now());
+        self.details = Cow::Borrowed("via_upstream");
+        self.done = true;
+    }
+
+    /// It wanted no answer.
+    pub(super) fn passed_on(mut self: Box<Self>) {
+        self.done = true;
+    }
+
+    /// It is answered here, with `reply` if it wants an answer.
+    pub(super) fn refused(
+        mut self: Box<Self>,
+        refusal: Refusal,
+        codec: &dyn Codec,
+        reply: Option<&[u8]>,
+    ) {
+        self.flags.add(refusal.flags);
+        self.details = refusal.details;
+        self.status = reply.and_then(|reply| codec.status(reply));
+        self.sent = reply.map_or(0, |reply| reply.len() as u64);
+        self.done = true;
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let Some(manager) = self.manager.upgrade() else {
+            return;
+        };
+        if !self.done {
+            self.flags
+                .add(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            self.details = Cow::Borrowed("downstream_remote_disconnect");
+        }
+        let view = View {
+            duration: self.began.elapsed(),
+            flags: self.flags.to_string(),
+            protocol: manager.config.codec.name(),
+            entry: self,
+        };
+        let mut line = Vec::with_capacity(256);
+        for log in &manager.logs.all {
+            log.write(&view, &manager.worker, &mut line);
+        }
+    }
+}
+
+struct View<'a> {
+    entry: &'a Entry,
+    duration: Duration,
+    flags: String,
+    protocol: &'static str,
+}
+
+impl View<'_> {
+    fn response_value(&self, field: Field) -> Value<'_> {
+        let Some(answered) = self.entry.answered else {
+            return Value::Absent;
+        };
+        let first = answered.duration_since(self.entry.began);
+        let shown = match field {
+            Field::ResponseDuration => first,
+            _ => self.duration.saturating_sub(first),
+        };
+        Value::Number(shown.as_millis() as u64)
+    }
+}
+
+impl FormatSource for View<'_> {
+    fn pseudo(&self, which: Pseudo) -> Option<&str> {
+        let entry = self.entry;
+        match which {
+            Pseudo::Method => entry.method.as_deref(),
+            Pseudo::Path => entry.path.as_deref(),
+            Pseudo::Authority => entry.interface.as_deref(),
+            Pseudo::Scheme | Pseudo::Protocol | Pseudo::Status => None,
+        }
+    }
+
+    fn request_headers(&self) -> Option<&HeaderMap> {
+        Some(&self.entry.headers)
+    }
+
+    fn dynamic_metadata(&self) -> Option<&Metadata> {
+        Some(&self.entry.metadata)
+    }
+
+    fn start_time(&self) -> SystemTime {
+        SystemTime::now() - self.duration
+    }
+
+    fn value(&self, field: Field) -> Value<'_> {
+        let entry = self.entry;
+        let peer = &entry.peer;
+        match field {
+            Field::Protocol => Value::text(Some(self.protocol)),
+            Field::ResponseCode => Value::Number(entry.status.unwrap_or(0).into()),
+            Field::ResponseCodeDetails => {
+                Value::text((!entry.details.is_empty()).then_some(&*entry.details))
+            }
+            Field::ResponseFlags => Value::text((self.flags != "-").then_some(&*self.flags)),
+            Field::ResponseFlagsLong => {
+                let long = entry.flags.long();
+                if long.is_empty() {
+                    return Value::Absent;
+                }
+                Value::Text(Cow::Owned(long))
+            }
+            Field::BytesReceived => Value::Number(entry.received),
+            Field::BytesSent => Value::Number(entry.sent),
+            Field::Duration => Value::Number(self.duration.as_millis() as u64),
+            Field::ResponseDuration | Field::ResponseTxDuration => self.response_value(field),
+            Field::UpstreamHost | Field::UpstreamRemoteAddress => {
+                upstream_host(entry.host.as_ref())
+            }
+            Field::UpstreamHostName => Value::text(entry.hostname.as_deref()),
+            Field::UpstreamCluster => Value::text(entry.cluster.as_ref().map(|names| &*names.0)),
+            Field::UpstreamClusterRaw => Value::text(entry.cluster.as_ref().map(|names| &*names.1)),
+            Field::UpstreamRequestAttemptCount => Value::Number(entry.attempts),
+            Field::RouteName => Value::text(entry.route.as_deref()),
+            Field::DownstreamRemoteAddress => Value::Address(peer.address),
+            Field::DownstreamDirectRemoteAddress => Value::Address(peer.direct),
+            Field::DownstreamLocalAddress => Value::Address(peer.local),
+            Field::RequestedServerName => {
+                Value::text((!peer.server_name.is_empty()).then_some(&*peer.server_name))
+            }
+            Field::ConnectionId => Value::Number(peer.id),
+            Field::AccessLogType => Value::text(Some("DownstreamEnd")),
+            _ => Value::Absent,
+        }
+    }
+}
