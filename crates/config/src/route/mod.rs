@@ -19,12 +19,12 @@ use std::sync::Arc;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
-pub(crate) use convert_retry::backoff;
 pub use action::{
     ClusterSpec, Forward, HostRewrite, MaxStreamDuration, Mirror, Picked, Priority, RouteAction,
     TimeoutSetting, WeightedCluster,
 };
 pub(crate) use convert::{route_config, route_match};
+pub(crate) use convert_retry::backoff;
 pub use hash::{HashPolicy, HashSource, MadeCookie, RequestHash};
 pub use matcher::{PathRule, RouteMatch};
 pub use redirect::{Redirect, RedirectPath};

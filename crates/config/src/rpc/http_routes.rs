@@ -11,8 +11,8 @@ use super::convert::{Mutation, attribute_match, few, mirror, mutation, weighted_
 use super::filters::fault;
 use super::{AttributeMatch, RpcMirror, RpcRoute, RpcRoutes};
 use crate::pass::Pass;
-use crate::route::backoff;
 use crate::pb;
+use crate::route::backoff;
 use crate::tcp_proxy::TcpClusters;
 use pb::config::route::v3 as route;
 use route::route_action;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{ObjectRef, RpcProtocol};
-use weft_proto::rpc::CodecOptions;
 use weft_proto::aeraki::meta_protocol_proxy::{config::route::v1alpha as route, v1alpha as aeraki};
+use weft_proto::rpc::CodecOptions;
 
 use super::http::Setup;
 use super::tcp::TcpPolicy;
@@ -14,8 +14,8 @@ use crate::pb::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
 };
 use crate::pb::hcm::{HttpFilter, http_filter};
-use crate::pb::{any, duration, filter};
 use crate::pb::listener::v3::Filter;
+use crate::pb::{any, duration, filter};
 use aeraki::meta_protocol_proxy::RouteSpecifier;
 
 /// Network filter name of the RPC connection manager.

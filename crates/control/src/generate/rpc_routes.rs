@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use weft_model::{
-    Abort, AbortKind, ConsistentHash, Destination, Fault, HeaderOperations, Hostname, HttpAction, HttpMatch,
-    HttpRoute, PortNumber, RetryPolicy, RouteDestination, Service, StringMatch, VirtualService,
-    routing_claim,
+    Abort, AbortKind, ConsistentHash, Destination, Fault, HeaderOperations, Hostname, HttpAction,
+    HttpMatch, HttpRoute, PortNumber, RetryPolicy, RouteDestination, Service, StringMatch,
+    VirtualService, routing_claim,
 };
 
 use super::actions::{Headers, back_off, mirror, translate_fault};
@@ -36,6 +36,15 @@ pub(crate) struct Made {
     pub(crate) problems: Vec<String>,
 }
 
+/// What of a rule is about bytes.
+pub(crate) fn of_bytes(rule: &VirtualService) -> impl Iterator<Item = String> {
+    let why =
+        "has no effect on a port that speaks an RPC protocol: write `http`, or name the port tcp-…";
+    let fields = [("tcp", !rule.tcp.is_empty()), ("tls", !rule.tls.is_empty())];
+    let set = fields.into_iter().filter(|(_, is_set)| *is_set);
+    set.map(move |(field, _)| format!("{field}: {why}"))
+}
+
 /// The routes of a rule that concern a reader, and whether there are any: otherwise there are only problems.
 pub(crate) fn of_rule(
     rule: &VirtualService,
@@ -44,12 +53,7 @@ pub(crate) fn of_rule(
 ) -> (bool, Made) {
     let mut made = Made::default();
     let mut concerned = false;
-    for (field, is_set) in [("tcp", !rule.tcp.is_empty()), ("tls", !rule.tls.is_empty())] {
-        if is_set {
-            let why = "has no effect on a port that speaks an RPC protocol: write `http`, or name the port tcp-…";
-            made.problems.push(format!("{field}: {why}"));
-        }
-    }
+    made.problems.extend(of_bytes(rule));
     for (number, http) in rule.http.iter().enumerate() {
         let mut place = Place {
             field: format!("http[{number}]"),

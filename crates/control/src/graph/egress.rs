@@ -244,12 +244,7 @@ impl<'a> Table<'a> {
 
     /// The chain of a service that speaks an RPC protocol at the listener's port, unless the listener says
     /// that something else is spoken there.
-    fn rpc(
-        &self,
-        cx: &mut Cx<'_, '_>,
-        service: &Service,
-        protocol: Protocol,
-    ) -> Option<RpcChain> {
+    fn rpc(&self, cx: &mut Cx<'_, '_>, service: &Service, protocol: Protocol) -> Option<RpcChain> {
         let port = service.port(PortNumber::new(self.port).ok()?)?;
         let bytes = matches!(protocol, Protocol::Tcp | Protocol::Unsupported);
         let place = (&self.caller.scope, self.binding);

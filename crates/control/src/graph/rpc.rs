@@ -9,7 +9,7 @@ use weft_xds::{Resource, TypeUrl};
 
 use super::key::{HostForm, OutboundHost, Reader};
 use super::value::Value;
-use super::{Cx, Shard, contain, hosts, places};
+use super::{Cx, Shard, contain, hosts, places, streams};
 use crate::emit::{Emitted, Fault, origins};
 use crate::generate::{routes, rpc_routes};
 
@@ -94,6 +94,13 @@ fn of_host(
         }
         if !made.problems.is_empty() {
             told = (made.problems, objects.into_iter().collect());
+        }
+    }
+    for rule in streams::rules(cx, &reader.scope, &service.hostname) {
+        let origin = &rule.meta.origin;
+        if !told.1.contains(origin) {
+            told.0.extend(rpc_routes::of_bytes(&rule));
+            told.1.push(origin.clone());
         }
     }
     // A rule of which nothing concerns the caller leaves the service as it is.

@@ -87,7 +87,11 @@ impl Call {
         if let Some((routes, index)) = &self.mutating
             && let Some(route) = routes.routes.get(*index)
         {
-            manager.mutate(&mut frame, &route.response_removal, &route.response_mutation);
+            manager.mutate(
+                &mut frame,
+                &route.response_removal,
+                &route.response_mutation,
+            );
         }
         codec.set_id(&mut frame, self.origin.id);
         if let Some(told) = self.told {
@@ -142,7 +146,11 @@ impl Call {
             client.manager.stats.request_timeout.inc();
         }
         client.forget(self.number);
-        client.refuse(self.origin, Refusal::new(failure, text.to_owned()), self.told);
+        client.refuse(
+            self.origin,
+            Refusal::new(failure, text.to_owned()),
+            self.told,
+        );
     }
 
     /// It is sent to no other host.

@@ -10,11 +10,11 @@ use weft_net::Stream;
 use weft_rpc::{Frame, Kind, Origin};
 
 use super::gate::Peer;
-use super::log::Entry;
-use super::{Refusal, RpcManager};
 use super::input::{Ended, Input};
+use super::log::Entry;
 use super::outbox::Outbox;
 use super::upstream::Upstream;
+use super::{Refusal, RpcManager};
 use crate::connection::{Handle, Phase, Reason};
 
 /// Calls of a connection that wait for their answers; then no more are read.

@@ -23,7 +23,10 @@ pub(super) struct Befalls {
 impl Befalls {
     /// By random numbers, for each a new one.
     pub(super) fn of(fault: &Fault, call: &dyn CallView, random: impl Fn() -> u64) -> Self {
-        let matches = fault.headers.iter().all(|one| one.matches_call(call) == Ok(true));
+        let matches = fault
+            .headers
+            .iter()
+            .all(|one| one.matches_call(call) == Ok(true));
         if !matches {
             return Self::default();
         }

@@ -129,7 +129,12 @@ impl RpcManager {
     }
 
     /// Takes attachments out, and sets others.
-    pub(super) fn mutate(&self, frame: &mut Frame, removed: &[Arc<str>], set: &[(Arc<str>, Arc<str>)]) {
+    pub(super) fn mutate(
+        &self,
+        frame: &mut Frame,
+        removed: &[Arc<str>],
+        set: &[(Arc<str>, Arc<str>)],
+    ) {
         let codec = self.config.codec;
         if !removed.is_empty() {
             let names: Vec<&str> = removed.iter().map(|name| &**name).collect();
@@ -199,7 +204,8 @@ impl RpcManager {
         let factor = 1_u32.checked_shl(spare.done).unwrap_or(u32::MAX);
         spare.done += 1;
         let interval = base.saturating_mul(factor).min(most);
-        let pause = Duration::from_micros(self.worker.random() % interval.as_micros().max(1) as u64);
+        let pause =
+            Duration::from_micros(self.worker.random() % interval.as_micros().max(1) as u64);
         let wake = Instant::now() + pause;
         let wake = call.deadline.map_or(wake, |deadline| deadline.min(wake));
         let (number, bytes) = (call.number, spare.frame.bytes().len());

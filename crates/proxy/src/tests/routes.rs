@@ -19,7 +19,8 @@ use weft_xds::{Resource, ResourceSet, TypeUrl, View};
 use super::proxy::{Client, PATIENCE, Proxy, Upstream, manager_with, route_config};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-pub(super) const RDS: &str = "rds: {route_config_name: r, config_source: {ads: {}, resource_api_version: V3}}";
+pub(super) const RDS: &str =
+    "rds: {route_config_name: r, config_source: {ads: {}, resource_api_version: V3}}";
 /// A filter that asks a service, and for the route again if that has added a header.
 const GUARD: &str = "{name: guard, typed_config: {\"@type\": \
     type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, \
@@ -87,7 +88,11 @@ pub(super) async fn control_plane(view: View) -> (Arc<Routes>, SocketAddr, JoinH
     let address = listener.local_addr().unwrap();
     let server = server_builder(Options::default().max_connection_age);
     let server = server.serve_with_incoming(ads, incoming(listener, 10, counters));
-    (routes, address, tokio::spawn(async move { drop(server.await) }))
+    (
+        routes,
+        address,
+        tokio::spawn(async move { drop(server.await) }),
+    )
 }
 
 #[tokio::test]

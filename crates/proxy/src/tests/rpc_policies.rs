@@ -20,9 +20,7 @@ const ROUTE: &str = "{route: {cluster: up}}";
 
 /// The filter of some policies, before the router.
 fn rbac(rules: &str) -> String {
-    format!(
-        "meta_protocol_filters: [{rules}, {{name: aeraki.meta_protocol.filters.router}}],"
-    )
+    format!("meta_protocol_filters: [{rules}, {{name: aeraki.meta_protocol.filters.router}}],")
 }
 
 fn policy(action: &str, permissions: &str) -> String {
@@ -117,10 +115,7 @@ async fn a_call_that_cannot_be_read_gets_past_no_policy_that_looks_into_it() {
             OK,
         ),
         (
-            policy(
-                "ALLOW",
-                "{not_rule: {url_path: {path: {exact: /delete}}}}",
-            ),
+            policy("ALLOW", "{not_rule: {url_path: {path: {exact: /delete}}}}"),
             DENIED,
             OK,
         ),
@@ -291,7 +286,10 @@ async fn faults_delay_calls_and_answer_them_in_their_own_status() {
     let begun = Instant::now();
     assert_eq!(status(&mut client, request(3, "both", &[])).await, 100);
     assert!(begun.elapsed() >= Duration::from_millis(100));
-    assert_eq!(status(&mut client, request(4, "bob", &["user", "bob"])).await, DENIED);
+    assert_eq!(
+        status(&mut client, request(4, "bob", &["user", "bob"])).await,
+        DENIED
+    );
     let mut late = 0;
     for id in 0..200 {
         late += u32::from(status(&mut client, request(id, "some", &[])).await == 31);
@@ -398,9 +396,7 @@ async fn a_call_is_sent_again_after_a_pause_if_its_route_wants_one() {
     assert!(longest > Duration::from_millis(50), "{longest:?}");
     assert_eq!(proxy.stat("meta_protocol.d.p.request_retry").await, 9);
     // The call's own time ends the pauses.
-    client
-        .send(request(7, "get", &["timeout", "20"]))
-        .await;
+    client.send(request(7, "get", &["timeout", "20"])).await;
     assert_eq!(client.answer().await.id(), 7);
     assert!(begun.elapsed() < PATIENCE);
     assert_eq!(proxy.stat("meta_protocol.d.p.request_active").await, 0);

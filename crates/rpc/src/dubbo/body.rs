@@ -151,11 +151,7 @@ pub(super) fn changed(
 /// What is set, and what is taken out.
 pub(super) type Edit<'e> = (&'e [(&'e str, &'e str)], &'e [&'e str]);
 
-fn changed_map(
-    kind: Kind,
-    body: &[u8],
-    (changes, removed): Edit<'_>,
-) -> Option<(usize, Vec<u8>)> {
+fn changed_map(kind: Kind, body: &[u8], (changes, removed): Edit<'_>) -> Option<(usize, Vec<u8>)> {
     let mut reader = at_attachments(kind, body)?;
     let begin = reader.place();
     let mut out = Vec::with_capacity(body.len().saturating_sub(begin) + 64);
@@ -177,7 +173,8 @@ fn changed_map(
             let value_at = reader.place();
             let value = reader.scalar()?;
             let named = |name: &&str, key: &str| name.eq_ignore_ascii_case(key);
-            let goes = matches!(&key, Scalar::Text(key) if removed.iter().any(|one| named(one, key)));
+            let goes =
+                matches!(&key, Scalar::Text(key) if removed.iter().any(|one| named(one, key)));
             // What comes later may refer to a value with parts.
             if goes && value == Scalar::Other {
                 return None;
