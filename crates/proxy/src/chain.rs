@@ -19,7 +19,7 @@ use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
 use crate::guard::Guard;
 use crate::http::{Downstream, Manager, serve, version};
-use crate::routes::{RouteSlot, RpcRouteSlot};
+use crate::routes::{RouteSlot, RpcFilterSlot, RpcRouteSlot};
 use crate::rpc::RpcManager;
 use crate::stats::ListenerStats;
 use crate::tcp::TcpManager;
@@ -68,6 +68,8 @@ pub(crate) struct ChainSpec {
     /// Where the routes of an RPC chain are, also those that stand in the listener: they may change
     /// while its connections stay.
     pub(crate) rpc_routes: Option<RpcRouteSlot>,
+    /// What stands before them, which may change just so.
+    pub(crate) rpc_filters: Option<RpcFilterSlot>,
     /// The opened files of the network filter's access logs, in their order.
     pub(crate) logs: Vec<AccessLogFile>,
 }
@@ -118,7 +120,7 @@ impl Chain {
                 let routes = spec.rpc_routes.clone().unwrap_or_default();
                 Network::Rpc(RpcManager::new(
                     Arc::clone(config),
-                    routes,
+                    (routes, spec.rpc_filters.clone().unwrap_or_default()),
                     &spec.logs,
                     worker,
                 ))

@@ -162,7 +162,7 @@ async fn policies_hold_for_each_call_and_a_denied_one_gets_its_own_error_at_once
     let mut client = Script::start("client", command, &mesh.folder.log("client.log"));
     let whose = json!({"op": "call", "method": "where"});
     let notes = json!({"op": "call", "method": "notes"});
-    let one = json!({"value": "one"});
+    let one = json!({"connections": 1, "value": "one"});
     assert_eq!(ask(&mut client, whose.clone()).await, one);
 
     // By the caller's principal and by what it calls, side by side on one connection. `notes` goes to

@@ -1,9 +1,9 @@
 //! Who calls, and what each call passes before it is routed: policies. Must never know routes.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weft_config::RpcManager as Config;
 use weft_config::rbac::{Head, PeerNames, RbacFilter, Subject};
 use weft_config::rpc::RpcFilter;
 use weft_config::{Metadata, call::CallView};
@@ -13,6 +13,7 @@ use weft_net::Stream;
 
 use crate::connection::Registered;
 use crate::http::client_cert::peer_names;
+use crate::routes::RpcFilterSlot;
 use crate::worker::Worker;
 
 /// The client of a connection.
@@ -29,7 +30,7 @@ pub(super) struct Peer {
     pub(super) original_dst: Option<SocketAddr>,
     /// Server name of the TLS hello, or empty.
     pub(super) server_name: Box<str>,
-    /// The names in its certificate: `None` in plain text, or if nobody asks for them.
+    /// The names in its certificate: `None` in plain text.
     names: Option<PeerNames>,
 }
 
@@ -38,10 +39,8 @@ impl Peer {
         stream: &Stream,
         (address, local): (SocketAddr, SocketAddr),
         registered: &Registered,
-        wants_names: bool,
     ) -> Self {
         let handle = registered.handle();
-        let named = wants_names && stream.is_tls();
         Self {
             id: registered.id(),
             address,
@@ -49,14 +48,27 @@ impl Peer {
             local,
             original_dst: handle.original_dst(local),
             server_name: stream.server_name().unwrap_or_default().into(),
-            names: named.then(|| peer_names(stream.peer_certificates())),
+            // Policies that come later may ask for them.
+            names: stream
+                .is_tls()
+                .then(|| peer_names(stream.peer_certificates())),
         }
     }
 }
 
-/// The filters of a manager in one worker.
+/// The filters of a manager in one worker: those of this moment, for calls of all connections.
 #[derive(Debug)]
-pub(super) struct Gate(Vec<Filter>);
+pub(super) struct Gate {
+    slot: RpcFilterSlot,
+    now: RefCell<Filters>,
+}
+
+/// Filters that are ready to be asked, and what they were made of.
+#[derive(Debug, Default)]
+struct Filters {
+    of: Option<Arc<Vec<RpcFilter>>>,
+    all: Vec<Filter>,
+}
 
 #[derive(Debug)]
 enum Filter {
@@ -64,41 +76,32 @@ enum Filter {
 }
 
 impl Gate {
-    pub(super) fn new(config: &Config, worker: &Worker) -> Self {
-        let owner = &config.stat_prefix;
-        let make = |prefix: &str, names| {
-            let scope = Scope::rpc(Arc::clone(owner));
-            let kept = &worker.prefixes;
-            kept.counters(&worker.registry, owner, scope, (prefix, names))
-        };
-        let filters = config.filters.iter().map(|filter| match filter {
-            RpcFilter::Rbac(rbac) => {
-                let prefixes = (&*rbac.stat_prefix, &*rbac.shadow_stat_prefix);
-                let counters = RbacCounters::new("", prefixes, &make);
-                Filter::Rbac(Arc::clone(rbac), counters)
-            }
-        });
-        Self(filters.collect())
+    pub(super) fn new(slot: RpcFilterSlot) -> Self {
+        Self {
+            slot,
+            now: RefCell::default(),
+        }
     }
 
-    /// Whether a filter looks at the names in the client's certificate.
-    pub(super) fn wants_names(&self) -> bool {
-        self.0.iter().any(|filter| match filter {
-            Filter::Rbac(rbac, _) => rbac.wants_names(),
-        })
-    }
-
-    /// Asks every filter; what they leave goes to `metadata`.
+    /// Asks every filter; what they leave goes to `metadata`. Their counters belong to a stat prefix.
     ///
     /// # Errors
     /// Who keeps the call out, in the words of access logs.
     pub(super) fn admits(
         &self,
-        call: &dyn CallView,
-        peer: &Peer,
+        (call, peer): (&dyn CallView, &Peer),
         mut metadata: Option<&mut Metadata>,
+        (owner, worker): (&Arc<str>, &Worker),
     ) -> Result<(), String> {
-        for filter in &self.0 {
+        let wanted = self.slot.load();
+        let Some(wanted) = &*wanted else {
+            return Ok(());
+        };
+        let mut now = self.now.borrow_mut();
+        if !now.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, wanted)) {
+            *now = Filters::new(wanted, owner, worker);
+        }
+        for filter in &now.all {
             let Filter::Rbac(rbac, counters) = filter;
             let subject = Subject {
                 head: Some(Head::Call(call)),
@@ -117,5 +120,26 @@ impl Gate {
             judged.refusal().map_or(Ok(()), Err)?;
         }
         Ok(())
+    }
+}
+
+impl Filters {
+    fn new(configured: &Arc<Vec<RpcFilter>>, owner: &Arc<str>, worker: &Worker) -> Self {
+        let make = |prefix: &str, names| {
+            let scope = Scope::rpc(Arc::clone(owner));
+            let kept = &worker.prefixes;
+            kept.counters(&worker.registry, owner, scope, (prefix, names))
+        };
+        let filters = configured.iter().map(|filter| match filter {
+            RpcFilter::Rbac(rbac) => {
+                let prefixes = (&*rbac.stat_prefix, &*rbac.shadow_stat_prefix);
+                let counters = RbacCounters::new("", prefixes, &make);
+                Filter::Rbac(Arc::clone(rbac), counters)
+            }
+        });
+        Self {
+            all: filters.collect(),
+            of: Some(Arc::clone(configured)),
+        }
     }
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_config::RpcManager as Config;
+use weft_config::call::CallView;
 use weft_config::rpc::{RpcRoute, RpcRoutes};
 use weft_filters::RBAC_DENIED;
 use weft_net::Stream;
@@ -37,7 +38,7 @@ use upstream::Upstream;
 use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
 use crate::http::flags::ResponseFlags;
-use crate::routes::RpcRouteSlot;
+use crate::routes::{RpcFilterSlot, RpcRouteSlot};
 use crate::worker::Worker;
 
 pub(crate) use stats::RpcStats;
@@ -110,7 +111,7 @@ type Told = Option<Box<Entry>>;
 impl RpcManager {
     pub(crate) fn new(
         config: Arc<Config>,
-        routes: RpcRouteSlot,
+        (routes, filters): (RpcRouteSlot, RpcFilterSlot),
         files: &[AccessLogFile],
         worker: Rc<Worker>,
     ) -> Rc<Self> {
@@ -118,7 +119,7 @@ impl RpcManager {
         Rc::new(Self {
             routes,
             stats: kept.rpc(&worker.registry, &config.stat_prefix),
-            gate: Gate::new(&config, &worker),
+            gate: Gate::new(filters),
             logs: Logs::new(&config, files),
             config,
             worker,
@@ -134,7 +135,7 @@ impl RpcManager {
     ) {
         self.stats.cx_total.inc();
         self.stats.cx_active.inc();
-        let peer = Peer::new(&stream, addresses, registered, self.gate.wants_names());
+        let peer = Peer::new(&stream, addresses, registered);
         let client = Client::new(self, registered.handle(), peer);
         Connection::new(stream, &client).serve().await;
         self.stats.cx_active.dec();
@@ -197,7 +198,9 @@ impl RpcManager {
                 told.describe(&self.logs, &attributes);
             }
             let metadata = told.as_mut().map(|told| &mut told.metadata);
-            let passed = self.gate.admits(&attributes, &client.peer, metadata);
+            let call = (&attributes as &dyn CallView, &*client.peer);
+            let of = (&self.config.stat_prefix, &*self.worker);
+            let passed = self.gate.admits(call, metadata, of);
             passed.map_err(|details| Refusal {
                 details: Cow::Owned(details),
                 ..Refusal::new(Failure::Denied, format!("weft: {RBAC_DENIED}"))

@@ -371,6 +371,27 @@ async fn rpc_routes_inside_of_a_listener_change_while_its_connections_stay() {
 }
 
 #[tokio::test]
+async fn policies_of_rpc_calls_change_while_connections_stay() {
+    let (mut resources, _, mut orders) = resources();
+    let rbac = "{name: envoy.filters.http.rbac, config: {\"@type\": type.googleapis.com/\
+        envoy.extensions.filters.http.rbac.v3.RBAC, rules: {action: DENY}}}";
+    let mut seen = Vec::new();
+    for (filters, count) in [("", 0), (rbac, 1), ("", 0)] {
+        let fields = format!("meta_protocol_filters: [{filters}], route_config: {{}}");
+        resources
+            .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "dubbo", &dubbo(&fields))
+            .await
+            .unwrap();
+        let spec = told(&mut orders[0]).expect("a listener");
+        let chain = spec.chains.values().next().expect("a chain");
+        let slot = chain.rpc_filters.as_ref().expect("filters");
+        assert_eq!(slot.load().as_ref().map(|all| all.len()), Some(count));
+        seen.push(chain.id);
+    }
+    assert!(seen.iter().all(|id| *id == seen[0]), "{seen:?}");
+}
+
+#[tokio::test]
 async fn keys_that_cannot_be_used_are_refused() {
     let (mut resources, stats, _orders) = resources();
     let filter = |keys: &str| {
