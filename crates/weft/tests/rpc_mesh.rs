@@ -206,6 +206,10 @@ async fn policies_hold_for_each_call_and_a_denied_one_gets_its_own_error_at_once
     assert!(answer["error"].is_string(), "{answer}");
     let stats = front.stats().await;
     assert_eq!(stats.get(&mesh.of_client("bolt", "cx_total")), 1);
+    let made = stats.get(&mesh.of_subset("v1", "upstream_cx_total"));
+    assert_eq!(made, 1, "policies close no connection");
+    let of_where = mesh.of_client("bolt", "method.shop.Cart|where.response_success");
+    assert!(stats.get(&of_where) > 20);
     server.assert_nothing_refused().await;
     front.assert_nothing_refused().await;
 }

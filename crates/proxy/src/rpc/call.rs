@@ -10,7 +10,7 @@ use weft_upstream::{ActiveRequest, Cluster, Host, Outcome as HostOutcome, Priori
 
 use super::Refusal;
 use super::client::Client;
-use super::log::Entry;
+use super::log::Told;
 
 /// What is needed to give an answer back; a place in the circuit breaker while it is waited for.
 pub(super) struct Call {
@@ -31,8 +31,8 @@ pub(super) struct Call {
     pub(super) active: Option<ActiveRequest>,
     /// Of a call that was sent again.
     pub(super) retry: Option<RetryPlace>,
-    /// For access logs.
-    pub(super) told: Option<Box<Entry>>,
+    /// For access logs and statistics.
+    pub(super) told: Told,
 }
 
 /// One of the retries that a cluster allows at once.
@@ -94,9 +94,7 @@ impl Call {
             );
         }
         codec.set_id(&mut frame, self.origin.id);
-        if let Some(told) = self.told {
-            told.answered(codec, &frame);
-        }
+        self.told.answered(codec, &frame, millis);
         client.forget(self.number);
         client.answer(frame);
     }

@@ -11,7 +11,7 @@ use weft_rpc::{Frame, Kind, Origin};
 
 use super::gate::Peer;
 use super::input::{Ended, Input};
-use super::log::Entry;
+use super::log::Told;
 use super::outbox::Outbox;
 use super::upstream::Upstream;
 use super::{Refusal, RpcManager};
@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// Answers a request with an error.
-    pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, told: Option<Box<Entry>>) {
+    pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, told: Told) {
         self.manager.stats.local_response_error.inc();
         if !self.takes_answers() {
             return;
@@ -124,9 +124,7 @@ impl Client {
         let codec = self.manager.config.codec;
         let reply = codec.error_reply(origin, refusal.failure, &refusal.text);
         self.out.push_bytes(&reply);
-        if let Some(told) = told {
-            told.refused(refusal, codec, Some(&reply));
-        }
+        told.refused(refusal, codec, Some(&reply));
     }
 
     /// Gives the client its answer.

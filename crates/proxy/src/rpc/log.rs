@@ -1,5 +1,5 @@
-//! What access logs say of a call: gathered on its way, written when the entry is dropped, however the call
-//! ended. Without access logs there is no entry.
+//! What access logs and statistics say of a call: gathered on its way, written when the entry is dropped,
+//! however the call ended. Without access logs there is no entry.
 
 use std::borrow::Cow;
 use std::rc::{Rc, Weak};
@@ -11,10 +11,11 @@ use weft_config::call::CallView as _;
 use weft_config::format::{Field, FormatSource, Pseudo, Value};
 use weft_config::rpc::RpcRoute;
 use weft_config::{Metadata, RpcManager as Config};
-use weft_rpc::{Attributes, Codec, Frame};
+use weft_rpc::{Attributes, Codec, Frame, Outcome};
 use weft_upstream::{Cluster, Host, HostAddress};
 
 use super::gate::Peer;
+use super::methods::{Ending, MethodStats};
 use super::{Refusal, RpcManager};
 use crate::access_log::{AccessLogFile, Log};
 use crate::http::flags::ResponseFlags;
@@ -43,16 +44,11 @@ impl Logs {
     }
 
     /// An entry for a call that has come; nothing if nobody wants to read it.
-    pub(super) fn begin(
-        &self,
-        manager: &Rc<RpcManager>,
-        peer: &Rc<Peer>,
-        frame: &Frame,
-    ) -> Option<Box<Entry>> {
+    pub(super) fn begin(&self, manager: &Rc<RpcManager>, peer: &Rc<Peer>, frame: &Frame) -> Told {
         if self.all.is_empty() {
-            return None;
+            return Told::default();
         }
-        Some(Box::new(Entry {
+        let entry = Some(Box::new(Entry {
             manager: Rc::downgrade(manager),
             peer: Rc::clone(peer),
             began: Instant::now(),
@@ -73,13 +69,116 @@ impl Logs {
             attempts: 0,
             answered: None,
             metadata: Metadata::default(),
-        }))
+        }));
+        Told {
+            entry,
+            method: None,
+        }
+    }
+}
+
+/// What a call leaves behind: an entry, if there are access logs, and its place in statistics.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    entry: Option<Box<Entry>>,
+    method: Option<Arc<MethodStats>>,
+}
+
+impl Told {
+    /// What the call says of itself.
+    pub(super) fn describe(&mut self, wanted: &Logs, attributes: &Attributes<'_>) {
+        if let Some(entry) = &mut self.entry {
+            entry.describe(wanted, attributes);
+        }
+    }
+
+    /// It is counted there.
+    pub(super) fn counts(&mut self, method: Arc<MethodStats>) {
+        self.method = Some(method);
+    }
+
+    /// What filters leave for logs.
+    pub(super) fn metadata(&mut self) -> Option<&mut Metadata> {
+        self.entry.as_mut().map(|entry| &mut entry.metadata)
+    }
+
+    /// The route's name.
+    pub(super) fn routed(&mut self, route: &RpcRoute) {
+        if let Some(entry) = &mut self.entry {
+            entry.route = (!route.name.is_empty()).then(|| Arc::clone(&route.name));
+        }
+    }
+
+    /// A fault made it wait.
+    pub(super) fn delayed(&mut self) {
+        if let Some(entry) = &mut self.entry {
+            entry.flags.add(ResponseFlags::DELAY_INJECTED);
+        }
+    }
+
+    /// Where it is to go.
+    pub(super) fn to_cluster(&mut self, cluster: &Cluster) {
+        if let Some(entry) = &mut self.entry {
+            let config = &cluster.config;
+            let shown = config.alt_stat_name.as_ref().unwrap_or(&config.name);
+            entry.cluster = Some((Arc::clone(shown), Arc::clone(&config.name)));
+        }
+    }
+
+    /// A host is tried.
+    pub(super) fn to_host(&mut self, host: &Host) {
+        if let Some(entry) = &mut self.entry {
+            entry.attempts += 1;
+            entry.host = Some(host.address().clone());
+            let name = host.hostname();
+            entry.hostname = (!name.is_empty()).then(|| Arc::clone(name));
+        }
+    }
+
+    /// The host's answer goes back, after so many milliseconds.
+    pub(super) fn answered(self, codec: &dyn Codec, answer: &Frame, millis: u64) {
+        if let Some(method) = self.method {
+            let ending = match answer.outcome() {
+                Outcome::Success => Ending::Success,
+                Outcome::Exception => Ending::Exception,
+                _ => Ending::Error,
+            };
+            method.answered(ending, millis);
+        }
+        if let Some(mut entry) = self.entry {
+            entry.status = codec.status(answer.bytes());
+            entry.sent = answer.bytes().len() as u64;
+            entry.answered = Some(Instant::now());
+            entry.details = Cow::Borrowed("via_upstream");
+            entry.done = true;
+        }
+    }
+
+    /// It wanted no answer.
+    pub(super) fn passed_on(self) {
+        if let Some(mut entry) = self.entry {
+            entry.done = true;
+        }
+    }
+
+    /// It is answered here, with `reply` if it wants an answer.
+    pub(super) fn refused(self, refusal: Refusal, codec: &dyn Codec, reply: Option<&[u8]>) {
+        if let Some(method) = self.method {
+            method.refused();
+        }
+        if let Some(mut entry) = self.entry {
+            entry.flags.add(refusal.flags);
+            entry.details = refusal.details;
+            entry.status = reply.and_then(|reply| codec.status(reply));
+            entry.sent = reply.map_or(0, |reply| reply.len() as u64);
+            entry.done = true;
+        }
     }
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Entry {
+struct Entry {
     manager: Weak<RpcManager>,
     peer: Rc<Peer>,
     began: Instant,
@@ -102,12 +201,12 @@ pub(super) struct Entry {
     route: Option<Arc<str>>,
     attempts: u64,
     answered: Option<Instant>,
-    pub(super) metadata: Metadata,
+    metadata: Metadata,
 }
 
 impl Entry {
     /// What the call says of itself.
-    pub(super) fn describe(&mut self, wanted: &Logs, attributes: &Attributes<'_>) {
+    fn describe(&mut self, wanted: &Logs, attributes: &Attributes<'_>) {
         let call = attributes.call();
         self.interface = call.interface.map(Into::into);
         self.method = call.method.map(Into::into);
@@ -121,59 +220,6 @@ impl Entry {
                 }
             }
         }
-    }
-
-    /// The route's name.
-    pub(super) fn routed(&mut self, route: &RpcRoute) {
-        self.route = (!route.name.is_empty()).then(|| Arc::clone(&route.name));
-    }
-
-    /// A fault made it wait.
-    pub(super) fn delayed(&mut self) {
-        self.flags.add(ResponseFlags::DELAY_INJECTED);
-    }
-
-    /// Where it is to go.
-    pub(super) fn to_cluster(&mut self, cluster: &Cluster) {
-        let config = &cluster.config;
-        let shown = config.alt_stat_name.as_ref().unwrap_or(&config.name);
-        self.cluster = Some((Arc::clone(shown), Arc::clone(&config.name)));
-    }
-
-    /// A host is tried.
-    pub(super) fn to_host(&mut self, host: &Host) {
-        self.attempts += 1;
-        self.host = Some(host.address().clone());
-        let name = host.hostname();
-        self.hostname = (!name.is_empty()).then(|| Arc::clone(name));
-    }
-
-    /// The host's answer goes back.
-    pub(super) fn answered(mut self: Box<Self>, codec: &dyn Codec, answer: &Frame) {
-        self.status = codec.status(answer.bytes());
-        self.sent = answer.bytes().len() as u64;
-        self.answered = Some(Instant::now());
-        self.details = Cow::Borrowed("via_upstream");
-        self.done = true;
-    }
-
-    /// It wanted no answer.
-    pub(super) fn passed_on(mut self: Box<Self>) {
-        self.done = true;
-    }
-
-    /// It is answered here, with `reply` if it wants an answer.
-    pub(super) fn refused(
-        mut self: Box<Self>,
-        refusal: Refusal,
-        codec: &dyn Codec,
-        reply: Option<&[u8]>,
-    ) {
-        self.flags.add(refusal.flags);
-        self.details = refusal.details;
-        self.status = reply.and_then(|reply| codec.status(reply));
-        self.sent = reply.map_or(0, |reply| reply.len() as u64);
-        self.done = true;
     }
 }
 

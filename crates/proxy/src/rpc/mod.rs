@@ -10,6 +10,7 @@ mod faults;
 mod gate;
 mod input;
 mod log;
+mod methods;
 mod outbox;
 mod send;
 mod stats;
@@ -32,7 +33,7 @@ use xxhash_rust::xxh3::Xxh3;
 use client::{Client, Connection};
 use faults::Befalls;
 use gate::{Gate, Peer};
-use log::{Entry, Logs};
+use log::{Logs, Told};
 use upstream::Upstream;
 
 use crate::access_log::AccessLogFile;
@@ -41,6 +42,7 @@ use crate::http::flags::ResponseFlags;
 use crate::routes::{RpcFilterSlot, RpcRouteSlot};
 use crate::worker::Worker;
 
+pub(crate) use methods::Methods;
 pub(crate) use stats::RpcStats;
 
 /// See the module; one in each worker.
@@ -51,6 +53,7 @@ pub(crate) struct RpcManager {
     pub(crate) stats: Arc<RpcStats>,
     gate: Gate,
     logs: Logs,
+    methods: Rc<Methods>,
     worker: Rc<Worker>,
 }
 
@@ -105,9 +108,6 @@ struct Chosen<'r> {
     hash: Option<u64>,
 }
 
-/// What is known of a call for access logs.
-type Told = Option<Box<Entry>>;
-
 impl RpcManager {
     pub(crate) fn new(
         config: Arc<Config>,
@@ -121,6 +121,7 @@ impl RpcManager {
             stats: kept.rpc(&worker.registry, &config.stat_prefix),
             gate: Gate::new(filters),
             logs: Logs::new(&config, files),
+            methods: kept.rpc_methods(&config.stat_prefix),
             config,
             worker,
         })
@@ -179,9 +180,7 @@ impl RpcManager {
             return client.refuse(origin, refusal, told);
         }
         self.stats.oneway_dropped.inc();
-        if let Some(told) = told {
-            told.refused(refusal, self.config.codec, None);
-        }
+        told.refused(refusal, self.config.codec, None);
     }
 
     /// Lets a request pass the filters, finds its route, and sends it there. `None`: a fault delays it.
@@ -194,12 +193,13 @@ impl RpcManager {
         let loaded = self.routes.load();
         let (chosen, befalls) = {
             let attributes = Attributes::new(self.config.codec, &frame);
-            if let Some(told) = told {
-                told.describe(&self.logs, &attributes);
-            }
-            let metadata = told.as_mut().map(|told| &mut told.metadata);
+            let prefix = &self.config.stat_prefix;
+            let registry = &self.worker.registry;
+            told.describe(&self.logs, &attributes);
+            told.counts(self.methods.count(attributes.call(), registry, prefix));
+            let metadata = told.metadata();
             let call = (&attributes as &dyn CallView, &*client.peer);
-            let of = (&self.config.stat_prefix, &*self.worker);
+            let of = (prefix, &*self.worker);
             let passed = self.gate.admits(call, metadata, of);
             passed.map_err(|details| Refusal {
                 details: Cow::Owned(details),
@@ -210,9 +210,7 @@ impl RpcManager {
                 return Err(Refusal::new(Failure::NoRoute, text));
             };
             let (index, route) = find(routes, &attributes)?;
-            if let Some(told) = told {
-                told.routed(route);
-            }
+            told.routed(route);
             let random = || self.worker.random();
             let fault = route.fault.as_deref();
             let befalls = fault.map(|fault| Befalls::of(fault, &attributes, random));
@@ -226,7 +224,7 @@ impl RpcManager {
         };
         let Befalls { delay, abort } = befalls;
         if let Some(delay) = delay {
-            self.delay(client, frame, chosen, (delay, abort), told.take());
+            self.delay(client, frame, chosen, (delay, abort), std::mem::take(told));
             return Ok(None);
         }
         self.abort(abort)?;
@@ -252,9 +250,7 @@ impl RpcManager {
         mut told: Told,
     ) {
         self.stats.fault_delays_injected.inc();
-        if let Some(told) = &mut told {
-            told.delayed();
-        }
+        told.delayed();
         let number = client.number();
         let bytes = frame.bytes().len();
         client.hold(number, bytes);

@@ -12,8 +12,9 @@ use weft_upstream::{Cluster, Host, PickContext};
 
 use super::call::{Call, Spare, pairs};
 use super::client::Client;
+use super::log::Told;
 use super::upstream::Upstream;
-use super::{Chosen, Refusal, RpcManager, Told};
+use super::{Chosen, Refusal, RpcManager};
 use crate::http::flags::ResponseFlags;
 
 /// How long the answer to a copy is waited for, if the request itself may take for ever.
@@ -43,9 +44,7 @@ impl RpcManager {
         };
         let timeout = self.timeout(codec.timeout_ms(&frame), route.timeout);
         let cluster = self.cluster(route)?;
-        if let Some(told) = told {
-            told.to_cluster(&cluster);
-        }
+        told.to_cluster(&cluster);
         if cluster.drops_request() {
             return Err(Refusal {
                 flags: ResponseFlags::DROP_OVERLOAD,
@@ -58,9 +57,7 @@ impl RpcManager {
             ..PickContext::default()
         };
         let host = cluster.pick(&context).ok_or_else(|| no_host(&cluster))?;
-        if let Some(told) = told {
-            told.to_host(&host);
-        }
+        told.to_host(&host);
         let active = cluster
             .begin_request(&host)
             .ok_or_else(|| overload(&cluster))?;
@@ -82,12 +79,10 @@ impl RpcManager {
             backoff: route.retry_backoff,
             hash,
         });
-        let told = told.take();
+        let told = std::mem::take(told);
         let make = |id| {
             if !wants_answer {
-                if let Some(told) = told {
-                    told.passed_on();
-                }
+                told.passed_on();
                 return None;
             }
             let number = client.number();
@@ -182,7 +177,7 @@ impl RpcManager {
                 spare: None,
                 active: Some(active),
                 retry: None,
-                told: None,
+                told: Told::default(),
             };
             let wants_answer = frame.kind() == Kind::Request;
             let make = |_| wants_answer.then_some(call);
@@ -247,9 +242,7 @@ impl RpcManager {
         cluster.stats.upstream_rq_retry.inc();
         let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
         (call.host, call.active) = (Rc::clone(&host), Some(active));
-        if let Some(told) = &mut call.told {
-            told.to_host(&host);
-        }
+        call.told.to_host(&host);
         let Some(waiting) = upstream.admit(&cluster) else {
             return call.refuse(overload(&cluster));
         };

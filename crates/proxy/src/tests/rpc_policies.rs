@@ -96,6 +96,17 @@ async fn each_call_is_denied_or_let_in_by_what_it_calls() {
         assert_eq!(proxy.stat(&name).await, wanted, "{name}");
     }
     assert_eq!(proxy.stat("cluster.up.upstream_rq_total").await, 2);
+    for (name, wanted) in [
+        ("get|request", 4),
+        ("get|response_success", 2),
+        ("get|local_response_error", 2),
+        ("delete|local_response_error", 2),
+        ("delete|response_success", 0),
+    ] {
+        let (method, name) = name.split_once('|').expect("both");
+        let name = format!("meta_protocol.d.p.method.shop.Cart|{method}.{name}");
+        assert_eq!(proxy.stat(&name).await, wanted, "{name}");
+    }
 }
 
 #[tokio::test]
