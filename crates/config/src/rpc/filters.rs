@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use weft_proto::aeraki::meta_protocol_proxy as aeraki;
 
+use crate::data_source::DataSource;
 use crate::extension::{Extension, decode, type_name, typed};
 use crate::http_filter::convert::read_fault;
 use crate::http_filter::{AbortKind, Fault, FaultAbort, FaultDelay};
+use crate::jwt::{self, JwtAuthn, KeySource};
 use crate::pass::Pass;
 use crate::pb;
 use crate::rbac::RbacFilter;
@@ -27,16 +29,41 @@ const FAULT_TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 pub enum RpcFilter {
     /// Access control by policies.
     Rbac(Arc<RbacFilter>),
+    /// Tokens, in attachments.
+    Jwt(Arc<JwtAuthn>),
 }
 
 /// A new filter is a new row here.
-const FILTERS: &[Extension<RpcFilter>] = &[Extension {
-    name: "envoy.extensions.filters.http.rbac.v3.RBAC",
-    read: |p, bytes| {
-        let message = decode(p, bytes)?;
-        http_rbac(p, &message).map(|rbac| RpcFilter::Rbac(Arc::new(rbac)))
+const FILTERS: &[Extension<RpcFilter>] = &[
+    Extension {
+        name: "envoy.extensions.filters.http.rbac.v3.RBAC",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            http_rbac(p, &message).map(|rbac| RpcFilter::Rbac(Arc::new(rbac)))
+        },
     },
-}];
+    Extension {
+        name: "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            let filter = jwt::convert::jwt_authn(p, &message)?;
+            for provider in &filter.providers {
+                // Nobody waits for keys while calls come.
+                let inline = matches!(&provider.keys, KeySource::Local(DataSource::Inline(_)));
+                if !inline {
+                    p.at("providers", |p| {
+                        p.at_key(&provider.name, |p| {
+                            p.refuse(
+                                "needs local_jwks with its keys in it: RPC calls wait for none",
+                            );
+                        });
+                    });
+                }
+            }
+            Some(RpcFilter::Jwt(Arc::new(filter)))
+        },
+    },
+];
 
 const ROUTERS: &[Extension<()>] = &[Extension {
     name: "aeraki.meta_protocol_proxy.filters.router.v1alpha.Router",

@@ -151,6 +151,10 @@ fn what_is_not_supported_is_refused_with_its_path() {
             "meta_protocol_filters[0]: \"aeraki.meta_protocol.filters.local_ratelimit\" is not supported",
         ),
         (
+            format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: jwt, config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication, providers: {{a: {{local_jwks: {{filename: /keys}}}}}}}}}}]"),
+            "meta_protocol_filters[0].config.providers[\"a\"]: needs local_jwks with its keys in it",
+        ),
+        (
             format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: aeraki.meta_protocol.filters.router}}, {{name: aeraki.meta_protocol.filters.router}}]"),
             "meta_protocol_filters[1]: stands behind the router",
         ),

@@ -71,7 +71,9 @@ fn admits(manager: &RpcManager, caller: &str, method: &str, attachments: &[(&str
         route_metadata: None,
     };
     manager.filters.iter().all(|filter| {
-        let RpcFilter::Rbac(rbac) = filter;
+        let RpcFilter::Rbac(rbac) = filter else {
+            return true;
+        };
         let rules = rbac.rules.as_ref();
         rules.is_none_or(|rules| rules.allows(rules.effective_policy(&subject)))
     })
@@ -140,10 +142,32 @@ fn a_policy_that_names_attachments_lets_in_those_calls_alone() {
     assert!(!admits(manager, "shop", "get", &[("tag", "blue")]));
     assert!(!admits(manager, "shop", "get", &[]));
     let tried = manager.filters.iter().any(|filter| {
-        let RpcFilter::Rbac(rbac) = filter;
-        rbac.shadow.is_some() && rbac.rules.is_none()
+        matches!(filter, RpcFilter::Rbac(rbac) if rbac.shadow.is_some() && rbac.rules.is_none())
     });
     assert!(tried, "the dry run is tried, and keeps nobody out");
+}
+
+#[test]
+fn tokens_are_checked_before_policies_are_asked() {
+    let keys = r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#;
+    let tokens = format!(
+        "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
+         metadata: {{name: t, namespace: shop}}\nspec: {{jwtRules: [{{issuer: i, jwks: '{keys}'}}]}}\n"
+    );
+    let text = tokens
+        + &policy(
+            "allow",
+            "{rules: [{from: [{source: {requestPrincipals: [i/*]}}]}]}",
+        );
+    let config = Mesh::new(&format!("{CART}{text}")).config(&server());
+    for (guards, manager) in managers(&config, "virtualInbound", 20880) {
+        assert_eq!(guards, 0);
+        assert!(matches!(
+            &manager.filters[..],
+            [RpcFilter::Jwt(_), RpcFilter::Rbac(_)]
+        ));
+        assert!(!admits(&manager, "front", "get", &[]), "without a token");
+    }
 }
 
 #[test]

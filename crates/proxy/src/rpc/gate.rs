@@ -1,16 +1,20 @@
-//! Who calls, and what each call passes before it is routed: policies. Must never know routes.
+//! Who calls, and what each call passes before it is routed: tokens and policies. Must never know routes.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weft_config::rbac::{Head, PeerNames, RbacFilter, Subject};
+use weft_config::Metadata;
+use weft_config::rbac::{Head, RbacFilter, Subject};
 use weft_config::rpc::RpcFilter;
-use weft_config::{Metadata, call::CallView};
 use weft_core::metrics::Scope;
-use weft_filters::{Judged, RbacCounters};
+use weft_filters::{Connection, Judged, RBAC_DENIED, RbacCounters};
 use weft_net::Stream;
+use weft_rpc::{Attributes, Failure};
 
+use super::Refusal;
+use super::tokens::{Edits, TokenFilter};
 use crate::connection::Registered;
 use crate::http::client_cert::peer_names;
 use crate::routes::RpcFilterSlot;
@@ -21,37 +25,54 @@ use crate::worker::Worker;
 pub(super) struct Peer {
     /// Number of its connection.
     pub(super) id: u64,
-    /// As far as a PROXY header tells.
-    pub(super) address: SocketAddr,
+    /// As filters see it.
+    pub(super) connection: Connection,
     /// The peer of its socket.
     pub(super) direct: SocketAddr,
-    pub(super) local: SocketAddr,
     /// The address that it wanted, if the connection was redirected.
     pub(super) original_dst: Option<SocketAddr>,
-    /// Server name of the TLS hello, or empty.
-    pub(super) server_name: Box<str>,
-    /// The names in its certificate: `None` in plain text.
-    names: Option<PeerNames>,
 }
 
 impl Peer {
     pub(super) fn new(
         stream: &Stream,
-        (address, local): (SocketAddr, SocketAddr),
+        (peer, local): (SocketAddr, SocketAddr),
         registered: &Registered,
+        protocol: &'static str,
     ) -> Self {
         let handle = registered.handle();
+        let direct = handle.direct(peer);
+        // Policies that come later may ask for them.
+        let names = stream
+            .is_tls()
+            .then(|| peer_names(stream.peer_certificates()));
         Self {
             id: registered.id(),
-            address,
-            direct: handle.direct(address),
-            local,
+            connection: Connection {
+                local,
+                protocol,
+                peer,
+                direct: direct.ip(),
+                server_name: stream.server_name().unwrap_or_default().into(),
+                names,
+            },
+            direct,
             original_dst: handle.original_dst(local),
-            server_name: stream.server_name().unwrap_or_default().into(),
-            // Policies that come later may ask for them.
-            names: stream
-                .is_tls()
-                .then(|| peer_names(stream.peer_certificates())),
+        }
+    }
+
+    /// A call of its, to policies.
+    fn subject<'s>(&'s self, call: &'s Attributes<'_>, metadata: &'s Metadata) -> Subject<'s> {
+        let connection = &self.connection;
+        Subject {
+            head: Some(Head::Call(call)),
+            peer: connection.names.as_ref(),
+            server_name: &connection.server_name,
+            destination: connection.local,
+            direct_remote: connection.direct,
+            remote: connection.peer.ip(),
+            metadata: Some(metadata),
+            route_metadata: None,
         }
     }
 }
@@ -73,6 +94,7 @@ struct Filters {
 #[derive(Debug)]
 enum Filter {
     Rbac(Arc<RbacFilter>, RbacCounters),
+    Tokens(TokenFilter),
 }
 
 impl Gate {
@@ -83,43 +105,58 @@ impl Gate {
         }
     }
 
-    /// Asks every filter; what they leave goes to `metadata`. Their counters belong to a stat prefix.
+    /// Asks every filter, and gives what has to become of the call's attachments; what filters leave goes
+    /// to `logged`. Their counters belong to a stat prefix.
     ///
     /// # Errors
-    /// Who keeps the call out, in the words of access logs.
+    /// The answer to a call that is kept out.
     pub(super) fn admits(
         &self,
-        (call, peer): (&dyn CallView, &Peer),
-        mut metadata: Option<&mut Metadata>,
+        (call, peer): (&Attributes<'_>, &Peer),
+        logged: Option<&mut Metadata>,
         (owner, worker): (&Arc<str>, &Worker),
-    ) -> Result<(), String> {
+    ) -> Result<Vec<Edits>, Refusal> {
         let wanted = self.slot.load();
         let Some(wanted) = &*wanted else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let mut now = self.now.borrow_mut();
         if !now.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, wanted)) {
             *now = Filters::new(wanted, owner, worker);
         }
+        let mut edits = Vec::new();
+        let mut unseen = Metadata::default();
+        let is_logged = logged.is_some();
+        let metadata = logged.unwrap_or(&mut unseen);
         for filter in &now.all {
-            let Filter::Rbac(rbac, counters) = filter;
-            let subject = Subject {
-                head: Some(Head::Call(call)),
-                peer: peer.names.as_ref(),
-                server_name: &peer.server_name,
-                destination: peer.local,
-                direct_remote: peer.direct.ip(),
-                remote: peer.address.ip(),
-                metadata: metadata.as_deref(),
-                route_metadata: None,
-            };
-            let judged = Judged::by(rbac, counters, &subject);
-            if let Some(metadata) = metadata.as_deref_mut() {
-                judged.leave(rbac, metadata);
+            match filter {
+                Filter::Tokens(tokens) => {
+                    let checked = tokens.check(call, &peer.connection, metadata, worker);
+                    edits.push(checked.map_err(|reply| {
+                        let text = String::from_utf8_lossy(&reply.body).into_owned();
+                        denied(&text, reply.details)
+                    })?);
+                }
+                Filter::Rbac(rbac, counters) => {
+                    let subject = peer.subject(call, metadata);
+                    let judged = Judged::by(rbac, counters, &subject);
+                    if is_logged {
+                        judged.leave(rbac, metadata);
+                    }
+                    if let Some(details) = judged.refusal() {
+                        return Err(denied(RBAC_DENIED, details.into()));
+                    }
+                }
             }
-            judged.refusal().map_or(Ok(()), Err)?;
         }
-        Ok(())
+        Ok(edits)
+    }
+}
+
+fn denied(text: &str, details: Cow<'static, str>) -> Refusal {
+    Refusal {
+        details,
+        ..Refusal::new(Failure::Denied, format!("weft: {text}"))
     }
 }
 
@@ -136,6 +173,7 @@ impl Filters {
                 let counters = RbacCounters::new("", prefixes, &make);
                 Filter::Rbac(Arc::clone(rbac), counters)
             }
+            RpcFilter::Jwt(tokens) => Filter::Tokens(TokenFilter::new(tokens, owner, worker)),
         });
         Self {
             all: filters.collect(),

@@ -215,8 +215,11 @@ impl Entry {
             let values = attributes.values(name.as_str()).unwrap_or_default();
             for value in values {
                 // What no header may have is not shown.
-                if let Ok(value) = HeaderValue::from_bytes(value) {
-                    self.headers.append(name.clone(), value);
+                let Ok(value) = HeaderValue::from_bytes(value) else {
+                    continue;
+                };
+                if self.headers.try_append(name.clone(), value).is_err() {
+                    return;
                 }
             }
         }
@@ -319,11 +322,12 @@ impl FormatSource for View<'_> {
             Field::UpstreamClusterRaw => Value::text(entry.cluster.as_ref().map(|names| &*names.1)),
             Field::UpstreamRequestAttemptCount => Value::Number(entry.attempts),
             Field::RouteName => Value::text(entry.route.as_deref()),
-            Field::DownstreamRemoteAddress => Value::Address(peer.address),
+            Field::DownstreamRemoteAddress => Value::Address(peer.connection.peer),
             Field::DownstreamDirectRemoteAddress => Value::Address(peer.direct),
-            Field::DownstreamLocalAddress => Value::Address(peer.local),
+            Field::DownstreamLocalAddress => Value::Address(peer.connection.local),
             Field::RequestedServerName => {
-                Value::text((!peer.server_name.is_empty()).then_some(&*peer.server_name))
+                let name = &*peer.connection.server_name;
+                Value::text((!name.is_empty()).then_some(name))
             }
             Field::ConnectionId => Value::Number(peer.id),
             Field::AccessLogType => Value::text(Some("DownstreamEnd")),

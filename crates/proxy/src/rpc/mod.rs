@@ -14,6 +14,7 @@ mod methods;
 mod outbox;
 mod send;
 mod stats;
+mod tokens;
 mod upstream;
 
 use std::borrow::Cow;
@@ -23,9 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_config::RpcManager as Config;
-use weft_config::call::CallView;
 use weft_config::rpc::{RpcRoute, RpcRoutes};
-use weft_filters::RBAC_DENIED;
 use weft_net::Stream;
 use weft_rpc::{Attribute, Attributes, Failure, Frame, Kind, Origin};
 use xxhash_rust::xxh3::Xxh3;
@@ -34,6 +33,7 @@ use client::{Client, Connection};
 use faults::Befalls;
 use gate::{Gate, Peer};
 use log::{Logs, Told};
+use tokens::Edits;
 use upstream::Upstream;
 
 use crate::access_log::AccessLogFile;
@@ -136,7 +136,8 @@ impl RpcManager {
     ) {
         self.stats.cx_total.inc();
         self.stats.cx_active.inc();
-        let peer = Peer::new(&stream, addresses, registered);
+        let protocol = self.config.codec.name();
+        let peer = Peer::new(&stream, addresses, registered, protocol);
         let client = Client::new(self, registered.handle(), peer);
         Connection::new(stream, &client).serve().await;
         self.stats.cx_active.dec();
@@ -187,24 +188,18 @@ impl RpcManager {
     fn forward(
         self: &Rc<Self>,
         client: &Rc<Client>,
-        frame: Frame,
+        mut frame: Frame,
         told: &mut Told,
     ) -> Result<Option<Rc<Upstream>>, Refusal> {
         let loaded = self.routes.load();
-        let (chosen, befalls) = {
+        let (chosen, befalls, edits) = {
             let attributes = Attributes::new(self.config.codec, &frame);
             let prefix = &self.config.stat_prefix;
             let registry = &self.worker.registry;
             told.describe(&self.logs, &attributes);
             told.counts(self.methods.count(attributes.call(), registry, prefix));
-            let metadata = told.metadata();
-            let call = (&attributes as &dyn CallView, &*client.peer);
-            let of = (prefix, &*self.worker);
-            let passed = self.gate.admits(call, metadata, of);
-            passed.map_err(|details| Refusal {
-                details: Cow::Owned(details),
-                ..Refusal::new(Failure::Denied, format!("weft: {RBAC_DENIED}"))
-            })?;
+            let (call, of) = ((&attributes, &*client.peer), (prefix, &*self.worker));
+            let edits = self.gate.admits(call, told.metadata(), of)?;
             let Some(routes) = &*loaded else {
                 let text = "weft: there are no routes yet".to_owned();
                 return Err(Refusal::new(Failure::NoRoute, text));
@@ -220,8 +215,11 @@ impl RpcManager {
                 index,
                 hash,
             };
-            (chosen, befalls.unwrap_or_default())
+            (chosen, befalls.unwrap_or_default(), edits)
         };
+        for edits in &edits {
+            self.edit(&mut frame, edits)?;
+        }
         let Befalls { delay, abort } = befalls;
         if let Some(delay) = delay {
             self.delay(client, frame, chosen, (delay, abort), std::mem::take(told));
@@ -229,6 +227,20 @@ impl RpcManager {
         }
         self.abort(abort)?;
         self.send(client, frame, chosen, told).map(Some)
+    }
+
+    /// Changes attachments as filters want it.
+    fn edit(&self, frame: &mut Frame, edits: &Edits) -> Result<(), Refusal> {
+        match edits.apply(self.config.codec, frame) {
+            Ok(true) => {}
+            Ok(false) => self.stats.mutation_failed.inc(),
+            Err(_) => {
+                self.stats.mutation_failed.inc();
+                let text = "weft: what a token says cannot be written into the call".to_owned();
+                return Err(Refusal::new(Failure::Denied, text));
+            }
+        }
+        Ok(())
     }
 
     /// Answers a call that a fault has chosen.

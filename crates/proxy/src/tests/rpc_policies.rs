@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use tokio::task::JoinHandle;
-use weft_rpc::{Kind, Outcome};
+use weft_rpc::{Decoded, Kind, Limits, Outcome};
 
 use super::proxy::{PATIENCE, Proxy, Upstream};
 use super::routes::{RDS, control_plane, view_of};
-use super::rpc::{DUBBO, Peer, attribute, frame, has, request, response};
+use super::rpc::{DUBBO, Peer, attribute, dubbo, frame, has, request, response};
 
 /// An RPC connection manager with these fields before its routes.
 fn with(fields: &str, route: &str) -> String {
@@ -164,6 +165,77 @@ async fn rules_that_are_only_tried_keep_nobody_out_and_are_counted() {
     assert_eq!(proxy.stat(&of("shadow_denied")).await, 1);
     assert_eq!(proxy.stat(&of("shadow_allowed")).await, 1);
     assert_eq!(proxy.stat("meta_protocol.d.p.request_denied").await, 0);
+}
+
+/// Of the issuer `i`, for `bob` of the team `gray`, signed with [`KEYS`].
+const TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
+    eyJpc3MiOiJpIiwic3ViIjoiYm9iIiwidGVhbSI6ImdyYXkifQ.\
+    F_nXn9vcmEsinRZi1dnOQsgL34hgq1YVS8_OxqeJ6JI";
+const KEYS: &str = r#"{\"keys\":[{\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":\"YSBzZWNyZXQgb2YgdGhpcnR5LXR3byBieXRlcy4uLi4u\"}]}"#;
+
+#[tokio::test]
+async fn tokens_stand_in_attachments_and_policies_know_what_they_say() {
+    let (listener, address) = Upstream::start().await;
+    let tokens = format!(
+        "{{name: envoy.filters.http.jwt_authn, config: {{'@type': \
+         type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication, \
+         providers: {{p: {{issuer: i, payload_in_metadata: payload, from_headers: [{{name: token}}], \
+         claim_to_headers: [{{header_name: x-team, claim_name: team}}], \
+         local_jwks: {{inline_string: \"{KEYS}\"}}}}}}, \
+         rules: [{{match: {{prefix: /}}, requires: {{requires_any: {{requirements: \
+         [{{provider_name: p}}, {{allow_missing: {{}}}}]}}}}}}]}}}}"
+    );
+    let claim = "{metadata: {filter: envoy.filters.http.jwt_authn, path: [{key: payload}, {key: sub}], \
+                 value: {string_match: {exact: bob}}}}";
+    let deny = policy("DENY", &format!("{{not_rule: {claim}}}"));
+    let filter = with(&rbac(&format!("{tokens}, {deny}")), ROUTE);
+    let proxy = Proxy::start(&filter, &[("up", address)]).await;
+    let mut client = Peer::connect(&proxy).await;
+    // No token; a bad one, whatever it says.
+    let bad = TOKEN.replace("F_n", "F_m");
+    let denied = request_of("get", &[]);
+    client.send(denied).await;
+    assert!(has(&client.answer().await, "RBAC: access denied"));
+    client.send(request_of("get", &[("token", &bad)])).await;
+    let answer = client.answer().await;
+    assert_eq!(answer.bytes()[3], DENIED);
+    assert!(has(&answer, "Jwt verification fails"));
+    // A good one is taken out, and its claim stands where nobody else may write it.
+    let attachments = [("Token", TOKEN), ("X-Team", "admins\n"), ("user", "bob")];
+    client.send(request_of("get", &attachments)).await;
+    let mut host = Peer::accept(&listener).await;
+    let call = host.answer().await;
+    assert_eq!(attribute(&call, "x-team").as_deref(), Some("gray"));
+    assert_eq!(attribute(&call, "user").as_deref(), Some("bob"));
+    assert_eq!(attribute(&call, "token"), None);
+    assert!(!has(&call, "admins"));
+    host.send(response(call.id(), "served")).await;
+    assert_eq!(client.answer().await.bytes()[3], OK);
+    // What cannot be read could say anything in the filter's name.
+    let opaque = frame(0xc8, 0, 5, b"anything");
+    assert_eq!(status(&mut client, opaque).await, DENIED);
+    let of = |name: &str| format!("meta_protocol.d.p.jwt_authn.{name}");
+    assert_eq!(proxy.stat(&of("denied")).await, 1);
+    assert_eq!(proxy.stat(&of("allowed")).await, 2);
+}
+
+/// A request with attachments of any length.
+fn request_of(method: &str, attachments: &[(&str, &str)]) -> Vec<u8> {
+    let mut whole = dubbo()
+        .decode(
+            &mut BytesMut::from(&*request(1, method, &[])),
+            Limits::default(),
+        )
+        .ok()
+        .and_then(|decoded| match decoded {
+            Decoded::Frame(frame) => Some(frame),
+            Decoded::NeedMore(_) => None,
+        })
+        .expect("a frame");
+    dubbo()
+        .set_attachments(&mut whole, attachments)
+        .expect("attachments");
+    whole.bytes().to_vec()
 }
 
 /// The lines of a log, as soon as there are so many.
