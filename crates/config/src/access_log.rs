@@ -104,7 +104,9 @@ impl LogFilter {
                 }
             }
             Self::And(filters) | Self::Or(filters) => {
-                filters.iter().for_each(|one| one.request_headers(out));
+                for one in filters {
+                    one.request_headers(out);
+                }
             }
             _ => {}
         }

@@ -78,8 +78,16 @@ impl LogFormat {
 impl JsonFormat {
     fn request_headers(&self, out: &mut Vec<HeaderName>) {
         match self {
-            Self::Object(fields) => fields.iter().for_each(|(_, one)| one.request_headers(out)),
-            Self::Array(items) => items.iter().for_each(|one| one.request_headers(out)),
+            Self::Object(fields) => {
+                for (_, one) in fields {
+                    one.request_headers(out);
+                }
+            }
+            Self::Array(items) => {
+                for one in items {
+                    one.request_headers(out);
+                }
+            }
             Self::Text(format) => format.request_headers(out),
             Self::Number(_) | Self::Bool(_) | Self::Null => {}
         }

@@ -117,7 +117,7 @@ impl Told {
     }
 
     /// Where it is to go.
-    pub(super) fn to_cluster(&mut self, cluster: &Cluster) {
+    pub(super) fn goes_to(&mut self, cluster: &Cluster) {
         if let Some(entry) = &mut self.entry {
             let config = &cluster.config;
             let shown = config.alt_stat_name.as_ref().unwrap_or(&config.name);
@@ -126,7 +126,7 @@ impl Told {
     }
 
     /// A host is tried.
-    pub(super) fn to_host(&mut self, host: &Host) {
+    pub(super) fn tries(&mut self, host: &Host) {
         if let Some(entry) = &mut self.entry {
             entry.attempts += 1;
             entry.host = Some(host.address().clone());

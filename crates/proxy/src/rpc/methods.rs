@@ -1,7 +1,6 @@
 //! Statistics by interface and method, so many of them at most: names come from whoever calls.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -86,10 +85,13 @@ impl StatSet for MethodStats {
     }
 }
 
+type ByMethod = AHashMap<Box<str>, Arc<MethodStats>>;
+
 /// Those of a stat prefix in one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Methods {
-    by_name: RefCell<AHashMap<Box<str>, HashMap<Box<str>, Arc<MethodStats>, ahash::RandomState>>>,
+    /// By interface, then by method.
+    by_name: RefCell<AHashMap<Box<str>, ByMethod>>,
     count: Cell<usize>,
     other: RefCell<Option<Arc<MethodStats>>>,
 }

@@ -44,7 +44,7 @@ impl RpcManager {
         };
         let timeout = self.timeout(codec.timeout_ms(&frame), route.timeout);
         let cluster = self.cluster(route)?;
-        told.to_cluster(&cluster);
+        told.goes_to(&cluster);
         if cluster.drops_request() {
             return Err(Refusal {
                 flags: ResponseFlags::DROP_OVERLOAD,
@@ -57,7 +57,7 @@ impl RpcManager {
             ..PickContext::default()
         };
         let host = cluster.pick(&context).ok_or_else(|| no_host(&cluster))?;
-        told.to_host(&host);
+        told.tries(&host);
         let active = cluster
             .begin_request(&host)
             .ok_or_else(|| overload(&cluster))?;
@@ -242,7 +242,7 @@ impl RpcManager {
         cluster.stats.upstream_rq_retry.inc();
         let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
         (call.host, call.active) = (Rc::clone(&host), Some(active));
-        call.told.to_host(&host);
+        call.told.tries(&host);
         let Some(waiting) = upstream.admit(&cluster) else {
             return call.refuse(overload(&cluster));
         };
