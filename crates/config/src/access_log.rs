@@ -4,9 +4,11 @@ pub(crate) mod convert;
 
 use std::sync::Arc;
 
+use http::header::HeaderName;
+
 use crate::format::{Field, FormatSource, LogFormat, Value};
 use crate::fraction::Fraction;
-use crate::matching::HeaderMatch;
+use crate::matching::{HeaderKey, HeaderMatch};
 
 /// One access log.
 #[derive(Debug, Clone)]
@@ -17,6 +19,16 @@ pub struct AccessLog {
     pub sink: LogSink,
     /// How a line looks; it ends with its line feed.
     pub format: Arc<LogFormat>,
+}
+
+impl AccessLog {
+    /// Adds the headers of requests that it looks at.
+    pub fn request_headers(&self, out: &mut Vec<HeaderName>) {
+        self.format.request_headers(out);
+        if let Some(filter) = &self.filter {
+            filter.request_headers(out);
+        }
+    }
 }
 
 /// Where lines go.
@@ -84,6 +96,22 @@ pub enum LogFilter {
 }
 
 impl LogFilter {
+    fn request_headers(&self, out: &mut Vec<HeaderName>) {
+        match self {
+            Self::Header(matcher) => {
+                if let HeaderKey::Name(name) = &matcher.key {
+                    out.push(name.clone());
+                }
+            }
+            Self::And(filters) | Self::Or(filters) => {
+                for one in filters {
+                    one.request_headers(out);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Whether the request or connection that `source` describes is logged.
     pub fn passes(&self, source: &dyn FormatSource, random: u64) -> bool {
         match self {

@@ -23,6 +23,7 @@ mod pass;
 pub mod access_log;
 pub mod address;
 pub mod bootstrap;
+pub mod call;
 pub mod cluster;
 pub mod data_source;
 pub mod endpoint;

@@ -14,6 +14,8 @@ pub use filters::{NetworkRbac, RbacFilter};
 pub use template::UriTemplate;
 
 use crate::address::CidrRange;
+use crate::call::CallView;
+use crate::format::Pseudo;
 use crate::matching::{HeaderMatch, MetadataMatch, StringMatch};
 use crate::metadata::Metadata;
 use crate::route::RequestHead;
@@ -102,11 +104,20 @@ pub struct PeerNames {
     pub subject: String,
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Head<'a> {
+    /// By a request.
+    Http(RequestHead<'a>),
+    /// By an RPC call.
+    Call(&'a dyn CallView),
+}
+
 /// What policies look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
-    /// The request; `None` for a connection.
-    pub head: Option<RequestHead<'a>>,
+    /// The request or call; `None` for a connection.
+    pub head: Option<Head<'a>>,
     /// The client's certificate: `None` in plain text, no names if it showed none.
     pub peer: Option<&'a PeerNames>,
     /// Server name of the TLS hello, or empty.
@@ -124,9 +135,11 @@ pub struct Subject<'a> {
 }
 
 impl Rbac {
-    /// The first policy that matches.
+    /// The first policy that matches. What of a call cannot be read is taken for what lets fewer in.
     pub fn effective_policy(&self, subject: &Subject<'_>) -> Option<&Arc<str>> {
-        let found = self.policies.iter().find(|policy| policy.matches(subject));
+        let doubt = self.action == Action::Deny;
+        let mut policies = self.policies.iter();
+        let found = policies.find(|policy| policy.matches(subject, doubt));
         found.map(|policy| &policy.name)
     }
 
@@ -149,8 +162,11 @@ impl Rbac {
 }
 
 impl Policy {
-    fn matches(&self, subject: &Subject<'_>) -> bool {
-        let one = |conditions: &[Condition]| conditions.iter().any(|one| one.matches(subject));
+    fn matches(&self, subject: &Subject<'_>, doubt: bool) -> bool {
+        let one = |conditions: &[Condition]| {
+            let mut conditions = conditions.iter();
+            conditions.any(|one| one.holds(subject, doubt))
+        };
         one(&self.permissions) && one(&self.principals)
     }
 }
@@ -167,20 +183,28 @@ impl Condition {
         }
     }
 
-    /// Whether it is true of a subject.
-    pub fn matches(&self, subject: &Subject<'_>) -> bool {
-        let path = || subject.head.map(|head| head.path_only());
+    /// Whether it is true of a subject. `doubt`: what to take for true that cannot be told.
+    fn holds(&self, subject: &Subject<'_>, doubt: bool) -> bool {
+        let path = |matches: &dyn Fn(&str) -> bool| match &subject.head {
+            None => false,
+            Some(Head::Http(head)) => matches(head.path_only()),
+            Some(Head::Call(call)) => match call.pseudo(Pseudo::Path) {
+                Ok(path) => path.is_some_and(|path| matches(&path)),
+                Err(_) => doubt,
+            },
+        };
         match self {
             Self::Any => true,
-            Self::All(conditions) => conditions.iter().all(|one| one.matches(subject)),
-            Self::OneOf(conditions) => conditions.iter().any(|one| one.matches(subject)),
-            Self::Not(condition) => !condition.matches(subject),
+            Self::All(conditions) => conditions.iter().all(|one| one.holds(subject, doubt)),
+            Self::OneOf(conditions) => conditions.iter().any(|one| one.holds(subject, doubt)),
+            Self::Not(condition) => !condition.holds(subject, !doubt),
             Self::Header(header) => match &subject.head {
-                Some(head) => header.matches(head),
+                Some(Head::Http(head)) => header.matches(head),
+                Some(Head::Call(call)) => header.matches_call(*call).unwrap_or(doubt),
                 None => header.matches_none(),
             },
-            Self::Path(text) => path().is_some_and(|path| text.matches(path.as_bytes())),
-            Self::Template(template) => path().is_some_and(|path| template.matches(path)),
+            Self::Path(text) => path(&|path| text.matches(path.as_bytes())),
+            Self::Template(template) => path(&|path| template.matches(path)),
             Self::DestinationIp(range) => range.contains(subject.destination.ip().to_canonical()),
             Self::DestinationPorts(start, end) => {
                 let port = subject.destination.port();

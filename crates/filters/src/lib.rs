@@ -31,7 +31,7 @@ pub use fault::FaultStats;
 pub use header_edit::{EditKind, HeaderEdit};
 pub use jwt::RemoteKeys;
 pub use local_reply::LocalReply;
-pub use rbac::{RbacCounters, details as rbac_details};
+pub use rbac::{DENIED as RBAC_DENIED, Judged, RbacCounters};
 
 /// What happens to the request after a filter.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde_json::{Map, Value};
-use weft_config::rbac::{Action, RbacFilter as Config, Subject};
+use weft_config::Metadata;
+use weft_config::rbac::{Action, Head, Rbac, RbacFilter as Config, Subject};
 
 use crate::{CounterGroup, LocalReply, RequestContext, Surroundings, Verdict};
 
@@ -14,6 +15,9 @@ use crate::{CounterGroup, LocalReply, RequestContext, Surroundings, Verdict};
 const NAMESPACE: &str = "envoy.filters.http.rbac";
 /// Namespace of the metadata that logs look at.
 const COMMON: &str = "envoy.common";
+
+/// What callers are told.
+pub const DENIED: &str = "RBAC: access denied";
 
 /// Counters of enforced rules, in the order of [`RbacCounters`].
 const COUNTERS: &[&str] = &["allowed", "denied"];
@@ -58,13 +62,68 @@ impl RbacCounters {
 }
 
 /// What access logs say of a refusal.
-pub fn details(policy: Option<&Arc<str>>) -> String {
+fn details(policy: Option<&Arc<str>>) -> String {
     let name = policy.map_or("none", |name| &**name);
     let name: String = name
         .chars()
         .map(|letter| if letter.is_whitespace() { '_' } else { letter })
         .collect();
     format!("rbac_access_denied_matched_policy[{name}]")
+}
+
+/// What rules said of a subject.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// The shadow rules: the effective policy, and whether they would let it in.
+    shadow: Option<(Option<Arc<str>>, bool)>,
+    /// The same of the rules that count, and what a match of theirs means.
+    enforced: Option<(Option<Arc<str>>, bool, Action)>,
+}
+
+impl Judged {
+    /// Asks rules, and counts what they say.
+    pub fn by(config: &Config, counters: &RbacCounters, subject: &Subject<'_>) -> Self {
+        let ask = |rules: &Rbac| {
+            let policy = rules.effective_policy(subject);
+            (policy.cloned(), rules.allows(policy))
+        };
+        let shadow = config.shadow.as_deref().map(ask);
+        if let Some((_, allowed)) = &shadow {
+            counters.shadow_decided(*allowed);
+        }
+        let enforced = config.rules.as_deref().map(|rules| {
+            let (policy, allowed) = ask(rules);
+            counters.decided(allowed);
+            (policy, allowed, rules.action)
+        });
+        Self { shadow, enforced }
+    }
+
+    /// What access logs say if the rules keep it out; `None`: they let it in.
+    pub fn refusal(&self) -> Option<String> {
+        match &self.enforced {
+            Some((policy, false, _)) => Some(details(policy.as_ref())),
+            _ => None,
+        }
+    }
+
+    /// Leaves what was said as metadata, under the names of the filter `configured`.
+    pub fn leave(&self, configured: &Config, metadata: &mut Metadata) {
+        if let Some((policy, allowed)) = &self.shadow {
+            let prefix = format!("{}shadow_", configured.shadow_stat_prefix);
+            leave(metadata, &prefix, policy.as_ref(), *allowed);
+        }
+        let Some((policy, allowed, action)) = &self.enforced else {
+            return;
+        };
+        if *action == Action::Log {
+            let logged = Value::Bool(policy.is_some());
+            let hint = Map::from_iter([("access_log_hint".to_owned(), logged)]);
+            metadata.merge(COMMON, hint);
+        }
+        let prefix = format!("{}enforced_", configured.stat_prefix);
+        leave(metadata, &prefix, policy.as_ref(), *allowed);
+    }
 }
 
 /// The filter in one worker.
@@ -92,53 +151,22 @@ impl RbacFilter {
         context: &mut RequestContext<'_>,
     ) -> Verdict {
         let config = own.unwrap_or(&self.configured);
-        let subject = subject(context);
-        let shadow = config.shadow.as_ref().map(|rules| {
-            let policy = rules.effective_policy(&subject);
-            (policy.cloned(), rules.allows(policy))
-        });
-        let enforced = config.rules.as_ref().map(|rules| {
-            let policy = rules.effective_policy(&subject);
-            (policy.cloned(), rules.allows(policy), rules.action)
-        });
-        if let Some((policy, allowed)) = &shadow {
-            self.counters.shadow_decided(*allowed);
-            let prefix = &self.configured.shadow_stat_prefix;
-            leave(
-                context,
-                &format!("{prefix}shadow_"),
-                policy.as_ref(),
-                *allowed,
-            );
+        let judged = Judged::by(config, &self.counters, &subject(context));
+        judged.leave(&self.configured, context.metadata);
+        match judged.refusal() {
+            None => Verdict::Continue,
+            Some(details) => {
+                let reply = LocalReply::new(StatusCode::FORBIDDEN, details);
+                Verdict::Reply(reply.body(DENIED))
+            }
         }
-        let Some((policy, allowed, action)) = enforced else {
-            return Verdict::Continue;
-        };
-        if action == Action::Log {
-            let logged = Value::Bool(policy.is_some());
-            let hint = Map::from_iter([("access_log_hint".to_owned(), logged)]);
-            context.metadata.merge(COMMON, hint);
-        }
-        self.counters.decided(allowed);
-        let prefix = &self.configured.stat_prefix;
-        leave(
-            context,
-            &format!("{prefix}enforced_"),
-            policy.as_ref(),
-            allowed,
-        );
-        if allowed {
-            return Verdict::Continue;
-        }
-        let reply = LocalReply::new(StatusCode::FORBIDDEN, details(policy.as_ref()));
-        Verdict::Reply(reply.body("RBAC: access denied"))
     }
 }
 
 fn subject<'s>(context: &'s RequestContext<'_>) -> Subject<'s> {
     let connection = context.connection;
     Subject {
-        head: Some(context.head.view()),
+        head: Some(Head::Http(context.head.view())),
         peer: connection.names.as_ref(),
         server_name: &connection.server_name,
         destination: connection.local,
@@ -150,7 +178,7 @@ fn subject<'s>(context: &'s RequestContext<'_>) -> Subject<'s> {
 }
 
 /// Leaves what rules said as metadata.
-fn leave(context: &mut RequestContext<'_>, prefix: &str, policy: Option<&Arc<str>>, allowed: bool) {
+fn leave(metadata: &mut Metadata, prefix: &str, policy: Option<&Arc<str>>, allowed: bool) {
     let mut fields = Map::new();
     if let Some(policy) = policy {
         let policy = Value::String((**policy).to_owned());
@@ -161,5 +189,5 @@ fn leave(context: &mut RequestContext<'_>, prefix: &str, policy: Option<&Arc<str
         format!("{prefix}engine_result"),
         Value::String(result.to_owned()),
     );
-    context.metadata.merge(NAMESPACE, fields);
+    metadata.merge(NAMESPACE, fields);
 }

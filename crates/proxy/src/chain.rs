@@ -19,7 +19,7 @@ use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
 use crate::guard::Guard;
 use crate::http::{Downstream, Manager, serve, version};
-use crate::routes::{RouteSlot, RpcRouteSlot};
+use crate::routes::{RouteSlot, RpcFilterSlot, RpcRouteSlot};
 use crate::rpc::RpcManager;
 use crate::stats::ListenerStats;
 use crate::tcp::TcpManager;
@@ -68,6 +68,8 @@ pub(crate) struct ChainSpec {
     /// Where the routes of an RPC chain are, also those that stand in the listener: they may change
     /// while its connections stay.
     pub(crate) rpc_routes: Option<RpcRouteSlot>,
+    /// What stands before them, which may change just so.
+    pub(crate) rpc_filters: Option<RpcFilterSlot>,
     /// The opened files of the network filter's access logs, in their order.
     pub(crate) logs: Vec<AccessLogFile>,
 }
@@ -116,7 +118,12 @@ impl Chain {
             }
             Some(NetworkFilter::Rpc(config)) => {
                 let routes = spec.rpc_routes.clone().unwrap_or_default();
-                Network::Rpc(RpcManager::new(Arc::clone(config), routes, worker))
+                Network::Rpc(RpcManager::new(
+                    Arc::clone(config),
+                    (routes, spec.rpc_filters.clone().unwrap_or_default()),
+                    &spec.logs,
+                    worker,
+                ))
             }
             None => Network::Nothing,
         };
@@ -170,7 +177,7 @@ impl Chain {
             (Network::Rpc(manager), None) => {
                 let stream = Stream::plain(io);
                 if self.admits(&stream, None, (peer, local), &registered).await {
-                    manager.serve(stream, local, &registered).await;
+                    manager.serve(stream, (peer, local), &registered).await;
                 }
             }
             (Network::Http(manager), None) => {
@@ -195,7 +202,9 @@ impl Chain {
                     Network::Tcp(manager) => {
                         manager.serve(stream, (peer, local), &registered).await;
                     }
-                    Network::Rpc(manager) => manager.serve(stream, local, &registered).await,
+                    Network::Rpc(manager) => {
+                        manager.serve(stream, (peer, local), &registered).await;
+                    }
                     Network::Http(manager) => {
                         let stream = (stream, tls.own_uris.as_slice());
                         http(manager, stream, None, (peer, local), registered).await;

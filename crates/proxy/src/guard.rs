@@ -11,7 +11,7 @@ use std::time::Duration;
 use weft_config::filter_chain::NetworkGuard;
 use weft_config::rbac::{NetworkRbac, Subject};
 use weft_core::metrics::Scope;
-use weft_filters::{RbacCounters, rbac_details};
+use weft_filters::{Judged, RbacCounters};
 use weft_net::Stream;
 
 use crate::http::client_cert::peer_names;
@@ -78,22 +78,12 @@ impl Guard {
             metadata: None,
             route_metadata: None,
         };
-        if let Some(rules) = &filter.shadow {
-            let allowed = rules.allows(rules.effective_policy(&subject));
-            self.counters.shadow_decided(allowed);
+        match Judged::by(filter, &self.counters, &subject).refusal() {
+            None => Ok(()),
+            Some(details) => Err(Refused {
+                details,
+                delay: self.config.delay_deny,
+            }),
         }
-        let Some(rules) = &filter.rules else {
-            return Ok(());
-        };
-        let policy = rules.effective_policy(&subject);
-        let allowed = rules.allows(policy);
-        self.counters.decided(allowed);
-        if allowed {
-            return Ok(());
-        }
-        Err(Refused {
-            details: rbac_details(policy),
-            delay: self.config.delay_deny,
-        })
     }
 }

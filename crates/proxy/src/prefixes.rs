@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -11,7 +12,7 @@ use weft_core::metrics::{Registry, Scope, StatSet};
 use weft_filters::{CounterGroup, FaultStats};
 
 use crate::listener::ListenerSpec;
-use crate::rpc::RpcStats;
+use crate::rpc::{Methods, RpcStats};
 use crate::stats::{HttpStats, TcpStats};
 
 /// One kind of statistics by stat prefix, kept while a listener names the prefix or somebody
@@ -45,6 +46,7 @@ pub(crate) struct PrefixStats {
     http: Kept<HttpStats>,
     tcp: Kept<TcpStats>,
     rpc: Kept<RpcStats>,
+    rpc_methods: RefCell<HashMap<Arc<str>, Rc<Methods>>>,
     faults: Kept<FaultStats>,
     counters: RefCell<HashMap<CounterKey, Arc<CounterGroup>>>,
 }
@@ -72,6 +74,12 @@ impl PrefixStats {
     pub(crate) fn rpc(&self, registry: &Registry, prefix: &Arc<str>) -> Arc<RpcStats> {
         let scope = || Scope::rpc(Arc::clone(prefix));
         self.rpc.get(prefix, || registered(registry, scope()))
+    }
+
+    /// The statistics of methods of RPC calls, kept like those of their manager.
+    pub(crate) fn rpc_methods(&self, prefix: &Arc<str>) -> Rc<Methods> {
+        let mut kept = self.rpc_methods.borrow_mut();
+        Rc::clone(kept.entry(Arc::clone(prefix)).or_default())
     }
 
     pub(crate) fn faults(
@@ -124,6 +132,9 @@ impl PrefixStats {
         self.http.retain(&named, 1);
         self.tcp.retain(&named, 1);
         self.rpc.retain(&named, 1);
+        self.rpc_methods
+            .borrow_mut()
+            .retain(|owner, methods| named.contains(owner) || Rc::strong_count(methods) > 1);
         self.counters
             .borrow_mut()
             .retain(|(owner, ..), group| named.contains(owner) || Arc::strong_count(group) > 1);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use weft_config::RouteConfig;
-use weft_config::rpc::RpcRoutes;
+use weft_config::rpc::{RpcFilter, RpcRoutes};
 
 /// Where the routes of a connection manager are; empty until they arrive.
 type Slot<T> = Arc<ArcSwapOption<T>>;
@@ -16,6 +16,9 @@ type Slot<T> = Arc<ArcSwapOption<T>>;
 pub(crate) type RouteSlot = Slot<RouteConfig>;
 /// Those of RPC protocols.
 pub(crate) type RpcRouteSlot = Slot<RpcRoutes>;
+
+/// What calls pass before they are routed; connections of a chain stay when it changes.
+pub(crate) type RpcFilterSlot = Slot<Vec<RpcFilter>>;
 
 /// All slots of the process.
 #[derive(Debug, Default)]

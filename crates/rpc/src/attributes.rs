@@ -63,7 +63,7 @@ pub struct Attributes<'f> {
     codec: &'static dyn Codec,
     frame: &'f Frame,
     call: OnceCell<Call<'f>>,
-    attachments: OnceCell<Attachments<'f>>,
+    attachments: OnceCell<Option<Attachments<'f>>>,
 }
 
 impl<'f> Attributes<'f> {
@@ -96,9 +96,14 @@ impl<'f> Attributes<'f> {
         }
     }
 
+    /// All attachments; `None` if the request's cannot be read.
+    pub fn attachments(&self) -> Option<&Attachments<'f>> {
+        let read = || self.codec.known_attachments(self.frame);
+        self.attachments.get_or_init(read).as_ref()
+    }
+
     fn attachment(&self, key: &str) -> Option<&str> {
-        let read = || self.codec.attachments(self.frame);
-        let all = self.attachments.get_or_init(read);
+        let all = self.attachments()?;
         let exact = all.iter().find(|(name, _)| name == key);
         // Rules write names as those of headers, which have no case.
         let found = exact.or_else(|| all.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)));

@@ -42,6 +42,25 @@ pub trait Codec: Sync + std::fmt::Debug {
     /// The key-value pairs of a request. What cannot be read is absent.
     fn attachments<'f>(&self, frame: &'f Frame) -> Attachments<'f>;
 
+    /// The same, or `None` if what the frame has cannot be told: another serialization, or damaged. Policies
+    /// must not take that for none.
+    fn known_attachments<'f>(&self, frame: &'f Frame) -> Option<Attachments<'f>> {
+        Some(self.attachments(frame))
+    }
+
+    /// The status in the bytes of a response, in the protocol's own numbers; `None` where it has none.
+    fn status(&self, _response: &[u8]) -> Option<u32> {
+        None
+    }
+
+    /// Takes attachments out of a request or response, whatever case their names are in.
+    ///
+    /// # Errors
+    /// The frame's attachments cannot be changed; it is as it was.
+    fn remove_attachments(&self, _frame: &mut Frame, _names: &[&str]) -> Result<(), RewriteError> {
+        Err(RewriteError::Unreadable)
+    }
+
     /// Sets the attachments of a request or response to new values, and adds those that it does not
     /// have.
     ///

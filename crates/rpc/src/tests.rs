@@ -64,10 +64,19 @@ fn use_all(codec: &'static dyn Codec, mut frame: Frame) {
         .set_attachments(&mut changed, &[("weft", "1")])
         .is_ok()
     {
-        let changed = whole(codec, changed.bytes());
+        let mut changed = whole(codec, changed.bytes());
         assert_eq!(changed.kind(), frame.kind());
         assert!(codec.attachments(&changed).len() <= attachments + 1);
+        if codec.remove_attachments(&mut changed, &["Weft"]).is_ok() {
+            let changed = whole(codec, changed.bytes());
+            let all = codec.attachments(&changed);
+            assert!(!all.iter().any(|(name, _)| name == "weft"));
+        }
     }
+    if let Some(known) = codec.known_attachments(&frame) {
+        assert_eq!(known, codec.attachments(&frame));
+    }
+    let _ = codec.status(frame.bytes());
 }
 
 /// Decodes until more is needed or there is an error; whether there was one.

@@ -133,3 +133,83 @@ async fn a_canary_of_bolt_moves_while_calls_go_on_and_closes_no_connection() {
     assert!(stats.get(&mesh.of_client("bolt", "request_retry")) > 0);
     assert_eq!(stats.get(&mesh.of_client("bolt", "cx_total")), 1);
 }
+
+/// A policy for the service, and what of it the server's sidecar shows.
+async fn govern(mesh: &RpcMesh, server: &Dataplane, name: &str, spec: &str) {
+    let text = format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
+    );
+    mesh.folder.write("30-policy.yaml", &text);
+    in_force(server, &format!("ns[shop]-policy[{name}]-rule[0]")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_hold_for_each_call_and_a_denied_one_gets_its_own_error_at_once() {
+    let _turn = one_at_a_time();
+    let modules = Peers::new().rpc_node_modules();
+    let mesh = RpcMesh::start("bolt-cart").await;
+    mesh.split(100, 0);
+    let port = free_port();
+    let arguments = [port.to_string(), "one".to_owned()];
+    let command = script(&modules, "bolt_server.js", &arguments);
+    let mut app = Script::start("one", command, &mesh.folder.log("one.log"));
+    assert_eq!(app.answer().await, json!({"ready": true}));
+    let server = mesh.server(1, port).await;
+    let front = mesh.client().await;
+    let arguments = [mesh.port.to_string(), "1".to_owned(), String::new()];
+    let command = script(&modules, "bolt_client.js", &arguments);
+    let mut client = Script::start("client", command, &mesh.folder.log("client.log"));
+    let whose = json!({"op": "call", "method": "where"});
+    let notes = json!({"op": "call", "method": "notes"});
+    let one = json!({"connections": 1, "value": "one"});
+    assert_eq!(ask(&mut client, whose.clone()).await, one);
+
+    // By the caller's principal and by what it calls, side by side on one connection. `notes` goes to
+    // the subset of which one host is there.
+    let spec = "{rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/front]}}], \
+                to: [{operation: {hosts: [shop.Cart], paths: [/where]}}]}]}";
+    govern(&mesh, &server, "where", spec).await;
+    for _ in 0..20 {
+        let begun = Instant::now();
+        let answer = ask(&mut client, notes.clone()).await;
+        assert!(answer["error"].is_string(), "{answer}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "at once");
+        assert_eq!(ask(&mut client, whose.clone()).await, one);
+    }
+    let denied = |stats: &weft_testkit::Stats| -> u64 {
+        let all = stats.ending("request_denied");
+        all.values().sum()
+    };
+    assert_eq!(denied(&server.stats().await), 20);
+    assert_eq!(denied(&front.stats().await), 0);
+
+    // Somebody else's.
+    let spec = "{rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/other]}}]}]}";
+    govern(&mesh, &server, "other", spec).await;
+    eventually("all calls are denied", SOON, async || {
+        let answer = ask(&mut client, whose.clone()).await;
+        let denied = answer["error"].is_string().then_some(());
+        denied.ok_or_else(|| answer.to_string())
+    })
+    .await;
+    let spec = "{action: DENY, rules: [{to: [{operation: {methods: [notes]}}]}]}";
+    govern(&mesh, &server, "notes", spec).await;
+    eventually("calls pass again", SOON, async || {
+        let answer = ask(&mut client, whose.clone()).await;
+        (answer == one)
+            .then_some(())
+            .ok_or_else(|| answer.to_string())
+    })
+    .await;
+    let answer = ask(&mut client, notes).await;
+    assert!(answer["error"].is_string(), "{answer}");
+    let stats = front.stats().await;
+    assert_eq!(stats.get(&mesh.of_client("bolt", "cx_total")), 1);
+    let made = stats.get(&mesh.of_subset("v1", "upstream_cx_total"));
+    assert_eq!(made, 1, "policies close no connection");
+    let of_where = mesh.of_client("bolt", "method.shop.Cart|where.response_success");
+    assert!(stats.get(&of_where) > 20);
+    server.assert_nothing_refused().await;
+    front.assert_nothing_refused().await;
+}

@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use http::header::HeaderName;
+
 use super::{Format, FormatSource, Segment, Shown, evaluate};
 use crate::pass::Pass;
 use crate::pb;
@@ -63,7 +65,34 @@ impl LogFormat {
     }
 }
 
+impl LogFormat {
+    /// Adds the headers of requests that it shows.
+    pub(crate) fn request_headers(&self, out: &mut Vec<HeaderName>) {
+        match self {
+            Self::Text { format, .. } => format.request_headers(out),
+            Self::Json { format, .. } => format.request_headers(out),
+        }
+    }
+}
+
 impl JsonFormat {
+    fn request_headers(&self, out: &mut Vec<HeaderName>) {
+        match self {
+            Self::Object(fields) => {
+                for (_, one) in fields {
+                    one.request_headers(out);
+                }
+            }
+            Self::Array(items) => {
+                for one in items {
+                    one.request_headers(out);
+                }
+            }
+            Self::Text(format) => format.request_headers(out),
+            Self::Number(_) | Self::Bool(_) | Self::Null => {}
+        }
+    }
+
     fn write(&self, out: &mut Vec<u8>, source: &dyn FormatSource, omit_empty: bool) {
         match self {
             Self::Object(fields) => {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
+use http::header::HeaderName;
 
 pub use json::{JsonFormat, LogFormat};
 pub(crate) use json::{default_log_format, json_format, log_format, plain_log_format};
@@ -133,6 +134,24 @@ impl Format {
                         out.truncate(start.saturating_add(*max));
                     }
                 }
+            }
+        }
+    }
+}
+
+impl Format {
+    /// Adds the headers of requests that it shows.
+    fn request_headers(&self, out: &mut Vec<HeaderName>) {
+        for segment in &self.segments {
+            if let Segment::Operator { operator, .. } = segment
+                && let Operator::RequestHeader { first, second }
+                | Operator::RequestWithoutQuery { first, second } = operator
+            {
+                let keys = std::iter::once(first).chain(second);
+                out.extend(keys.filter_map(|key| match key {
+                    HeaderKey::Name(name) => Some(name.clone()),
+                    HeaderKey::Pseudo(_) => None,
+                }));
             }
         }
     }

@@ -242,7 +242,7 @@ fn read_router(p: &mut Pass<'_>, message: &router::Router) -> Option<Router> {
     })
 }
 
-fn read_fault(p: &mut Pass<'_>, message: &fault::HttpFault) -> Option<Fault> {
+pub(crate) fn read_fault(p: &mut Pass<'_>, message: &fault::HttpFault) -> Option<Fault> {
     let fault::HttpFault {
         delay,
         abort,

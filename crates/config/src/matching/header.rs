@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::{COOKIE, HeaderName};
 
 use super::text::{RegexMatch, StringMatch};
+use crate::call::{CallView, Unreadable};
 use crate::format::{FormatSource, Pseudo};
 use crate::route::RequestHead;
 
@@ -99,13 +100,28 @@ impl HeaderMatch {
         }
     }
 
-    /// Each value of a header counts for itself, as in Envoy since 1.39.
+    /// Whether an RPC call matches; `Err`: what it looks at cannot be told.
+    pub fn matches_call(&self, call: &dyn CallView) -> Result<bool, Unreadable> {
+        match &self.key {
+            HeaderKey::Pseudo(pseudo) => {
+                let value = call.pseudo(*pseudo)?;
+                Ok(self.decide(value.as_deref().map(str::as_bytes)))
+            }
+            HeaderKey::Name(name) => Ok(self.decide_each(call.values(name.as_str())?.into_iter())),
+        }
+    }
+
     fn decide_any(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
-        let mut values = headers.get_all(name).iter();
-        let first = self.decide(values.next().map(http::HeaderValue::as_bytes));
+        let values = headers.get_all(name).iter();
+        self.decide_each(values.map(http::HeaderValue::as_bytes))
+    }
+
+    /// Each value of a header counts for itself, as in Envoy since 1.39.
+    fn decide_each<'v>(&self, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
+        let first = self.decide(values.next());
         // Turned round, no value may match.
         values.fold(first, |decided, value| {
-            let next = self.decide(Some(value.as_bytes()));
+            let next = self.decide(Some(value));
             if self.invert {
                 decided && next
             } else {

@@ -53,7 +53,7 @@ fn with_subject<T>(of: impl FnOnce(&Subject<'_>) -> T) -> T {
     let (peer, metadata) = (names(), metadata());
     let destination: SocketAddr = ([10, 0, 0, 1], 8080).into();
     of(&Subject {
-        head: Some(request.head()),
+        head: Some(Head::Http(request.head())),
         peer: Some(&peer),
         server_name: "a.test",
         destination,

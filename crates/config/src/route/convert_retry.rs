@@ -126,7 +126,7 @@ fn host_predicate(
     }
 }
 
-fn backoff(
+pub(crate) fn backoff(
     p: &mut Pass<'_>,
     message: &route::retry_policy::RetryBackOff,
 ) -> Option<(Duration, Duration)> {

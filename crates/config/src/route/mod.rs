@@ -24,6 +24,7 @@ pub use action::{
     TimeoutSetting, WeightedCluster,
 };
 pub(crate) use convert::{route_config, route_match};
+pub(crate) use convert_retry::backoff;
 pub use hash::{HashPolicy, HashSource, MadeCookie, RequestHash};
 pub use matcher::{PathRule, RouteMatch};
 pub use redirect::{Redirect, RedirectPath};

@@ -7,7 +7,9 @@ use weft_proto::aeraki::meta_protocol_proxy as aeraki;
 use weft_proto::rpc::CodecOptions;
 use weft_rpc::{Attribute, Codec, Limits, PoolMode};
 
+use super::filters::filters;
 use super::{AttributeMatch, RpcManager, RpcMirror, RpcRoute, RpcRouteSource, RpcRoutes, Subject};
+use crate::access_log::convert::access_log;
 use crate::extension::{Extension, ads_source, decode, typed};
 use crate::fraction::Fraction;
 use crate::matching::header_condition;
@@ -40,15 +42,15 @@ pub(crate) fn rpc_manager(
         codec,
         meta_protocol_filters,
         tracing,
-        access_log,
+        access_log: logs,
         idle_timeout,
         protocol,
         route_specifier,
     } = message;
-    unsupported!(p; access_log);
     ignore!(p, "meta_protocol_proxy.MetaProtocolProxy"; tracing);
     let stat_prefix = p.name("stat_prefix", stat_prefix);
-    filters(p, meta_protocol_filters);
+    let filters = filters(p, meta_protocol_filters);
+    let access_logs = p.each("access_log", logs, access_log);
     let (name, options) = match protocol {
         Some(protocol) => p.at("protocol", |p| {
             let pb_rpc::ApplicationProtocol {
@@ -93,37 +95,11 @@ pub(crate) fn rpc_manager(
         heartbeat_interval: options.heartbeat_interval,
         extended_goaway: options.bolt_goaway,
         idle_timeout,
+        filters,
+        access_logs,
         routes: routes?,
     })
 }
-
-/// Only the router, which ends the chain.
-fn filters(p: &mut Pass<'_>, filters: &[pb_rpc::MetaProtocolFilter]) {
-    let mut ended = false;
-    p.each("meta_protocol_filters", filters, |p, filter| {
-        let pb_rpc::MetaProtocolFilter { name, config } = filter;
-        if ended {
-            p.refuse("stands behind the router, which ends the chain");
-        }
-        if name == "aeraki.meta_protocol.filters.router" {
-            if config.is_some() {
-                typed(p, "config", config.as_ref(), ROUTER)?;
-            }
-            ended = true;
-        } else {
-            p.refuse(format!("{name:?} is not supported by Weft; remove it"));
-        }
-        Some(())
-    });
-}
-
-const ROUTER: &[Extension<()>] = &[Extension {
-    name: "aeraki.meta_protocol_proxy.filters.router.v1alpha.Router",
-    read: |p, bytes| {
-        let aeraki::filters::router::v1alpha::Router {} = decode(p, bytes)?;
-        Some(())
-    },
-}];
 
 struct Options {
     limits: Limits,
@@ -226,8 +202,12 @@ fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
         hash,
         request_mutation,
         response_mutation,
+        request_removal: Vec::new(),
+        response_removal: Vec::new(),
+        fault: None,
         timeout: None,
         connect_retries: 0,
+        retry_backoff: None,
         mirrors,
     })
 }

@@ -3,13 +3,16 @@
 //! to add. Beyond that routes may have timeouts, and retries of connections.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_rpc::Attribute;
 
 use super::convert::{Mutation, attribute_match, few, mirror, mutation, weighted_clusters};
+use super::filters::fault;
 use super::{AttributeMatch, RpcMirror, RpcRoute, RpcRoutes};
 use crate::pass::Pass;
 use crate::pb;
+use crate::route::backoff;
 use crate::tcp_proxy::TcpClusters;
 use pb::config::route::v3 as route;
 use route::route_action;
@@ -111,13 +114,15 @@ fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
         route_specifiers,
         action,
     } = message;
-    unsupported!(p; route_specifiers, typed_per_filter_config, request_headers_to_remove,
-        response_headers_to_remove);
+    unsupported!(p; route_specifiers);
     ignore!(p, "route.Route"; decorator, tracing, per_request_buffer_limit_bytes, request_body_buffer_limit,
         stat_prefix, metadata);
     let conditions = p.required("match", r#match.as_ref(), conditions);
     let request_mutation = mutations(p, "request_headers_to_add", request_headers_to_add);
     let response_mutation = mutations(p, "response_headers_to_add", response_headers_to_add);
+    let request_removal = removals(p, "request_headers_to_remove", request_headers_to_remove);
+    let response_removal = removals(p, "response_headers_to_remove", response_headers_to_remove);
+    let fault = fault(p, typed_per_filter_config);
     let Some(Action::Route(action)) = action else {
         p.refuse("needs a route: RPC requests are forwarded, and nothing else");
         return None;
@@ -128,6 +133,9 @@ fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
         conditions: conditions?,
         request_mutation,
         response_mutation,
+        request_removal,
+        response_removal,
+        fault,
         ..route
     })
 }
@@ -169,7 +177,7 @@ fn mutations(
             header,
             append,
             append_action,
-            keep_empty_value: _,
+            keep_empty_value,
         } = message;
         unsupported!(p; append);
         // Aeraki says nothing, and overwrites.
@@ -187,8 +195,20 @@ fn mutations(
                 raw_value,
             } = header;
             unsupported!(p; raw_value);
-            mutation(p, key, value)
+            // As with headers, nothing is set to nothing unless it is said.
+            let kept = *keep_empty_value || !value.is_empty();
+            mutation(p, key, value).filter(|_| kept)
         })
+    })
+}
+
+fn removals(p: &mut Pass<'_>, field: &'static str, list: &[String]) -> Vec<Arc<str>> {
+    few(p, field, list.len());
+    p.each(field, list, |p, name| {
+        if name.is_empty() {
+            p.refuse("is required");
+        }
+        Some(Arc::from(name.as_str()))
     })
 }
 
@@ -233,6 +253,7 @@ fn forward(p: &mut Pass<'_>, message: &route::RouteAction) -> Option<RpcRoute> {
     ignore!(p, "route.RouteAction"; flush_timeout, early_data_policy, include_vh_rate_limits);
     let clusters = clusters(p, cluster_specifier.as_ref());
     let retries = p.opt("retry_policy", retry_policy.as_ref(), connect_retries);
+    let (connect_retries, retry_backoff) = retries.unwrap_or_default();
     Some(RpcRoute {
         name: Arc::default(),
         conditions: Vec::new(),
@@ -240,8 +261,12 @@ fn forward(p: &mut Pass<'_>, message: &route::RouteAction) -> Option<RpcRoute> {
         hash: p.each("hash_policy", hash_policy, hash),
         request_mutation: Vec::new(),
         response_mutation: Vec::new(),
+        request_removal: Vec::new(),
+        response_removal: Vec::new(),
+        fault: None,
         timeout: p.timeout("timeout", timeout.as_ref(), None),
-        connect_retries: retries.unwrap_or_default(),
+        connect_retries,
+        retry_backoff,
         mirrors: p.each("request_mirror_policies", request_mirror_policies, mirrored),
     })
 }
@@ -280,7 +305,7 @@ fn mirrored(p: &mut Pass<'_>, message: &route_action::RequestMirrorPolicy) -> Op
 }
 
 /// Only what never reached a host can be sent again: nobody knows what a host has done with a call.
-fn connect_retries(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Option<u32> {
+fn connect_retries(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Option<Retries> {
     let route::RetryPolicy {
         retry_on,
         num_retries,
@@ -299,7 +324,7 @@ fn connect_retries(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Option<u32
     } = message;
     unsupported!(p; per_try_timeout, per_try_idle_timeout, retry_priority, retry_host_predicate,
         retry_options_predicates, host_selection_retry_max_attempts, retriable_status_codes,
-        retry_back_off, rate_limited_retry_back_off, retriable_headers, retriable_request_headers,
+        rate_limited_retry_back_off, retriable_headers, retriable_request_headers,
         refresh_cluster_on_retry);
     for word in retry_on.split(',').map(str::trim) {
         if word != "connect-failure" {
@@ -307,8 +332,12 @@ fn connect_retries(p: &mut Pass<'_>, message: &route::RetryPolicy) -> Option<u32
             p.refuse_field("retry_on", text);
         }
     }
-    Some(num_retries.map_or(1, |count| count.value))
+    let pause = p.opt("retry_back_off", retry_back_off.as_ref(), backoff);
+    Some((num_retries.map_or(1, |count| count.value), pause))
 }
+
+/// How many, and the pause before each.
+type Retries = (u32, Option<(Duration, Duration)>);
 
 fn hash(p: &mut Pass<'_>, message: &route_action::HashPolicy) -> Option<Attribute> {
     use route_action::hash_policy::{Header, PolicySpecifier};

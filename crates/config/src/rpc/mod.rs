@@ -4,6 +4,7 @@
 //! Source of the messages: Aeraki, `aeraki.meta_protocol_proxy.v1alpha`.
 
 pub(crate) mod convert;
+mod filters;
 mod http_routes;
 #[cfg(test)]
 mod tests;
@@ -13,8 +14,12 @@ use std::time::Duration;
 
 use weft_rpc::{Attribute, Attributes, Codec, Limits};
 
+pub use filters::RpcFilter;
+
+use crate::access_log::AccessLog;
 use crate::error::{ConfigError, Loaded};
 use crate::fraction::Fraction;
+use crate::http_filter::Fault;
 use crate::matching::HeaderCondition;
 use crate::pass::{Context, Pass};
 use crate::pb;
@@ -37,6 +42,10 @@ pub struct RpcManager {
     pub extended_goaway: bool,
     /// Close a client's connection after so long without a call or a byte; `None` never.
     pub idle_timeout: Option<Duration>,
+    /// What each call passes before it is routed.
+    pub filters: Vec<RpcFilter>,
+    /// What is logged of calls.
+    pub access_logs: Vec<AccessLog>,
     /// Where its routes are.
     pub routes: RpcRouteSource,
 }
@@ -74,11 +83,20 @@ pub struct RpcRoute {
     pub request_mutation: Vec<(Arc<str>, Arc<str>)>,
     /// Attachments of responses that are set.
     pub response_mutation: Vec<(Arc<str>, Arc<str>)>,
+    /// Attachments of requests that are taken out, before others are set.
+    pub request_removal: Vec<Arc<str>>,
+    /// Attachments of responses that are taken out, before others are set.
+    pub response_removal: Vec<Arc<str>>,
+    /// What befalls a share of the requests.
+    pub fault: Option<Arc<Fault>>,
     /// The longest that a request may take, whatever it says itself; `None`: what it says.
     pub timeout: Option<Duration>,
     /// How often a request that did not reach its host, because there was no connection, is sent to
     /// another one.
     pub connect_retries: u32,
+    /// The pause before it is sent again: a random part of the first, which doubles up to the second;
+    /// `None`: at once.
+    pub retry_backoff: Option<(Duration, Duration)>,
     /// Who gets copies, whose answers nobody sees.
     pub mirrors: Vec<RpcMirror>,
 }

@@ -5,7 +5,7 @@ use weft_proto::pb::envoy::config::route::v3::RouteConfiguration;
 use weft_rpc::{Attributes, Decoded, Frame, Limits};
 use weft_testkit::dubbo_request;
 
-use super::{RpcManager, RpcRouteSource, RpcRoutes};
+use super::{RpcFilter, RpcManager, RpcRouteSource, RpcRoutes};
 use crate::testing::yaml;
 use crate::{ConfigError, Context, Listener, NetworkFilter};
 
@@ -151,6 +151,10 @@ fn what_is_not_supported_is_refused_with_its_path() {
             "meta_protocol_filters[0]: \"aeraki.meta_protocol.filters.local_ratelimit\" is not supported",
         ),
         (
+            format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: jwt, config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication, providers: {{a: {{local_jwks: {{filename: /keys}}}}}}}}}}]"),
+            "meta_protocol_filters[0].config.providers[\"a\"]: needs local_jwks with its keys in it",
+        ),
+        (
             format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: aeraki.meta_protocol.filters.router}}, {{name: aeraki.meta_protocol.filters.router}}]"),
             "meta_protocol_filters[1]: stands behind the router",
         ),
@@ -220,8 +224,29 @@ fn routes_of_a_control_plane_come_as_http_routes() {
 }
 
 #[test]
+fn what_stands_before_routes_is_read() {
+    let rbac = "{name: envoy.filters.http.rbac, config: {'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC, rules: {}}}";
+    let log = "{name: log, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /dev/stdout, log_format: {text_format_source: {inline_string: '%REQ(USER?TAG)% %REQ(:PATH)%'}}}}";
+    let manager = manager(&format!(
+        "{PROTOCOL}, route_config: {{}}, access_log: [{log}], meta_protocol_filters: [{rbac}, {{name: aeraki.meta_protocol.filters.router}}]"
+    ));
+    assert!(matches!(&manager.filters[..], [RpcFilter::Rbac(rbac)] if rbac.rules.is_some()));
+    let mut wanted = Vec::new();
+    for log in &manager.access_logs {
+        log.request_headers(&mut wanted);
+    }
+    assert_eq!(wanted, ["user", "tag"]);
+}
+
+#[test]
 fn http_routes_that_rpc_cannot_have_are_refused_with_their_path() {
     let route = |text: &str| format!("{{match: {{prefix: /}}, route: {{cluster: a, {text}}}}}");
+    let fault = |text: &str| {
+        format!(
+            "{{match: {{prefix: /}}, typed_per_filter_config: {{envoy.filters.http.fault: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, {text}}}}}, route: {{cluster: a}}}}"
+        )
+    };
     for (text, wanted) in [
         ("{match: {prefix: /pay}, route: {cluster: a}}".to_owned(), "routes[0].match: needs prefix \"/\""),
         ("{match: {prefix: /, query_parameters: [{name: a}]}, route: {cluster: a}}".to_owned(), "match.query_parameters: is not supported"),
@@ -229,7 +254,11 @@ fn http_routes_that_rpc_cannot_have_are_refused_with_their_path() {
         (route("prefix_rewrite: /x"), "route.prefix_rewrite: is not supported"),
         (route("retry_policy: {retry_on: '5xx'}"), "route.retry_policy.retry_on: \"5xx\" is not possible"),
         (route("hash_policy: [{connection_properties: {source_ip: true}}]"), "route.hash_policy[0]: needs header"),
-        ("{match: {prefix: /}, request_headers_to_remove: [x], route: {cluster: a}}".to_owned(), "request_headers_to_remove: is not supported"),
+        ("{match: {prefix: /}, request_headers_to_remove: [''], route: {cluster: a}}".to_owned(), "request_headers_to_remove[0]: is required"),
+        (fault("abort: {grpc_status: 3}"), "typed_per_filter_config[\"envoy.filters.http.fault\"].abort: of RPC requests"),
+        (fault("delay: {header_delay: {}}"), "delay: of RPC requests"),
+        (fault("max_active_faults: 3"), "max_active_faults: of RPC requests"),
+        ("{match: {prefix: /}, typed_per_filter_config: {envoy.filters.http.cors: {'@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy}}, route: {cluster: a}}".to_owned(), "is not supported by Weft on RPC routes"),
         ("{match: {prefix: /}, request_headers_to_add: [{header: {key: k}, append_action: ADD_IF_ABSENT}], route: {cluster: a}}".to_owned(), "request_headers_to_add[0].append_action: must be"),
     ] {
         let error = sent(&text).err().map(|error| error.to_string());

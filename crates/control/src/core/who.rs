@@ -96,7 +96,17 @@ impl Core {
             });
         }
         let known = made_up(&writer.world, &networks, text, ip, &domain);
-        known.or_else(|| gateway_at(&writer.world, &networks, inner?))
+        let mut known = known.or_else(|| gateway_at(&writer.world, &networks, inner?))?;
+        // It is like all sidecars that there are.
+        let mut sidecars = connected
+            .iter()
+            .map(|c| &c.proxy)
+            .filter(|proxy| proxy.kind == ProxyKind::Sidecar)
+            .peekable();
+        known.proxy.speaks_rpc = known.proxy.kind == ProxyKind::Sidecar
+            && sidecars.peek().is_some()
+            && sidecars.all(|proxy| proxy.speaks_rpc);
+        Some(known)
     }
 }
 

@@ -130,7 +130,7 @@ fn set_conditions(out: &mut PbRetry, policy: &RetryPolicy) {
     out.retry_on = names.join(",");
 }
 
-fn back_off(base: Duration) -> RetryBackOff {
+pub(super) fn back_off(base: Duration) -> RetryBackOff {
     RetryBackOff {
         base_interval: Some(duration(base)),
         // Envoy's own default is ten times the base.

@@ -220,17 +220,18 @@ impl Workload<'_> {
                 );
                 (vec![manager], place.http_name)
             } else {
-                let mut filters = self.guard.tcp.clone();
                 // TLS of the application's own hides what is spoken in it.
                 let readable = option.ends_tls || option.transport != TLS;
-                let end = if let Some(protocol) = place.inbound.rpc.filter(|_| readable) {
-                    rpc::inbound(protocol, place.cluster)
+                let counted = place.inbound.counted_as.as_deref();
+                let counted = counted.unwrap_or(place.cluster);
+                let filters = if let Some(protocol) = place.inbound.rpc.filter(|_| readable) {
+                    let named = (place.cluster, counted);
+                    let end = rpc::inbound(&self.setup, protocol, named, &self.guard.calls);
+                    [&self.guard.rpc[..], &[end]].concat()
                 } else {
-                    let counted = place.inbound.counted_as.as_deref();
-                    let counted = counted.unwrap_or(place.cluster);
-                    http::tcp(&self.setup, place.cluster, counted, None)
+                    let end = http::tcp(&self.setup, place.cluster, counted, None);
+                    [&self.guard.tcp[..], &[end]].concat()
                 };
-                filters.push(end);
                 (filters, place.tcp_name)
             };
             FilterChain {

@@ -135,7 +135,7 @@ pub(crate) fn outbound(setup: &Setup<'_>, unknown: &Unknown, listener: &Outbound
             }
             Chain::Rpc(chain) => {
                 links.push(Arc::clone(&chain.route));
-                (None, vec![chain.filter()])
+                (None, vec![chain.filter(setup)])
             }
             Chain::Tcp(chain) => {
                 sniff_tls |= !chain.sni.is_empty() || chain.resolved.is_some();

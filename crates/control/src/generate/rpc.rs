@@ -2,15 +2,20 @@
 //! understand. Must never know which listener it is for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use weft_model::RpcProtocol;
+use weft_model::{ObjectRef, RpcProtocol};
 use weft_proto::aeraki::meta_protocol_proxy::{config::route::v1alpha as route, v1alpha as aeraki};
+use weft_proto::rpc::CodecOptions;
 
+use super::http::Setup;
+use super::tcp::TcpPolicy;
 use crate::pb::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
 };
-use crate::pb::filter;
+use crate::pb::hcm::{HttpFilter, http_filter};
 use crate::pb::listener::v3::Filter;
+use crate::pb::{any, duration, filter};
 use aeraki::meta_protocol_proxy::RouteSpecifier;
 
 /// Network filter name of the RPC connection manager.
@@ -26,10 +31,14 @@ pub(crate) struct RpcChain {
     /// Where its routes are.
     pub(crate) route: Arc<str>,
     pub(crate) stat_prefix: Arc<str>,
+    /// What the host's `DestinationRule` says of its connections.
+    pub(crate) policy: TcpPolicy,
+    /// The rules that say it.
+    pub(crate) policy_from: Arc<[ObjectRef]>,
 }
 
 impl RpcChain {
-    pub(super) fn filter(&self) -> Filter {
+    pub(super) fn filter(&self, setup: &Setup<'_>) -> Filter {
         let ads = ConfigSourceSpecifier::Ads(AggregatedConfigSource {});
         let routes = RouteSpecifier::Rds(aeraki::Rds {
             config_source: Some(ConfigSource {
@@ -39,12 +48,20 @@ impl RpcChain {
             }),
             route_config_name: self.route.to_string(),
         });
-        manager(self.protocol, &self.stat_prefix, routes)
+        let mut message = manager(setup, self.protocol, &self.stat_prefix, routes);
+        message.idle_timeout = self.policy.idle().map(duration);
+        filter(MANAGER, &message)
     }
 }
 
-/// What comes in to a workload: everything goes to the application.
-pub(super) fn inbound(protocol: RpcProtocol, cluster: &str) -> Filter {
+/// What comes in to a workload: what `guard` lets pass goes to the application, and takes the time that
+/// its caller gives it.
+pub(super) fn inbound(
+    setup: &Setup<'_>,
+    protocol: RpcProtocol,
+    (cluster, stat_prefix): (&str, &str),
+    guard: &[HttpFilter],
+) -> Filter {
     let to = route::route_action::ClusterSpecifier::Cluster(cluster.to_owned());
     let action = route::RouteAction {
         cluster_specifier: Some(to),
@@ -58,15 +75,41 @@ pub(super) fn inbound(protocol: RpcProtocol, cluster: &str) -> Filter {
             ..route::Route::default()
         }],
     });
-    manager(protocol, cluster, routes)
+    let mut message = manager(setup, protocol, stat_prefix, routes);
+    let codec = message.protocol.as_mut().and_then(|p| p.codec.as_mut());
+    if let Some(codec) = codec {
+        codec.config = Some(any(&CodecOptions {
+            default_timeout: Some(duration(Duration::ZERO)),
+            ..CodecOptions::default()
+        }));
+    }
+    let filters = guard.iter().filter_map(call_filter);
+    message.meta_protocol_filters.splice(..0, filters);
+    filter(MANAGER, &message)
 }
 
-fn manager(protocol: RpcProtocol, stat_prefix: &str, routes: RouteSpecifier) -> Filter {
+/// HTTP's filter for calls.
+fn call_filter(filter: &HttpFilter) -> Option<aeraki::MetaProtocolFilter> {
+    match &filter.config_type {
+        Some(http_filter::ConfigType::TypedConfig(config)) => Some(aeraki::MetaProtocolFilter {
+            name: filter.name.clone(),
+            config: Some(config.clone()),
+        }),
+        _ => None,
+    }
+}
+
+fn manager(
+    setup: &Setup<'_>,
+    protocol: RpcProtocol,
+    stat_prefix: &str,
+    routes: RouteSpecifier,
+) -> aeraki::MetaProtocolProxy {
     let codec = aeraki::Codec {
         name: format!("{CODEC_PREFIX}{protocol}"),
         config: None,
     };
-    let message = aeraki::MetaProtocolProxy {
+    aeraki::MetaProtocolProxy {
         stat_prefix: stat_prefix.to_owned(),
         protocol: Some(aeraki::ApplicationProtocol {
             name: protocol.to_string(),
@@ -74,11 +117,11 @@ fn manager(protocol: RpcProtocol, stat_prefix: &str, routes: RouteSpecifier) -> 
             multiplexing: true,
         }),
         route_specifier: Some(routes),
+        access_log: setup.reporting.http_logs.clone(),
         meta_protocol_filters: vec![aeraki::MetaProtocolFilter {
             name: ROUTER.to_owned(),
             config: None,
         }],
         ..aeraki::MetaProtocolProxy::default()
-    };
-    filter(MANAGER, &message)
+    }
 }

@@ -5,20 +5,20 @@
 use std::sync::Arc;
 
 use weft_model::{
-    ConsistentHash, Destination, HeaderOperations, HeaderOps, Hostname, HttpAction, HttpMatch,
-    HttpRoute, PortNumber, RetryPolicy, RouteDestination, Service, StringMatch, VirtualService,
-    routing_claim,
+    Abort, AbortKind, ConsistentHash, Destination, Fault, HeaderOperations, Hostname, HttpAction,
+    HttpMatch, HttpRoute, PortNumber, RetryPolicy, RouteDestination, Service, StringMatch,
+    VirtualService, routing_claim,
 };
 
-use super::actions::{Headers, mirror};
-use super::routes::{Reader, concerns};
+use super::actions::{Headers, back_off, mirror, translate_fault};
+use super::routes::{FAULT_FILTER, Reader, concerns};
 use super::{clusters, hash, matches, names};
 use crate::pb::route::v3::{
     HeaderMatcher, RetryPolicy as PbRetry, Route, RouteAction, RouteConfiguration, RouteMatch,
     VirtualHost, WeightedCluster, header_matcher::HeaderMatchSpecifier, route::Action,
     route_action::ClusterSpecifier, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
 };
-use crate::pb::{bool_value, duration, u32_value};
+use crate::pb::{any, bool_value, duration, u32_value};
 
 /// How often a request is sent again whose host could not be connected to, as Istio's default says.
 const RETRIES: u32 = 2;
@@ -36,20 +36,24 @@ pub(crate) struct Made {
     pub(crate) problems: Vec<String>,
 }
 
-/// The routes of a rule that concern a reader; nothing if none does.
+/// What of a rule is about bytes.
+pub(crate) fn of_bytes(rule: &VirtualService) -> impl Iterator<Item = String> {
+    let why =
+        "has no effect on a port that speaks an RPC protocol: write `http`, or name the port tcp-…";
+    let fields = [("tcp", !rule.tcp.is_empty()), ("tls", !rule.tls.is_empty())];
+    let set = fields.into_iter().filter(|(_, is_set)| *is_set);
+    set.map(move |(field, _)| format!("{field}: {why}"))
+}
+
+/// The routes of a rule that concern a reader, and whether there are any: otherwise there are only problems.
 pub(crate) fn of_rule(
     rule: &VirtualService,
     reader: &Reader<'_>,
     lookup: &mut dyn FnMut(&Hostname) -> Option<Arc<Service>>,
-) -> Option<Made> {
+) -> (bool, Made) {
     let mut made = Made::default();
     let mut concerned = false;
-    for (field, is_set) in [("tcp", !rule.tcp.is_empty()), ("tls", !rule.tls.is_empty())] {
-        if is_set {
-            let why = "has no effect on a port that speaks an RPC protocol: write `http`, or name the port tcp-…";
-            made.problems.push(format!("{field}: {why}"));
-        }
-    }
+    made.problems.extend(of_bytes(rule));
     for (number, http) in rule.http.iter().enumerate() {
         let mut place = Place {
             field: format!("http[{number}]"),
@@ -87,11 +91,11 @@ pub(crate) fn of_rule(
                 ..template.clone()
             });
             if all {
-                return Some(made);
+                return (true, made);
             }
         }
     }
-    concerned.then_some(made)
+    (concerned, made)
 }
 
 /// The route of a port without a rule: everything to its cluster.
@@ -162,6 +166,7 @@ fn retry(policy: Option<&RetryPolicy>) -> Option<PbRetry> {
     (attempts > 0).then(|| PbRetry {
         retry_on: "connect-failure".to_owned(),
         num_retries: u32_value(attempts),
+        retry_back_off: policy.and_then(|policy| policy.backoff).map(back_off),
         ..PbRetry::default()
     })
 }
@@ -255,16 +260,14 @@ impl Place<'_> {
         const SENT_ON: &str = "RPC requests are sent on, and nothing else: they get an error";
         self.refuse("rewrite", http.rewrite.is_some(), CHANGES);
         self.refuse(
-            "fault",
-            http.fault.is_some(),
-            "faults of RPC requests are not supported yet",
-        );
-        self.refuse(
             "corsPolicy",
             http.cors.is_some(),
             "has no effect: no browser makes RPC requests",
         );
         let mut route = Route::default();
+        if let Some(fault) = &http.fault {
+            self.within("fault", |p| p.fault(fault, &mut route));
+        }
         self.within("headers", |p| p.attachments(&http.headers, &mut route));
         let action = match &http.action {
             HttpAction::Forward(destinations) => {
@@ -306,14 +309,13 @@ impl Place<'_> {
                 retry_on,
                 remote_localities,
                 ignore_previous_hosts,
-                backoff,
+                backoff: _,
             } = retries;
             let said = per_try_timeout.is_some()
-                || backoff.is_some()
                 || retry_on.is_some()
                 || remote_localities.is_some()
                 || ignore_previous_hosts.is_some();
-            self.refuse("retries", said, "all but attempts has no effect: RPC requests are sent again only if they did not reach their host, and at once");
+            self.refuse("retries", said, "all but attempts and backoff has no effect: RPC requests are sent again only if they did not reach their host");
         }
         let mut action = RouteAction {
             timeout: http.timeout.filter(|t| !t.is_zero()).map(duration),
@@ -353,17 +355,36 @@ impl Place<'_> {
         action
     }
 
-    /// Attachments that are set.
+    /// What befalls a share of the requests.
+    fn fault(&mut self, fault: &Fault, route: &mut Route) {
+        let of_grpc = |abort: &Abort| matches!(abort.kind, AbortKind::Grpc(_));
+        let of_grpc = fault.abort.as_ref().is_some_and(of_grpc);
+        let why = "RPC requests have no status of gRPC: write httpStatus, whose nearest they get";
+        self.refuse("abort.grpcStatus", of_grpc, why);
+        let abort = fault.abort.clone().filter(|_| !of_grpc);
+        let fault = Fault {
+            delay: fault.delay.clone(),
+            abort,
+        };
+        if let Some(fault) = translate_fault(&fault) {
+            let entry = (FAULT_FILTER.to_owned(), any(&fault));
+            route.typed_per_filter_config.extend([entry]);
+        }
+    }
+
+    /// Attachments that are set, and taken out.
     fn attachments(&mut self, changes: &HeaderOperations, route: &mut Route) {
         let headers = Headers::of(changes);
-        let removes = |ops: &HeaderOps| !ops.remove.is_empty();
-        let why = "attachments are set, and not removed: it has no effect on RPC requests";
-        self.refuse("request.remove", removes(&changes.request), why);
-        self.refuse("response.remove", removes(&changes.response), why);
         let why = "the authority of RPC requests is their interface, which stays";
         self.refuse("request.set", headers.authority.is_some(), why);
         route.request_headers_to_add.extend(headers.request_add);
         route.response_headers_to_add.extend(headers.response_add);
+        route
+            .request_headers_to_remove
+            .extend(headers.request_remove);
+        route
+            .response_headers_to_remove
+            .extend(headers.response_remove);
     }
 
     /// Leaves those hash policies that RPC requests can have: of attachments.

@@ -29,6 +29,11 @@ impl TcpPolicy {
         }
     }
 
+    /// How long a connection may be idle.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.idle
+    }
+
     /// The same for bytes that are passed on as they are.
     pub(crate) fn without_tunnel(self) -> Self {
         Self {

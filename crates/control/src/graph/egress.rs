@@ -167,7 +167,7 @@ impl<'a> Table<'a> {
         protocol: Protocol,
         (bind, range): (&str, Option<AddressRange>),
     ) {
-        let rpc = self.rpc(service, protocol).filter(|_| range.is_none());
+        let rpc = self.rpc(cx, service, protocol).filter(|_| range.is_none());
         let protocol = if rpc.is_some() {
             Protocol::Tcp
         } else {
@@ -244,10 +244,11 @@ impl<'a> Table<'a> {
 
     /// The chain of a service that speaks an RPC protocol at the listener's port, unless the listener says
     /// that something else is spoken there.
-    fn rpc(&self, service: &Service, protocol: Protocol) -> Option<RpcChain> {
+    fn rpc(&self, cx: &mut Cx<'_, '_>, service: &Service, protocol: Protocol) -> Option<RpcChain> {
         let port = service.port(PortNumber::new(self.port).ok()?)?;
         let bytes = matches!(protocol, Protocol::Tcp | Protocol::Unsupported);
-        outbound::rpc_chain(self.binding, service, port).filter(|_| bytes)
+        let place = (&self.caller.scope, self.binding);
+        outbound::rpc_chain(cx, place, service, port).filter(|_| bytes)
     }
 
     /// The chains of a service for bytes. At one address only the first one of those without a server

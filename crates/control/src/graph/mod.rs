@@ -378,6 +378,21 @@ impl Cx<'_, '_> {
             .map_or(Part::Nothing, Part::Egress)
     }
 
+    /// All parts of a scope to whose hosts and rules a port leads.
+    fn parts_of(&mut self, scope: &Scope, port: PortNumber) -> Vec<Part> {
+        let sidecar = self.sidecar(scope.sidecar.as_ref());
+        let Some(sidecar) = sidecar.filter(|s| !s.listeners().is_empty()) else {
+            return vec![Part::Whole];
+        };
+        let leads = |listener: &EgressListener| {
+            let own = listener.port.as_ref();
+            own.is_none_or(|own| own.number == Some(port))
+        };
+        let all = sidecar.listeners().iter().zip(0_u16..);
+        let found = all.filter(|(listener, _)| leads(listener));
+        found.map(|(_, index)| Part::Egress(index)).collect()
+    }
+
     /// The egress listener that a scope is of.
     fn egress(&mut self, scope: &Scope) -> Option<EgressListener> {
         let Part::Egress(index) = scope.part else {

@@ -191,13 +191,17 @@ fn tcp_chain(
 
 /// The chain of a port that speaks an RPC protocol, for proxies that do.
 pub(super) fn rpc_chain(
-    binding: Binding,
+    cx: &mut Cx<'_, '_>,
+    (scope, binding): (&Arc<Scope>, Binding),
     service: &Service,
     port: &ServicePort,
 ) -> Option<RpcChain> {
     let protocol = port.rpc.filter(|_| binding.rpc)?;
+    let (policy, policy_from) = streams::policy(cx, scope, &service.hostname, None);
     Some(RpcChain {
         protocol,
+        policy,
+        policy_from,
         route: names::rpc_route(&service.hostname, port.number).into(),
         stat_prefix: names::outbound(port.number, "", &service.hostname).into(),
     })
@@ -261,7 +265,8 @@ pub(super) fn wildcard_listener(
         let Some(service_port) = service.port(port) else {
             continue;
         };
-        if let (None, Some(chain)) = (shared.range, rpc_chain(binding, &service, service_port)) {
+        let made = rpc_chain(cx, (scope, binding), &service, service_port);
+        if let (None, Some(chain)) = (shared.range, made) {
             if tcp.add_rpc(chain) {
                 from.push(service.origin.clone());
             }
@@ -382,6 +387,7 @@ impl Chains {
     pub(super) fn add_rpc(&mut self, chain: RpcChain) -> bool {
         let free = self.taken.insert(MatchKey::default());
         if free {
+            self.from.extend(chain.policy_from.iter().cloned());
             self.all.push(Chain::Rpc(chain));
         }
         free
@@ -473,7 +479,7 @@ pub(super) fn vip_listeners(
                 continue;
             }
             let mut tcp = Chains::default();
-            let rpc = rpc_chain(binding, &service, port);
+            let rpc = rpc_chain(cx, (scope, binding), &service, port);
             let sniffed = port.protocol.is_sniffed() && rpc.is_none();
             if let Some(chain) = rpc {
                 tcp.add_rpc(chain);

@@ -9,7 +9,7 @@ use weft_xds::{Resource, TypeUrl};
 
 use super::key::{HostForm, OutboundHost, Reader};
 use super::value::Value;
-use super::{Cx, Shard, contain, hosts, places};
+use super::{Cx, Shard, contain, hosts, places, streams};
 use crate::emit::{Emitted, Fault, origins};
 use crate::generate::{routes, rpc_routes};
 
@@ -20,10 +20,13 @@ pub(super) fn routes(cx: &mut Cx<'_, '_>, reader: &Arc<Reader>, shard: Shard) ->
             continue;
         };
         for port in service.ports.iter().filter(|port| port.rpc.is_some()) {
-            let part = cx.part_of(&reader.scope, Some(port.number));
-            let reader = reader.part(part);
+            // The first part that sees it: several egress listeners may have the port.
+            let mut parts = cx.parts_of(&reader.scope, port.number).into_iter();
             let of = (seen, port.number);
-            let host = hosts::of_service(cx, reader, of, HostForm::Only);
+            let host = parts.find_map(|part| {
+                let reader = reader.part(part);
+                hosts::of_service(cx, reader, of, HostForm::Only)
+            });
             out.push(made(cx, &service, port.number, host.as_ref()));
         }
     }
@@ -70,6 +73,7 @@ fn of_host(
     let reader = &host.reader;
     let mesh = cx.mesh();
     let retries = mesh.default_retries.as_ref();
+    let mut told = (Vec::new(), Vec::new());
     if let Some((rule, objects)) = host.rule.as_ref().and_then(|origin| cx.resolved(origin)) {
         let (hashes, hashed_by) = places::of_destinations(cx, &reader.scope, &rule);
         let to = routes::Reader {
@@ -84,15 +88,28 @@ fn of_host(
             retries,
         };
         let mut lookup = |name: &_| cx.visible_service(&reader.scope, name);
-        if let Some(made) = rpc_routes::of_rule(&rule, &to, &mut lookup) {
+        let (concerned, made) = rpc_routes::of_rule(&rule, &to, &mut lookup);
+        if concerned {
             return (made, objects.into_iter().chain(hashed_by).collect());
+        }
+        if !made.problems.is_empty() {
+            told = (made.problems, objects.into_iter().collect());
+        }
+    }
+    for rule in streams::rules(cx, &reader.scope, &service.hostname) {
+        let origin = &rule.meta.origin;
+        if !told.1.contains(origin) {
+            told.0.extend(rpc_routes::of_bytes(&rule));
+            told.1.push(origin.clone());
         }
     }
     // A rule of which nothing concerns the caller leaves the service as it is.
     let own = places::of_host(cx, &reader.scope, &service.hostname);
     let hash = own.as_ref().and_then(|(_, says)| says.port_hash(port));
     let by = own.as_ref().filter(|_| hash.is_some());
-    let by = by.map_or_else(Vec::new, |(rules, _)| rules.to_vec());
-    let made = rpc_routes::default_for(port, &service.hostname, hash, retries);
-    (made, by)
+    let (problems, mut from) = told;
+    from.extend(by.into_iter().flat_map(|(rules, _)| rules.iter().cloned()));
+    let mut made = rpc_routes::default_for(port, &service.hostname, hash, retries);
+    made.problems.extend(problems);
+    (made, from)
 }

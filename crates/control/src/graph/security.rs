@@ -163,14 +163,19 @@ pub(super) fn guard(cx: &mut Cx<'_, '_>, refs: &PolicyRefs, gateway: bool) -> Va
             fetched.extend(keys.map(|keys| (place.clone(), keys)));
         }
     }
+    let tokens = tokens::filter(&tokens_of, &fetched, gateway);
+    let rpc = made.custom_tcp.clone();
+    let calls = tokens.iter().chain(&made.http).cloned().collect();
     let mut http = made.custom_http;
-    http.extend(tokens::filter(&tokens_of, &fetched, gateway));
+    http.extend(tokens);
     http.extend(made.http);
     let mut tcp = made.custom_tcp;
     tcp.extend(made.tcp);
     Value::Guard(Arc::new(Guard {
         http,
         tcp,
+        rpc,
+        calls,
         origins: from.iter().cloned().collect(),
         faults,
     }))

@@ -19,10 +19,14 @@ use crate::generate::{clusters, names};
 
 /// The rules whose hosts overlap with a host, in Istio's order: those that the own namespace keeps
 /// for itself, those that others export to it by name, those for all; within each the older first.
-fn rules(cx: &mut Cx<'_, '_>, caller: &Caller, host: &Hostname) -> Vec<Arc<VirtualService>> {
+pub(super) fn rules(
+    cx: &mut Cx<'_, '_>,
+    scope: &Arc<Scope>,
+    host: &Hostname,
+) -> Vec<Arc<VirtualService>> {
     let mut found: Vec<RuleFacts> = Vec::new();
-    let imports = scope::imports(cx, &caller.scope);
-    let namespace = &caller.scope.namespace;
+    let imports = scope::imports(cx, scope);
+    let namespace = &scope.namespace;
     let mut add = |rules: &[RuleFacts]| {
         for facts in rules.iter().filter(|f| f.export_to.allows(namespace)) {
             if imports.holds(facts) && !found.contains(facts) {
@@ -188,7 +192,7 @@ pub(super) fn chains(
     port: &Entered<'_>,
     own: TcpChain,
 ) -> Vec<TcpChain> {
-    let rules = rules(cx, caller, &service.hostname);
+    let rules = rules(cx, &caller.scope, &service.hostname);
     if protocol.is_tls() {
         tls(cx, caller, port, &rules, own)
     } else {

@@ -10,7 +10,7 @@ use weft_xds::TypeUrl;
 use super::{Config, Mesh, proxy, sidecar, weft};
 
 /// A service of two versions behind Dubbo and Bolt, and a canary by rules.
-const CART: &str = r"
+pub(super) const CART: &str = r"
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: cart, namespace: shop}
@@ -66,15 +66,15 @@ spec:
     - {destination: {host: cart.shop.svc.cluster.local, subset: v2}, weight: 10}
 "#;
 
-const DUBBO: &str = "cart.shop.svc.cluster.local_20880";
+pub(super) const DUBBO: &str = "cart.shop.svc.cluster.local_20880";
 const BOLT: &str = "cart.shop.svc.cluster.local_12200";
 
-fn ours() -> crate::node::Proxy {
+pub(super) fn ours() -> crate::node::Proxy {
     weft("sidecar~10.0.0.9~app.shop~shop.svc.cluster.local", &[])
 }
 
 /// The routes as our proxy takes them.
-fn routes(config: &Config, name: &str) -> RpcRoutes {
+pub(super) fn routes(config: &Config, name: &str) -> RpcRoutes {
     let loaded = RpcRoutes::from_proto(&config.route(name), &Context::default());
     loaded.unwrap_or_else(|error| panic!("{error}")).value
 }
@@ -97,7 +97,7 @@ fn ends(config: &Config, name: &str) -> Vec<&'static str> {
 }
 
 /// A Dubbo request in hessian2 without arguments.
-fn request(method: &str, attachments: &[(&str, &str)]) -> Frame {
+pub(super) fn request(method: &str, attachments: &[(&str, &str)]) -> Frame {
     let mut bytes = dubbo_request(method, attachments);
     let codec = weft_rpc::codec("dubbo").expect("Dubbo");
     match codec.decode(&mut bytes, Limits::default()) {
@@ -296,7 +296,7 @@ spec:
   - match: [{uri: {exact: /gone}}]
     redirect: {uri: /there}
   - rewrite: {uri: /x}
-    fault: {delay: {percentage: {value: 1}, fixedDelay: 1s}}
+    fault: {abort: {percentage: {value: 1}, grpcStatus: UNAVAILABLE}}
     retries: {attempts: 3, perTryTimeout: 1s}
     headers: {response: {remove: [x]}}
     route: [{destination: {host: cart.shop.svc.cluster.local, subset: v1}}]
@@ -311,9 +311,8 @@ spec:
         "RDS cart.shop.svc.cluster.local_20880: http[0].match[0].queryParams: RPC requests have none",
         "http[1].redirect: RPC requests are sent on",
         "http[2].rewrite: has no effect",
-        "http[2].fault: faults of RPC requests",
-        "http[2].retries: all but attempts has no effect",
-        "http[2].headers.response.remove: attachments are set, and not removed",
+        "http[2].fault.abort.grpcStatus: RPC requests have no status of gRPC",
+        "http[2].retries: all but attempts and backoff has no effect",
     ] {
         assert!(
             told.iter().any(|one| one.contains(wanted)),

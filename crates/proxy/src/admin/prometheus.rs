@@ -109,7 +109,8 @@ fn name_and_labels(stat: &Stat) -> (String, String) {
 }
 
 /// Cuts Envoy's labels out of the part of a name after the scope's label: response code and
-/// class, worker, and the names in `http.<prefix>.`, `rds.<name>.` and `ssl.ciphers.<name>`.
+/// class, worker, and the names in `http.<prefix>.`, `rds.<name>.`, `ssl.ciphers.<name>` and
+/// `method.<interface>|<method>.`.
 fn tags(scope: &str, name: &str) -> (String, Vec<(&'static str, String)>) {
     let mut rest = name.to_owned();
     let mut tags = Vec::new();
@@ -132,6 +133,16 @@ fn tags(scope: &str, name: &str) -> (String, Vec<(&'static str, String)>) {
     {
         tags.push(("envoy_worker_id", worker.to_owned()));
         rest = format!("worker_{tail}");
+    }
+    if scope == "meta_protocol"
+        && let Some((who, stat)) = rest
+            .strip_prefix("method.")
+            .and_then(|rest| rest.rsplit_once('.'))
+        && let Some((interface, method)) = who.split_once('|')
+    {
+        tags.push(("weft_rpc_interface", interface.to_owned()));
+        tags.push(("weft_rpc_method", method.to_owned()));
+        rest = format!("method_{stat}");
     }
     let named: &[(&str, &str, &'static str)] = match scope {
         "listener" => &[
@@ -236,6 +247,11 @@ mod tests {
                 Scope::http("in"),
                 "rds.r1.update_success",
                 r#"envoy_http_rds_update_success{envoy_rds_route_config="r1",envoy_http_conn_manager_prefix="in"} 7"#,
+            ),
+            (
+                Scope::rpc("dubbo.out"),
+                "method.shop.Cart|get$x.response_success",
+                r#"envoy_meta_protocol_method_response_success{weft_rpc_interface="shop.Cart",weft_rpc_method="get$x",envoy_meta_protocol_prefix="dubbo.out"} 7"#,
             ),
             (
                 Scope::cluster("a\"b\\c"),

@@ -2,13 +2,15 @@
 
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weft_config::rpc::RpcRoutes;
 use weft_rpc::{Failure, Frame, Origin, Outcome};
 use weft_upstream::{ActiveRequest, Cluster, Host, Outcome as HostOutcome, Priority};
 
+use super::Refusal;
 use super::client::Client;
+use super::log::Told;
 
 /// What is needed to give an answer back; a place in the circuit breaker while it is waited for.
 pub(super) struct Call {
@@ -29,6 +31,8 @@ pub(super) struct Call {
     pub(super) active: Option<ActiveRequest>,
     /// Of a call that was sent again.
     pub(super) retry: Option<RetryPlace>,
+    /// For access logs and statistics.
+    pub(super) told: Told,
 }
 
 /// One of the retries that a cluster allows at once.
@@ -53,6 +57,10 @@ pub(super) struct Spare {
     pub(super) frame: Frame,
     /// How many more hosts may be tried.
     pub(super) left: u32,
+    /// How many pauses there were.
+    pub(super) done: u32,
+    /// The pause before the next, as its route says.
+    pub(super) backoff: Option<(Duration, Duration)>,
     pub(super) hash: Option<u64>,
 }
 
@@ -79,12 +87,14 @@ impl Call {
         if let Some((routes, index)) = &self.mutating
             && let Some(route) = routes.routes.get(*index)
         {
-            let pairs = pairs(&route.response_mutation);
-            if codec.set_attachments(&mut frame, &pairs).is_err() {
-                stats.mutation_failed.inc();
-            }
+            manager.mutate(
+                &mut frame,
+                &route.response_removal,
+                &route.response_mutation,
+            );
         }
         codec.set_id(&mut frame, self.origin.id);
+        self.told.answered(codec, &frame, millis);
         client.forget(self.number);
         client.answer(frame);
     }
@@ -134,7 +144,19 @@ impl Call {
             client.manager.stats.request_timeout.inc();
         }
         client.forget(self.number);
-        client.refuse(self.origin, failure, text);
+        client.refuse(
+            self.origin,
+            Refusal::new(failure, text.to_owned()),
+            self.told,
+        );
+    }
+
+    /// It is sent to no other host.
+    pub(super) fn refuse(self, refusal: Refusal) {
+        if let Some(client) = self.client.upgrade() {
+            client.forget(self.number);
+            client.refuse(self.origin, refusal, self.told);
+        }
     }
 }
 

@@ -1,24 +1,25 @@
 //! A client's connection: reads requests, writes answers.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use ahash::AHashMap;
 use weft_net::Stream;
-use weft_rpc::{Failure, Frame, Kind, Origin};
+use weft_rpc::{Frame, Kind, Origin};
 
-use super::RpcManager;
+use super::gate::Peer;
 use super::input::{Ended, Input};
+use super::log::Told;
 use super::outbox::Outbox;
 use super::upstream::Upstream;
+use super::{Refusal, RpcManager};
 use crate::connection::{Handle, Phase, Reason};
 
 /// Calls of a connection that wait for their answers; then no more are read.
 const MAX_CALLS: usize = 4096;
-/// Bytes that wait for a client; then no more calls are read.
+/// Bytes that wait for a client, and bytes of its calls that wait here; then no more calls are read.
 const MAX_WAITING: usize = 1024 * 1024;
 /// Bytes that wait for a client, or two of the longest frames if these are more; then answers have no
 /// place any more, and its connection ends.
@@ -30,27 +31,25 @@ const BURST: usize = 64;
 pub(super) struct Client {
     pub(super) manager: Rc<RpcManager>,
     pub(super) out: Outbox,
-    /// The address that the client wanted.
-    pub(super) original_dst: Option<SocketAddr>,
+    pub(super) peer: Rc<Peer>,
     handle: Rc<Handle>,
     next: Cell<u64>,
     /// Where each call is, and under which id.
     calls: RefCell<AHashMap<u64, (Weak<Upstream>, u64)>>,
+    /// Bytes of calls that wait here: for the end of a delay or a pause.
+    held: Cell<usize>,
 }
 
 impl Client {
-    pub(super) fn new(
-        manager: &Rc<RpcManager>,
-        handle: &Rc<Handle>,
-        local: SocketAddr,
-    ) -> Rc<Self> {
+    pub(super) fn new(manager: &Rc<RpcManager>, handle: &Rc<Handle>, peer: Peer) -> Rc<Self> {
         Rc::new(Self {
             manager: Rc::clone(manager),
             out: Outbox::new(MAX_WAITING),
-            original_dst: handle.original_dst(local),
+            peer: Rc::new(peer),
             handle: Rc::clone(handle),
             next: Cell::new(0),
             calls: RefCell::default(),
+            held: Cell::new(0),
         })
     }
 
@@ -63,10 +62,41 @@ impl Client {
 
     /// A call is under way.
     pub(super) fn remember(&self, number: u64, upstream: &Rc<Upstream>, id: u64) {
-        let place = (Rc::downgrade(upstream), id);
+        self.insert(number, (Rc::downgrade(upstream), id));
+    }
+
+    fn insert(&self, number: u64, place: (Weak<Upstream>, u64)) {
         self.calls.borrow_mut().insert(number, place);
         self.handle.begin();
         self.manager.stats.request_active.inc();
+    }
+
+    /// A new call of so many bytes waits here.
+    pub(super) fn hold(&self, number: u64, bytes: usize) {
+        self.insert(number, (Weak::new(), 0));
+        self.held.set(self.held.get().saturating_add(bytes));
+    }
+
+    /// It goes on; `false`: its client has gone.
+    pub(super) fn release(&self, number: u64, bytes: usize) -> bool {
+        let known = self.resume(number, bytes);
+        self.forget(number);
+        known
+    }
+
+    /// A call that is known waits here until it is sent again.
+    pub(super) fn pause(&self, number: u64, bytes: usize) {
+        if let Some(place) = self.calls.borrow_mut().get_mut(&number) {
+            *place = (Weak::new(), 0);
+        }
+        self.held.set(self.held.get().saturating_add(bytes));
+    }
+
+    /// It is sent again; `false`: its client has gone.
+    pub(super) fn resume(&self, number: u64, bytes: usize) -> bool {
+        self.held.set(self.held.get().saturating_sub(bytes));
+        self.out.wake();
+        self.calls.borrow().contains_key(&number)
     }
 
     /// A call is under way elsewhere.
@@ -86,12 +116,15 @@ impl Client {
     }
 
     /// Answers a request with an error.
-    pub(super) fn refuse(&self, origin: Origin, failure: Failure, text: &str) {
+    pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, told: Told) {
         self.manager.stats.local_response_error.inc();
-        if self.takes_answers() {
-            let reply = self.manager.config.codec.error_reply(origin, failure, text);
-            self.out.push_bytes(&reply);
+        if !self.takes_answers() {
+            return;
         }
+        let codec = self.manager.config.codec;
+        let reply = codec.error_reply(origin, refusal.failure, &refusal.text);
+        self.out.push_bytes(&reply);
+        told.refused(refusal, codec, Some(&reply));
     }
 
     /// Gives the client its answer.
@@ -271,7 +304,8 @@ impl Connection {
         }
         // Answers that leave, and calls that end, wake this task.
         let client = &self.client;
-        if client.out.is_crowded() || client.calls.borrow().len() >= MAX_CALLS {
+        let held = client.held.get() > MAX_WAITING;
+        if held || client.out.is_crowded() || client.calls.borrow().len() >= MAX_CALLS {
             return Poll::Pending;
         }
         Poll::Ready(())

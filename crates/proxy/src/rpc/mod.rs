@@ -1,42 +1,49 @@
 //! The RPC connection manager: requests of a client's connection, each routed for itself, over
 //! connections to hosts that many clients share.
 //!
-//! A request read forward: [`client`] → [`RpcManager::request`] → [`upstream`]; its answer: `upstream` →
-//! [`call`] → `client`.
+//! A request read forward: [`client`] → [`RpcManager::request`] → [`send`] → [`upstream`]; its answer:
+//! `upstream` → [`call`] → `client`.
 
 mod call;
 mod client;
+mod faults;
+mod gate;
 mod input;
+mod log;
+mod methods;
 mod outbox;
+mod send;
 mod stats;
+mod tokens;
 mod upstream;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weft_config::RpcManager as Config;
-use weft_config::rpc::{RpcMirror, RpcRoutes};
+use weft_config::rpc::{RpcRoute, RpcRoutes};
 use weft_net::Stream;
-use weft_rpc::{Attribute, Attributes, Failure, Frame, Kind};
-use weft_upstream::{Cluster, Host, PickContext};
+use weft_rpc::{Attribute, Attributes, Failure, Frame, Kind, Origin};
 use xxhash_rust::xxh3::Xxh3;
 
-use call::{Call, Spare, pairs};
 use client::{Client, Connection};
+use faults::Befalls;
+use gate::{Gate, Peer};
+use log::{Logs, Told};
+use tokens::Edits;
 use upstream::Upstream;
 
+use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
-use crate::routes::RpcRouteSlot;
+use crate::http::flags::ResponseFlags;
+use crate::routes::{RpcFilterSlot, RpcRouteSlot};
 use crate::worker::Worker;
 
+pub(crate) use methods::Methods;
 pub(crate) use stats::RpcStats;
-
-/// How long the answer to a copy is waited for, if the request itself may take for ever.
-const MIRROR_TIMEOUT: Duration = Duration::from_mins(1);
-/// How often a host is chosen that is not the one that could not be connected to.
-const HOST_ATTEMPTS: u32 = 5;
 
 /// See the module; one in each worker.
 pub(crate) struct RpcManager {
@@ -44,6 +51,9 @@ pub(crate) struct RpcManager {
     /// Those of this moment: each request is routed by what is in here when it comes.
     routes: RpcRouteSlot,
     pub(crate) stats: Arc<RpcStats>,
+    gate: Gate,
+    logs: Logs,
+    methods: Rc<Methods>,
     worker: Rc<Worker>,
 }
 
@@ -54,14 +64,64 @@ impl std::fmt::Debug for RpcManager {
 }
 
 /// Why a request is answered here, and in which words.
-type Refusal = (Failure, String);
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) failure: Failure,
+    pub(super) text: String,
+    /// For access logs.
+    pub(super) flags: ResponseFlags,
+    pub(super) details: Cow<'static, str>,
+}
+
+impl Refusal {
+    fn new(failure: Failure, text: String) -> Self {
+        let (flags, details) = match failure {
+            Failure::NoRoute => (ResponseFlags::NO_ROUTE, "route_not_found"),
+            Failure::NoHost => (ResponseFlags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
+            Failure::Overload => (ResponseFlags::UPSTREAM_OVERFLOW, "overflow"),
+            Failure::Timeout => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout"),
+            Failure::ConnectFailed => (
+                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+                "connection_failure",
+            ),
+            Failure::UpstreamClosed => (
+                ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+                "connection_termination",
+            ),
+            Failure::Denied => (ResponseFlags::default(), "denied"),
+            Failure::BadRequest | Failure::Internal => (ResponseFlags::default(), "internal"),
+        };
+        Self {
+            failure,
+            text,
+            flags,
+            details: Cow::Borrowed(details),
+        }
+    }
+}
+
+/// The route of a call, by its number, and the hash that chooses its host.
+#[derive(Clone, Copy)]
+struct Chosen<'r> {
+    routes: &'r Arc<RpcRoutes>,
+    index: usize,
+    hash: Option<u64>,
+}
 
 impl RpcManager {
-    pub(crate) fn new(config: Arc<Config>, routes: RpcRouteSlot, worker: Rc<Worker>) -> Rc<Self> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        (routes, filters): (RpcRouteSlot, RpcFilterSlot),
+        files: &[AccessLogFile],
+        worker: Rc<Worker>,
+    ) -> Rc<Self> {
         let kept = &worker.prefixes;
         Rc::new(Self {
             routes,
             stats: kept.rpc(&worker.registry, &config.stat_prefix),
+            gate: Gate::new(filters),
+            logs: Logs::new(&config, files),
+            methods: kept.rpc_methods(&config.stat_prefix),
             config,
             worker,
         })
@@ -71,19 +131,21 @@ impl RpcManager {
     pub(crate) async fn serve(
         self: &Rc<Self>,
         stream: Stream,
-        local: SocketAddr,
+        addresses: (SocketAddr, SocketAddr),
         registered: &Registered,
     ) {
         self.stats.cx_total.inc();
         self.stats.cx_active.inc();
-        let client = Client::new(self, registered.handle(), local);
+        let protocol = self.config.codec.name();
+        let peer = Peer::new(&stream, addresses, registered, protocol);
+        let client = Client::new(self, registered.handle(), peer);
         Connection::new(stream, &client).serve().await;
         self.stats.cx_active.dec();
     }
 
     /// Sends a request on its way, or answers it. Gives the connection to a host that has enough to
     /// do: no more is to be read from the client before it has room.
-    fn request(&self, client: &Rc<Client>, frame: Frame) -> Option<Rc<Upstream>> {
+    fn request(self: &Rc<Self>, client: &Rc<Client>, frame: Frame) -> Option<Rc<Upstream>> {
         let origin = frame.origin();
         let oneway = frame.kind() == Kind::Oneway;
         self.stats.request.inc();
@@ -92,223 +154,159 @@ impl RpcManager {
         } else {
             self.stats.request_twoway.inc();
         }
-        match self.forward(client, frame) {
-            Ok(upstream) => upstream.is_crowded().then_some(upstream),
-            Err((failure, text)) => {
-                if failure == Failure::NoRoute {
-                    self.stats.request_no_route.inc();
-                }
-                if oneway {
-                    self.stats.oneway_dropped.inc();
-                } else {
-                    client.refuse(origin, failure, &text);
-                }
+        let mut told = self.logs.begin(self, &client.peer, &frame);
+        match self.forward(client, frame, &mut told) {
+            Ok(upstream) => upstream.filter(|upstream| upstream.is_crowded()),
+            Err(refusal) => {
+                self.refuse(client, (origin, oneway), refusal, told);
                 None
             }
         }
     }
 
-    fn forward(&self, client: &Rc<Client>, mut frame: Frame) -> Result<Rc<Upstream>, Refusal> {
-        let codec = self.config.codec;
-        let loaded = self.routes.load();
-        let Some(routes) = &*loaded else {
-            return Err((Failure::NoRoute, "weft: there are no routes yet".to_owned()));
-        };
-        let (index, hash) = self.route(routes, &frame)?;
-        // `route` has found it.
-        let Some(route) = routes.routes.get(index) else {
-            return Err((Failure::Internal, "weft: the route is gone".to_owned()));
-        };
-        let timeout = self.timeout(codec.timeout_ms(&frame), route.timeout);
-        let name = route.clusters.pick(self.worker.random());
-        let cluster = name.and_then(|name| self.worker.clusters.get(name));
-        let Some(cluster) = cluster else {
-            let name = name.map_or("", |name| name);
-            let text = format!("weft: unknown cluster {name:?}");
-            return Err((Failure::NoRoute, text));
-        };
-        if cluster.drops_request() {
-            return Err(overload(&cluster));
-        }
-        let context = PickContext {
-            hash,
-            original_dst: client.original_dst,
-            ..PickContext::default()
-        };
-        let host = cluster.pick(&context).ok_or_else(|| no_host(&cluster))?;
-        if !route.request_mutation.is_empty()
-            && codec
-                .set_attachments(&mut frame, &pairs(&route.request_mutation))
-                .is_err()
-        {
-            self.stats.mutation_failed.inc();
-        }
-        for mirror in &route.mirrors {
-            if mirror.share.holds(self.worker.random()) {
-                self.copy(mirror, &context, &frame, timeout);
-            }
-        }
-        let active = cluster
-            .begin_request(&host)
-            .ok_or_else(|| overload(&cluster))?;
-        let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
-        let wants_answer = frame.kind() == Kind::Request;
-        let origin = frame.origin();
-        let spare = upstream.is_connecting() && wants_answer && route.connect_retries > 0;
-        let spare = spare.then(|| Spare {
-            frame: frame.duplicate(),
-            left: route.connect_retries,
-            hash,
-        });
-        let make = |id| {
-            if !wants_answer {
-                return None;
-            }
-            let number = client.number();
-            client.remember(number, &upstream, id);
-            let began = Instant::now();
-            let mutating = !route.response_mutation.is_empty();
-            Some(Call {
-                origin,
-                client: Rc::downgrade(client),
-                number,
-                began,
-                deadline: timeout.and_then(|timeout| began.checked_add(timeout)),
-                cluster: Rc::clone(&cluster),
-                host: Rc::clone(&host),
-                mutating: mutating.then(|| (Arc::clone(routes), index)),
-                spare,
-                active: Some(active),
-                retry: None,
-            })
-        };
-        upstream
-            .send(frame, make, &cluster)
-            .map_err(|_| overload(&cluster))?;
-        Ok(upstream)
-    }
-
-    /// Sends a copy of a request, whose answer nobody waits for. Nobody waits for its host either: one
-    /// that has enough to do gets none.
-    fn copy(
+    /// Answers a request here.
+    fn refuse(
         &self,
-        mirror: &RpcMirror,
-        context: &PickContext<'_>,
-        frame: &Frame,
-        timeout: Option<Duration>,
+        client: &Client,
+        (origin, oneway): (Origin, bool),
+        refusal: Refusal,
+        told: Told,
     ) {
-        let send = || {
-            let cluster = self.worker.clusters.get(&mirror.cluster)?;
-            let host = cluster.pick(context)?;
-            let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
-            if upstream.is_crowded() {
-                return None;
-            }
-            let active = cluster.begin_request(&host)?;
-            let began = Instant::now();
-            let timeout = timeout.unwrap_or(MIRROR_TIMEOUT);
-            let call = Call {
-                origin: frame.origin(),
-                client: Weak::new(),
-                number: 0,
-                began,
-                deadline: began.checked_add(timeout),
-                cluster: Rc::clone(&cluster),
-                host: Rc::clone(&host),
-                mutating: None,
-                spare: None,
-                active: Some(active),
-                retry: None,
+        match refusal.failure {
+            Failure::NoRoute => self.stats.request_no_route.inc(),
+            Failure::Denied => self.stats.request_denied.inc(),
+            _ => {}
+        }
+        if !oneway {
+            return client.refuse(origin, refusal, told);
+        }
+        self.stats.oneway_dropped.inc();
+        told.refused(refusal, self.config.codec, None);
+    }
+
+    /// Lets a request pass the filters, finds its route, and sends it there. `None`: a fault delays it.
+    fn forward(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        mut frame: Frame,
+        told: &mut Told,
+    ) -> Result<Option<Rc<Upstream>>, Refusal> {
+        let loaded = self.routes.load();
+        let (chosen, befalls, edits) = {
+            let attributes = Attributes::new(self.config.codec, &frame);
+            let prefix = &self.config.stat_prefix;
+            let registry = &self.worker.registry;
+            told.describe(&self.logs, &attributes);
+            told.counts(self.methods.count(attributes.call(), registry, prefix));
+            let (call, of) = ((&attributes, &*client.peer), (prefix, &*self.worker));
+            let edits = self.gate.admits(call, told.metadata(), of)?;
+            let Some(routes) = &*loaded else {
+                let text = "weft: there are no routes yet".to_owned();
+                return Err(Refusal::new(Failure::NoRoute, text));
             };
-            let wants_answer = frame.kind() == Kind::Request;
-            let make = |_| wants_answer.then_some(call);
-            upstream.send(frame.duplicate(), make, &cluster).ok()
+            let (index, route) = find(routes, &attributes)?;
+            told.routed(route);
+            let random = || self.worker.random();
+            let fault = route.fault.as_deref();
+            let befalls = fault.map(|fault| Befalls::of(fault, &attributes, random));
+            let hash = hash(&route.hash, &attributes);
+            let chosen = Chosen {
+                routes,
+                index,
+                hash,
+            };
+            (chosen, befalls.unwrap_or_default(), edits)
         };
-        match send() {
-            Some(()) => self.stats.request_mirrored.inc(),
-            None => self.stats.request_mirror_dropped.inc(),
+        for edits in &edits {
+            self.edit(&mut frame, edits)?;
         }
-    }
-
-    /// Sends a call to another host whose own could not be connected to, so that it has seen nothing.
-    fn again(&self, client: &Rc<Client>, mut call: Call, spare: Spare) {
-        let Spare { frame, left, hash } = spare;
-        let cluster = Rc::clone(&call.cluster);
-        let failed = Rc::clone(&call.host);
-        let avoid = |host: &Host| host.same(&failed);
-        let context = PickContext {
-            hash,
-            original_dst: client.original_dst,
-            avoid: Some(&avoid),
-            attempts: HOST_ATTEMPTS,
-            ..PickContext::default()
-        };
-        let Some(host) = cluster.pick(&context) else {
-            let (failure, text) = no_host(&cluster);
-            return call.end(failure, &text);
-        };
-        let Some(active) = cluster.begin_request(&host) else {
-            let (failure, text) = overload(&cluster);
-            return call.end(failure, &text);
-        };
-        self.stats.request_retry.inc();
-        cluster.stats.upstream_rq_retry.inc();
-        let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
-        (call.host, call.active) = (Rc::clone(&host), Some(active));
-        let spare = upstream.is_connecting() && left > 0;
-        call.spare = spare.then(|| Spare {
-            frame: frame.duplicate(),
-            left,
-            hash,
-        });
-        let (number, origin) = (call.number, call.origin);
-        let make = |id| {
-            client.moved(number, &upstream, id);
-            Some(call)
-        };
-        if upstream.send(frame, make, &cluster).is_err() {
-            let (failure, text) = overload(&cluster);
-            client.forget(number);
-            client.refuse(origin, failure, &text);
+        let Befalls { delay, abort } = befalls;
+        if let Some(delay) = delay {
+            self.delay(client, frame, chosen, (delay, abort), std::mem::take(told));
+            return Ok(None);
         }
+        self.abort(abort)?;
+        self.send(client, frame, chosen, told).map(Some)
     }
 
-    /// The number of the route of a request, and the hash that chooses its host.
-    fn route(&self, routes: &RpcRoutes, frame: &Frame) -> Result<(usize, Option<u64>), Refusal> {
-        let attributes = Attributes::new(self.config.codec, frame);
-        let Some(index) = routes.position(&attributes) else {
-            let call = attributes.call();
-            let service = call.service.unwrap_or("?");
-            let method = call.method.unwrap_or("?");
-            let text = format!("weft: no route for {service} {method}");
-            return Err((Failure::NoRoute, text));
-        };
-        let route = routes.routes.get(index);
-        let hash = route.and_then(|route| hash(&route.hash, &attributes));
-        Ok((index, hash))
-    }
-
-    /// How long a request may take that says `asked` milliseconds, on a route that allows `most`.
-    fn timeout(&self, asked: i32, most: Option<Duration>) -> Option<Duration> {
-        match u64::try_from(asked) {
-            Ok(0) => most.or(self.config.default_timeout),
-            Ok(asked) => {
-                let asked = Duration::from_millis(asked);
-                Some(most.map_or(asked, |most| most.min(asked)))
+    /// Changes attachments as filters want it.
+    fn edit(&self, frame: &mut Frame, edits: &Edits) -> Result<(), Refusal> {
+        match edits.apply(self.config.codec, frame) {
+            Ok(true) => {}
+            Ok(false) => self.stats.mutation_failed.inc(),
+            Err(_) => {
+                self.stats.mutation_failed.inc();
+                let text = "weft: what a token says cannot be written into the call".to_owned();
+                return Err(Refusal::new(Failure::Denied, text));
             }
-            Err(_) => most,
         }
+        Ok(())
+    }
+
+    /// Answers a call that a fault has chosen.
+    fn abort(&self, status: Option<u16>) -> Result<(), Refusal> {
+        let Some(status) = status else {
+            return Ok(());
+        };
+        self.stats.fault_aborts_injected.inc();
+        Err(faults::abort(status))
+    }
+
+    /// Lets a call wait before it goes on.
+    fn delay(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        frame: Frame,
+        chosen: Chosen<'_>,
+        (delay, abort): (Duration, Option<u16>),
+        mut told: Told,
+    ) {
+        self.stats.fault_delays_injected.inc();
+        told.delayed();
+        let number = client.number();
+        let bytes = frame.bytes().len();
+        client.hold(number, bytes);
+        let routes = Arc::clone(chosen.routes);
+        let (index, hash) = (chosen.index, chosen.hash);
+        let (manager, client) = (Rc::clone(self), Rc::downgrade(client));
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(delay).await;
+            let Some(client) = client.upgrade() else {
+                return;
+            };
+            if !client.release(number, bytes) {
+                return;
+            }
+            let asked = (frame.origin(), frame.kind() == Kind::Oneway);
+            let chosen = Chosen {
+                routes: &routes,
+                index,
+                hash,
+            };
+            let sent = manager
+                .abort(abort)
+                .and_then(|()| manager.send(&client, frame, chosen, &mut told));
+            if let Err(refusal) = sent {
+                manager.refuse(&client, asked, refusal, told);
+            }
+        });
     }
 }
 
-fn overload(cluster: &Cluster) -> Refusal {
-    let text = format!("weft: too many requests to {}", cluster.name());
-    (Failure::Overload, text)
-}
-
-fn no_host(cluster: &Cluster) -> Refusal {
-    let text = format!("weft: no healthy upstream for {}", cluster.name());
-    (Failure::NoHost, text)
+/// The route of a request, and its number.
+fn find<'r>(
+    routes: &'r RpcRoutes,
+    attributes: &Attributes<'_>,
+) -> Result<(usize, &'r RpcRoute), Refusal> {
+    let index = routes.position(attributes);
+    let found = index.and_then(|index| Some((index, routes.routes.get(index)?)));
+    found.ok_or_else(|| {
+        let call = attributes.call();
+        let service = call.service.unwrap_or("?");
+        let method = call.method.unwrap_or("?");
+        let text = format!("weft: no route for {service} {method}");
+        Refusal::new(Failure::NoRoute, text)
+    })
 }
 
 /// The hash of the values of attributes; `None` if there are none.

@@ -67,6 +67,9 @@ impl SharedConnection for Upstream {
     }
 }
 
+/// A request may be sent.
+pub(super) struct Admitted(Option<WaitingRequest>);
+
 /// What the task of a connection has for itself.
 struct Socket {
     stream: Stream,
@@ -109,21 +112,24 @@ impl Upstream {
         })
     }
 
+    /// A place for another request among those that wait for the connection, if it is not there yet;
+    /// `None`: too many wait.
+    pub(super) fn admit(&self, cluster: &Rc<Cluster>) -> Option<Admitted> {
+        if self.phase.get() != Phase::Connecting {
+            return Some(Admitted(None));
+        }
+        cluster.begin_waiting().map(Some).map(Admitted)
+    }
+
     /// Sends a request; of one that wants an answer, `call` makes what waits for it of the id that it
     /// gets.
-    ///
-    /// # Errors
-    /// Too many requests wait for the connection.
     pub(super) fn send(
         &self,
         mut frame: Frame,
+        Admitted(waiting): Admitted,
         call: impl FnOnce(u64) -> Option<Call>,
-        cluster: &Rc<Cluster>,
-    ) -> Result<(), Failure> {
-        if self.phase.get() == Phase::Connecting {
-            let waiting = cluster.begin_waiting().ok_or(Failure::Overload)?;
-            self.waiting.borrow_mut().push(waiting);
-        }
+    ) {
+        self.waiting.borrow_mut().extend(waiting);
         let id = self.free_id();
         self.origin.set(frame.origin());
         self.codec.set_id(&mut frame, id);
@@ -133,7 +139,6 @@ impl Upstream {
             self.calls.borrow_mut().insert(id, call);
         }
         self.out.push(frame);
-        Ok(())
     }
 
     /// An id that no call has. The circuit breaker's 2^32 requests at most are far fewer than ids, so

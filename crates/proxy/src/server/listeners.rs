@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use weft_config::access_log::LogSink;
 use weft_config::filter_chain::{FilterChain, NetworkFilter};
-use weft_config::rpc::{RpcRouteSource, RpcRoutes};
+use weft_config::rpc::{RpcFilter, RpcRouteSource, RpcRoutes};
 use weft_config::{AccessLog, RouteSource};
 use weft_proto::pb::envoy::config::listener::v3 as pb;
 use weft_upstream::Secrets;
@@ -23,17 +23,14 @@ use crate::access_log::{AccessLogFile, AccessLogs, Target};
 use crate::admin::{AdminState, Kind};
 use crate::chain::{ChainSpec, ServerTls, TlsSlot};
 use crate::listener::{ListenerSpec, chain_key};
-use crate::routes::{RouteTable, RpcRouteSlot};
+use crate::routes::{RouteTable, RpcFilterSlot, RpcRouteSlot};
 use crate::stats::ListenerManagerStats;
 use crate::worker::Command;
 
 mod certificates;
 mod references;
 
-use references::{chain_messages, chains, needs, replaced, same_but_for_rpc_routes};
-
-/// RPC routes that take the place of others in chains that stay.
-type Rerouted = Vec<(RpcRouteSlot, Arc<RpcRoutes>)>;
+use references::{chain_messages, chains, needs, replaced, same_but_for_rpc};
 
 /// A listener as it was configured.
 #[derive(Debug)]
@@ -48,7 +45,7 @@ struct Entry {
     /// known at once, but not listening. Empty when it binds no port or keeps its sockets.
     sockets: Sockets,
     /// RPC routes of chains that stay otherwise as they are, for when it goes live.
-    rerouted: Vec<(RpcRouteSlot, Arc<RpcRoutes>)>,
+    rerouted: Rerouted,
 }
 
 /// See the module.
@@ -197,7 +194,7 @@ impl Listeners {
                 .collect::<Vec<_>>()
         });
         let mut specs = HashMap::new();
-        let mut rerouted = Vec::new();
+        let mut rerouted = Rerouted::default();
         let mut next = self.next_chain;
         for (index, (wanted, chain)) in chain_messages(message)
             .into_iter()
@@ -207,12 +204,10 @@ impl Listeners {
             let same = old_chains
                 .iter()
                 .flatten()
-                .find(|(before, _)| same_but_for_rpc_routes(before, wanted));
+                .find(|(before, _)| same_but_for_rpc(before, wanted));
             let kept = same.and_then(|(_, before)| old?.spec.chains.get(&chain_key(before)));
             let spec = if let Some(kept) = kept {
-                if let (Some(slot), Some(routes)) = (&kept.rpc_routes, inline_rpc_routes(chain)) {
-                    rerouted.push((Arc::clone(slot), Arc::clone(routes)));
-                }
+                rerouted.take(kept, chain);
                 Arc::clone(kept)
             } else {
                 next += 1;
@@ -250,7 +245,7 @@ impl Listeners {
                 Some(slot)
             }
         };
-        let (mut routes, mut rpc_routes) = (None, None);
+        let (mut routes, mut rpc_routes, mut rpc_filters) = (None, None, None);
         let logs = match chain.filters.last() {
             Some(NetworkFilter::Http(http)) => {
                 routes = match &http.routes {
@@ -261,13 +256,15 @@ impl Listeners {
             }
             Some(NetworkFilter::TcpProxy(tcp)) => self.open_logs(&tcp.access_logs)?,
             Some(NetworkFilter::Rpc(rpc)) => {
+                let filters = Arc::new(rpc.filters.clone());
+                rpc_filters = Some(Arc::new(ArcSwapOption::new(Some(filters))));
                 rpc_routes = Some(match &rpc.routes {
                     RpcRouteSource::Rds(name) => self.routes.rpc.slot(name),
                     RpcRouteSource::Inline(routes) => {
                         Arc::new(ArcSwapOption::new(Some(Arc::clone(routes))))
                     }
                 });
-                Vec::new()
+                self.open_logs(&rpc.access_logs)?
             }
             None => Vec::new(),
         };
@@ -277,6 +274,7 @@ impl Listeners {
             tls,
             routes,
             rpc_routes,
+            rpc_filters,
             logs,
         })
     }
@@ -351,9 +349,7 @@ impl Listeners {
                     .unwrap_or_default(),
             })
             .await;
-        for (slot, routes) in entry.rerouted.drain(..) {
-            slot.store(Some(routes));
-        }
+        entry.rerouted.apply();
         self.stats.listener_create_success.inc();
         self.admin.listeners.set(&name, entry.bound.clone());
         if entry.dynamic {
@@ -474,14 +470,35 @@ impl Listeners {
     }
 }
 
-/// The RPC routes that stand in a chain.
-fn inline_rpc_routes(chain: &FilterChain) -> Option<&Arc<RpcRoutes>> {
-    match chain.filters.last() {
-        Some(NetworkFilter::Rpc(rpc)) => match &rpc.routes {
-            RpcRouteSource::Inline(routes) => Some(routes),
-            RpcRouteSource::Rds(_) => None,
-        },
-        _ => None,
+/// What becomes of kept chains when their listener goes live.
+#[derive(Debug, Default)]
+struct Rerouted {
+    routes: Vec<(RpcRouteSlot, Arc<RpcRoutes>)>,
+    filters: Vec<(RpcFilterSlot, Arc<Vec<RpcFilter>>)>,
+}
+
+impl Rerouted {
+    /// Notes what a chain wants that is kept but for its RPC routes and what stands before them.
+    fn take(&mut self, kept: &ChainSpec, wanted: &FilterChain) {
+        let Some(NetworkFilter::Rpc(rpc)) = wanted.filters.last() else {
+            return;
+        };
+        if let (Some(slot), RpcRouteSource::Inline(routes)) = (&kept.rpc_routes, &rpc.routes) {
+            self.routes.push((Arc::clone(slot), Arc::clone(routes)));
+        }
+        if let Some(slot) = &kept.rpc_filters {
+            let filters = Arc::new(rpc.filters.clone());
+            self.filters.push((Arc::clone(slot), filters));
+        }
+    }
+
+    fn apply(&mut self) {
+        for (slot, filters) in self.filters.drain(..) {
+            slot.store(Some(filters));
+        }
+        for (slot, routes) in self.routes.drain(..) {
+            slot.store(Some(routes));
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 //!
 //! A refused resource changes nothing: its last good form stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use weft_config::rpc::RpcRoutes;
 use weft_config::secret::AGENT_SECRETS;
@@ -49,8 +50,8 @@ pub(super) struct Resources {
 /// Which resources may go when nothing refers to them any more.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    /// Route configurations of the control plane.
-    routes: BTreeSet<String>,
+    /// Route configurations of the control plane, with their versions.
+    routes: BTreeMap<String, (String, Bytes)>,
     /// Secrets of the bootstrap and of this process itself, which never go: nobody would send them
     /// again.
     static_secrets: BTreeSet<String>,
@@ -164,7 +165,11 @@ impl Resources {
             version,
             dynamic: true,
         };
-        self.listeners.set(message, config, &secrets, origin).await
+        self.listeners
+            .set(message, config, &secrets, origin)
+            .await?;
+        self.read_routes_again();
+        Ok(())
     }
 
     fn add_cluster(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
@@ -196,25 +201,67 @@ impl Resources {
 
     fn add_routes(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
         let message: RouteConfiguration = decode("route configuration", name, body)?;
-        if self.listeners.needs().rpc_routes.contains(name) {
-            let loaded = RpcRoutes::from_proto(&message, &self.context);
-            let routes = self.accepted(loaded)?;
-            let slots = &self.routes.rpc;
-            slots.set(&Arc::from(name), Some(Arc::new(routes)));
+        let needs = self.listeners.needs();
+        let of_rpc = needs.rpc_routes.contains(name);
+        if of_rpc && needs.routes.contains(name) {
+            // A listener is about to become one of the other kind: the routes are of one of both, or pass
+            // for either.
+            let as_rpc = self.add_rpc_routes(name, &message);
+            let as_http = self.add_http_routes(name, &message);
+            as_rpc.or_else(|error| as_http.map_err(|_| error))?;
+        } else if of_rpc {
+            self.add_rpc_routes(name, &message)?;
         } else {
-            let loaded = RouteConfig::from_proto(&message, &self.context);
-            let routes = self.accepted(loaded)?;
-            let problems = routes.unknown_clusters(false, &|name| self.clusters.contains(name));
-            none_of(&format!("route configuration {name}"), problems)?;
-            self.read_files(&routes)?;
-            let slots = &self.routes.http;
-            slots.set(&Arc::from(name), Some(Arc::new(routes)));
+            self.add_http_routes(name, &message)?;
         }
-        self.kept.routes.insert(name.to_owned());
+        let body = Bytes::copy_from_slice(body);
+        let known = (version.to_owned(), body.clone());
+        self.kept.routes.insert(name.to_owned(), known);
         self.admin
             .dump
-            .set_dynamic(Kind::Route, name, version, body.to_vec());
+            .set_dynamic(Kind::Route, name, version, body);
         Ok(())
+    }
+
+    fn add_rpc_routes(&mut self, name: &str, message: &RouteConfiguration) -> Result<(), String> {
+        let loaded = RpcRoutes::from_proto(message, &self.context);
+        let routes = self.accepted(loaded)?;
+        let slots = &self.routes.rpc;
+        slots.set(&Arc::from(name), Some(Arc::new(routes)));
+        Ok(())
+    }
+
+    fn add_http_routes(&mut self, name: &str, message: &RouteConfiguration) -> Result<(), String> {
+        let loaded = RouteConfig::from_proto(message, &self.context);
+        let routes = self.accepted(loaded)?;
+        let problems = routes.unknown_clusters(false, &|name| self.clusters.contains(name));
+        none_of(&format!("route configuration {name}"), problems)?;
+        self.read_files(&routes)?;
+        let slots = &self.routes.http;
+        slots.set(&Arc::from(name), Some(Arc::new(routes)));
+        Ok(())
+    }
+
+    /// Reads routes again that came for a listener of the other kind (HTTP, RPC): their name is asked for
+    /// already, and they are not sent once more.
+    fn read_routes_again(&mut self) {
+        let needs = self.listeners.needs();
+        let (http, rpc) = (&self.routes.http, &self.routes.rpc);
+        let of_http = needs.routes.iter().filter(|name| !http.ready(name));
+        let of_rpc = needs.rpc_routes.iter().filter(|name| !rpc.ready(name));
+        let names: BTreeSet<String> = of_http.chain(of_rpc).cloned().collect();
+        for name in names {
+            let Some((version, body)) = self.kept.routes.get(&name).cloned() else {
+                continue;
+            };
+            if let Err(error) = self.add_routes(&name, &version, &body) {
+                tracing::warn!(
+                    name,
+                    error,
+                    "routes are not of the kind that a listener wants"
+                );
+            }
+        }
     }
 
     fn add_secret(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
@@ -265,7 +312,7 @@ impl Resources {
         let routes = &self.routes;
         routes.http.retain(|name| needs.routes.contains(name));
         routes.rpc.retain(|name| needs.rpc_routes.contains(name));
-        self.kept.routes.retain(|name| {
+        self.kept.routes.retain(|name, _| {
             let keep = needs.routes.contains(name) || needs.rpc_routes.contains(name);
             if !keep {
                 self.admin.dump.remove(Kind::Route, name);

@@ -371,6 +371,59 @@ async fn rpc_routes_inside_of_a_listener_change_while_its_connections_stay() {
 }
 
 #[tokio::test]
+async fn a_listener_that_becomes_one_of_rpc_finds_the_routes_that_are_there() {
+    let (mut resources, _, _orders) = resources();
+    let by_name = "rds: {config_source: {ads: {}}, route_config_name: r}";
+    let rpc = dubbo(by_name);
+    let http = "name: dubbo\naddress: {socket_address: {address: 127.0.0.1, port_value: 0}}\n\
+        filter_chains: [{filters: [{name: hcm, typed_config: {\"@type\": type.googleapis.com/\
+        envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
+        stat_prefix: p, http_filters: [{name: router, typed_config: {\"@type\": \
+        type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}], \
+        rds: {config_source: {ads: {}}, route_config_name: r}}}]}]\n";
+    let routes = "name: r\nvirtual_hosts: [{name: v, domains: [\"*\"], routes: [{match: {prefix: /}, \
+        route: {cluster: one}}]}]\n";
+    for yaml in [http, &rpc, http] {
+        resources
+            .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "dubbo", yaml)
+            .await
+            .unwrap();
+        if !resources.kept.routes.contains_key("r") {
+            resources
+                .add_yaml::<RouteConfiguration>(TypeUrl::ROUTE, "r", routes)
+                .await
+                .unwrap();
+        }
+        let failures = resources.settle().await;
+        assert!(failures.is_empty(), "{failures:?}");
+        let of_rpc = yaml == rpc;
+        assert_eq!(resources.routes.rpc.ready("r"), of_rpc);
+        assert_eq!(resources.routes.http.ready("r"), !of_rpc);
+    }
+}
+
+#[tokio::test]
+async fn policies_of_rpc_calls_change_while_connections_stay() {
+    let (mut resources, _, mut orders) = resources();
+    let rbac = "{name: envoy.filters.http.rbac, config: {\"@type\": type.googleapis.com/\
+        envoy.extensions.filters.http.rbac.v3.RBAC, rules: {action: DENY}}}";
+    let mut seen = Vec::new();
+    for (filters, count) in [("", 0), (rbac, 1), ("", 0)] {
+        let fields = format!("meta_protocol_filters: [{filters}], route_config: {{}}");
+        resources
+            .add_yaml::<ListenerMessage>(TypeUrl::LISTENER, "dubbo", &dubbo(&fields))
+            .await
+            .unwrap();
+        let spec = told(&mut orders[0]).expect("a listener");
+        let chain = spec.chains.values().next().expect("a chain");
+        let slot = chain.rpc_filters.as_ref().expect("filters");
+        assert_eq!(slot.load().as_ref().map(|all| all.len()), Some(count));
+        seen.push(chain.id);
+    }
+    assert!(seen.iter().all(|id| *id == seen[0]), "{seen:?}");
+}
+
+#[tokio::test]
 async fn keys_that_cannot_be_used_are_refused() {
     let (mut resources, stats, _orders) = resources();
     let filter = |keys: &str| {

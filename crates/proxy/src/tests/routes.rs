@@ -1,10 +1,12 @@
 //! Requests whose routes change while they are under way.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use prost::{Message, Name};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tonic::Status;
 use weft_proto::bootstrap::read_yaml_message;
 use weft_proto::pb::envoy::config::route::v3::RouteConfiguration;
@@ -17,7 +19,8 @@ use weft_xds::{Resource, ResourceSet, TypeUrl, View};
 use super::proxy::{Client, PATIENCE, Proxy, Upstream, manager_with, route_config};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-const RDS: &str = "rds: {route_config_name: r, config_source: {ads: {}, resource_api_version: V3}}";
+pub(super) const RDS: &str =
+    "rds: {route_config_name: r, config_source: {ads: {}, resource_api_version: V3}}";
 /// A filter that asks a service, and for the route again if that has added a header.
 const GUARD: &str = "{name: guard, typed_config: {\"@type\": \
     type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, \
@@ -26,7 +29,7 @@ const GUARD: &str = "{name: guard, typed_config: {\"@type\": \
     authorization_response: {allowed_upstream_headers: {patterns: [{exact: x-to}]}}}}},";
 
 /// A control plane that has nothing but routes.
-struct Routes(watch::Sender<View>);
+pub(super) struct Routes(watch::Sender<View>);
 
 impl ViewSource for Routes {
     fn connect(&self, _: &Connection) -> Result<watch::Receiver<View>, Status> {
@@ -41,7 +44,12 @@ fn answering(words: &str) -> View {
     let route = format!(
         "{{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: {words}}}}}}}"
     );
-    let text = route_config(&route);
+    view_of(&route)
+}
+
+/// These routes of one virtual host for all domains, under the name `r`.
+pub(super) fn view_of(routes: &str) -> View {
+    let text = route_config(routes);
     let name = RouteConfiguration::full_name();
     let message: RouteConfiguration = read_yaml_message("r", &text, &name).unwrap();
     let resource = Resource::new(&TypeUrl::ROUTE, "r", message.encode_to_vec());
@@ -67,9 +75,9 @@ async fn agreed((mut client, mut check): (Client, Client)) -> String {
     body.to_owned()
 }
 
-#[tokio::test]
-async fn a_request_that_is_routed_again_keeps_its_route_configuration() {
-    let routes = Arc::new(Routes(watch::Sender::new(answering("old"))));
+/// A control plane that has a view, and where it listens.
+pub(super) async fn control_plane(view: View) -> (Arc<Routes>, SocketAddr, JoinHandle<()>) {
+    let routes = Arc::new(Routes(watch::Sender::new(view)));
     let counters = Arc::<Counters>::default();
     let ads = service(
         Arc::clone(&routes),
@@ -80,7 +88,16 @@ async fn a_request_that_is_routed_again_keeps_its_route_configuration() {
     let address = listener.local_addr().unwrap();
     let server = server_builder(Options::default().max_connection_age);
     let server = server.serve_with_incoming(ads, incoming(listener, 10, counters));
-    let server = tokio::spawn(server);
+    (
+        routes,
+        address,
+        tokio::spawn(async move { drop(server.await) }),
+    )
+}
+
+#[tokio::test]
+async fn a_request_that_is_routed_again_keeps_its_route_configuration() {
+    let (routes, address, server) = control_plane(answering("old")).await;
     let (guard, guard_address) = Upstream::start().await;
     let clusters = [("ads_http2", address), ("guard", guard_address)];
     let proxy = Proxy::start(&manager_with(RDS, GUARD), &clusters).await;

@@ -8,7 +8,7 @@ use weft_rpc::{Attribute, Attributes, Codec, Decoded, Frame, Kind, Limits, Outco
 
 use super::proxy::{Client, PATIENCE, Proxy, Upstream};
 
-const DUBBO: &str = "{name: rpc, typed_config: {'@type': \
+pub(super) const DUBBO: &str = "{name: rpc, typed_config: {'@type': \
     type.googleapis.com/aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy, stat_prefix: p, \
     protocol: {name: d, codec: {name: dubbo, config: {'@type': \
     type.googleapis.com/weft.rpc.v1.CodecOptions, heartbeat_interval: 500s}}}, route_config: ";
@@ -91,7 +91,7 @@ impl Peer {
     }
 }
 
-fn attribute(frame: &Frame, name: &str) -> Option<String> {
+pub(super) fn attribute(frame: &Frame, name: &str) -> Option<String> {
     let attributes = Attributes::new(dubbo(), frame);
     attributes.get(&Attribute::named(name)).map(str::to_owned)
 }

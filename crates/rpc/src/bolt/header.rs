@@ -37,8 +37,20 @@ impl<'b> Iterator for Pairs<'b> {
     }
 }
 
-/// The block with other values; those of keys that it does not have come last.
-pub(super) fn changed(block: &[u8], changes: &[(&str, &str)]) -> Result<Vec<u8>, RewriteError> {
+impl Pairs<'_> {
+    /// Whether nothing is left that is no pair.
+    pub(super) fn is_read(&self) -> bool {
+        self.left.is_empty()
+    }
+}
+
+/// The block with other values and without those of some keys; those of keys that it does not have come
+/// last.
+pub(super) fn changed(
+    block: &[u8],
+    changes: &[(&str, &str)],
+    removed: &[&str],
+) -> Result<Vec<u8>, RewriteError> {
     let mut out = Vec::with_capacity(block.len() + 64);
     let mut write = |text: Option<&str>| {
         let len = text.map_or(-1, |text| text.len() as i32);
@@ -48,6 +60,9 @@ pub(super) fn changed(block: &[u8], changes: &[(&str, &str)]) -> Result<Vec<u8>,
     let mut all = pairs(block);
     let mut known = Vec::new();
     for (key, value) in all.by_ref() {
+        if removed.iter().any(|name| name.eq_ignore_ascii_case(key)) {
+            continue;
+        }
         let change = changes.iter().rposition(|(name, _)| *name == key);
         let new = change.and_then(|at| changes.get(at));
         known.extend(change.map(|_| key));

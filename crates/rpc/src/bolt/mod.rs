@@ -236,6 +236,46 @@ impl Bolt {
         let place = frame.part(CONTENT)..frame.part(END);
         frame.bytes.get(place).unwrap_or_default()
     }
+
+    /// Sets pairs of the header block, and takes others out.
+    fn rewrite(
+        frame: &mut Frame,
+        changes: &[(&str, &str)],
+        removed: &[&str],
+    ) -> Result<(), RewriteError> {
+        let layout = Layout::of(frame.flavour);
+        let block = header::changed(Self::block(frame), changes, removed)?;
+        if block.len() > MAX_HEADER {
+            return Err(RewriteError::TooLong {
+                bytes: block.len(),
+                limit: MAX_HEADER,
+            });
+        }
+        let (before, after) = (frame.part(HEADER), frame.part(CONTENT));
+        let content_len = frame.part(END) - after;
+        let mut bytes = BytesMut::with_capacity(before + block.len() + content_len + CRC_LEN);
+        bytes.extend_from_slice(frame.bytes.get(..before).unwrap_or_default());
+        bytes.extend_from_slice(&block);
+        bytes.extend_from_slice(frame.bytes.get(after..).unwrap_or_default());
+        let varying = match frame.kind {
+            Kind::Response | Kind::HeartbeatAnswer | Kind::Notice => 2,
+            _ => 4,
+        };
+        let at = layout.varying_at() + varying + 2;
+        put(&mut bytes, at, &(block.len() as u16).to_be_bytes());
+        seal(layout, &mut bytes);
+        frame.bytes = bytes;
+        let content_at = before + block.len();
+        frame.parts = [before, content_at, content_at + content_len].map(|at| at as u32);
+        Ok(())
+    }
+}
+
+/// The pairs that have a value.
+fn read<'f>(pairs: &mut header::Pairs<'f>) -> Attachments<'f> {
+    pairs
+        .filter_map(|(key, value)| Some((Cow::Borrowed(key), Cow::Borrowed(value?))))
+        .collect()
 }
 
 impl Codec for Bolt {
@@ -360,9 +400,25 @@ impl Codec for Bolt {
     }
 
     fn attachments<'f>(&self, frame: &'f Frame) -> Attachments<'f> {
-        header::pairs(Self::block(frame))
-            .filter_map(|(key, value)| Some((Cow::Borrowed(key), Cow::Borrowed(value?))))
-            .collect()
+        read(&mut header::pairs(Self::block(frame)))
+    }
+
+    fn known_attachments<'f>(&self, frame: &'f Frame) -> Option<Attachments<'f>> {
+        let mut pairs = header::pairs(Self::block(frame));
+        let found = read(&mut pairs);
+        pairs.is_read().then_some(found)
+    }
+
+    fn status(&self, response: &[u8]) -> Option<u32> {
+        let at = match u8_at(response, 0)? {
+            1 => 10,
+            _ => 12,
+        };
+        u16_at(response, at).map(u32::from)
+    }
+
+    fn remove_attachments(&self, frame: &mut Frame, names: &[&str]) -> Result<(), RewriteError> {
+        Self::rewrite(frame, &[], names)
     }
 
     fn set_attachments(
@@ -370,31 +426,7 @@ impl Codec for Bolt {
         frame: &mut Frame,
         changes: &[(&str, &str)],
     ) -> Result<(), RewriteError> {
-        let layout = Layout::of(frame.flavour);
-        let block = header::changed(Self::block(frame), changes)?;
-        if block.len() > MAX_HEADER {
-            return Err(RewriteError::TooLong {
-                bytes: block.len(),
-                limit: MAX_HEADER,
-            });
-        }
-        let (before, after) = (frame.part(HEADER), frame.part(CONTENT));
-        let content_len = frame.part(END) - after;
-        let mut bytes = BytesMut::with_capacity(before + block.len() + content_len + CRC_LEN);
-        bytes.extend_from_slice(frame.bytes.get(..before).unwrap_or_default());
-        bytes.extend_from_slice(&block);
-        bytes.extend_from_slice(frame.bytes.get(after..).unwrap_or_default());
-        let varying = match frame.kind {
-            Kind::Response | Kind::HeartbeatAnswer | Kind::Notice => 2,
-            _ => 4,
-        };
-        let at = layout.varying_at() + varying + 2;
-        put(&mut bytes, at, &(block.len() as u16).to_be_bytes());
-        seal(layout, &mut bytes);
-        frame.bytes = bytes;
-        let content_at = before + block.len();
-        frame.parts = [before, content_at, content_at + content_len].map(|at| at as u32);
-        Ok(())
+        Self::rewrite(frame, changes, &[])
     }
 
     fn heartbeat(&self, origin: Origin) -> BytesMut {

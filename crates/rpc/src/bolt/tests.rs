@@ -87,6 +87,22 @@ fn the_header_block_comes_before_the_content() {
 }
 
 #[test]
+fn pairs_are_taken_out_and_the_status_is_told() {
+    let mut request = frame(REQUEST_CRC);
+    let before = Bolt.attachments(&request).len();
+    Bolt.set_attachments(&mut request, &[("Gone", "x")])
+        .unwrap();
+    Bolt.remove_attachments(&mut request, &["gone"]).unwrap();
+    let request = whole(&Bolt, request.bytes());
+    assert_eq!(Bolt.attachments(&request).len(), before);
+    for parts in [REQUEST_V1, REQUEST_CRC] {
+        let origin = frame(parts).origin();
+        let reply = Bolt.error_reply(origin, Failure::Timeout, "");
+        assert_eq!(Bolt.status(&reply), Some(7));
+    }
+}
+
+#[test]
 fn a_header_block_that_is_too_long_or_damaged_is_left_alone() {
     let mut request = frame(REQUEST_V1);
     let long = "v".repeat(0x8000);
@@ -100,6 +116,7 @@ fn a_header_block_that_is_too_long_or_damaged_is_left_alone() {
     let refused = Bolt.set_attachments(&mut request, &[("k", "v")]);
     assert_eq!(refused, Err(RewriteError::Unreadable));
     assert_eq!(Bolt.attachments(&request).len(), 0);
+    assert_eq!(Bolt.known_attachments(&request), None);
     assert_eq!(Bolt.call(&request).service, None);
 }
 

@@ -91,17 +91,21 @@ fn at_attachments(kind: Kind, body: &[u8]) -> Option<Reader<'_>> {
     Some(reader)
 }
 
-pub(super) fn attachments(serialization: u8, kind: Kind, body: &[u8]) -> Attachments<'_> {
+/// `None`: they cannot be read.
+pub(super) fn attachments(serialization: u8, kind: Kind, body: &[u8]) -> Option<Attachments<'_>> {
     match serialization {
-        HESSIAN2 => hessian_attachments(kind, body).unwrap_or_default(),
-        FASTJSON2 => jsonb_attachments(kind, body).unwrap_or_default(),
-        _ => Attachments::new(),
+        HESSIAN2 => hessian_attachments(kind, body),
+        FASTJSON2 => jsonb_attachments(kind, body),
+        _ => None,
     }
 }
 
 fn hessian_attachments(kind: Kind, body: &[u8]) -> Option<Attachments<'_>> {
     let mut reader = at_attachments(kind, body)?;
     let mut found = Attachments::new();
+    if reader.peek()? == b'N' {
+        return Some(found);
+    }
     reader.map()?;
     while !reader.end_of_map() {
         let (key, value) = (reader.scalar()?, reader.scalar()?);
@@ -136,15 +140,18 @@ pub(super) fn changed(
     serialization: u8,
     kind: Kind,
     body: &[u8],
-    changes: &[(&str, &str)],
+    (changes, removed): Edit<'_>,
 ) -> Result<(usize, Vec<u8>), RewriteError> {
     if serialization != HESSIAN2 {
         return Err(RewriteError::Unreadable);
     }
-    changed_map(kind, body, changes).ok_or(RewriteError::Unreadable)
+    changed_map(kind, body, (changes, removed)).ok_or(RewriteError::Unreadable)
 }
 
-fn changed_map(kind: Kind, body: &[u8], changes: &[(&str, &str)]) -> Option<(usize, Vec<u8>)> {
+/// What is set, and what is taken out.
+pub(super) type Edit<'e> = (&'e [(&'e str, &'e str)], &'e [&'e str]);
+
+fn changed_map(kind: Kind, body: &[u8], (changes, removed): Edit<'_>) -> Option<(usize, Vec<u8>)> {
     let mut reader = at_attachments(kind, body)?;
     let begin = reader.place();
     let mut out = Vec::with_capacity(body.len().saturating_sub(begin) + 64);
@@ -165,6 +172,16 @@ fn changed_map(kind: Kind, body: &[u8], changes: &[(&str, &str)]) -> Option<(usi
             let key = reader.scalar()?;
             let value_at = reader.place();
             let value = reader.scalar()?;
+            let named = |name: &&str, key: &str| name.eq_ignore_ascii_case(key);
+            let goes =
+                matches!(&key, Scalar::Text(key) if removed.iter().any(|one| named(one, key)));
+            // What comes later may refer to a value with parts.
+            if goes && value == Scalar::Other {
+                return None;
+            }
+            if goes {
+                continue;
+            }
             let change = match &key {
                 Scalar::Text(key) => last(key),
                 _ => None,

@@ -140,6 +140,40 @@ fn event(origin: Origin, text: Option<u8>, flags: u8) -> BytesMut {
     )
 }
 
+/// Sets attachments, and takes others out.
+fn rewrite(
+    frame: &mut Frame,
+    changes: &[(&str, &str)],
+    removed: &[&str],
+) -> Result<(), RewriteError> {
+    let ok = u8_at(&frame.bytes, 3) == Some(OK);
+    let readable = match frame.kind {
+        Kind::Request | Kind::Oneway => true,
+        Kind::Response => ok,
+        _ => false,
+    };
+    if !readable {
+        return Err(RewriteError::Unreadable);
+    }
+    let old = body(frame);
+    let edit = (changes, removed);
+    let (from, new) = body::changed(serialization(frame.flavour), frame.kind, old, edit)?;
+    let len = from + new.len();
+    if i32::try_from(len).is_err() {
+        return Err(RewriteError::TooLong {
+            bytes: new.len(),
+            limit: i32::MAX as usize,
+        });
+    }
+    let mut bytes = BytesMut::with_capacity(HEADER + len);
+    let kept = frame.bytes.get(..HEADER + from).unwrap_or_default();
+    bytes.extend_from_slice(kept);
+    bytes.extend_from_slice(&new);
+    put(&mut bytes, LEN_AT, &(len as u32).to_be_bytes());
+    frame.bytes = bytes;
+    Ok(())
+}
+
 impl Codec for Dubbo {
     fn name(&self) -> &'static str {
         "dubbo"
@@ -224,12 +258,24 @@ impl Codec for Dubbo {
     }
 
     fn attachments<'f>(&self, frame: &'f Frame) -> Attachments<'f> {
+        self.known_attachments(frame).unwrap_or_default()
+    }
+
+    fn known_attachments<'f>(&self, frame: &'f Frame) -> Option<Attachments<'f>> {
         match frame.kind {
             Kind::Request | Kind::Oneway | Kind::Response => {
                 body::attachments(serialization(frame.flavour), frame.kind, body(frame))
             }
-            _ => Attachments::new(),
+            _ => Some(Attachments::new()),
         }
+    }
+
+    fn status(&self, response: &[u8]) -> Option<u32> {
+        u8_at(response, 3).map(u32::from)
+    }
+
+    fn remove_attachments(&self, frame: &mut Frame, names: &[&str]) -> Result<(), RewriteError> {
+        rewrite(frame, &[], names)
     }
 
     fn set_attachments(
@@ -237,31 +283,7 @@ impl Codec for Dubbo {
         frame: &mut Frame,
         changes: &[(&str, &str)],
     ) -> Result<(), RewriteError> {
-        let ok = u8_at(&frame.bytes, 3) == Some(OK);
-        let readable = match frame.kind {
-            Kind::Request | Kind::Oneway => true,
-            Kind::Response => ok,
-            _ => false,
-        };
-        if !readable {
-            return Err(RewriteError::Unreadable);
-        }
-        let old = body(frame);
-        let (from, new) = body::changed(serialization(frame.flavour), frame.kind, old, changes)?;
-        let len = from + new.len();
-        if i32::try_from(len).is_err() {
-            return Err(RewriteError::TooLong {
-                bytes: new.len(),
-                limit: i32::MAX as usize,
-            });
-        }
-        let mut bytes = BytesMut::with_capacity(HEADER + len);
-        let kept = frame.bytes.get(..HEADER + from).unwrap_or_default();
-        bytes.extend_from_slice(kept);
-        bytes.extend_from_slice(&new);
-        put(&mut bytes, LEN_AT, &(len as u32).to_be_bytes());
-        frame.bytes = bytes;
-        Ok(())
+        rewrite(frame, changes, &[])
     }
 
     fn heartbeat(&self, origin: Origin) -> BytesMut {

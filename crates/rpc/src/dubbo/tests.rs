@@ -121,6 +121,36 @@ fn attachments_are_replaced_and_added_at_the_end() {
 }
 
 #[test]
+fn attachments_are_taken_out_whatever_their_case() {
+    for parts in [REQUEST, MIXED, RESPONSE] {
+        let old = frame(parts);
+        let mut new = frame(parts);
+        Dubbo.set_attachments(&mut new, &[("Gone", "x")]).unwrap();
+        Dubbo.remove_attachments(&mut new, &["gone", "no"]).unwrap();
+        let new = whole(&Dubbo, new.bytes());
+        assert_eq!(Dubbo.known_attachments(&new), Dubbo.known_attachments(&old));
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_nothing() {
+    let known = |frame: &Frame| Dubbo.known_attachments(frame).map(|all| all.len());
+    assert!(known(&frame(REQUEST)).is_some_and(|count| count > 0));
+    assert_eq!(known(&with(REQUEST, &[(2, 0xc3)])), None);
+    // A null in place of the map, and a map that does not end.
+    let plain = |end: &[u8]| {
+        let body = [b"\x052.0.2\x01I\x010\x01m\0", end].concat();
+        let mut bytes = b"\xda\xbb\xc2\0\0\0\0\0\0\0\0\x01\0\0\0".to_vec();
+        bytes.push(body.len() as u8);
+        bytes.extend(body);
+        whole(&Dubbo, &bytes)
+    };
+    assert_eq!(known(&plain(b"N")), Some(0));
+    assert_eq!(known(&plain(b"HZ")), Some(0));
+    assert_eq!(known(&plain(b"H\x01a\x01b")), None);
+}
+
+#[test]
 fn a_response_without_attachments_is_left_alone() {
     // A value without attachments; a failed call.
     for changes in [&[(16, 0x91)][..], &[(3, 70)]] {

@@ -40,6 +40,10 @@ pub(crate) struct Guard {
     pub(crate) http: Vec<HttpFilter>,
     /// Before bytes are forwarded.
     pub(crate) tcp: Vec<Filter>,
+    /// Before connections that carry RPC calls: what cannot be asked for each call.
+    pub(crate) rpc: Vec<Filter>,
+    /// Before the routes of RPC calls.
+    pub(crate) calls: Vec<HttpFilter>,
     /// The rules that made them.
     pub(crate) origins: Vec<ObjectRef>,
     /// What is enforced otherwise than its author meant.

@@ -136,13 +136,13 @@ impl Needs {
     }
 }
 
-/// Whether two chains are the same but for the RPC routes inside of them, which a connection does not
-/// keep.
-pub(super) fn same_but_for_rpc_routes(one: &pb::FilterChain, other: &pb::FilterChain) -> bool {
+/// Whether two chains are the same but for the RPC routes inside of them and what stands before those,
+/// which a connection does not keep.
+pub(super) fn same_but_for_rpc(one: &pb::FilterChain, other: &pb::FilterChain) -> bool {
     one == other || matches!((bare(one), bare(other)), (Some(one), Some(other)) if one == other)
 }
 
-/// A chain without the RPC routes inside of it; nothing if there are none.
+/// A chain without what may change in it while its connections stay; nothing if there is no such thing.
 fn bare(chain: &pb::FilterChain) -> Option<pb::FilterChain> {
     use pb::filter::ConfigType;
     use rpc_pb::meta_protocol_proxy::RouteSpecifier;
@@ -155,13 +155,10 @@ fn bare(chain: &pb::FilterChain) -> Option<pb::FilterChain> {
         return None;
     }
     let mut manager = rpc_pb::MetaProtocolProxy::decode(&any.value[..]).ok()?;
-    if !matches!(
-        manager.route_specifier,
-        Some(RouteSpecifier::RouteConfig(_))
-    ) {
-        return None;
+    if let Some(RouteSpecifier::RouteConfig(routes)) = &mut manager.route_specifier {
+        *routes = RouteConfiguration::default();
     }
-    manager.route_specifier = Some(RouteSpecifier::RouteConfig(RouteConfiguration::default()));
+    manager.meta_protocol_filters.clear();
     any.value = manager.encode_to_vec();
     Some(chain)
 }

@@ -1,0 +1,183 @@
+//! Who calls, and what each call passes before it is routed: tokens and policies. Must never know routes.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use weft_config::Metadata;
+use weft_config::rbac::{Head, RbacFilter, Subject};
+use weft_config::rpc::RpcFilter;
+use weft_core::metrics::Scope;
+use weft_filters::{Connection, Judged, RBAC_DENIED, RbacCounters};
+use weft_net::Stream;
+use weft_rpc::{Attributes, Failure};
+
+use super::Refusal;
+use super::tokens::{Edits, TokenFilter};
+use crate::connection::Registered;
+use crate::http::client_cert::peer_names;
+use crate::routes::RpcFilterSlot;
+use crate::worker::Worker;
+
+/// The client of a connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// Number of its connection.
+    pub(super) id: u64,
+    /// As filters see it.
+    pub(super) connection: Connection,
+    /// The peer of its socket.
+    pub(super) direct: SocketAddr,
+    /// The address that it wanted, if the connection was redirected.
+    pub(super) original_dst: Option<SocketAddr>,
+}
+
+impl Peer {
+    pub(super) fn new(
+        stream: &Stream,
+        (peer, local): (SocketAddr, SocketAddr),
+        registered: &Registered,
+        protocol: &'static str,
+    ) -> Self {
+        let handle = registered.handle();
+        let direct = handle.direct(peer);
+        // Policies that come later may ask for them.
+        let names = stream
+            .is_tls()
+            .then(|| peer_names(stream.peer_certificates()));
+        Self {
+            id: registered.id(),
+            connection: Connection {
+                local,
+                protocol,
+                peer,
+                direct: direct.ip(),
+                server_name: stream.server_name().unwrap_or_default().into(),
+                names,
+            },
+            direct,
+            original_dst: handle.original_dst(local),
+        }
+    }
+
+    /// A call of its, to policies.
+    fn subject<'s>(&'s self, call: &'s Attributes<'_>, metadata: &'s Metadata) -> Subject<'s> {
+        let connection = &self.connection;
+        Subject {
+            head: Some(Head::Call(call)),
+            peer: connection.names.as_ref(),
+            server_name: &connection.server_name,
+            destination: connection.local,
+            direct_remote: connection.direct,
+            remote: connection.peer.ip(),
+            metadata: Some(metadata),
+            route_metadata: None,
+        }
+    }
+}
+
+/// The filters of a manager in one worker: those of this moment, for calls of all connections.
+#[derive(Debug)]
+pub(super) struct Gate {
+    slot: RpcFilterSlot,
+    now: RefCell<Filters>,
+}
+
+/// Filters that are ready to be asked, and what they were made of.
+#[derive(Debug, Default)]
+struct Filters {
+    of: Option<Arc<Vec<RpcFilter>>>,
+    all: Vec<Filter>,
+}
+
+#[derive(Debug)]
+enum Filter {
+    Rbac(Arc<RbacFilter>, RbacCounters),
+    Tokens(TokenFilter),
+}
+
+impl Gate {
+    pub(super) fn new(slot: RpcFilterSlot) -> Self {
+        Self {
+            slot,
+            now: RefCell::default(),
+        }
+    }
+
+    /// Asks every filter, and gives what has to become of the call's attachments; what filters leave goes
+    /// to `logged`. Their counters belong to a stat prefix.
+    ///
+    /// # Errors
+    /// The answer to a call that is kept out.
+    pub(super) fn admits(
+        &self,
+        (call, peer): (&Attributes<'_>, &Peer),
+        logged: Option<&mut Metadata>,
+        (owner, worker): (&Arc<str>, &Worker),
+    ) -> Result<Vec<Edits>, Refusal> {
+        let wanted = self.slot.load();
+        let Some(wanted) = &*wanted else {
+            return Ok(Vec::new());
+        };
+        let mut now = self.now.borrow_mut();
+        if !now.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, wanted)) {
+            *now = Filters::new(wanted, owner, worker);
+        }
+        let mut edits = Vec::new();
+        let mut unseen = Metadata::default();
+        let is_logged = logged.is_some();
+        let metadata = logged.unwrap_or(&mut unseen);
+        for filter in &now.all {
+            match filter {
+                Filter::Tokens(tokens) => {
+                    let checked = tokens.check(call, &peer.connection, metadata, worker);
+                    edits.push(checked.map_err(|reply| {
+                        let text = String::from_utf8_lossy(&reply.body).into_owned();
+                        denied(&text, reply.details)
+                    })?);
+                }
+                Filter::Rbac(rbac, counters) => {
+                    let subject = peer.subject(call, metadata);
+                    let judged = Judged::by(rbac, counters, &subject);
+                    if is_logged {
+                        judged.leave(rbac, metadata);
+                    }
+                    if let Some(details) = judged.refusal() {
+                        return Err(denied(RBAC_DENIED, details.into()));
+                    }
+                }
+            }
+        }
+        Ok(edits)
+    }
+}
+
+fn denied(text: &str, details: Cow<'static, str>) -> Refusal {
+    Refusal {
+        details,
+        ..Refusal::new(Failure::Denied, format!("weft: {text}"))
+    }
+}
+
+impl Filters {
+    fn new(configured: &Arc<Vec<RpcFilter>>, owner: &Arc<str>, worker: &Worker) -> Self {
+        let make = |prefix: &str, names| {
+            let scope = Scope::rpc(Arc::clone(owner));
+            let kept = &worker.prefixes;
+            kept.counters(&worker.registry, owner, scope, (prefix, names))
+        };
+        let filters = configured.iter().map(|filter| match filter {
+            RpcFilter::Rbac(rbac) => {
+                let prefixes = (&*rbac.stat_prefix, &*rbac.shadow_stat_prefix);
+                let counters = RbacCounters::new("", prefixes, &make);
+                Filter::Rbac(Arc::clone(rbac), counters)
+            }
+            RpcFilter::Jwt(tokens) => Filter::Tokens(TokenFilter::new(tokens, owner, worker)),
+        });
+        Self {
+            all: filters.collect(),
+            of: Some(Arc::clone(configured)),
+        }
+    }
+}
