@@ -317,7 +317,11 @@ impl Routing {
         let header = self.cluster.original_dst_header();
         let named = header.and_then(|name| self.head.headers.get(name));
         let named = named.and_then(|value| value.to_str().ok()?.parse().ok());
+        let host = self.head.headers.get(http::header::HOST);
+        let host = host.and_then(|host| host.to_str().ok());
+        let called = host.and_then(|host| self.cluster.called(host, None));
         self.cluster.pick(&PickContext {
+            called: called.as_ref(),
             hash: self.hash,
             original_dst: if header.is_some() {
                 named
