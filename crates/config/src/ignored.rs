@@ -236,6 +236,8 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("cluster.Cluster", "use_tcp_for_dns_lookups", "names are resolved by the system"),
     line("cluster.Cluster", "dns_resolution_config", "names are resolved by the system"),
     line("cluster.Cluster", "typed_dns_resolver_config", "names are resolved by the system"),
+    line("DnsCacheConfig", "use_tcp_for_dns_lookups", "names are resolved by the system's resolver"),
+    line("dynamic_forward_proxy.ClusterConfig", "allow_coalesced_connections", TUNING),
     line("cluster.Cluster", "respect_dns_ttl", "the system's resolver tells no time to live; the refresh rate counts"),
     line("cluster.Cluster", "ignore_health_on_host_removal", "there is no active health check"),
     line("cluster.Http1ProtocolOptions", "enable_trailers", "the HTTP library sends trailers over HTTP/1 when the request's `trailer` header names them"),

@@ -172,6 +172,7 @@ impl Chain {
                     .admits(&stream, name.as_deref(), (peer, local), &registered)
                     .await
                 {
+                    let stream = (stream, name.as_deref());
                     manager.serve(stream, (peer, local), &registered).await;
                 }
             }
@@ -201,6 +202,7 @@ impl Chain {
                 match network {
                     Network::Nothing => {}
                     Network::Tcp(manager) => {
+                        let stream = (stream, None);
                         manager.serve(stream, (peer, local), &registered).await;
                     }
                     Network::Rpc(manager) => manager.serve(stream, local, &registered).await,

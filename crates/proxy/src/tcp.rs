@@ -114,16 +114,16 @@ impl TcpManager {
         })
     }
 
-    /// Carries one connection to its end.
+    /// Carries one connection to its end; `hello` is the server name in TLS that goes by.
     pub(crate) async fn serve(
         &self,
-        mut downstream: Stream,
+        (mut downstream, hello): (Stream, Option<&str>),
         (peer, local): (SocketAddr, SocketAddr),
         registered: &Registered,
     ) {
         self.stats.downstream_cx_total.inc();
         self.stats.downstream_cx_active.inc();
-        let name = downstream.server_name();
+        let name = downstream.server_name().or(hello);
         let mut session = Session::begin((peer, local), registered, name);
         let connected = tokio::select! {
             upstream = self.connect(&mut session) => upstream,
@@ -213,6 +213,10 @@ impl TcpManager {
             hash.then(|| xxhash_rust::xxh3::xxh3_64(session.peer.ip().to_string().as_bytes()));
         let called = session.server_name.as_deref();
         let called = called.and_then(|name| cluster.called(name, self.named_port));
+        if let Some(called) = &called {
+            // Without an address there is no host.
+            let _ = cluster.look_up(called).await;
+        }
         for attempt in 1..=self.config.max_connect_attempts.max(1) {
             let pick = PickContext {
                 hash,

@@ -15,7 +15,7 @@ use weft_core::metrics::Registry;
 use crate::balance::previous::PreviousPriorities;
 use crate::balance::{Balancer, Request, is_hashed};
 use crate::breaker::{Breaker, Priority};
-use crate::dynamic::{Called, Entry};
+use crate::dynamic::{Called, Entry, NameFailure};
 use crate::host::{Host, HostShared};
 use crate::host_set::HostSet;
 use crate::outlier::Outcome;
@@ -37,7 +37,7 @@ pub struct PickContext<'a> {
     /// [`Cluster::original_dst_header`] names.
     pub original_dst: Option<SocketAddr>,
     /// The host that is called, for a cluster that leads to the host that a request names
-    /// ([`Cluster::called`]).
+    /// ([`Cluster::called`]) and has been looked up ([`Cluster::look_up`]).
     pub called: Option<&'a Called>,
     /// Hosts that should rather not be chosen: those of earlier attempts.
     pub avoid: Option<&'a dyn Fn(&Host) -> bool>,
@@ -369,7 +369,21 @@ impl Cluster {
         Called::parse(authority, port.unwrap_or(if secure { 443 } else { 80 }))
     }
 
-    /// As in Envoy, what nobody has looked up before has no host.
+    /// Waits until the host that is called has an address, unless it has one.
+    ///
+    /// # Errors
+    /// It has none: [`Cluster::pick`] will find no host.
+    pub async fn look_up(&self, called: &Called) -> Result<(), NameFailure> {
+        let usable = |known: &NamedHost| !known.entry.is_gone();
+        if self.named.borrow().get(&called.key).is_some_and(usable) {
+            return Ok(());
+        }
+        match &self.snapshot.names {
+            Some(names) => names.resolve(called).await,
+            None => Ok(()),
+        }
+    }
+
     fn pick_named(&self, called: &Called) -> Option<Rc<Host>> {
         let mut named = self.named.borrow_mut();
         if let Some(known) = named.get(&called.key) {

@@ -8,12 +8,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ahash::AHashMap;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use weft_config::name_cache::NameCache as Config;
 use weft_core::metrics::{Registry, Scope, StatSet, StatVisitor, Value};
 
@@ -274,8 +275,7 @@ impl NameCache {
         // An address needs no look-up.
         let literal = called.name().parse().ok();
         if let Some(ip) = literal {
-            let address = SocketAddr::new(ip, called.port);
-            entry.address.store(Some(Arc::new(address)));
+            self.take(&entry, SocketAddr::new(ip, called.port));
             entry.tried.send_replace(Some(Ok(())));
         }
         entries.insert(called.key.clone(), Arc::clone(&entry));

@@ -142,6 +142,10 @@ impl State {
             return;
         };
         let hosts = snapshot.hosts.hosts().len();
+        if hosts == 0 {
+            // What a connection or request named is on no list: nobody would let it back.
+            return;
+        }
         // The time is only needed for an ejection, but it is cheap beside a request.
         let at = (Instant::now(), random);
         if self.detector.report(config, host, outcome, hosts, at) {
