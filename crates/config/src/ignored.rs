@@ -160,7 +160,6 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("hcm.HttpConnectionManager", "append_local_overload", "there is no overload manager"),
     line("hcm.HttpConnectionManager", "typed_header_validation_config", "the HTTP library checks headers"),
     line("hcm.HttpConnectionManager", "represent_ipv4_remote_address_as_ipv4_mapped_ipv6", "addresses are shown as they are"),
-    line("hcm.HttpConnectionManager", "add_proxy_protocol_connection_state", "what a PROXY header said belongs to the connection anyway"),
     line("hcm.InternalAddressConfig", "unix_sockets", "Weft does not listen on Unix sockets"),
     line("hcm.HttpFilter", "is_optional", "an optional filter that Weft does not have is left out"),
     line("ext_authz.CheckSettings", "with_request_body.pack_as_bytes", "Envoy looks only at the filter's, too"),

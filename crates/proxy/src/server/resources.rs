@@ -196,7 +196,7 @@ impl Resources {
 
     fn add_routes(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
         let message: RouteConfiguration = decode("route configuration", name, body)?;
-        if self.listeners.needs().rpc_routes.contains(name) {
+        if self.listeners.wants_rpc(name) {
             let loaded = RpcRoutes::from_proto(&message, &self.context);
             let routes = self.accepted(loaded)?;
             let slots = &self.routes.rpc;

@@ -392,11 +392,14 @@ impl Routing {
 
     async fn attempt(&mut self, exchange: &mut Exchange, host: &Rc<Host>) -> Outcome {
         let request = self.request(exchange, host);
+        // What a PROXY header said is passed on in any case, as in Envoy.
+        let downstream = &exchange.downstream;
+        let tells = exchange.manager().config.tells_clients || downstream.handle().is_told();
         let options = SendOptions {
             priority: self.forward.priority,
             downstream: protocol(exchange.downstream.version),
             downstream_id: exchange.downstream.id(),
-            ends: Some((exchange.downstream.remote, exchange.downstream.local)),
+            ends: tells.then_some((exchange.downstream.remote, exchange.downstream.local)),
         };
         let limits = AttemptLimits {
             started: exchange.started(),
