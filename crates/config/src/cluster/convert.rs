@@ -207,7 +207,8 @@ fn check_names(p: &mut Pass<'_>, discovery: &Discovery, http: &mut UpstreamHttp,
         http.auto_sni = true;
         http.auto_san_validation = true;
     }
-    if !insecure && !(http.auto_sni && http.auto_san_validation) {
+    let checked = http.auto_sni && http.auto_san_validation;
+    if !checked && !insecure {
         p.refuse_field(
             "cluster_type",
             "needs auto_sni and auto_san_validation in the HTTP options of the cluster, or allow_insecure_cluster_options",

@@ -426,7 +426,6 @@ fn lb_endpoint(endpoint: &Endpoint, port: PortNumber, mutual: bool, weight: u32)
             filter_metadata: [(mutual::MATCH_METADATA.to_owned(), mutual::tls_mode())].into(),
             ..Metadata::default()
         }),
-        ..LbEndpoint::default()
     }
 }
 

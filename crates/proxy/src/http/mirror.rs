@@ -50,16 +50,15 @@ pub(crate) fn send(
     tokio::task::spawn_local(async move {
         let options = SendOptions::default();
         let exchange = async {
-            let host = match host {
-                Some(host) => host,
-                None => {
-                    cluster.look_up(called.as_ref()?).await.ok()?;
-                    let called = called.as_ref();
-                    cluster.pick(&PickContext {
-                        called,
-                        ..PickContext::default()
-                    })?
-                }
+            let host = if let Some(host) = host {
+                host
+            } else {
+                cluster.look_up(called.as_ref()?).await.ok()?;
+                let called = called.as_ref();
+                cluster.pick(&PickContext {
+                    called,
+                    ..PickContext::default()
+                })?
             };
             let mut response = cluster.send(&host, request, &options).await.ok()?;
             while let Some(Ok(_)) = response.body_mut().frame().await {}
