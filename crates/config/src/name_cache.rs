@@ -23,7 +23,8 @@ pub struct NameCache {
     pub name: Arc<str>,
     /// Which addresses are used.
     pub family: DnsLookupFamily,
-    /// Time between look-ups of a name that is known; the system's resolver tells no TTL. 60 s by default.
+    /// Time between look-ups of a name that is known; the system's resolver tells no TTL. 60 s by
+    /// default, and not less than `dns_min_refresh_rate` (5 s by default).
     pub refresh: Duration,
     /// Time after a failure: base and maximum of the back-off; `None`: as `refresh`.
     pub failure_refresh: Option<(Duration, Duration)>,
@@ -104,11 +105,7 @@ pub(crate) fn name_cache(
     Some(Arc::new(NameCache {
         name,
         family,
-        refresh: if dns_refresh_rate.is_some() {
-            refresh
-        } else {
-            refresh.max(least)
-        },
+        refresh: refresh.max(least),
         failure_refresh,
         ttl: p
             .positive_duration("host_ttl", host_ttl.as_ref())

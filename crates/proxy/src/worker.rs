@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -72,7 +72,7 @@ pub(crate) struct Worker {
     pub(crate) keys: KeyServers,
     prefixes_changed: Cell<bool>,
     /// Caches of names that filters of this worker have asked.
-    names: RefCell<HashMap<Arc<NameConfig>, Arc<NameCache>>>,
+    names: RefCell<HashMap<Arc<NameConfig>, Weak<NameCache>>>,
     store: Arc<ClusterStore>,
     pub(crate) clusters: Rc<ClusterManager>,
     pub(crate) connections: Rc<Connections>,
@@ -121,13 +121,13 @@ impl Worker {
     /// The cache of names for what a filter says.
     pub(crate) fn names(&self, config: &Arc<NameConfig>) -> Option<Arc<NameCache>> {
         let mut known = self.names.borrow_mut();
-        if let Some(cache) = known.get(config) {
-            return Some(Arc::clone(cache));
+        if let Some(cache) = known.get(config).and_then(Weak::upgrade) {
+            return Some(cache);
         }
-        // Those of filters that are gone: nobody else has them.
-        known.retain(|config, _| Arc::strong_count(config) > 1);
+        // A cache lives as long as a cluster has it, or a name in it is used.
+        known.retain(|_, cache| cache.strong_count() > 0);
         let cache = self.store.name_cache(config)?;
-        known.insert(Arc::clone(config), Arc::clone(&cache));
+        known.insert(Arc::clone(config), Arc::downgrade(&cache));
         Some(cache)
     }
 
