@@ -218,7 +218,7 @@ fn hosts_that_are_named_show_certificates_for_their_names() {
     on_worker(async {
         let own = certificate("a.test");
         let address = tls_server(&own).await;
-        let names = Arc::new(super::names::Names::default());
+        let names = Arc::new(names::Names::default());
         let set = |name: &str, ip: &str| {
             let mut map = names.0.lock().unwrap();
             map.insert(name.to_owned(), vec![ip.parse().unwrap()]);
