@@ -75,6 +75,14 @@ pub(crate) const NETWORK_FILTERS: &[Extension<ChainFilter>] = &[
         },
     },
     Extension {
+        name: "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            crate::name_cache::sni_names(p, &message)
+                .map(|names| ChainFilter::Guard(NetworkGuard::Names(names.into())))
+        },
+    },
+    Extension {
         name: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         read: |p, bytes| {
             let message = decode(p, bytes)?;

@@ -10,6 +10,7 @@ use crate::address::{CidrRange, mask};
 use crate::http_filter::HttpFilterConfig;
 use crate::http_manager::HttpManager;
 use crate::jwt::KeySource;
+use crate::name_cache::NameCache;
 use crate::rbac::NetworkRbac;
 use crate::rpc::RpcManager;
 use crate::tcp_proxy::TcpProxy;
@@ -20,6 +21,17 @@ use crate::tls::DownstreamTls;
 pub enum NetworkGuard {
     /// By role-based access control.
     Rbac(Arc<NetworkRbac>),
+    /// Waits until the server name of a TLS connection has been looked up.
+    Names(Arc<SniNames>),
+}
+
+/// `envoy.filters.network.sni_dynamic_forward_proxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SniNames {
+    /// Where addresses of names are kept.
+    pub cache: Arc<NameCache>,
+    /// The port that is called; 443 by default.
+    pub port: u16,
 }
 
 /// A filter that ends a chain.

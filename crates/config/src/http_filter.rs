@@ -9,6 +9,7 @@ use crate::ext_authz::{AuthzOverride, ExtAuthz};
 use crate::fraction::Fraction;
 use crate::jwt::{JwtAuthn, JwtOverride};
 use crate::matching::{HeaderMatch, StringMatch};
+use crate::name_cache::NameCache;
 use crate::rbac::RbacFilter;
 
 /// One filter of an HTTP manager, in the configured order.
@@ -37,6 +38,8 @@ pub enum HttpFilterConfig {
     Jwt(Arc<JwtAuthn>),
     /// Another service decides.
     ExtAuthz(Arc<ExtAuthz>),
+    /// The host that the request names is looked up.
+    DynamicForwardProxy(Arc<NameCache>),
 }
 
 /// `envoy.filters.http.router`.
@@ -121,6 +124,17 @@ pub enum FilterOverride {
     Jwt(Arc<JwtOverride>),
     /// Whether the service that decides is asked, and more to tell it.
     ExtAuthz(Arc<AuthzOverride>),
+    /// Another host than the request names.
+    DynamicForwardProxy(HostOverride),
+}
+
+/// Which host is looked up instead of the one that a request names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostOverride {
+    /// This one; if it is empty, the request's.
+    Literal(Arc<str>),
+    /// The one in this header, if it is there.
+    Header(http::HeaderName),
 }
 
 impl FilterOverrides {

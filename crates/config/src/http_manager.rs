@@ -142,6 +142,9 @@ pub struct HttpManager {
     pub xff_num_trusted_hops: u32,
     /// Append nothing to `x-forwarded-for`.
     pub skip_xff_append: bool,
+    /// Whether hosts that want the PROXY protocol's header are told of clients that came without one; else
+    /// they are told of this proxy (`add_proxy_protocol_connection_state`).
+    pub tells_clients: bool,
     /// Addresses that count as internal; none unless configured, as in Envoy since 1.33.
     pub internal_addresses: Vec<CidrRange>,
     /// Value to append to `via`.

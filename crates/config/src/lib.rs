@@ -43,6 +43,7 @@ pub mod jwt;
 pub mod listener;
 pub mod matching;
 pub mod metadata;
+pub mod name_cache;
 pub mod path;
 pub mod rbac;
 pub mod route;

@@ -10,6 +10,7 @@ use thiserror::Error;
 use weft_model::ProxySettings;
 use weft_sources::proxy_settings;
 
+use crate::generate::locality::NODE;
 use crate::generate::networks::NETWORK;
 use crate::identity::Identity;
 use crate::pb::core::v3::Node;
@@ -156,7 +157,10 @@ impl Proxy {
         if ips.is_empty() {
             ips.extend(id.ip);
         }
-        let labels = metadata.labels()?;
+        let mut labels = metadata.labels()?;
+        if let Some(node) = metadata.text("NODE_NAME") {
+            labels.insert(NODE.to_owned(), node);
+        }
         let locality = locality_of(&labels).unwrap_or_else(|| {
             let said = node.locality.as_ref();
             said.map_or_else(String::new, |l| join([&l.region, &l.zone, &l.sub_zone]))

@@ -5,10 +5,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use weft_config::name_cache::NameCache;
 
 /// A request of a filter.
 #[derive(Debug)]
@@ -59,8 +61,39 @@ impl fmt::Display for CallError {
 /// A call under way. Dropping it gives the call up.
 pub type Calling<'a> = Pin<Box<dyn Future<Output = Result<CallResponse, CallError>> + 'a>>;
 
+/// Why the host that a request names has no address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameError {
+    /// No more names can be kept.
+    Overflow,
+    /// Too many requests wait for a look-up.
+    PendingOverflow,
+    /// It was looked up in vain; the text says why.
+    NotResolved(Arc<str>),
+}
+
+/// A look-up under way.
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<(), NameError>> + 'a>>;
+
 /// Other services, by the names of their clusters.
 pub trait Calls: fmt::Debug {
     /// Sends a request and reads the whole answer.
     fn call<'a>(&'a self, call: Call<'a>) -> Calling<'a>;
+
+    /// Whether a cluster leads to the host that a request names.
+    fn leads_to_named(&self, _cluster: &str) -> bool {
+        false
+    }
+
+    /// Waits until the host that a request to such a cluster names has an address in a cache.
+    fn resolve<'a>(
+        &'a self,
+        _cluster: &'a str,
+        _cache: &'a Arc<NameCache>,
+        _host: &'a str,
+    ) -> Resolving<'a> {
+        Box::pin(std::future::ready(Err(NameError::NotResolved(
+            "no_host".into(),
+        ))))
+    }
 }

@@ -7,6 +7,7 @@ pub mod call;
 pub mod context;
 pub mod cors;
 pub mod counters;
+mod dynamic_forward_proxy;
 mod ext_authz;
 pub mod fault;
 mod header_edit;
@@ -23,7 +24,7 @@ use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels}
 use weft_config::jwt::RemoteKeySource;
 
 pub use body::{Beginning, RequestBody};
-pub use call::{Call, CallError, CallResponse, Calls};
+pub use call::{Call, CallError, CallResponse, Calls, NameError};
 pub use context::{Connection, RequestContext, RequestParts};
 pub use cors::CorsAnswer;
 pub use counters::CounterGroup;
@@ -69,6 +70,7 @@ enum Kind {
     Rbac(rbac::RbacFilter),
     Jwt(Box<jwt::JwtFilter>),
     ExtAuthz(ext_authz::AuthzFilter),
+    DynamicForwardProxy(dynamic_forward_proxy::ForwardFilter),
 }
 
 impl Filter {
@@ -86,6 +88,9 @@ impl Filter {
             HttpFilterConfig::Cors => Kind::Cors,
             HttpFilterConfig::ExtAuthz(authz) => {
                 Kind::ExtAuthz(ext_authz::AuthzFilter::new(authz, surroundings))
+            }
+            HttpFilterConfig::DynamicForwardProxy(cache) => {
+                Kind::DynamicForwardProxy(dynamic_forward_proxy::ForwardFilter::new(cache))
             }
             HttpFilterConfig::Jwt(jwt) => {
                 Kind::Jwt(Box::new(jwt::JwtFilter::new(jwt, surroundings)))
@@ -145,6 +150,13 @@ impl Filter {
                     _ => None,
                 };
                 filter.request(&self.name, own, context).await
+            }
+            Kind::DynamicForwardProxy(filter) => {
+                let own = match own {
+                    Some(FilterOverride::DynamicForwardProxy(own)) => Some(own),
+                    _ => None,
+                };
+                filter.request(own, context).await
             }
             Kind::Jwt(filter) => {
                 let own = match own {

@@ -90,6 +90,8 @@ pub struct LocalityBalancing {
     pub failover: Vec<(Arc<str>, Arc<str>)>,
     /// Labels by which endpoints are near, the most important first.
     pub failover_priority: Vec<PriorityLabel>,
+    /// Near endpoints come first also where none is ejected: which of them serve, their health says.
+    pub always: bool,
     /// The proxy divides requests among the zones of its region, as its own zone has callers
     /// (Istio's `zoneAwareLbSetting`); of a rule, `enabled` false forbids it.
     pub zones: Option<ZoneAware>,

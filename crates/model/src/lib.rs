@@ -88,7 +88,8 @@ pub use route::{
 pub use rpc::RpcProtocol;
 pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{
-    Endpoint, Health, Resolution, Service, ServicePort, TargetPort, Workload, WorkloadGroup,
+    Endpoint, Health, Preference, Resolution, Service, ServicePort, TargetPort, Workload,
+    WorkloadGroup,
 };
 pub use sidecar::{
     CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressPort, EgressScope,

@@ -29,6 +29,15 @@ pub enum Resolution {
     DynamicDns,
 }
 
+/// Which endpoints callers of a service prefer (Kubernetes' `trafficDistribution`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Preference {
+    /// Those of the caller's zone, then those of its region, then others.
+    SameZone,
+    /// Those of the caller's node, then those of its sub-zone, zone and region.
+    SameNode,
+}
+
 /// Which port of the workload a service port means.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetPort {
@@ -75,6 +84,8 @@ pub struct Service {
     /// Whether proxies that look its name up call all addresses at once and take the one that answers
     /// first (annotation `istio.io/connect-strategy`).
     pub races: bool,
+    /// Which endpoints callers prefer, unless a `DestinationRule` says it.
+    pub preference: Option<Preference>,
     /// Whether it lives outside of the mesh (`ServiceEntry` `MESH_EXTERNAL`, `ExternalName`).
     pub external: bool,
     /// Who may see it.

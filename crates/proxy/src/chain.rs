@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use weft_config::DownstreamTls;
-use weft_config::filter_chain::{FilterChain, NetworkFilter};
+use weft_config::filter_chain::{FilterChain, NetworkFilter, NetworkGuard};
 use weft_config::http_manager::CodecType;
 use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect_more};
 use weft_net::tls::{CertificateReader, ContextCertificates, HandshakeError, TlsError, Unverified};
@@ -17,7 +17,7 @@ use weft_upstream::Secrets;
 
 use crate::access_log::AccessLogFile;
 use crate::connection::Registered;
-use crate::guard::Guard;
+use crate::guard::{Guard, look_up};
 use crate::http::{Downstream, Manager, serve, version};
 use crate::routes::{RouteSlot, RpcFilterSlot, RpcRouteSlot};
 use crate::rpc::RpcManager;
@@ -92,6 +92,7 @@ pub(crate) struct Chain {
     spec: Arc<ChainSpec>,
     guards: Vec<Guard>,
     network: Network,
+    worker: Rc<Worker>,
 }
 
 #[derive(Debug)]
@@ -106,6 +107,7 @@ enum Network {
 impl Chain {
     pub(crate) fn new(spec: Arc<ChainSpec>, worker: Rc<Worker>) -> Rc<Self> {
         let guards = Guard::all(&spec.config.guards, &worker);
+        let own = Rc::clone(&worker);
         let network = match spec.config.filters.last() {
             Some(NetworkFilter::Http(config)) => Network::Http(Manager::new(
                 Arc::clone(config),
@@ -114,7 +116,12 @@ impl Chain {
                 worker,
             )),
             Some(NetworkFilter::TcpProxy(config)) => {
-                Network::Tcp(TcpManager::new(Arc::clone(config), &spec.logs, worker))
+                let port = spec.config.guards.iter().find_map(|guard| match guard {
+                    NetworkGuard::Names(names) => Some(names.port),
+                    NetworkGuard::Rbac(_) => None,
+                });
+                let config = (Arc::clone(config), port);
+                Network::Tcp(TcpManager::new(config, &spec.logs, worker))
             }
             Some(NetworkFilter::Rpc(config)) => {
                 let routes = spec.rpc_routes.clone().unwrap_or_default();
@@ -131,6 +138,7 @@ impl Chain {
             spec,
             guards,
             network,
+            worker: own,
         })
     }
 
@@ -171,6 +179,7 @@ impl Chain {
                     .admits(&stream, name.as_deref(), (peer, local), &registered)
                     .await
                 {
+                    let stream = (stream, name.as_deref());
                     manager.serve(stream, (peer, local), &registered).await;
                 }
             }
@@ -200,6 +209,7 @@ impl Chain {
                 match network {
                     Network::Nothing => {}
                     Network::Tcp(manager) => {
+                        let stream = (stream, None);
                         manager.serve(stream, (peer, local), &registered).await;
                     }
                     Network::Rpc(manager) => {
@@ -226,7 +236,24 @@ impl Chain {
         for guard in &self.guards {
             let (peer, local) = addresses;
             let direct = registered.handle().direct(peer);
-            let Err(refused) = guard.check(stream, server_name, (peer, direct, local)) else {
+            let access = match guard {
+                Guard::Rbac(access) => access,
+                Guard::Names(names) => {
+                    let name = server_name.or(stream.server_name());
+                    let goes_on = tokio::select! {
+                        goes_on = look_up(names, name, &self.worker) => goes_on,
+                        () = registered.handle().closing() => false,
+                    };
+                    if goes_on {
+                        continue;
+                    }
+                    if let Network::Tcp(manager) = &self.network {
+                        manager.refused(addresses, registered, name, String::new());
+                    }
+                    return false;
+                }
+            };
+            let Err(refused) = access.check(stream, server_name, (peer, direct, local)) else {
                 continue;
             };
             tracing::debug!(details = refused.details, "a connection is refused");

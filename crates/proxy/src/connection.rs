@@ -125,6 +125,11 @@ impl Handle {
         self.direct.get().unwrap_or(told)
     }
 
+    /// Whether a header told of the client.
+    pub(crate) fn is_told(&self) -> bool {
+        self.direct.get().is_some()
+    }
+
     /// Where the client wanted to go, if that is known; `local` is the address that it called.
     pub(crate) fn original_dst(&self, local: SocketAddr) -> Option<SocketAddr> {
         self.redirected.get().then_some(local)

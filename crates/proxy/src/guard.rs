@@ -8,18 +8,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_config::filter_chain::NetworkGuard;
+use weft_config::filter_chain::{NetworkGuard, SniNames};
 use weft_config::rbac::{NetworkRbac, Subject};
 use weft_core::metrics::Scope;
 use weft_filters::{Judged, RbacCounters};
 use weft_net::Stream;
+use weft_upstream::{Called, NameFailure};
 
 use crate::http::client_cert::peer_names;
 use crate::worker::Worker;
 
 /// A guard in one worker.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(crate) enum Guard {
+    /// Access control.
+    Rbac(Access),
+    /// The server name of a TLS connection is looked up.
+    Names(Arc<SniNames>),
+}
+
+/// Access control in one worker.
+#[derive(Debug)]
+pub(crate) struct Access {
     config: Arc<NetworkRbac>,
     counters: RbacCounters,
 }
@@ -37,11 +47,27 @@ impl Guard {
     /// The guards of a chain.
     pub(crate) fn all(configured: &[NetworkGuard], worker: &Worker) -> Vec<Self> {
         let guard = |configured: &NetworkGuard| match configured {
-            NetworkGuard::Rbac(config) => Self::new(config, worker),
+            NetworkGuard::Rbac(config) => Self::Rbac(Access::new(config, worker)),
+            NetworkGuard::Names(names) => Self::Names(Arc::clone(names)),
         };
         configured.iter().map(guard).collect()
     }
+}
 
+/// Waits until the server name of a connection has been looked up. Says whether it may go on: as in
+/// Envoy also if it has no address, so that the TCP proxy finds no host.
+pub(crate) async fn look_up(names: &SniNames, server_name: Option<&str>, worker: &Worker) -> bool {
+    let called = server_name.and_then(|name| Called::parse(name, names.port));
+    let Some((called, cache)) = called.zip(worker.names(&names.cache)) else {
+        return true;
+    };
+    !matches!(
+        cache.resolve(&called).await,
+        Err(NameFailure::Overflow | NameFailure::PendingOverflow)
+    )
+}
+
+impl Access {
     fn new(config: &Arc<NetworkRbac>, worker: &Worker) -> Self {
         let owner = &config.filter.stat_prefix;
         let make = |prefix: &str, names| {

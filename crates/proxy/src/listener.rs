@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -211,11 +212,12 @@ impl Listener {
     ) {
         let spec = self.spec();
         let direct = peer;
+        let began = Instant::now();
         let told = self.proxy_header(tcp, (peer, local), (&spec, worker), &registered);
         let Some((io, (peer, local))) = told.await else {
             return;
         };
-        let filtered = self.listener_filters(io, local, &spec, &registered);
+        let filtered = self.listener_filters(io, (local, began), &spec, &registered);
         let Some((io, inspected)) = filtered.await else {
             return;
         };
@@ -254,7 +256,7 @@ impl Listener {
     async fn listener_filters(
         &self,
         io: Peeked,
-        local: SocketAddr,
+        (local, began): (SocketAddr, Instant),
         spec: &ListenerSpec,
         registered: &crate::connection::Registered,
     ) -> Option<(Peeked, Inspected)> {
@@ -271,9 +273,12 @@ impl Listener {
         if !wanted.tls && !wanted.http {
             return Some((io, Inspected::default()));
         }
+        // One limit for all filters, as in Envoy.
+        let left = filters.timeout;
+        let left = left.map(|limit| limit.saturating_sub(began.elapsed()));
         self.stats.downstream_pre_cx_active.inc();
         let result = tokio::select! {
-            result = inspect_more(io, wanted, filters.timeout) => Some(result),
+            result = inspect_more(io, wanted, left) => Some(result),
             () = registered.handle().finishing() => None,
         };
         self.stats.downstream_pre_cx_active.dec();

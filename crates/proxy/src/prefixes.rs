@@ -120,8 +120,9 @@ impl PrefixStats {
         });
         let chains: Vec<_> = each.collect();
         for chain in chains {
-            named.extend(chain.config.guards.iter().map(|guard| match guard {
-                NetworkGuard::Rbac(rbac) => Arc::clone(&rbac.filter.stat_prefix),
+            named.extend(chain.config.guards.iter().filter_map(|guard| match guard {
+                NetworkGuard::Rbac(rbac) => Some(Arc::clone(&rbac.filter.stat_prefix)),
+                NetworkGuard::Names(_) => None,
             }));
             named.extend(chain.config.filters.iter().map(|filter| match filter {
                 NetworkFilter::Http(http) => Arc::clone(&http.stat_prefix),

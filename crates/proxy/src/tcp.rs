@@ -30,6 +30,8 @@ pub(crate) struct TcpManager {
     stats: Arc<TcpStats>,
     worker: Rc<Worker>,
     logs: Vec<Log>,
+    /// The port of servers that are called by their names in TLS, if a filter before says one.
+    named_port: Option<u16>,
 }
 
 /// What an access log may say about a connection.
@@ -98,7 +100,7 @@ impl From<SendFailure> for Failure {
 
 impl TcpManager {
     pub(crate) fn new(
-        config: Arc<TcpProxy>,
+        (config, named_port): (Arc<TcpProxy>, Option<u16>),
         files: &[AccessLogFile],
         worker: Rc<Worker>,
     ) -> Rc<Self> {
@@ -108,19 +110,20 @@ impl TcpManager {
             logs: Log::all(&config.access_logs, files),
             worker,
             config,
+            named_port,
         })
     }
 
-    /// Carries one connection to its end.
+    /// Carries one connection to its end; `hello` is the server name in TLS that goes by.
     pub(crate) async fn serve(
         &self,
-        mut downstream: Stream,
+        (mut downstream, hello): (Stream, Option<&str>),
         (peer, local): (SocketAddr, SocketAddr),
         registered: &Registered,
     ) {
         self.stats.downstream_cx_total.inc();
         self.stats.downstream_cx_active.inc();
-        let name = downstream.server_name();
+        let name = downstream.server_name().or(hello);
         let mut session = Session::begin((peer, local), registered, name);
         let connected = tokio::select! {
             upstream = self.connect(&mut session) => upstream,
@@ -208,9 +211,16 @@ impl TcpManager {
         let hash = self.config.hash_source_ip;
         let hash =
             hash.then(|| xxhash_rust::xxh3::xxh3_64(session.peer.ip().to_string().as_bytes()));
+        let called = session.server_name.as_deref();
+        let called = called.and_then(|name| cluster.called(name, self.named_port));
+        if let Some(called) = &called {
+            // Without an address there is no host.
+            let _ = cluster.look_up(called).await;
+        }
         for attempt in 1..=self.config.max_connect_attempts.max(1) {
             let pick = PickContext {
                 hash,
+                called: called.as_ref(),
                 original_dst: session.original_dst,
                 ..PickContext::default()
             };

@@ -5,13 +5,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
+use weft_config::name_cache::NameCache as NameConfig;
 use weft_core::metrics::{Registry, Scope};
-use weft_upstream::{ClusterManager, ClusterStore};
+use weft_upstream::{ClusterManager, ClusterStore, NameCache};
 
 use crate::connection::{Connections, Phase, Reason};
 use crate::http::file_bodies::FileBodies;
@@ -70,6 +71,9 @@ pub(crate) struct Worker {
     pub(crate) prefixes: PrefixStats,
     pub(crate) keys: KeyServers,
     prefixes_changed: Cell<bool>,
+    /// Caches of names that filters of this worker have asked.
+    names: RefCell<HashMap<Arc<NameConfig>, Weak<NameCache>>>,
+    store: Arc<ClusterStore>,
     pub(crate) clusters: Rc<ClusterManager>,
     pub(crate) connections: Rc<Connections>,
     pub(crate) local_address: HeaderValue,
@@ -93,6 +97,8 @@ impl Worker {
             prefixes: PrefixStats::default(),
             keys: KeyServers::default(),
             prefixes_changed: Cell::new(false),
+            names: RefCell::default(),
+            store: common.clusters,
             clusters,
             connections: Rc::default(),
             local_address: local.unwrap_or_else(|_| HeaderValue::from_static("127.0.0.1")),
@@ -110,6 +116,19 @@ impl Worker {
         x ^= x >> 27;
         self.random.set(x);
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// The cache of names for what a filter says.
+    pub(crate) fn names(&self, config: &Arc<NameConfig>) -> Option<Arc<NameCache>> {
+        let mut known = self.names.borrow_mut();
+        if let Some(cache) = known.get(config).and_then(Weak::upgrade) {
+            return Some(cache);
+        }
+        // A cache lives as long as a cluster has it, or a name in it is used.
+        known.retain(|_, cache| cache.strong_count() > 0);
+        let cache = self.store.name_cache(config)?;
+        known.insert(Arc::clone(config), Arc::downgrade(&cache));
+        Some(cache)
     }
 
     /// The listener that is responsible for a destination: that of the address, else that of

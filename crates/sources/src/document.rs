@@ -256,7 +256,7 @@ fn convert_kind(
         }
         Kind::Namespace => {
             let _checked: weft_proto::kubernetes::Namespace = document.read_body()?;
-            Some(Piece::Namespace(Arc::new(kubernetes::namespace(context))))
+            Some(Piece::Namespace(kubernetes::namespace(context, root)))
         }
         Kind::Secret | Kind::ConfigMap => credentials(document, context, root)?,
         Kind::ServiceEntry => {

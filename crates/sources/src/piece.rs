@@ -4,21 +4,21 @@
 use std::sync::Arc;
 
 use weft_model::{
-    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, MeshNetworks, NamespaceInfo,
-    ObjectRef, PeerAuthentication, RequestAuthentication, Secret, Sidecar, Telemetry,
-    VirtualService, Workload, WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, MeshNetworks, ObjectRef,
+    PeerAuthentication, RequestAuthentication, Secret, Sidecar, Telemetry, VirtualService,
+    Workload, WorkloadGroup,
 };
 use weft_proto::Problem;
 
 use crate::api::istio::service_entry::HostService;
-use crate::api::kubernetes::{AddressList, KubernetesService};
+use crate::api::kubernetes::{AddressList, KubernetesNamespace, KubernetesService};
 
 /// The meaning of one document.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Piece {
     /// Valid, but nothing follows from it (a pod that has no address yet).
     Nothing,
-    Namespace(Arc<NamespaceInfo>),
+    Namespace(KubernetesNamespace),
     Service(Arc<KubernetesService>),
     Addresses(Arc<AddressList>),
     Workload(Arc<Workload>),

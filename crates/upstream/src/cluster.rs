@@ -15,6 +15,7 @@ use weft_core::metrics::Registry;
 use crate::balance::previous::PreviousPriorities;
 use crate::balance::{Balancer, Request, is_hashed};
 use crate::breaker::{Breaker, Priority};
+use crate::dynamic::{Called, Entry, NameFailure};
 use crate::host::{Host, HostShared};
 use crate::host_set::HostSet;
 use crate::outlier::Outcome;
@@ -35,6 +36,9 @@ pub struct PickContext<'a> {
     /// The address for an `ORIGINAL_DST` cluster: of the connection, or from the header that
     /// [`Cluster::original_dst_header`] names.
     pub original_dst: Option<SocketAddr>,
+    /// The host that is called, for a cluster that leads to the host that a request names
+    /// ([`Cluster::called`]) and has been looked up ([`Cluster::look_up`]).
+    pub called: Option<&'a Called>,
     /// Hosts that should rather not be chosen: those of earlier attempts.
     pub avoid: Option<&'a dyn Fn(&Host) -> bool>,
     /// What the request's earlier attempts mean to the choice of a priority.
@@ -65,7 +69,16 @@ pub struct Cluster {
     hosts: RefCell<Vec<Option<Rc<Host>>>>,
     balancer: RefCell<Option<(u64, Balancer)>>,
     original: RefCell<AHashMap<SocketAddr, OriginalHost>>,
+    /// By [`Called::key`]; those that the cache still has, and some that it had.
+    named: RefCell<AHashMap<String, NamedHost>>,
     me: Weak<Self>,
+}
+
+/// A host by its name, at the address that the name had when it was last called.
+struct NamedHost {
+    entry: Arc<Entry>,
+    address: SocketAddr,
+    host: Rc<Host>,
 }
 
 struct OriginalHost {
@@ -101,6 +114,7 @@ impl Cluster {
             hosts: RefCell::default(),
             balancer: RefCell::default(),
             original: RefCell::default(),
+            named: RefCell::default(),
             me: me.clone(),
         })
     }
@@ -156,6 +170,14 @@ impl Cluster {
         } else {
             original.values().for_each(|o| o.host.pools.retire());
         }
+        let named = std::mem::take(&mut *self.named.borrow_mut());
+        let same_names = matches!((&self.snapshot.names, &next.snapshot.names),
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new));
+        if same_connectors && same_names {
+            *next.named.borrow_mut() = named;
+        } else {
+            named.values().for_each(|n| n.host.pools.retire());
+        }
         next
     }
 
@@ -166,6 +188,9 @@ impl Cluster {
         }
         for (_, original) in self.original.borrow_mut().drain() {
             original.host.pools.retire();
+        }
+        for (_, named) in self.named.borrow_mut().drain() {
+            named.host.pools.retire();
         }
     }
 
@@ -237,10 +262,10 @@ impl Cluster {
     /// A host for a request; `None` if there is none, which counts as
     /// `upstream_cx_none_healthy`.
     pub fn pick(&self, context: &PickContext<'_>) -> Option<Rc<Host>> {
-        let host = if matches!(self.config.discovery, Discovery::OriginalDst { .. }) {
-            self.pick_original(context.original_dst)
-        } else {
-            self.pick_balanced(context)
+        let host = match &self.config.discovery {
+            Discovery::OriginalDst { .. } => self.pick_original(context.original_dst),
+            Discovery::Named { .. } => context.called.and_then(|called| self.pick_named(called)),
+            _ => self.pick_balanced(context),
         };
         if host.is_none() {
             self.stats.upstream_cx_none_healthy.inc();
@@ -325,6 +350,74 @@ impl Cluster {
             self.worker.id,
         ));
         *slot = Some(Rc::clone(&host));
+        Some(host)
+    }
+
+    /// Whether it leads to the host that a request names.
+    pub fn leads_to_named(&self) -> bool {
+        matches!(self.config.discovery, Discovery::Named { .. })
+    }
+
+    /// The host that an authority names, with the port that is called: that of the authority, else
+    /// `port`, else that of the cluster's protocol. `None` if it names none, and for clusters that do not
+    /// lead there.
+    pub fn called(&self, authority: &str, port: Option<u16>) -> Option<Called> {
+        if !self.leads_to_named() {
+            return None;
+        }
+        let secure = self.snapshot.connectors.of(&self.config, None).is_tls();
+        Called::parse(authority, port.unwrap_or(if secure { 443 } else { 80 }))
+    }
+
+    /// Waits until the host that is called has an address, unless it has one.
+    ///
+    /// # Errors
+    /// It has none: [`Cluster::pick`] will find no host.
+    pub async fn look_up(&self, called: &Called) -> Result<(), NameFailure> {
+        let usable = |known: &NamedHost| !known.entry.is_gone();
+        if self.named.borrow().get(&called.key).is_some_and(usable) {
+            return Ok(());
+        }
+        match &self.snapshot.names {
+            Some(names) => names.resolve(called).await,
+            None => Ok(()),
+        }
+    }
+
+    fn pick_named(&self, called: &Called) -> Option<Rc<Host>> {
+        let mut named = self.named.borrow_mut();
+        if let Some(known) = named.get(&called.key) {
+            let there = !known.entry.is_gone();
+            if there && known.entry.address() == Some(known.address) {
+                known.entry.touch();
+                return Some(Rc::clone(&known.host));
+            }
+        }
+        if let Some(old) = named.remove(&called.key) {
+            old.host.pools.retire();
+        }
+        let entry = self.snapshot.names.as_ref()?.known(called)?;
+        let address = entry.address()?;
+        entry.touch();
+        // What the cache has forgotten goes with the next name that comes.
+        named.retain(|_, known| {
+            let gone = known.entry.is_gone();
+            if gone {
+                known.host.pools.retire();
+            }
+            !gone
+        });
+        let name = Arc::from(entry.name());
+        let shared = Arc::new(HostShared::new(address, name, self.worker.id + 1));
+        let connector = self.snapshot.connectors.of(&self.config, None);
+        let worker = self.worker.id;
+        let host = Rc::new(Host::new(shared, None, connector, &self.accounts, worker));
+        let known = NamedHost {
+            entry,
+            address,
+            host: Rc::clone(&host),
+        };
+        named.insert(called.key.clone(), known);
         Some(host)
     }
 

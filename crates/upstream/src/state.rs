@@ -12,6 +12,7 @@ use weft_core::metrics::{Registry, Scope};
 use crate::balance::View;
 use crate::breaker::Breakers;
 use crate::connector::Connectors;
+use crate::dynamic::NameCache;
 use crate::host::HostShared;
 use crate::host_set::HostSet;
 use crate::outlier::{Detector, Outcome};
@@ -25,6 +26,8 @@ pub(crate) struct Snapshot {
     pub(crate) connectors: Connectors,
     pub(crate) hosts: Arc<HostSet>,
     pub(crate) state: Arc<State>,
+    /// Of a cluster that leads to the host that a request names.
+    pub(crate) names: Option<Arc<NameCache>>,
     pub(crate) added_via_api: bool,
 }
 
@@ -139,6 +142,10 @@ impl State {
             return;
         };
         let hosts = snapshot.hosts.hosts().len();
+        if hosts == 0 {
+            // What a connection or request named is on no list: nobody would let it back.
+            return;
+        }
         // The time is only needed for an ejection, but it is cheap beside a request.
         let at = (Instant::now(), random);
         if self.detector.report(config, host, outcome, hosts, at) {

@@ -129,10 +129,12 @@ fn every_patch_is_in_a_world() {
 }
 
 /// Names of labels and annotations that Weft looks at: those that mean something in rules are in a
-/// world, the others belong to what istiod without Kubernetes never sees.
+/// world, the others belong to what istiod without Kubernetes never sees (of the annotation about the
+/// distribution of traffic it sees that of entries: `crates/control/src/tests/localities.rs`).
 #[test]
 fn every_label_that_has_a_meaning_is_in_a_world() {
-    const KUBERNETES: [&str; 2] = [
+    const KUBERNETES: [&str; 3] = [
+        "networking.istio.io/traffic-distribution",
         "networking.istio.io/exportTo",
         "networking.istio.io/gatewayPort",
     ];

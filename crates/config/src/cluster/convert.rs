@@ -8,7 +8,9 @@ use super::convert_http::{OldHttp, http};
 use super::discovery::{DnsFields, Sources};
 use super::lb_convert::{common_lb, old_policy, typed_policy};
 use super::outlier::outlier;
-use super::{Cluster, Discovery, LbCommon, LbPolicy, ProxyVersion, Transport, TransportMatch};
+use super::{
+    Cluster, Discovery, LbCommon, LbPolicy, ProxyVersion, Transport, TransportMatch, UpstreamHttp,
+};
 use crate::address::{Address, TcpKeepalive, bind_config, tcp_keepalive};
 use crate::endpoint::LoadAssignment;
 use crate::endpoint::convert::load_assignment;
@@ -126,7 +128,11 @@ pub(super) fn cluster(p: &mut Pass<'_>, message: &cluster::Cluster) -> Option<Cl
         http2: http2_protocol_options.as_ref(),
         protocol_selection: *protocol_selection,
     };
-    let http = http(p, &old, typed_extension_protocol_options);
+    let mut http = http(p, &old, typed_extension_protocol_options);
+    if let (Some(http), Some(discovery)) = (&mut http, &discovery) {
+        let untold = typed_extension_protocol_options.is_empty() && old.upstream.is_none();
+        check_names(p, discovery, http, untold);
+    }
     let transport = transport(p, socket.as_ref());
     let transport_matches = p.each(
         "transport_socket_matches",
@@ -191,6 +197,25 @@ fn balancing(
     }
 }
 
+/// Where requests name the host, its certificate is to be for that name, unless this is waived.
+/// `untold`: the cluster says nothing of HTTP, so that Envoy's defaults for such clusters hold.
+fn check_names(p: &mut Pass<'_>, discovery: &Discovery, http: &mut UpstreamHttp, untold: bool) {
+    let Discovery::Named { insecure, .. } = discovery else {
+        return;
+    };
+    if untold {
+        http.auto_sni = true;
+        http.auto_san_validation = true;
+    }
+    let checked = http.auto_sni && http.auto_san_validation;
+    if !checked && !insecure {
+        p.refuse_field(
+            "cluster_type",
+            "needs auto_sni and auto_san_validation in the HTTP options of the cluster, or allow_insecure_cluster_options",
+        );
+    }
+}
+
 /// What only the combination of discovery, endpoints and balancer shows to be wrong.
 fn check_endpoints(
     p: &mut Pass<'_>,
@@ -203,7 +228,12 @@ fn check_endpoints(
         .any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
     let count = endpoints.endpoints().count();
     match discovery {
-        Discovery::Static | Discovery::Eds { .. } | Discovery::OriginalDst { .. } if named => {
+        Discovery::Static
+        | Discovery::Eds { .. }
+        | Discovery::OriginalDst { .. }
+        | Discovery::Named { .. }
+            if named =>
+        {
             p.refuse_field(
                 "load_assignment",
                 "has an endpoint with a host name; only STRICT_DNS and LOGICAL_DNS clusters resolve names",
@@ -215,19 +245,24 @@ fn check_endpoints(
                 "must have exactly one endpoint in a LOGICAL_DNS cluster",
             );
         }
-        Discovery::Eds { .. } | Discovery::OriginalDst { .. } if count > 0 => {
+        Discovery::Eds { .. } | Discovery::OriginalDst { .. } | Discovery::Named { .. }
+            if count > 0 =>
+        {
             p.refuse_field(
                 "load_assignment",
-                "has no place in an EDS or ORIGINAL_DST cluster",
+                "has no place in an EDS, ORIGINAL_DST or dynamic_forward_proxy cluster",
             );
         }
         _ => {}
     }
-    let original = matches!(discovery, Discovery::OriginalDst { .. });
-    if original != matches!(lb, LbPolicy::ClusterProvided) {
+    let provides = matches!(
+        discovery,
+        Discovery::OriginalDst { .. } | Discovery::Named { .. }
+    );
+    if provides != matches!(lb, LbPolicy::ClusterProvided) {
         p.refuse_field(
             "lb_policy",
-            "must be CLUSTER_PROVIDED for ORIGINAL_DST clusters, and only there",
+            "must be CLUSTER_PROVIDED for ORIGINAL_DST and dynamic_forward_proxy clusters, and only there",
         );
     }
 }

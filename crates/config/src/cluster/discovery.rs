@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Discovery, DnsLookupFamily, DnsSettings};
 use crate::extension::{ads_source, decode, type_name};
+use crate::name_cache::name_cache;
 use crate::pass::Pass;
 use crate::pb;
 use pb::config::cluster::v3 as cluster;
@@ -94,14 +95,7 @@ impl Sources<'_> {
     }
 
     fn old_family(&self, p: &mut Pass<'_>) -> Option<DnsLookupFamily> {
-        use cluster::cluster::DnsLookupFamily as Pb;
-        Some(match p.enumeration("dns_lookup_family", self.family)? {
-            Pb::Auto => DnsLookupFamily::Auto,
-            Pb::V4Only => DnsLookupFamily::V4Only,
-            Pb::V6Only => DnsLookupFamily::V6Only,
-            Pb::V4Preferred => DnsLookupFamily::V4Preferred,
-            Pb::All => DnsLookupFamily::All,
-        })
+        lookup_family(p, self.family)
     }
 
     fn eds(&self, p: &mut Pass<'_>) -> Option<Discovery> {
@@ -219,12 +213,56 @@ impl Sources<'_> {
                     upstream_port_override.as_ref(),
                 )
             }
+            "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig" => {
+                named(p, &any.value)
+            }
             name => {
                 p.refuse(format!("{name} is not supported by Weft"));
                 None
             }
         }
     }
+}
+
+/// Reads `dns_lookup_family` in the form that clusters and caches of names share.
+pub(crate) fn lookup_family(p: &mut Pass<'_>, value: i32) -> Option<DnsLookupFamily> {
+    use cluster::cluster::DnsLookupFamily as Pb;
+    Some(match p.enumeration("dns_lookup_family", value)? {
+        Pb::Auto => DnsLookupFamily::Auto,
+        Pb::V4Only => DnsLookupFamily::V4Only,
+        Pb::V6Only => DnsLookupFamily::V6Only,
+        Pb::V4Preferred => DnsLookupFamily::V4Preferred,
+        Pb::All => DnsLookupFamily::All,
+    })
+}
+
+/// `envoy.clusters.dynamic_forward_proxy`.
+fn named(p: &mut Pass<'_>, bytes: &[u8]) -> Option<Discovery> {
+    use forward::cluster_config::ClusterImplementationSpecifier as Specifier;
+    use pb::extensions::clusters::dynamic_forward_proxy::v3 as forward;
+    let forward::ClusterConfig {
+        allow_insecure_cluster_options,
+        allow_coalesced_connections,
+        cluster_implementation_specifier,
+    } = decode(p, bytes)?;
+    ignore!(p, "dynamic_forward_proxy.ClusterConfig"; allow_coalesced_connections);
+    let names = match &cluster_implementation_specifier {
+        Some(Specifier::DnsCacheConfig(cache)) => {
+            p.at("dns_cache_config", |p| name_cache(p, cache))
+        }
+        Some(Specifier::SubClustersConfig(_)) => {
+            p.unsupported("sub_clusters_config", true);
+            None
+        }
+        None => {
+            p.refuse_field("dns_cache_config", "is required");
+            None
+        }
+    };
+    Some(Discovery::Named {
+        names: names?,
+        insecure: allow_insecure_cluster_options,
+    })
 }
 
 fn typed_family(p: &mut Pass<'_>, value: i32) -> Option<DnsLookupFamily> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Which addresses of a name are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum DnsLookupFamily {
     /// IPv6, and IPv4 if there is none (Envoy's default).
     #[default]

@@ -3,7 +3,7 @@
 mod breaker;
 mod convert;
 mod convert_http;
-mod discovery;
+pub(crate) mod discovery;
 mod dns;
 mod errors;
 mod http;
@@ -26,6 +26,7 @@ pub use outlier::OutlierDetection;
 use crate::address::TcpKeepalive;
 use crate::endpoint::{Endpoint, LoadAssignment};
 use crate::error::{ConfigError, Loaded};
+use crate::name_cache::NameCache;
 use crate::pass::{Context, Pass};
 use crate::pb;
 use crate::tls::UpstreamTls;
@@ -52,6 +53,13 @@ pub enum Discovery {
         port_override: Option<u16>,
         /// Forget hosts not used for so long; default 5 s.
         cleanup_interval: Duration,
+    },
+    /// The host that the request or TLS connection names, which is looked up.
+    Named {
+        /// Where addresses of names are kept.
+        names: Arc<NameCache>,
+        /// Servers need not show certificates for the names by which they are called.
+        insecure: bool,
     },
 }
 

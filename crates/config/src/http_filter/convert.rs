@@ -12,6 +12,7 @@ use crate::extension::{Extension, decode, refuse_type, type_name, typed};
 use crate::fraction::Fraction;
 use crate::jwt;
 use crate::matching::{header_matcher, string_matcher};
+use crate::name_cache;
 use crate::pass::{Pass, flag};
 use crate::pb;
 use crate::rbac::filters::{http_rbac, http_rbac_per_route};
@@ -70,6 +71,14 @@ const HTTP_FILTERS: &[Extension<Option<HttpFilterConfig>>] = &[
         },
     },
     Extension {
+        name: "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            name_cache::http_names(p, &message)
+                .map(|cache| Some(HttpFilterConfig::DynamicForwardProxy(cache)))
+        },
+    },
+    Extension {
         name: GRPC_STATS,
         read: |p, _| {
             p.ignore("http_filter", GRPC_STATS, true);
@@ -112,6 +121,13 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
         read: |p, bytes| {
             let message = decode(p, bytes)?;
             ext_authz::convert::per_route(p, &message)
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            name_cache::per_route(p, &message).map(FilterOverride::DynamicForwardProxy)
         },
     },
 ];

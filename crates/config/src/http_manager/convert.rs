@@ -92,7 +92,7 @@ pub(crate) fn http_manager(
         http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
         access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
         drain_timeout, delayed_close_timeout, request_id_extension, append_local_overload, typed_header_validation_config,
-        represent_ipv4_remote_address_as_ipv4_mapped_ipv6, add_proxy_protocol_connection_state);
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6);
     unsupported!(p; original_ip_detection_extensions, early_header_mutation_extensions,
         forward_client_cert_matcher, path_normalization_options, proxy_status_config,
         forward_proto_config, always_set_request_id_in_response);
@@ -178,6 +178,7 @@ pub(crate) fn http_manager(
         use_remote_address: flag(use_remote_address.as_ref(), false),
         xff_num_trusted_hops: *xff_num_trusted_hops,
         skip_xff_append: *skip_xff_append,
+        tells_clients: flag(add_proxy_protocol_connection_state.as_ref(), true),
         internal_addresses: p
             .opt(
                 "internal_address_config",

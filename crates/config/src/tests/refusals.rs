@@ -24,6 +24,30 @@ fn of_clusters() {
         ),
         ("type: EDS", "cluster c: eds_cluster_config: is required"),
         (
+            "lb_policy: CLUSTER_PROVIDED, cluster_type: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig}}",
+            "cluster c: cluster_type.typed_config.dns_cache_config: is required",
+        ),
+        (
+            "cluster_type: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: names}}}",
+            "cluster c: lb_policy: must be CLUSTER_PROVIDED for ORIGINAL_DST and dynamic_forward_proxy",
+        ),
+        (
+            "lb_policy: CLUSTER_PROVIDED, upstream_http_protocol_options: {auto_sni: true}, cluster_type: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: names}}}",
+            "cluster c: cluster_type: needs auto_sni and auto_san_validation",
+        ),
+        (
+            "lb_policy: CLUSTER_PROVIDED, cluster_type: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, sub_clusters_config: {}}}",
+            "cluster c: cluster_type.typed_config.sub_clusters_config: is not supported",
+        ),
+        (
+            "lb_policy: CLUSTER_PROVIDED, cluster_type: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: names, preresolve_hostnames: [{address: a, port_value: 1}]}}}",
+            "cluster c: cluster_type.typed_config.dns_cache_config.preresolve_hostnames: is not supported",
+        ),
+        (
+            "lb_policy: CLUSTER_PROVIDED, cluster_type: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: names, typed_dns_resolver_config: {name: r, typed_config: {'@type': type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, resolvers: [{socket_address: {address: 127.0.0.1, port_value: 53}}]}}}}}",
+            "cluster c: cluster_type.typed_config.dns_cache_config.typed_dns_resolver_config.typed_config.resolvers: is not supported",
+        ),
+        (
             "type: EDS, eds_cluster_config: {eds_config: {path: /x}}",
             "cluster c: eds_cluster_config.eds_config: must be `ads: {}`",
         ),

@@ -2,9 +2,10 @@
 //! places count. Must never know endpoints.
 
 use weft_model::{
-    HashTable, LoadBalancer, LocalityBalancing, MeshSettings, PolicySettings, Warmup,
+    HashTable, LoadBalancer, LocalityBalancing, MeshSettings, PolicySettings, Preference, Warmup,
 };
 
+use super::locality;
 use crate::pb::cluster::v3::{
     Cluster,
     cluster::{
@@ -21,14 +22,21 @@ use crate::pb::{duration, percent, u64_value};
 pub(super) fn locality<'a>(
     mesh: &'a MeshSettings,
     settings: &'a PolicySettings,
+    preference: Option<Preference>,
 ) -> Option<&'a LocalityBalancing> {
-    Some(said(mesh, settings)).filter(|locality| locality.enabled)
+    Some(said(mesh, settings, preference)).filter(|locality| locality.enabled)
 }
 
-/// What they say, even if it is that places do not matter.
-fn said<'a>(mesh: &'a MeshSettings, settings: &'a PolicySettings) -> &'a LocalityBalancing {
+/// What they say, even if it is that places do not matter. Rules count before the service's own
+/// preference, and this before the mesh, as in istiod.
+fn said<'a>(
+    mesh: &'a MeshSettings,
+    settings: &'a PolicySettings,
+    preference: Option<Preference>,
+) -> &'a LocalityBalancing {
     let own = settings.load_balancer.as_ref();
     let own = own.and_then(|balancing| balancing.locality.as_ref());
+    let own = own.or(preference.map(locality::preferring));
     own.unwrap_or(&mesh.locality)
 }
 
@@ -44,16 +52,21 @@ fn zones(locality: &LocalityBalancing) -> Option<LocalityConfigSpecifier> {
     ))
 }
 
-pub(super) fn apply(cluster: &mut Cluster, mesh: &MeshSettings, settings: &PolicySettings) {
+pub(super) fn apply(
+    cluster: &mut Cluster,
+    mesh: &MeshSettings,
+    settings: &PolicySettings,
+    preference: Option<Preference>,
+) {
     let original_dst = ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32);
     if cluster.cluster_discovery_type == Some(original_dst) {
         cluster.lb_policy = LbPolicy::ClusterProvided as i32;
         return;
     }
-    if let Some(zones) = zones(said(mesh, settings)) {
+    if let Some(zones) = zones(said(mesh, settings, preference)) {
         let common = cluster.common_lb_config.get_or_insert_default();
         common.locality_config_specifier = Some(zones);
-    } else if locality(mesh, settings)
+    } else if locality(mesh, settings, preference)
         .is_some_and(|l| weighs(l, cluster.outlier_detection.is_some()))
     {
         let weighted = LocalityWeightedLbConfig::default();
@@ -82,7 +95,7 @@ pub(super) fn apply(cluster: &mut Cluster, mesh: &MeshSettings, settings: &Polic
 /// to fail: without that, traffic would never leave them.
 fn weighs(locality: &LocalityBalancing, failover: bool) -> bool {
     let ordered = !locality.failover.is_empty() || !locality.failover_priority.is_empty();
-    (failover && ordered) || !locality.distribute.is_empty()
+    ((failover || locality.always) && ordered) || !locality.distribute.is_empty()
 }
 
 /// Policy and configuration of a balancer by hash.

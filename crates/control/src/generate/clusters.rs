@@ -270,11 +270,12 @@ fn outbound(
         DiscoveryType::Eds => cluster.eds_cluster_config = Some(eds(&name)),
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
             let order = Order {
-                locality: balancers::locality(mesh, settings),
+                locality: balancers::locality(mesh, settings, service.preference),
                 failover: settings.outlier_detection.is_some(),
                 place,
                 only_mutual: to.passed,
                 strict: false,
+                unready: endpoints::tells_unready(service, settings),
             };
             // Envoy resolves names and addresses, and no sockets.
             let is_socket = |e: &&Endpoint| matches!(e.address, EndpointAddress::Unix(_));
@@ -316,7 +317,7 @@ fn outbound(
     if let Some(outlier) = &settings.outlier_detection {
         apply_outlier(&mut cluster, &mut http, outlier);
     }
-    balancers::apply(&mut cluster, mesh, settings);
+    balancers::apply(&mut cluster, mesh, settings, service.preference);
     let mut closed = None;
     if !to.passed {
         closed = peers::apply(&mut cluster, &mut http, mesh, to, settings);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use prost::Message;
 use weft_model::{
     ClientTls, Endpoint, EndpointAddress, Health, Kind, Labels, Locality, LocalityBalancing,
-    MeshSettings, ObjectRef, PortNumber, Service, ServiceEndpoints, Subset,
+    MeshSettings, ObjectRef, PolicySettings, PortNumber, Service, ServiceEndpoints, Subset,
 };
 use weft_xds::{Resource, TypeUrl};
 
@@ -18,7 +18,7 @@ use super::peers::Peers;
 use super::{balancers, clusters, mutual, names};
 use crate::emit::{Emitted, origins};
 use crate::node::ProxyKind;
-use crate::pb::core::v3::{Address, Locality as PbLocality, Metadata};
+use crate::pb::core::v3::{Address, HealthStatus, Locality as PbLocality, Metadata};
 use crate::pb::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as PbEndpoint, LbEndpoint, LocalityLbEndpoints,
     lb_endpoint::HostIdentifier,
@@ -70,11 +70,12 @@ pub(crate) fn of_service(
         let subset_name = subset.map_or("", |s| &*s.name);
         let mut add = |name: String, only_mutual: bool| {
             let order = Order {
-                locality: balancers::locality(mesh, &settings),
+                locality: balancers::locality(mesh, &settings, service.preference),
                 failover: settings.outlier_detection.is_some(),
                 place,
                 only_mutual,
                 strict: audience.kind == ProxyKind::Grpc,
+                unready: tells_unready(service, &settings),
             };
             let assignment = assignment(&name, &members, port.number, subset, &order);
             let body = assignment.encode_to_vec();
@@ -170,6 +171,7 @@ pub(crate) fn of_own(
         place,
         only_mutual: false,
         strict: false,
+        unready: false,
     };
     let assignment = assignment(name, &members, port, None, &order);
     let resource = Resource::encode(&TypeUrl::ENDPOINT, name, &assignment);
@@ -210,6 +212,17 @@ pub(super) struct Order<'a> {
     pub(super) only_mutual: bool,
     /// Whether no address may come twice, and no place be empty (gRPC clients).
     pub(super) strict: bool,
+    /// Whether proxies are told of endpoints that are not ready, so that they know how much of a priority
+    /// is left.
+    pub(super) unready: bool,
+}
+
+/// Whether proxies are told of a service's endpoints that are not ready, as istiod does it: not where
+/// they might panic and call those.
+pub(super) fn tells_unready(service: &Service, settings: &PolicySettings) -> bool {
+    let outlier = settings.outlier_detection.as_ref();
+    let panics = outlier.is_some_and(|o| o.min_health_percent.is_some_and(|p| p > 0));
+    service.preference.is_some() || !panics
 }
 
 /// Of a service with very many workloads, this many are named as origins.
@@ -254,6 +267,13 @@ pub(super) fn assignment(
     }
 }
 
+/// Whether an endpoint that is not ready is sent as such. Workloads that register themselves come with
+/// their health, as in istiod, and gRPC clients have no use for what they may not call.
+fn is_told(endpoint: &Endpoint, order: &Order<'_>) -> bool {
+    let registers = endpoint.origin.kind == Kind::WorkloadEntry;
+    order.unready && endpoint.health == Health::Unhealthy && !registers && !order.strict
+}
+
 fn gather<'a>(
     members: &Members<'a>,
     port: PortNumber,
@@ -268,7 +288,8 @@ fn gather<'a>(
             continue;
         };
         let chosen = subset.is_none_or(|s| locality::carries(endpoint, &s.labels));
-        let serves = endpoint.health == Health::Healthy && endpoint.weight.0 > 0;
+        let ready = endpoint.health == Health::Healthy;
+        let serves = (ready || is_told(endpoint, order)) && endpoint.weight.0 > 0;
         if !chosen || !serves || !sight.has(&endpoint.network) {
             continue;
         }
@@ -296,6 +317,8 @@ fn gather<'a>(
                 }
             }
             Way::Direct => {}
+            // A gateway has no health of its own to tell.
+            Way::Through(_) if !ready => {}
             Way::Through(gateways) => {
                 let place = place.or_default();
                 let weight = (u64::from(endpoint.weight.0) * sight.scale()).min(WIDEST);
@@ -395,11 +418,14 @@ fn lb_endpoint(endpoint: &Endpoint, port: PortNumber, mutual: bool, weight: u32)
             address: Some(address),
             ..PbEndpoint::default()
         })),
+        health_status: match endpoint.health {
+            Health::Healthy => HealthStatus::Unknown,
+            Health::Unhealthy | Health::Draining => HealthStatus::Unhealthy,
+        } as i32,
         metadata: mutual.then(|| Metadata {
             filter_metadata: [(mutual::MATCH_METADATA.to_owned(), mutual::tls_mode())].into(),
             ..Metadata::default()
         }),
-        ..LbEndpoint::default()
     }
 }
 

@@ -2,11 +2,11 @@
 //! Must never know clusters, nor single proxies: only where they stand.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use weft_model::{
     DestinationRule, Distribute, Endpoint, Labels, Locality, LocalityBalancing, MeshSettings,
-    PolicySettings, PriorityLabel,
+    PolicySettings, Preference, PriorityLabel,
 };
 
 use super::networks::{Horizon, NETWORK};
@@ -15,6 +15,33 @@ use crate::pb::endpoint::v3::LbEndpoint;
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const SUB_ZONE: &str = "topology.istio.io/subzone";
+
+/// The label by which workloads are told to stand on one node.
+pub(crate) const NODE: &str = "kubernetes.io/hostname";
+
+/// What a service's preference says of places; as in istiod, other networks come last.
+pub(super) fn preferring(preference: Preference) -> &'static LocalityBalancing {
+    static SAME_ZONE: LazyLock<LocalityBalancing> = LazyLock::new(|| by(&[NETWORK, REGION, ZONE]));
+    static SAME_NODE: LazyLock<LocalityBalancing> =
+        LazyLock::new(|| by(&[NETWORK, REGION, ZONE, SUB_ZONE, NODE]));
+    match preference {
+        Preference::SameZone => &SAME_ZONE,
+        Preference::SameNode => &SAME_NODE,
+    }
+}
+
+fn by(labels: &[&str]) -> LocalityBalancing {
+    let label = |name: &&str| PriorityLabel {
+        name: Arc::from(*name),
+        value: None,
+    };
+    LocalityBalancing {
+        enabled: true,
+        failover_priority: labels.iter().map(label).collect(),
+        always: true,
+        ..LocalityBalancing::default()
+    }
+}
 
 /// Where callers stand, as far as endpoints depend on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,8 +76,12 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// Of the endpoints of services with a rule. May be more than some of them need.
-    pub(crate) fn of(mesh: &MeshSettings, rule: Option<&DestinationRule>) -> Self {
+    /// Of the endpoints of services with a rule and a preference. May be more than some of them need.
+    pub(crate) fn of(
+        mesh: &MeshSettings,
+        rule: Option<&DestinationRule>,
+        preference: Option<Preference>,
+    ) -> Self {
         let mut needs = Self::default();
         let policies = rule.iter().flat_map(|rule| {
             let subsets = rule.subsets.iter().map(|subset| &subset.policy);
@@ -64,7 +95,12 @@ impl Needs {
         let own = all
             .iter()
             .filter_map(|s| s.load_balancer.as_ref()?.locality.as_ref());
-        for setting in own.chain([&mesh.locality]).filter(|l| l.enabled) {
+        let of_all = match preference {
+            Some(preference) => preferring(preference),
+            None => &mesh.locality,
+        };
+        for setting in own.chain([of_all]).filter(|l| l.enabled) {
+            let failover = failover || setting.always;
             if !setting.distribute.is_empty() || setting.zones.is_some() {
                 needs.locality = true;
             }
@@ -193,7 +229,7 @@ pub(super) fn arrange<'a>(
         if let Some(entry) = entries.find(|entry| entry.from.matches(here)) {
             distribute(&mut groups, entry);
         }
-    } else if failover {
+    } else if failover || setting.always {
         if !setting.failover_priority.is_empty() {
             groups = by_labels(groups, &setting.failover_priority, place);
         }

@@ -175,7 +175,7 @@ pub(super) fn cluster_chunk(
         // Only what is resolved by name has its endpoints in its clusters.
         let placed = *place != nowhere && cx.service(service).is_some_and(|s| by_name(&s));
         let place = if placed {
-            places::of_service(cx, rules, place)
+            places::of_service(cx, service, rules, place)
         } else {
             Arc::clone(&nowhere)
         };
@@ -194,7 +194,7 @@ pub(super) fn endpoint_chunk(
     let trimmed = trimmed(cx, scope, shard);
     concatenate(chosen.iter().map(|(service, rules)| {
         let ports = trimmed.get(service).map(AsRef::as_ref);
-        let place = places::of_service(cx, rules, place);
+        let place = places::of_service(cx, service, rules, place);
         let key = Key::ServiceEndpoints(service.clone(), Arc::clone(rules), audience, place);
         within(ports, cx.chunk(&key))
     }))

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use ahash::RandomState;
 use weft_model::{
     CredentialName, GatewayRef, Hostname, KeyPlace, Labels, Locality, Namespace, ObjectRef,
-    PortNumber, ProxySettings, ServiceKey,
+    PortNumber, Preference, ProxySettings, ServiceKey,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -501,7 +501,7 @@ pub(crate) enum Key {
     Visible(Arc<Scope>, Shard),
     /// Services to which the rules of an egress listener lead, by the shard of a rule's host.
     RuleTargets(Arc<Scope>, Shard),
-    RuleNeeds(RuleRefs),
+    RuleNeeds(RuleRefs, Option<Preference>),
     ShardNeeds(Arc<Scope>, Shard),
     ScopeNeeds(Arc<Scope>),
     /// What rules say to routes and listeners.

@@ -91,7 +91,7 @@ impl Recipe for Mesh {
             Key::Accounts(service) => security::accounts(cx, service),
             Key::Guard(policies, gateway) => security::guard(cx, policies, *gateway),
             Key::Networks => networks::networks(cx),
-            Key::RuleNeeds(rules) => places::rule_needs(cx, rules),
+            Key::RuleNeeds(rules, preference) => places::rule_needs(cx, rules, *preference),
             Key::ShardNeeds(scope, shard) => places::shard_needs(cx, scope, *shard),
             Key::ScopeNeeds(scope) => places::scope_needs(cx, scope),
             Key::Forwarding(scope, shard) => places::forwarding(cx, scope, *shard),

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::{Destination, Forwarding, HttpAction, ObjectRef, Resolution, VirtualService};
+use weft_model::{
+    Destination, Forwarding, HttpAction, ObjectRef, Preference, Resolution, ServiceKey,
+    VirtualService,
+};
 
 use super::clusters::chosen;
 use super::key::{RuleRefs, Scope, Shard};
@@ -13,32 +16,38 @@ use super::{Cx, Key, read};
 use crate::generate::hash;
 use crate::generate::locality::{Needs, Place};
 
-/// Of the services with these rules.
-pub(super) fn rule_needs(cx: &mut Cx<'_, '_>, rules: &RuleRefs) -> Value {
+/// Of the services with these rules and this preference.
+pub(super) fn rule_needs(
+    cx: &mut Cx<'_, '_>,
+    rules: &RuleRefs,
+    preference: Option<Preference>,
+) -> Value {
     let mesh = cx.mesh();
     let policies = cx.policies(rules);
-    let needs = Needs::of(&mesh, policies.rule.as_deref());
+    let needs = Needs::of(&mesh, policies.rule.as_deref(), preference);
     Value::Needs(Arc::new(PlaceNeeds {
         clusters: needs.clone(),
         endpoints: needs,
     }))
 }
 
-fn of_rules(cx: &mut Cx<'_, '_>, rules: &RuleRefs) -> Arc<PlaceNeeds> {
-    read!(cx, Key::RuleNeeds(Arc::clone(rules)), Needs).unwrap_or_default()
+fn of_rules(
+    cx: &mut Cx<'_, '_>,
+    rules: &RuleRefs,
+    preference: Option<Preference>,
+) -> Arc<PlaceNeeds> {
+    let key = Key::RuleNeeds(Arc::clone(rules), preference);
+    read!(cx, key, Needs).unwrap_or_default()
 }
 
 /// Of a shard's services: clusters if their endpoints are in them, else endpoints.
 pub(super) fn shard_needs(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>, shard: Shard) -> Value {
     let mut out = PlaceNeeds::default();
     for (key, rules) in chosen(cx, scope, shard).iter() {
-        let needs = of_rules(cx, rules);
-        if needs.endpoints == Needs::default() {
-            continue;
-        }
         let Some(service) = cx.service(key) else {
             continue;
         };
+        let needs = of_rules(cx, rules, service.preference);
         match service.resolution {
             Resolution::Dns | Resolution::DnsRoundRobin => out.clusters.add(&needs.clusters),
             Resolution::DynamicDns => {}
@@ -66,12 +75,18 @@ pub(super) fn scope_needs(cx: &mut Cx<'_, '_>, scope: &Arc<Scope>) -> Value {
     Value::Needs(Arc::new(out))
 }
 
-/// What of a place matters to the services with these rules.
-pub(super) fn of_service(cx: &mut Cx<'_, '_>, rules: &RuleRefs, place: &Arc<Place>) -> Arc<Place> {
+/// What of a place matters to a service with these rules.
+pub(super) fn of_service(
+    cx: &mut Cx<'_, '_>,
+    key: &ServiceKey,
+    rules: &RuleRefs,
+    place: &Arc<Place>,
+) -> Arc<Place> {
     if **place == Place::default() {
         return Arc::clone(place);
     }
-    Arc::new(of_rules(cx, rules).endpoints.of_place(place))
+    let preference = cx.service(key).and_then(|service| service.preference);
+    Arc::new(of_rules(cx, rules, preference).endpoints.of_place(place))
 }
 
 /// What the rules of a shard say to routes and listeners, by host; most say nothing.

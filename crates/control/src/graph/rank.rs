@@ -48,7 +48,7 @@ impl Key {
             | Self::OwnRules(..)
             | Self::ResolvedRule(_)
             | Self::Visible(..)
-            | Self::RuleNeeds(_)
+            | Self::RuleNeeds(..)
             | Self::NamespaceMode(_)
             | Self::Accounts(_)
             | Self::Guard(..)

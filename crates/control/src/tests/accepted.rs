@@ -136,7 +136,31 @@ metadata: {name: socket, namespace: shop}
 spec:
   hosts: [socket.example.com]
   http: [{route: [{destination: {host: socket.example.com}}], retries: {attempts: 2, retryRemoteLocalities: true}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: named, namespace: shop}
+spec:
+  hosts: ["*.partners.example.com"]
+  location: MESH_EXTERNAL
+  ports: [{number: 81, name: http, protocol: HTTP}, {number: 8443, name: tls, protocol: TLS}, {number: 444, name: https, protocol: HTTP}]
+  resolution: DYNAMIC_DNS
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: named, namespace: shop}
+spec: {host: "*.partners.example.com", trafficPolicy: {outlierDetection: {}, portLevelSettings: [{port: {number: 444}, tls: {mode: SIMPLE}}]}}
 "#;
+
+/// Unknown hosts are looked up by the proxies themselves.
+#[test]
+fn the_data_plane_accepts_unknown_hosts_by_name() {
+    for tls in ["", ", tls: {mode: SIMPLE, caCertificates: /r.pem}"] {
+        let text = format!("outboundTrafficPolicy: {{mode: ALLOW_ANY_DYNAMIC_DNS{tls}}}");
+        let settings = weft_sources::mesh_config::parse("mesh.yaml", &text).expect("valid");
+        check_with(settings, SHOP, &[sidecar("10.0.0.9", "other")]);
+    }
+}
 
 /// A gateway behind a proxy, with the limits of an edge.
 #[test]

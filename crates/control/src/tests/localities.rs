@@ -259,3 +259,167 @@ fn a_proxy_that_asks_learns_where_its_own_kind_stands() {
     let own = mesh.config(&proxy(first, &asks)).endpoints("local_cluster");
     assert_eq!(told(&own).len(), 6);
 }
+
+/// The mesh of [`SERVICE`], whose entry says this about traffic.
+fn preferring(annotated: &str, policy: &str) -> String {
+    let annotations =
+        format!("annotations: {{networking.istio.io/traffic-distribution: {annotated}}}");
+    let named = "metadata: {name: x, namespace: shop";
+    let text = SERVICE.replacen(named, &format!("{named}, {annotations}"), 1);
+    format!("{text}    {policy}")
+}
+
+#[test]
+fn a_service_may_prefer_near_endpoints_without_outlier_detection() {
+    let mut mesh = Mesh::new(&preferring("PreferClose", "{}"));
+    let here = at("eu.eu-1.a", "");
+    assert_eq!(priorities(&mut mesh, &here), [0, 0, 1, 2, 2]);
+    assert_eq!(priorities(&mut mesh, &at("us.us-1", "")), [1, 1, 1, 0, 1]);
+    let lb = mesh.config(&here).cluster(NAME).common_lb_config;
+    let lb = lb.expect("given");
+    assert!(
+        lb.locality_config_specifier.is_some(),
+        "places have weights"
+    );
+    mesh.edit("mesh.yaml", &preferring("prefersamenode", "{}"));
+    assert_eq!(priorities(&mut mesh, &here), [0, 1, 2, 3, 3]);
+    mesh.edit("mesh.yaml", &format!("{SERVICE}    {{}}"));
+    assert_eq!(priorities(&mut mesh, &here), [0; 5]);
+}
+
+/// What a rule says of places counts before the service's preference, and this before the mesh.
+#[test]
+fn rules_count_before_what_a_service_prefers() {
+    let here = at("eu.eu-1.a", "");
+    let off = "{loadBalancer: {localityLbSetting: {enabled: false}}}";
+    let mut mesh = Mesh::new(&preferring("PreferSameZone", off));
+    assert_eq!(priorities(&mut mesh, &here), [0; 5]);
+    let other = "outbound|80||other.shop.svc.cluster.local";
+    let told = |mesh: &mut Mesh| -> Vec<u32> {
+        let told = told(&mesh.config(&here).endpoints(other));
+        told.into_iter().map(|(_, priority, _)| priority).collect()
+    };
+    assert_eq!(told(&mut mesh), [0, 0, 1, 2, 2], "no rule for this host");
+    let ordered = "{outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: eu, to: asia}]}}}";
+    mesh.edit("mesh.yaml", &preferring("PreferSameZone", ordered));
+    assert_eq!(priorities(&mut mesh, &here), [0, 1, 2, 4, 3]);
+    let settings = "localityLbSetting: {distribute: [{from: '*', to: {us: 100}}]}";
+    let settings: MeshSettings = mesh_config::parse("mesh.yaml", settings).expect("valid");
+    let mut mesh = Mesh::with(settings, &preferring("PreferSameZone", "{}"));
+    assert_eq!(priorities(&mut mesh, &here), [0, 0, 1, 2, 2]);
+}
+
+#[test]
+fn a_namespace_speaks_for_services_that_say_nothing() {
+    let here = at("eu.eu-1.a", "");
+    let namespace = |said: &str| {
+        let annotation = format!("networking.istio.io/traffic-distribution: {said}");
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{{annotation}}}}}"
+        )
+    };
+    let mut mesh = mesh("{}");
+    assert_eq!(priorities(&mut mesh, &here), [0; 5]);
+    mesh.edit("namespace.yaml", &namespace("PreferSameNode"));
+    assert_eq!(priorities(&mut mesh, &here), [0, 1, 2, 3, 3]);
+    mesh.edit("mesh.yaml", &preferring("PreferSameZone", "{}"));
+    assert_eq!(priorities(&mut mesh, &here), [0, 0, 1, 2, 2]);
+    mesh.edit("mesh.yaml", &format!("{SERVICE}    {{}}"));
+    mesh.edit("namespace.yaml", "");
+    assert_eq!(priorities(&mut mesh, &here), [0; 5]);
+}
+
+const KUBERNETES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: k, namespace: shop}
+spec:
+  clusterIP: 10.96.0.7
+  selector: {app: k}
+  trafficDistribution: PreferSameNode
+  ports: [{name: http, port: 80}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: k, namespace: shop, labels: {kubernetes.io/service-name: k}}
+addressType: IPv4
+ports: [{name: http, port: 80}]
+endpoints:
+- {addresses: [10.0.0.1], conditions: {ready: true}}
+- {addresses: [10.0.0.2], conditions: {ready: false, terminating: false}}
+- {addresses: [10.0.0.3], conditions: {ready: true}}
+- {addresses: [10.0.0.4], conditions: {ready: false, terminating: true}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: k-1, namespace: shop, labels: {app: k}}
+spec: {nodeName: n-1}
+status: {podIP: 10.0.0.1, phase: Running}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: k-2, namespace: shop, labels: {app: k}}
+spec: {nodeName: n-2}
+status: {podIP: 10.0.0.2, phase: Running}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: k-3, namespace: shop, labels: {app: k}}
+spec: {nodeName: n-3}
+status: {podIP: 10.0.0.3, phase: Running}
+";
+
+const K: &str = "outbound|80||k.shop.svc.cluster.local";
+
+/// Endpoints on the caller's node come first; those that are not ready are told as such, so that
+/// proxies know how much of a priority is left, and those that end are not.
+#[test]
+fn endpoints_of_the_callers_node_come_first_and_say_whether_they_are_ready() {
+    use crate::pb::core::v3::HealthStatus;
+    let mut mesh = Mesh::new(KUBERNETES);
+    let on = |node: &str| {
+        let id = "sidecar~10.0.0.9~app.shop~shop.svc.cluster.local";
+        proxy(id, &[("NODE_NAME", node)])
+    };
+    let of = |mesh: &mut Mesh, node: &str| -> Vec<(char, u32)> {
+        let told = told(&mesh.config(&on(node)).endpoints(K));
+        told.into_iter().map(|(digit, p, _)| (digit, p)).collect()
+    };
+    assert_eq!(of(&mut mesh, "n-2"), [('1', 1), ('2', 0), ('3', 1)]);
+    assert_eq!(of(&mut mesh, "n-3"), [('1', 1), ('2', 1), ('3', 0)]);
+    // A pod knows its node itself.
+    let id = "sidecar~10.0.0.1~k-1.shop~shop.svc.cluster.local";
+    let own = told(&mesh.config(&proxy(id, &[])).endpoints(K));
+    let own: Vec<u32> = own.into_iter().map(|(_, p, _)| p).collect();
+    assert_eq!(own, [0, 1, 1]);
+    let assignment = mesh.config(&on("n-2")).endpoints(K);
+    let all = assignment.endpoints.iter().flat_map(|l| &l.lb_endpoints);
+    let unready = all.filter(|e| e.health_status == HealthStatus::Unhealthy as i32);
+    assert_eq!(unready.count(), 1);
+}
+
+/// Where a rule makes proxies call all endpoints when too few are left, they are not told of those that
+/// are not ready, unless the service's preference needs them.
+#[test]
+fn endpoints_that_are_not_ready_are_not_told_where_proxies_may_panic() {
+    let rule = "---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: k, namespace: shop}
+spec: {host: k.shop.svc.cluster.local, trafficPolicy: {outlierDetection: {minHealthPercent: 30}}}
+";
+    let plain = KUBERNETES.replace("  trafficDistribution: PreferSameNode\n", "");
+    let count = |mesh: &mut Mesh, proxy: &Proxy| told(&mesh.config(proxy).endpoints(K)).len();
+    let here = at("", "");
+    let mut mesh = Mesh::new(&plain);
+    assert_eq!(count(&mut mesh, &here), 3);
+    assert_eq!(
+        count(&mut mesh, &super::grpc("shop")),
+        2,
+        "of no use to them"
+    );
+    mesh.edit("mesh.yaml", &format!("{plain}{rule}"));
+    assert_eq!(count(&mut mesh, &here), 2);
+    mesh.edit("mesh.yaml", &format!("{KUBERNETES}{rule}"));
+    assert_eq!(count(&mut mesh, &here), 3);
+}

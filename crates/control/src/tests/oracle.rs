@@ -75,6 +75,16 @@ pub(super) fn head(kind: &str, name: &str, namespace: &str) -> String {
     )
 }
 
+/// Which endpoints callers prefer, as an object's metadata say it.
+pub(super) fn prefers(random: &mut Random) -> &'static str {
+    random.pick(&[
+        "",
+        "",
+        ", annotations: {networking.istio.io/traffic-distribution: PreferClose}",
+        ", annotations: {networking.istio.io/traffic-distribution: PreferSameNode}",
+    ])
+}
+
 fn service(random: &mut Random, name: &str) -> String {
     let host = random.pick(&HOSTS);
     let resolution = if host.starts_with('*') {
@@ -84,9 +94,12 @@ fn service(random: &mut Random, name: &str) -> String {
     };
     let mut out = head("ServiceEntry", name, random.pick(&NAMESPACES));
     let given = random.pick(&["true", "true", "false"]);
+    let prefers = prefers(random);
     out = out.replace(
         "}\nspec:",
-        &format!(", labels: {{networking.istio.io/enable-autoallocate-ip: '{given}'}}}}\nspec:"),
+        &format!(
+            ", labels: {{networking.istio.io/enable-autoallocate-ip: '{given}'}}{prefers}}}\nspec:"
+        ),
     );
     let _ = write!(
         out,

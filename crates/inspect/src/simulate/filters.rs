@@ -177,6 +177,8 @@ pub(super) async fn run<'a>(
                 notes.extend(not_asked(configured, context.overrides));
                 continue;
             }
+            // Nothing is looked up in a simulation.
+            HttpFilterConfig::DynamicForwardProxy(_) => continue,
             _ => {}
         }
         let verdict = filter.request(&mut context).await;

@@ -278,7 +278,9 @@ fn guards(
     };
     let mut told = Vec::new();
     for guard in &chain.guards {
-        let NetworkGuard::Rbac(rbac) = guard;
+        let NetworkGuard::Rbac(rbac) = guard else {
+            continue;
+        };
         let Some(rules) = &rbac.filter.rules else {
             continue;
         };

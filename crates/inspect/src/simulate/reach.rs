@@ -50,6 +50,10 @@ pub(super) fn reach(
             }]);
             Some((SocketAddr::new(call.destination.ip(), port), None))
         }
+        Discovery::Named { .. } => {
+            notes.push("the host that the call names is looked up when it is called".to_owned());
+            None
+        }
         _ => endpoints(cluster, assignment, report, notes)?,
     };
     Ok(to.map(|(address, endpoint)| Call {

@@ -1,11 +1,16 @@
 //! Filters' calls to other services, over the clusters of the worker.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt;
-use weft_filters::call::Calling;
-use weft_filters::{Call, CallError, CallResponse, Calls};
-use weft_upstream::{FailureKind, PickContext, RequestBody, ResponseBody, SendOptions};
+use weft_config::name_cache::NameCache;
+use weft_filters::call::{Calling, Resolving};
+use weft_filters::{Call, CallError, CallResponse, Calls, NameError};
+use weft_upstream::{
+    FailureKind, NameFailure, PickContext, RequestBody, ResponseBody, SendOptions,
+};
 
 use crate::worker::Worker;
 
@@ -43,6 +48,35 @@ impl Calls for Worker {
                 cluster.stats.upstream_rq_timeout.inc();
                 Err(CallError::Timeout)
             })
+        })
+    }
+
+    fn leads_to_named(&self, cluster: &str) -> bool {
+        let cluster = self.clusters.get(cluster);
+        cluster.is_some_and(|cluster| cluster.leads_to_named())
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        cluster: &'a str,
+        cache: &'a Arc<NameCache>,
+        host: &'a str,
+    ) -> Resolving<'a> {
+        Box::pin(async move {
+            let cluster = self.clusters.get(cluster);
+            let called = cluster.and_then(|cluster| cluster.called(host, None));
+            let cache = self.names(cache);
+            let Some((called, cache)) = called.zip(cache) else {
+                return Err(NameError::NotResolved("no_host".into()));
+            };
+            cache
+                .resolve(&called)
+                .await
+                .map_err(|failure| match failure {
+                    NameFailure::Overflow => NameError::Overflow,
+                    NameFailure::PendingOverflow => NameError::PendingOverflow,
+                    NameFailure::NotResolved(why) => NameError::NotResolved(why),
+                })
         })
     }
 }

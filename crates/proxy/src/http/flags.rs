@@ -68,6 +68,8 @@ flags! {
     NO_CLUSTER_FOUND = 25 "NC" "NoClusterFound";
     /// The control plane wants a share of the requests dropped.
     DROP_OVERLOAD = 27 "DO" "DropOverload";
+    /// The host that a request names has no address.
+    DNS_RESOLUTION_FAILED = 28 "DF" "DnsResolutionFailed";
     /// A drain closed the connection.
     DOWNSTREAM_REMOTE_RESET = 29 "DR" "DownstreamRemoteReset";
 }

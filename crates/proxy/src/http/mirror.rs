@@ -34,8 +34,15 @@ pub(crate) fn send(
     if let Some(host) = shadow_host(headers.get(HOST), configured) {
         headers.insert(HOST, host);
     }
-    let Some(host) = cluster.pick(&PickContext::default()) else {
-        return;
+    let called = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let called = called.and_then(|host| cluster.called(host, None));
+    let host = match &called {
+        // It may have to be looked up first.
+        Some(_) => None,
+        None => match cluster.pick(&PickContext::default()) {
+            Some(host) => Some(host),
+            None => return,
+        },
     };
     let body = body.map_or(RequestBody::Empty, RequestBody::boxed);
     let request = upstream_request(head, headers, body);
@@ -43,6 +50,16 @@ pub(crate) fn send(
     tokio::task::spawn_local(async move {
         let options = SendOptions::default();
         let exchange = async {
+            let host = if let Some(host) = host {
+                host
+            } else {
+                cluster.look_up(called.as_ref()?).await.ok()?;
+                let called = called.as_ref();
+                cluster.pick(&PickContext {
+                    called,
+                    ..PickContext::default()
+                })?
+            };
             let mut response = cluster.send(&host, request, &options).await.ok()?;
             while let Some(Ok(_)) = response.body_mut().frame().await {}
             Some(())

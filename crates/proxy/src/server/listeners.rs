@@ -30,7 +30,7 @@ use crate::worker::Command;
 mod certificates;
 mod references;
 
-use references::{chain_messages, chains, needs, replaced, same_but_for_rpc};
+use references::{RouteUsers, chain_messages, chains, needs, replaced, same_but_for_rpc};
 
 /// A listener as it was configured.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ struct Entry {
 pub(crate) struct Listeners {
     active: BTreeMap<Arc<str>, Entry>,
     warming: BTreeMap<Arc<str>, Entry>,
+    /// Of the routes that these name.
+    users: RouteUsers,
     routes: Arc<RouteTable>,
     logs: AccessLogs,
     admin: Arc<AdminState>,
@@ -78,6 +80,7 @@ impl Listeners {
         Self {
             active: BTreeMap::new(),
             warming: BTreeMap::new(),
+            users: RouteUsers::default(),
             routes,
             logs,
             admin,
@@ -108,7 +111,7 @@ impl Listeners {
         if previous.is_some_and(|entry| entry.message == message) {
             return Ok(());
         }
-        if let Some(route) = needs(&config).ambiguous(&self.needs_of_others(&name)) {
+        if let Some(route) = self.ambiguous(&needs(&config), &name) {
             return Err(format!(
                 "listener {name}: {route:?} is the name of HTTP routes and of RPC routes; name one of them otherwise"
             ));
@@ -132,7 +135,7 @@ impl Listeners {
         if self.ready(&entry) {
             self.activate(entry).await
         } else {
-            self.warming.insert(name, entry);
+            self.put_warming(name, entry);
             self.count();
             Ok(())
         }
@@ -317,7 +320,7 @@ impl Listeners {
     /// Listens and hands a listener to the workers.
     async fn activate(&mut self, mut entry: Entry) -> Result<(), String> {
         let name = Arc::clone(&entry.spec.config.name);
-        self.warming.remove(&name);
+        self.take_warming(&name);
         if self.stopped {
             return Ok(());
         }
@@ -358,7 +361,7 @@ impl Listeners {
                 .dump
                 .set_dynamic(Kind::Listener, &name, &entry.version, body);
         }
-        self.active.insert(name, entry);
+        self.put_active(name, entry);
         self.count();
         self.finish_drain(gone, None);
         Ok(())
@@ -366,8 +369,8 @@ impl Listeners {
 
     /// Removes a listener; its connections drain.
     pub(crate) async fn remove(&mut self, name: &str) {
-        self.warming.remove(name);
-        if let Some(entry) = self.active.remove(name) {
+        self.take_warming(name);
+        if let Some(entry) = self.take_active(name) {
             self.stats.listener_removed.inc();
             let name: Arc<str> = Arc::from(name);
             self.workers
@@ -409,7 +412,7 @@ impl Listeners {
             .collect();
         let mut failures = Vec::new();
         for name in ready {
-            let Some(entry) = self.warming.remove(&name) else {
+            let Some(entry) = self.take_warming(&name) else {
                 continue;
             };
             if let Err(error) = self.activate(entry).await {

@@ -201,9 +201,8 @@ impl Resources {
 
     fn add_routes(&mut self, name: &str, version: &str, body: &[u8]) -> Result<(), String> {
         let message: RouteConfiguration = decode("route configuration", name, body)?;
-        let needs = self.listeners.needs();
-        let of_rpc = needs.rpc_routes.contains(name);
-        if of_rpc && needs.routes.contains(name) {
+        let of_rpc = self.listeners.wants_rpc(name);
+        if of_rpc && self.listeners.wants_http(name) {
             // A listener is about to become one of the other kind: the routes are of one of both, or pass
             // for either.
             let as_rpc = self.add_rpc_routes(name, &message);

@@ -7,6 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
@@ -19,6 +20,10 @@ use weft_net::copy::CopyEnd;
 use weft_upstream::{Cluster, Host, Protocol, RequestBody, ResponseBody, SendOptions};
 
 use super::{Failure, Session, SessionView, TcpManager, Upstream};
+
+/// A host that has not answered after so long will not, where connections have no idle timeout; it is
+/// Envoy's default for that.
+const LONGEST_ANSWER: Duration = Duration::from_hours(1);
 
 /// An open tunnel.
 pub(super) struct Open {
@@ -107,12 +112,9 @@ impl TcpManager {
                 _request: response.into_body(),
             })
         };
-        let open = match self.config.idle_timeout {
-            Some(limit) => tokio::time::timeout(limit, asked)
-                .await
-                .map_err(|_| refused("no answer to CONNECT"))?,
-            None => asked.await,
-        };
+        let limit = self.config.idle_timeout.unwrap_or(LONGEST_ANSWER);
+        let open = tokio::time::timeout(limit, asked).await;
+        let open = open.map_err(|_| refused("no answer to CONNECT"))?;
         Ok(Upstream::Tunnel(Box::new(open?)))
     }
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use weft_model::{
     AddressRange, EndpointAddress, ExportTo, Health, Hostname, Labels, Locality, Namespace,
-    NamespaceInfo, PortNumber, Protocol, Resolution, RpcProtocol, Service, ServicePort, TargetPort,
-    Weight, Workload,
+    NamespaceInfo, PortNumber, Preference, Protocol, Resolution, RpcProtocol, Service, ServicePort,
+    TargetPort, Weight, Workload,
 };
 use weft_proto::kubernetes as k8s;
 use weft_proto::pb::google::protobuf::{Value, value};
@@ -22,6 +22,10 @@ use crate::check::{At, Context, optional};
 
 /// Istio's annotation that limits who sees a Service.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
+/// Istio's annotation that says which endpoints callers prefer.
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+/// The label of Kubernetes' nodes by which endpoints are told to stand on one; as in Istio, pods have it.
+const NODE_LABEL: &str = "kubernetes.io/hostname";
 /// Istio's label that overrides a workload's locality, with dots for slashes.
 const LOCALITY_LABELS: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 /// Istio's label for the network of a workload.
@@ -74,10 +78,22 @@ pub(crate) struct Address {
     pub(crate) pod: Option<Arc<str>>,
 }
 
-pub(crate) fn namespace(context: &Context<'_>) -> NamespaceInfo {
-    NamespaceInfo {
+/// A namespace.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct KubernetesNamespace {
+    pub(crate) info: Arc<NamespaceInfo>,
+    /// What holds for its services that say nothing themselves.
+    pub(crate) preference: Option<Preference>,
+}
+
+pub(crate) fn namespace(context: &Context<'_>, at: At<'_>) -> KubernetesNamespace {
+    let info = NamespaceInfo {
         name: Namespace::new(context.origin.name.clone()),
         labels: context.labels.clone(),
+    };
+    KubernetesNamespace {
+        info: Arc::new(info),
+        preference: annotated_preference(context, &at),
     }
 }
 
@@ -123,6 +139,7 @@ pub(crate) fn service(
         }
     }
     let external_addresses = external_addresses(&spec, message.status, &at);
+    let preference = preference(&spec, context, &at);
     let ports = service_ports(spec.ports, place.field("ports"));
     let export_to = export_to_annotation(context, &at);
     let resolution = match (is_external, headless) {
@@ -145,6 +162,7 @@ pub(crate) fn service(
         selector: (!spec.selector.is_empty()).then(|| spec.selector.into_iter().collect()),
         external_addresses,
         races: false,
+        preference,
         headless,
         created: context.created,
         origin: context.origin.clone(),
@@ -196,6 +214,37 @@ fn external_addresses(
 
 fn not_an_ip(text: &str) -> String {
     format!("\"{text}\" is no IP address")
+}
+
+/// Which endpoints an object's annotation says that callers prefer.
+pub(crate) fn annotated_preference(context: &Context<'_>, at: &At<'_>) -> Option<Preference> {
+    let text = context.annotations.get(TRAFFIC_DISTRIBUTION)?;
+    let said = |word: &str| text.eq_ignore_ascii_case(word);
+    if said("PreferSameZone") || said("PreferClose") {
+        return Some(Preference::SameZone);
+    }
+    if said("PreferSameNode") {
+        return Some(Preference::SameNode);
+    }
+    if !text.is_empty() {
+        let annotations = at.field("metadata");
+        let annotations = annotations.field("annotations");
+        annotations.key(TRAFFIC_DISTRIBUTION).error(format_args!(
+            "\"{text}\" is no distribution of traffic: use PreferClose, PreferSameZone or PreferSameNode"
+        ));
+    }
+    None
+}
+
+/// What a Service itself says; Kubernetes has checked the field, and what it adds to its values in
+/// future says nothing here.
+fn preference(spec: &k8s::ServiceSpec, context: &Context<'_>, at: &At<'_>) -> Option<Preference> {
+    let annotated = annotated_preference(context, at);
+    match spec.traffic_distribution.as_str() {
+        "PreferSameZone" | "PreferClose" => Some(Preference::SameZone),
+        "PreferSameNode" => Some(Preference::SameNode),
+        _ => annotated,
+    }
 }
 
 fn export_to_annotation(context: &Context<'_>, at: &At<'_>) -> ExportTo {
@@ -349,9 +398,9 @@ pub(crate) fn endpoint_slice(
                 .map(EndpointAddress::Ip)
         };
         let conditions = item.conditions.unwrap_or_default();
-        let health = match (conditions.ready, conditions.serving, conditions.terminating) {
-            (Some(true) | None, _, _) => Health::Healthy,
-            (Some(false), Some(true), Some(true)) => Health::Draining,
+        let health = match (conditions.ready, conditions.terminating) {
+            (Some(true) | None, _) => Health::Healthy,
+            (Some(false), Some(true)) => Health::Draining,
             _ => Health::Unhealthy,
         };
         addresses.extend(address.map(|address| Address {
@@ -440,7 +489,10 @@ pub(crate) fn pod(message: k8s::Pod, context: &Context<'_>, at: At<'_>) -> Optio
             ))
         })
         .collect();
-    let labels: Labels = context.labels.clone();
+    let mut labels: Labels = context.labels.clone();
+    if !spec.node_name.is_empty() {
+        labels.insert(NODE_LABEL, spec.node_name.as_str());
+    }
     Some(Workload {
         origin: context.origin.clone(),
         addresses,

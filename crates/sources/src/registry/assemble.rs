@@ -78,13 +78,13 @@ impl Assembly {
     /// Sets or removes a piece. Nothing is recomputed before [`Assembly::drain`].
     pub(crate) fn set(&mut self, origin: &ObjectRef, piece: Option<Piece>) {
         if origin.kind == Kind::Namespace {
-            let labels = match &piece {
-                Some(Piece::Namespace(info)) => Some(&info.labels),
+            let known = match &piece {
+                Some(Piece::Namespace(known)) => Some(known),
                 _ => None,
             };
             let name = Namespace::new(Arc::clone(&origin.name));
-            self.namespaces.set(&name, labels);
-            self.relabelled(&name);
+            let prefers_anew = self.namespaces.set(&name, known);
+            self.relabelled(&name, prefers_anew);
         }
         if is_of_the_mesh(origin) || self.namespaces.has(&origin.namespace) {
             self.outside.remove(origin);
@@ -108,8 +108,9 @@ impl Assembly {
         std::mem::take(&mut self.moved)
     }
 
-    /// Takes the objects of a namespace in or out, after its labels.
-    fn relabelled(&mut self, name: &Namespace) {
+    /// Takes the objects of a namespace in or out, after its labels. `prefers_anew`: what it says of its
+    /// services is something else now.
+    fn relabelled(&mut self, name: &Namespace, prefers_anew: bool) {
         let inside = self.namespaces.has(name);
         let of_it = |origin: &&ObjectRef| origin.namespace == *name && !is_of_the_mesh(origin);
         if inside {
@@ -129,10 +130,13 @@ impl Assembly {
                 }
             }
         }
-        if self.namespaces.caps() {
-            let entries = self.pieces.keys().filter(of_it);
-            let entries = entries.filter(|origin| origin.kind == Kind::ServiceEntry);
-            self.dirty_owners.extend(entries.cloned());
+        if prefers_anew || self.namespaces.caps() {
+            let owners = self.pieces.keys().filter(of_it);
+            let owners = owners.filter(|origin| match origin.kind {
+                Kind::ServiceEntry => true,
+                kind => prefers_anew && kind == Kind::Service,
+            });
+            self.dirty_owners.extend(owners.cloned());
         }
     }
 
@@ -205,7 +209,7 @@ impl Assembly {
         let namespace = &origin.namespace;
         match piece {
             Piece::Nothing => {}
-            Piece::Namespace(info) => self.rule(Object::Namespace(info.clone()), comes),
+            Piece::Namespace(known) => self.rule(Object::Namespace(known.info.clone()), comes),
             Piece::VirtualService(rule) => self.rule(Object::VirtualService(rule.clone()), comes),
             Piece::DestinationRule(rule) => self.rule(Object::DestinationRule(rule.clone()), comes),
             Piece::Gateway(rule) => self.rule(Object::Gateway(rule.clone()), comes),
@@ -295,16 +299,16 @@ impl Assembly {
         }
         let defined: Vec<Claim> = match self.pieces.get(owner) {
             Some(Piece::Service(service)) => {
-                vec![(
-                    Arc::new(service.service.clone()),
-                    self.service_endpoints(service),
-                )]
+                let mut defined = service.service.clone();
+                self.namespaces.complete(&mut defined);
+                vec![(Arc::new(defined), self.service_endpoints(service))]
             }
             Some(Piece::ServiceEntry(services)) => services
                 .iter()
                 .map(|(service, listed)| {
                     let endpoints = self.entry_endpoints(service, listed);
                     let mut service = service.clone();
+                    self.namespaces.complete(&mut service);
                     let seen = self
                         .namespaces
                         .exported(&service.namespace, &service.export_to);

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use weft_model::selector::{EntryVisibilities, LabelSelector};
-use weft_model::{ExportTo, Labels, MeshSettings, Namespace};
+use weft_model::{ExportTo, Labels, MeshSettings, Namespace, Preference, Service};
+
+use crate::api::kubernetes::KubernetesNamespace;
 
 /// The label that Kubernetes gives to every namespace.
 const NAME: &str = "kubernetes.io/metadata.name";
@@ -15,6 +17,7 @@ pub(crate) struct Namespaces {
     discovery: Vec<LabelSelector>,
     visibility: Option<EntryVisibilities>,
     labels: BTreeMap<Namespace, Labels>,
+    preferences: BTreeMap<Namespace, Preference>,
 }
 
 impl Namespaces {
@@ -23,15 +26,29 @@ impl Namespaces {
             discovery: settings.discovery.clone(),
             visibility: settings.entry_visibility.clone(),
             labels: BTreeMap::new(),
+            preferences: BTreeMap::new(),
         }
     }
 
-    /// Takes labels in, or notes that nothing is known of a namespace but its name.
-    pub(crate) fn set(&mut self, name: &Namespace, labels: Option<&Labels>) {
-        match labels {
-            Some(labels) => self.labels.insert(name.clone(), labels.clone()),
+    /// Takes in what a namespace says, or notes that nothing is known of it but its name. Says whether
+    /// it prefers other endpoints than before.
+    pub(crate) fn set(&mut self, name: &Namespace, known: Option<&KubernetesNamespace>) -> bool {
+        match known {
+            Some(known) => self.labels.insert(name.clone(), known.info.labels.clone()),
             None => self.labels.remove(name),
         };
+        let preference = known.and_then(|known| known.preference);
+        let former = match preference {
+            Some(preference) => self.preferences.insert(name.clone(), preference),
+            None => self.preferences.remove(name),
+        };
+        former != preference
+    }
+
+    /// Adds what the namespace of a service says where it says nothing itself.
+    pub(crate) fn complete(&self, service: &mut Service) {
+        let of_all = self.preferences.get(&service.namespace);
+        service.preference = service.preference.or(of_all.copied());
     }
 
     fn labels(&self, name: &Namespace) -> Labels {

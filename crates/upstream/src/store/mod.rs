@@ -13,11 +13,12 @@ use std::time::Instant;
 use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use weft_config::{Cluster as Config, Discovery, LoadAssignment};
+use weft_config::{Cluster as Config, Discovery, LoadAssignment, name_cache};
 use weft_core::metrics::Registry;
 
 use crate::connector::Connectors;
 use crate::dns::{Resolve, SystemResolver};
+use crate::dynamic::{NameCache, NameCaches};
 use crate::host_set::HostSet;
 use crate::state::{Snapshot, State};
 use crate::tls_context::Secrets;
@@ -34,6 +35,9 @@ pub struct ClusterStore {
     workers: usize,
     feeds: Vec<Arc<Feed>>,
     resolver: Arc<dyn Resolve>,
+    names: NameCaches,
+    /// Where names are looked up that requests bring: the runtime in which the store was made.
+    runtime: Option<tokio::runtime::Handle>,
     /// The schedule has something new.
     wake: Notify,
     /// Grows with every change, for those who wait for readiness.
@@ -95,9 +99,19 @@ impl ClusterStore {
             workers,
             feeds: (0..workers.max(1)).map(|_| Arc::default()).collect(),
             resolver,
+            names: NameCaches::default(),
+            runtime: tokio::runtime::Handle::try_current().ok(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
         })
+    }
+
+    /// The cache of names for a configuration. `None` if the store was made outside of a runtime.
+    pub fn name_cache(&self, config: &Arc<name_cache::NameCache>) -> Option<Arc<NameCache>> {
+        let runtime = self.runtime.clone()?;
+        let resolver = Arc::clone(&self.resolver);
+        let make = || NameCache::new(config, resolver, runtime, &self.registry);
+        Some(self.names.get(config, make))
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {
@@ -194,7 +208,7 @@ impl ClusterStore {
                 let known = names::settled(&config, &names);
                 (Some(Arc::clone(&config.endpoints)), known)
             }
-            Discovery::Static | Discovery::OriginalDst { .. } => {
+            Discovery::Static | Discovery::OriginalDst { .. } | Discovery::Named { .. } => {
                 (Some(Arc::clone(&config.endpoints)), true)
             }
         };
@@ -212,6 +226,10 @@ impl ClusterStore {
             names,
             pending: None,
             snapshot: Arc::new(Snapshot {
+                names: match &config.discovery {
+                    Discovery::Named { names, .. } => self.name_cache(names),
+                    _ => None,
+                },
                 config,
                 connectors,
                 hosts,
@@ -305,6 +323,7 @@ impl ClusterStore {
             connectors: old.connectors.clone(),
             hosts,
             state: Arc::clone(&old.state),
+            names: old.names.clone(),
             added_via_api: old.added_via_api,
         });
         self.publish(name, Some(&entry.snapshot));

@@ -8,7 +8,10 @@ use weft_config::cluster::DnsSettings;
 
 /// What names stand for, and names that are never answered.
 #[derive(Default)]
-struct Names(Mutex<HashMap<String, Vec<IpAddr>>>, Mutex<Vec<String>>);
+pub(super) struct Names(
+    pub(super) Mutex<HashMap<String, Vec<IpAddr>>>,
+    Mutex<Vec<String>>,
+);
 
 impl dns::Resolve for Names {
     fn resolve(&self, name: &str) -> dns::Answer {

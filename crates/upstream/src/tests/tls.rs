@@ -210,3 +210,83 @@ fn a_secret_of_the_wrong_kind_is_refused_where_it_is_used() {
         );
     });
 }
+
+/// A host that a request names has to show a certificate for that name, and is called where the name
+/// leads now.
+#[test]
+fn hosts_that_are_named_show_certificates_for_their_names() {
+    on_worker(async {
+        let own = certificate("a.test");
+        let address = tls_server(&own).await;
+        let names = Arc::new(names::Names::default());
+        let set = |name: &str, ip: &str| {
+            let mut map = names.0.lock().unwrap();
+            map.insert(name.to_owned(), vec![ip.parse().unwrap()]);
+        };
+        set("a.test", "127.0.0.1");
+        set("b.test", "127.0.0.1");
+        let registry = Arc::new(Registry::default());
+        let store = ClusterStore::with_resolver(Arc::clone(&registry), 1, names.clone());
+        let world = World::of(store, registry);
+        let mut config = config("c", flat("c", &[]));
+        config.discovery = Discovery::Named {
+            names: Arc::new(weft_config::name_cache::NameCache {
+                name: "names".into(),
+                family: weft_config::cluster::DnsLookupFamily::V4Only,
+                refresh: Duration::from_millis(20),
+                failure_refresh: None,
+                ttl: Duration::from_mins(5),
+                max_hosts: 8,
+                max_pending: 8,
+                timeout: Duration::from_secs(5),
+            }),
+            insecure: false,
+        };
+        config.lb = LbPolicy::ClusterProvided;
+        config.http = Arc::new(UpstreamHttp {
+            auto_sni: true,
+            auto_san_validation: true,
+            ..UpstreamHttp::default()
+        });
+        let inline = ValidationSource::Inline(Arc::new(validation(&own.0, None)));
+        config.transport = tls(inline);
+        world.store.apply_cluster(Arc::new(config), false);
+        let cluster = world.cluster();
+        let port = address.port();
+        let called = |name: &str| cluster.called(&format!("{name}:{port}"), None).unwrap();
+        let host = |name: &str| {
+            let called = called(name);
+            cluster.pick(&PickContext {
+                called: Some(&called),
+                ..PickContext::default()
+            })
+        };
+        assert_eq!(cluster.called("A.test", None).unwrap().key, "a.test:443");
+        assert!(host("a.test").is_none(), "nobody has looked it up");
+        let send = async |name: &str| {
+            cluster.look_up(&called(name)).await.unwrap();
+            let mut request = get("/");
+            let value = format!("{name}:{port}").parse().unwrap();
+            request.headers_mut().insert("host", value);
+            let host = host(name).unwrap();
+            cluster.send(&host, request, &SendOptions::default()).await
+        };
+        let answer = send("a.test").await.unwrap();
+        assert_eq!(text(answer).await, "a.test http/1.1");
+        let failure = send("b.test").await.unwrap_err();
+        assert!(failure.transport.starts_with("TLS_error"), "{failure}");
+        // Another address is another host.
+        let before = host("a.test").unwrap();
+        assert!(before.same(&host("a.test").unwrap()));
+        set("a.test", "127.0.0.9");
+        let mut now = host("a.test").unwrap();
+        for _ in 0..200 {
+            if !now.same(&before) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            now = host("a.test").unwrap();
+        }
+        assert_eq!(now.address().to_string(), format!("127.0.0.9:{port}"));
+    });
+}

@@ -277,6 +277,9 @@ pub(crate) async fn metric(proxy: &Dataplane, name: &str) -> u64 {
 
 /// Connections to the server that a caller's sidecar has closed or lost.
 pub(crate) async fn lasting(front: &Dataplane) -> u64 {
-    let cluster = format!("cluster.outbound|{}||{}", Mesh::PORT, Mesh::HOST);
+    // Envoy cuts names of statistics at the semicolon.
+    let cluster = format!("cluster.outbound|{}||{};", Mesh::PORT, Mesh::HOST);
+    let made = metric(front, &format!("{cluster}.upstream_cx_total")).await;
+    assert!(made > 0, "{cluster} has no connections");
     metric(front, &format!("{cluster}.upstream_cx_destroy")).await
 }

@@ -1,5 +1,10 @@
 //! Who the client is, as the PROXY protocol tells it on both sides; how long it may take.
 
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use weft_testkit::{ConfigFolder, one_at_a_time};
 
 use super::proxy::{Proxy, REQUEST, same};
@@ -180,6 +185,65 @@ async fn upstreams_are_told_of_clients() {
         words.join(" ").replace(&ports, " <listener>\n")
     })
     .await;
+}
+
+/// `add_proxy_protocol_connection_state: false`: of clients that came without a header the proxy does not
+/// tell, but speaks for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstreams_may_be_told_of_the_proxy_instead_of_clients() {
+    let _turn = one_at_a_time();
+    let up = before_requests().await;
+    let folder = ConfigFolder::new();
+    let bootstrap = TELLS.replace("&up ", "").replace(
+        "stat_prefix: x\n",
+        "stat_prefix: x\n          add_proxy_protocol_connection_state: false\n",
+    );
+    let proxies = Proxy::both(&folder, &bootstrap, &[("up", up.to_string())]).await;
+    let own = format!(" {up}\n");
+    for header in ["", "PROXY TCP4 1.2.3.4 5.6.7.8 1000 80\r\n"] {
+        for path in ["/v1", "/v2"] {
+            let request =
+                format!("{header}GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            same(path, async |one| {
+                let said = proxies[one].say(&[request.as_bytes()]).await;
+                // Of the first version the proxy's own port is another one each time.
+                if said.contains("1: PROXY TCP4 127.0.0.1 127.0.0.1 ") && said.contains(&own) {
+                    return "the ends of the connection to the upstream".to_owned();
+                }
+                said
+            })
+            .await;
+        }
+    }
+}
+
+/// Header and first bytes together have the time of the listener's filters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listener_filters_have_one_time_together() {
+    let _turn = one_at_a_time();
+    let folder = ConfigFolder::new();
+    let words = [
+        ("up", "1".to_owned()),
+        ("disallowed", "[]".to_owned()),
+        ("without", "false".to_owned()),
+    ];
+    for proxy in Proxy::both(&folder, TOLD, &words).await {
+        let began = Instant::now();
+        let address = (Ipv4Addr::LOCALHOST, proxy.port);
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let header = b"PROXY TCP4 1.2.3.4 5.6.7.8 1000 80\r\n";
+        stream.write_all(header).await.expect("it reads");
+        let mut rest = Vec::new();
+        // It may be reset.
+        let _ = stream.read_to_end(&mut rest).await;
+        let time = began.elapsed();
+        let allowed = Duration::from_millis(900)..Duration::from_millis(1450);
+        assert!(
+            rest.is_empty() && allowed.contains(&time),
+            "{time:?}: {rest:?}"
+        );
+    }
 }
 
 const IN_TIME: &str = r#"

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Random;
+use super::{Random, prefers};
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
@@ -72,14 +72,15 @@ pub(super) fn object(random: &mut Random, name: &str) -> String {
             let tls = random.pick(&["istio", "disabled"]);
             let last = random.below(6) + 1;
             format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: pods, namespace: a}}\nspec: {{clusterIP: 10.96.0.8, selector: {{app: pods}}, ports: [{{port: 80, name: http}}]}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: a, labels: {{app: pods, security.istio.io/tlsMode: {tls}{network}}}}}\nstatus: {{podIP: 10.0.0.{last}}}"
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: pods, namespace: a}}\nspec: {{clusterIP: 10.96.0.8, selector: {{app: pods}}, ports: [{{port: 80, name: http}}]}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: a, labels: {{app: pods, security.istio.io/tlsMode: {tls}{network}}}}}\nspec: {{nodeName: n-{last}}}\nstatus: {{podIP: 10.0.0.{last}}}"
             )
         }
         _ => {
             let label = random.pick(&["app: x", "topology.istio.io/network: two", "env: one"]);
             let name = random.pick(&["istio-system", "istio-system", "a", "b"]);
+            let prefers = prefers(random);
             format!(
-                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{label}}}}}"
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{label}}}{prefers}}}"
             )
         }
     }

@@ -109,6 +109,7 @@ fn kubernetes(random: &mut Random, name: &str) -> String {
         "{clusterIP: None, selector: {app: pods}, ports: [{port: 80, name: http}]}",
         "{clusterIP: None, ports: [{port: 9000, name: tcp}]}",
         "{clusterIP: 10.96.0.11, ports: [{port: 80, name: http, targetPort: 1080}]}",
+        "{clusterIP: 10.96.0.11, trafficDistribution: PreferSameZone, ports: [{port: 80, name: http, targetPort: 1080}]}",
         "{type: ExternalName, externalName: x.a.svc.cluster.local, ports: [{port: 80, name: http}]}",
         "{type: ExternalName, externalName: out.example.com}",
     ]);

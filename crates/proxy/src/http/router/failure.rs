@@ -1,9 +1,11 @@
 //! The router's own answers: no host, no time, no connection. Words, details and flags are Envoy's.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use http::header::HeaderValue;
 use weft_filters::LocalReply;
-use weft_upstream::{FailureKind, SendFailure};
+use weft_upstream::{FailureKind, NameFailure, SendFailure};
 
 use super::{Late, Outcome, Routing};
 use crate::http::exchange::Exchange;
@@ -29,13 +31,21 @@ impl Routing {
         reply
     }
 
-    pub(super) fn no_host(exchange: &mut Exchange) -> LocalReply {
+    pub(super) fn no_host(exchange: &mut Exchange, name: Option<NameFailure>) -> LocalReply {
         if exchange.attempts > 1 {
             exchange
                 .flags
                 .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         }
-        LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
+        let details = match name {
+            None => "no_healthy_upstream".into(),
+            Some(NameFailure::Overflow) => "dns_cache_overflow".into(),
+            Some(NameFailure::PendingOverflow) => "dns_cache_pending_requests_overflow".into(),
+            Some(NameFailure::NotResolved(why)) => {
+                Cow::from(format!("dns_resolution_failure{{{why}}}"))
+            }
+        };
+        LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details)
             .body("no healthy upstream")
             .flag("UH")
     }

@@ -15,7 +15,7 @@ use weft_config::route::{HashPolicy, HostRewrite, Priority, RequestHash};
 use weft_config::{Forward, RouteAction};
 use weft_filters::LocalReply;
 use weft_upstream::{
-    Cluster, Host, Outcome as Seen, PickContext, PreviousPriorities, Protocol, RequestBody,
+    Called, Cluster, Host, Outcome as Seen, PickContext, PreviousPriorities, Protocol, RequestBody,
     ResponseBody as UpstreamBody, SendFailure, SendOptions,
 };
 
@@ -275,9 +275,14 @@ impl Routing {
     async fn run(&mut self, exchange: &mut Exchange) -> Result<Response<UpstreamBody>, LocalReply> {
         loop {
             exchange.attempts += 1;
-            let Some(host) = self.pick(exchange) else {
+            let called = self.called();
+            let looked_up = match &called {
+                Some(called) => self.cluster.look_up(called).await,
+                None => Ok(()),
+            };
+            let Some(host) = self.pick(exchange, called.as_ref()) else {
                 self.note_upstream(exchange, None);
-                return Err(Self::no_host(exchange));
+                return Err(Self::no_host(exchange, looked_up.err()));
             };
             if let Some(previous) = &self.previous {
                 previous.borrow_mut().attempt(&host);
@@ -318,12 +323,22 @@ impl Routing {
         }
     }
 
-    fn pick(&self, exchange: &Exchange) -> Option<Rc<Host>> {
+    /// The host that the request names, if its cluster leads there.
+    fn called(&self) -> Option<Called> {
+        if !self.cluster.leads_to_named() {
+            return None;
+        }
+        let host = self.head.headers.get(http::header::HOST)?;
+        self.cluster.called(host.to_str().ok()?, None)
+    }
+
+    fn pick(&self, exchange: &Exchange, called: Option<&Called>) -> Option<Rc<Host>> {
         let tried = |host: &Host| self.tried.iter().any(|one| one.same(host));
         let header = self.cluster.original_dst_header();
         let named = header.and_then(|name| self.head.headers.get(name));
         let named = named.and_then(|value| value.to_str().ok()?.parse().ok());
         self.cluster.pick(&PickContext {
+            called,
             hash: self.hash,
             original_dst: if header.is_some() {
                 named
@@ -380,11 +395,14 @@ impl Routing {
 
     async fn attempt(&mut self, exchange: &mut Exchange, host: &Rc<Host>) -> Outcome {
         let request = self.request(exchange, host);
+        // What a PROXY header said is passed on in any case, as in Envoy.
+        let downstream = &exchange.downstream;
+        let tells = exchange.manager().config.tells_clients || downstream.handle().is_told();
         let options = SendOptions {
             priority: self.forward.priority,
             downstream: protocol(exchange.downstream.version),
             downstream_id: exchange.downstream.id(),
-            ends: Some((exchange.downstream.remote, exchange.downstream.local)),
+            ends: tells.then_some((exchange.downstream.remote, exchange.downstream.local)),
         };
         let limits = AttemptLimits {
             started: exchange.started(),

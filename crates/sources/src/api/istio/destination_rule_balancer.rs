@@ -247,6 +247,7 @@ pub(super) fn locality(message: pb::LocalityLoadBalancerSetting, at: At<'_>) -> 
         distribute: distribution(distribute, at.field("distribute")),
         failover: failover_of(failover, at.field("failover")),
         failover_priority: priorities(failover_priority, at.field("failoverPriority")),
+        always: false,
         zones: None,
     }
 }
@@ -280,6 +281,7 @@ pub(super) fn zone_aware(
         distribute: Vec::new(),
         failover: failover_of(pairs.collect(), at.field("failover")),
         failover_priority: priorities(failover_priority, at.field("failoverPriority")),
+        always: false,
         zones: Some(ZoneAware {
             min_cluster_size: min_cluster_size.map(|size| size.value),
         }),

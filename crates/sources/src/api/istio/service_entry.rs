@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use weft_model::{
-    AddressRange, Endpoint, EndpointAddress, Health, Hostname, Kind, Locality, Protocol,
-    Resolution, RpcProtocol, Service, ServicePort, TargetPort, Weight, Workload,
+    AddressRange, Endpoint, EndpointAddress, Health, Hostname, Kind, Locality, Preference,
+    Protocol, Resolution, RpcProtocol, Service, ServicePort, TargetPort, Weight, Workload,
 };
 
 use weft_proto::yaml::Node;
 
 use super::message as pb;
 use super::workload_entry::{Wanted, workload};
+use crate::api::kubernetes::annotated_preference;
 use crate::check::{At, Context};
 use crate::registry::allocate;
 
@@ -26,6 +27,8 @@ pub(crate) struct Beside {
     assignments: Vec<Assignment>,
     /// See [`Service::races`].
     races: bool,
+    /// See [`Service::preference`].
+    preference: Option<Preference>,
 }
 
 impl Beside {
@@ -34,6 +37,7 @@ impl Beside {
         Self {
             assignments: assignments(object, root),
             races: races(context, root),
+            preference: annotated_preference(context, &root),
         }
     }
 }
@@ -115,6 +119,7 @@ pub(crate) fn convert(
             external_addresses: Vec::new(),
             headless: false,
             races: beside.races,
+            preference: beside.preference,
             created: context.created,
             origin: context.origin.clone(),
             labels: context.labels.clone(),
