@@ -106,7 +106,7 @@ impl SecureConfig {
             root_key: KeyKind::default(),
             root_lifetime: ROOT_LIFETIME,
             // Agents hear of a new root when they renew their certificates.
-            root_spread: lifetimes.default,
+            root_spread: lifetimes.longest,
             lifetimes,
             jwt_lifetime: JWT_LIFETIME,
             federated: None,
