@@ -151,7 +151,7 @@ impl RpcManager {
         let active = cluster
             .begin_request(&host)
             .ok_or_else(|| overload(&cluster))?;
-        let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
+        let upstream = self.upstream(&cluster, &host, &frame);
         let wants_answer = frame.kind() == Kind::Request;
         let origin = frame.origin();
         let spare = upstream.is_connecting() && wants_answer && route.connect_retries > 0;
@@ -200,7 +200,7 @@ impl RpcManager {
         let send = || {
             let cluster = self.worker.clusters.get(&mirror.cluster)?;
             let host = cluster.pick(context)?;
-            let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
+            let upstream = self.upstream(&cluster, &host, frame);
             if upstream.is_crowded() {
                 return None;
             }
@@ -253,7 +253,7 @@ impl RpcManager {
         };
         self.stats.request_retry.inc();
         cluster.stats.upstream_rq_retry.inc();
-        let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
+        let upstream = self.upstream(&cluster, &host, &frame);
         (call.host, call.active) = (Rc::clone(&host), Some(active));
         let spare = upstream.is_connecting() && left > 0;
         call.spare = spare.then(|| Spare {
@@ -271,6 +271,11 @@ impl RpcManager {
             client.forget(number);
             client.refuse(origin, failure, &text);
         }
+    }
+
+    fn upstream(&self, cluster: &Rc<Cluster>, host: &Rc<Host>, frame: &Frame) -> Rc<Upstream> {
+        let flavour = frame.origin().flavour;
+        Upstream::of((&self.config, &self.stats), cluster, host, flavour)
     }
 
     /// The number of the route of a request, and the hash that chooses its host.
