@@ -107,5 +107,6 @@ async fn tars_calls_that_cannot_be_answered_get_an_error_at_once() {
     refused(client, slow).await;
     let stats = tars.proxy.stats().await;
     let of = |name: &str| stats[&format!("meta_protocol.shop.cart.{name}")];
-    assert_eq!((of("request_no_route"), of("local_response_error")), (1, 3));
+    assert_eq!((of("request_no_route"), of("local_response_error")), (1, 4));
+    assert_eq!(of("request_timeout"), 1);
 }
