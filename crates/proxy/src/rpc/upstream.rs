@@ -90,8 +90,11 @@ impl Upstream {
         flavour: Flavour,
     ) -> Rc<Self> {
         let one_at_a_time = config.codec.pool_mode() == PoolMode::PingPong;
+        // Others of this worker, which are busy.
+        let any = Cell::new(false);
         let fits = |own: &Self| {
             let (a, b) = (&own.config, config);
+            any.set(any.get() || one_at_a_time);
             if one_at_a_time
                 && (own.origin.get().flavour != flavour || !own.calls.borrow().is_empty())
             {
@@ -115,7 +118,7 @@ impl Upstream {
                 origin: Cell::new(Origin { id: 0, flavour }),
                 asked: Cell::new(None),
             });
-            let task = Rc::clone(&new).run(Rc::clone(cluster), Rc::clone(host));
+            let task = Rc::clone(&new).run(Rc::clone(cluster), Rc::clone(host), any.get());
             tokio::task::spawn_local(task);
             new
         })
@@ -210,10 +213,10 @@ impl Upstream {
         self.out.is_crowded()
     }
 
-    async fn run(self: Rc<Self>, cluster: Rc<Cluster>, host: Rc<Host>) {
+    async fn run(self: Rc<Self>, cluster: Rc<Cluster>, host: Rc<Host>, any: bool) {
         let mut timer = Box::pin(tokio::time::sleep(NEVER));
         let connected = {
-            let mut connect = std::pin::pin!(cluster.connect_shared(&host, Priority::Default));
+            let mut connect = std::pin::pin!(cluster.connect_shared(&host, Priority::Default, any));
             std::future::poll_fn(|cx| {
                 self.out.register(cx.waker());
                 while !self.poll_deadlines(cx, &mut timer, None) {}

@@ -9,4 +9,5 @@ mod proxy;
 mod routes;
 mod rpc;
 mod rpc_limits;
+mod rpc_thrift;
 mod uploads;
