@@ -104,7 +104,7 @@ async fn calls_of_the_same_number_are_answered_in_their_order() {
     let (listener, address) = Upstream::start().await;
     let proxy = Proxy::start(&thrift("up"), &[("up", address)]).await;
     let mut client = Peer::connect(&proxy).await;
-    let calls = [call(0, "first"), call(0, "second"), call(1, "third")];
+    let calls = [call(0, "first"), call(0, "second"), call(0, "third")];
     client.0.send(calls.concat()).await;
     let mut host = Peer::accept(&listener).await;
     for text in ["first", "second", "third"] {
