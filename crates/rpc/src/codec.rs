@@ -24,7 +24,7 @@ pub trait Codec: Sync + std::fmt::Debug {
     fn decode(&self, input: &mut BytesMut, limits: Limits) -> Result<Decoded, DecodeError>;
 
     /// Like [`Codec::decode`], for the same input again and again. A frame that does not say its length is
-    /// looked at from where the last call stopped, as `scan` remembers; with a frame or an error it is new.
+    /// looked at from where the last call stopped, as `_scan` remembers; with a frame or an error it is new.
     ///
     /// # Errors
     /// As [`Codec::decode`].
@@ -32,9 +32,8 @@ pub trait Codec: Sync + std::fmt::Debug {
         &self,
         input: &mut BytesMut,
         limits: Limits,
-        scan: &mut Scan,
+        _scan: &mut Scan,
     ) -> Result<Decoded, DecodeError> {
-        let _nothing = scan;
         self.decode(input, limits)
     }
 
@@ -48,8 +47,7 @@ pub trait Codec: Sync + std::fmt::Debug {
 
     /// Takes a frame that came from a host as the answer to one of its calls, where the protocol writes
     /// some answers like requests. `false`: it is none, and is as it was.
-    fn read_as_answer(&self, frame: &mut Frame) -> bool {
-        let _unchanged = frame;
+    fn read_as_answer(&self, _frame: &mut Frame) -> bool {
         false
     }
 

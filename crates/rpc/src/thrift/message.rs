@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 
 use super::skip::{self, Skip, Stop};
-use super::varint::{put_varint, varint};
+use super::varint::{NoNumber, put_varint, varint};
 use crate::bytes_at::{i32_at, splice, u8_at, u32_at};
 use crate::codec::{DecodeError, Failure};
 use crate::frame::{Kind, Outcome};
@@ -56,9 +56,9 @@ fn name_len(len: i64) -> Result<usize, Stop> {
 
 fn compact_number(bytes: &[u8], at: usize) -> Result<(u64, usize), Stop> {
     match varint(bytes, at) {
-        Some(Some(found)) => Ok(found),
-        Some(None) => Err(Stop::Need(bytes.len() + 1)),
-        None => Err(bad("number in a Thrift message")),
+        Ok(found) => Ok(found),
+        Err(NoNumber::Short) => Err(Stop::Need(bytes.len() + 1)),
+        Err(NoNumber::Long) => Err(bad("number in a Thrift message")),
     }
 }
 
@@ -193,7 +193,7 @@ fn exception_kind(compact: bool, bytes: &[u8], mut at: usize) -> Option<i32> {
             if !compact {
                 return i32_at(bytes, field.value_at);
             }
-            let (value, _) = varint(bytes, field.value_at)??;
+            let (value, _) = varint(bytes, field.value_at).ok()?;
             return Some((value >> 1) as i32 ^ -((value & 1) as i32));
         }
         at = Skip::of_value(compact, bytes, &field).ok()?;

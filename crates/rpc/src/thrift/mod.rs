@@ -82,7 +82,7 @@ fn transport(input: &[u8]) -> Result<Option<Transport>, DecodeError> {
         _ => {}
     }
     Ok(match input.get(LEN..LEN + 4) {
-        None => None,
+        None | Some([]) => None,
         Some([0x0f, 0xff, ..]) => Some(Transport::Header),
         Some([0x80 | 0x82 | 0, ..]) => Some(Transport::Framed),
         // The name of an old message.
@@ -91,7 +91,6 @@ fn transport(input: &[u8]) -> Result<Option<Transport>, DecodeError> {
             let (what, at, value) = ("Thrift message", LEN, *value);
             return Err(DecodeError::Magic { what, at, value });
         }
-        Some([]) => None,
     })
 }
 

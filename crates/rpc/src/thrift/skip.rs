@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use super::varint::varint;
+use super::varint::{NoNumber, varint};
 use crate::bytes_at::{i32_at, u8_at};
 use crate::codec::DecodeError;
 
@@ -128,9 +128,9 @@ pub(super) fn field(
 
 fn number(bytes: &[u8], at: usize) -> Result<(u64, usize), Stop> {
     match varint(bytes, at) {
-        Some(Some(found)) => Ok(found),
-        Some(None) => Err(Stop::Need(bytes.len().max(at) + 1)),
-        None => Err(BAD),
+        Ok(found) => Ok(found),
+        Err(NoNumber::Short) => Err(Stop::Need(bytes.len().max(at) + 1)),
+        Err(NoNumber::Long) => Err(BAD),
     }
 }
 

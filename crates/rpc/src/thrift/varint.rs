@@ -3,24 +3,30 @@
 /// As long as one of 64 bits can be.
 const MAX: usize = 10;
 
-/// The number at `at`, and the place behind it. `Some(None)`: it is not there as a whole; `None`: it is too
-/// long.
-pub(crate) fn varint(bytes: &[u8], at: usize) -> Option<Option<(u64, usize)>> {
+/// Why there is no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoNumber {
+    /// It is not there as a whole.
+    Short,
+    /// It goes on for too long.
+    Long,
+}
+
+/// The number at `at`, and the place behind it.
+pub(crate) fn varint(bytes: &[u8], at: usize) -> Result<(u64, usize), NoNumber> {
     let mut value = 0;
-    for (count, byte) in bytes.get(at..).unwrap_or_default().iter().enumerate() {
-        if count == MAX {
-            return None;
-        }
-        value |= u64::from(byte & 0x7f).checked_shl(count as u32 * 7)?;
+    let rest = bytes.get(at..).unwrap_or_default();
+    for (count, byte) in rest.iter().take(MAX).enumerate() {
+        value |= u64::from(byte & 0x7f) << (count * 7);
         if byte & 0x80 == 0 {
-            return Some(Some((value, at + count + 1)));
+            return Ok((value, at + count + 1));
         }
     }
-    // Ten bytes that all go on are too many, whatever follows.
-    if bytes.len() >= at.saturating_add(MAX) {
-        return None;
-    }
-    Some(None)
+    Err(if rest.len() < MAX {
+        NoNumber::Short
+    } else {
+        NoNumber::Long
+    })
 }
 
 /// Writes a number.

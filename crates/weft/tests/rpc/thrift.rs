@@ -78,7 +78,7 @@ impl Thrift {
         *notes += 1;
         eventually("the note arrives", AT_ONCE * 5, async || {
             let one = ask(client, json!({"op": "call", "method": "notes"})).await;
-            let done = one["value"] == notes.to_string();
+            let done = one["value"].as_str() == Some(&*notes.to_string());
             done.then_some(()).ok_or_else(|| one.to_string())
         })
         .await;
