@@ -196,18 +196,20 @@ fn answer(request: Origin, result: i32, text: &str, buffer: &[u8]) -> BytesMut {
     finish(out)
 }
 
-/// A map of strings with other values, and what it did not have if `add`. `None` if nothing changes.
+/// A map of strings with other values, and what it did not have if `add`. Empty if nothing changes.
 fn changed_map(
     frame: &[u8],
     map: Option<Field>,
     tag: u8,
     changes: &[(&str, &str)],
     add: bool,
-) -> Option<Vec<u8>> {
+) -> Result<Vec<u8>, RewriteError> {
     let mut pairs: Vec<(Cow<'_, str>, &str)> = Vec::new();
     let mut different = false;
     for (key, value) in map.iter().flat_map(|map| map.pairs(frame)) {
-        let (key, mut value) = (key.text(frame)?, value.text(frame)?);
+        let (Some(key), Some(mut value)) = (key.text(frame), value.text(frame)) else {
+            return Err(RewriteError::Unreadable);
+        };
         if let Some((_, new)) = changes.iter().rfind(|(name, _)| *name == key) {
             different |= value != *new;
             value = new;
@@ -224,7 +226,7 @@ fn changed_map(
         }
     }
     if !different {
-        return None;
+        return Ok(Vec::new());
     }
     let mut out = Vec::new();
     put_map(&mut out, tag, pairs.len());
@@ -232,7 +234,7 @@ fn changed_map(
         put_text(&mut out, 0, &key);
         put_text(&mut out, 1, value);
     }
-    Some(out)
+    Ok(out)
 }
 
 impl Codec for Tars {
@@ -395,6 +397,10 @@ impl Codec for Tars {
         if fields.last().map_or(packet.five.end, |field| field.end) != bytes.len() {
             return Err(RewriteError::Unreadable);
         }
+        // Each at most once.
+        if !fields.is_sorted_by(|one, next| one.tag < next.tag) {
+            return Err(RewriteError::Unreadable);
+        }
         let of_tag = |tag| fields.iter().find(|field| field.tag == tag).copied();
         let (status, context) = (of_tag(packet.status_tag()), of_tag(CONTEXT));
         let in_status = |key: &str| {
@@ -403,26 +409,26 @@ impl Codec for Tars {
         };
         let (of_status, of_context): (Vec<_>, Vec<_>) =
             changes.iter().copied().partition(|(key, _)| in_status(key));
-        let new_status = changed_map(bytes, status, packet.status_tag(), &of_status, false);
-        let new_context = changed_map(bytes, context, CONTEXT, &of_context, true);
+        let new_status = changed_map(bytes, status, packet.status_tag(), &of_status, false)?;
+        let new_context = changed_map(bytes, context, CONTEXT, &of_context, true)?;
         let mut out = Vec::with_capacity(bytes.len() + 64);
         out.extend_from_slice(bytes.get(..packet.five.end).unwrap_or_default());
         let mut added = context.is_some();
         for field in &fields {
             if field.tag > CONTEXT && !added {
-                out.extend_from_slice(new_context.as_deref().unwrap_or_default());
+                out.extend_from_slice(&new_context);
                 added = true;
             }
             let new = match field.tag {
                 CONTEXT => &new_context,
                 tag if tag == packet.status_tag() => &new_status,
-                _ => &None,
+                _ => &Vec::new(),
             };
-            let old = || bytes.get(field.at..field.end).unwrap_or_default();
-            out.extend_from_slice(new.as_deref().unwrap_or_else(old));
+            let old = bytes.get(field.at..field.end).unwrap_or_default();
+            out.extend_from_slice(if new.is_empty() { old } else { new });
         }
         if !added {
-            out.extend_from_slice(new_context.as_deref().unwrap_or_default());
+            out.extend_from_slice(&new_context);
         }
         if i32::try_from(out.len()).is_err() {
             return Err(RewriteError::TooLong {

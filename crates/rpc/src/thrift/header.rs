@@ -69,9 +69,11 @@ impl Head {
         let header = frame.get(..self.message_at).unwrap_or_default();
         let mut at = self.info_at;
         while let Some((kind @ (PAIRS | LASTING_PAIRS), begin)) = number(header, at) {
-            let Some(end) = block(header, begin, |key, value| each(kind, key, value)) else {
+            // One that ends too early is none.
+            let Some(end) = block(header, begin, |_, _| {}) else {
                 break;
             };
+            block(header, begin, |key, value| each(kind, key, value));
             at = end;
         }
         at
