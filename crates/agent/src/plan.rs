@@ -322,4 +322,16 @@ mod tests {
             assert!(plan.failed(Trouble::Other, start()) <= 2 * SECOND);
         }
     }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_decided_holds_no_longer() {
+        let year = 365 * 24 * HOUR;
+        let mut plan = plan(3);
+        let pause = plan.failed(Trouble::Other, start() + year);
+        assert_eq!(plan.wait(start() + year), pause);
+        assert_eq!(plan.wait(start()), Duration::ZERO, "not in a year");
+        plan.failed(Trouble::Other, start());
+        assert!(plan.wait(start()) > Duration::ZERO);
+        assert_eq!(plan.wait(start() + HOUR), Duration::ZERO);
+    }
 }

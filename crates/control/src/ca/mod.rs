@@ -298,7 +298,7 @@ pub(crate) fn open(
     let (jwt, jwt_keys) = JwtFolder::open(&config.folder, now)?;
     let (issuers, fetched) = read_issuers(config)?;
     let federated = config.federated.as_ref();
-    let federated = federated.map(|path| FederatedFolder::open(path, domains.own.clone()));
+    let federated = federated.map(|path| FederatedFolder::open(path, domains.clone()));
     let (federated, foreign) = federated.transpose()?.unzip();
     let foreign = foreign.unwrap_or_default();
     let desk = Desk {
