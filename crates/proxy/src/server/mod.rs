@@ -32,6 +32,7 @@ use weft_upstream::ClusterStore;
 
 use crate::access_log::AccessLogs;
 use crate::admin::{AdminParts, AdminServer, AdminState, Kind, LogControl, ServerOptions};
+use crate::prefixes::AllLimits;
 use crate::routes::RouteTable;
 use crate::stats::{CertificateFileStats, ClusterManagerStats, ListenerManagerStats, XdsStats};
 use crate::worker::{self, Common};
@@ -197,6 +198,7 @@ fn common(registry: &Arc<Registry>, clusters: &Arc<ClusterStore>, context: &Cont
         clusters: Arc::clone(clusters),
         files: Arc::default(),
         faults: Arc::default(),
+        limits: Arc::new(AllLimits::new(Arc::clone(registry))),
         local_address: local_address::local_address(),
         node_cluster: Arc::clone(&context.node_cluster),
         node_id: Arc::clone(&context.node_id),
