@@ -142,7 +142,7 @@ mod tests {
             assert_eq!(meant.type_url, FAULT);
             assert!(!is(&meant));
             let fault = HttpFault::decode(meant.value.as_slice()).expect("a message");
-            assert_eq!(fault.max_active_faults, Some(3));
+            assert_eq!(fault.max_active_faults.map(|most| most.value), Some(3));
             assert_eq!(fault.downstream_nodes, ["a", "5"]);
             assert!(fault.disable_downstream_cluster_stats);
             let share = fault.delay.and_then(|delay| delay.percentage);

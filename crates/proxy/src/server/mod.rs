@@ -164,7 +164,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         .start(message, loaded.value)
         .await
         .map_err(ProxyError::Start)?;
-    // From here on only a dump needs the descriptors.
+    // From here on only a dump and messages written as `TypedStruct` need the descriptors.
     weft_proto::pool::release();
     let mut life = Life {
         resources,

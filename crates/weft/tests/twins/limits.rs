@@ -58,7 +58,7 @@ static_resources:
                     request_headers_to_add_when_not_enforced: [{header: {key: x-too-many, value: 'for %REQ(x-who)%'}}]
               - match: {prefix: /off}
                 route: {cluster: up}
-                typed_per_filter_config: {limit: {"@type": {{limit}}, stat_prefix: off, token_bucket: {{one}}, filter_enforced: {{always}}}}
+                typed_per_filter_config: {limit: {"@type": {{limit}}, stat_prefix: unused, token_bucket: {{one}}, filter_enforced: {{always}}}}
               - match: {prefix: /none}
                 route: {cluster: up}
                 typed_per_filter_config: {limit: {"@type": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}}
