@@ -284,7 +284,7 @@ mod tests {
                 (0..600).filter(|_| bucket.take(now)).count()
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
-            let taken = threads.into_iter().map(|thread| thread.join());
+            let taken = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
             taken.map(|taken| taken.expect("no panic")).sum()
         });
         assert_eq!(taken, 1000);

@@ -152,7 +152,7 @@ mod tests {
             &counts.rate_limited,
             &counts.enforced,
         ];
-        all.map(|counter| counter.get())
+        all.map(weft_core::metrics::Counter::get)
     }
 
     /// How many of ten requests of a connection are answered, a second after another.
