@@ -173,7 +173,7 @@ mod tests {
                 "value.max_active_faults",
                 "",
             ),
-            (FAULT, "{delai: {}}", "value.delai", "delay"),
+            (FAULT, "{delai: {}}", "value", "delay"),
             (
                 "type.googleapis.com/a.B",
                 "{}",

@@ -110,7 +110,7 @@ fn settings_may_be_written_as_typed_struct() {
             "{stat_prefix: a}",
             "[\"f\"].value.token_bucket: is required",
         ),
-        (limit, "{stat: a}", "[\"f\"].value.stat: "),
+        (limit, "{stat: a}", "[\"f\"].value: unknown field \"stat\""),
         (
             "google.protobuf.Struct",
             "{}",
