@@ -1,13 +1,17 @@
 //! Typed extensions: one table per extension point, from type URL to constructor. What is on no
 //! table is refused with its path.
 
+use std::borrow::Cow;
+
 use prost::Message;
 
+use crate::error::Problem;
 use crate::filter_chain::{NetworkFilter, NetworkGuard};
 use crate::pass::Pass;
 use crate::pb;
 use pb::core::api_config_source::ApiType;
 use pb::google::Any;
+use weft_proto::typed_struct;
 
 /// An extension that Weft has.
 pub(crate) struct Extension<T: 'static> {
@@ -23,14 +27,39 @@ pub(crate) fn typed<T>(
     message: Option<&Any>,
     table: &[Extension<T>],
 ) -> Option<T> {
-    p.required(field, message, |p, any| {
-        let name = type_name(any);
-        if let Some(extension) = table.iter().find(|extension| extension.name == name) {
-            return (extension.read)(p, &any.value);
-        }
+    p.required(field, message, |p, any| by_table(p, any, table))
+}
+
+/// Reads the `Any` we stand at by a table, also one that is written as `TypedStruct`.
+pub(crate) fn by_table<T>(p: &mut Pass<'_>, any: &Any, table: &[Extension<T>]) -> Option<T> {
+    let written = typed_struct::is(any);
+    let any = meant(p, any)?;
+    let name = type_name(&any);
+    let Some(extension) = table.iter().find(|extension| extension.name == name) else {
         refuse_type(p, name);
-        None
-    })
+        return None;
+    };
+    if written {
+        p.at("value", |p| (extension.read)(p, &any.value))
+    } else {
+        (extension.read)(p, &any.value)
+    }
+}
+
+/// The message that a `TypedStruct` stands for; any other is meant itself.
+pub(crate) fn meant<'a>(p: &mut Pass<'_>, any: &'a Any) -> Option<Cow<'a, Any>> {
+    if !typed_struct::is(any) {
+        return Some(Cow::Borrowed(any));
+    }
+    match typed_struct::resolve(any) {
+        Ok(meant) => Some(Cow::Owned(meant)),
+        Err(problems) => {
+            for (path, text) in problems {
+                p.adopt_problem(Problem::new(path, text));
+            }
+            None
+        }
+    }
 }
 
 /// Refuses an `Any` whose type is on no table.

@@ -16,6 +16,12 @@ impl Fraction {
         denominator: 100,
     };
 
+    /// Never.
+    pub const NONE: Self = Self {
+        numerator: 0,
+        denominator: 100,
+    };
+
     /// Whether a uniformly random number falls into the share (Envoy: `random % denominator < numerator`).
     pub fn holds(self, random: u64) -> bool {
         random % u64::from(self.denominator.max(1)) < u64::from(self.numerator)

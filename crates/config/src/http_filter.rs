@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::ext_authz::{AuthzOverride, ExtAuthz};
 use crate::fraction::Fraction;
 use crate::jwt::{JwtAuthn, JwtOverride};
+use crate::local_rate_limit::LocalRateLimit;
 use crate::matching::{HeaderMatch, StringMatch};
 use crate::name_cache::NameCache;
 use crate::rbac::RbacFilter;
@@ -40,6 +41,8 @@ pub enum HttpFilterConfig {
     ExtAuthz(Arc<ExtAuthz>),
     /// The host that the request names is looked up.
     DynamicForwardProxy(Arc<NameCache>),
+    /// So many requests in so much time.
+    LocalRateLimit(Arc<LocalRateLimit>),
 }
 
 /// `envoy.filters.http.router`.
@@ -126,6 +129,8 @@ pub enum FilterOverride {
     ExtAuthz(Arc<AuthzOverride>),
     /// Another host than the request names.
     DynamicForwardProxy(HostOverride),
+    /// Another limit.
+    LocalRateLimit(Arc<LocalRateLimit>),
 }
 
 /// Which host is looked up instead of the one that a request names.

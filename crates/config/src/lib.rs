@@ -41,6 +41,7 @@ pub mod http_uri;
 pub mod ignored;
 pub mod jwt;
 pub mod listener;
+pub mod local_rate_limit;
 pub mod matching;
 pub mod metadata;
 pub mod name_cache;

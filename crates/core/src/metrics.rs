@@ -284,6 +284,9 @@ macro_rules! stat_set {
     };
 }
 
+/// The one kind that stands after its tag.
+const LOCAL_RATE_LIMIT: &str = "http_local_rate_limit";
+
 /// Whose metrics they are, in Envoy's terms: `cluster.<name>`, `http.<stat prefix>`, ….
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope {
@@ -323,6 +326,21 @@ impl Scope {
     /// `meta_protocol.<protocol>.<stat prefix>.…`
     pub fn rpc(prefix: impl Into<Arc<str>>) -> Self {
         Self::tagged("meta_protocol", "envoy_meta_protocol_prefix", prefix)
+    }
+    /// `<stat prefix>.http_local_rate_limit.…`
+    pub fn local_rate_limit(prefix: impl Into<Arc<str>>) -> Self {
+        let label = "envoy_local_http_ratelimit_prefix";
+        Self::tagged(LOCAL_RATE_LIMIT, label, prefix)
+    }
+    /// Envoy's full name of a metric.
+    pub fn full_name(&self, name: &str) -> String {
+        let kind = self.kind;
+        match &self.tag {
+            Some(tag) if kind == LOCAL_RATE_LIMIT => format!("{}.{kind}.{name}", tag.value),
+            Some(tag) => format!("{kind}.{}.{name}", tag.value),
+            None if kind.is_empty() => name.to_owned(),
+            None => format!("{kind}.{name}"),
+        }
     }
     /// `listener.<address>.…`
     pub fn listener(address: impl Into<Arc<str>>) -> Self {

@@ -8,7 +8,7 @@ use weft_config::http_filter::OverrideLevels;
 use weft_config::rbac::PeerNames;
 use weft_config::{Metadata, RequestHead};
 
-use crate::{Calls, CorsAnswer, HeaderEdit, RequestBody};
+use crate::{Calls, ConnectionBucket, CorsAnswer, HeaderEdit, RequestBody};
 
 /// The request's head; what a filter changes, the filters after it and the upstream see.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub struct Connection {
     /// The names in the client's certificate: `None` in plain text, no names if it showed none.
     /// Only there if a filter wants them.
     pub names: Option<PeerNames>,
+    /// Its tokens, where a limit holds for each connection.
+    pub bucket: ConnectionBucket,
 }
 
 /// See the module.

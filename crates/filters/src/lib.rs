@@ -12,6 +12,7 @@ mod ext_authz;
 pub mod fault;
 mod header_edit;
 pub mod jwt;
+mod local_rate_limit;
 pub mod local_reply;
 mod rbac;
 
@@ -19,9 +20,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weft_config::DataSource;
 use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels};
 use weft_config::jwt::RemoteKeySource;
+use weft_config::{DataSource, HeaderOps};
 
 pub use body::{Beginning, RequestBody};
 pub use call::{Call, CallError, CallResponse, Calls, NameError};
@@ -31,6 +32,7 @@ pub use counters::CounterGroup;
 pub use fault::FaultStats;
 pub use header_edit::{EditKind, HeaderEdit};
 pub use jwt::RemoteKeys;
+pub use local_rate_limit::{ConnectionBucket, LimitCounts};
 pub use local_reply::LocalReply;
 pub use rbac::{DENIED as RBAC_DENIED, Judged, RbacCounters};
 
@@ -39,6 +41,8 @@ pub use rbac::{DENIED as RBAC_DENIED, Judged, RbacCounters};
 pub enum Verdict {
     /// The next filter has it.
     Continue,
+    /// The next filter has it, with these changes of its headers.
+    Edit(Arc<HeaderOps>),
     /// It is answered here.
     Reply(LocalReply),
 }
@@ -53,6 +57,8 @@ pub trait Surroundings {
     fn read(&self, source: &DataSource) -> Option<Bytes>;
     /// Counters `<prefix><name>` of the connection manager; the same ones for the same prefix.
     fn counters(&self, prefix: &str, names: &'static [&'static str]) -> Arc<CounterGroup>;
+    /// The statistics of limits.
+    fn limits(&self) -> Arc<dyn LimitCounts>;
 }
 
 /// A filter of a connection manager in one worker, ready to run.
@@ -71,6 +77,7 @@ enum Kind {
     Jwt(Box<jwt::JwtFilter>),
     ExtAuthz(ext_authz::AuthzFilter),
     DynamicForwardProxy(dynamic_forward_proxy::ForwardFilter),
+    LocalRateLimit(local_rate_limit::LimitFilter),
 }
 
 impl Filter {
@@ -92,6 +99,9 @@ impl Filter {
             HttpFilterConfig::DynamicForwardProxy(cache) => {
                 Kind::DynamicForwardProxy(dynamic_forward_proxy::ForwardFilter::new(cache))
             }
+            HttpFilterConfig::LocalRateLimit(limit) => Kind::LocalRateLimit(
+                local_rate_limit::LimitFilter::new(limit, surroundings.limits()),
+            ),
             HttpFilterConfig::Jwt(jwt) => {
                 Kind::Jwt(Box::new(jwt::JwtFilter::new(jwt, surroundings)))
             }
@@ -158,6 +168,10 @@ impl Filter {
                 };
                 filter.request(own, context).await
             }
+            Kind::LocalRateLimit(filter) => match own {
+                Some(FilterOverride::LocalRateLimit(own)) => filter.request(Some(own), context),
+                _ => filter.request(None, context),
+            },
             Kind::Jwt(filter) => {
                 let own = match own {
                     Some(FilterOverride::Jwt(own)) => Some(&**own),

@@ -2,10 +2,12 @@
 //! `grpc-status` for gRPC.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use weft_config::HeaderOps;
 
 /// An answer without an upstream.
 #[derive(Debug, Clone)]
@@ -22,6 +24,8 @@ pub struct LocalReply {
     pub flag: Option<&'static str>,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: Cow<'static, str>,
+    /// Changes of its headers, after the route's.
+    pub edit: Option<Arc<HeaderOps>>,
     /// The route's operations on response headers pass it by.
     pub bare: bool,
 }
@@ -36,6 +40,7 @@ impl LocalReply {
             headers: Vec::new(),
             flag: None,
             details: details.into(),
+            edit: None,
             bare: false,
         }
     }

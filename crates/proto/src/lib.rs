@@ -11,7 +11,7 @@
 //! - [`cel`], [`format`], [`regex`]: the little languages in their strings.
 //! - [`canonical`], [`merge`]: messages as bytes that are equal for equal messages, and one laid over
 //!   another.
-//! - [`untyped`]: configurations of extensions without a type.
+//! - [`untyped`]: configurations of extensions without a type; [`typed_struct`]: with one that is JSON.
 //! - [`json`]: messages as Envoy's admin prints them; [`redact`]: without their secrets.
 
 pub mod bootstrap;
@@ -30,6 +30,7 @@ pub mod redact;
 pub mod regex;
 pub mod rules;
 pub mod type_url;
+pub mod typed_struct;
 pub mod untyped;
 pub mod yaml;
 

@@ -8,8 +8,9 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use weft_config::filter_chain::{NetworkFilter, NetworkGuard};
+use weft_config::local_rate_limit::RateLimitCounts;
 use weft_core::metrics::{Registry, Scope, StatSet};
-use weft_filters::{CounterGroup, FaultStats};
+use weft_filters::{CounterGroup, FaultStats, LimitCounts};
 
 use crate::listener::ListenerSpec;
 use crate::rpc::{Methods, RpcStats};
@@ -161,9 +162,57 @@ impl AllFaults {
     }
 }
 
+/// The statistics of limits of requests, which all workers share.
+#[derive(Debug)]
+pub(crate) struct AllLimits {
+    registry: Arc<Registry>,
+    kept: Mutex<HashMap<Arc<str>, Arc<RateLimitCounts>>>,
+}
+
+/// Beyond so many, those that no limit uses any more are forgotten when another comes.
+const KEPT_LIMITS: usize = 1024;
+
+impl AllLimits {
+    pub(crate) fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            registry,
+            kept: Mutex::default(),
+        }
+    }
+}
+
+impl LimitCounts for AllLimits {
+    fn of(&self, prefix: &Arc<str>) -> Arc<RateLimitCounts> {
+        let mut kept = self.kept.lock();
+        if let Some(counts) = kept.get(prefix) {
+            return Arc::clone(counts);
+        }
+        if kept.len() >= KEPT_LIMITS {
+            kept.retain(|_, counts| Arc::strong_count(counts) > 1);
+        }
+        let scope = Scope::local_rate_limit(Arc::clone(prefix));
+        let counts: Arc<RateLimitCounts> = registered(&self.registry, scope);
+        kept.insert(Arc::clone(prefix), Arc::clone(&counts));
+        counts
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_count_on_by_their_prefix_and_unused_ones_are_bounded() {
+        let registry = Arc::new(Registry::default());
+        let all = AllLimits::new(Arc::clone(&registry));
+        let used = all.of(&Arc::from("used"));
+        used.ok.inc();
+        for number in 0..2 * KEPT_LIMITS {
+            all.of(&Arc::from(format!("{number}")));
+        }
+        assert!(registry.collect().len() <= KEPT_LIMITS);
+        assert_eq!(all.of(&Arc::from("used")).ok.get(), 1);
+    }
 
     #[test]
     fn a_prefix_counts_on_and_is_forgotten_when_nobody_needs_it() {

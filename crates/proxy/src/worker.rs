@@ -18,7 +18,7 @@ use crate::connection::{Connections, Phase, Reason};
 use crate::http::file_bodies::FileBodies;
 use crate::key_servers::KeyServers;
 use crate::listener::{Listener, ListenerSpec};
-use crate::prefixes::{AllFaults, PrefixStats};
+use crate::prefixes::{AllFaults, AllLimits, PrefixStats};
 use crate::stats::ListenerStats;
 
 /// How often idle and old connections are looked for.
@@ -56,6 +56,7 @@ pub(crate) struct Common {
     pub(crate) clusters: Arc<ClusterStore>,
     pub(crate) files: Arc<FileBodies>,
     pub(crate) faults: Arc<AllFaults>,
+    pub(crate) limits: Arc<AllLimits>,
     /// This machine's address, for `x-forwarded-for` of local clients.
     pub(crate) local_address: IpAddr,
     pub(crate) node_cluster: Arc<str>,
@@ -68,6 +69,7 @@ pub(crate) struct Worker {
     pub(crate) registry: Arc<Registry>,
     pub(crate) files: Arc<FileBodies>,
     pub(crate) faults: Arc<AllFaults>,
+    pub(crate) limits: Arc<AllLimits>,
     pub(crate) prefixes: PrefixStats,
     pub(crate) keys: KeyServers,
     prefixes_changed: Cell<bool>,
@@ -94,6 +96,7 @@ impl Worker {
             registry: common.registry,
             files: common.files,
             faults: common.faults,
+            limits: common.limits,
             prefixes: PrefixStats::default(),
             keys: KeyServers::default(),
             prefixes_changed: Cell::new(false),

@@ -4,6 +4,7 @@
 mod twins {
     mod addresses;
     mod hosts;
+    mod limits;
     mod names;
     mod proxy;
     mod servers;

@@ -8,9 +8,10 @@ use super::{
     HttpFilter, HttpFilterConfig, Router,
 };
 use crate::ext_authz;
-use crate::extension::{Extension, decode, refuse_type, type_name, typed};
+use crate::extension::{Extension, by_table, decode, meant, typed};
 use crate::fraction::Fraction;
 use crate::jwt;
+use crate::local_rate_limit;
 use crate::matching::{header_matcher, string_matcher};
 use crate::name_cache;
 use crate::pass::{Pass, flag};
@@ -20,8 +21,10 @@ use pb::extensions::filters::common::fault::v3 as common_fault;
 use pb::extensions::filters::http::{cors::v3 as cors, fault::v3 as fault, router::v3 as router};
 use pb::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::google::Any;
+use weft_proto::typed_struct;
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
+const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
 
 /// `None` inside: accepted and left out.
@@ -79,6 +82,14 @@ const HTTP_FILTERS: &[Extension<Option<HttpFilterConfig>>] = &[
         },
     },
     Extension {
+        name: LOCAL_RATE_LIMIT,
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            local_rate_limit::filter(p, &message)
+                .map(|limit| Some(HttpFilterConfig::LocalRateLimit(Arc::new(limit))))
+        },
+    },
+    Extension {
         name: GRPC_STATS,
         read: |p, _| {
             p.ignore("http_filter", GRPC_STATS, true);
@@ -130,6 +141,14 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
             name_cache::per_route(p, &message).map(FilterOverride::DynamicForwardProxy)
         },
     },
+    Extension {
+        name: LOCAL_RATE_LIMIT,
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            local_rate_limit::per_route(p, &message)
+                .map(|limit| FilterOverride::LocalRateLimit(Arc::new(limit)))
+        },
+    },
 ];
 
 /// Reads one filter of an HTTP manager; `Some(None)` if it is accepted and left out.
@@ -157,7 +176,7 @@ pub(crate) fn http_filter(
             return None;
         }
     };
-    if *is_optional && !HTTP_FILTERS.iter().any(|one| one.name == type_name(any)) {
+    if *is_optional && !has(HTTP_FILTERS, any) {
         p.ignore("hcm.HttpFilter", "is_optional", true);
         return Some(None);
     }
@@ -190,9 +209,10 @@ pub(crate) fn overrides(p: &mut Pass<'_>, message: &HashMap<String, Any>) -> Fil
 }
 
 fn override_of(p: &mut Pass<'_>, any: &Any) -> Option<FilterOverride> {
-    if type_name(any) != FILTER_CONFIG {
+    if typed_struct::type_of(any) != FILTER_CONFIG {
         return settings_of(p, any);
     }
+    let any = meant(p, any)?;
     let pb::config::route::v3::FilterConfig {
         config,
         is_optional,
@@ -214,7 +234,7 @@ fn override_of(p: &mut Pass<'_>, any: &Any) -> Option<FilterOverride> {
     if any.type_url.is_empty() {
         return Some(FilterOverride::Enabled);
     }
-    if is_optional && !OVERRIDES.iter().any(|one| one.name == type_name(&any)) {
+    if is_optional && !has(OVERRIDES, &any) {
         p.ignore("route.FilterConfig", "is_optional", true);
         return None;
     }
@@ -222,14 +242,13 @@ fn override_of(p: &mut Pass<'_>, any: &Any) -> Option<FilterOverride> {
 }
 
 fn settings_of(p: &mut Pass<'_>, any: &Any) -> Option<FilterOverride> {
-    let name = type_name(any);
-    match OVERRIDES.iter().find(|extension| extension.name == name) {
-        Some(extension) => (extension.read)(p, &any.value),
-        None => {
-            refuse_type(p, name);
-            None
-        }
-    }
+    by_table(p, any, OVERRIDES)
+}
+
+/// Whether what is meant is on a table.
+fn has<T>(table: &[Extension<T>], any: &Any) -> bool {
+    let name = typed_struct::type_of(any);
+    table.iter().any(|one| one.name == name)
 }
 
 fn read_router(p: &mut Pass<'_>, message: &router::Router) -> Option<Router> {
@@ -295,12 +314,6 @@ pub(crate) fn read_fault(p: &mut Pass<'_>, message: &fault::HttpFault) -> Option
     })
 }
 
-/// A fault without a percentage never happens in Envoy.
-const NEVER: Fraction = Fraction {
-    numerator: 0,
-    denominator: 100,
-};
-
 fn fault_delay(p: &mut Pass<'_>, message: &common_fault::FaultDelay) -> Option<FaultDelay> {
     use common_fault::fault_delay::FaultDelaySecifier as Kind;
     let common_fault::FaultDelay {
@@ -309,7 +322,7 @@ fn fault_delay(p: &mut Pass<'_>, message: &common_fault::FaultDelay) -> Option<F
     } = message;
     let share = p
         .opt("percentage", percentage.as_ref(), Pass::fraction)
-        .unwrap_or(NEVER);
+        .unwrap_or(Fraction::NONE); // As in Envoy: it never happens.
     let fixed = match fault_delay_secifier {
         Some(Kind::FixedDelay(delay)) => Some(p.positive_duration("fixed_delay", Some(delay))?),
         Some(Kind::HeaderDelay(common_fault::fault_delay::HeaderDelay {})) => None,
@@ -330,7 +343,7 @@ fn fault_abort(p: &mut Pass<'_>, message: &fault::FaultAbort) -> Option<FaultAbo
     } = message;
     let share = p
         .opt("percentage", percentage.as_ref(), Pass::fraction)
-        .unwrap_or(NEVER);
+        .unwrap_or(Fraction::NONE); // As in Envoy: it never happens.
     let kind = match error_type {
         Some(ErrorType::HttpStatus(status @ 200..=599)) => AbortKind::Http(*status as u16),
         Some(ErrorType::HttpStatus(_)) => {

@@ -76,3 +76,54 @@ fn the_most_specific_switch_and_the_most_specific_settings_count_apart() {
         assert_eq!(levels.disabled("g"), None);
     }
 }
+
+#[test]
+fn settings_may_be_written_as_typed_struct() {
+    let written = |kind: &str, name: &str, value: &str| {
+        format!(
+            "{{'@type': type.googleapis.com/{kind}.TypedStruct, type_url: type.googleapis.com/{name}, value: {value}}}"
+        )
+    };
+    let limit = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+    let bucket = "{stat_prefix: a, token_bucket: {max_tokens: 1, fill_interval: 1s}}";
+    for kind in ["udpa.type.v1", "xds.type.v3"] {
+        let plain = written(kind, limit, bucket);
+        let inside = format!("{{{FILTER_CONFIG}, config: {plain}}}");
+        for text in [&plain, &inside] {
+            let found = good(text);
+            let found = found.get("f");
+            assert!(
+                matches!(found, Some(FilterOverride::LocalRateLimit(_))),
+                "{found:?}"
+            );
+        }
+        let off = good(&written(
+            kind,
+            "envoy.config.route.v3.FilterConfig",
+            "{disabled: true}",
+        ));
+        assert!(matches!(off.get("f"), Some(FilterOverride::Disabled)));
+    }
+    for (name, value, wanted) in [
+        (
+            limit,
+            "{stat_prefix: a}",
+            "[\"f\"].value.token_bucket: is required",
+        ),
+        (limit, "{stat: a}", "[\"f\"].value: unknown field \"stat\""),
+        (
+            "google.protobuf.Struct",
+            "{}",
+            "google.protobuf.Struct is not supported",
+        ),
+        ("a.B", "{}", "[\"f\"].type_url: a.B is not supported"),
+    ] {
+        let error = read(&written("xds.type.v3", name, value)).expect_err(value);
+        assert!(error.contains(wanted), "{error}\nwanted {wanted}");
+    }
+    let left_out = written("xds.type.v3", "a.B", "{}");
+    let nothing = good(&format!(
+        "{{{FILTER_CONFIG}, is_optional: true, config: {left_out}}}"
+    ));
+    assert!(nothing.get("f").is_none());
+}

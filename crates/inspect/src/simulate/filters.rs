@@ -10,12 +10,13 @@ use http::uri::PathAndQuery;
 use serde_json::{Value, json};
 use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels};
 use weft_config::jwt::RemoteKeySource;
+use weft_config::local_rate_limit::{LocalRateLimit, RateLimitCounts};
 use weft_config::rbac::Action;
 use weft_config::{DataSource, HttpFilter, HttpManager, Metadata, Rbac};
 use weft_filters::call::{Call as ServiceCall, Calling};
 use weft_filters::{
-    CallError, Calls, Connection, CounterGroup, FaultStats, Filter, LocalReply, RemoteKeys,
-    RequestContext, RequestParts, Surroundings, Verdict,
+    CallError, Calls, Connection, ConnectionBucket, CounterGroup, FaultStats, Filter, LimitCounts,
+    LocalReply, RemoteKeys, RequestContext, RequestParts, Surroundings, Verdict,
 };
 
 use super::call::Head;
@@ -39,7 +40,14 @@ impl Calls for Nobody {
     }
 }
 
+#[derive(Debug)]
 struct Bare;
+
+impl LimitCounts for Bare {
+    fn of(&self, _: &Arc<str>) -> Arc<RateLimitCounts> {
+        Arc::default()
+    }
+}
 
 impl Surroundings for Bare {
     fn faults(&self) -> Arc<FaultStats> {
@@ -48,6 +56,10 @@ impl Surroundings for Bare {
 
     fn remote_keys(&self, source: &Arc<RemoteKeySource>) -> Rc<RemoteKeys> {
         Rc::new(RemoteKeys::new(Arc::clone(source)))
+    }
+
+    fn limits(&self) -> Arc<dyn LimitCounts> {
+        Arc::new(Self)
     }
 
     fn read(&self, source: &DataSource) -> Option<Bytes> {
@@ -124,6 +136,24 @@ fn not_asked(configured: &HttpFilter, overrides: OverrideLevels<'_>) -> Option<S
     ))
 }
 
+/// What is to be said of a limit whose tokens are in the proxy.
+fn limited(
+    configured: &HttpFilter,
+    own: &LocalRateLimit,
+    overrides: OverrideLevels<'_>,
+) -> Option<String> {
+    let name = &configured.name;
+    let limit = match overrides.settings(name) {
+        Some(FilterOverride::LocalRateLimit(route)) => route,
+        _ => own,
+    };
+    let holds = limit.bucket.is_some() && limit.enabled.numerator > 0;
+    (holds && limit.enforced.numerator > 0).then(|| {
+        let status = limit.status.as_u16();
+        format!("{name}: a request too many is answered with {status}")
+    })
+}
+
 /// Runs the filters in their order. Each looks at the route as those before it have made it; which
 /// ones run is the first route's decision, as in the data plane.
 pub(super) async fn run<'a>(
@@ -145,6 +175,7 @@ pub(super) async fn run<'a>(
             .map_or("", |hello| &hello.server_name)
             .into(),
         names: around.peer.clone(),
+        bucket: ConnectionBucket::default(),
     };
     let first = selection.overrides();
     let mut metadata = Metadata::default();
@@ -179,13 +210,17 @@ pub(super) async fn run<'a>(
             }
             // Nothing is looked up in a simulation.
             HttpFilterConfig::DynamicForwardProxy(_) => continue,
+            HttpFilterConfig::LocalRateLimit(own) => {
+                notes.extend(limited(configured, own, context.overrides));
+                continue;
+            }
             _ => {}
         }
         let verdict = filter.request(&mut context).await;
         let reroute = context.reroute;
         head.path = path.to_string();
         let reply = match verdict {
-            Verdict::Continue => None,
+            Verdict::Continue | Verdict::Edit(_) => None,
             Verdict::Reply(reply) => Some(reply),
         };
         let passes = reply.is_none();

@@ -96,11 +96,7 @@ fn collect(state: &AdminState, choice: &Choice) -> Vec<Stat> {
     let mut stats = Vec::new();
     let mut connections = 0;
     let mut take = |scope: &Scope, name: String, value: Value| {
-        let full = match &scope.tag {
-            Some(tag) => format!("{}.{}.{name}", scope.kind, tag.value),
-            None if scope.kind.is_empty() => name.clone(),
-            None => format!("{}.{name}", scope.kind),
-        };
+        let full = scope.full_name(&name);
         if choice.takes(&full, &value) {
             stats.push(Stat {
                 scope: scope.clone(),

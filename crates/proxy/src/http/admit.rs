@@ -57,7 +57,7 @@ impl Head {
 /// Why a request is not served, beyond its answer.
 #[derive(Debug)]
 pub(crate) struct Refusal {
-    pub(crate) reply: LocalReply,
+    pub(crate) reply: Box<LocalReply>,
     pub(crate) close: bool,
     /// Envoy's codec refuses it before it is a request: no access log tells of it.
     pub(crate) silent: bool,
@@ -66,7 +66,7 @@ pub(crate) struct Refusal {
 impl Refusal {
     pub(crate) fn new(status: StatusCode, details: &'static str) -> Self {
         Self {
-            reply: LocalReply::new(status, details),
+            reply: Box::new(LocalReply::new(status, details)),
             close: true,
             silent: false,
         }
@@ -272,7 +272,7 @@ fn clean_path(path: PathAndQuery, config: &HttpManager) -> Result<PathAndQuery, 
             PathAndQuery::try_from(clean).map_err(|_| bad("path_normalization_failed"))
         }
         PathVerdict::Redirect(to) => Err(Refusal {
-            reply: redirect(StatusCode::TEMPORARY_REDIRECT, &to),
+            reply: Box::new(redirect(StatusCode::TEMPORARY_REDIRECT, &to)),
             close: false,
             silent: false,
         }),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use http::Version;
 use http::header::HeaderValue;
 
-use weft_filters::Connection;
+use weft_filters::{Connection, ConnectionBucket};
 
 use super::client_cert::{ClientCert, peer_names};
 use super::headers::Peer;
@@ -71,6 +71,7 @@ impl Downstream {
             server_name: stream.server_name().unwrap_or_default().into(),
             names: (manager.wants_names && tls.is_some())
                 .then(|| peer_names(stream.peer_certificates())),
+            bucket: ConnectionBucket::default(),
         };
         let this = Rc::new(Self {
             manager,

@@ -48,6 +48,8 @@ flags! {
     DELAY_INJECTED = 9 "DI" "DelayInjected";
     /// The fault filter answered.
     FAULT_INJECTED = 10 "FI" "FaultInjected";
+    /// There were too many requests.
+    RATE_LIMITED = 11 "RL" "RateLimited";
     /// An authorization service refused, or could not be asked.
     UNAUTHORIZED_EXTERNAL_SERVICE = 12 "UAEX" "UnauthorizedExternalService";
     /// The client went away.

@@ -12,10 +12,13 @@ use weft_config::http_filter::{HttpFilterConfig, Router};
 use weft_config::jwt::RemoteKeySource;
 use weft_config::{DataSource, HttpManager, RouteConfig, RouteSource};
 use weft_core::metrics::Scope;
-use weft_filters::{Calls, CounterGroup, FaultStats, Filter, RemoteKeys, Surroundings};
+use weft_filters::{
+    Calls, CounterGroup, FaultStats, Filter, LimitCounts, RemoteKeys, Surroundings,
+};
 
 use super::headers::Forwarding;
 use crate::access_log::{AccessLogFile, Log};
+use crate::prefixes::AllLimits;
 use crate::routes::RouteSlot;
 use crate::stats::HttpStats;
 use crate::worker::Worker;
@@ -66,6 +69,10 @@ impl Surroundings for Own<'_> {
             tokio::task::spawn_local(RemoteKeys::keep_fresh(Rc::downgrade(&keys), worker));
         }
         keys
+    }
+
+    fn limits(&self) -> Arc<dyn LimitCounts> {
+        Arc::<AllLimits>::clone(&self.worker.limits)
     }
 
     fn read(&self, source: &DataSource) -> Option<Bytes> {

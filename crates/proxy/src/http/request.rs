@@ -250,8 +250,18 @@ impl Selection {
                     .flags
                     .add(super::flags::ResponseFlags::DELAY_INJECTED);
             }
-            if let Verdict::Reply(reply) = verdict {
-                return Err(reply);
+            match verdict {
+                Verdict::Continue => {}
+                Verdict::Edit(edit) => {
+                    head.record(exchange);
+                    edit.apply(&mut head.headers, &exchange.source());
+                }
+                Verdict::Reply(reply) => {
+                    if reply.edit.is_some() {
+                        head.record(exchange);
+                    }
+                    return Err(reply);
+                }
             }
             if reroute {
                 let again = Self::find(exchange, head, self.random);

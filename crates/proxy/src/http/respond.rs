@@ -64,6 +64,9 @@ pub(crate) fn local(
         }
         routes.apply_response_headers(&vhost, &route, None, &mut parts.headers, &exchange.source());
     }
+    if let Some(edit) = &reply.edit {
+        edit.apply(&mut parts.headers, &exchange.source());
+    }
     exchange.filter_response(&mut parts.headers);
     finish_headers(&exchange, &mut parts.headers);
     let http2 = exchange.version == Version::HTTP_2;

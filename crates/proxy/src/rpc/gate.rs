@@ -9,7 +9,7 @@ use weft_config::Metadata;
 use weft_config::rbac::{Head, RbacFilter, Subject};
 use weft_config::rpc::RpcFilter;
 use weft_core::metrics::Scope;
-use weft_filters::{Connection, Judged, RBAC_DENIED, RbacCounters};
+use weft_filters::{Connection, ConnectionBucket, Judged, RBAC_DENIED, RbacCounters};
 use weft_net::Stream;
 use weft_rpc::{Attributes, Failure};
 
@@ -55,6 +55,7 @@ impl Peer {
                 direct: direct.ip(),
                 server_name: stream.server_name().unwrap_or_default().into(),
                 names,
+                bucket: ConnectionBucket::default(),
             },
             direct,
             original_dst: handle.original_dst(local),

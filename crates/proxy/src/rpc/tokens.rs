@@ -17,11 +17,12 @@ use weft_config::jwt::{JwtAuthn, RemoteKeySource};
 use weft_config::{DataSource, HttpFilter, Metadata};
 use weft_core::metrics::Scope;
 use weft_filters::{
-    Connection, CounterGroup, FaultStats, Filter, LocalReply, RemoteKeys, RequestContext,
-    RequestParts, Surroundings, Verdict,
+    Connection, CounterGroup, FaultStats, Filter, LimitCounts, LocalReply, RemoteKeys,
+    RequestContext, RequestParts, Surroundings, Verdict,
 };
 use weft_rpc::{Attributes, Codec, Frame, RewriteError};
 
+use crate::prefixes::AllLimits;
 use crate::worker::Worker;
 
 /// The filter of a manager in one worker.
@@ -56,6 +57,10 @@ impl Surroundings for Own<'_> {
 
     fn remote_keys(&self, source: &Arc<RemoteKeySource>) -> Rc<RemoteKeys> {
         self.worker.keys.get(source).0
+    }
+
+    fn limits(&self) -> Arc<dyn LimitCounts> {
+        Arc::<AllLimits>::clone(&self.worker.limits)
     }
 
     /// The configuration has only keys that stand in it.
@@ -150,7 +155,10 @@ impl TokenFilter {
             asking.as_mut().poll(&mut cx)
         };
         match verdict {
-            Poll::Ready(Verdict::Continue) => Ok(self.edits(call, (&before, &after))),
+            // It edits no other headers.
+            Poll::Ready(Verdict::Continue | Verdict::Edit(_)) => {
+                Ok(self.edits(call, (&before, &after)))
+            }
             Poll::Ready(Verdict::Reply(reply)) => Err(reply),
             Poll::Pending => refused("the keys are not there"),
         }

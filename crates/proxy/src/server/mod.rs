@@ -32,6 +32,7 @@ use weft_upstream::ClusterStore;
 
 use crate::access_log::AccessLogs;
 use crate::admin::{AdminParts, AdminServer, AdminState, Kind, LogControl, ServerOptions};
+use crate::prefixes::AllLimits;
 use crate::routes::RouteTable;
 use crate::stats::{CertificateFileStats, ClusterManagerStats, ListenerManagerStats, XdsStats};
 use crate::worker::{self, Common};
@@ -163,7 +164,7 @@ pub async fn run(options: ProxyOptions, drain: DrainSignal) -> Result<(), ProxyE
         .start(message, loaded.value)
         .await
         .map_err(ProxyError::Start)?;
-    // From here on only a dump needs the descriptors.
+    // From here on only a dump and messages written as `TypedStruct` need the descriptors.
     weft_proto::pool::release();
     let mut life = Life {
         resources,
@@ -197,6 +198,7 @@ fn common(registry: &Arc<Registry>, clusters: &Arc<ClusterStore>, context: &Cont
         clusters: Arc::clone(clusters),
         files: Arc::default(),
         faults: Arc::default(),
+        limits: Arc::new(AllLimits::new(Arc::clone(registry))),
         local_address: local_address::local_address(),
         node_cluster: Arc::clone(&context.node_cluster),
         node_id: Arc::clone(&context.node_id),

@@ -85,12 +85,12 @@ impl Timeouts {
     ) -> Self {
         let manager = exchange.manager();
         let headers = &mut head.headers;
-        let asked = take_millis(headers, X_ENVOY_TIMEOUT);
-        let per_try_asked = take_millis(headers, X_ENVOY_PER_TRY_TIMEOUT);
+        let asked = take_millis(headers, &X_ENVOY_TIMEOUT);
+        let per_try_asked = take_millis(headers, &X_ENVOY_PER_TRY_TIMEOUT);
         let expected = manager
             .router
             .respect_expected_rq_timeout
-            .then(|| take_millis(headers, X_ENVOY_EXPECTED_TIMEOUT))
+            .then(|| take_millis(headers, &X_ENVOY_EXPECTED_TIMEOUT))
             .flatten();
         let mut route = asked
             .or(expected)
@@ -175,8 +175,8 @@ fn parse_grpc_timeout(value: &HeaderValue) -> Option<Duration> {
     })
 }
 
-fn take_millis(headers: &mut HeaderMap, name: HeaderName) -> Option<Duration> {
-    let value = headers::take(headers, &name)?;
+fn take_millis(headers: &mut HeaderMap, name: &HeaderName) -> Option<Duration> {
+    let value = headers::take(headers, name)?;
     value.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }
 
