@@ -106,6 +106,11 @@ pub(crate) fn metrics(desk: &Desk) -> Vec<Family> {
             "Changes of the authority's folder that cannot be used.",
             load(&counts.updates_refused),
         ),
+        counter(
+            "weft_ca_lists_not_served",
+            "Answers to agents without the lists of revoked certificates, which are too long.",
+            load(&counts.lists_not_served),
+        ),
     ];
     all.extend(of_connections(counts));
     all
