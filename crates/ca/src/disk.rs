@@ -133,8 +133,8 @@ pub(crate) fn tidy(folder: &Path, now: SystemTime) {
 
 /// Of a file that is being written; earlier versions had the process id, in decimal digits.
 fn is_number(text: &str) -> bool {
-    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    digits && (1..=2 * RANDOM).contains(&text.len())
+    let random = text.len() == 2 * RANDOM && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    random || text.parse::<u32>().is_ok()
 }
 
 /// Writes a file as a whole. `mode`: its permissions.
@@ -212,7 +212,7 @@ pub(crate) mod tests {
         let (file, number) = name.and_then(|name| name.rsplit_once('.')).expect("both");
         assert_eq!(Path::new(file), path);
         assert!(is_number(number) && is_number("4294967295"));
-        for other in ["", "json", "00112233445566778"] {
+        for other in ["", "json", "cafe", "00112233445566778", "0123456789abcdeg"] {
             assert!(!is_number(other), "{other}");
         }
     }
