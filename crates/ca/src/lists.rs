@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use webpki::OwnedCertRevocationList;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, RevokedCertificate, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::bundle::at;
@@ -47,7 +47,7 @@ impl Lists {
         for list in &self.0 {
             if let Ok((_, list)) = CertificateRevocationList::from_der(list) {
                 let serials = list.iter_revoked_certificates();
-                let serials: Vec<&[u8]> = serials.map(|one| one.raw_serial()).collect();
+                let serials = serials.map(RevokedCertificate::raw_serial);
                 revoked.list(list.issuer().as_raw(), serials);
             }
         }
