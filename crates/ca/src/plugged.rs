@@ -73,7 +73,7 @@ impl PluggedFolder {
     /// before stays in force.
     pub fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
         let digest = self.digest()?;
-        let waited = |at: SystemTime| now.duration_since(at).is_ok_and(|time| time >= AGAIN);
+        let waited = |at: SystemTime| !now.duration_since(at).is_ok_and(|time| time < AGAIN);
         let rests = match self.refused {
             Some(at) => !waited(at),
             None => self.listed.is_none_or(|listed| is_fresh(listed, now)),

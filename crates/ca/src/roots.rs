@@ -66,7 +66,7 @@ impl RootsFolder {
     /// that is in force ends; what was in force before stays in force.
     pub fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
         let texts = self.texts()?;
-        let waited = |at: SystemTime| now.duration_since(at).is_ok_and(|time| time >= AGAIN);
+        let waited = |at: SystemTime| !now.duration_since(at).is_ok_and(|time| time < AGAIN);
         let rests = match self.refused {
             Some(at) => !waited(at),
             None => self.ends.is_none_or(|end| now < end),
