@@ -118,8 +118,7 @@ impl Agent {
     /// Works until the drain signal comes.
     pub async fn run(mut self, drain: DrainSignal) {
         loop {
-            let left = self.plan.next().duration_since(SystemTime::now());
-            let left = left.unwrap_or_default();
+            let left = self.plan.wait(SystemTime::now());
             if !left.is_zero() {
                 tokio::select! {
                     () = drain.wait() => return,

@@ -55,6 +55,8 @@ pub struct Plan {
     schedule: Schedule,
     random: u64,
     next: SystemTime,
+    /// When that was decided.
+    decided: SystemTime,
     /// When the present certificate ends.
     end: Option<SystemTime>,
     failures: u32,
@@ -68,6 +70,7 @@ impl Plan {
             schedule,
             random: seed,
             next: now,
+            decided: now,
             end: None,
             failures: 0,
             refusals: 0,
@@ -77,6 +80,14 @@ impl Plan {
     /// When the authority is to be asked.
     pub fn next(&self) -> SystemTime {
         self.next
+    }
+
+    /// How long it is until then. What was decided by a clock that was ahead holds no longer.
+    pub fn wait(&self, now: SystemTime) -> Duration {
+        if now < self.decided {
+            return Duration::ZERO;
+        }
+        self.next.duration_since(now).unwrap_or_default()
     }
 
     /// Whether the present certificate can be shown.
@@ -106,6 +117,7 @@ impl Plan {
         // Grace for the whole life would be no pause at all.
         let wait = wait.max(SHORTEST_LIFE.min(life));
         self.next = now.checked_add(wait).unwrap_or(end);
+        self.decided = now;
         self.end = Some(end);
         self.failures = 0;
         self.refusals = 0;
@@ -126,6 +138,7 @@ impl Plan {
         };
         let pause = doubled.min(bound).mul_f64(0.5 + self.fraction() / 2.0);
         self.next = now.checked_add(pause).unwrap_or(now);
+        self.decided = now;
         pause
     }
 
@@ -308,5 +321,17 @@ mod tests {
         for _ in 0..10 {
             assert!(plan.failed(Trouble::Other, start()) <= 2 * SECOND);
         }
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_decided_holds_no_longer() {
+        let year = 365 * 24 * HOUR;
+        let mut plan = plan(3);
+        let pause = plan.failed(Trouble::Other, start() + year);
+        assert_eq!(plan.wait(start() + year), pause);
+        assert_eq!(plan.wait(start()), Duration::ZERO, "not in a year");
+        plan.failed(Trouble::Other, start());
+        assert!(plan.wait(start()) > Duration::ZERO);
+        assert_eq!(plan.wait(start() + HOUR), Duration::ZERO);
     }
 }

@@ -18,6 +18,7 @@ use weft_jwt::BASE64;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use crate::authn::TrustDomains;
 use crate::{AuthorityError, TrustBundle, TrustDomain, disk};
 
 /// Trust domains of a folder.
@@ -139,7 +140,7 @@ pub type ForeignBundles = BTreeMap<TrustDomain, ForeignBundle>;
 #[derive(Debug)]
 pub struct FederatedFolder {
     path: PathBuf,
-    own: TrustDomain,
+    own: TrustDomains,
     /// The texts by names of files, as they were read last, used or not.
     seen: BTreeMap<String, Vec<u8>>,
 }
@@ -151,7 +152,7 @@ impl FederatedFolder {
     /// It cannot be read, or a bundle in it is wrong.
     pub fn open(
         path: impl Into<PathBuf>,
-        own: TrustDomain,
+        own: TrustDomains,
     ) -> Result<(Self, ForeignBundles), AuthorityError> {
         let mut folder = Self {
             path: path.into(),
@@ -207,9 +208,10 @@ impl FederatedFolder {
             let wrong = |problem: String| AuthorityError::content(&self.path.join(name), problem);
             let domain = name.strip_suffix(ENDING).unwrap_or_default();
             let domain = TrustDomain::parse(domain).map_err(|error| wrong(error.to_string()))?;
-            if domain == self.own {
+            if domain == self.own.own || self.own.aliases.contains(&domain) {
                 return Err(wrong(
-                    "is of the mesh's own trust domain, which nobody else may confirm; remove it"
+                    "is of the mesh's own trust domain or an alias of it, which nobody else may \
+                     confirm; remove it"
                         .to_owned(),
                 ));
             }
@@ -281,7 +283,10 @@ mod tests {
     #[test]
     fn a_folder_is_read_again_and_nobody_confirms_our_own_domain() {
         let folder = tempfile::tempdir().expect("a folder");
-        let own = || domain("cluster.local");
+        let own = || TrustDomains {
+            own: domain("cluster.local"),
+            aliases: vec![domain("old.local")],
+        };
         let text = own_bundle(&roots(KeyKind::P256), b"{}");
         let write = |name: &str, text: &str| {
             std::fs::write(folder.path().join(name), text).expect("written");
@@ -298,9 +303,13 @@ mod tests {
         write("two.json", &text);
         let bundles = watched.poll().expect("read").expect("changed");
         assert_eq!(bundles.len(), 2);
+        for ours in ["cluster.local.json", "old.local.json"] {
+            write(ours, &text);
+            let error = watched.poll().expect_err("ours").to_string();
+            assert!(error.contains("own trust domain"), "{error}");
+            std::fs::remove_file(folder.path().join(ours)).expect("removed");
+        }
         write("cluster.local.json", &text);
-        let error = watched.poll().expect_err("ours").to_string();
-        assert!(error.contains("own trust domain"), "{error}");
         assert!(FederatedFolder::open(folder.path(), own()).is_err());
     }
 }

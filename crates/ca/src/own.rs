@@ -128,6 +128,11 @@ impl OwnFolder {
                     let next = make_root(&self.path, &self.options, now)?;
                     rotation.begin(next, self.options.spread, now);
                 }
+                // Nobody has heard of it while the folder could not be loaded.
+                Due::Activate if !self.rotation.is_next(&rotation) => {
+                    rotation.wait_again(self.options.spread, now);
+                    break;
+                }
                 Due::Activate => {
                     let longest = self.options.longest.saturating_add(CLOCK_SKEW);
                     rotation.activate(longest, now);
@@ -345,10 +350,13 @@ impl OwnFolder {
     }
 }
 
-/// Whether lists that were made then need not be made anew: they last twice as long.
+/// Whether lists that were made then need not be made anew: they last twice as long. Those of a clock that
+/// was ahead begin in the future.
 pub(crate) fn is_fresh(listed: SystemTime, now: SystemTime) -> bool {
-    let age = now.duration_since(listed).unwrap_or_default();
-    age < CRL_LIFETIME / 2
+    match now.duration_since(listed) {
+        Ok(age) => age < CRL_LIFETIME / 2,
+        Err(ahead) => ahead.duration() <= CLOCK_SKEW,
+    }
 }
 
 /// The list of revoked serial numbers in a folder, and its text.

@@ -102,6 +102,19 @@ impl Rotation {
         self.next = Some((next, Wait::new(spread, now)));
     }
 
+    /// Whether another state, which may be later, waits for the same root.
+    pub(crate) fn is_next(&self, later: &Self) -> bool {
+        let name = |rotation: &Self| rotation.next.as_ref().map(|(name, _)| name.clone());
+        name(self) == name(later)
+    }
+
+    /// The next root waits from now on: it was not told to anybody before.
+    pub(crate) fn wait_again(&mut self, spread: Duration, now: SystemTime) {
+        if let Some((_, wait)) = &mut self.next {
+            *wait = Wait::new(spread, now);
+        }
+    }
+
     /// The next root signs; what the one before signed lasts for `longest`.
     pub(crate) fn activate(&mut self, longest: Duration, now: SystemTime) {
         if let Some((next, _)) = self.next.take() {

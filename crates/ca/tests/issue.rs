@@ -399,6 +399,53 @@ fn a_file_asks_for_the_next_root_and_waits_while_a_rotation_is_under_way() {
     assert!(!asked.exists());
 }
 
+#[test]
+fn a_next_root_that_could_not_be_told_waits_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca");
+    let start = now_in_seconds();
+    let (mut own_folder, first) =
+        OwnFolder::open(&path, options(KeyKind::P256), start).expect("made");
+    let signs = |state: &State| own(state).certificate().clone();
+    std::fs::write(path.join("revoked.txt"), "no number\n").expect("mine");
+    OwnFolder::ask_rotation(&path).expect("written");
+    for hours in [0, 25, 50] {
+        assert!(own_folder.poll(start + hours * DAY / 24).is_err());
+    }
+    std::fs::write(path.join("revoked.txt"), "").expect("mine");
+    let mended = start + 51 * DAY / 24;
+    let both = own_folder.poll(mended).expect("readable").expect("changed");
+    assert_eq!(both.bundle.certificates().len(), 2);
+    assert_eq!(
+        signs(&both),
+        signs(&first),
+        "nobody has heard of the next one"
+    );
+    let later = own_folder
+        .poll(mended + DAY)
+        .expect("readable")
+        .expect("changed");
+    assert_ne!(signs(&later), signs(&first));
+}
+
+#[test]
+fn lists_of_a_clock_that_was_ahead_are_made_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca");
+    let start = now_in_seconds();
+    let ahead = start + 3 * DAY;
+    OwnFolder::open(&path, options(KeyKind::P256), start).expect("made");
+    std::fs::write(path.join("revoked.txt"), "0a\n").expect("mine");
+    let (mut own_folder, _) = OwnFolder::open(&path, options(KeyKind::P256), ahead).expect("there");
+    assert!(own_folder.poll(ahead).expect("readable").is_none());
+    let anew = own_folder
+        .poll(start)
+        .expect("readable")
+        .expect("the clock was set back");
+    assert!(!anew.lists.pem.is_empty());
+    assert!(own_folder.poll(start).expect("readable").is_none());
+}
+
 /// A root that lasts shorter than it is trusted, and a serial number to be listed.
 #[test]
 fn a_former_root_that_has_ended_stops_no_list() {

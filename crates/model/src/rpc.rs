@@ -11,16 +11,20 @@ use crate::protocol::Protocol;
 pub enum RpcProtocol {
     Bolt,
     Dubbo,
+    Tars,
+    Thrift,
 }
 
 impl RpcProtocol {
-    const ALL: [Self; 2] = [Self::Bolt, Self::Dubbo];
+    const ALL: [Self; 4] = [Self::Bolt, Self::Dubbo, Self::Tars, Self::Thrift];
 
     /// Its name in ports and codecs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bolt => "bolt",
             Self::Dubbo => "dubbo",
+            Self::Tars => "tars",
+            Self::Thrift => "thrift",
         }
     }
 
@@ -66,7 +70,13 @@ mod tests {
             ("dubbo", Some("http"), None),
             ("dubbox", None, None),
             ("tcp-metaprotocol", None, None),
-            ("tcp-metaprotocol-thrift", None, None),
+            ("tcp-metaprotocol-thrift", None, Some(RpcProtocol::Thrift)),
+            ("thrift-cart", None, Some(RpcProtocol::Thrift)),
+            ("x-tars-cart", None, Some(RpcProtocol::Tars)),
+            ("tars", None, Some(RpcProtocol::Tars)),
+            ("any", Some("thrift"), Some(RpcProtocol::Thrift)),
+            ("tcp-thrift", None, None),
+            ("tcp-metaprotocol-kafka", None, None),
             ("http-dubbo", None, None),
             ("", None, None),
         ] {

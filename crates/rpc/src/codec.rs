@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use crate::attributes::{Attachments, Call};
 use crate::frame::{Frame, Origin};
+use crate::scan::Scan;
 
 /// A protocol. An implementation is a value without state: what a frame says is in the [`Frame`],
 /// what a connection needs is with whoever has the connection.
@@ -22,8 +23,33 @@ pub trait Codec: Sync + std::fmt::Debug {
     /// be read any further.
     fn decode(&self, input: &mut BytesMut, limits: Limits) -> Result<Decoded, DecodeError>;
 
+    /// Like [`Codec::decode`], for the same input again and again. A frame that does not say its length is
+    /// looked at from where the last call stopped, as `_scan` remembers; with a frame or an error it is new.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`].
+    fn decode_on(
+        &self,
+        input: &mut BytesMut,
+        limits: Limits,
+        _scan: &mut Scan,
+    ) -> Result<Decoded, DecodeError> {
+        self.decode(input, limits)
+    }
+
     /// How requests share a connection.
     fn pool_mode(&self) -> PoolMode;
+
+    /// Whether answers repeat the method of their request: [`Codec::error_reply`] needs it.
+    fn answers_name_method(&self) -> bool {
+        false
+    }
+
+    /// Takes a frame that came from a host as the answer to one of its calls, where the protocol writes
+    /// some answers like requests. `false`: it is none, and is as it was.
+    fn read_as_answer(&self, _frame: &mut Frame) -> bool {
+        false
+    }
 
     /// The largest request id; ids go round from there.
     fn max_id(&self) -> u64;
@@ -72,8 +98,9 @@ pub trait Codec: Sync + std::fmt::Debug {
         changes: &[(&str, &str)],
     ) -> Result<(), RewriteError>;
 
-    /// A heartbeat as somebody sends it whose other frames are like `origin`, whose id it takes.
-    fn heartbeat(&self, origin: Origin) -> BytesMut;
+    /// A heartbeat as somebody sends it whose other frames are like `origin`, whose id it takes; `None` if
+    /// the protocol has none.
+    fn heartbeat(&self, origin: Origin) -> Option<BytesMut>;
 
     /// The answer to a heartbeat, if it wants one.
     fn heartbeat_answer(&self, heartbeat: &Frame) -> Option<BytesMut>;
@@ -82,8 +109,9 @@ pub trait Codec: Sync + std::fmt::Debug {
     /// for it. With `extended` also in a word that only some peers know, and others may take amiss.
     fn goaway(&self, origin: Origin, extended: bool) -> Option<BytesMut>;
 
-    /// The answer to a request that cannot be had from anybody else, in the protocol's own status.
-    fn error_reply(&self, request: Origin, failure: Failure, text: &str) -> BytesMut;
+    /// The answer to a request that cannot be had from anybody else, in the protocol's own status. `method`
+    /// is that of the request if [`Codec::answers_name_method`], else anything.
+    fn error_reply(&self, request: Origin, method: &str, failure: Failure, text: &str) -> BytesMut;
 }
 
 /// Whether bytes are of a protocol.
@@ -144,6 +172,12 @@ pub enum DecodeError {
         at: usize,
         /// What stands there.
         value: u8,
+    },
+    /// The frame is there, but its parts do not fit into it, or are none.
+    #[error("the {what} cannot be read")]
+    Malformed {
+        /// The part.
+        what: &'static str,
     },
     /// A length is negative.
     #[error("the length of the {what} is negative")]

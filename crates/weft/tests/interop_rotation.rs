@@ -15,7 +15,7 @@ use weft_testkit::{Connection, Dataplane, Mesh, eventually, one_at_a_time};
 
 /// Renewals of all proxies together; `WEFT_ROTATIONS=1000` for the long form.
 const ROTATIONS: u64 = 150;
-/// How long a new root is trusted before it signs (`--workload-cert-ttl`).
+/// How long a new root is trusted before it signs (`--ca-root-spread`).
 const SPREAD: &str = "10s";
 
 /// A load over connections that are never opened again.
@@ -115,7 +115,7 @@ async fn hundreds_of_rotations_and_a_new_root_cost_no_request_and_no_connection(
         .and_then(|text| text.parse().ok())
         .unwrap_or(ROTATIONS);
     let world = World::start(&[
-        &format!("--workload-cert-ttl={SPREAD}"),
+        &format!("--ca-root-spread={SPREAD}"),
         "--max-workload-cert-ttl=1h",
     ])
     .await;
@@ -194,7 +194,7 @@ fn borrowed(all: &[(String, String)]) -> Vec<(&str, &str)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoys_notice_neither_renewals_nor_a_new_root() {
     let _turn = one_at_a_time();
-    let world = World::start(&["--workload-cert-ttl=6s"]).await;
+    let world = World::start(&["--workload-cert-ttl=6s", "--ca-root-spread=6s"]).await;
     let (_server, _) = world.envoy("server", 24, true).await;
     let (front, front_port) = world.envoy("front", 25, false).await;
     served(front_port).await;

@@ -1,6 +1,11 @@
 //! Real RPC clients and servers with the proxy between them: every call arrives where its route leads,
 //! unchanged, and whoever gets no answer from a host gets the protocol's own error at once.
 
+#[path = "rpc/tars.rs"]
+mod tars;
+#[path = "rpc/thrift.rs"]
+mod thrift;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //! rewritten is a frame again.
 
 use bytes::BytesMut;
-use weft_rpc::{Attribute, Attributes, Codec, Decoded, Failure, Frame, Limits};
+use weft_rpc::{Attribute, Attributes, Codec, Decoded, Failure, Frame, Limits, Scan};
 
 /// Bytes of a frame: small, so that lengths beyond it are found.
 const LIMITS: Limits = Limits { max_frame: 4096 };
@@ -11,11 +11,15 @@ pub fn check(name: &str, bytes: &[u8]) {
     let codec = weft_rpc::codec(name).expect("a codec of the table");
     let _sniffed = codec.sniff(bytes);
     let mut input = BytesMut::from(bytes);
+    let pieces = in_pieces(codec, bytes);
+    let mut count = 0;
     loop {
         let before = input.len();
         match codec.decode(&mut input, LIMITS) {
             Ok(Decoded::Frame(frame)) => {
                 assert_eq!(before, frame.bytes().len() + input.len());
+                assert_eq!(pieces.get(count).map(|piece| &**piece), Some(frame.bytes()));
+                count += 1;
                 frame_is_sound(codec, frame);
             }
             Ok(Decoded::NeedMore(needed)) => {
@@ -28,6 +32,22 @@ pub fn check(name: &str, bytes: &[u8]) {
             }
         }
     }
+}
+
+/// The frames that there are when the bytes come a few at a time.
+fn in_pieces(codec: &'static dyn Codec, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let (mut input, mut scan, mut frames) = (BytesMut::new(), Scan::default(), Vec::new());
+    for piece in bytes.chunks(3) {
+        input.extend_from_slice(piece);
+        loop {
+            match codec.decode_on(&mut input, LIMITS, &mut scan) {
+                Ok(Decoded::Frame(frame)) => frames.push(frame.bytes().to_vec()),
+                Ok(Decoded::NeedMore(_)) => break,
+                Err(_) => return frames,
+            }
+        }
+    }
+    frames
 }
 
 fn decode(codec: &'static dyn Codec, bytes: &[u8]) -> Frame {
@@ -48,9 +68,11 @@ fn frame_is_sound(codec: &'static dyn Codec, mut frame: Frame) {
     let _timeout = codec.timeout_ms(&frame);
     let _answer = codec.heartbeat_answer(&frame);
     for failure in Failure::ALL {
-        decode(codec, &codec.error_reply(frame.origin(), failure, "text"));
+        decode(codec, &codec.error_reply(frame.origin(), "m", failure, "text"));
     }
-    decode(codec, &codec.heartbeat(frame.origin()));
+    if let Some(heartbeat) = codec.heartbeat(frame.origin()) {
+        decode(codec, &heartbeat);
+    }
     codec.set_id(&mut frame, 77);
     assert_eq!(decode(codec, frame.bytes()).id(), 77);
     if codec.set_attachments(&mut frame, &[("key", "value")]).is_ok() {

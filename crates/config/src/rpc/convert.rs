@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_proto::aeraki::meta_protocol_proxy as aeraki;
 use weft_proto::rpc::CodecOptions;
-use weft_rpc::{Attribute, Codec, Limits, PoolMode};
+use weft_rpc::{Attribute, Codec, Limits, Origin};
 
 use super::filters::filters;
 use super::{AttributeMatch, RpcManager, RpcMirror, RpcRoute, RpcRouteSource, RpcRoutes, Subject};
@@ -92,7 +92,9 @@ pub(crate) fn rpc_manager(
         codec,
         limits: options.limits,
         default_timeout: options.default_timeout,
-        heartbeat_interval: options.heartbeat_interval,
+        heartbeat_interval: options
+            .heartbeat_interval
+            .filter(|_| codec.heartbeat(Origin::default()).is_some()),
         extended_goaway: options.bolt_goaway,
         idle_timeout,
         filters,
@@ -119,7 +121,7 @@ fn codec_of(
             None => options(p, &CodecOptions::default()),
         };
         let short = name.strip_prefix(CODEC_PREFIX).unwrap_or(name);
-        let codec = weft_rpc::codec(short).filter(|codec| codec.pool_mode() == PoolMode::Multiplex);
+        let codec = weft_rpc::codec(short);
         if codec.is_none() {
             let known: Vec<&str> = weft_rpc::CODECS.iter().map(|codec| codec.name()).collect();
             let known = known.join(", ");

@@ -115,6 +115,15 @@ fn options_of_the_codec_have_defaults() {
     assert_eq!(set.idle_timeout.map(|t| t.as_secs()), Some(5));
     assert_eq!(set.codec.name(), "bolt");
     assert!(set.extended_goaway && !plain.extended_goaway);
+    // Thrift has no heartbeats, whatever is asked for.
+    for (codec, interval) in [("thrift", None), ("tars", Some(15))] {
+        let manager = manager(&format!(
+            "stat_prefix: p, application_protocol: x, \
+             codec: {{name: aeraki.meta_protocol.codec.{codec}}}, route_config: {{}}"
+        ));
+        assert_eq!(manager.codec.name(), codec);
+        assert_eq!(manager.heartbeat_interval.map(|t| t.as_secs()), interval);
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl SecureConfig {
             root_key: KeyKind::default(),
             root_lifetime: ROOT_LIFETIME,
             // Agents hear of a new root when they renew their certificates.
-            root_spread: lifetimes.default,
+            root_spread: lifetimes.longest,
             lifetimes,
             jwt_lifetime: JWT_LIFETIME,
             federated: None,
@@ -302,7 +302,7 @@ pub(crate) fn open(
     let (jwt, jwt_keys) = JwtFolder::open(&config.folder, now)?;
     let (issuers, fetched) = read_issuers(config)?;
     let federated = config.federated.as_ref();
-    let federated = federated.map(|path| FederatedFolder::open(path, domains.own.clone()));
+    let federated = federated.map(|path| FederatedFolder::open(path, domains.clone()));
     let (federated, foreign) = federated.transpose()?.unzip();
     let foreign = foreign.unwrap_or_default();
     let desk = Desk {

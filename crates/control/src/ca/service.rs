@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -55,16 +55,12 @@ impl CertificateService {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let counts = &self.desk.counts;
         counts.requests.fetch_add(1, Ordering::Relaxed);
-        let Ok(_place) = self.places.try_acquire() else {
-            counts.overflow.fetch_add(1, Ordering::Relaxed);
-            return Err(Status::resource_exhausted(
-                "too many certificate requests at once; try again",
-            ));
-        };
         let (credentials, peer) = credentials(request.metadata(), request.extensions());
         let (desk, shown) = (Arc::clone(&self.desk), credentials);
+        // Whom nobody knows yet takes no place from others, but that of a file.
+        let mut place = None;
         let caller = if shown.has_join_token() {
-            // It is a file.
+            place = Some(self.place()?);
             let found =
                 tokio::task::spawn_blocking(move || desk.authenticate(&shown, peer.address));
             let ended = |_| Status::internal("authentication ended");
@@ -77,6 +73,10 @@ impl CertificateService {
             |refusal: &weft_ca::Refusal| gate::refused(refusal, "request authenticate failure");
         let caller = caller.map_err(|refusal| unauthenticated(&refusal))?;
         peer.believe();
+        let _place = match place {
+            Some(place) => place,
+            None => self.place()?,
+        };
         let IstioCertificateRequest {
             csr,
             validity_duration,
@@ -123,6 +123,14 @@ impl CertificateService {
         counts.issued.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(identity = %caller.id, "a certificate is issued");
         Ok(Response::new(answer))
+    }
+
+    /// One of the places for requests that are worked on.
+    fn place(&self) -> Result<SemaphorePermit<'_>, Status> {
+        self.places.try_acquire().map_err(|_| {
+            self.desk.counts.overflow.fetch_add(1, Ordering::Relaxed);
+            Status::resource_exhausted("too many certificate requests at once; try again")
+        })
     }
 
     fn check_lifetime(&self, asked: Option<Duration>) -> Result<(), Status> {

@@ -23,6 +23,8 @@ spec:
   - {number: 20880, name: tcp-metaprotocol-dubbo, protocol: TCP}
   - {number: 12200, name: bolt-cart}
   - {number: 20881, name: tcp, protocol: TCP}
+  - {number: 9090, name: thrift-cart, protocol: TCP}
+  - {number: 9091, name: x-tars-cart}
   endpoints:
   - {address: 10.0.0.1, labels: {version: v1}, serviceAccount: cart}
   - {address: 10.0.0.2, labels: {version: v2}, serviceAccount: cart}
@@ -260,6 +262,7 @@ fn what_comes_in_is_taken_apart_behind_mutual_tls() {
     let wanted = [tls("tls", true), tls("tls", false), tls("raw_buffer", true)];
     assert_eq!(of(20880), wanted);
     assert_eq!(of(12200), wanted);
+    assert_eq!((of(9090), of(9091)), (wanted.to_vec(), wanted.to_vec()));
     assert!(of(20881).iter().all(|(_, rpc)| !rpc));
     let taken = Listener::from_proto(&listener, &Context::default());
     assert!(taken.is_ok(), "{:?}", taken.err());
@@ -278,6 +281,9 @@ fn without_capture_a_port_is_bound_with_its_protocol() {
     let config = mesh.config(&none);
     assert_eq!(ends(&config, "127.0.0.1_20880"), ["dubbo"]);
     assert_eq!(ends(&config, "127.0.0.1_12200"), ["bolt"]);
+    for (port, codec) in [(9090, "thrift"), (9091, "tars")] {
+        assert_eq!(ends(&config, &format!("127.0.0.1_{port}")), [codec]);
+    }
     assert_eq!(ends(&config, "10.0.0.1_20880"), ["dubbo"]);
     assert_eq!(found(&routes(&config, DUBBO), "put", &[]).0, "split");
 }

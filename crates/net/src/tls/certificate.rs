@@ -120,6 +120,12 @@ fn details(path: Option<Arc<str>>, der: &CertificateDer<'_>) -> Option<Certifica
     Some(details)
 }
 
+/// Whether a certificate can be read and has not ended.
+pub(super) fn has_not_ended(der: &CertificateDer<'_>, now: SystemTime) -> bool {
+    X509Certificate::from_der(der)
+        .is_ok_and(|(_, certificate)| now <= time(certificate.validity().not_after.timestamp()))
+}
+
 fn serial_number(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes.iter().skip_while(|byte| **byte == 0) {

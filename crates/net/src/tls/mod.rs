@@ -14,7 +14,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -51,6 +51,13 @@ pub struct Validation {
     /// Roots by trust domains: that of the peer's SPIFFE ID chooses, and the fields above but for
     /// `sans` do not count. A client must have a certificate then. Empty: not so.
     pub trust_domains: Vec<(Arc<str>, Pem)>,
+}
+
+impl Validation {
+    /// Whether there is an authority that is trusted, so that not any certificate will do.
+    fn has_roots(&self) -> bool {
+        self.trusted_ca.is_some() || !self.trust_domains.is_empty()
+    }
 }
 
 /// What a TLS server is made of.
@@ -166,9 +173,26 @@ pub async fn accept(
         let acceptor = rustls::server::Acceptor::default();
         let start = tokio_rustls::LazyConfigAcceptor::new(acceptor, io).await?;
         let config = server::without_strange_alpn(config, &start.client_hello());
-        start.into_stream(config).await
+        let stream = start.into_stream(config).await?;
+        still_valid(stream.get_ref().1)?;
+        Ok(stream)
     };
     within(timeout, handshake).await.map(Stream::server_tls)
+}
+
+/// A session that is resumed has the client's certificate of then, at which nobody has looked again: it
+/// does not last longer than that.
+fn still_valid(session: &rustls::ServerConnection) -> io::Result<()> {
+    let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    let chain = session.peer_certificates().unwrap_or_default();
+    let Some(own) = chain.first().filter(|_| resumed) else {
+        return Ok(());
+    };
+    let valid = certificate::has_not_ended(own, SystemTime::now());
+    valid.then_some(()).ok_or_else(|| {
+        let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        io::Error::new(io::ErrorKind::InvalidData, expired)
+    })
 }
 
 /// The client's side of a handshake. `server_name` is sent as SNI if it is a host name;

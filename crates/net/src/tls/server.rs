@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{DistinguishedName, Error, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -36,6 +38,12 @@ pub fn server_config(spec: &ServerSpec) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = builder.with_cert_resolver(Arc::new(Certificates::new(spec)?));
     config.alpn_protocols.clone_from(&spec.alpn);
     config.send_tls13_tickets = 1;
+    let judged = spec.validation.as_ref().is_some_and(Validation::has_roots);
+    if !judged && (required || spec.validation.is_some()) {
+        // What is accepted although it has ended would be refused when it comes back: see `accept`.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+    }
     Ok(Arc::new(config))
 }
 

@@ -514,3 +514,47 @@ async fn who_may_sign_is_no_workload_and_lists_in_a_bundle_count() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn a_session_does_not_outlast_the_certificate_of_its_client() {
+    let ca = authority("ca.pem");
+    let mut spec = server(vec![ca.issue(&["a.test"], None)]);
+    spec.require_client_certificate = true;
+    spec.validation = Some(client(Some(&ca), vec![]).validation);
+    let server = server_config(&spec).unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(3);
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, &ca.issuer).unwrap();
+    let mut dialer = client(Some(&ca), vec![]);
+    dialer.identity = Some(Identity {
+        chain: Pem::new("cert.pem", cert.pem()),
+        key: Pem::new("key.pem", key.serialize_pem()),
+    });
+    let dialer = client_config(&dialer).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let call = async || {
+        let serve = async {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut stream = accept(tcp.into(), Arc::clone(&server), None).await?;
+            stream.write_all(b"!").await.unwrap();
+            stream.flush().await.unwrap();
+            Ok::<_, HandshakeError>(stream)
+        };
+        let dial = async {
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let mut stream = connect(tcp, Arc::clone(&dialer), Some("a.test"), None).await?;
+            stream.read_u8().await.map_err(HandshakeError::Failed)?;
+            Ok(stream)
+        };
+        let (served, dialed): Ends = tokio::join!(serve, dial);
+        // The client's side sees the end of its handshake first.
+        served.inspect(|_| assert!(dialed.is_ok()))
+    };
+    assert!(call().await.is_ok());
+    assert!(call().await.is_ok(), "resumed in time");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let late = call().await.expect_err("it has ended");
+    assert_eq!(late.unverified(), Some(Unverified::Chain), "{late}");
+}

@@ -38,6 +38,9 @@ pub(super) struct Client {
     calls: RefCell<AHashMap<u64, (Weak<Upstream>, u64)>>,
     /// Bytes of calls that wait here: for the end of a delay or a pause.
     held: Cell<usize>,
+    /// The methods of requests that have no answer yet, by the client's own ids; only of protocols whose
+    /// answers repeat them.
+    methods: RefCell<AHashMap<u64, Box<str>>>,
 }
 
 impl Client {
@@ -50,6 +53,7 @@ impl Client {
             next: Cell::new(0),
             calls: RefCell::default(),
             held: Cell::new(0),
+            methods: RefCell::default(),
         })
     }
 
@@ -115,20 +119,38 @@ impl Client {
         }
     }
 
+    /// A request has come.
+    fn asked(&self, frame: &Frame) {
+        let codec = self.manager.config.codec;
+        if codec.answers_name_method() && frame.kind() == Kind::Request {
+            let method = codec.call(frame).method.unwrap_or_default();
+            self.methods.borrow_mut().insert(frame.id(), method.into());
+        }
+    }
+
+    /// Whether a request of this id has no answer yet, where such a client expects the answers in the order of
+    /// its requests.
+    fn is_asked(&self, id: u64) -> bool {
+        self.methods.borrow().contains_key(&id)
+    }
+
     /// Answers a request with an error.
     pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, told: Told) {
         self.manager.stats.local_response_error.inc();
+        let method = self.methods.borrow_mut().remove(&origin.id);
         if !self.takes_answers() {
             return;
         }
         let codec = self.manager.config.codec;
-        let reply = codec.error_reply(origin, refusal.failure, &refusal.text);
+        let method = method.as_deref().unwrap_or_default();
+        let reply = codec.error_reply(origin, method, refusal.failure, &refusal.text);
         self.out.push_bytes(&reply);
         told.refused(refusal, codec, Some(&reply));
     }
 
     /// Gives the client its answer.
     pub(super) fn answer(&self, frame: Frame) {
+        self.methods.borrow_mut().remove(&frame.id());
         if self.takes_answers() {
             self.out.push(frame);
         }
@@ -177,6 +199,8 @@ pub(super) struct Connection {
     client: Rc<Client>,
     /// Whose queue has to become shorter before more requests are read.
     blocked: Option<Rc<Upstream>>,
+    /// A request whose id another one has that is under way.
+    held: Option<Frame>,
     paused: bool,
     /// How the client writes, for what we send unasked.
     origin: Option<Origin>,
@@ -198,6 +222,7 @@ impl Connection {
             input: Input::new(config.codec, config.limits),
             client: Rc::clone(client),
             blocked: None,
+            held: None,
             paused: false,
             origin: None,
             told_to_go: false,
@@ -308,7 +333,21 @@ impl Connection {
         if held || client.out.is_crowded() || client.calls.borrow().len() >= MAX_CALLS {
             return Poll::Pending;
         }
+        if let Some(frame) = self.held.take_if(|frame| !client.is_asked(frame.id())) {
+            self.request(frame);
+            // It may have filled up what there was room for.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.held.is_some() {
+            return Poll::Pending;
+        }
         Poll::Ready(())
+    }
+
+    fn request(&mut self, frame: Frame) {
+        self.client.asked(&frame);
+        self.blocked = self.client.manager.request(&self.client, frame);
     }
 
     fn frame(&mut self, frame: Frame) {
@@ -320,9 +359,10 @@ impl Connection {
             ..frame.origin()
         });
         match frame.kind() {
-            Kind::Request | Kind::Oneway => {
-                self.blocked = manager.request(client, frame);
+            Kind::Request | Kind::Oneway if client.is_asked(frame.id()) => {
+                self.held = Some(frame);
             }
+            Kind::Request | Kind::Oneway => self.request(frame),
             Kind::Heartbeat => {
                 manager.stats.request_event.inc();
                 if let Some(answer) = manager.config.codec.heartbeat_answer(&frame) {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 use weft_net::Stream;
-use weft_rpc::{Codec, DecodeError, Decoded, Frame, Limits};
+use weft_rpc::{Codec, DecodeError, Decoded, Frame, Limits, Scan};
 
 /// Room for a first read, which an idle connection keeps.
 const SMALL: usize = 2 * 1024;
@@ -22,6 +22,7 @@ pub(super) struct Input {
     bytes: BytesMut,
     /// Less than this many bytes are no frame.
     needed: usize,
+    scan: Scan,
     /// Bytes have come since somebody asked.
     progress: bool,
 }
@@ -44,6 +45,7 @@ impl Input {
             limits,
             bytes: BytesMut::new(),
             needed: 0,
+            scan: Scan::default(),
             progress: false,
         }
     }
@@ -66,7 +68,8 @@ impl Input {
     ) -> Poll<Result<Frame, Ended>> {
         loop {
             if self.bytes.len() >= self.needed.max(1) {
-                match self.codec.decode(&mut self.bytes, self.limits) {
+                let (bytes, scan) = (&mut self.bytes, &mut self.scan);
+                match self.codec.decode_on(bytes, self.limits, scan) {
                     Ok(Decoded::Frame(frame)) => {
                         self.needed = 0;
                         return Poll::Ready(Ok(frame));

@@ -23,6 +23,12 @@ const MIRROR_TIMEOUT: Duration = Duration::from_mins(1);
 const HOST_ATTEMPTS: u32 = 5;
 
 impl RpcManager {
+    /// The connection to a host that a request may take.
+    fn upstream(&self, cluster: &Rc<Cluster>, host: &Rc<Host>, frame: &Frame) -> Rc<Upstream> {
+        let flavour = frame.origin().flavour;
+        Upstream::of((&self.config, &self.stats), cluster, host, flavour)
+    }
+
     /// Sends a request to a host.
     pub(super) fn send(
         &self,
@@ -61,7 +67,7 @@ impl RpcManager {
         let active = cluster
             .begin_request(&host)
             .ok_or_else(|| overload(&cluster))?;
-        let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
+        let upstream = self.upstream(&cluster, &host, &frame);
         let waiting = upstream.admit(&cluster).ok_or_else(|| overload(&cluster))?;
         self.mutate(&mut frame, &route.request_removal, &route.request_mutation);
         for mirror in &route.mirrors {
@@ -157,7 +163,7 @@ impl RpcManager {
                 return None;
             }
             let host = cluster.pick(context)?;
-            let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
+            let upstream = self.upstream(&cluster, &host, frame);
             if upstream.is_crowded() {
                 return None;
             }
@@ -240,7 +246,7 @@ impl RpcManager {
         };
         self.stats.request_retry.inc();
         cluster.stats.upstream_rq_retry.inc();
-        let upstream = Upstream::of(&self.config, &self.stats, &cluster, &host);
+        let upstream = self.upstream(&cluster, &host, &spare.frame);
         (call.host, call.active) = (Rc::clone(&host), Some(active));
         call.told.tries(&host);
         let Some(waiting) = upstream.admit(&cluster) else {

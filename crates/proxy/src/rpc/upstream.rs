@@ -12,7 +12,7 @@ use ahash::AHashMap;
 use tokio::time::Sleep;
 use weft_config::RpcManager as Config;
 use weft_net::Stream;
-use weft_rpc::{Codec, Failure, Frame, Kind, Origin};
+use weft_rpc::{Codec, Failure, Flavour, Frame, Kind, Origin, PoolMode};
 use weft_upstream::{Cluster, FailureKind, Host, Priority, SharedConnection, WaitingRequest};
 
 use super::call::Call;
@@ -26,6 +26,8 @@ const BURST: usize = 64;
 const MAX_MISSED: u32 = 3;
 /// How long a host may take for its next sign of life once it was asked for one.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection of one call at a time stays without one; as Envoy's of TCP.
+const IDLE: Duration = Duration::from_mins(10);
 /// The timer of a connection that has nothing to wait for.
 const NEVER: Duration = Duration::from_hours(24);
 
@@ -52,6 +54,8 @@ pub(super) struct Upstream {
     next_deadline: Cell<Option<Instant>>,
     /// How the last request was written.
     origin: Cell<Origin>,
+    /// The id of the last heartbeat, to which some protocols have an answer like any other.
+    asked: Cell<Option<u64>>,
 }
 
 impl SharedConnection for Upstream {
@@ -80,15 +84,25 @@ struct Socket {
 }
 
 impl Upstream {
-    /// The connection of `host` for requests of a manager.
+    /// The connection of `host` for a request of a manager. Where a connection has one call at a time, it is
+    /// one without any, whose requests were all written as this one is.
     pub(super) fn of(
-        config: &Arc<Config>,
-        stats: &Arc<RpcStats>,
+        (config, stats): (&Arc<Config>, &Arc<RpcStats>),
         cluster: &Rc<Cluster>,
         host: &Rc<Host>,
+        flavour: Flavour,
     ) -> Rc<Self> {
+        let one_at_a_time = config.codec.pool_mode() == PoolMode::PingPong;
+        // Others of this worker, which are busy.
+        let any = Cell::new(false);
         let fits = |own: &Self| {
             let (a, b) = (&own.config, config);
+            any.set(any.get() || one_at_a_time);
+            if one_at_a_time
+                && (own.origin.get().flavour != flavour || !own.calls.borrow().is_empty())
+            {
+                return false;
+            }
             a.codec.name() == b.codec.name()
                 && a.limits == b.limits
                 && a.heartbeat_interval == b.heartbeat_interval
@@ -104,9 +118,10 @@ impl Upstream {
                 waiting: RefCell::default(),
                 next_id: Cell::new(1),
                 next_deadline: Cell::new(None),
-                origin: Cell::default(),
+                origin: Cell::new(Origin { id: 0, flavour }),
+                asked: Cell::new(None),
             });
-            let task = Rc::clone(&new).run(Rc::clone(cluster), Rc::clone(host));
+            let task = Rc::clone(&new).run(Rc::clone(cluster), Rc::clone(host), any.get());
             tokio::task::spawn_local(task);
             new
         })
@@ -130,7 +145,12 @@ impl Upstream {
         call: impl FnOnce(u64) -> Option<Call>,
     ) {
         self.waiting.borrow_mut().extend(waiting);
-        let id = self.free_id();
+        // The only call keeps its id.
+        let id = if self.one_at_a_time() {
+            frame.id()
+        } else {
+            self.free_id()
+        };
         self.origin.set(frame.origin());
         self.codec.set_id(&mut frame, id);
         if let Some(call) = call(id) {
@@ -139,6 +159,19 @@ impl Upstream {
             self.calls.borrow_mut().insert(id, call);
         }
         self.out.push(frame);
+    }
+
+    fn one_at_a_time(&self) -> bool {
+        self.codec.pool_mode() == PoolMode::PingPong
+    }
+
+    /// A call has been given up. If it has the connection for itself, its host may still work on it: the
+    /// connection ends, and what was not written yet need not be.
+    fn given_up(&self) {
+        if self.one_at_a_time() && self.phase.get() != Phase::Closed {
+            self.out.close();
+            self.retire();
+        }
     }
 
     /// An id that no call has. The circuit breaker's 2^32 requests at most are far fewer than ids, so
@@ -162,6 +195,7 @@ impl Upstream {
         let call = self.calls.borrow_mut().remove(&id);
         if let Some(call) = call {
             call.cluster.stats.upstream_rq_cancelled.inc();
+            self.given_up();
         }
         if self.phase.get() == Phase::Leaving {
             // That may have been what it stayed for.
@@ -184,10 +218,10 @@ impl Upstream {
         self.out.is_crowded()
     }
 
-    async fn run(self: Rc<Self>, cluster: Rc<Cluster>, host: Rc<Host>) {
+    async fn run(self: Rc<Self>, cluster: Rc<Cluster>, host: Rc<Host>, any: bool) {
         let mut timer = Box::pin(tokio::time::sleep(NEVER));
         let connected = {
-            let mut connect = std::pin::pin!(cluster.connect_shared(&host, Priority::Default));
+            let mut connect = std::pin::pin!(cluster.connect_shared(&host, Priority::Default, any));
             std::future::poll_fn(|cx| {
                 self.out.register(cx.waker());
                 while !self.poll_deadlines(cx, &mut timer, None) {}
@@ -265,7 +299,11 @@ impl Upstream {
         }
         loop {
             let heartbeat = self.heartbeat_at(socket);
+            let idle = self.idle_at(socket);
             let now = Instant::now();
+            if idle.is_some_and(|at| at <= now) {
+                return Poll::Ready("weft: the connection to the host was idle");
+            }
             if heartbeat.is_some_and(|at| at <= now) {
                 if socket.missed >= MAX_MISSED {
                     self.stats.upstream_heartbeat_failed.inc();
@@ -274,7 +312,7 @@ impl Upstream {
                 self.ask(socket, now);
                 continue;
             }
-            if self.poll_deadlines(cx, timer, heartbeat) {
+            if self.poll_deadlines(cx, timer, earliest(heartbeat, idle)) {
                 break;
             }
         }
@@ -294,6 +332,12 @@ impl Upstream {
         })
     }
 
+    /// When a connection ends that has had nothing to do, if it has none now.
+    fn idle_at(&self, socket: &Socket) -> Option<Instant> {
+        let idle = self.one_at_a_time() && self.calls.borrow().is_empty();
+        idle.then(|| socket.last_heard + IDLE)
+    }
+
     fn ask(&self, socket: &mut Socket, now: Instant) {
         socket.missed += 1;
         socket.asked = Some(now);
@@ -302,7 +346,10 @@ impl Upstream {
             id: self.free_id(),
             ..self.origin.get()
         };
-        self.out.push_bytes(&self.codec.heartbeat(origin));
+        if let Some(heartbeat) = self.codec.heartbeat(origin) {
+            self.asked.set(Some(origin.id));
+            self.out.push_bytes(&heartbeat);
+        }
     }
 
     /// Answers calls whose time is up. `true`: the timer is set for the next deadline, and for `also`.
@@ -337,6 +384,9 @@ impl Upstream {
         let first = calls.values().filter_map(|call| call.deadline).min();
         self.next_deadline.set(first);
         drop(calls);
+        if !late.is_empty() {
+            self.given_up();
+        }
         for call in late {
             call.fail(Failure::Timeout, "weft: the host did not answer in time");
         }
@@ -377,16 +427,28 @@ impl Upstream {
         }
     }
 
-    fn frame(&self, frame: Frame) {
+    /// The call that a response answers. Where there is one at a time, it is the answer to that, whatever id
+    /// the host has given it.
+    fn answered(&self, id: u64) -> Option<Call> {
+        let mut calls = self.calls.borrow_mut();
+        if self.one_at_a_time() {
+            let id = calls.keys().next().copied()?;
+            return calls.remove(&id);
+        }
+        calls.remove(&id)
+    }
+
+    fn frame(&self, mut frame: Frame) {
+        if frame.kind() == Kind::Request && self.calls.borrow().contains_key(&frame.id()) {
+            self.codec.read_as_answer(&mut frame);
+        }
         match frame.kind() {
-            Kind::Response => {
-                let call = self.calls.borrow_mut().remove(&frame.id());
-                match call {
-                    Some(call) => call.answer(frame),
-                    // Late, or never asked for.
-                    None => self.stats.response_unknown.inc(),
-                }
-            }
+            Kind::Response => match self.answered(frame.id()) {
+                Some(call) => call.answer(frame),
+                None if self.asked.get() == Some(frame.id()) => {}
+                // Late, or never asked for.
+                None => self.stats.response_unknown.inc(),
+            },
             Kind::Heartbeat => {
                 if let Some(answer) = self.codec.heartbeat_answer(&frame) {
                     self.reply(&answer);
@@ -397,9 +459,11 @@ impl Upstream {
             Kind::Request => {
                 self.stats.upstream_request_refused.inc();
                 let text = "weft: calls from a host to a client are not carried";
+                let method = self.codec.call(&frame).method.unwrap_or_default();
+                let origin = frame.origin();
                 let reply = self
                     .codec
-                    .error_reply(frame.origin(), Failure::NoRoute, text);
+                    .error_reply(origin, method, Failure::NoRoute, text);
                 self.reply(&reply);
             }
             Kind::Oneway => self.stats.upstream_request_refused.inc(),

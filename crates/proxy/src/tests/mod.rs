@@ -10,4 +10,5 @@ mod routes;
 mod rpc;
 mod rpc_limits;
 mod rpc_policies;
+mod rpc_thrift;
 mod uploads;

@@ -429,9 +429,10 @@ impl Codec for Bolt {
         Self::rewrite(frame, changes, &[])
     }
 
-    fn heartbeat(&self, origin: Origin) -> BytesMut {
+    fn heartbeat(&self, origin: Origin) -> Option<BytesMut> {
         // Peers wait a second for the answer to theirs.
-        write(origin, (REQUEST, HEARTBEAT), &1000_i32.to_be_bytes(), &[])
+        let wait = 1000_i32.to_be_bytes();
+        Some(write(origin, (REQUEST, HEARTBEAT), &wait, &[]))
     }
 
     fn heartbeat_answer(&self, heartbeat: &Frame) -> Option<BytesMut> {
@@ -447,7 +448,13 @@ impl Codec for Bolt {
 
     /// Status and nothing else: peers make the exception from the status, and what they would read in
     /// the content depends on the serialization.
-    fn error_reply(&self, request: Origin, failure: Failure, _text: &str) -> BytesMut {
+    fn error_reply(
+        &self,
+        request: Origin,
+        _method: &str,
+        failure: Failure,
+        _text: &str,
+    ) -> BytesMut {
         let status = status_of(failure).to_be_bytes();
         write(request, (RESPONSE, RPC_RESPONSE), &status, &[])
     }

@@ -97,7 +97,7 @@ fn pairs_are_taken_out_and_the_status_is_told() {
     assert_eq!(Bolt.attachments(&request).len(), before);
     for parts in [REQUEST_V1, REQUEST_CRC] {
         let origin = frame(parts).origin();
-        let reply = Bolt.error_reply(origin, Failure::Timeout, "");
+        let reply = Bolt.error_reply(origin, "", Failure::Timeout, "");
         assert_eq!(Bolt.status(&reply), Some(7));
     }
 }
@@ -147,7 +147,7 @@ fn heartbeats_are_answered_as_the_peer_does() {
         id: 9,
         ..frame(ONEWAY_V2).origin()
     };
-    let beat = whole(&Bolt, &Bolt.heartbeat(origin));
+    let beat = whole(&Bolt, &Bolt.heartbeat(origin).unwrap());
     let given = Bolt.heartbeat_answer(&beat).unwrap();
     assert_eq!(given, bytes(HEARTBEAT_ANSWER_V2));
 }
@@ -162,12 +162,12 @@ fn errors_have_the_protocols_status() {
             (Failure::Overload, Outcome::Overload),
             (Failure::Timeout, Outcome::Timeout),
         ] {
-            let reply = whole(&Bolt, &Bolt.error_reply(origin, failure, "why"));
+            let reply = whole(&Bolt, &Bolt.error_reply(origin, "pay", failure, "why"));
             assert_eq!((reply.kind(), reply.origin()), (Kind::Response, origin));
             assert_eq!(reply.outcome(), outcome, "{failure:?}");
         }
         for failure in Failure::ALL {
-            let reply = whole(&Bolt, &Bolt.error_reply(origin, failure, "why"));
+            let reply = whole(&Bolt, &Bolt.error_reply(origin, "pay", failure, "why"));
             assert_ne!(reply.outcome(), Outcome::Success, "{failure:?}");
         }
         assert_eq!(Bolt.goaway(origin, false), None);

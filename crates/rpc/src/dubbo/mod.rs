@@ -286,8 +286,8 @@ impl Codec for Dubbo {
         rewrite(frame, changes, &[])
     }
 
-    fn heartbeat(&self, origin: Origin) -> BytesMut {
-        event(origin, None, TWO_WAY)
+    fn heartbeat(&self, origin: Origin) -> Option<BytesMut> {
+        Some(event(origin, None, TWO_WAY))
     }
 
     /// With the heartbeat's own body, which is a null in whatever serialization it has.
@@ -303,7 +303,13 @@ impl Codec for Dubbo {
         Some(event(origin, Some(READONLY), 0))
     }
 
-    fn error_reply(&self, request: Origin, failure: Failure, text: &str) -> BytesMut {
+    fn error_reply(
+        &self,
+        request: Origin,
+        _method: &str,
+        failure: Failure,
+        text: &str,
+    ) -> BytesMut {
         let serialization = own_serialization(request.flavour);
         let mut body = Vec::with_capacity(text.len() + 10);
         if serialization == FASTJSON2 {

@@ -85,7 +85,7 @@ fn other_serializations_are_carried_and_not_read() {
         assert_eq!(refused, Err(RewriteError::Unreadable));
         let origin = frame.origin();
         // What we write ourselves is in a serialization that every Dubbo knows.
-        let reply = Dubbo.error_reply(origin, Failure::NoRoute, "no route");
+        let reply = Dubbo.error_reply(origin, "", Failure::NoRoute, "no route");
         assert_eq!(&reply[2..4], &[2, 60]);
         assert_eq!(&reply[16..], b"\x08no route");
         let beat = with(HEARTBEAT, &[(2, 0xe0 | serialization)]);
@@ -180,9 +180,12 @@ fn heartbeats_are_answered_as_the_peer_does() {
     let beat = frame(HEARTBEAT);
     answer[4..12].copy_from_slice(&beat.id().to_be_bytes());
     assert_eq!(Dubbo.heartbeat_answer(&beat).unwrap(), answer);
-    assert_eq!(Dubbo.heartbeat(beat.origin()), bytes(HEARTBEAT));
+    assert_eq!(Dubbo.heartbeat(beat.origin()).unwrap(), bytes(HEARTBEAT));
     let beat = frame(HEARTBEAT_FASTJSON2);
-    assert_eq!(Dubbo.heartbeat(beat.origin()), bytes(HEARTBEAT_FASTJSON2));
+    assert_eq!(
+        Dubbo.heartbeat(beat.origin()).unwrap(),
+        bytes(HEARTBEAT_FASTJSON2)
+    );
     let answer = Dubbo.heartbeat_answer(&beat).unwrap();
     let answer = whole(&Dubbo, &answer);
     assert_eq!(answer.kind(), Kind::HeartbeatAnswer);
@@ -236,7 +239,7 @@ fn statuses_and_exceptions_say_how_a_call_ended() {
     for parts in [REQUEST, REQUEST_FASTJSON2] {
         let origin = frame(parts).origin();
         for failure in Failure::ALL {
-            let reply = whole(&Dubbo, &Dubbo.error_reply(origin, failure, "why"));
+            let reply = whole(&Dubbo, &Dubbo.error_reply(origin, "pay", failure, "why"));
             assert_eq!((reply.kind(), reply.origin()), (Kind::Response, origin));
             assert_ne!(reply.outcome(), Outcome::Success, "{failure:?}");
         }

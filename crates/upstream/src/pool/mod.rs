@@ -283,10 +283,14 @@ impl Pool {
         self.connect(None, &guard, ends).await
     }
 
-    /// A connection that all requests of this worker to the host will share. As the first one it is
-    /// always allowed, so that no worker is left without; one too many is counted.
-    pub(crate) async fn connect_shared(&self, priority: Priority) -> Result<Stream, SendFailure> {
-        if !self.may_connect(priority, false) {
+    /// A connection that all requests of this worker to the host will share, or one of several if it has
+    /// `any`. The first one is always allowed, so that no worker is left without; one too many is counted.
+    pub(crate) async fn connect_shared(
+        &self,
+        priority: Priority,
+        any: bool,
+    ) -> Result<Stream, SendFailure> {
+        if !self.may_connect(priority, any) {
             return Err(SendFailure::new(FailureKind::Overflow, ""));
         }
         let guard = self.begin(priority);
