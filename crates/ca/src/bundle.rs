@@ -156,13 +156,15 @@ pub(crate) fn expiry(der: &[u8]) -> Option<SystemTime> {
 /// From when until when a certificate is valid.
 pub(crate) fn validity(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let time = |seconds: i64| {
-        let seconds = Duration::from_secs(u64::try_from(seconds).ok()?);
-        SystemTime::UNIX_EPOCH.checked_add(seconds)
-    };
     let validity = certificate.validity();
-    let from = time(validity.not_before.timestamp())?;
-    Some((from, time(validity.not_after.timestamp())?))
+    let from = at(validity.not_before.timestamp())?;
+    Some((from, at(validity.not_after.timestamp())?))
+}
+
+/// A time of a certificate, in seconds since 1970.
+pub(crate) fn at(seconds: i64) -> Option<SystemTime> {
+    let seconds = Duration::from_secs(u64::try_from(seconds).ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(seconds)
 }
 
 pub(crate) fn since_epoch(time: SystemTime) -> Duration {

@@ -88,6 +88,7 @@ impl JwtFolder {
     ) -> Result<(Self, JwtKeys), AuthorityError> {
         let path = path.into();
         disk::private_folder(&path)?;
+        let _alone = disk::lock(&path)?;
         let file = path.join(LIST);
         if disk::read_if_there(&file)?.is_none() {
             let name = make(&path)?;
@@ -111,6 +112,7 @@ impl JwtFolder {
     /// # Errors
     /// As [`JwtFolder::open`]; what was in force before stays in force.
     pub fn poll(&mut self, now: SystemTime) -> Result<Option<JwtKeys>, AuthorityError> {
+        let _alone = disk::lock(&self.path)?;
         let file = self.path.join(LIST);
         let before = read(&file)?;
         let (mut entries, needs_key) = due(before.clone(), now);

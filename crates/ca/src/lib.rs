@@ -12,7 +12,9 @@
 //! - A certificate has one URI name, cannot sign others, and outlives neither its issuer nor the
 //!   longest lifetime allowed.
 //! - A folder that is broken keeps the last good authority in force.
-//! - Keys are wiped from memory, never printed, and lie in files that only their owner reads.
+//! - Keys are wiped from memory, never printed, and lie in files that only their owner reads. What
+//!   decoders of PEM and libraries copy while they work is theirs to wipe.
+//! - Of processes that share a folder one changes it at a time.
 //!
 //! Sources: SPIFFE-ID, X509-SVID (spiffe.io), RFC 5280, RFC 2986; file names and lifetimes of
 //! Istio's authority.

@@ -9,6 +9,7 @@
 //!   root-cert.pem            all roots that are trusted, to be copied to where they are needed
 //!   revoked.txt              serial numbers that hold no longer, if somebody wrote it
 //!   ca-crl.pem               the lists of them by all roots, to be copied, too; there if any is revoked
+//!   lock                     held by the process that changes the folder: replicas may share it
 //!   rotate                   asks for the next root, whatever is in it; it goes when that is made
 //! ```
 
@@ -78,6 +79,7 @@ impl OwnFolder {
     ) -> Result<(Self, State), AuthorityError> {
         let path = path.into();
         disk::private_folder(&path)?;
+        let _alone = disk::lock(&path)?;
         disk::tidy(&path, now);
         let file = path.join(ROOTS);
         if disk::read_if_there(&file)?.is_none() {
@@ -98,6 +100,7 @@ impl OwnFolder {
             issuers: BTreeMap::new(),
             certificates: BTreeMap::new(),
         };
+        folder.replace_ended(now)?;
         let state = folder.load(now)?;
         Ok((folder, state))
     }
@@ -107,6 +110,7 @@ impl OwnFolder {
     /// # Errors
     /// As [`OwnFolder::open`]; what was in force before stays in force.
     pub fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
+        let _alone = disk::lock(&self.path)?;
         let mut rotation = read_rotation(&self.path)?;
         let before = rotation.clone();
         rotation.mend(now);
@@ -169,6 +173,7 @@ impl OwnFolder {
     /// # Errors
     /// A rotation is under way already, or the folder cannot be written.
     pub fn rotate(&mut self, now: SystemTime) -> Result<(), AuthorityError> {
+        let _alone = disk::lock(&self.path)?;
         let mut rotation = read_rotation(&self.path)?;
         let file = self.path.join(ROOTS);
         if !rotation.may_begin() {
@@ -181,6 +186,40 @@ impl OwnFolder {
         let next = make_root(&self.path, &self.options, now)?;
         rotation.begin(next, self.options.spread, now);
         self.write_rotation(&rotation, &before)
+    }
+
+    /// In place of a root that ended while nobody was here, the next one signs at once, or a new one:
+    /// nothing holds any more that it signed. To be called by who has the lock.
+    fn replace_ended(&mut self, now: SystemTime) -> Result<(), AuthorityError> {
+        let before = self.rotation.clone();
+        let mut rotation = before.clone();
+        // The active one, the next one, and one that is made now.
+        for _ in 0..3 {
+            if life(&self.certificate(&rotation.active)?).1 > now {
+                break;
+            }
+            rotation.mend(now);
+            let ended = rotation.active.clone();
+            let is_new = rotation.next.is_none();
+            if is_new {
+                let next = make_root(&self.path, &self.options, now)?;
+                rotation.begin(next, Duration::ZERO, now);
+            }
+            let longest = self.options.longest.saturating_add(CLOCK_SKEW);
+            rotation.activate(longest, now);
+            let root = &rotation.active;
+            tracing::error!(
+                ended,
+                root,
+                is_new,
+                "the root has ended, another one signs at once: whoever has its roots from a file must get root-cert.pem"
+            );
+        }
+        if rotation != before {
+            self.write_rotation(&rotation, &before)?;
+            self.rotation = rotation;
+        }
+        Ok(())
     }
 
     /// Writes which roots there are. If it cannot, what is new goes again: it would be made anew at
@@ -395,3 +434,6 @@ fn life(der: &CertificateDer<'_>) -> (SystemTime, SystemTime) {
         Err(_) => (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ pub struct PluggedFolder {
 }
 
 /// What was refused is tried again: a certificate may begin only after it was put here.
-const AGAIN: Duration = Duration::from_mins(1);
+pub(crate) const AGAIN: Duration = Duration::from_mins(1);
 
 impl PluggedFolder {
     /// Reads a folder. Beside it, what is in force.
@@ -73,7 +73,7 @@ impl PluggedFolder {
     /// before stays in force.
     pub fn poll(&mut self, now: SystemTime) -> Result<Option<State>, AuthorityError> {
         let digest = self.digest()?;
-        let waited = |at: SystemTime| now.duration_since(at).is_ok_and(|time| time >= AGAIN);
+        let waited = |at: SystemTime| !now.duration_since(at).is_ok_and(|time| time < AGAIN);
         let rests = match self.refused {
             Some(at) => !waited(at),
             None => self.listed.is_none_or(|listed| is_fresh(listed, now)),
@@ -129,9 +129,12 @@ impl PluggedFolder {
             let given = Lists::read(&text).map_err(content(LISTS))?;
             // What the operator lists of this authority's own certificates goes into its own list.
             let serials = given.serials_of(&issuer);
-            let added = revoked.extend(serials.iter().map(Vec::as_slice));
+            let mut all = revoked.clone();
+            let added = all.extend(serials.iter().map(Vec::as_slice));
             added.map_err(content(LISTS))?;
-            let own = issuer.revocation_list(&revoked.serials(), now);
+            let own = issuer.revocation_list(&all.serials(), now);
+            // Callers may have certificates of any authority below the roots.
+            given.add_to(&mut revoked);
             lists = RevocationLists {
                 pem: given.with(&issuer, &own.map_err(content(LISTS))?).into(),
                 whole_chain: true,

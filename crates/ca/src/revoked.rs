@@ -1,6 +1,7 @@
-//! Serial numbers of certificates that hold no longer. Never knows issuers.
+//! Serial numbers of certificates that hold no longer: those that hold for any issuer, and those of
+//! issuers' lists. Never knows whether a list is its issuer's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Serial numbers of a list.
 const MAX_SERIALS: usize = 65_536;
@@ -9,7 +10,13 @@ const MAX_SERIAL: usize = 20;
 
 /// Revoked serial numbers: big-endian, without zeros in front.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Revoked(BTreeSet<Vec<u8>>);
+pub struct Revoked {
+    /// Of any issuer.
+    serials: BTreeSet<Vec<u8>>,
+    /// By the issuer's name in DER, within which alone a serial number is unique. Their files bound
+    /// them.
+    listed: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
+}
 
 impl Revoked {
     /// Reads a list: a serial number a line in hexadecimal, with or without colons, as `openssl
@@ -35,10 +42,13 @@ impl Revoked {
                 ));
             }
         }
-        Ok(Self(serials))
+        Ok(Self {
+            serials,
+            listed: BTreeMap::new(),
+        })
     }
 
-    /// Adds serial numbers.
+    /// Adds serial numbers of any issuer.
     ///
     /// # Errors
     /// There are more than 65,536.
@@ -47,32 +57,53 @@ impl Revoked {
         serials: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), String> {
         for serial in serials {
-            self.0.insert(without_zeros(serial).to_vec());
-            if self.0.len() > MAX_SERIALS {
+            self.serials.insert(without_zeros(serial).to_vec());
+            if self.serials.len() > MAX_SERIALS {
                 return Err(format!("holds more than {MAX_SERIALS} serial numbers"));
             }
         }
         Ok(())
     }
 
-    /// Whether a serial number is among them.
+    /// Adds what a list of this issuer holds. `issuer`: its name in DER.
+    pub(crate) fn list<'a>(&mut self, issuer: &[u8], serials: impl IntoIterator<Item = &'a [u8]>) {
+        let listed = self.listed.entry(issuer.to_vec()).or_default();
+        listed.extend(serials.into_iter().map(|one| without_zeros(one).to_vec()));
+        if listed.is_empty() {
+            self.listed.remove(issuer);
+        }
+    }
+
+    /// Whether a serial number is among those of any issuer.
     pub fn contains(&self, serial: &[u8]) -> bool {
-        !self.0.is_empty() && self.0.contains(without_zeros(serial))
+        !self.serials.is_empty() && self.serials.contains(without_zeros(serial))
     }
 
-    /// All of them.
+    /// Whether it is on a list of this issuer. `issuer`: its name in DER.
+    pub fn lists(&self, issuer: &[u8], serial: &[u8]) -> bool {
+        let listed = self.listed.get(issuer);
+        listed.is_some_and(|listed| listed.contains(without_zeros(serial)))
+    }
+
+    /// Whether anything is on an issuer's list.
+    pub fn has_lists(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
+    /// Those of any issuer.
     pub fn serials(&self) -> Vec<Vec<u8>> {
-        self.0.iter().cloned().collect()
+        self.serials.iter().cloned().collect()
     }
 
-    /// How many there are.
+    /// How many there are, with those of lists.
     pub fn len(&self) -> usize {
-        self.0.len()
+        let listed: usize = self.listed.values().map(BTreeSet::len).sum();
+        self.serials.len() + listed
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.serials.is_empty() && self.listed.is_empty()
     }
 }
 
@@ -117,6 +148,22 @@ mod tests {
             let error = Revoked::parse(&format!("1\n{bad}\n")).expect_err(bad);
             assert!(error.starts_with("line 2:"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_list_holds_for_its_issuer_only() {
+        let mut revoked = Revoked::parse("7").expect("valid");
+        revoked.list(b"one", [&[0, 5][..], &[6]]);
+        revoked.list(b"two", [&[5][..]]);
+        revoked.list(b"none", []);
+        assert_eq!((revoked.len(), revoked.serials()), (4, vec![vec![7]]));
+        assert!(revoked.lists(b"one", &[5]) && revoked.lists(b"one", &[0, 6]));
+        assert!(revoked.lists(b"two", &[5]) && !revoked.lists(b"two", &[6]));
+        assert!(!revoked.lists(b"none", &[5]) && !revoked.lists(b"one", &[7]));
+        assert!(revoked.contains(&[7]) && !revoked.contains(&[5]));
+        let mut empty = Revoked::default();
+        empty.list(b"none", []);
+        assert!(empty.is_empty() && !empty.has_lists());
     }
 
     proptest! {

@@ -209,15 +209,30 @@ impl World {
     }
 
     async fn ask(&self, token: &str) -> Result<(KeyPair, Vec<String>), Status> {
+        self.call(self.channel(None).await, Some(token)).await
+    }
+
+    /// The same by a certificate in place of a token.
+    async fn renew(&self, own: &(KeyPair, Vec<String>)) -> Result<(KeyPair, Vec<String>), Status> {
+        self.call(self.channel(Some(own)).await, None).await
+    }
+
+    async fn call(
+        &self,
+        channel: Channel,
+        token: Option<&str>,
+    ) -> Result<(KeyPair, Vec<String>), Status> {
         let key = KeyPair::generate(KeyKind::P256).expect("made");
-        let mut client = tonic::client::Grpc::new(self.channel().await);
+        let mut client = tonic::client::Grpc::new(channel);
         client.ready().await.expect("connected");
         let mut request = Request::new(IstioCertificateRequest {
             csr: key.request(None).expect("made"),
             ..IstioCertificateRequest::default()
         });
-        let bearer = token.parse().expect("a header");
-        request.metadata_mut().insert("authorization", bearer);
+        if let Some(token) = token {
+            let bearer = token.parse().expect("a header");
+            request.metadata_mut().insert("authorization", bearer);
+        }
         let path = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
         let path = http::uri::PathAndQuery::from_static(path);
         let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
@@ -226,7 +241,7 @@ impl World {
     }
 
     /// The secure port's own certificate is the signer's, too.
-    async fn channel(&self) -> Channel {
+    async fn channel(&self, own: Option<&(KeyPair, Vec<String>)>) -> Channel {
         let mut store = RootCertStore::empty();
         for root in self.bundle.certificates() {
             store.add(root.clone()).expect("a root");
@@ -234,10 +249,16 @@ impl World {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider);
         let builder = builder.with_safe_default_protocol_versions();
-        let mut config = builder
-            .expect("versions")
-            .with_root_certificates(store)
-            .with_no_client_auth();
+        let builder = builder.expect("versions").with_root_certificates(store);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some((key, chain)) => {
+                let key = PrivateKeyDer::from_pem_slice(key.to_pem().expose());
+                let chain = vec![certificate(chain)];
+                let config = builder.with_client_auth_cert(chain, key.expect("PEM"));
+                config.expect("they belong together")
+            }
+        };
         config.alpn_protocols = vec![b"h2".to_vec()];
         let connector = Connector {
             address: self.running.control.secure_addr.expect("there is one"),
@@ -281,6 +302,11 @@ impl Service<Uri> for Connector {
             Ok(TokioIo::new(own.tls.connect(address, tcp).await?))
         })
     }
+}
+
+/// The first of a chain.
+fn certificate(chain: &[String]) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(chain[0].as_bytes()).expect("PEM")
 }
 
 fn judge(world: &World, key: &KeyPair, chain: &[String]) {
@@ -344,6 +370,55 @@ async fn certificates_are_the_signers_and_its_faults_are_told() {
             .await,
         1
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_the_signers_list_names_gets_no_certificate() {
+    let signer = Signer::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("signer.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let serving = Server::builder()
+        .add_service(signer.clone())
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    tokio::spawn(serving);
+    let address = format!("unix://{}", path.display());
+    let world = World::start(folder, address, None, signer.bundle.clone()).await;
+    let world = world.expect("starts");
+    let stolen = world.ask(&world.token()).await.expect("signed");
+    let good = world.renew(&stolen).await.expect("by its certificate");
+    let leaf = certificate(&stolen.1);
+    let read = webpki::EndEntityCert::try_from(&leaf).expect("a certificate");
+    let serial = read.serial().to_vec();
+    let at = |name: &str| world.folder.path().join("roots").join(name);
+    let list = |serials: &[Vec<u8>], now| {
+        let list = signer.issuer.revocation_list(serials, now);
+        std::fs::write(at("ca-crl.pem"), list.expect("signed")).expect("written");
+    };
+    let until = async |line: &str, count: u64| {
+        let started = std::time::Instant::now();
+        while world.metric(line).await != count {
+            assert!(started.elapsed() < Duration::from_secs(30), "{line}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    list(&[serial], SystemTime::now());
+    until("weft_ca_revoked", 1).await;
+    let refused = async || {
+        let refused = world.renew(&stolen).await.expect_err("revoked");
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        assert!(
+            refused.message().contains("certificate_revoked"),
+            "{refused}"
+        );
+    };
+    refused().await;
+    world.renew(&good).await.expect("it is not on the list");
+    // A list whose time is over does not take its place.
+    list(&[], SystemTime::now() - 8 * 24 * HOUR);
+    until("weft_ca_updates_rejected", 1).await;
+    assert_eq!(world.metric("weft_ca_revoked").await, 1);
+    refused().await;
 }
 
 /// Files of a TLS peer of `authority`.

@@ -21,7 +21,7 @@ use weft_proto::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 use weft_proto::spiffe::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse,
     ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse,
-    X509svidRequest, X509svidResponse,
+    X509svidRequest,
 };
 use zeroize::Zeroizing;
 
@@ -96,7 +96,7 @@ fn nothing() -> Status {
 /// An answer of a stream as things are now; none while something is missing.
 type Now<A> = fn(&Shared) -> Result<Option<A>, Status>;
 
-fn svid_now(shared: &Shared) -> Result<Option<X509svidResponse>, Status> {
+fn svid_now(shared: &Shared) -> Result<Option<x509::WithKeys>, Status> {
     of_identity(shared, x509::svid)
 }
 

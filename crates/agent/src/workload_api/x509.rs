@@ -2,32 +2,83 @@
 //! asks.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use prost::bytes::{Buf, BufMut};
+use prost::encoding::{DecodeContext, WireType};
+use prost::{DecodeError, Message};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use weft_proto::spiffe::{X509BundlesResponse, X509svid, X509svidResponse};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::bundles::Known;
 use crate::agent::WorkloadIdentity;
 
+/// A response with keys, which are wiped when it goes.
+#[derive(Default)]
+pub(super) struct WithKeys(X509svidResponse);
+
+impl Drop for WithKeys {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl fmt::Debug for WithKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WithKeys(redacted)")
+    }
+}
+
+impl Message for WithKeys {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        self.0.encode_raw(buffer);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        self.0.merge_field(tag, wire_type, buffer, context)
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.encoded_len()
+    }
+
+    fn clear(&mut self) {
+        for svid in &mut self.0.svids {
+            svid.x509_svid_key.zeroize();
+        }
+        self.0.clear();
+    }
+}
+
 /// The answer of `FetchX509SVID`.
-pub(super) fn svid(identity: &WorkloadIdentity, known: &Known) -> Result<X509svidResponse, String> {
+pub(super) fn svid(identity: &WorkloadIdentity, known: &Known) -> Result<WithKeys, String> {
     let key = PrivateKeyDer::from_pem_slice(identity.key.expose());
+    let key = Zeroizing::new(key.map_err(|_| "the key is not PEM".to_owned())?);
     // The agent's own keys are PKCS#8, as the API wants them.
-    let Ok(PrivateKeyDer::Pkcs8(key)) = key else {
+    let PrivateKeyDer::Pkcs8(key) = &*key else {
         return Err("the key is no PKCS#8".to_owned());
     };
-    Ok(X509svidResponse {
+    // What may fail comes before the copy.
+    let (chain, roots) = (der(&identity.chain)?, der(&identity.roots)?);
+    Ok(WithKeys(X509svidResponse {
         svids: vec![X509svid {
             spiffe_id: identity.id.to_string(),
-            x509_svid: der(&identity.chain)?,
+            x509_svid: chain,
             x509_svid_key: key.secret_pkcs8_der().to_vec(),
-            bundle: der(&identity.roots)?,
+            bundle: roots,
             hint: String::new(),
         }],
         crl: lists(identity, known),
         federated_bundles: foreign(identity, known),
-    })
+    }))
 }
 
 /// The answer of `FetchX509Bundles`.
@@ -71,4 +122,30 @@ fn der(pem: &[u8]) -> Result<Vec<u8>, String> {
         all.extend_from_slice(&certificate.map_err(|error| error.to_string())?);
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_is_sent_as_it_is_and_cleared_of_keys() {
+        let response = X509svidResponse {
+            svids: vec![X509svid {
+                x509_svid_key: b"secret".to_vec(),
+                ..X509svid::default()
+            }],
+            ..X509svidResponse::default()
+        };
+        let wanted = response.encode_to_vec();
+        let mut response = WithKeys(response);
+        assert_eq!(response.encode_to_vec(), wanted);
+        assert!(!format!("{response:?}").contains("115"));
+        response.clear();
+        assert!(response.0.svids.is_empty() && response.encode_to_vec().is_empty());
+        assert_eq!(
+            WithKeys::decode(&*wanted).expect("readable").0.svids[0].x509_svid_key,
+            b"secret"
+        );
+    }
 }

@@ -34,6 +34,15 @@ pub(super) fn identity(
     if state.revoked.contains(serial) {
         return Err(Refusal::Revoked(pem::hexadecimal(serial)));
     }
+    if state.revoked.has_lists() {
+        for der in chain {
+            let (_, one) = X509Certificate::from_der(der).map_err(|_| unreadable())?;
+            let serial = one.raw_serial();
+            if state.revoked.lists(one.issuer().as_raw(), serial) {
+                return Err(Refusal::Revoked(pem::hexadecimal(serial)));
+            }
+        }
+    }
     named(&certificate)
 }
 

@@ -82,14 +82,24 @@ impl Answers<JwtSvidRequest> for IdentityService {
     }
 }
 
-/// Lists of revoked certificates if agents hand them on. Longer ones would cost them the whole answer.
-fn short(lists: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+/// Lists of revoked certificates if agents hand them on. Longer ones would cost them the whole answer:
+/// that is counted, and told once for each state of the authority.
+fn short(lists: Vec<Vec<u8>>, desk: &Desk) -> Vec<Vec<u8>> {
     let bytes: usize = lists.iter().map(Vec::len).sum();
     if bytes <= MAX_LISTS {
-        lists
-    } else {
-        Vec::new()
+        return lists;
     }
+    desk.counts.lists_not_served.fetch_add(1, Ordering::Relaxed);
+    let changes = desk.authority.counters.changes.load(Ordering::Relaxed);
+    let state = changes.wrapping_add(1);
+    if desk.told_lists.swap(state, Ordering::Relaxed) != state {
+        tracing::error!(
+            bytes,
+            most = MAX_LISTS,
+            "agents get no lists of revoked certificates, which are too long: take those away whose certificates have ended"
+        );
+    }
+    Vec::new()
 }
 
 impl Answers<BundlesRequest> for IdentityService {
@@ -105,7 +115,7 @@ impl Answers<BundlesRequest> for IdentityService {
             x509_authorities: roots.map(|root| root.to_vec()).collect(),
             jwks: desk.jwt_keys.load().jwks().to_vec(),
             // They were written, or read, before.
-            crl: short(lists.flatten().map(|list| list.to_vec()).collect()),
+            crl: short(lists.flatten().map(|list| list.to_vec()).collect(), desk),
         };
         let domain = desk.authenticator.domains.own.to_string();
         let foreign = desk.foreign.load();
@@ -176,5 +186,33 @@ impl Service<http::Request<Body>> for IdentityService {
                 _ => Status::unimplemented("no such method").into_http(),
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::MeshSettings;
+
+    use super::*;
+    use crate::SecureConfig;
+
+    #[test]
+    fn lists_that_are_too_long_are_counted_and_told_once_for_each_state() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = SecureConfig::new(folder.path().join("ca"));
+        let (desk, _, _) = crate::ca::open(&config, &MeshSettings::default()).expect("made");
+        let count = || desk.counts.lists_not_served.load(Ordering::Relaxed);
+        let told = || desk.told_lists.load(Ordering::Relaxed);
+        let fits = vec![vec![0; MAX_LISTS - 1], vec![0]];
+        assert_eq!(short(fits.clone(), &desk), fits);
+        assert_eq!((count(), told()), (0, 0));
+        for times in 1..3 {
+            assert!(short(vec![vec![0; MAX_LISTS], vec![0]], &desk).is_empty());
+            assert_eq!((count(), told()), (times, 1));
+        }
+        let state = desk.authority.state();
+        desk.authority.replace((*state).clone());
+        assert!(short(vec![vec![0; MAX_LISTS + 1]], &desk).is_empty());
+        assert_eq!((count(), told()), (3, 2));
     }
 }

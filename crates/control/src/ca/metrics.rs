@@ -101,21 +101,33 @@ pub(crate) fn metrics(desk: &Desk) -> Vec<Family> {
             "Requests for certificates beyond the bound.",
             load(&counts.overflow),
         ),
-        counter(
-            "weft_ca_updates_rejected",
-            "Changes of the authority's folder that cannot be used.",
-            load(&counts.updates_refused),
-        ),
     ];
+    all.extend(of_files(counts));
     all.extend(of_connections(counts));
     all
 }
 
+fn counter(name: &'static str, help: &'static str, value: &AtomicU64) -> Family {
+    let value = value.load(Ordering::Relaxed);
+    (name, "counter", help, vec![(String::new(), value)])
+}
+
+fn of_files(counts: &Counts) -> [Family; 2] {
+    [
+        counter(
+            "weft_ca_updates_rejected",
+            "Changes of the authority's folder that cannot be used.",
+            &counts.updates_refused,
+        ),
+        counter(
+            "weft_ca_lists_not_served",
+            "Answers to agents without the lists of revoked certificates, which are too long.",
+            &counts.lists_not_served,
+        ),
+    ]
+}
+
 fn of_connections(counts: &Counts) -> [Family; 5] {
-    let counter = |name, help, value: &AtomicU64| {
-        let value = value.load(Ordering::Relaxed);
-        (name, "counter", help, vec![(String::new(), value)])
-    };
     [
         counter(
             "weft_xds_identity_mismatches",

@@ -178,6 +178,8 @@ pub(crate) struct Counts {
     pub(crate) served: AtomicU64,
     /// Changes of the authority's folder that cannot be used.
     pub(crate) updates_refused: AtomicU64,
+    /// Answers to agents without lists of revoked certificates, which are too long.
+    pub(crate) lists_not_served: AtomicU64,
 }
 
 /// Kinds of [`weft_ca::SignError`].
@@ -195,6 +197,8 @@ pub(crate) struct Desk {
     reviewer: Option<Reviewer>,
     /// Of the log, about refusals.
     lines: Lines,
+    /// The state about whose lists the log was told, by its number from one on.
+    told_lists: AtomicU64,
     /// The namespace whose members may ask about all proxies.
     system: String,
     changed: watch::Sender<u64>,
@@ -259,7 +263,7 @@ impl SignerFolder {
         match self {
             Self::Own(folder) => folder.poll(now),
             Self::Plugged(folder) => folder.poll(now),
-            Self::External(folder) => folder.poll(),
+            Self::External(folder) => folder.poll(now),
         }
     }
 }
@@ -279,7 +283,7 @@ pub(crate) fn open(
     };
     let (signer, state) = if let Some(config) = &config.signer {
         let signer = GrpcSigner::new(config).map_err(SecureError::Signer)?;
-        let (folder, state) = RootsFolder::open(&config.roots, Arc::new(signer))?;
+        let (folder, state) = RootsFolder::open(&config.roots, Arc::new(signer), now)?;
         (SignerFolder::External(folder), state)
     } else if let Some(path) = &config.plugged {
         let (folder, state) = PluggedFolder::open(path, now)?;
@@ -319,6 +323,7 @@ pub(crate) fn open(
             .transpose()
             .map_err(SecureError::Review)?,
         lines: Lines::default(),
+        told_lists: AtomicU64::new(0),
         system: mesh.root_namespace.to_string(),
         changed: watch::Sender::new(0),
         wanted: watch::Sender::default(),

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost::Message;
 use weft_model::{CredentialName, MeshSettings, Secret};
 use weft_xds::{Resource, TypeUrl};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::sds;
 use crate::ca::Svid;
@@ -123,9 +125,27 @@ fn of_workload(name: &str, r#type: Type) -> Emitted {
         name: name.to_owned(),
         r#type: Some(r#type),
     };
-    let resource = Resource::new(&TypeUrl::SECRET, name, message.encode_to_vec());
+    let resource = Resource::new(&TypeUrl::SECRET, name, body(message));
     // No object of the configuration made it.
     Emitted::new(resource, origins([]))
+}
+
+/// The encoded message. It is wiped when the last resource that shares it goes; the message is wiped
+/// here.
+fn body(mut message: SecretMessage) -> Bytes {
+    // As long as it will be from the start, so that growing leaves no copies.
+    let encoded = Zeroizing::new(message.encode_to_vec());
+    wipe(&mut message);
+    Bytes::from_owner(encoded)
+}
+
+fn wipe(message: &mut SecretMessage) {
+    if let Some(Type::TlsCertificate(certificate)) = &mut message.r#type
+        && let Some(key) = &mut certificate.private_key
+        && let Some(Specifier::InlineBytes(bytes)) = &mut key.specifier
+    {
+        bytes.zeroize();
+    }
 }
 
 fn inline(bytes: &[u8]) -> DataSource {
@@ -140,8 +160,7 @@ fn emit(name: &CredentialName, secret: &Secret, r#type: Type) -> Emitted {
         name: name.resource().to_owned(),
         r#type: Some(r#type),
     };
-    let body = message.encode_to_vec();
-    let resource = Resource::new(&TypeUrl::SECRET, name.resource(), body);
+    let resource = Resource::new(&TypeUrl::SECRET, name.resource(), body(message));
     Emitted::new(resource, origins([secret.origin.clone()]))
 }
 
@@ -203,6 +222,27 @@ mod tests {
             (domain.name, String::from_utf8(bytes).expect("text"))
         });
         domains.collect()
+    }
+
+    #[test]
+    fn a_key_is_in_the_resource_and_no_longer_in_the_message() {
+        let certificate = TlsCertificate {
+            private_key: Some(inline(b"a key of the workload")),
+            ..TlsCertificate::default()
+        };
+        let mut message = SecretMessage {
+            name: "default".to_owned(),
+            r#type: Some(Type::TlsCertificate(certificate)),
+        };
+        let encoded = body(message.clone());
+        assert_eq!(&*encoded, message.encode_to_vec());
+        assert!(encoded.windows(9).any(|part| part == b"a key of "));
+        wipe(&mut message);
+        let Some(Type::TlsCertificate(certificate)) = message.r#type else {
+            panic!("it is still one");
+        };
+        let key = certificate.private_key.expect("an empty one");
+        assert_eq!(key.specifier, Some(Specifier::InlineBytes(Vec::new())));
     }
 
     #[test]
