@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use weft_rpc::{Attribute, Attributes};
+use weft_rpc::Attributes;
 
 use crate::format::Pseudo;
 
@@ -38,15 +38,16 @@ impl CallView for Attributes<'_> {
 
     /// As in routes some names are those of what the head says.
     fn values(&self, name: &str) -> Result<Values<'_>, Unreadable> {
-        let attribute = match name {
-            "interface" => Some(Attribute::Interface),
-            "service" => Some(Attribute::Service),
-            "method" => Some(Attribute::Method),
-            "version" => Some(Attribute::Version),
-            "group" => Some(Attribute::Group),
+        let call = self.call();
+        let head = match name {
+            "interface" => call.interface,
+            "service" => call.service,
+            "method" => call.method,
+            "version" => call.version,
+            "group" => call.group,
             _ => None,
         };
-        if let Some(value) = attribute.as_ref().and_then(|one| self.get(one)) {
+        if let Some(value) = head {
             return Ok(vec![value.as_bytes()]);
         }
         let all = self.attachments().ok_or(Unreadable)?;

@@ -11,7 +11,7 @@ use weft_config::rpc::RpcFilter;
 use weft_core::metrics::Scope;
 use weft_filters::{Connection, ConnectionBucket, Judged, RBAC_DENIED, RbacCounters};
 use weft_net::Stream;
-use weft_rpc::{Attributes, Failure};
+use weft_rpc::{Attributes, Codec, Failure, Frame};
 
 use super::Refusal;
 use super::tokens::{Edits, TokenFilter};
@@ -106,40 +106,44 @@ impl Gate {
         }
     }
 
-    /// Asks every filter, and gives what has to become of the call's attachments; what filters leave goes
-    /// to `logged`. Their counters belong to a stat prefix.
+    /// Asks every filter; `edit` changes the call's attachments as one wants it, before the next looks at
+    /// them. What filters leave goes to `logged`. Their counters belong to a stat prefix.
     ///
     /// # Errors
     /// The answer to a call that is kept out.
     pub(super) fn admits(
         &self,
-        (call, peer): (&Attributes<'_>, &Peer),
+        (codec, frame, peer): (&'static dyn Codec, &mut Frame, &Peer),
         logged: Option<&mut Metadata>,
         (owner, worker): (&Arc<str>, &Worker),
-    ) -> Result<Vec<Edits>, Refusal> {
+        edit: impl Fn(&mut Frame, &Edits) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let wanted = self.slot.load();
         let Some(wanted) = &*wanted else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let mut now = self.now.borrow_mut();
         if !now.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, wanted)) {
             *now = Filters::new(wanted, owner, worker);
         }
-        let mut edits = Vec::new();
         let mut unseen = Metadata::default();
         let is_logged = logged.is_some();
         let metadata = logged.unwrap_or(&mut unseen);
         for filter in &now.all {
             match filter {
                 Filter::Tokens(tokens) => {
-                    let checked = tokens.check(call, &peer.connection, metadata, worker);
-                    edits.push(checked.map_err(|reply| {
+                    let call = Attributes::new(codec, frame);
+                    let checked = tokens.check(&call, &peer.connection, metadata, worker);
+                    drop(call);
+                    let edits = checked.map_err(|reply| {
                         let text = String::from_utf8_lossy(&reply.body).into_owned();
                         denied(&text, reply.details)
-                    })?);
+                    })?;
+                    edit(frame, &edits)?;
                 }
                 Filter::Rbac(rbac, counters) => {
-                    let subject = peer.subject(call, metadata);
+                    let call = Attributes::new(codec, frame);
+                    let subject = peer.subject(&call, metadata);
                     let judged = Judged::by(rbac, counters, &subject);
                     if is_logged {
                         judged.leave(rbac, metadata);
@@ -150,7 +154,7 @@ impl Gate {
                 }
             }
         }
-        Ok(edits)
+        Ok(())
     }
 }
 

@@ -192,18 +192,24 @@ impl RpcManager {
         told: &mut Told,
     ) -> Result<Option<Rc<Upstream>>, Refusal> {
         let loaded = self.routes.load();
-        let (chosen, befalls, edits) = {
-            let attributes = Attributes::new(self.config.codec, &frame);
-            let prefix = &self.config.stat_prefix;
-            let registry = &self.worker.registry;
+        let codec = self.config.codec;
+        let prefix = &self.config.stat_prefix;
+        {
+            let attributes = Attributes::new(codec, &frame);
             told.describe(&self.logs, &attributes);
+            let registry = &self.worker.registry;
             told.counts(self.methods.count(attributes.call(), registry, prefix));
-            let (call, of) = ((&attributes, &*client.peer), (prefix, &*self.worker));
-            let edits = self.gate.admits(call, told.metadata(), of)?;
-            let Some(routes) = &*loaded else {
-                let text = "weft: there are no routes yet".to_owned();
-                return Err(Refusal::new(Failure::NoRoute, text));
-            };
+        }
+        let (call, of) = ((codec, &mut frame, &*client.peer), (prefix, &*self.worker));
+        let edit = |frame: &mut Frame, edits: &Edits| self.edit(frame, edits);
+        self.gate.admits(call, told.metadata(), of, edit)?;
+        let Some(routes) = &*loaded else {
+            let text = "weft: there are no routes yet".to_owned();
+            return Err(Refusal::new(Failure::NoRoute, text));
+        };
+        let (chosen, befalls) = {
+            // As filters have left it.
+            let attributes = Attributes::new(codec, &frame);
             let (index, route) = find(routes, &attributes)?;
             told.routed(route);
             let random = || self.worker.random();
@@ -215,11 +221,8 @@ impl RpcManager {
                 index,
                 hash,
             };
-            (chosen, befalls.unwrap_or_default(), edits)
+            (chosen, befalls.unwrap_or_default())
         };
-        for edits in &edits {
-            self.edit(&mut frame, edits)?;
-        }
         let Befalls { delay, abort } = befalls;
         if let Some(delay) = delay {
             self.delay(client, frame, chosen, (delay, abort), std::mem::take(told));

@@ -70,11 +70,7 @@ impl RpcManager {
         let upstream = self.upstream(&cluster, &host, &frame);
         let waiting = upstream.admit(&cluster).ok_or_else(|| overload(&cluster))?;
         self.mutate(&mut frame, &route.request_removal, &route.request_mutation);
-        for mirror in &route.mirrors {
-            if mirror.share.holds(self.worker.random()) {
-                self.copy(mirror, &context, &frame, timeout);
-            }
-        }
+        let copied = (!route.mirrors.is_empty()).then(|| frame.duplicate());
         let wants_answer = frame.kind() == Kind::Request;
         let origin = frame.origin();
         let spare = upstream.is_connecting() && wants_answer && route.connect_retries > 0;
@@ -112,6 +108,14 @@ impl RpcManager {
             })
         };
         upstream.send(frame, waiting, make);
+        // Behind it: a copy must not take its place on a connection for one call at a time.
+        for mirror in &route.mirrors {
+            if let Some(frame) = &copied
+                && mirror.share.holds(self.worker.random())
+            {
+                self.copy(mirror, &context, frame, timeout);
+            }
+        }
         Ok(upstream)
     }
 

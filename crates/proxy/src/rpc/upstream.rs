@@ -153,12 +153,18 @@ impl Upstream {
         };
         self.origin.set(frame.origin());
         self.codec.set_id(&mut frame, id);
-        if let Some(call) = call(id) {
+        let call = call(id);
+        // A host may answer all the same, and would then seem to answer the next call.
+        let is_last = call.is_none() && self.one_at_a_time();
+        if let Some(call) = call {
             let next = self.next_deadline.get();
             self.next_deadline.set(earliest(next, call.deadline));
             self.calls.borrow_mut().insert(id, call);
         }
         self.out.push(frame);
+        if is_last {
+            self.retire();
+        }
     }
 
     fn one_at_a_time(&self) -> bool {
@@ -447,7 +453,11 @@ impl Upstream {
                 Some(call) => call.answer(frame),
                 None if self.asked.get() == Some(frame.id()) => {}
                 // Late, or never asked for.
-                None => self.stats.response_unknown.inc(),
+                None => {
+                    self.stats.response_unknown.inc();
+                    // What comes next would be taken for the answer to the next call.
+                    self.given_up();
+                }
             },
             Kind::Heartbeat => {
                 if let Some(answer) = self.codec.heartbeat_answer(&frame) {

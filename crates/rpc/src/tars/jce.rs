@@ -105,6 +105,10 @@ impl Field {
 
 /// A number of elements, and the place behind it.
 fn count(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
+    // Another kind could hold a count again, and that one, too.
+    if !matches!(u8_at(bytes, at)? & 0xf, ZERO | INT1 | INT2 | INT4 | INT8) {
+        return None;
+    }
     let field = Field::nested(bytes, at, MAX_DEPTH)?;
     let count = u32::try_from(field.int(bytes)?).ok()?;
     Some((count, field.end))

@@ -64,9 +64,14 @@ struct Packet {
 impl Packet {
     fn read(frame: &[u8]) -> Option<Self> {
         let (mut at, mut fields) = (LEN, [None; 5]);
-        // Fields stand in the order of their tags.
+        let mut before = 0;
+        // Fields stand in the order of their tags, each once: peers take the first of two.
         loop {
             let field = Field::read(frame, at)?;
+            if field.tag <= before {
+                return None;
+            }
+            before = field.tag;
             let place = fields.get_mut(usize::from(field.tag).checked_sub(1)?)?;
             *place = Some(field);
             at = field.end;

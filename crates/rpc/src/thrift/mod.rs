@@ -168,6 +168,17 @@ impl Thrift {
                 what: "message of a Thrift frame, which ends too early,",
             },
         })?;
+        if transport != Transport::Unframed {
+            // What is left of a frame some servers take for another call.
+            let left = DecodeError::Malformed {
+                what: "end of a Thrift frame, which is not that of its message,",
+            };
+            match begin.skip().run(whole) {
+                Ok(end) if end == whole.len() => {}
+                Err(Stop::Bad(error)) => return Err(error),
+                Ok(_) | Err(Stop::Need(_)) => return Err(left),
+            }
+        }
         let kind = begin.frame_kind();
         let outcome = match kind {
             Kind::Response => begin.outcome(whole),
@@ -285,7 +296,8 @@ impl Codec for Thrift {
         }
         let attachments = self.attachments(frame);
         let timeout = attachments.iter().find(|(key, _)| key == "client_timeout");
-        timeout.map_or(0, |(_, value)| value.parse().unwrap_or(0))
+        // Peers mean nothing by a negative one.
+        timeout.map_or(0, |(_, value)| value.parse().unwrap_or(0).max(0))
     }
 
     /// The name of a message is that of the method, behind that of the service and a colon if several services
