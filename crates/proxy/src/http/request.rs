@@ -20,72 +20,173 @@ use super::admit::{Head, Refusal, admit};
 use super::client_body::ClientBody;
 use super::downstream::Downstream;
 use super::exchange::{Exchange, Record, UpstreamInfo};
+use super::manager::Manager;
 use super::respond::redirect;
 use super::selection::{Routed, Selection};
 use super::serve::Answer;
 use super::{headers, respond, router};
 
+/// A request that was let in, on its way to what answers it. Futures of answers hold it in a box: each
+/// that waits for another is copied with it.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) exchange: Box<Exchange>,
+    pub(crate) head: Head,
+    pub(crate) body: ClientBody,
+    pub(crate) on_upgrade: Option<OnUpgrade>,
+    pub(crate) selection: Selection,
+}
+
 /// Answers one request of a connection.
 pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming>) -> Answer {
-    let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(downstream, parts.version);
-    exchange.request_open = !body.is_end_stream();
-    exchange.close = is_last(&parts);
-    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-    let mut head = match admit(&mut parts, &exchange) {
-        Ok(head) => head,
-        Err(refusal) => {
-            if exchange.logged() {
-                record_refused(&mut exchange, &mut parts);
+    match Received::admit(downstream, request) {
+        Ok(received) => received.answer().await,
+        Err(refused) => Ok(refused),
+    }
+}
+
+impl Received {
+    /// Lets a request in and routes it; the error is the answer to one that is kept out.
+    fn admit(
+        downstream: Rc<Downstream>,
+        request: Request<Incoming>,
+    ) -> Result<Box<Self>, http::Response<super::body::ResponseBody>> {
+        let (mut parts, body) = request.into_parts();
+        let mut exchange = Exchange::begin(downstream, parts.version);
+        exchange.request_open = !body.is_end_stream();
+        exchange.close = is_last(&parts);
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+        let mut head = match admit(&mut parts, &exchange) {
+            Ok(head) => head,
+            Err(refusal) => {
+                if exchange.logged() {
+                    record_refused(&mut exchange, &mut parts);
+                }
+                return Err(refuse(exchange, &refusal, &parts.method));
             }
-            return Ok(refuse(exchange, &refusal, &parts.method));
+        };
+        exchange.request_open |= head.upgrade.is_some();
+        let manager = Rc::clone(exchange.manager());
+        exchange.routes = manager.routes();
+        let mut random = || manager.worker.random();
+        let peer = &exchange.downstream.peer;
+        let internal_only = exchange
+            .routes
+            .as_ref()
+            .map_or(&[][..], |routes| &routes.internal_only_headers);
+        let client = headers::forwarded(
+            &mut head.headers,
+            &manager.forwarding,
+            internal_only,
+            peer,
+            &mut random,
+        );
+        if let Some(client) = client.filter(|client| *client != exchange.remote.ip()) {
+            exchange.remote = SocketAddr::new(client, 0);
         }
-    };
-    exchange.request_open |= head.upgrade.is_some();
-    let manager = Rc::clone(exchange.manager());
-    exchange.routes = manager.routes();
-    let mut random = || manager.worker.random();
-    let peer = &exchange.downstream.peer;
-    let internal_only = exchange
-        .routes
-        .as_ref()
-        .map_or(&[][..], |routes| &routes.internal_only_headers);
-    let client = headers::forwarded(
-        &mut head.headers,
-        &manager.forwarding,
-        internal_only,
-        peer,
-        &mut random,
-    );
-    if let Some(client) = client.filter(|client| *client != exchange.remote.ip()) {
-        exchange.remote = SocketAddr::new(client, 0);
+        if exchange.logged() {
+            head.record(&mut exchange);
+        }
+        if !head.path.as_str().starts_with('/') {
+            // `OPTIONS *`
+            manager.stats.downstream_rq_non_relative_path.inc();
+            let reply = LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected");
+            return Err(respond::local(exchange, &reply, head.grpc, &head.method));
+        }
+        let selection = Selection::find(&mut exchange, &head, random());
+        let received = if body.is_end_stream() {
+            Rc::default()
+        } else {
+            exchange.received()
+        };
+        let request_timeout = manager.config.request_timeout;
+        let body = ClientBody::new(
+            body,
+            received,
+            (
+                manager.config.stream_idle_timeout,
+                request_timeout.map(|limit| exchange.started() + limit),
+            ),
+            Arc::clone(&manager.stats),
+        );
+        Ok(Box::new(Self {
+            exchange,
+            head,
+            body,
+            on_upgrade,
+            selection,
+        }))
     }
-    if exchange.logged() {
-        head.record(&mut exchange);
+
+    async fn answer(mut self: Box<Self>) -> Answer {
+        let manager = Rc::clone(self.exchange.manager());
+        if let Some(found) = self.selection.found()
+            && let Some(refusal) = upgrade_refusal(&manager.config, &found.route, &self.head)
+        {
+            manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+            note_cluster(&mut self.exchange, self.selection.choice.as_ref());
+            return Ok(refuse(self.exchange, &refusal, &self.head.method));
+        }
+        if !manager.filters.is_empty() {
+            let Self {
+                exchange,
+                head,
+                body,
+                selection,
+                ..
+            } = &mut *self;
+            let filtered = Box::pin(selection.run_filters(exchange, head, body)).await;
+            if let Err(reply) = filtered {
+                exchange.request_open &= head.upgrade.is_some() || !body.is_done();
+                note_cluster(exchange, selection.choice.as_ref());
+                return Ok(self.local(&reply));
+            }
+        }
+        // What follows is the router's: Envoy counts only what reaches it.
+        manager.stats.rq_total.inc();
+        if self.selection.forward().is_some() {
+            return router::forward(self).await;
+        }
+        let reply = self.without_upstream(&manager);
+        Ok(self.local(&reply))
     }
-    if !head.path.as_str().starts_with('/') {
-        // `OPTIONS *`
-        manager.stats.downstream_rq_non_relative_path.inc();
-        let reply = LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected");
-        return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+
+    fn local(self, reply: &LocalReply) -> http::Response<super::body::ResponseBody> {
+        respond::local(self.exchange, reply, self.head.grpc, &self.head.method)
     }
-    let selection = Selection::find(&mut exchange, &head, random());
-    let received = if body.is_end_stream() {
-        Rc::default()
-    } else {
-        exchange.received()
-    };
-    let request_timeout = manager.config.request_timeout;
-    let body = ClientBody::new(
-        body,
-        received,
-        (
-            manager.config.stream_idle_timeout,
-            request_timeout.map(|limit| exchange.started() + limit),
-        ),
-        Arc::clone(&manager.stats),
-    );
-    selection.answer(exchange, head, body, on_upgrade).await
+
+    /// What the proxy itself says to a request.
+    fn without_upstream(&self, manager: &Manager) -> LocalReply {
+        let head = &self.head;
+        match &self.selection.routed {
+            Routed::None => {
+                manager.stats.no_route.inc();
+                LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR")
+            }
+            Routed::ToTls => {
+                manager.stats.rq_direct_response.inc();
+                let location = RouteConfig::tls_location(&head.view());
+                redirect(StatusCode::MOVED_PERMANENTLY, &location)
+            }
+            Routed::Found(found) => match &found.route.action {
+                RouteAction::Redirect(redirect_to) => {
+                    manager.stats.rq_direct_response.inc();
+                    let location = redirect_to.location(&head.view(), Some(&found.route.matcher));
+                    let status = StatusCode::from_u16(redirect_to.status);
+                    redirect(status.unwrap_or(StatusCode::MOVED_PERMANENTLY), &location)
+                }
+                RouteAction::Direct { status, body } => {
+                    manager.stats.rq_direct_response.inc();
+                    let body = body.as_ref().map(|body| manager.worker.files.get(body));
+                    direct(*status, body.unwrap_or_default(), &head.view())
+                }
+                // To Envoy it is a route to a cluster without a name.
+                RouteAction::Forward(_) | RouteAction::NonForwarding => {
+                    LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found").flag("NC")
+                }
+            },
+        }
+    }
 }
 
 fn refuse(
@@ -138,66 +239,6 @@ fn note_cluster(exchange: &mut Exchange, choice: Option<&router::Choice>) {
 }
 
 impl Selection {
-    async fn answer(
-        mut self,
-        mut exchange: Box<Exchange>,
-        mut head: Head,
-        mut body: ClientBody,
-        on_upgrade: Option<OnUpgrade>,
-    ) -> Answer {
-        let manager = Rc::clone(exchange.manager());
-        if let Some(found) = self.found()
-            && let Some(refusal) = upgrade_refusal(&manager.config, &found.route, &head)
-        {
-            manager.stats.downstream_rq_ws_on_non_ws_route.inc();
-            note_cluster(&mut exchange, self.choice.as_ref());
-            return Ok(refuse(exchange, &refusal, &head.method));
-        }
-        if !manager.filters.is_empty()
-            && let Err(reply) = self.run_filters(&mut exchange, &mut head, &mut body).await
-        {
-            exchange.request_open &= head.upgrade.is_some() || !body.is_done();
-            note_cluster(&mut exchange, self.choice.as_ref());
-            return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
-        }
-        // What follows is the router's: Envoy counts only what reaches it.
-        manager.stats.rq_total.inc();
-        let reply = match self.routed {
-            Routed::None => {
-                manager.stats.no_route.inc();
-                LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR")
-            }
-            Routed::ToTls => {
-                manager.stats.rq_direct_response.inc();
-                let location = RouteConfig::tls_location(&head.view());
-                redirect(StatusCode::MOVED_PERMANENTLY, &location)
-            }
-            Routed::Found(found) => match &found.route.action {
-                RouteAction::Forward(_) => {
-                    let choice = self.choice;
-                    let target = router::Target { found, choice };
-                    return router::forward(exchange, head, body, on_upgrade, target).await;
-                }
-                RouteAction::Redirect(redirect_to) => {
-                    manager.stats.rq_direct_response.inc();
-                    let location = redirect_to.location(&head.view(), Some(&found.route.matcher));
-                    let status = StatusCode::from_u16(redirect_to.status);
-                    redirect(status.unwrap_or(StatusCode::MOVED_PERMANENTLY), &location)
-                }
-                RouteAction::Direct { status, body } => {
-                    manager.stats.rq_direct_response.inc();
-                    let body = body.as_ref().map(|body| manager.worker.files.get(body));
-                    direct(*status, body.unwrap_or_default(), &head.view())
-                }
-                // To Envoy it is a route to a cluster without a name.
-                RouteAction::NonForwarding => {
-                    LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found").flag("NC")
-                }
-            },
-        };
-        Ok(respond::local(exchange, &reply, head.grpc, &head.method))
-    }
-
     /// Runs the filters before the router. Each looks at the route as those before it have made it.
     async fn run_filters(
         &mut self,

@@ -35,14 +35,9 @@ const SMALLEST_BUFFER: usize = 8192;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LocalExecutor;
 
-impl<F> Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-{
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        tokio::task::spawn_local(future);
     }
 }
 
@@ -67,10 +62,8 @@ pub(crate) async fn serve(
 ) -> Result<(), hyper::Error> {
     let handle = Rc::clone(downstream.handle());
     let manager = Rc::clone(downstream.manager());
-    let service = service_fn(move |request| {
-        let downstream = Rc::clone(&downstream);
-        async move { super::request::handle(downstream, request).await }
-    });
+    let service =
+        service_fn(move |request| super::request::handle(Rc::clone(&downstream), request));
     if version == http::Version::HTTP_2 {
         let connection = http2_builder(&manager).serve_connection(stream, service);
         let mut connection = pin!(connection);

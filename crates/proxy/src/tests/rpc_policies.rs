@@ -59,7 +59,8 @@ async fn each_call_is_denied_or_let_in_by_what_it_calls() {
     let (listener, address) = Upstream::start().await;
     let deny = policy(
         "DENY",
-        "{url_path: {path: {prefix: /del}}}, {header: {name: user, string_match: {exact: eve}}}",
+        "{url_path: {path: {prefix: /del}}}, {header: {name: user, string_match: {exact: eve}}}, \
+         {header: {name: group, string_match: {exact: secret}}}",
     );
     let allow = policy(
         "ALLOW",
@@ -78,6 +79,7 @@ async fn each_call_is_denied_or_let_in_by_what_it_calls() {
         ("get", &["user", "eve"], DENIED),
         // Names have no case, and each value counts.
         ("get", &["user", "bob", "User", "eve"], DENIED),
+        ("get", &["group", "public", "group", "secret"], DENIED),
     ] {
         let call = request(1, method, attachments);
         let found = status(&mut client, call).await;
@@ -88,9 +90,9 @@ async fn each_call_is_denied_or_let_in_by_what_it_calls() {
     assert!(answer.id() == 9 && has(&answer, "RBAC: access denied"));
     assert_eq!(answer.outcome(), Outcome::ServerError);
     for (name, wanted) in [
-        ("request_denied", 5),
-        ("local_response_error", 5),
-        ("rbac.denied", 5),
+        ("request_denied", 6),
+        ("local_response_error", 6),
+        ("rbac.denied", 6),
         ("request_no_route", 0),
     ] {
         let name = format!("meta_protocol.d.p.{name}");
@@ -98,9 +100,9 @@ async fn each_call_is_denied_or_let_in_by_what_it_calls() {
     }
     assert_eq!(proxy.stat("cluster.up.upstream_rq_total").await, 2);
     for (name, wanted) in [
-        ("get|request", 4),
+        ("get|request", 5),
         ("get|response_success", 2),
-        ("get|local_response_error", 2),
+        ("get|local_response_error", 3),
         ("delete|local_response_error", 2),
         ("delete|response_success", 0),
     ] {
@@ -188,7 +190,14 @@ async fn tokens_stand_in_attachments_and_policies_know_what_they_say() {
     let claim = "{metadata: {filter: envoy.filters.http.jwt_authn, path: [{key: payload}, {key: sub}], \
                  value: {string_match: {exact: bob}}}}";
     let deny = policy("DENY", &format!("{{not_rule: {claim}}}"));
-    let filter = with(&rbac(&format!("{tokens}, {deny}")), ROUTE);
+    // By what the filter before it writes, not by what the caller does.
+    let admins = policy(
+        "DENY",
+        "{header: {name: x-team, string_match: {prefix: admins}}}",
+    );
+    let routes =
+        "{match: {metadata: [{name: x-team, string_match: {exact: gray}}]}, route: {cluster: up}}";
+    let filter = with(&rbac(&format!("{tokens}, {deny}, {admins}")), routes);
     let proxy = Proxy::start(&filter, &[("up", address)]).await;
     let mut client = Peer::connect(&proxy).await;
     // No token; a bad one, whatever it says.

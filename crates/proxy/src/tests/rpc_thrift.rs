@@ -176,3 +176,48 @@ async fn a_message_without_a_frame_may_come_byte_by_byte() {
     }
     assert!(has(&client.next().await, "slow, too"));
 }
+
+#[tokio::test]
+async fn a_connection_that_may_owe_an_answer_nobody_waits_for_is_not_used_again() {
+    let (listener, address) = Upstream::start().await;
+    let proxy = Proxy::start(&thrift("up"), &[("up", address)]).await;
+    let mut client = Peer::connect(&proxy).await;
+    client.0.send(message(4, 1, 1, "oneway")).await;
+    let mut host = Peer::accept(&listener).await;
+    assert!(has(&host.next().await, "oneway"));
+    assert!(host.frame().await.is_none(), "it is still open");
+    client.0.send(call(2, "a")).await;
+    let mut host = Peer::accept(&listener).await;
+    assert!(has(&host.next().await, "a"));
+    host.0.send(reply(2, "to a")).await;
+    assert!(has(&client.next().await, "to a"));
+    // One answer more than there were calls.
+    host.0.send(reply(2, "to nobody")).await;
+    assert!(host.frame().await.is_none(), "it is still open");
+    client.0.send(call(3, "b")).await;
+    let mut host = Peer::accept(&listener).await;
+    assert!(has(&host.next().await, "b"));
+    host.0.send(reply(3, "to b")).await;
+    assert!(has(&client.next().await, "to b"));
+    assert_eq!(proxy.stat("meta_protocol.d.p.response_unknown").await, 1);
+}
+
+#[tokio::test]
+async fn copies_go_over_connections_of_their_own() {
+    let (listener, address) = Upstream::start().await;
+    let filter = thrift("up, request_mirror_policies: [{cluster: up}]");
+    let proxy = Proxy::start(&filter, &[("up", address)]).await;
+    let mut client = Peer::connect(&proxy).await;
+    client.0.send(call(1, "a")).await;
+    let (mut one, mut two) = (Peer::accept(&listener).await, Peer::accept(&listener).await);
+    assert!(has(&one.next().await, "a"));
+    assert!(has(&two.next().await, "a"));
+    // What the copy is answered is nobody's.
+    two.0.send(reply(1, "to two")).await;
+    one.0.send(reply(1, "to one")).await;
+    let answer = client.next().await;
+    assert!(has(&answer, "to one") != has(&answer, "to two"));
+    let more = tokio::time::timeout(std::time::Duration::from_millis(100), client.frame()).await;
+    assert!(more.is_err(), "a second answer, or the end");
+    assert_eq!(proxy.stat("meta_protocol.d.p.request_mirrored").await, 1);
+}

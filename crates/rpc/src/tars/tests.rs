@@ -153,6 +153,17 @@ fn what_is_no_tars_is_an_error() {
         bytes[..4].copy_from_slice(&len.to_be_bytes());
         bytes
     };
+    let packet = |fields: &[u8]| {
+        let mut bytes = vec![0, 0, 0, 0];
+        bytes.extend(fields);
+        let len = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&len.to_be_bytes());
+        bytes
+    };
+    // The number of a list's elements is a list, and so on: deeper than any stack.
+    let counts = packet(&[&[0x10, 1, 0x2c, 0x3c, 0x4c, 0x59][..], &[0x09; 1_000_000]].concat());
+    // Two ids, of which a peer may take either.
+    let twice = packet(&[&[0x10, 1, 0x2c, 0x3c, 0x40, 7, 0x40, 8][..], &good[11..]].concat());
     for (input, wanted) in [
         (b"GET / HTTP/1.1".to_vec(), "byte 4 is 0x2f"),
         (damaged(5, &[9]), "byte 5 is 0x09"),
@@ -164,6 +175,8 @@ fn what_is_no_tars_is_an_error() {
             "head of a Tars packet",
         ),
         (deep, "head of a Tars packet"),
+        (counts, "head of a Tars packet"),
+        (twice, "head of a Tars packet"),
     ] {
         let decoded = Tars.decode(&mut BytesMut::from(&*input), Limits::default());
         let error = decoded.expect_err(wanted).to_string();

@@ -278,10 +278,18 @@ fn what_is_no_thrift_is_an_error() {
     transformed[15] = 1;
     let mut unknown = bytes(HEADER);
     unknown[14] = 3;
+    // A second call behind the first, in one frame.
+    let framed = bytes(FRAMED);
+    let mut double = [&framed[..], &framed[4..]].concat();
+    let len = double.len() as u32 - 4;
+    double[..4].copy_from_slice(&len.to_be_bytes());
+    let mut cut = framed[..framed.len() - 1].to_vec();
+    let len = cut.len() as u32 - 4;
+    cut[..4].copy_from_slice(&len.to_be_bytes());
     let mut huge = long(0);
     huge[16] = 10;
     huge[17..21].copy_from_slice(&0x7fff_ffff_u32.to_be_bytes());
-    let cases: [(&[u8], &str); 12] = [
+    let cases: [(&[u8], &str); 14] = [
         (b"GET / HTTP/1.1\r\n", "byte 4 is 0x2f"),
         (&[0x80, 2, 0, 1, 0, 0, 0, 0], "version of Thrift's binary"),
         (&[0x82, 0x22, 1, 0], "version of Thrift's compact"),
@@ -300,6 +308,8 @@ fn what_is_no_thrift_is_an_error() {
         (&transformed, "transform of a Thrift frame"),
         (&unknown, "protocol of a Thrift frame"),
         (&huge, "longer than the allowed"),
+        (&double, "not that of its message"),
+        (&cut, "not that of its message"),
     ];
     for (input, wanted) in cases {
         let decoded = Thrift.decode(&mut BytesMut::from(input), Limits::default());

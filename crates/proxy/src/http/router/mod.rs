@@ -20,11 +20,14 @@ use weft_upstream::{
 };
 
 use super::admit::Head;
+use super::body::ResponseBody;
 use super::client_body::ClientBody;
 use super::exchange::{Exchange, UpstreamInfo};
 use super::flags::ResponseFlags;
 use super::headers::{self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT};
+use super::request::Received;
 use super::retry::{Decision, Retries};
+use super::selection::Routed;
 use super::serve::Answer;
 use super::upload::Upload;
 use super::{mirror, respond, retry};
@@ -64,6 +67,7 @@ struct Routing {
     previous: Option<RefCell<PreviousPriorities>>,
     /// Held from the decision to try again until that attempt has its outcome.
     retrying: Option<Retrying>,
+    on_upgrade: Option<OnUpgrade>,
 }
 
 /// A retry that the circuit breaker has allowed.
@@ -139,29 +143,11 @@ enum Late {
 }
 
 /// Sends the request to the route's cluster and gives the response.
-pub(crate) async fn forward(
-    exchange: Box<Exchange>,
-    head: Head,
-    body: ClientBody,
-    on_upgrade: Option<OnUpgrade>,
-    target: Target,
-) -> Answer {
-    let RouteAction::Forward(forward) = &target.found.route.action else {
-        let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR");
-        return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
+pub(crate) async fn forward(received: Box<Received>) -> Answer {
+    let (mut exchange, mut routing) = match Routing::of(*received) {
+        Ok(ready) => ready,
+        Err(refused) => return Ok(refused),
     };
-    let forward = Arc::clone(forward);
-    let manager = Rc::clone(exchange.manager());
-    let name = target.choice.as_ref().map(|choice| &*choice.name);
-    let Some(cluster) = name.and_then(|name| manager.worker.clusters.get(name)) else {
-        manager.stats.no_cluster.inc();
-        let status = StatusCode::from_u16(forward.cluster_not_found_status);
-        let status = status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        let reply = LocalReply::new(status, "cluster_not_found").flag("NC");
-        return Ok(respond::local(exchange, &reply, head.grpc, &head.method));
-    };
-    let mut exchange = exchange;
-    let mut routing = Routing::prepare(&mut exchange, head, body, target, forward, cluster);
     let result = if routing.cluster.drops_request() {
         Err(routing.drop_overload(&mut exchange))
     } else {
@@ -169,13 +155,18 @@ pub(crate) async fn forward(
         routing.run(&mut exchange).await
     };
     match result {
-        Ok(response) => Ok(routing.respond(exchange, response, on_upgrade)),
+        Ok(response) => Ok(routing.respond(exchange, response)),
         Err(reply) => {
             exchange.request_open &= !routing.body.is_complete();
             let (grpc, method) = (routing.head.grpc, &routing.head.method);
             Ok(respond::local(exchange, &reply, grpc, method))
         }
     }
+}
+
+fn no_route(exchange: Box<Exchange>, head: &Head) -> Response<ResponseBody> {
+    let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR");
+    respond::local(exchange, &reply, head.grpc, &head.method)
 }
 
 /// The hash by which a cluster that hashes chooses the host.
@@ -200,6 +191,38 @@ fn hash(exchange: &Exchange, head: &Head, forward: &Forward, cluster: &Cluster) 
 }
 
 impl Routing {
+    /// What a request that is routed needs on its way; the error is its answer if its route leads nowhere.
+    fn of(received: Received) -> Result<(Box<Exchange>, Box<Self>), Response<ResponseBody>> {
+        let Received {
+            mut exchange,
+            head,
+            body,
+            on_upgrade,
+            selection,
+        } = received;
+        let Routed::Found(found) = selection.routed else {
+            return Err(no_route(exchange, &head));
+        };
+        let RouteAction::Forward(forward) = &found.route.action else {
+            return Err(no_route(exchange, &head));
+        };
+        let forward = Arc::clone(forward);
+        let choice = selection.choice;
+        let manager = exchange.manager();
+        let name = choice.as_ref().map(|choice| &*choice.name);
+        let Some(cluster) = name.and_then(|name| manager.worker.clusters.get(name)) else {
+            manager.stats.no_cluster.inc();
+            let status = StatusCode::from_u16(forward.cluster_not_found_status);
+            let status = status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            let reply = LocalReply::new(status, "cluster_not_found").flag("NC");
+            return Err(respond::local(exchange, &reply, head.grpc, &head.method));
+        };
+        let target = Target { found, choice };
+        let mut routing = Self::prepare(&mut exchange, head, body, target, forward, cluster);
+        routing.on_upgrade = on_upgrade;
+        Ok((exchange, Box::new(routing)))
+    }
+
     fn prepare(
         exchange: &mut Exchange,
         mut head: Head,
@@ -245,6 +268,7 @@ impl Routing {
             tried: Vec::new(),
             previous,
             retrying: None,
+            on_upgrade: None,
         }
     }
 
@@ -410,7 +434,8 @@ impl Routing {
             now: Instant::now(),
             timeouts: self.timeouts,
         };
-        let mut send = std::pin::pin!(self.cluster.send(host, request, &options));
+        // In a box: every future around it is copied with it.
+        let mut send = Box::pin(self.cluster.send(host, request, &options));
         loop {
             let Some((at, late)) = limits.next(&self.body) else {
                 return sent(send.await);

@@ -15,10 +15,9 @@ use crate::http::{respond, upgrade};
 impl Routing {
     /// Passes the upstream's response on.
     pub(super) fn respond(
-        self,
+        mut self: Box<Self>,
         mut exchange: Box<Exchange>,
         response: Response<UpstreamBody>,
-        on_upgrade: Option<OnUpgrade>,
     ) -> Response<ResponseBody> {
         let (mut parts, body) = response.into_parts();
         let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
@@ -75,7 +74,7 @@ impl Routing {
         respond::name_status(&mut parts);
         exchange.details = "via_upstream".into();
         exchange.respond(parts.status, &parts.headers);
-        if switching && let (Some(down), Some(up)) = (on_upgrade, upstream_upgrade) {
+        if switching && let (Some(down), Some(up)) = (self.on_upgrade.take(), upstream_upgrade) {
             let limits = (self.timeouts.idle, self.timeouts.max_stream);
             let body = upgrade::tunnel(exchange, down, up, limits);
             return Response::from_parts(parts, body);
