@@ -236,10 +236,11 @@ pub(crate) fn start(options: AgentOptions, crl: &Path, seed: u64) -> (Agent, Own
         }));
     });
     let agent = Agent::new(options, seed, publish);
-    let stats = agent.stats();
+    let (stats, doubts) = (agent.stats(), agent.doubts());
     let identity = OwnIdentity {
         secrets,
         register: Box::new(move |registry| registry.register(Scope::root("agent"), &stats)),
+        refused: Box::new(move |error| doubts.heard(error)),
     };
     (agent, identity)
 }
