@@ -188,7 +188,8 @@ impl Agent {
                 let valid = self.plan.is_valid(now);
                 let pause = self.plan.failed(trouble, now);
                 tracing::warn!(
-                    error = text, again_in = ?pause, has_valid_certificate = valid,
+                    error = text, authority = self.options.address, again_in = ?pause,
+                    has_valid_certificate = valid,
                     "the authority gave no certificate"
                 );
             }
@@ -218,7 +219,8 @@ impl Agent {
         let target = Target::new(options, learnt.as_ref()).map_err(Failed::other)?;
         let request = IstioCertificateRequest {
             csr,
-            validity_duration: i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX),
+            // To Istio's authority, too, 0 is its own default.
+            validity_duration: options.lifetime.map_or(0, seconds),
             metadata: None,
         };
         let calls = &self.stats.calls;
@@ -232,7 +234,7 @@ impl Agent {
         let received = Received::read(&answer?, &key, SystemTime::now());
         let received = received.and_then(|received| match &options.id {
             Some(id) if *id != received.id => Err(format!(
-                "the certificate is for {}, and this workload is {id}",
+                "the certificate is for {}, and this workload is {id} (--service-account and the node's namespace)",
                 received.id
             )),
             _ => Ok(received),
@@ -278,11 +280,14 @@ impl Agent {
                     text: error.to_string(),
                 }),
             },
-            _ => Err(Failed::other(
-                "nothing says who this workload is: there is no valid certificate, no token and no provisioned certificate",
-            )),
+            _ => Err(Failed::other(self.options.without_credentials())),
         }
     }
+}
+
+fn seconds(time: Duration) -> i64 {
+    // 0 would be another wish.
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX).max(1)
 }
 
 fn request(kind: KeyKind, id: Option<&SpiffeId>) -> Result<(KeyPair, String), String> {

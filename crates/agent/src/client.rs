@@ -57,7 +57,9 @@ impl<'a> Target<'a> {
                 tracing::warn!(%error, "the authority is checked by the roots that it sent last");
                 Pem::new("the authority's roots", &**learnt).of(PemSource::Value)
             }
-            (Err(error), None) => return Err(error.to_string()),
+            (Err(error), None) => {
+                return Err(format!("the authority's roots (--ca-root): {error}"));
+            }
         };
         Ok(Self {
             address: &options.address,

@@ -48,12 +48,35 @@ pub struct AgentOptions {
     pub output: Option<PathBuf>,
     /// Kind of key.
     pub key: KeyKind,
-    /// How long a certificate is to last (`SECRET_TTL`); the authority has the last word.
-    pub lifetime: Duration,
+    /// How long a certificate is to last (`SECRET_TTL`); as long as the authority likes if it is not
+    /// said.
+    pub lifetime: Option<Duration>,
     /// When it is renewed.
     pub schedule: Schedule,
     /// Whom it must name; any workload otherwise.
     pub id: Option<SpiffeId>,
     /// Cluster of the workload, by which istiod finds who checks its token.
     pub cluster_id: Option<String>,
+}
+
+impl AgentOptions {
+    /// What an operator can do where nothing says who the workload is.
+    pub(crate) fn without_credentials(&self) -> String {
+        let token = match &self.token {
+            Some(TokenSource::File(path)) => {
+                format!("no token in {} (--token-file)", path.display())
+            }
+            _ => "no token (--token-file)".to_owned(),
+        };
+        let provisioned = match &self.provisioned {
+            Some(path) => format!(
+                "no cert-chain.pem with key.pem in {} (--prov-cert)",
+                path.display()
+            ),
+            None => "no --prov-cert".to_owned(),
+        };
+        format!(
+            "nothing says who this workload is: there is no valid certificate, {token} nor in WEFT_JOIN_TOKEN, and {provisioned}"
+        )
+    }
 }

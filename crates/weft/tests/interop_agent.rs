@@ -185,7 +185,8 @@ async fn keys_and_tokens_are_in_no_log_no_dump_and_no_metadata() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_whose_certificate_is_revoked_gets_another_one_at_once_by_its_token() {
     let _turn = one_at_a_time();
-    let world = World::start(&[]).await;
+    let lines = ["--log-level", "info,weft_ca::issued=debug"];
+    let world = World::start(&lines).await;
     let token = world.tokens.of("shop", "server");
     let token = world.folder.write_beside("token", &token);
     let token = token.display().to_string();
@@ -194,6 +195,14 @@ async fn a_proxy_whose_certificate_is_revoked_gets_another_one_at_once_by_its_to
         .sidecar_of(None, "server", 24, true, &environment)
         .await;
     let (lost, _) = shown(&server).await.pop().expect("it has one");
+    // What an operator revokes by.
+    let log = world.control.log();
+    let mut told = log.lines().filter(|line| line.contains("weft_ca::issued"));
+    let line = told.find(|line| line.contains("sa/server")).expect("told");
+    for part in [&*lost, "by=\"token\"", "expires=", "address="] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(!line.contains("eyJ"), "no token: {line}");
     let revoked = world.folder.path("ca").join("revoked.txt");
     std::fs::write(revoked, format!("{lost}\n")).expect("mine");
     // Certificates that are some seconds old are meant.

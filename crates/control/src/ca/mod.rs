@@ -2,11 +2,13 @@
 //! for certificates, and who connects to the secure port is who its credentials say. Must never
 //! know how certificates are made.
 
+mod codec;
 mod external;
 mod gate;
 mod gather;
 mod identity_service;
 mod issuer_keys;
+mod journal;
 mod keeper;
 mod metrics;
 mod review;
@@ -142,6 +144,9 @@ pub enum SecureError {
     /// The external signer cannot be asked.
     #[error("the external signer: {0}")]
     Signer(String),
+    /// The bundles of other trust domains cannot be used.
+    #[error("bundles of other trust domains (--federated-bundles): {0}")]
+    Federated(AuthorityError),
     /// The control plane's own certificate cannot be made.
     #[error("the control plane's own certificate: {0}")]
     Own(String),
@@ -156,6 +161,8 @@ pub(crate) struct Counts {
     pub(crate) refused: [AtomicU64; Refusal::REASONS.len()],
     /// Requests whose CSR is refused.
     pub(crate) bad_requests: AtomicU64,
+    /// Requests that are no protobuf, or longer than is read.
+    pub(crate) unreadable: AtomicU64,
     /// Requests beyond the bound.
     pub(crate) overflow: AtomicU64,
     /// Signatures that failed, in the order of [`SIGN_ERRORS`].
@@ -303,7 +310,10 @@ pub(crate) fn open(
     let (issuers, fetched) = read_issuers(config)?;
     let federated = config.federated.as_ref();
     let federated = federated.map(|path| FederatedFolder::open(path, domains.clone()));
-    let (federated, foreign) = federated.transpose()?.unzip();
+    let (federated, foreign) = federated
+        .transpose()
+        .map_err(SecureError::Federated)?
+        .unzip();
     let foreign = foreign.unwrap_or_default();
     let desk = Desk {
         authority: Authority::new(state, config.lifetimes),
@@ -442,6 +452,19 @@ impl Desk {
         if self.lines.may_tell(SystemTime::now()) {
             let address = address.map_or_else(String::new, |address| address.to_string());
             tracing::warn!(address, reason, %refusal, "a caller is not believed");
+        }
+    }
+
+    /// A request cannot be read: counted and logged.
+    fn unreadable(&self, problem: &str, address: Option<SocketAddr>) {
+        self.counts.unreadable.fetch_add(1, Ordering::Relaxed);
+        if self.lines.may_tell(SystemTime::now()) {
+            let address = address.map_or_else(String::new, |address| address.to_string());
+            tracing::warn!(
+                address,
+                problem,
+                "a request of the secure port cannot be read"
+            );
         }
     }
 

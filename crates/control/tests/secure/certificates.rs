@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::plane::{SERVICE, config, get, write};
 use crate::setup::{
-    CART, DAY, Identity, Secure, cart, identity, inline, names, open_to_all, request, secrets,
+    CART, DAY, Identity, Secure, cart, identity, inline, names, open_to_all, request, request_for,
+    secrets,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -35,17 +36,13 @@ async fn a_join_token_gets_one_certificate_for_its_workload_and_that_gets_the_ne
         .await
         .expect_err("too long");
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
-    let (key, first) = request();
+    let (key, first) = request_for(None);
     let chain = secure
         .ask(None, Some(&token), first.clone())
         .await
         .expect("issued");
     let own = identity(&key, &chain);
-    assert_eq!(
-        names(&own),
-        [CART],
-        "what was asked for besides is not believed"
-    );
+    assert_eq!(names(&own), [CART]);
     let roots = chain.last().expect("roots").as_bytes();
     assert_eq!(
         TrustBundle::from_pem(roots).expect("a bundle"),
@@ -67,7 +64,11 @@ async fn a_join_token_gets_one_certificate_for_its_workload_and_that_gets_the_ne
     let (key, next) = request();
     let chain = secure.ask(Some(&own), None, next).await.expect("renewed");
     let renewed = identity(&key, &chain);
-    assert_eq!(names(&renewed), [CART]);
+    assert_eq!(
+        names(&renewed),
+        [CART],
+        "what was asked for besides is not believed"
+    );
     assert_ne!(renewed.chain, own.chain);
     assert_eq!(secure.metric("citadel_server_csr_count").await, 5);
     assert_eq!(
@@ -139,6 +140,8 @@ async fn callers_without_good_credentials_get_no_certificate_and_the_reason_is_c
         .await
         .expect_err("refused");
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    let counted = "weft_authentication_failures{reason=\"impersonation\"}";
+    assert_eq!(secure.metric(counted).await, 1);
     secure.stop().await;
 }
 
