@@ -25,7 +25,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
 use weft_ca::authn::{IssuerKeys, JoinTokens, TokenIssuer, TokenIssuers, TrustDomains};
@@ -47,6 +46,7 @@ pub use external::SignerConfig;
 pub(crate) use gate::{Gate, believed_by, may_ask, may_be};
 pub(crate) use identity_service::IdentityService;
 pub(crate) use issuer_keys::{FetchedIssuer, follow_issuers};
+use journal::Lines;
 pub(crate) use keeper::keep;
 pub(crate) use metrics::metrics;
 pub use review::ReviewConfig;
@@ -213,27 +213,6 @@ pub(crate) struct Desk {
     pub(crate) wanted: watch::Sender<workloads::Wanted>,
     /// A token has a key that is not known.
     unknown_key: Notify,
-}
-
-/// Lines of the log about refusals in one second: anybody who reaches the port may cause them. The
-/// metric counts all.
-const LINES: u32 = 20;
-
-/// The present second, and how many lines were told in it.
-#[derive(Default)]
-struct Lines(Mutex<(u64, u32)>);
-
-impl Lines {
-    fn may_tell(&self, now: SystemTime) -> bool {
-        let second = now.duration_since(SystemTime::UNIX_EPOCH);
-        let second = second.unwrap_or_default().as_secs();
-        let mut told = self.0.lock();
-        if told.0 != second {
-            *told = (second, 0);
-        }
-        told.1 = told.1.saturating_add(1);
-        told.1 <= LINES
-    }
 }
 
 /// The folders that are watched.
@@ -496,19 +475,5 @@ impl Desk {
         addresses.sort();
         addresses.dedup();
         Ok(weft_ca::issuer::Subject { id, dns, addresses })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_do_not_fill_the_log() {
-        let (lines, now) = (Lines::default(), SystemTime::UNIX_EPOCH);
-        let told = |at: SystemTime| (0..100).filter(|_| lines.may_tell(at)).count();
-        assert_eq!(told(now), 20);
-        assert_eq!(told(now + Duration::from_millis(999)), 0);
-        assert_eq!(told(now + Duration::from_secs(1)), 20);
     }
 }

@@ -29,7 +29,7 @@ async fn a_join_token_gets_one_certificate_for_its_workload_and_that_gets_the_ne
         .await
         .expect_err("no request");
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
-    let mut endless = request().1;
+    let mut endless = request_for(None).1;
     endless.validity_duration = 1_000_000_000;
     let refused = secure
         .ask(None, Some(&token), endless)
