@@ -80,3 +80,36 @@ impl AgentOptions {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_nothing_to_show_is_told_where_it_may_lie() {
+        let mut options = AgentOptions {
+            address: "127.0.0.1:15012".to_owned(),
+            server_name: "127.0.0.1".to_owned(),
+            roots: Roots::System,
+            token: Some(TokenSource::File("tokens/one".into())),
+            provisioned: None,
+            output: None,
+            key: KeyKind::default(),
+            lifetime: None,
+            schedule: Schedule::default(),
+            id: None,
+            cluster_id: None,
+        };
+        let told = options.without_credentials();
+        for part in [
+            "tokens/one (--token-file)",
+            "WEFT_JOIN_TOKEN",
+            "no --prov-cert",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+        options.provisioned = Some("certs".into());
+        let told = options.without_credentials();
+        assert!(told.contains("key.pem in certs (--prov-cert)"), "{told}");
+    }
+}

@@ -255,3 +255,22 @@ async fn a_folder_that_others_may_enter_is_no_folder_for_keys() {
         .expect("refused");
     assert!(error.to_string().contains("chmod 700"), "{error}");
 }
+
+#[tokio::test]
+async fn a_foreign_bundle_that_cannot_be_used_stops_the_start_and_names_flag_and_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    write(directory.path(), "mesh.yaml", SERVICE);
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "example.org.json", "{");
+    let mut config = config(directory.path());
+    config.secure = Some(SecureConfig {
+        federated: Some(folder.path().to_owned()),
+        ..SecureConfig::new(directory.path().join("ca"))
+    });
+    let (_drain, signal) = drain::channel();
+    let error = ControlPlane::start(config, signal).await;
+    let error = error.err().expect("refused").to_string();
+    for part in ["--federated-bundles", "example.org.json"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
