@@ -12,6 +12,7 @@ use weft_proto::istio::v1::auth::IstioCertificateRequest;
 
 use crate::client::{CallError, Credential, Target, create_certificate};
 use crate::credentials::{is_provisioned, provisioned};
+use crate::doubts::Doubts;
 use crate::options::AgentOptions;
 use crate::output;
 use crate::plan::{Plan, Shown, Trouble};
@@ -58,6 +59,9 @@ pub struct Agent {
     present: watch::Sender<Option<WorkloadIdentity>>,
     publish: Publish,
     stats: Arc<AgentStats>,
+    doubts: Doubts,
+    /// The same, as they are heard here.
+    doubted: watch::Receiver<()>,
 }
 
 /// Why a call gave nothing.
@@ -91,9 +95,12 @@ impl Agent {
     /// An agent that has no certificate yet. `seed`: makes workloads differ.
     pub fn new(options: AgentOptions, seed: u64, publish: Publish) -> Self {
         let plan = Plan::new(options.schedule, seed, SystemTime::now());
+        let doubts = Doubts::default();
         Self {
             options: Arc::new(options),
             plan,
+            doubted: doubts.listen(),
+            doubts,
             present: watch::Sender::default(),
             publish,
             stats: Arc::default(),
@@ -105,6 +112,11 @@ impl Agent {
         Arc::clone(&self.stats)
     }
 
+    /// Takes what others hear about the certificate.
+    pub fn doubts(&self) -> Doubts {
+        self.doubts.clone()
+    }
+
     /// The SPIFFE Workload API with what this agent has.
     pub fn workload_api(&self, options: WorkloadApiOptions) -> WorkloadApi {
         WorkloadApi::new(
@@ -112,6 +124,7 @@ impl Agent {
             Arc::clone(&self.options),
             self.present.subscribe(),
             Arc::clone(&self.stats),
+            self.doubts.clone(),
         )
     }
 
@@ -122,13 +135,28 @@ impl Agent {
             if !left.is_zero() {
                 tokio::select! {
                     () = drain.wait() => return,
-                    () = tokio::time::sleep(left.min(NAP)) => continue,
+                    // The sender is our own.
+                    Ok(()) = self.doubted.changed() => self.revoked(),
+                    () = tokio::time::sleep(left.min(NAP)) => {}
                 }
+                continue;
             }
             tokio::select! {
                 () = drain.wait() => return,
                 () = self.renew() => {}
             }
+        }
+    }
+
+    fn revoked(&mut self) {
+        if self.plan.revoked(SystemTime::now()) {
+            self.stats.calls.num_revoked_certificates.inc();
+            let present = self.present.borrow();
+            let serial = present.as_ref().map(|present| &*present.serial);
+            tracing::warn!(
+                serial,
+                "the certificate is revoked; another one is asked for, with something else if there is anything"
+            );
         }
     }
 
@@ -149,6 +177,8 @@ impl Agent {
                 self.write(&identity);
                 (self.publish)(&identity);
                 self.present.send_replace(Some(identity));
+                // That was about the one before.
+                self.doubted.mark_unchanged();
             }
             Err(Failed { trouble, text }) => {
                 calls.num_failed_outgoing_requests.inc();
@@ -158,7 +188,8 @@ impl Agent {
                 let valid = self.plan.is_valid(now);
                 let pause = self.plan.failed(trouble, now);
                 tracing::warn!(
-                    error = text, again_in = ?pause, has_valid_certificate = valid,
+                    error = text, authority = self.options.address, again_in = ?pause,
+                    has_valid_certificate = valid,
                     "the authority gave no certificate"
                 );
             }
@@ -188,7 +219,8 @@ impl Agent {
         let target = Target::new(options, learnt.as_ref()).map_err(Failed::other)?;
         let request = IstioCertificateRequest {
             csr,
-            validity_duration: i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX),
+            // To Istio's authority, too, 0 is its own default.
+            validity_duration: options.lifetime.map_or(0, seconds),
             metadata: None,
         };
         let calls = &self.stats.calls;
@@ -202,7 +234,7 @@ impl Agent {
         let received = Received::read(&answer?, &key, SystemTime::now());
         let received = received.and_then(|received| match &options.id {
             Some(id) if *id != received.id => Err(format!(
-                "the certificate is for {}, and this workload is {id}",
+                "the certificate is for {}, and this workload is {id} (--service-account and the node's namespace)",
                 received.id
             )),
             _ => Ok(received),
@@ -248,11 +280,14 @@ impl Agent {
                     text: error.to_string(),
                 }),
             },
-            _ => Err(Failed::other(
-                "nothing says who this workload is: there is no valid certificate, no token and no provisioned certificate",
-            )),
+            _ => Err(Failed::other(self.options.without_credentials())),
         }
     }
+}
+
+fn seconds(time: Duration) -> i64 {
+    // 0 would be another wish.
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX).max(1)
 }
 
 fn request(kind: KeyKind, id: Option<&SpiffeId>) -> Result<(KeyPair, String), String> {

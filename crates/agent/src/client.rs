@@ -57,7 +57,9 @@ impl<'a> Target<'a> {
                 tracing::warn!(%error, "the authority is checked by the roots that it sent last");
                 Pem::new("the authority's roots", &**learnt).of(PemSource::Value)
             }
-            (Err(error), None) => return Err(error.to_string()),
+            (Err(error), None) => {
+                return Err(format!("the authority's roots (--ca-root): {error}"));
+            }
         };
         Ok(Self {
             address: &options.address,
@@ -195,8 +197,21 @@ async fn connected(
         open(Arc::clone(&address), Arc::clone(&tls), sni.clone())
     });
     let channel = connector(0).await;
-    let channel = channel.map_err(|error| CallError::Other(with_causes(&*error)))?;
+    let channel = channel.map_err(|error| {
+        let text = with_causes(&*error);
+        CallError::Other(unreached(text, target.server_name))
+    })?;
     Ok((channel, token))
+}
+
+/// Why the authority was not reached; if it is not whom we look for, by what that is told.
+fn unreached(text: String, server_name: &str) -> String {
+    if !text.contains("peer certificate") {
+        return text;
+    }
+    format!(
+        "{text}; the authority is checked by the roots of --ca-root and for the name {server_name} (--ca-server-name)"
+    )
 }
 
 fn with_headers<Q>(
@@ -237,5 +252,25 @@ fn failed(status: &Status) -> CallError {
         Code::Unauthenticated | Code::PermissionDenied => CallError::Refused(text),
         Code::Unimplemented => CallError::Unserved(text),
         _ => CallError::Other(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_that_is_not_believed_names_the_flags() {
+        let strange = "invalid peer certificate: UnknownIssuer".to_owned();
+        let told = unreached(strange, "istiod.istio-system.svc");
+        for part in [
+            "UnknownIssuer",
+            "--ca-root",
+            "istiod.istio-system.svc (--ca-server-name)",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+        let away = "tcp connect error: Connection refused".to_owned();
+        assert_eq!(unreached(away.clone(), "istiod"), away);
     }
 }

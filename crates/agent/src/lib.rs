@@ -22,6 +22,7 @@
 mod agent;
 mod client;
 mod credentials;
+mod doubts;
 mod look;
 mod options;
 mod output;
@@ -32,6 +33,7 @@ mod workload_api;
 
 pub use agent::{Agent, Publish, WorkloadIdentity};
 pub use credentials::TokenSource;
+pub use doubts::Doubts;
 pub use look::start as start_probe;
 pub use options::{AgentOptions, Roots};
 pub use plan::{Plan, Schedule, Shown, Trouble};

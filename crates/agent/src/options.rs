@@ -48,12 +48,68 @@ pub struct AgentOptions {
     pub output: Option<PathBuf>,
     /// Kind of key.
     pub key: KeyKind,
-    /// How long a certificate is to last (`SECRET_TTL`); the authority has the last word.
-    pub lifetime: Duration,
+    /// How long a certificate is to last (`SECRET_TTL`); as long as the authority likes if it is not
+    /// said.
+    pub lifetime: Option<Duration>,
     /// When it is renewed.
     pub schedule: Schedule,
     /// Whom it must name; any workload otherwise.
     pub id: Option<SpiffeId>,
     /// Cluster of the workload, by which istiod finds who checks its token.
     pub cluster_id: Option<String>,
+}
+
+impl AgentOptions {
+    /// What an operator can do where nothing says who the workload is.
+    pub(crate) fn without_credentials(&self) -> String {
+        let token = match &self.token {
+            Some(TokenSource::File(path)) => {
+                format!("no token in {} (--token-file)", path.display())
+            }
+            _ => "no token (--token-file)".to_owned(),
+        };
+        let provisioned = match &self.provisioned {
+            Some(path) => format!(
+                "no cert-chain.pem with key.pem in {} (--prov-cert)",
+                path.display()
+            ),
+            None => "no --prov-cert".to_owned(),
+        };
+        format!(
+            "nothing says who this workload is: there is no valid certificate, {token} nor in WEFT_JOIN_TOKEN, and {provisioned}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_nothing_to_show_is_told_where_it_may_lie() {
+        let mut options = AgentOptions {
+            address: "127.0.0.1:15012".to_owned(),
+            server_name: "127.0.0.1".to_owned(),
+            roots: Roots::System,
+            token: Some(TokenSource::File("tokens/one".into())),
+            provisioned: None,
+            output: None,
+            key: KeyKind::default(),
+            lifetime: None,
+            schedule: Schedule::default(),
+            id: None,
+            cluster_id: None,
+        };
+        let told = options.without_credentials();
+        for part in [
+            "tokens/one (--token-file)",
+            "WEFT_JOIN_TOKEN",
+            "no --prov-cert",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+        options.provisioned = Some("certs".into());
+        let told = options.without_credentials();
+        assert!(told.contains("key.pem in certs (--prov-cert)"), "{told}");
+    }
 }

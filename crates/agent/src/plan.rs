@@ -7,6 +7,9 @@ use std::time::{Duration, SystemTime};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A certificate is so old before somebody is believed who says that it is revoked: he may have shown
+/// the one before it, and an authority that revokes what it issues is not asked more often.
+const TRUSTED: Duration = Duration::from_secs(10);
 /// The shortest time between two certificates, whatever part of their lives is asked for.
 const SHORTEST_LIFE: Duration = Duration::from_millis(100);
 
@@ -57,7 +60,9 @@ pub struct Plan {
     next: SystemTime,
     /// When that was decided.
     decided: SystemTime,
-    /// When the present certificate ends.
+    /// When the present certificate came.
+    came: SystemTime,
+    /// When it ends.
     end: Option<SystemTime>,
     failures: u32,
     refusals: usize,
@@ -71,6 +76,7 @@ impl Plan {
             random: seed,
             next: now,
             decided: now,
+            came: now,
             end: None,
             failures: 0,
             refusals: 0,
@@ -118,9 +124,24 @@ impl Plan {
         let wait = wait.max(SHORTEST_LIFE.min(life));
         self.next = now.checked_add(wait).unwrap_or(end);
         self.decided = now;
+        self.came = now;
         self.end = Some(end);
         self.failures = 0;
         self.refusals = 0;
+    }
+
+    /// Somebody who showed the present certificate says that it is revoked: the next one is asked for
+    /// at once, and not with this one if there is something else. `false` if it is being asked for, or
+    /// is that new that another one was meant.
+    pub fn revoked(&mut self, now: SystemTime) -> bool {
+        let age = now.duration_since(self.came).unwrap_or_default();
+        if !self.is_valid(now) || self.failures > 0 || self.refusals > 0 || age < TRUSTED {
+            return false;
+        }
+        self.refusals = 1;
+        self.next = now;
+        self.decided = now;
+        true
     }
 
     /// None came; gives the pause until the next attempt.
@@ -307,6 +328,32 @@ mod tests {
         );
         assert_eq!(plan.shown(false, false, now), Some(Shown::Present));
         assert_eq!(plan.shown(false, false, now + HOUR), None, "it has ended");
+    }
+
+    #[test]
+    fn a_certificate_that_is_said_to_be_revoked_is_replaced_at_once_by_other_means() {
+        let mut plan = plan(1);
+        assert!(!plan.revoked(start()), "there is none");
+        plan.received(start() + 24 * HOUR, start());
+        assert!(
+            !plan.revoked(start() + SECOND),
+            "the one before it, perhaps"
+        );
+        assert_eq!(plan.shown(true, true, start()), Some(Shown::Present));
+        let now = start() + TRUSTED;
+        assert!(plan.revoked(now));
+        assert_eq!(plan.wait(now), Duration::ZERO);
+        assert_eq!(plan.shown(true, true, now), Some(Shown::Token));
+        assert_eq!(plan.shown(false, true, now), Some(Shown::Provisioned));
+        assert_eq!(plan.shown(false, false, now), Some(Shown::Present));
+        assert!(!plan.revoked(now), "it is being asked for");
+        let pause = plan.failed(Trouble::Refused, now);
+        assert!(!plan.revoked(now + SECOND), "pauses stay");
+        assert!(plan.wait(now) == pause && pause > Duration::ZERO);
+        assert_eq!(plan.shown(true, false, now), Some(Shown::Present));
+        plan.received(now + 24 * HOUR, now);
+        assert_eq!(plan.shown(true, true, now), Some(Shown::Present));
+        assert!(!plan.revoked(now + 25 * HOUR), "it has ended");
     }
 
     #[test]

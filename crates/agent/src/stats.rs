@@ -13,6 +13,7 @@ stat_set! {
             num_outgoing_requests,
             num_failed_outgoing_requests,
             num_refused_outgoing_requests,
+            num_revoked_certificates,
             num_unusable_answers,
             num_failed_outputs,
             certificates

@@ -5,6 +5,7 @@ use rcgen::{PublicKeyData, SignatureAlgorithm, SubjectPublicKeyInfo};
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION,
     OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA,
@@ -14,7 +15,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo as Spki;
 
-use crate::pem;
+use crate::{SpiffeId, pem};
 
 /// Bytes of a request in PEM; one for RSA of 4096 bits has 1.7 KB.
 pub const MAX_REQUEST: usize = 16 * 1024;
@@ -112,6 +113,21 @@ impl Csr {
     /// The request as it came, in DER.
     pub fn der(&self) -> &[u8] {
         &self.der
+    }
+
+    /// The workload that the request names, if it does. It is not believed: who asks says by it whom he
+    /// takes himself for.
+    pub fn named(&self) -> Option<SpiffeId> {
+        let (_, request) = X509CertificationRequest::from_der(&self.der).ok()?;
+        let extensions = request.requested_extensions().into_iter().flatten();
+        let mut names = extensions.flat_map(|extension| match extension {
+            ParsedExtension::SubjectAlternativeName(names) => &names.general_names[..],
+            _ => &[],
+        });
+        names.find_map(|name| match name {
+            GeneralName::URI(uri) => SpiffeId::parse(uri).ok(),
+            _ => None,
+        })
     }
 
     /// The public key in DER (`SubjectPublicKeyInfo`).

@@ -94,6 +94,18 @@ impl Issued {
     pub fn pem(&self) -> Vec<String> {
         self.chain.iter().map(|der| pem::certificate(der)).collect()
     }
+
+    /// Its serial number in hexadecimal, as `revoked.txt` has it, and when it ends, as RFC 3339 writes it.
+    pub fn serial_and_end(&self) -> Option<(String, String)> {
+        let (_, certificate) = X509Certificate::from_der(self.chain.first()?).ok()?;
+        let end = certificate.validity().not_after.to_datetime();
+        let (date, (hour, minute, second)) = (end.date(), end.to_hms());
+        Some((
+            pem::hexadecimal(certificate.raw_serial()),
+            // A date writes itself as RFC 3339 does.
+            format!("{date}T{hour:02}:{minute:02}:{second:02}Z"),
+        ))
+    }
 }
 
 /// A certificate that may sign others, with its key.

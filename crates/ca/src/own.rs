@@ -86,7 +86,12 @@ impl OwnFolder {
             let name = make_root(&path, &options, now)?;
             // Of two that start at once, the second takes the first one's root.
             let first = Rotation::new(name.clone()).to_json();
-            if !disk::write_first(&file, first.as_bytes(), PRIVATE)? {
+            if disk::write_first(&file, first.as_bytes(), PRIVATE)? {
+                tracing::info!(
+                    folder = %path.display(), root = name, lasts = ?options.root_lifetime,
+                    "the first root is made: root-cert.pem in the folder is what others must trust"
+                );
+            } else {
                 remove_root(&path, &name)?;
             }
         }
@@ -143,6 +148,7 @@ impl OwnFolder {
         }
         if rotation != before {
             self.write_rotation(&rotation, &before)?;
+            self.tell(&rotation, &before);
             for (name, _) in &before.former {
                 if !rotation.trusted().any(|trusted| trusted == name) {
                     remove_root(&self.path, name)?;
@@ -186,6 +192,21 @@ impl OwnFolder {
         let next = make_root(&self.path, &self.options, now)?;
         rotation.begin(next, self.options.spread, now);
         self.write_rotation(&rotation, &before)
+    }
+
+    /// What becomes of roots, and when.
+    fn tell(&self, rotation: &Rotation, before: &Rotation) {
+        let spread = self.options.spread;
+        if rotation.active != before.active {
+            tracing::info!(root = rotation.active, "the next root signs from now on");
+        } else if let Some((next, _)) = &rotation.next
+            && before.next.as_ref().is_none_or(|(known, _)| known != next)
+        {
+            tracing::info!(
+                root = next, signs_after = ?spread,
+                "the next root is made and trusted from now on"
+            );
+        }
     }
 
     /// In place of a root that ended while nobody was here, the next one signs at once, or a new one:

@@ -70,9 +70,10 @@ pub(crate) struct AgentArgs {
     /// come later, change and go
     #[arg(long, value_name = "FILE", default_value = CRL)]
     ca_crl: PathBuf,
-    /// How long a certificate is to last; the authority has the last word
-    #[arg(long, value_name = "TIME", env = "SECRET_TTL", default_value = "24h")]
-    secret_ttl: Interval,
+    /// How long a certificate is to last. The authority may refuse that; unless given, it lasts as long
+    /// as the authority likes (`weft control --workload-cert-ttl`)
+    #[arg(long, value_name = "TIME", env = "SECRET_TTL")]
+    secret_ttl: Option<Interval>,
     /// Part of its life that is left when a certificate is renewed, 0 to 1
     #[arg(
         long,
@@ -187,7 +188,7 @@ impl AgentArgs {
             provisioned: self.prov_cert.clone(),
             output: self.output_certs.clone(),
             key: self.workload_key,
-            lifetime: self.secret_ttl.0,
+            lifetime: self.secret_ttl.as_ref().map(|time| time.0),
             schedule: Schedule {
                 grace: self.secret_grace_period_ratio,
                 jitter: self.secret_grace_period_ratio_jitter,
@@ -236,10 +237,11 @@ pub(crate) fn start(options: AgentOptions, crl: &Path, seed: u64) -> (Agent, Own
         }));
     });
     let agent = Agent::new(options, seed, publish);
-    let stats = agent.stats();
+    let (stats, doubts) = (agent.stats(), agent.doubts());
     let identity = OwnIdentity {
         secrets,
         register: Box::new(move |registry| registry.register(Scope::root("agent"), &stats)),
+        refused: Box::new(move |error| doubts.heard(error)),
     };
     (agent, identity)
 }

@@ -191,8 +191,8 @@ pub(crate) struct AuthorityArgs {
 #[derive(Debug, Subcommand)]
 enum AuthorityCommand {
     /// Replace the root: the control plane makes the next one within a second, which is trusted at
-    /// once and signs after --workload-cert-ttl; the former is trusted while what it signed lasts.
-    /// A file `rotate` in the folder does the same
+    /// once and signs after its --ca-root-spread (--max-workload-cert-ttl, 90 days, unless given); the
+    /// former is trusted while what it signed lasts. A file `rotate` in the folder does the same
     #[command(display_name = "weft")]
     Rotate(RotateArgs),
 }
@@ -208,7 +208,9 @@ struct RotateArgs {
 pub(crate) fn run_authority(args: &AuthorityArgs) -> Result<ExitCode, Failure> {
     let AuthorityCommand::Rotate(args) = &args.command;
     OwnFolder::ask_rotation(&args.ca_dir).map_err(|error| format!("ca rotate: {error}"))?;
-    crate::output::line("the control plane of this folder makes the next root at its next look");
+    crate::output::line(
+        "the control plane of this folder makes the next root at its next look; it is trusted at once, and signs after --ca-root-spread of `weft control` (90 days unless given, or --max-workload-cert-ttl)",
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -216,9 +218,9 @@ pub(crate) fn run_authority(args: &AuthorityArgs) -> Result<ExitCode, Failure> {
 pub(crate) fn run(args: &TokenArgs) -> Result<ExitCode, Failure> {
     let TokenCommand::Create(args) = &args.command;
     let now = SystemTime::now();
-    let token = JoinTokens::open(&args.ca_dir)
+    let token = JoinTokens::of_authority(&args.ca_dir)
         .and_then(|joins| joins.create(&args.namespace, &args.service_account, args.ttl.0, now))
-        .map_err(|error| format!("token: {error}"))?;
+        .map_err(|error| format!("token create: --ca-dir: {error}"))?;
     let written = writeln!(std::io::stdout(), "{}", *token);
     written.map_err(|error| format!("writing to standard output: {error}"))?;
     Ok(ExitCode::SUCCESS)

@@ -542,6 +542,22 @@ fn a_second_signal_ends_a_draining_proxy_as_a_shell_tells_it() {
 }
 
 #[test]
+fn a_join_token_needs_the_folder_of_a_control_plane() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = folder.path().join("nope");
+    for path in [missing.as_path(), folder.path()] {
+        let path = path.display().to_string();
+        let output = weft(&["token", "create", "--ca-dir", &path, "-s", "cart"]);
+        assert!(!output.status.success());
+        let told = text(&output.stderr);
+        assert!(told.contains("--ca-dir") && told.contains(&path), "{told}");
+    }
+    assert!(!missing.exists(), "nothing is made");
+    let inside = std::fs::read_dir(folder.path()).expect("there").count();
+    assert_eq!(inside, 0, "nothing is made");
+}
+
+#[test]
 fn the_examples_are_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     for mesh in ["bookinfo", "grpc/mesh"] {

@@ -181,6 +181,58 @@ async fn keys_and_tokens_are_in_no_log_no_dump_and_no_metadata() {
     }
 }
 
+/// Hours before its renewal would be due: the proxy hears of it from the control plane's refusal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_whose_certificate_is_revoked_gets_another_one_at_once_by_its_token() {
+    let _turn = one_at_a_time();
+    let lines = ["--log-level", "info,weft_ca::issued=debug"];
+    let world = World::start(&lines).await;
+    let token = world.tokens.of("shop", "server");
+    let token = world.folder.write_beside("token", &token);
+    let token = token.display().to_string();
+    let environment = [("WEFT_TOKEN_FILE", &*token)];
+    let (server, _) = world
+        .sidecar_of(None, "server", 24, true, &environment)
+        .await;
+    let (lost, _) = shown(&server).await.pop().expect("it has one");
+    // What an operator revokes by.
+    let log = world.control.log();
+    let mut told = log.lines().filter(|line| line.contains("weft_ca::issued"));
+    let line = told.find(|line| line.contains("sa/server")).expect("told");
+    for part in [&*lost, "by=\"token\"", "expires=", "address="] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(!line.contains("eyJ"), "no token: {line}");
+    let revoked = world.folder.path("ca").join("revoked.txt");
+    std::fs::write(revoked, format!("{lost}\n")).expect("mine");
+    // Certificates that are some seconds old are meant.
+    eventually("the next one", 3 * SOON, async || {
+        let count = metric(&server, "agent.certificates").await;
+        (count == 2).then_some(()).ok_or(count.to_string())
+    })
+    .await;
+    assert!(
+        shown(&server)
+            .await
+            .iter()
+            .all(|(serial, _)| *serial != lost)
+    );
+    assert_eq!(metric(&server, "agent.num_revoked_certificates").await, 1);
+    let asked = "agent.num_refused_outgoing_requests";
+    assert_eq!(metric(&server, asked).await, 0, "not with the revoked one");
+    eventually("it has a stream again", 2 * SOON, async || {
+        let state = metric(&server, "control_plane.connected_state").await;
+        (state == 1).then_some(()).ok_or(state.to_string())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(
+        metric(&server, "agent.certificates").await,
+        2,
+        "and no more"
+    );
+}
+
 /// What is on its disk gets a proxy its next certificate after its end: the join token is used up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_starts_again_shows_the_certificate_that_it_wrote() {

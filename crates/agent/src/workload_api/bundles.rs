@@ -12,6 +12,7 @@ use weft_proto::identity::BundlesResponse;
 
 use crate::agent::WorkloadIdentity;
 use crate::client::{CallError, Credential, Target, get_bundles};
+use crate::doubts::Doubts;
 use crate::options::AgentOptions;
 
 /// Bytes of all lists of revoked certificates: gRPC clients take messages of 4 MiB, and these are not
@@ -58,7 +59,7 @@ impl Bundles {
 
 /// Asks again and again; ends with the agent.
 pub(super) async fn follow(
-    options: Arc<AgentOptions>,
+    (options, doubts): (Arc<AgentOptions>, Doubts),
     mut identity: watch::Receiver<Option<WorkloadIdentity>>,
     sender: watch::Sender<Bundles>,
 ) {
@@ -87,6 +88,7 @@ pub(super) async fn follow(
                     REFRESH
                 }
                 Err(error) => {
+                    doubts.heard(error.text());
                     tracing::warn!(error = error.text(), "bundles stay as they were");
                     let wait = pause;
                     pause = pause.saturating_mul(2).min(REFRESH);

@@ -19,6 +19,7 @@ use tonic::transport::Server;
 use weft_core::drain::DrainSignal;
 
 use crate::agent::WorkloadIdentity;
+use crate::doubts::Doubts;
 use crate::options::AgentOptions;
 use crate::stats::AgentStats;
 use bundles::Bundles;
@@ -45,6 +46,7 @@ struct Shared {
     bundles: watch::Receiver<Bundles>,
     tokens: Tokens,
     stats: Arc<AgentStats>,
+    doubts: Doubts,
 }
 
 /// See the module.
@@ -53,6 +55,7 @@ pub struct WorkloadApi {
     agent: Arc<AgentOptions>,
     identity: watch::Receiver<Option<WorkloadIdentity>>,
     stats: Arc<AgentStats>,
+    doubts: Doubts,
 }
 
 impl WorkloadApi {
@@ -61,12 +64,14 @@ impl WorkloadApi {
         agent: Arc<AgentOptions>,
         identity: watch::Receiver<Option<WorkloadIdentity>>,
         stats: Arc<AgentStats>,
+        doubts: Doubts,
     ) -> Self {
         Self {
             options,
             agent,
             identity,
             stats,
+            doubts,
         }
     }
 
@@ -81,13 +86,15 @@ impl WorkloadApi {
     /// Serves until the drain signal comes; then streams end and the socket goes.
     pub async fn serve(self, socket: Socket, drain: DrainSignal) {
         let (sender, bundles) = watch::channel(Bundles::Unknown);
-        let following = bundles::follow(Arc::clone(&self.agent), self.identity.clone(), sender);
+        let asking = (Arc::clone(&self.agent), self.doubts.clone());
+        let following = bundles::follow(asking, self.identity.clone(), sender);
         let shared = Arc::new(Shared {
             tokens: Tokens::default(),
             options: self.agent,
             identity: self.identity,
             bundles,
             stats: Arc::clone(&self.stats),
+            doubts: self.doubts,
         });
         let (listening, path) = socket.incoming(self.stats);
         let serving = Server::builder()

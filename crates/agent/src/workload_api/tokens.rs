@@ -97,6 +97,7 @@ pub(super) async fn token(
         }
         Err(error) => {
             stats.num_failed_jwt_svids.inc();
+            shared.doubts.heard(error.text());
             tracing::warn!(error = error.text(), "the authority gave no JWT-SVID");
             let kept = tokens.find(&key);
             if let Some(token) = kept.filter(|token| SystemTime::now() < token.end) {

@@ -30,6 +30,8 @@ const RANDOM: usize = 32;
 const MAX_TOKENS: usize = 10_000;
 /// The longest life of a token.
 pub const LONGEST: Duration = Duration::from_hours(7 * 24);
+/// Folder of those that wait.
+const WAITING: &str = "tokens";
 const PRIVATE: u32 = 0o600;
 
 /// A join token that was found and is not spent yet.
@@ -63,11 +65,25 @@ impl JoinTokens {
     /// The folder cannot be made, or others may enter it.
     pub fn open(folder: &Path) -> Result<Self, AuthorityError> {
         disk::private_folder(folder)?;
-        let waiting = folder.join("tokens");
+        let waiting = folder.join(WAITING);
         let used = waiting.join("used");
         disk::private_folder(&waiting)?;
         disk::private_folder(&used)?;
         Ok(Self { waiting, used })
+    }
+
+    /// The tokens of a control plane that has started with this folder before: nothing is made.
+    ///
+    /// # Errors
+    /// There is none, or others may enter the folder.
+    pub fn of_authority(folder: &Path) -> Result<Self, AuthorityError> {
+        if !folder.join(WAITING).is_dir() {
+            return Err(AuthorityError::content(
+                folder,
+                "is not the folder of a control plane: give that of `weft control --ca-dir`, which makes it at its first start",
+            ));
+        }
+        Self::open(folder)
     }
 
     /// Makes a token for a workload.

@@ -48,6 +48,17 @@ pub enum Method {
     Join(JoinToken),
 }
 
+impl Method {
+    /// A word for it, for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Token => "token",
+            Self::Join(_) => "join token",
+        }
+    }
+}
+
 /// A caller whose identity was proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -108,6 +119,9 @@ pub enum Refusal {
     /// A join token where it is good for nothing.
     #[error("a join token is good for a certificate; show that certificate here")]
     JoinElsewhere,
+    /// A caller that is known asks for a certificate of another identity.
+    #[error("{0} asks for a certificate of somebody else")]
+    Impersonation(SpiffeId),
     /// The records of join tokens cannot be read or written.
     #[error("the records of join tokens: {0}")]
     JoinStore(String),
@@ -115,7 +129,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All labels of [`Refusal::reason`].
-    pub const REASONS: [&'static str; 17] = [
+    pub const REASONS: [&'static str; 18] = [
         "no_credentials",
         "certificate_invalid",
         "certificate_revoked",
@@ -133,6 +147,7 @@ impl Refusal {
         "join_token_expired",
         "join_token_elsewhere",
         "join_token_store",
+        "impersonation",
     ];
 
     /// A label for metrics.
@@ -155,6 +170,7 @@ impl Refusal {
             Self::JoinExpired => "join_token_expired",
             Self::JoinElsewhere => "join_token_elsewhere",
             Self::JoinStore(_) => "join_token_store",
+            Self::Impersonation(_) => "impersonation",
         }
     }
 }

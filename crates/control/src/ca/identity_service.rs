@@ -16,12 +16,12 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status};
-use tonic_prost::ProstCodec;
 use weft_ca::{SpiffeId, jwt_svid};
 use weft_proto::identity::{
     Bundle, BundlesRequest, BundlesResponse, JwtSvidRequest, JwtSvidResponse,
 };
 
+use super::codec::Reading;
 use super::{Desk, gate};
 
 /// Bytes of lists of revoked certificates that agents hand on.
@@ -163,9 +163,12 @@ where
     Q: Message + Default + 'static,
     <IdentityService as Answers<Q>>::Answer: Message + Default + 'static,
 {
-    let codec = ProstCodec::<<IdentityService as Answers<Q>>::Answer, Q>::default();
+    let codec = Reading::<<IdentityService as Answers<Q>>::Answer, Q>::of(&service.0, &request);
+    let reader = codec.reader();
     let mut grpc = Grpc::new(codec).apply_max_message_size_config(Some(MAX_MESSAGE), None);
-    grpc.unary(Method(service), request).await
+    let answer = grpc.unary(Method(service), request).await;
+    reader.look_at(&answer);
+    answer
 }
 
 impl Service<http::Request<Body>> for IdentityService {

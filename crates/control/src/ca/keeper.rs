@@ -52,7 +52,12 @@ pub(crate) async fn keep(
         folder = again;
         match published {
             Ok(()) => told_of_own.clear(),
-            Err(error) => refused(&desk, &error, &mut told_of_own),
+            Err(error) => refused(
+                &desk,
+                &error,
+                "our bundle for other trust domains",
+                &mut told_of_own,
+            ),
         }
         match foreign {
             Some(Ok(Some(bundles))) => {
@@ -64,7 +69,12 @@ pub(crate) async fn keep(
                 told_of_others.clear();
             }
             Some(Ok(None)) | None => {}
-            Some(Err(error)) => refused(&desk, &error, &mut told_of_others),
+            Some(Err(error)) => refused(
+                &desk,
+                &error,
+                "the bundles of other trust domains",
+                &mut told_of_others,
+            ),
         }
         match keys {
             Ok(Some(keys)) => {
@@ -73,7 +83,7 @@ pub(crate) async fn keep(
                 told_of_keys.clear();
             }
             Ok(None) => {}
-            Err(error) => refused(&desk, &error, &mut told_of_keys),
+            Err(error) => refused(&desk, &error, "the keys of JWT-SVIDs", &mut told_of_keys),
         }
         match changed {
             Ok(Some(state)) => {
@@ -85,17 +95,17 @@ pub(crate) async fn keep(
                 told.clear();
             }
             Ok(None) => {}
-            Err(error) => refused(&desk, &error, &mut told),
+            Err(error) => refused(&desk, &error, "the certificate authority", &mut told),
         }
     }
     Ok(())
 }
 
 /// Counts and tells an error, unless it was told last.
-fn refused(desk: &Desk, error: &AuthorityError, told: &mut String) {
+fn refused(desk: &Desk, error: &AuthorityError, what: &str, told: &mut String) {
     let error = error.to_string();
     if error != *told {
-        tracing::error!(error, "the certificate authority stays as it was");
+        tracing::error!(error, "a change is refused: {what} stays as before");
         desk.counts.updates_refused.fetch_add(1, Ordering::Relaxed);
         *told = error;
     }

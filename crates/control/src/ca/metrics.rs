@@ -101,6 +101,11 @@ pub(crate) fn metrics(desk: &Desk) -> Vec<Family> {
             "Requests for certificates beyond the bound.",
             load(&counts.overflow),
         ),
+        counter(
+            "weft_secure_requests_unreadable",
+            "Requests about identities that are no protobuf, or too long.",
+            load(&counts.unreadable),
+        ),
     ];
     all.extend(of_files(counts));
     all.extend(of_connections(counts));

@@ -2,11 +2,13 @@
 //! for certificates, and who connects to the secure port is who its credentials say. Must never
 //! know how certificates are made.
 
+mod codec;
 mod external;
 mod gate;
 mod gather;
 mod identity_service;
 mod issuer_keys;
+mod journal;
 mod keeper;
 mod metrics;
 mod review;
@@ -23,7 +25,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
 use weft_ca::authn::{IssuerKeys, JoinTokens, TokenIssuer, TokenIssuers, TrustDomains};
@@ -45,6 +46,7 @@ pub use external::SignerConfig;
 pub(crate) use gate::{Gate, believed_by, may_ask, may_be};
 pub(crate) use identity_service::IdentityService;
 pub(crate) use issuer_keys::{FetchedIssuer, follow_issuers};
+use journal::Lines;
 pub(crate) use keeper::keep;
 pub(crate) use metrics::metrics;
 pub use review::ReviewConfig;
@@ -142,6 +144,9 @@ pub enum SecureError {
     /// The external signer cannot be asked.
     #[error("the external signer: {0}")]
     Signer(String),
+    /// The bundles of other trust domains cannot be used.
+    #[error("bundles of other trust domains (--federated-bundles): {0}")]
+    Federated(AuthorityError),
     /// The control plane's own certificate cannot be made.
     #[error("the control plane's own certificate: {0}")]
     Own(String),
@@ -156,6 +161,8 @@ pub(crate) struct Counts {
     pub(crate) refused: [AtomicU64; Refusal::REASONS.len()],
     /// Requests whose CSR is refused.
     pub(crate) bad_requests: AtomicU64,
+    /// Requests that are no protobuf, or longer than is read.
+    pub(crate) unreadable: AtomicU64,
     /// Requests beyond the bound.
     pub(crate) overflow: AtomicU64,
     /// Signatures that failed, in the order of [`SIGN_ERRORS`].
@@ -206,27 +213,6 @@ pub(crate) struct Desk {
     pub(crate) wanted: watch::Sender<workloads::Wanted>,
     /// A token has a key that is not known.
     unknown_key: Notify,
-}
-
-/// Lines of the log about refusals in one second: anybody who reaches the port may cause them. The
-/// metric counts all.
-const LINES: u32 = 20;
-
-/// The present second, and how many lines were told in it.
-#[derive(Default)]
-struct Lines(Mutex<(u64, u32)>);
-
-impl Lines {
-    fn may_tell(&self, now: SystemTime) -> bool {
-        let second = now.duration_since(SystemTime::UNIX_EPOCH);
-        let second = second.unwrap_or_default().as_secs();
-        let mut told = self.0.lock();
-        if told.0 != second {
-            *told = (second, 0);
-        }
-        told.1 = told.1.saturating_add(1);
-        told.1 <= LINES
-    }
 }
 
 /// The folders that are watched.
@@ -303,7 +289,10 @@ pub(crate) fn open(
     let (issuers, fetched) = read_issuers(config)?;
     let federated = config.federated.as_ref();
     let federated = federated.map(|path| FederatedFolder::open(path, domains.clone()));
-    let (federated, foreign) = federated.transpose()?.unzip();
+    let (federated, foreign) = federated
+        .transpose()
+        .map_err(SecureError::Federated)?
+        .unzip();
     let foreign = foreign.unwrap_or_default();
     let desk = Desk {
         authority: Authority::new(state, config.lifetimes),
@@ -445,6 +434,19 @@ impl Desk {
         }
     }
 
+    /// A request cannot be read: counted and logged.
+    fn unreadable(&self, problem: &str, address: Option<SocketAddr>) {
+        self.counts.unreadable.fetch_add(1, Ordering::Relaxed);
+        if self.lines.may_tell(SystemTime::now()) {
+            let address = address.map_or_else(String::new, |address| address.to_string());
+            tracing::warn!(
+                address,
+                problem,
+                "a request of the secure port cannot be read"
+            );
+        }
+    }
+
     /// The ID of the control plane, and the names by which it is called.
     pub(crate) fn own_subject(
         &self,
@@ -473,19 +475,5 @@ impl Desk {
         addresses.sort();
         addresses.dedup();
         Ok(weft_ca::issuer::Subject { id, dns, addresses })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_do_not_fill_the_log() {
-        let (lines, now) = (Lines::default(), SystemTime::UNIX_EPOCH);
-        let told = |at: SystemTime| (0..100).filter(|_| lines.may_tell(at)).count();
-        assert_eq!(told(now), 20);
-        assert_eq!(told(now + Duration::from_millis(999)), 0);
-        assert_eq!(told(now + Duration::from_secs(1)), 20);
     }
 }

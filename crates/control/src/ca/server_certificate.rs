@@ -13,7 +13,7 @@ use weft_ca::issuer::Subject;
 use weft_ca::{Csr, KeyKind, KeyPair};
 use weft_core::drain::DrainSignal;
 
-use super::Desk;
+use super::{Desk, journal};
 
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -40,6 +40,7 @@ impl ServerCertificate {
         let now = SystemTime::now();
         let issued = desk.authority.issue(request, subject.clone(), None, now);
         let issued = issued.await.map_err(|error| error.to_string())?;
+        journal::issued(&subject.id, &issued, "control plane", None);
         let private = PrivateKeyDer::from_pem_slice(key.to_pem().expose());
         let private = private.map_err(|error| error.to_string())?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();

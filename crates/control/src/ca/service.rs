@@ -13,14 +13,14 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status};
-use tonic_prost::ProstCodec;
 use weft_ca::authn::Method;
 use weft_ca::issuer::Subject;
-use weft_ca::{Caller, Csr, SignError};
+use weft_ca::{Caller, Csr, Issued, Refusal, SignError};
 use weft_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 
+use super::codec::Reading;
 use super::gate::{self, credentials};
-use super::{Desk, SIGN_ERRORS};
+use super::{Desk, SIGN_ERRORS, journal};
 
 const NAME: &str = "istio.v1.auth.IstioCertificateService";
 const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
@@ -70,7 +70,7 @@ impl CertificateService {
             desk.believe(&shown, &peer).await
         };
         let unauthenticated =
-            |refusal: &weft_ca::Refusal| gate::refused(refusal, "request authenticate failure");
+            |refusal: &Refusal| gate::refused(refusal, "request authenticate failure");
         let caller = caller.map_err(|refusal| unauthenticated(&refusal))?;
         peer.believe();
         let _place = match place {
@@ -85,7 +85,8 @@ impl CertificateService {
         for key in metadata.iter().flat_map(|metadata| metadata.fields.keys()) {
             match key.as_str() {
                 IMPERSONATED => {
-                    tracing::warn!(identity = %caller.id, "asks for a certificate of somebody else");
+                    let refusal = Refusal::Impersonation(caller.id.clone());
+                    self.desk.refused(&refusal, peer.address);
                     return Err(Status::unauthenticated(
                         "request impersonation authentication failure",
                     ));
@@ -98,16 +99,17 @@ impl CertificateService {
                 _ => {}
             }
         }
-        let csr = Csr::from_pem(csr.as_bytes()).map_err(|error| {
+        let csr = Csr::from_pem(csr.as_bytes()).map_err(|error| error.to_string());
+        let csr = csr.and_then(|csr| is_for(&caller, csr)).map_err(|error| {
             counts.bad_requests.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(identity = %caller.id, %error, "a certificate request is refused");
+            tracing::warn!(identity = %caller.id, error, "a certificate request is refused");
             Status::invalid_argument(format!("CSR signing error ({error})"))
         })?;
         let asked = u64::try_from(validity_duration)
             .ok()
             .map(Duration::from_secs);
-        self.check_lifetime(asked)?;
-        let answer = self.sign(&caller, csr, asked).await?;
+        self.check_lifetime(&caller, asked)?;
+        let issued = self.sign(&caller, csr, asked).await?;
         if matches!(caller.method, Method::Join(_)) {
             let (desk, spender) = (Arc::clone(&self.desk), caller.clone());
             // It is used up when the certificate is there: a signer that is away costs nobody a token.
@@ -121,8 +123,11 @@ impl CertificateService {
             })?;
         }
         counts.issued.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(identity = %caller.id, "a certificate is issued");
-        Ok(Response::new(answer))
+        journal::issued(&caller.id, &issued, caller.method.name(), peer.address);
+        let mut cert_chain = issued.pem();
+        let roots = self.desk.authority.state();
+        cert_chain.push(String::from_utf8_lossy(roots.bundle.pem()).into_owned());
+        Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
 
     /// One of the places for requests that are worked on.
@@ -133,9 +138,10 @@ impl CertificateService {
         })
     }
 
-    fn check_lifetime(&self, asked: Option<Duration>) -> Result<(), Status> {
+    fn check_lifetime(&self, caller: &Caller, asked: Option<Duration>) -> Result<(), Status> {
         let checked = self.desk.authority.lifetime(asked);
-        checked.map(|_| ()).map_err(|error| self.unsigned(&error))
+        let checked = checked.map(|_| ());
+        checked.map_err(|error| self.unsigned(caller, &error))
     }
 
     async fn sign(
@@ -143,35 +149,52 @@ impl CertificateService {
         caller: &Caller,
         csr: Csr,
         asked: Option<Duration>,
-    ) -> Result<IstioCertificateResponse, Status> {
+    ) -> Result<Issued, Status> {
         let authority = &self.desk.authority;
         let subject = Subject::from(caller.id.clone());
         let issued = authority.issue(csr, subject, asked, SystemTime::now());
         let issued = tokio::time::timeout(SIGN, issued).await;
         let issued = issued.map_err(|_| {
             let late = SignError::NotReady("the signer does not answer".to_owned());
-            self.unsigned(&late)
+            self.unsigned(caller, &late)
         })?;
-        let issued = issued.map_err(|error| self.unsigned(&error))?;
-        let mut cert_chain = issued.pem();
-        let roots = authority.state();
-        cert_chain.push(String::from_utf8_lossy(roots.bundle.pem()).into_owned());
-        Ok(IstioCertificateResponse { cert_chain })
+        issued.map_err(|error| self.unsigned(caller, &error))
     }
 
-    fn unsigned(&self, error: &SignError) -> Status {
+    fn unsigned(&self, caller: &Caller, error: &SignError) -> Status {
         let counted = SIGN_ERRORS.iter().zip(&self.desk.counts.unsigned);
         for (_, count) in counted.filter(|(kind, _)| **kind == error.kind()) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        tracing::warn!(%error, "a certificate is not issued");
-        let text = format!("CSR signing error ({error})");
+        tracing::warn!(identity = %caller.id, %error, "a certificate is not issued");
+        let hint = match error {
+            SignError::Lifetime { .. } => {
+                "; ask for less (SECRET_TTL, --secret-ttl), or the authority for more (--max-workload-cert-ttl)"
+            }
+            SignError::NotReady(_) | SignError::Sign(_) => "",
+        };
+        let text = format!("CSR signing error ({error}{hint})");
         match error {
             SignError::NotReady(_) => Status::unavailable(text),
             SignError::Lifetime { .. } => Status::invalid_argument(text),
             SignError::Sign(_) => Status::internal(text),
         }
     }
+}
+
+/// A join token is good once: a certificate that its user takes for somebody else's, and throws away,
+/// is not to cost it. What others name is not read.
+fn is_for(caller: &Caller, csr: Csr) -> Result<Csr, String> {
+    if matches!(caller.method, Method::Join(_))
+        && let Some(named) = csr.named()
+        && named.of_workload() != caller.id.of_workload()
+    {
+        return Err(format!(
+            "it is for {named}, and the join token, which is not used up, for {}",
+            caller.id
+        ));
+    }
+    Ok(csr)
 }
 
 impl NamedService for CertificateService {
@@ -204,9 +227,14 @@ impl Service<http::Request<Body>> for CertificateService {
             if request.uri().path() != CREATE {
                 return Ok(Status::unimplemented("no such method").into_http());
             }
-            let codec = ProstCodec::<IstioCertificateResponse, IstioCertificateRequest>::default();
+            let desk = Arc::clone(&service.desk);
+            let codec =
+                Reading::<IstioCertificateResponse, IstioCertificateRequest>::of(&desk, &request);
+            let reader = codec.reader();
             let mut grpc = Grpc::new(codec).apply_max_message_size_config(Some(MAX_MESSAGE), None);
-            Ok(grpc.unary(service, request).await)
+            let answer = grpc.unary(service, request).await;
+            reader.look_at(&answer);
+            Ok(answer)
         })
     }
 }

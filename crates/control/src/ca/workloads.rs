@@ -17,8 +17,8 @@ use weft_core::drain::DrainSignal;
 use weft_model::Namespace;
 use weft_model::secret;
 
-use super::Desk;
 use super::server_certificate::SHORTEST;
+use super::{Desk, journal};
 use crate::core::Core;
 
 /// After a failure.
@@ -127,8 +127,10 @@ async fn issue(desk: &Desk, (namespace, account): &Account) -> Result<(Svid, Dur
     let request = key.request(None)?;
     let request = Csr::from_pem(request.as_bytes()).map_err(|error| error.to_string())?;
     let now = SystemTime::now();
-    let issued = desk.authority.issue(request, Subject::from(id), None, now);
+    let subject = Subject::from(id.clone());
+    let issued = desk.authority.issue(request, subject, None, now);
     let issued = issued.await.map_err(|error| error.to_string())?;
+    journal::issued(&id, &issued, "xDS", None);
     let state = desk.authority.state();
     let svid = Svid {
         pair: secret::KeyPair {

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 use tonic::Status;
+use weft_ca::Refusal;
 use weft_model::Namespace;
 use weft_xds::View;
 use weft_xds::server::grpc::{Connection, ConnectionId, ViewSource};
@@ -202,7 +203,12 @@ impl Core {
         for (chain, standing, proxy) in open {
             if let Some(refusal) = desk.doubts(&chain) {
                 desk.counts.ended.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(node = proxy.id, %refusal, "a stream is ended");
+                if matches!(refusal, Refusal::Revoked(_)) {
+                    tracing::warn!(node = proxy.id, %refusal, "a stream is ended");
+                } else {
+                    // Its proxy has renewed long ago, and comes with its present one.
+                    tracing::info!(node = proxy.id, %refusal, "a stream is ended");
+                }
                 standing.end();
             }
         }

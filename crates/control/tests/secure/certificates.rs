@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::plane::{SERVICE, config, get, write};
 use crate::setup::{
-    CART, DAY, Identity, Secure, cart, identity, inline, names, open_to_all, request, secrets,
+    CART, DAY, Identity, Secure, cart, identity, inline, names, open_to_all, request, request_for,
+    secrets,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -28,24 +29,20 @@ async fn a_join_token_gets_one_certificate_for_its_workload_and_that_gets_the_ne
         .await
         .expect_err("no request");
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
-    let mut endless = request().1;
+    let mut endless = request_for(None).1;
     endless.validity_duration = 1_000_000_000;
     let refused = secure
         .ask(None, Some(&token), endless)
         .await
         .expect_err("too long");
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
-    let (key, first) = request();
+    let (key, first) = request_for(None);
     let chain = secure
         .ask(None, Some(&token), first.clone())
         .await
         .expect("issued");
     let own = identity(&key, &chain);
-    assert_eq!(
-        names(&own),
-        [CART],
-        "what was asked for besides is not believed"
-    );
+    assert_eq!(names(&own), [CART]);
     let roots = chain.last().expect("roots").as_bytes();
     assert_eq!(
         TrustBundle::from_pem(roots).expect("a bundle"),
@@ -67,7 +64,11 @@ async fn a_join_token_gets_one_certificate_for_its_workload_and_that_gets_the_ne
     let (key, next) = request();
     let chain = secure.ask(Some(&own), None, next).await.expect("renewed");
     let renewed = identity(&key, &chain);
-    assert_eq!(names(&renewed), [CART]);
+    assert_eq!(
+        names(&renewed),
+        [CART],
+        "what was asked for besides is not believed"
+    );
     assert_ne!(renewed.chain, own.chain);
     assert_eq!(secure.metric("citadel_server_csr_count").await, 5);
     assert_eq!(
@@ -139,6 +140,8 @@ async fn callers_without_good_credentials_get_no_certificate_and_the_reason_is_c
         .await
         .expect_err("refused");
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    let counted = "weft_authentication_failures{reason=\"impersonation\"}";
+    assert_eq!(secure.metric(counted).await, 1);
     secure.stop().await;
 }
 
@@ -251,4 +254,23 @@ async fn a_folder_that_others_may_enter_is_no_folder_for_keys() {
         .err()
         .expect("refused");
     assert!(error.to_string().contains("chmod 700"), "{error}");
+}
+
+#[tokio::test]
+async fn a_foreign_bundle_that_cannot_be_used_stops_the_start_and_names_flag_and_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    write(directory.path(), "mesh.yaml", SERVICE);
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "example.org.json", "{");
+    let mut config = config(directory.path());
+    config.secure = Some(SecureConfig {
+        federated: Some(folder.path().to_owned()),
+        ..SecureConfig::new(directory.path().join("ca"))
+    });
+    let (_drain, signal) = drain::channel();
+    let error = ControlPlane::start(config, signal).await;
+    let error = error.err().expect("refused").to_string();
+    for part in ["--federated-bundles", "example.org.json"] {
+        assert!(error.contains(part), "{error}");
+    }
 }

@@ -2,6 +2,7 @@
 //! credentials say.
 
 mod certificates;
+mod malformed;
 #[path = "../plane/mod.rs"]
 mod plane;
 mod setup;

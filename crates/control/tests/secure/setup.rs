@@ -210,7 +210,7 @@ impl Secure {
     /// Gets a certificate by a join token.
     pub(crate) async fn join(&self, namespace: &str, account: &str) -> Identity {
         let token = self.join_token(namespace, account);
-        let (key, request) = request();
+        let (key, request) = request_for(None);
         let chain = self.ask(None, Some(&token), request).await.expect("issued");
         identity(&key, &chain)
     }
@@ -326,10 +326,15 @@ impl Service<Uri> for Connector {
 
 /// A key, and a request for it that asks for somebody else's name.
 pub(crate) fn request() -> (KeyPair, IstioCertificateRequest) {
-    let key = KeyPair::generate(KeyKind::P256).expect("made");
     let other = SpiffeId::parse("spiffe://cluster.local/ns/bank/sa/vault").expect("valid");
+    request_for(Some(&other))
+}
+
+/// A request that names this workload, or none.
+pub(crate) fn request_for(id: Option<&SpiffeId>) -> (KeyPair, IstioCertificateRequest) {
+    let key = KeyPair::generate(KeyKind::P256).expect("made");
     let request = IstioCertificateRequest {
-        csr: key.request(Some(&other)).expect("made"),
+        csr: key.request(id).expect("made"),
         ..IstioCertificateRequest::default()
     };
     (key, request)

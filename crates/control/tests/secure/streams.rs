@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::plane::{PATIENCE, SERVICE, SIDECAR, Sotw, get, node, write};
-use crate::setup::{Secure, answer, cart, request, serial};
+use crate::setup::{Secure, answer, cart, request, request_for, serial};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -46,7 +46,7 @@ async fn streams_are_for_nodes_that_are_who_their_credentials_say() {
     }
     let elsewhere = "weft_authentication_failures{reason=\"join_token_elsewhere\"}";
     assert_eq!(secure.metric(elsewhere).await, 2, "neither is looked up");
-    let (_, good) = request();
+    let (_, good) = request_for(None);
     let unspent = secure.ask(None, Some(&join), good).await;
     assert!(unspent.is_ok(), "a stream spends no join token");
     secure.stop().await;

@@ -1,6 +1,6 @@
 //! The listener and the filter chain of a call, and the filters of the connection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};
 use weft_config::filter_chain::{ConnectionInfo, FilterChain, NetworkFilter, NetworkGuard};
@@ -163,10 +163,26 @@ fn listener<'a>(
         let mut ports: Vec<u16> = all().map(|(_, it)| it.address.port()).collect();
         ports.sort_unstable();
         ports.dedup();
+        // Who captures nothing, as with HTTP_PROXY_PORT, is called at an address of its own.
+        let may_be_told = !side.gateway && direction == Direction::Outbound;
+        let mut own = all().map(|(_, it)| it.address).filter(|_| may_be_told);
+        let hint = own.next().map_or_else(String::new, |own| {
+            format!("; the call may go to one of them: --to {}", reachable(own))
+        });
         End::closed(format!(
-            "no listener takes a connection to {destination}; there are listeners on ports {ports:?}"
+            "no listener takes a connection to {destination}; there are listeners on ports {ports:?}{hint}"
         ))
     })
+}
+
+/// An address at which a listener of any address is called on its own machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 fn no_chain(listener: &Listener, connection: &ConnectionInfo<'_>) -> End {

@@ -66,6 +66,11 @@ fn side() -> Side {
 
 /// The verdict and the status of a call.
 fn called(path: &str) -> (Value, Value) {
+    let report = report(path, ([192, 0, 2, 1], 80).into(), Direction::Outbound);
+    (report["verdict"].clone(), report["status"].clone())
+}
+
+fn report(path: &str, destination: std::net::SocketAddr, direction: Direction) -> Value {
     let head = Head {
         method: Method::GET,
         path: path.to_owned(),
@@ -74,19 +79,16 @@ fn called(path: &str) -> (Value, Value) {
     };
     let call = Call {
         source: ([192, 0, 2, 9], 1).into(),
-        destination: ([192, 0, 2, 1], 80).into(),
+        destination,
         tls: None,
         head: Some(head),
         protocol: "http/1.1",
         random: 0,
     };
     let side = side();
-    let passed = pin!(pass(&side, &call, Direction::Outbound));
+    let passed = pin!(pass(&side, &call, direction));
     match passed.poll(&mut Polled::from_waker(Waker::noop())) {
-        Poll::Ready(passage) => (
-            passage.report["verdict"].clone(),
-            passage.report["status"].clone(),
-        ),
+        Poll::Ready(passage) => passage.report,
         Poll::Pending => panic!("nothing waits here"),
     }
 }
@@ -102,6 +104,15 @@ fn statuses_are_those_of_the_router() {
     ] {
         assert_eq!(called(path), ("refused".into(), status.into()), "{path}");
     }
+}
+
+#[test]
+fn who_captures_nothing_is_to_be_called_at_a_listeners_address() {
+    let elsewhere = ([192, 0, 2, 7], 9080).into();
+    let report = report("/", elsewhere, Direction::Outbound);
+    assert_eq!(report["verdict"], "closed", "{report:#}");
+    let reason = report["reason"].as_str().expect("told");
+    assert!(reason.ends_with("--to 192.0.2.1:80"), "{reason}");
 }
 
 #[test]

@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weft_core::drain::DrainSignal;
 use weft_upstream::ClusterStore;
-use weft_xds::client::WorkloadHealth;
+use weft_xds::client::{ClientEvent, WorkloadHealth};
 
 use super::certificate_files::LOOK;
-use super::own_identity::{self, WorkloadSecrets};
+use super::own_identity::{self, Own, WorkloadSecrets};
 use super::resources::Resources;
 use super::workers::WorkerPool;
 use super::{drain, xds};
@@ -34,7 +34,7 @@ pub(super) struct Life {
     /// When the files of certificates are looked at.
     pub(super) next_look: Instant,
     /// Certificates of this process's own agent.
-    pub(super) own: Option<watch::Receiver<Option<WorkloadSecrets>>>,
+    pub(super) own: Option<Own>,
     /// How the workload is, if somebody probes it.
     pub(super) health: Option<watch::Receiver<Option<WorkloadHealth>>>,
     /// Whether there was a file of revoked certificates when they were put in force.
@@ -112,6 +112,9 @@ impl Life {
             let leave = self.resources.leaving.next();
             tokio::select! {
                 event = xds::next(&mut control) => {
+                    if let (Some(own), Some(ClientEvent::Disconnected { error, .. })) = (&self.own, &event) {
+                        (own.refused)(error);
+                    }
                     if let Some(control) = &mut control {
                         control.handle(event, &mut self.resources).await;
                         self.give_back.get_or_insert_with(|| Instant::now() + REST);
@@ -170,7 +173,8 @@ impl Life {
     /// A file of revoked certificates that comes or goes changes what is in force; one that changes
     /// is read again as other files are.
     async fn look_at_lists(&mut self) {
-        let own = self.own.as_ref().and_then(|own| own.borrow().clone());
+        let own = self.own.as_ref();
+        let own = own.and_then(|own| own.secrets.borrow().clone());
         if let Some(own) = own.filter(|own| own.lists().is_some() != self.listed) {
             self.set_own(&own).await;
         }

@@ -56,15 +56,23 @@ pub struct OwnIdentity {
     pub secrets: watch::Receiver<Option<WorkloadSecrets>>,
     /// Shows the agent's metrics.
     pub register: Box<dyn FnOnce(&Registry) + Send>,
+    /// Is told why the control plane ended a stream, or took none.
+    pub refused: Box<dyn Fn(&str) + Send>,
+}
+
+/// The same at work.
+pub(super) struct Own {
+    pub(super) secrets: watch::Receiver<Option<WorkloadSecrets>>,
+    pub(super) refused: Box<dyn Fn(&str) + Send>,
 }
 
 impl OwnIdentity {
-    pub(super) fn registered(
-        self,
-        registry: &Registry,
-    ) -> watch::Receiver<Option<WorkloadSecrets>> {
+    pub(super) fn registered(self, registry: &Registry) -> Own {
         (self.register)(registry);
-        self.secrets
+        Own {
+            secrets: self.secrets,
+            refused: self.refused,
+        }
     }
 }
 
@@ -75,12 +83,10 @@ impl std::fmt::Debug for OwnIdentity {
 }
 
 /// The secrets as they change; for ever pending without an agent, or when it has ended.
-pub(super) async fn next(
-    secrets: &mut Option<watch::Receiver<Option<WorkloadSecrets>>>,
-) -> Option<WorkloadSecrets> {
-    match secrets {
-        Some(receiver) => match receiver.changed().await {
-            Ok(()) => receiver.borrow_and_update().clone(),
+pub(super) async fn next(own: &mut Option<Own>) -> Option<WorkloadSecrets> {
+    match own {
+        Some(own) => match own.secrets.changed().await {
+            Ok(()) => own.secrets.borrow_and_update().clone(),
             Err(_) => std::future::pending().await,
         },
         None => std::future::pending().await,
