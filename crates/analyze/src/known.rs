@@ -67,6 +67,8 @@ impl<'a> Known<'a> {
             }
             Object::Endpoints(list) => drop(self.endpoints.insert(&list.service, list)),
             Object::Workload(workload) => self.workloads.push(workload),
+            // A rule for RPC requests says nothing of HTTP, and may stand beside one that does.
+            Object::VirtualService(rule) if rule.is_for_calls() => {}
             Object::VirtualService(rule) => {
                 self.virtual_services.insert(&rule.meta.origin, rule);
             }

@@ -207,7 +207,7 @@ fn status_of(p: &mut Pass<'_>, message: &pb::typ::HttpStatus) -> Option<StatusCo
 /// Envoy's least time between two fills.
 const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 
-fn bucket(p: &mut Pass<'_>, message: &pb::typ::TokenBucket) -> Option<TokenBucket> {
+pub(crate) fn bucket(p: &mut Pass<'_>, message: &pb::typ::TokenBucket) -> Option<TokenBucket> {
     let pb::typ::TokenBucket {
         max_tokens,
         tokens_per_fill,

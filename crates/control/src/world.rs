@@ -306,6 +306,12 @@ impl World {
             callers: Arc::new(callers(rule)),
             delegates: rule.has_delegates(),
         };
+        if rule.is_for_calls() {
+            for host in &rule.hosts {
+                self.index(Key::CallRules, host, &facts, comes);
+            }
+            return;
+        }
         let has_streams = !rule.tcp.is_empty() || !rule.tls.is_empty();
         for gateway in &rule.gateways {
             for host in &rule.hosts {

@@ -32,7 +32,7 @@ pub use counters::CounterGroup;
 pub use fault::FaultStats;
 pub use header_edit::{EditKind, HeaderEdit};
 pub use jwt::RemoteKeys;
-pub use local_rate_limit::{ConnectionBucket, LimitCounts};
+pub use local_rate_limit::{ConnectionBucket, LimitCounts, limit_clock};
 pub use local_reply::LocalReply;
 pub use rbac::{DENIED as RBAC_DENIED, Judged, RbacCounters};
 

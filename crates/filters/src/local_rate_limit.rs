@@ -14,6 +14,11 @@ use crate::{LocalReply, RequestContext, Verdict};
 /// From here on buckets count the time.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// The time as buckets count it, the same for all workers.
+pub fn limit_clock() -> Duration {
+    START.elapsed()
+}
+
 /// gRPC's `RESOURCE_EXHAUSTED`.
 const RESOURCE_EXHAUSTED: u32 = 8;
 

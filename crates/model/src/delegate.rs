@@ -359,6 +359,7 @@ mod tests {
                 headers: crate::HeaderOperations::default(),
                 cors: None,
             }],
+            call_limit: None,
             tls: Vec::new(),
             tcp: Vec::new(),
         };

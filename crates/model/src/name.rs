@@ -119,11 +119,12 @@ pub enum Kind {
     Telemetry,
     WorkloadGroup,
     MeshNetworks,
+    MetaRouter,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Service,
         Self::Endpoints,
         Self::EndpointSlice,
@@ -145,6 +146,7 @@ impl Kind {
         Self::Telemetry,
         Self::WorkloadGroup,
         Self::MeshNetworks,
+        Self::MetaRouter,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -161,6 +163,7 @@ impl Kind {
                 "security.istio.io"
             }
             Self::Telemetry => "telemetry.istio.io",
+            Self::MetaRouter => "metaprotocol.aeraki.io",
             _ => "networking.istio.io",
         }
     }
@@ -169,6 +172,7 @@ impl Kind {
     pub fn version(self) -> &'static str {
         match self {
             Self::EnvoyFilter => "v1alpha3",
+            Self::MetaRouter => "v1alpha1",
             _ => "v1",
         }
     }
@@ -197,6 +201,7 @@ impl Kind {
             Self::Telemetry => "Telemetry",
             Self::WorkloadGroup => "WorkloadGroup",
             Self::MeshNetworks => "MeshNetworks",
+            Self::MetaRouter => "MetaRouter",
         }
     }
 
@@ -224,6 +229,7 @@ impl Kind {
             Self::Telemetry => "telemetry",
             Self::WorkloadGroup => "workload-group",
             Self::MeshNetworks => "mesh-networks",
+            Self::MetaRouter => "meta-router",
         }
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::cors::CorsPolicy;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
-use crate::name::{ExportTo, Namespace, ObjectRef, PortNumber, RuleMeta, Weight};
+use crate::name::{ExportTo, Kind, Namespace, ObjectRef, PortNumber, RuleMeta, Weight};
+use crate::rpc::CallLimit;
 use crate::stream::StreamRoute;
 
 /// What a rule is bound to.
@@ -42,6 +43,15 @@ pub struct VirtualService {
     pub tls: Vec<StreamRoute>,
     /// Routes of all other connections.
     pub tcp: Vec<StreamRoute>,
+    /// Only of a rule for RPC requests ([`VirtualService::is_for_calls`]): what their servers take.
+    pub call_limit: Option<Arc<CallLimit>>,
+}
+
+impl VirtualService {
+    /// Whether it is Aeraki's rule for RPC requests, which says nothing of others: attributes stand as headers.
+    pub fn is_for_calls(&self) -> bool {
+        self.meta.origin.kind == Kind::MetaRouter
+    }
 }
 
 /// One route.

@@ -1,9 +1,42 @@
 //! RPC protocols that a mesh routes request by request, and how ports say that they speak one. Knows no
 //! frame.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::protocol::Protocol;
+use crate::route::StringMatch;
+
+/// How many calls each workload of a service takes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CallLimit {
+    /// For calls that meet no condition; `None`: they have no limit.
+    pub rest: Option<CallBucket>,
+    /// The first that holds gives the bucket.
+    pub conditions: Vec<LimitCondition>,
+}
+
+/// Calls with a bucket of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LimitCondition {
+    /// Attributes by name, all of which have to match.
+    pub attributes: BTreeMap<Arc<str>, StringMatch>,
+    /// The bucket.
+    pub bucket: CallBucket,
+}
+
+/// Tokens, each for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CallBucket {
+    /// Most that there are at once, and at the beginning; not 0.
+    pub max_tokens: u32,
+    /// How many come in each interval; not 0.
+    pub tokens_per_fill: u32,
+    /// 50 ms or more.
+    pub fill_interval: Duration,
+}
 
 /// An RPC protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

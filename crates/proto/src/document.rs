@@ -49,6 +49,9 @@ pub const ISTIO_TELEMETRY_VERSIONS: [&str; 2] = ["v1", "v1alpha1"];
 /// Its kinds.
 pub const ISTIO_TELEMETRY_KINDS: [&str; 1] = ["Telemetry"];
 
+/// The API group of Aeraki's rules for RPC requests.
+pub const AERAKI: &str = "metaprotocol.aeraki.io";
+
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -85,6 +88,8 @@ pub enum Recognised {
     IstioSecurity,
     /// A kind of Istio's telemetry API, in a known version.
     IstioTelemetry,
+    /// A kind of Aeraki's API, in a known version.
+    Aeraki,
     /// A plain Kubernetes object for which [`crate::kubernetes`] has a message.
     Kubernetes,
     /// Anything else: another group, or a core kind that a mesh does not read.
@@ -132,6 +137,10 @@ impl Document {
                 self.known(kind, &ISTIO_TELEMETRY_KINDS, &ISTIO_TELEMETRY_VERSIONS)?;
                 Ok(Recognised::IstioTelemetry)
             }
+            (AERAKI, kind @ "MetaRouter") => {
+                self.known(kind, &["MetaRouter"], &["v1alpha1"])?;
+                Ok(Recognised::Aeraki)
+            }
             ("", "Service" | "Endpoints" | "Pod" | "Namespace" | "Secret" | "ConfigMap")
             | ("discovery.k8s.io", "EndpointSlice") => Ok(Recognised::Kubernetes),
             _ => Ok(Recognised::Other),
@@ -171,6 +180,7 @@ impl Document {
             Recognised::IstioNetworking => Some(format!("istio.networking.v1alpha3.{}", self.kind)),
             Recognised::IstioSecurity => Some(format!("istio.security.v1beta1.{}", self.kind)),
             Recognised::IstioTelemetry => Some(format!("istio.telemetry.v1alpha1.{}", self.kind)),
+            Recognised::Aeraki => Some(format!("aeraki.metaprotocol.v1alpha1.{}", self.kind)),
             Recognised::Kubernetes => Some(format!("weft.kubernetes.v1.{}", self.kind)),
             Recognised::Other => None,
         }

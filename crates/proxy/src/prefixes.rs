@@ -52,8 +52,8 @@ pub(crate) struct PrefixStats {
     counters: RefCell<HashMap<CounterKey, Arc<CounterGroup>>>,
 }
 
-/// Whose counters: the stat prefix that the configuration names, and which ones below it.
-type CounterKey = (Arc<str>, Box<str>, &'static str);
+/// Whose counters: the stat prefix that the configuration names, where they are, and which ones below it.
+type CounterKey = (Arc<str>, Scope, Box<str>, &'static str);
 
 fn registered<S: StatSet + Default + 'static>(registry: &Registry, scope: Scope) -> Arc<S> {
     let stats = Arc::default();
@@ -101,7 +101,7 @@ impl PrefixStats {
         (prefix, names): (&str, &'static [&'static str]),
     ) -> Arc<CounterGroup> {
         let first = names.first().copied().unwrap_or_default();
-        let key = (Arc::clone(owner), prefix.into(), first);
+        let key = (Arc::clone(owner), scope.clone(), prefix.into(), first);
         let mut kept = self.counters.borrow_mut();
         let group = kept.entry(key).or_insert_with(|| {
             let group = Arc::new(CounterGroup::new(prefix, names));

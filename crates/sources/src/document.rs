@@ -8,6 +8,7 @@ use weft_model::{Kind, Labels, MeshSettings, Namespace, ObjectRef, Timestamp};
 use weft_proto::document::{Document, Recognised, parse_file};
 use weft_proto::{Problem, reader};
 
+use crate::api::aeraki;
 use crate::api::istio::{
     authorization_policy, destination_rule, envoy_filter, gateway, message as istio,
     peer_authentication, proxy_config, request_authentication, service_entry, sidecar, telemetry,
@@ -138,6 +139,7 @@ fn read_document(document: &Document, recognised: Recognised, settings: &MeshSet
 fn is_mesh_api(document: &Document) -> bool {
     let group = document.group();
     group.ends_with("istio.io")
+        || group.ends_with("aeraki.io")
         || group == "gateway.networking.k8s.io"
         || (group == "networking.k8s.io" && document.kind.starts_with("Ingress"))
 }
@@ -278,6 +280,10 @@ fn convert_kind(
         Kind::VirtualService => {
             let message = document.read_spec()?;
             let rule = virtual_service::convert(message, context, spec);
+            Some(Piece::VirtualService(Arc::new(rule)))
+        }
+        Kind::MetaRouter => {
+            let rule = aeraki::meta_router(document.read_spec()?, context, spec);
             Some(Piece::VirtualService(Arc::new(rule)))
         }
         Kind::DestinationRule => {

@@ -87,6 +87,11 @@ fn secrets() {
 }
 
 #[test]
+fn meta_routers() {
+    check("meta-router.yaml", of_objects);
+}
+
+#[test]
 fn other_kinds() {
     check("others.yaml", of_objects);
 }

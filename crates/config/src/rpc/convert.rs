@@ -190,10 +190,7 @@ fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
         request_mutation,
         response_mutation,
     } = message;
-    let conditions = p.opt("match", r#match.as_ref(), |p, message| {
-        let route::RouteMatch { metadata } = message;
-        Some(p.each("metadata", metadata, attribute_match))
-    });
+    let conditions = p.opt("match", r#match.as_ref(), route_match);
     let request_mutation = mutations(p, "request_mutation", request_mutation);
     let response_mutation = mutations(p, "response_mutation", response_mutation);
     let (clusters, hash, mirrors) = p.required("route", route.as_ref(), action)?;
@@ -212,6 +209,15 @@ fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
         retry_backoff: None,
         mirrors,
     })
+}
+
+/// What all has to hold of a request.
+pub(super) fn route_match(
+    p: &mut Pass<'_>,
+    message: &route::RouteMatch,
+) -> Option<Vec<AttributeMatch>> {
+    let route::RouteMatch { metadata } = message;
+    Some(p.each("metadata", metadata, attribute_match))
 }
 
 pub(super) fn attribute_match(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use weft_proto::aeraki::meta_protocol_proxy as aeraki;
 
+use super::limit::{self, RpcLimit};
 use crate::data_source::DataSource;
 use crate::extension::{Extension, decode, type_name, typed};
 use crate::http_filter::convert::read_fault;
@@ -31,6 +32,8 @@ pub enum RpcFilter {
     Rbac(Arc<RbacFilter>),
     /// Tokens, in attachments.
     Jwt(Arc<JwtAuthn>),
+    /// So many calls in so much time.
+    Limit(Arc<RpcLimit>),
 }
 
 /// A new filter is a new row here.
@@ -61,6 +64,13 @@ const FILTERS: &[Extension<RpcFilter>] = &[
                 }
             }
             Some(RpcFilter::Jwt(Arc::new(filter)))
+        },
+    },
+    Extension {
+        name: "aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            limit::read(p, &message).map(|limit| RpcFilter::Limit(Arc::new(limit)))
         },
     },
 ];

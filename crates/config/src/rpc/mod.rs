@@ -6,6 +6,7 @@
 pub(crate) mod convert;
 mod filters;
 mod http_routes;
+mod limit;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use weft_rpc::{Attribute, Attributes, Codec, Limits};
 
 pub use filters::RpcFilter;
+pub use limit::RpcLimit;
 
 use crate::access_log::AccessLog;
 use crate::error::{ConfigError, Loaded};

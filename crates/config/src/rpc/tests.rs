@@ -156,8 +156,8 @@ fn what_is_not_supported_is_refused_with_its_path() {
             "rds.route_config_name: is required",
         ),
         (
-            format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: aeraki.meta_protocol.filters.local_ratelimit}}]"),
-            "meta_protocol_filters[0]: \"aeraki.meta_protocol.filters.local_ratelimit\" is not supported",
+            format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: aeraki.meta_protocol.filters.ratelimit}}]"),
+            "meta_protocol_filters[0]: \"aeraki.meta_protocol.filters.ratelimit\" is not supported",
         ),
         (
             format!("{PROTOCOL}, route_config: {{}}, meta_protocol_filters: [{{name: jwt, config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication, providers: {{a: {{local_jwks: {{filename: /keys}}}}}}}}}}]"),
@@ -245,6 +245,87 @@ fn what_stands_before_routes_is_read() {
         log.request_headers(&mut wanted);
     }
     assert_eq!(wanted, ["user", "tag"]);
+}
+
+const LIMIT: &str = "meta_protocol_filters: [{name: limit, config: {'@type': type.googleapis.com/aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit, ";
+
+#[test]
+fn the_first_condition_that_holds_gives_the_bucket() {
+    let get = "{match: {metadata: [{name: method, string_match: {prefix: get}}, {name: tag, string_match: {exact: gray}}]}, token_bucket: {max_tokens: 2, tokens_per_fill: 2, fill_interval: 10s}}";
+    let any_get = "{match: {metadata: [{name: method, string_match: {prefix: get}}]}, token_bucket: {max_tokens: 1, fill_interval: 10s}}";
+    let rest = "token_bucket: {max_tokens: 3, fill_interval: 60s},";
+    for (rest, of_put) in [(rest, 3), ("", 9)] {
+        let manager = manager(&format!(
+            "{PROTOCOL}, route_config: {{}}, {LIMIT} stat_prefix: shop.Cart, {rest} conditions: [{get}, {any_get}]}}}}]"
+        ));
+        let [RpcFilter::Limit(limit)] = &manager.filters[..] else {
+            panic!("{:?}", manager.filters)
+        };
+        assert_eq!(&*limit.stat_prefix, "shop.Cart");
+        let admitted = |method, attachments, at| {
+            let frame = request(method, attachments);
+            let call = Attributes::new(manager.codec, &frame);
+            let now = std::time::Duration::from_secs(at);
+            (0..9).filter(|_| limit.admits(&call, now)).count()
+        };
+        assert_eq!(admitted("get", &[("tag", "gray")], 1000), 2);
+        assert_eq!(admitted("get", &[], 1000), 1, "each has its own");
+        assert_eq!(admitted("put", &[("tag", "gray")], 1000), of_put);
+        assert_eq!(admitted("getAll", &[("tag", "gray")], 1005), 1);
+        assert_eq!(admitted("getAll", &[], 1005), 0);
+    }
+}
+
+#[test]
+fn limits_that_cannot_be_used_are_refused_with_their_path() {
+    let bucket = "token_bucket: {max_tokens: 1, fill_interval: 1s}";
+    let many = vec![format!("{{match: {{}}, {bucket}}}"); 1001].join(", ");
+    for (text, wanted) in [
+        (bucket.to_owned(), "stat_prefix: is required"),
+        (
+            "stat_prefix: a".to_owned(),
+            "needs token_bucket or conditions",
+        ),
+        (
+            "stat_prefix: a, token_bucket: {fill_interval: 1s}".to_owned(),
+            "token_bucket.max_tokens: must be more than 0",
+        ),
+        (
+            "stat_prefix: a, token_bucket: {max_tokens: 1, fill_interval: 0.01s}".to_owned(),
+            "token_bucket.fill_interval: must be 50ms",
+        ),
+        (
+            format!("stat_prefix: a, conditions: [{{{bucket}}}]"),
+            "conditions[0].match: is required",
+        ),
+        (
+            "stat_prefix: a, conditions: [{match: {}}]".to_owned(),
+            "conditions[0].token_bucket: is required",
+        ),
+        (
+            format!(
+                "stat_prefix: a, conditions: [{{match: {{metadata: [{{name: m, string_match: {{safe_regex: {{regex: '('}}}}}}]}}, {bucket}}}]"
+            ),
+            "conditions[0].match.metadata[0].string_match.safe_regex.regex: is no regular expression",
+        ),
+        (
+            format!("stat_prefix: a, conditions: [{many}]"),
+            "conditions: has more than 1000",
+        ),
+    ] {
+        let text = format!("{PROTOCOL}, route_config: {{}}, {LIMIT}{text}}}}}]");
+        let error = listener(&text).err().map(|error| error.to_string());
+        let error = error.unwrap_or_else(|| panic!("{text} is accepted"));
+        let wanted = format!(
+            "meta_protocol_filters[0].config{}{wanted}",
+            if wanted.starts_with("needs") {
+                ": "
+            } else {
+                "."
+            }
+        );
+        assert!(error.contains(&wanted), "{error}\nwanted {wanted}");
+    }
 }
 
 #[test]

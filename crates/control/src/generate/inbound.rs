@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use prost::Message;
 use weft_model::{
-    MeshSettings, MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol, RpcProtocol,
-    TlsTermination,
+    CallLimit, Hostname, MeshSettings, MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol,
+    RpcProtocol, TlsTermination,
 };
 
 use super::access::Guard;
@@ -47,6 +47,8 @@ pub(crate) struct InboundPort {
     pub(crate) tls: Option<TlsTermination>,
     /// The Sidecar that made it.
     pub(crate) sidecar: Option<ObjectRef>,
+    /// How many calls are taken, and of which host the rule is that says it.
+    pub(crate) limited: Option<(Hostname, Arc<CallLimit>)>,
 }
 
 /// What is called at any address.
@@ -226,7 +228,8 @@ impl Workload<'_> {
                 let counted = counted.unwrap_or(place.cluster);
                 let filters = if let Some(protocol) = place.inbound.rpc.filter(|_| readable) {
                     let named = (place.cluster, counted);
-                    let end = rpc::inbound(&self.setup, protocol, named, &self.guard.calls);
+                    let before = (&self.guard.calls[..], place.inbound.limited.as_ref());
+                    let end = rpc::inbound(&self.setup, protocol, named, before);
                     [&self.guard.rpc[..], &[end]].concat()
                 } else {
                     let end = http::tcp(&self.setup, place.cluster, counted, None);
@@ -302,6 +305,7 @@ impl Workload<'_> {
             bind: ANY.into(),
             tls: None,
             sidecar: None,
+            limited: None,
         };
         let named = self.modes.ports.keys().map(|port| port.get());
         let named = named.filter(|port| known.iter().all(|inbound| inbound.port != *port));

@@ -4,22 +4,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_model::{ObjectRef, RpcProtocol};
-use weft_proto::aeraki::meta_protocol_proxy::{config::route::v1alpha as route, v1alpha as aeraki};
+use weft_model::{CallBucket, CallLimit, Hostname, ObjectRef, RpcProtocol};
+use weft_proto::aeraki::meta_protocol_proxy::{
+    config::route::v1alpha as route, filters::local_ratelimit::v1alpha as local_ratelimit,
+    v1alpha as aeraki,
+};
+use weft_proto::pb::envoy::r#type::v3::TokenBucket;
 use weft_proto::rpc::CodecOptions;
 
 use super::http::Setup;
+use super::matches;
 use super::tcp::TcpPolicy;
 use crate::pb::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
 };
 use crate::pb::hcm::{HttpFilter, http_filter};
 use crate::pb::listener::v3::Filter;
-use crate::pb::{any, duration, filter};
+use crate::pb::{any, duration, filter, u32_value};
 use aeraki::meta_protocol_proxy::RouteSpecifier;
 
 /// Network filter name of the RPC connection manager.
 const MANAGER: &str = "aeraki.meta_protocol_proxy";
+const LOCAL_LIMIT: &str = "aeraki.meta_protocol.filters.local_ratelimit";
 const ROUTER: &str = "aeraki.meta_protocol.filters.router";
 /// Aeraki's names of codecs begin so.
 const CODEC_PREFIX: &str = "aeraki.meta_protocol.codec.";
@@ -60,7 +66,7 @@ pub(super) fn inbound(
     setup: &Setup<'_>,
     protocol: RpcProtocol,
     (cluster, stat_prefix): (&str, &str),
-    guard: &[HttpFilter],
+    (guard, limited): (&[HttpFilter], Option<&(Hostname, Arc<CallLimit>)>),
 ) -> Filter {
     let to = route::route_action::ClusterSpecifier::Cluster(cluster.to_owned());
     let action = route::RouteAction {
@@ -83,9 +89,39 @@ pub(super) fn inbound(
             ..CodecOptions::default()
         }));
     }
-    let filters = guard.iter().filter_map(call_filter);
+    // Calls that are denied take no token from others.
+    let limit = limited.map(|(host, limit)| limit_filter(host, limit));
+    let filters = guard.iter().filter_map(call_filter).chain(limit);
     message.meta_protocol_filters.splice(..0, filters);
     filter(MANAGER, &message)
+}
+
+/// The limit of a host's calls.
+fn limit_filter(host: &Hostname, limit: &CallLimit) -> aeraki::MetaProtocolFilter {
+    let bucket = |bucket: &CallBucket| TokenBucket {
+        max_tokens: bucket.max_tokens,
+        tokens_per_fill: u32_value(bucket.tokens_per_fill),
+        fill_interval: Some(duration(bucket.fill_interval)),
+    };
+    let conditions = limit.conditions.iter().map(|condition| {
+        let attributes = condition.attributes.iter();
+        let metadata = attributes.map(|(name, value)| matches::header(name, value));
+        local_ratelimit::LocalRateLimitCondition {
+            r#match: Some(route::RouteMatch {
+                metadata: metadata.collect(),
+            }),
+            token_bucket: Some(bucket(&condition.bucket)),
+        }
+    });
+    let message = local_ratelimit::LocalRateLimit {
+        stat_prefix: host.to_string(),
+        token_bucket: limit.rest.as_ref().map(bucket),
+        conditions: conditions.collect(),
+    };
+    aeraki::MetaProtocolFilter {
+        name: LOCAL_LIMIT.to_owned(),
+        config: Some(any(&message)),
+    }
 }
 
 /// HTTP's filter for calls.

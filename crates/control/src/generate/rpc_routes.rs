@@ -54,9 +54,14 @@ pub(crate) fn of_rule(
     let mut made = Made::default();
     let mut concerned = false;
     made.problems.extend(of_bytes(rule));
+    let list = if rule.is_for_calls() {
+        "routes"
+    } else {
+        "http"
+    };
     for (number, http) in rule.http.iter().enumerate() {
         let mut place = Place {
-            field: format!("http[{number}]"),
+            field: format!("{list}[{number}]"),
             problems: &mut made.problems,
         };
         let mut conditions = Vec::new();

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use weft_model::{
-    CallSide, Endpoint, Labels, ObjectRef, PolicySettings, PortNumber, Protocol, Service, Sidecar,
-    TrafficPolicy,
+    CallLimit, CallSide, Endpoint, Hostname, Labels, ObjectRef, PolicySettings, PortNumber,
+    Protocol, Service, Sidecar, TrafficPolicy,
 };
 use weft_xds::{ResourceSet, TypeUrl};
 
@@ -185,6 +185,8 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
             let Some(service_port) = service.port(*port) else {
                 continue;
             };
+            let limited = service_port.rpc.filter(|_| facts.binding.rpc);
+            let limited = limited.and_then(|_| call_limit(cx, &service, &mut own.from));
             let operation = names::host_port(service.hostname.as_str(), port.get());
             own.from.push(service.origin.clone());
             let services = own.services.entry(target.get()).or_default();
@@ -207,10 +209,23 @@ fn own_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> OwnPorts {
                     bind: inbound::ANY.into(),
                     tls: None,
                     sidecar: None,
+                    limited,
                 });
         }
     }
     own
+}
+
+/// How many calls of a service its workload takes.
+fn call_limit(
+    cx: &mut Cx<'_, '_>,
+    service: &Service,
+    from: &mut Vec<ObjectRef>,
+) -> Option<(Hostname, Arc<CallLimit>)> {
+    let origin = cx.call_rule(&service.hostname, &service.namespace)?;
+    let limit = cx.virtual_service(&origin)?.call_limit.clone()?;
+    from.push(origin);
+    Some((service.hostname.clone(), limit))
 }
 
 pub(super) fn target_ports(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> BTreeMap<u16, u16> {
@@ -438,6 +453,7 @@ fn bound(
             bind: inbound::ANY.into(),
             tls: None,
             sidecar: None,
+            limited: None,
         };
         let inbound = own.ports.get(port).cloned().unwrap_or_else(unknown);
         let name = names::inbound(*port);

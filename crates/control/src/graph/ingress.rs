@@ -153,6 +153,7 @@ fn inbound_port(
         bind: Arc::clone(&at.bind),
         tls: listener.tls.clone(),
         sidecar: Some(sidecar.meta.origin.clone()),
+        limited: None,
     }
 }
 

@@ -435,6 +435,8 @@ pub(crate) enum Key {
     RuleIndex(GatewayRef, Shard),
     /// Rules of a gateway (or the mesh) for wildcard hosts.
     WildcardRules(GatewayRef),
+    /// Rules for RPC requests, by host.
+    CallRules,
     /// Rules of the mesh for connections, by exact host.
     StreamIndex(Shard),
     /// Rules of the mesh for connections, for wildcard hosts.

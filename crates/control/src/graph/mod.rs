@@ -249,6 +249,14 @@ impl Cx<'_, '_> {
         self.rules(&Key::RuleIndex(GatewayRef::Mesh, shard))
     }
 
+    /// The rule for RPC requests of a host that a namespace sees: the oldest.
+    fn call_rule(&mut self, host: &Hostname, reader: &Namespace) -> Option<ObjectRef> {
+        let rules = self.rules(&Key::CallRules);
+        let mut rules = rules.get(host)?.iter();
+        let seen = rules.find(|rule| rule.export_to.allows(reader))?;
+        Some(seen.origin.clone())
+    }
+
     fn gateways(&mut self) -> Arc<[Arc<Gateway>]> {
         read!(self, Key::Gateways, Gateways).unwrap_or_default()
     }

@@ -13,6 +13,7 @@ impl Key {
             | Self::VirtualService(_)
             | Self::RuleIndex(..)
             | Self::WildcardRules(_)
+            | Self::CallRules
             | Self::StreamIndex(_)
             | Self::WildcardStreams
             | Self::GatewayStreams(_)

@@ -74,7 +74,12 @@ fn of_host(
     let mesh = cx.mesh();
     let retries = mesh.default_retries.as_ref();
     let mut told = (Vec::new(), Vec::new());
-    if let Some((rule, objects)) = host.rule.as_ref().and_then(|origin| cx.resolved(origin)) {
+    // As in Aeraki, its own rule takes the place of Istio's; one that has no routes leaves it there.
+    let own = cx.call_rule(&service.hostname, &reader.scope.namespace);
+    let own = own.and_then(|origin| cx.resolved(&origin));
+    let own = own.filter(|(rule, _)| !rule.http.is_empty());
+    let rule = own.or_else(|| cx.resolved(host.rule.as_ref()?));
+    if let Some((rule, objects)) = rule {
         let (hashes, hashed_by) = places::of_destinations(cx, &reader.scope, &rule);
         let to = routes::Reader {
             namespace: &reader.scope.namespace,

@@ -127,7 +127,9 @@ type Sample = (&'static str, &'static str, &'static str, u64);
 fn objects(core: &Core) -> [Sample; 7] {
     let count = |kind: fn(&ObjectKey) -> bool| core.count(kind) as u64;
     let services = count(|k| matches!(k, ObjectKey::Service(_)));
-    let virtuals = count(|k| matches!(k, ObjectKey::VirtualService(_)));
+    let virtuals = count(
+        |k| matches!(k, ObjectKey::VirtualService(rule) if rule.kind == weft_model::Kind::VirtualService),
+    );
     let destinations = count(|k| matches!(k, ObjectKey::DestinationRule(_)));
     let statuses = core.statuses();
     let bad = statuses.iter().filter(|s| !s.problems.is_empty()).count() as u64;

@@ -40,7 +40,7 @@ impl World {
     pub(crate) fn sources_of_object(&self, object: &ObjectRef) -> Option<Vec<Key>> {
         let namespace = || object.namespace.clone();
         Some(match object.kind {
-            Kind::VirtualService => vec![Key::VirtualService(object.clone())],
+            Kind::VirtualService | Kind::MetaRouter => vec![Key::VirtualService(object.clone())],
             Kind::DestinationRule => vec![Key::DestinationRule(object.clone())],
             Kind::Gateway => vec![Key::Gateways],
             Kind::Sidecar => vec![Key::Sidecars(namespace())],

@@ -1,4 +1,5 @@
-//! Who calls, and what each call passes before it is routed: tokens and policies. Must never know routes.
+//! Who calls, and what each call passes before it is routed: tokens, policies and limits. Must never know
+//! routes.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -7,9 +8,11 @@ use std::sync::Arc;
 
 use weft_config::Metadata;
 use weft_config::rbac::{Head, RbacFilter, Subject};
-use weft_config::rpc::RpcFilter;
+use weft_config::rpc::{RpcFilter, RpcLimit};
 use weft_core::metrics::Scope;
-use weft_filters::{Connection, ConnectionBucket, Judged, RBAC_DENIED, RbacCounters};
+use weft_filters::{
+    Connection, ConnectionBucket, CounterGroup, Judged, RBAC_DENIED, RbacCounters, limit_clock,
+};
 use weft_net::Stream;
 use weft_rpc::{Attributes, Codec, Failure, Frame};
 
@@ -17,6 +20,7 @@ use super::Refusal;
 use super::tokens::{Edits, TokenFilter};
 use crate::connection::Registered;
 use crate::http::client_cert::peer_names;
+use crate::http::flags::ResponseFlags;
 use crate::routes::RpcFilterSlot;
 use crate::worker::Worker;
 
@@ -96,7 +100,14 @@ struct Filters {
 enum Filter {
     Rbac(Arc<RbacFilter>, RbacCounters),
     Tokens(TokenFilter),
+    /// Its counters are those of `LIMIT_COUNTS`.
+    Limit(Arc<RpcLimit>, Arc<CounterGroup>),
 }
+
+/// What happened to calls under a limit, by Aeraki's names; [`OK`] and [`RATE_LIMITED`] are their places.
+const LIMIT_COUNTS: &[&str] = &["local_rate_limit.ok", "local_rate_limit.rate_limited"];
+const OK: usize = 0;
+const RATE_LIMITED: usize = 1;
 
 impl Gate {
     pub(super) fn new(slot: RpcFilterSlot) -> Self {
@@ -152,6 +163,14 @@ impl Gate {
                         return Err(denied(RBAC_DENIED, details.into()));
                     }
                 }
+                Filter::Limit(limit, counters) => {
+                    let call = Attributes::new(codec, frame);
+                    if !limit.admits(&call, limit_clock()) {
+                        counters.inc(RATE_LIMITED);
+                        return Err(limited());
+                    }
+                    counters.inc(OK);
+                }
             }
         }
         Ok(())
@@ -162,6 +181,14 @@ fn denied(text: &str, details: Cow<'static, str>) -> Refusal {
     Refusal {
         details,
         ..Refusal::new(Failure::Denied, format!("weft: {text}"))
+    }
+}
+
+fn limited() -> Refusal {
+    Refusal {
+        flags: ResponseFlags::RATE_LIMITED,
+        details: Cow::Borrowed("local_rate_limited"),
+        ..Refusal::new(Failure::Overload, "weft: local rate limited".to_owned())
     }
 }
 
@@ -177,6 +204,13 @@ impl Filters {
                 let prefixes = (&*rbac.stat_prefix, &*rbac.shadow_stat_prefix);
                 let counters = RbacCounters::new("", prefixes, &make);
                 Filter::Rbac(Arc::clone(rbac), counters)
+            }
+            RpcFilter::Limit(limit) => {
+                let scope = Scope::rpc(Arc::clone(&limit.stat_prefix));
+                let kept = &worker.prefixes;
+                let names = ("", LIMIT_COUNTS);
+                let counters = kept.counters(&worker.registry, owner, scope, names);
+                Filter::Limit(Arc::clone(limit), counters)
             }
             RpcFilter::Jwt(tokens) => Filter::Tokens(TokenFilter::new(tokens, owner, worker)),
         });

@@ -9,6 +9,7 @@ mod proxy;
 mod routes;
 mod rpc;
 mod rpc_limits;
+mod rpc_local_limits;
 mod rpc_policies;
 mod rpc_thrift;
 mod uploads;

@@ -33,7 +33,7 @@ pub(crate) mod telemetry;
 pub mod token_issuers;
 pub(crate) mod virtual_service;
 mod virtual_service_cors;
-mod virtual_service_destination;
+pub(crate) mod virtual_service_destination;
 mod virtual_service_fault;
 mod virtual_service_headers;
 mod virtual_service_match;

@@ -78,6 +78,7 @@ pub(crate) fn convert(
         tcp: tcp
             .filter_map(|(index, route)| tcp_route(route, context, list.index(index)))
             .collect(),
+        call_limit: None,
     }
 }
 

@@ -11,7 +11,7 @@ use super::message as pb;
 use super::virtual_service_headers::header_operations;
 use crate::check::{At, Context, optional};
 
-pub(super) fn hostname(text: &str, context: &Context<'_>) -> Result<Hostname, HostnameError> {
+pub(crate) fn hostname(text: &str, context: &Context<'_>) -> Result<Hostname, HostnameError> {
     Hostname::resolve(text, context.namespace(), &context.settings.cluster_domain)
 }
 
@@ -40,7 +40,7 @@ pub(super) fn destinations(
 
 /// Destinations and their shares. `parts` takes an item apart: where, its weight, and what else is
 /// said of it.
-pub(super) fn shares<M, R>(
+pub(crate) fn shares<M, R>(
     list: Vec<M>,
     context: &Context<'_>,
     at: At<'_>,
@@ -76,7 +76,7 @@ fn check_weights(weights: &[u32], at: At<'_>) {
     }
 }
 
-pub(super) fn destination_of(
+pub(crate) fn destination_of(
     message: pb::Destination,
     context: &Context<'_>,
     at: At<'_>,
