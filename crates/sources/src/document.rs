@@ -229,6 +229,15 @@ fn credentials(
     Ok(found.map(|found| Piece::Secret(Arc::new(found))))
 }
 
+fn routes(document: &Document, context: &Context<'_>, spec: At<'_>) -> Result<Piece, Vec<Problem>> {
+    let rule = if context.origin.kind == Kind::MetaRouter {
+        aeraki::meta_router(document.read_spec()?, context, spec)
+    } else {
+        virtual_service::convert(document.read_spec()?, context, spec)
+    };
+    Ok(Piece::VirtualService(Arc::new(rule)))
+}
+
 fn convert_kind(
     document: &Document,
     context: &Context<'_>,
@@ -277,15 +286,7 @@ fn convert_kind(
             let group = workload_group::convert(message, context, spec);
             group.map(|group| Piece::WorkloadGroup(Arc::new(group)))
         }
-        Kind::VirtualService => {
-            let message = document.read_spec()?;
-            let rule = virtual_service::convert(message, context, spec);
-            Some(Piece::VirtualService(Arc::new(rule)))
-        }
-        Kind::MetaRouter => {
-            let rule = aeraki::meta_router(document.read_spec()?, context, spec);
-            Some(Piece::VirtualService(Arc::new(rule)))
-        }
+        Kind::VirtualService | Kind::MetaRouter => Some(routes(document, context, spec)?),
         Kind::DestinationRule => {
             let message = document.read_spec()?;
             let rule = destination_rule::convert(message, context, spec);

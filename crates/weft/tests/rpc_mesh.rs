@@ -132,6 +132,26 @@ async fn a_canary_of_bolt_moves_while_calls_go_on_and_closes_no_connection() {
     let stats = front.stats().await;
     assert!(stats.get(&mesh.of_client("bolt", "request_retry")) > 0);
     assert_eq!(stats.get(&mesh.of_client("bolt", "cx_total")), 1);
+
+    // Aeraki's rule takes the place of Istio's.
+    mesh.by_meta_router("v1", "where", 5);
+    in_force(&front, "by-meta-router").await;
+    in_force(&sidecars[0], "meta_protocol.filters.local_ratelimit").await;
+    let mut answers = Vec::new();
+    for _ in 0..8 {
+        let call = json!({"op": "call", "method": "where", "args": ["x"]});
+        answers.push(ask(&mut client, call).await);
+    }
+    let (served, limited) = answers.split_at(5);
+    let by_one = |answer: &Value| answer["value"] == "one";
+    assert!(served.iter().all(by_one), "{answers:?}");
+    let at_once = |answer: &Value| answer["error"].is_string();
+    assert!(limited.iter().all(at_once), "{answers:?}");
+    let seen = sidecars[0]
+        .stats()
+        .await
+        .ending(".local_rate_limit.rate_limited");
+    assert_eq!(seen.values().sum::<u64>(), 3, "{seen:?}");
 }
 
 /// A policy for the service, and what of it the server's sidecar shows.

@@ -4,6 +4,7 @@
 use super::key::{Key, Part};
 
 impl Key {
+    #[allow(clippy::too_many_lines, reason = "a table")]
     pub(crate) fn rank(&self) -> u8 {
         match self {
             Self::Mesh

@@ -26,6 +26,9 @@ use super::selection::{Routed, Selection};
 use super::serve::Answer;
 use super::{headers, respond, router};
 
+/// The answer to a request that goes no further.
+pub(crate) type Refused = Box<http::Response<super::body::ResponseBody>>;
+
 /// A request that was let in, on its way to what answers it. Futures of answers hold it in a box: each
 /// that waits for another is copied with it.
 #[derive(Debug)]
@@ -41,16 +44,13 @@ pub(crate) struct Received {
 pub(crate) async fn handle(downstream: Rc<Downstream>, request: Request<Incoming>) -> Answer {
     match Received::admit(downstream, request) {
         Ok(received) => received.answer().await,
-        Err(refused) => Ok(refused),
+        Err(refused) => Ok(*refused),
     }
 }
 
 impl Received {
     /// Lets a request in and routes it; the error is the answer to one that is kept out.
-    fn admit(
-        downstream: Rc<Downstream>,
-        request: Request<Incoming>,
-    ) -> Result<Box<Self>, http::Response<super::body::ResponseBody>> {
+    fn admit(downstream: Rc<Downstream>, request: Request<Incoming>) -> Result<Box<Self>, Refused> {
         let (mut parts, body) = request.into_parts();
         let mut exchange = Exchange::begin(downstream, parts.version);
         exchange.request_open = !body.is_end_stream();
@@ -62,7 +62,7 @@ impl Received {
                 if exchange.logged() {
                     record_refused(&mut exchange, &mut parts);
                 }
-                return Err(refuse(exchange, &refusal, &parts.method));
+                return Err(Box::new(refuse(exchange, &refusal, &parts.method)));
             }
         };
         exchange.request_open |= head.upgrade.is_some();
@@ -91,7 +91,12 @@ impl Received {
             // `OPTIONS *`
             manager.stats.downstream_rq_non_relative_path.inc();
             let reply = LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected");
-            return Err(respond::local(exchange, &reply, head.grpc, &head.method));
+            return Err(Box::new(respond::local(
+                exchange,
+                &reply,
+                head.grpc,
+                &head.method,
+            )));
         }
         let selection = Selection::find(&mut exchange, &head, random());
         let received = if body.is_end_stream() {

@@ -161,7 +161,13 @@ fn what_is_no_tars_is_an_error() {
         bytes
     };
     // The number of a list's elements is a list, and so on: deeper than any stack.
-    let counts = packet(&[&[0x10, 1, 0x2c, 0x3c, 0x4c, 0x59][..], &[0x09; 1_000_000]].concat());
+    let counts = packet(
+        &[
+            &[0x10, 1, 0x2c, 0x3c, 0x4c, 0x59][..],
+            &vec![0x09; 1_000_000],
+        ]
+        .concat(),
+    );
     // Two ids, of which a peer may take either.
     let twice = packet(&[&[0x10, 1, 0x2c, 0x3c, 0x40, 7, 0x40, 8][..], &good[11..]].concat());
     for (input, wanted) in [

@@ -72,6 +72,19 @@ impl RpcMesh {
         self.folder.write(RULES, &text);
     }
 
+    /// By Aeraki's rule, whatever Istio's says: every call goes to one version, and a workload takes no more than
+    /// `limited` of a method.
+    pub(crate) fn by_meta_router(&self, subset: &str, method: &str, limited: u32) {
+        let text = format!(
+            "apiVersion: metaprotocol.aeraki.io/v1alpha1\nkind: MetaRouter\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  \
+             hosts: [{HOST}]\n  localRateLimit:\n    conditions:\n    \
+             - match: {{attributes: {{method: {{exact: {method}}}}}}}\n      \
+             tokenBucket: {{maxTokens: {limited}, tokensPerFill: 1, fillInterval: 3600s}}\n  routes:\n  \
+             - name: by-meta-router\n    route: [{{destination: {{host: {HOST}, subset: {subset}}}}}]\n"
+        );
+        self.folder.write("30-meta-router.yaml", &text);
+    }
+
     fn token(&self, account: &str) -> String {
         let mut command = Command::new(WEFT);
         command.args(["token", "create", "-n", "shop", "-s", account, "--ca-dir"]);

@@ -20,12 +20,11 @@ use weft_upstream::{
 };
 
 use super::admit::Head;
-use super::body::ResponseBody;
 use super::client_body::ClientBody;
 use super::exchange::{Exchange, UpstreamInfo};
 use super::flags::ResponseFlags;
 use super::headers::{self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_EXPECTED_TIMEOUT};
-use super::request::Received;
+use super::request::{Received, Refused};
 use super::retry::{Decision, Retries};
 use super::selection::Routed;
 use super::serve::Answer;
@@ -146,7 +145,7 @@ enum Late {
 pub(crate) async fn forward(received: Box<Received>) -> Answer {
     let (mut exchange, mut routing) = match Routing::of(*received) {
         Ok(ready) => ready,
-        Err(refused) => return Ok(refused),
+        Err(refused) => return Ok(*refused),
     };
     let result = if routing.cluster.drops_request() {
         Err(routing.drop_overload(&mut exchange))
@@ -164,9 +163,9 @@ pub(crate) async fn forward(received: Box<Received>) -> Answer {
     }
 }
 
-fn no_route(exchange: Box<Exchange>, head: &Head) -> Response<ResponseBody> {
+fn no_route(exchange: Box<Exchange>, head: &Head) -> Refused {
     let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag("NR");
-    respond::local(exchange, &reply, head.grpc, &head.method)
+    Box::new(respond::local(exchange, &reply, head.grpc, &head.method))
 }
 
 /// The hash by which a cluster that hashes chooses the host.
@@ -192,7 +191,7 @@ fn hash(exchange: &Exchange, head: &Head, forward: &Forward, cluster: &Cluster) 
 
 impl Routing {
     /// What a request that is routed needs on its way; the error is its answer if its route leads nowhere.
-    fn of(received: Received) -> Result<(Box<Exchange>, Box<Self>), Response<ResponseBody>> {
+    fn of(received: Received) -> Result<(Box<Exchange>, Box<Self>), Refused> {
         let Received {
             mut exchange,
             head,
@@ -215,7 +214,8 @@ impl Routing {
             let status = StatusCode::from_u16(forward.cluster_not_found_status);
             let status = status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             let reply = LocalReply::new(status, "cluster_not_found").flag("NC");
-            return Err(respond::local(exchange, &reply, head.grpc, &head.method));
+            let reply = respond::local(exchange, &reply, head.grpc, &head.method);
+            return Err(Box::new(reply));
         };
         let target = Target { found, choice };
         let mut routing = Self::prepare(&mut exchange, head, body, target, forward, cluster);
