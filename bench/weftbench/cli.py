@@ -15,6 +15,7 @@ from .measure import Bench, CaseResult, Plan
 from .control import run as control
 from .control.cases import CASES as CONTROL_CASES
 from .csr import run as csr
+from .rpc import run as rpc
 from .suites import PEERS, SUITES, Case
 
 _LEGEND = """\
@@ -41,11 +42,11 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run", description="Weft beside Envoy, nginx and HAProxy.")
-    parser.add_argument("suite", choices=[*SUITES, "control", "csr", "all"])
+    parser.add_argument("suite", choices=[*SUITES, "control", "csr", "rpc", "all"])
     parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="rounds over all peers (3)")
     parser.add_argument("--seconds", type=_seconds, default=1.5, metavar="S", help="seconds of each measurement (1.5)")
     parser.add_argument("--weft", metavar="PATH", help="an existing weft program, instead of building one")
-    parser.add_argument("--load", metavar="PATH", help="an existing load client of the suite control, instead of building one")
+    parser.add_argument("--load", metavar="PATH", help="an existing load client of the suite control or rpc, instead of building one")
     parser.add_argument("--peers", type=_peers, default=list(PEERS), metavar="A,B", help="only these peers")
     parser.add_argument("--cases", type=lambda text: text.split(","), metavar="A,B", help="only these cases")
     parser.add_argument("--out", type=Path, default=programs.REPOSITORY / "bench" / "out", metavar="DIR", help="folder of the JSON files (bench/out)")
@@ -88,6 +89,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.suite == "csr":
         _warn_if_busy()
         whole, held = csr.run(options.weft, options.cases, options.out, _cores(), options.rounds, options.seconds)
+        return 0 if whole and (held or not options.check) else 1
+    if options.suite == "rpc":
+        _raise_file_limit()
+        _warn_if_busy()
+        plan = Plan(options.rounds, options.seconds, *_cores())
+        whole, held = rpc.run(options.weft, options.load, options.peers, options.cases, options.out, plan)
         return 0 if whole and (held or not options.check) else 1
     suites = list(SUITES) if options.suite == "all" else [options.suite]
     chosen = {suite: _cases(suite, options.cases) for suite in suites}

@@ -42,7 +42,7 @@ def provide(peers: set[str], suites: list[str], given_weft: str | None) -> Progr
     return Programs(
         **{program: _must_have(program, package) for program, package in wanted.items()},
         nginx_stream_module=_STREAM_MODULE if _STREAM_MODULE.exists() else None,
-        envoy=_envoy() if "envoy" in peers else None,
+        envoy=envoy() if "envoy" in peers else None,
         weft=weft(given_weft) if "weft" in peers else None,
     )
 
@@ -109,7 +109,7 @@ def peers_folder() -> Path:
     return Path(own) if own else Path(cache) / "weft-peers"
 
 
-def _envoy() -> str:
+def envoy() -> str:
     folder = peers_folder() / "venv"
     found = _envoy_in(folder)
     if found:
@@ -145,18 +145,24 @@ def _envoy_in(folder: Path) -> str | None:
 
 def weft(given: str | None) -> str:
     """The program that `given` names, or one that is built now."""
-    return _given("--weft", given) if given else _build("weft", "weft")
+    return program_at("--weft", given) if given else _build("weft", "weft")
 
 
 def load_client(given: str | None) -> str:
     """The simulated proxies of the suite `control`."""
-    return _given("--load", given) if given else _build("weft-bench-control", "weft-bench-control")
+    return program_at("--load", given) if given else _build("weft-bench-control", "weft-bench-control")
 
 
-def _given(option: str, given: str) -> str:
-    path = Path(given).resolve()
+def rpc_client(given_load: str | None) -> str:
+    """The client and host of the suite `rpc`."""
+    return program_at("--load", given_load) if given_load else _build("weft-bench-rpc", "weft-bench-rpc")
+
+
+def program_at(option: str, path_text: str) -> str:
+    """The program at this path; `option` is who named it, for the error."""
+    path = Path(path_text).resolve()
     if not os.access(path, os.X_OK) or path.is_dir():
-        raise BenchError(f"{option} {given}: no program there")
+        raise BenchError(f"{option} {path_text}: no program there")
     return str(path)
 
 

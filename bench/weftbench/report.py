@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .measure import CaseResult, Plan
-from .suites import PEERS
+from .suites import ALL_PEERS
 
 # Name of the value, heading, digits after the point.
 _COLUMNS = (
@@ -45,7 +45,7 @@ def rows(suite: str, results: list[CaseResult]) -> list[dict]:
             **{name: _rounded(result.median(peer, name), max(digits, 1)) for name, _heading, digits in _COLUMNS},
         }
         for result in results
-        for peer in PEERS
+        for peer in ALL_PEERS
         if peer in result.samples
     ]
 
@@ -69,7 +69,7 @@ def table(suite: str, result: CaseResult, plan: Plan) -> str:
     if case.load:
         how += f" of {plan.seconds:g} s; latency at {case.load.rate:,} req/s"
     lines = [["peer", *(heading for _name, heading, _digits in _COLUMNS), "busy"]]
-    peers = [peer for peer in PEERS if peer in result.samples]
+    peers = [peer for peer in ALL_PEERS if peer in result.samples]
     for peer in peers:
         lines.append([peer, *(_cell(result, peer, name, digits) for name, _h, digits in _COLUMNS), _busy(result, peer)])
     if "weft" in peers:
@@ -93,6 +93,8 @@ def goals(suite: str, results: list[CaseResult]) -> list[Goal]:
             ratio = _divide(result.median("weft", "cpu_us_per_request"), result.median("envoy", "cpu_us_per_request"))
             if ratio is not None:
                 found.append(Goal(f"{suite} / {result.case.name}: CPU per request of Envoy's", ratio, 0.60))
+    if suite == "rpc":
+        found.extend(_rpc_goals(results))
     one = by_name.get("routes_1")
     for name in ("routes_10000", "routes_10000_last"):
         if one and name in by_name:
@@ -104,6 +106,18 @@ def goals(suite: str, results: list[CaseResult]) -> list[Goal]:
     memory = idle.median("weft", "rss_mb") if idle else None
     if memory is not None:
         found.append(Goal(f"{suite} / clusters_5000_idle: resident MB", memory, 80.0))
+    return found
+
+
+def _rpc_goals(results: list[CaseResult]) -> list[Goal]:
+    found: list[Goal] = []
+    for result in results:
+        value, what = ("cpu_us_per_request", "CPU per call") if result.case.load else ("rss_mb", "memory")
+        limits = {"envoy": 0.60, "mosn": 0.35} if result.case.load else {"mosn": 0.30}
+        for peer, limit in limits.items():
+            ratio = _divide(result.median("weft", value), result.median(peer, value))
+            if ratio is not None:
+                found.append(Goal(f"rpc / {result.case.name}: {what} of {peer}'s", ratio, limit))
     return found
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 PEERS = ("weft", "envoy", "nginx", "haproxy")
+# In the order of the tables; MOSN only in the suite `rpc`.
+ALL_PEERS = (*PEERS, "mosn")
 
 # Every peer that can do HTTP/2 on both sides. nginx speaks HTTP/2 to clients only.
 HTTP2_PEERS = ("weft", "envoy", "haproxy")

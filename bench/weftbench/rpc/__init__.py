@@ -1,0 +1,1 @@
+"""The suite `rpc`: calls of Bolt, Dubbo and Thrift through Weft, Envoy and MOSN."""
