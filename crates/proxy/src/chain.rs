@@ -1,6 +1,7 @@
 //! A filter chain in a worker: TLS, then the network filter that ends it.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,6 +105,18 @@ enum Network {
     Nothing,
 }
 
+/// A connection that its chain's network filter is to serve.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    stream: Stream,
+    /// In TLS that goes by.
+    server_name: Option<String>,
+    sniffed: Option<HttpVersion>,
+    tls: Option<Arc<ServerTls>>,
+    addresses: (SocketAddr, SocketAddr),
+    registered: Registered,
+}
+
 impl Chain {
     pub(crate) fn new(spec: Arc<ChainSpec>, worker: Rc<Worker>) -> Rc<Self> {
         let guards = Guard::all(&spec.config.guards, &worker);
@@ -142,8 +155,9 @@ impl Chain {
         })
     }
 
-    /// Serves a connection to its end.
-    pub(crate) async fn serve(&self, accepted: Accepted) {
+    /// What comes before the network filter: the handshake, a look at the first bytes, guards. `None`:
+    /// the connection goes no further.
+    pub(crate) async fn open(&self, accepted: Accepted) -> Option<Opened> {
         let Accepted {
             io,
             inspected,
@@ -152,74 +166,71 @@ impl Chain {
             registered,
             listener_stats,
         } = accepted;
-        match &self.network {
+        let (idle, longest) = match &self.network {
             Network::Http(manager) => {
                 let common = &manager.config.common;
-                let handle = registered.handle();
-                handle.bind(
-                    self.spec.id,
-                    common.idle_timeout,
-                    common.max_connection_duration,
-                );
+                (common.idle_timeout, common.max_connection_duration)
             }
-            Network::Rpc(manager) => {
-                let idle = manager.config.idle_timeout;
-                registered.handle().bind(self.spec.id, idle, None);
-            }
-            Network::Tcp(_) | Network::Nothing => {
-                registered.handle().bind(self.spec.id, None, None);
-            }
-        }
-        match (&self.network, &self.spec.tls) {
-            (Network::Nothing, _) => {}
-            (Network::Tcp(manager), None) => {
-                let name = inspected.hello.and_then(|hello| hello.server_name);
-                let stream = Stream::plain(io);
-                if self
-                    .admits(&stream, name.as_deref(), (peer, local), &registered)
-                    .await
-                {
-                    let stream = (stream, name.as_deref());
-                    manager.serve(stream, (peer, local), &registered).await;
-                }
-            }
-            (Network::Rpc(manager), None) => {
-                let stream = Stream::plain(io);
-                if self.admits(&stream, None, (peer, local), &registered).await {
-                    manager.serve(stream, (peer, local), &registered).await;
-                }
+            Network::Rpc(manager) => (manager.config.idle_timeout, None),
+            Network::Tcp(_) => (None, None),
+            Network::Nothing => return None,
+        };
+        registered.handle().bind(self.spec.id, idle, longest);
+        let (mut server_name, mut sniffed, mut tls) = (None, None, None);
+        let stream = match (&self.network, &self.spec.tls) {
+            (_, Some(slot)) => {
+                let handshake = self.handshake(io, slot, (&listener_stats, peer), &registered);
+                let (stream, own) = handshake.await?;
+                tls = Some(own);
+                stream
             }
             (Network::Http(manager), None) => {
-                let Some((io, sniffed)) = sniff(manager, io, inspected, &registered).await else {
-                    return;
-                };
-                let stream = Stream::plain(io);
-                if self.admits(&stream, None, (peer, local), &registered).await {
-                    http(manager, (stream, &[]), sniffed, (peer, local), registered).await;
-                }
+                let (io, found) = sniff(manager, io, inspected, &registered).await?;
+                sniffed = found;
+                Stream::plain(io)
             }
-            (network, Some(slot)) => {
-                let handshake = self.handshake(io, slot, (&listener_stats, peer), &registered);
-                let Some((stream, tls)) = handshake.await else {
-                    return;
-                };
-                if !self.admits(&stream, None, (peer, local), &registered).await {
-                    return;
-                }
-                match network {
-                    Network::Nothing => {}
-                    Network::Tcp(manager) => {
-                        let stream = (stream, None);
-                        manager.serve(stream, (peer, local), &registered).await;
-                    }
-                    Network::Rpc(manager) => {
-                        manager.serve(stream, (peer, local), &registered).await;
-                    }
-                    Network::Http(manager) => {
-                        let stream = (stream, tls.own_uris.as_slice());
-                        http(manager, stream, None, (peer, local), registered).await;
-                    }
-                }
+            (Network::Tcp(_), None) => {
+                server_name = inspected.hello.and_then(|hello| hello.server_name);
+                Stream::plain(io)
+            }
+            (Network::Rpc(_) | Network::Nothing, None) => Stream::plain(io),
+        };
+        let addresses = (peer, local);
+        let admits = self.admits(&stream, server_name.as_deref(), addresses, &registered);
+        admits.await.then_some(Opened {
+            stream,
+            server_name,
+            sniffed,
+            tls,
+            addresses,
+            registered,
+        })
+    }
+
+    /// Serves a connection to its end.
+    pub(crate) fn serve(&self, opened: Opened) -> Pin<Box<dyn Future<Output = ()>>> {
+        let Opened {
+            stream,
+            server_name,
+            sniffed,
+            tls,
+            addresses,
+            registered,
+        } = opened;
+        match &self.network {
+            Network::Nothing => Box::pin(std::future::ready(())),
+            Network::Tcp(manager) => {
+                let manager = Rc::clone(manager);
+                Box::pin(async move {
+                    let stream = (stream, server_name.as_deref());
+                    manager.serve(stream, addresses, &registered).await;
+                })
+            }
+            Network::Rpc(manager) => Box::pin(manager.serve(stream, addresses, registered)),
+            Network::Http(manager) => {
+                let own_uris = tls.as_ref().map_or(&[][..], |tls| &tls.own_uris);
+                let seen = (stream, own_uris);
+                Box::pin(http(manager, seen, sniffed, addresses, registered))
             }
         }
     }
@@ -375,17 +386,19 @@ async fn sniff(
 }
 
 /// `own_uris` are the URIs in our certificate.
-async fn http(
+fn http(
     manager: &Rc<Manager>,
     (stream, own_uris): (Stream, &[String]),
     sniffed: Option<HttpVersion>,
     (peer, local): (SocketAddr, SocketAddr),
     registered: Registered,
-) {
+) -> impl Future<Output = ()> + use<> {
     let version = version(manager.config.codec, stream.alpn(), sniffed);
     let manager = Rc::clone(manager);
     let seen = (&stream, own_uris);
     let downstream = Downstream::new(manager, seen, version, (peer, local), registered);
-    let ended = serve(stream, version, Rc::clone(&downstream)).await;
-    downstream.ended(ended);
+    async move {
+        let ended = serve(stream, version, Rc::clone(&downstream)).await;
+        downstream.ended(ended);
+    }
 }

@@ -19,7 +19,7 @@ use weft_config::filter_chain::{ConnectionInfo, FilterChain};
 use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect_more};
 use weft_net::{Acceptor, Keepalive, Peeked};
 
-use crate::chain::{Accepted, Chain, ChainSpec};
+use crate::chain::{Accepted, Chain, ChainSpec, Opened};
 use crate::connection::{Phase, Reason};
 use crate::stats::ListenerStats;
 use crate::worker::Worker;
@@ -163,8 +163,12 @@ impl Listener {
             if redirected {
                 registered.handle().set_redirected();
             }
-            let ends = listener.serve(tcp, peer, local, registered, &worker);
-            ends.await;
+            // Each stage has a place of its own, which it gives back: otherwise every connection would
+            // keep to its end what a handshake needs.
+            let opened = Box::pin(listener.open(tcp, peer, local, registered, &worker)).await;
+            if let Some((chain, opened)) = opened {
+                chain.serve(opened).await;
+            }
         }
         stats.downstream_cx_active.dec();
         stats.downstream_cx_destroy.inc();
@@ -201,26 +205,22 @@ impl Listener {
         Some((listener, wanted, redirected))
     }
 
-    /// Listener filters, filter chain, network filter.
-    async fn serve(
-        self: Rc<Self>,
+    /// Listener filters, filter chain, and what comes before its network filter.
+    async fn open(
+        &self,
         tcp: TcpStream,
         peer: SocketAddr,
         local: SocketAddr,
         registered: crate::connection::Registered,
         worker: &Rc<Worker>,
-    ) {
+    ) -> Option<(Rc<Chain>, Opened)> {
         let spec = self.spec();
         let direct = peer;
         let began = Instant::now();
         let told = self.proxy_header(tcp, (peer, local), (&spec, worker), &registered);
-        let Some((io, (peer, local))) = told.await else {
-            return;
-        };
+        let (io, (peer, local)) = told.await?;
         let filtered = self.listener_filters(io, (local, began), &spec, &registered);
-        let Some((io, inspected)) = filtered.await else {
-            return;
-        };
+        let (io, inspected) = filtered.await?;
         // What counts is the configuration of now: a chain that went while the client was being
         // inspected has drained already, and nobody would tell this connection to go.
         let spec = self.spec();
@@ -229,12 +229,9 @@ impl Listener {
         }
         let Some(chain) = find_chain(&spec, (peer, direct), local, &inspected) else {
             self.stats.no_filter_chain_match.inc();
-            return;
+            return None;
         };
-        let Some(chain_spec) = spec.spec_of(chain) else {
-            return;
-        };
-        let chain = self.chain(chain_spec, worker);
+        let chain = self.chain(spec.spec_of(chain)?, worker);
         drop(spec);
         let accepted = Accepted {
             io,
@@ -244,7 +241,8 @@ impl Listener {
             registered,
             listener_stats: Arc::clone(&self.stats),
         };
-        chain.serve(accepted).await;
+        let opened = chain.open(accepted).await?;
+        Some((chain, opened))
     }
 
     fn chain(&self, spec: &Arc<ChainSpec>, worker: &Rc<Worker>) -> Rc<Chain> {

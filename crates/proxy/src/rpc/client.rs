@@ -230,7 +230,7 @@ impl Connection {
     }
 
     /// Serves the connection to its end.
-    pub(super) async fn serve(mut self) {
+    pub(super) async fn serve(&mut self) {
         let end = std::future::poll_fn(|cx| self.poll(cx)).await;
         let stats = &self.client.manager.stats;
         if !self.client.calls.borrow().is_empty() {

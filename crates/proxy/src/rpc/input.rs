@@ -1,5 +1,6 @@
 //! Bytes from a connection, and the frames in them.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -9,10 +10,16 @@ use tokio::io::AsyncReadExt as _;
 use weft_net::Stream;
 use weft_rpc::{Codec, DecodeError, Decoded, Frame, Limits, Scan};
 
-/// Room for a first read, which an idle connection keeps.
+/// Room for a first read.
 const SMALL: usize = 2 * 1024;
 /// Most room that is made at a time: the length that a frame claims is not believed before its bytes come.
 const LARGE: usize = 256 * 1024;
+
+thread_local! {
+    /// Room that a connection had when nothing came any more, for the next one of this worker that reads:
+    /// an idle connection keeps none.
+    static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -80,15 +87,24 @@ impl Input {
             }
             let missing = self.needed.saturating_sub(self.bytes.len());
             let room = missing.min(self.bytes.len().clamp(SMALL, LARGE)).max(SMALL);
-            if self.bytes.is_empty() && self.bytes.capacity() > LARGE {
-                self.bytes = BytesMut::new();
+            if self.bytes.is_empty() {
+                if self.bytes.capacity() == 0 {
+                    self.bytes = SPARE.take();
+                } else if self.bytes.capacity() > LARGE {
+                    self.bytes = BytesMut::new();
+                }
             }
             self.bytes.reserve(room);
             match pin!(stream.read_buf(&mut self.bytes)).poll(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Ended::Closed)),
                 Poll::Ready(Ok(_)) => self.progress = true,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Ended::Broken(error))),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    if self.bytes.is_empty() && self.bytes.capacity() <= LARGE {
+                        SPARE.set(std::mem::take(&mut self.bytes));
+                    }
+                    return Poll::Pending;
+                }
             }
         }
     }

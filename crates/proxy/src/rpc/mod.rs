@@ -128,19 +128,23 @@ impl RpcManager {
     }
 
     /// Serves a connection to its end.
-    pub(crate) async fn serve(
+    pub(crate) fn serve(
         self: &Rc<Self>,
         stream: Stream,
         addresses: (SocketAddr, SocketAddr),
-        registered: &Registered,
-    ) {
+        registered: Registered,
+    ) -> impl Future<Output = ()> + use<> {
         self.stats.cx_total.inc();
         self.stats.cx_active.inc();
         let protocol = self.config.codec.name();
-        let peer = Peer::new(&stream, addresses, registered, protocol);
+        let peer = Peer::new(&stream, addresses, &registered, protocol);
         let client = Client::new(self, registered.handle(), peer);
-        Connection::new(stream, &client).serve().await;
-        self.stats.cx_active.dec();
+        let mut connection = Connection::new(stream, &client);
+        async move {
+            let _registered = registered;
+            connection.serve().await;
+            client.manager.stats.cx_active.dec();
+        }
     }
 
     /// Sends a request on its way, or answers it. Gives the connection to a host that has enough to
