@@ -208,6 +208,15 @@ pub(super) async fn run<'a>(
                 notes.extend(not_asked(configured, context.overrides));
                 continue;
             }
+            // A simulated request has no body.
+            HttpFilterConfig::RpcBridge(bridge) => {
+                let protocol = bridge.codec.name();
+                notes.push(format!(
+                    "{} makes a call of {protocol} of it",
+                    configured.name
+                ));
+                continue;
+            }
             // Nothing is looked up in a simulation.
             HttpFilterConfig::DynamicForwardProxy(_) => continue,
             HttpFilterConfig::LocalRateLimit(own) => {
@@ -283,6 +292,7 @@ fn context<'c>(
         reroute: false,
         response: Vec::new(),
         cors: None,
+        rpc: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! A request read forward: [`client`] → [`RpcManager::request`] → [`send`] → [`upstream`]; its answer:
 //! `upstream` → [`call`] → `client`.
 
+mod ask;
 mod call;
 mod client;
 mod faults;
@@ -42,6 +43,7 @@ use crate::http::flags::ResponseFlags;
 use crate::routes::{RpcFilterSlot, RpcRouteSlot};
 use crate::worker::Worker;
 
+pub(crate) use ask::{Asked, ask};
 pub(crate) use methods::Methods;
 pub(crate) use stats::RpcStats;
 

@@ -8,6 +8,7 @@ mod lying;
 mod proxy;
 mod routes;
 mod rpc;
+mod rpc_bridge;
 mod rpc_limits;
 mod rpc_local_limits;
 mod rpc_policies;
