@@ -1,6 +1,7 @@
 //! Hessian 2, as far as a proxy needs it: strings and numbers are read, everything else is stepped
 //! over. Source of the rules: Hessian 2.0 Serialization Protocol, "Hessian Grammar".
 
+mod draft;
 mod json;
 mod tree;
 mod write;
@@ -13,7 +14,7 @@ use crate::bytes_at::{i32_at, u8_at, u16_at};
 
 pub(crate) use json::{Form, TooLarge};
 pub(crate) use tree::{Node, Tree};
-pub(crate) use write::{argument, put_string, put_typed_list};
+pub(crate) use write::{Dialect, argument, put_string, put_text, put_typed_list};
 
 /// Values inside of values.
 const MAX_DEPTH: usize = 256;

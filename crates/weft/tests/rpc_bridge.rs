@@ -123,23 +123,22 @@ async fn ask(gateway: SocketAddr, head: &str, body: &str) -> (u16, Value) {
     (status.expect("a status"), body)
 }
 
-/// What every server of the store does, whatever it speaks.
-async fn calls_by_names_are_answered(gateway: &Gateway) {
+/// What every server of the store does, whatever it speaks; an enumeration has its own form.
+async fn calls_by_names_are_answered(gateway: &Gateway, kind: impl Fn(&str) -> Value) {
     let call = |method: &str| format!("POST /rpc/store.Store/{method}\ntri-service-version: 1.2.0");
     let types = |types: &[&str], args: Value| json!({"types": types, "args": args}).to_string();
     let hello = types(&["java.lang.String"], json!(["wörld 😀"]));
     let answer = gateway.ask(&call("hello"), &hello).await;
     assert_eq!(answer, (200, json!("hello wörld 😀")));
     // Objects in objects, an enumeration, one of two methods of a name.
-    let tea =
-        json!({"name": "tea", "price": 2.5, "kind": "TEA", "part": {"name": "leaf", "price": 1.0}});
+    let tea = json!({"name": "tea", "price": 2.5, "kind": kind("TEA"), "part": {"name": "leaf", "price": 1.0}});
     let body = types(&["store.Item", "int"], json!([tea, 3]));
     let (status, order) = gateway.ask(&call("order"), &body).await;
     assert_eq!(status, 200, "{order}");
     let item = &order["items"][0];
     assert_eq!(
         (&item["name"], &item["kind"]),
-        (&json!("tea"), &json!("TEA")),
+        (&json!("tea"), &kind("TEA")),
         "{order}"
     );
     assert_eq!(
@@ -207,9 +206,7 @@ async fn calls_by_names_are_answered(gateway: &Gateway) {
         (400, &json!("args[0]")),
         "{said}"
     );
-    let (status, said) = gateway
-        .ask("POST /refused/store.Store/hello", "[\"x\"]")
-        .await;
+    let (status, said) = gateway.ask("POST /refused/store.Store/hello", &hello).await;
     assert_eq!(
         (status, &said["error"]["kind"]),
         (503, &json!("unavailable")),
@@ -231,7 +228,7 @@ async fn dubbo(release: &str) {
     let mut server = store(&folder, &jars, "DubboStore", port);
     assert_eq!(server.answer().await, json!({"ready": true}));
     let gateway = Gateway::start(&folder, "dubbo", port).await;
-    calls_by_names_are_answered(&gateway).await;
+    calls_by_names_are_answered(&gateway, |name| json!(name)).await;
     // Dubbo finds the only method of a name without its types.
     let call = |method: &str| format!("POST /rpc/store.Store/{method}\ntri-service-version: 1.2.0");
     let answer = gateway.ask(&call("hello"), "[\"you\"]").await;
@@ -263,4 +260,16 @@ async fn json_calls_dubbo_3() {
 async fn json_calls_dubbo_2_7() {
     let _turn = one_at_a_time();
     dubbo("2.7.23").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_calls_sofa_rpc() {
+    let _turn = one_at_a_time();
+    let folder = ConfigFolder::new();
+    let jars = Peers::new().sofa_rpc();
+    let port = free_port();
+    let mut server = store(&folder, &jars, "SofaStore", port);
+    assert_eq!(server.answer().await, json!({"ready": true}));
+    let gateway = Gateway::start(&folder, "bolt", port).await;
+    calls_by_names_are_answered(&gateway, |name| json!({ "name": name })).await;
 }

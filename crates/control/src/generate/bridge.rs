@@ -97,8 +97,8 @@ fn protocol(
     let wanted = to.port.or(only).unwrap_or(port);
     let found = service.ports.iter().find(|port| port.number == wanted)?;
     found.rpc.filter(|protocol| match protocol {
-        RpcProtocol::Dubbo => true,
-        RpcProtocol::Bolt | RpcProtocol::Tars | RpcProtocol::Thrift => false,
+        RpcProtocol::Bolt | RpcProtocol::Dubbo => true,
+        RpcProtocol::Tars | RpcProtocol::Thrift => false,
     })
 }
 

@@ -12,8 +12,8 @@ use crate::frame::{Flavour, Frame, Kind, Outcome};
 use crate::generic::{
     ArgumentError, Generic, GenericAnswer, GenericCall, GenericFailure, ResultForm, Unreadable,
 };
+use crate::hessian::{Dialect, argument, put_string, put_typed_list};
 use crate::hessian::{Form, Node, Reader, Scalar, TooLarge, Tree};
-use crate::hessian::{argument, put_string, put_typed_list};
 
 /// See the module.
 #[derive(Debug)]
@@ -48,18 +48,18 @@ impl Generic for ByNames {
         }
         match call.types {
             Some(types) => {
-                put_typed_list(&mut out, "[string", types.len());
+                put_typed_list(&mut out, "[string", types.len(), Dialect::Final);
                 for one in types {
                     put_string(&mut out, one);
                 }
             }
             None => out.push(b'N'),
         }
-        put_typed_list(&mut out, "[object", call.arguments.len());
+        put_typed_list(&mut out, "[object", call.arguments.len(), Dialect::Final);
         for (number, value) in call.arguments.iter().enumerate() {
             let of = call.types.and_then(|types| types.get(number).copied());
             let of = (of.unwrap_or_default(), call.allow_class);
-            let written = argument(&mut out, value, of);
+            let written = argument(&mut out, value, of, Dialect::Final);
             written.map_err(|(place, text)| ArgumentError {
                 argument: number,
                 place,
@@ -166,10 +166,7 @@ fn thrown(tree: &Tree<'_>, root: u32) -> GenericAnswer {
         Some(Node::Text(text)) if !text.is_empty() => Some(text.to_string()),
         _ => None,
     };
-    let class = text("exceptionClass").or_else(|| match tree.node(root)? {
-        Node::Object(class, _) => Some(tree.class(*class)?.name.to_string()),
-        _ => None,
-    });
+    let class = text("exceptionClass").or_else(|| Some(tree.class_of(root)?.to_owned()));
     let message = text("exceptionMessage").or_else(|| text("detailMessage"));
     GenericAnswer::Thrown {
         class: class.unwrap_or_default(),

@@ -51,14 +51,27 @@ impl<'b> Tree<'b> {
         self.classes.get(number as usize)
     }
 
+    /// The class of an object.
+    pub(crate) fn class_of(&self, object: u32) -> Option<&str> {
+        match self.node(object)? {
+            Node::Object(class, _) => Some(&self.class(*class)?.name),
+            _ => None,
+        }
+    }
+
     /// The value of an object's field.
     pub(crate) fn field(&self, object: u32, name: &str) -> Option<&Node<'b>> {
+        self.node(self.field_at(object, name)?)
+    }
+
+    /// The number of that value.
+    pub(crate) fn field_at(&self, object: u32, name: &str) -> Option<u32> {
         let Node::Object(class, values) = self.node(object)? else {
             return None;
         };
         let mut fields = self.class(*class)?.fields.iter();
         let at = fields.position(|field| field == name)?;
-        self.node(*values.get(at)?)
+        values.get(at).copied()
     }
 
     /// Reads a value. `None`: damaged, cut off, too deep or too many.
@@ -66,7 +79,7 @@ impl<'b> Tree<'b> {
         self.value(reader, 0)
     }
 
-    fn add(&mut self, node: Node<'b>) -> Option<u32> {
+    pub(super) fn add(&mut self, node: Node<'b>) -> Option<u32> {
         if self.nodes.len() >= MAX_NODES {
             return None;
         }
@@ -75,13 +88,13 @@ impl<'b> Tree<'b> {
     }
 
     /// A place for a list, map or object whose parts follow.
-    fn begin(&mut self) -> Option<u32> {
+    pub(super) fn begin(&mut self) -> Option<u32> {
         let at = self.add(Node::Null)?;
         self.compounds.push(at);
         Some(at)
     }
 
-    fn end(&mut self, at: u32, node: Node<'b>) -> Option<u32> {
+    pub(super) fn end(&mut self, at: u32, node: Node<'b>) -> Option<u32> {
         *self.nodes.get_mut(at as usize)? = node;
         Some(at)
     }
@@ -124,15 +137,30 @@ impl<'b> Tree<'b> {
         reader.at += 1;
         let name = reader.string()?;
         let count = reader.count()?;
+        self.define(name, count, || reader.string())
+    }
+
+    /// A class with so many fields.
+    pub(super) fn define(
+        &mut self,
+        name: Cow<'b, str>,
+        count: u32,
+        mut field: impl FnMut() -> Option<Cow<'b, str>>,
+    ) -> Option<()> {
+        if count as usize > MAX_NODES || self.classes.len() >= MAX_NODES {
+            return None;
+        }
         let mut fields = Vec::new();
         for _ in 0..count {
-            if fields.len() >= MAX_NODES {
-                return None;
-            }
-            fields.push(reader.string()?);
+            fields.push(field()?);
         }
         self.classes.push(Class { name, fields });
         Some(())
+    }
+
+    /// The list, map or object of a number.
+    pub(super) fn compound_at(&self, number: u32) -> Option<u32> {
+        self.compounds.get(number as usize).copied()
     }
 
     /// What has values inside; its tag is read.
@@ -140,7 +168,7 @@ impl<'b> Tree<'b> {
         match tag {
             0x51 => {
                 let number = reader.count()?;
-                self.compounds.get(number as usize).copied()
+                self.compound_at(number)
             }
             0x55 | 0x57 => {
                 if tag == 0x55 {

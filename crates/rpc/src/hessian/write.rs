@@ -2,12 +2,21 @@
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Values inside of values; no JSON that was read has more.
 const MAX_DEPTH: usize = 128;
 /// The member of an object under which servers look for its class.
 const CLASS: &str = "class";
+
+/// Which of the two grammars of Hessian 2 is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// The final one (Dubbo).
+    Final,
+    /// The first draft (SOFARPC).
+    Draft,
+}
 
 /// Why a value cannot be written: where, and what is wrong.
 pub(crate) type Wrong = (String, String);
@@ -55,11 +64,13 @@ pub(crate) fn argument(
     out: &mut Vec<u8>,
     value: &Value,
     (of, allow_class): (&str, bool),
+    dialect: Dialect,
 ) -> Result<(), Wrong> {
     let mut place = Place {
         path: String::new(),
         depth: 0,
         allow_class,
+        dialect,
     };
     write(out, (value, of), &mut place).map_err(|text| (place.path, text))
 }
@@ -69,6 +80,7 @@ struct Place {
     path: String,
     depth: usize,
     allow_class: bool,
+    dialect: Dialect,
 }
 
 fn write(out: &mut Vec<u8>, (value, of): (&Value, &str), place: &mut Place) -> Result<(), String> {
@@ -76,6 +88,7 @@ fn write(out: &mut Vec<u8>, (value, of): (&Value, &str), place: &mut Place) -> R
         return Err("is nested too deeply".to_owned());
     }
     let (wanted, primitive) = wanted(of);
+    let dialect = place.dialect;
     let wrong = || {
         let kind = match value {
             Value::Null => "null",
@@ -102,7 +115,7 @@ fn write(out: &mut Vec<u8>, (value, of): (&Value, &str), place: &mut Place) -> R
             put_int(out, value as i32);
         }
         (Wanted::Long, Value::Number(number)) => match number.as_i64() {
-            Some(value) => put_long(out, value),
+            Some(value) => put_long(out, value, dialect),
             None => return wrong(),
         },
         (Wanted::Double, Value::Number(number)) => match number.as_f64() {
@@ -110,15 +123,17 @@ fn write(out: &mut Vec<u8>, (value, of): (&Value, &str), place: &mut Place) -> R
             None => return wrong(),
         },
         (Wanted::Char, Value::String(text)) if text.encode_utf16().count() == 1 => {
-            put_string(out, text);
+            put_text(out, text, dialect);
         }
-        (Wanted::Text | Wanted::Any, Value::String(text)) => put_string(out, text),
-        (Wanted::Digits, Value::String(text)) => put_string(out, text),
-        (Wanted::Digits, Value::Number(number)) => put_string(out, &number.to_string()),
+        (Wanted::Text | Wanted::Any, Value::String(text)) => put_text(out, text, dialect),
+        (Wanted::Digits, Value::String(text)) => put_digits(out, text, (of, dialect)),
+        (Wanted::Digits, Value::Number(number)) => {
+            put_digits(out, &number.to_string(), (of, dialect));
+        }
         (Wanted::Any, Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
             (Some(value), _) => match i32::try_from(value) {
                 Ok(value) => put_int(out, value),
-                Err(_) => put_long(out, value),
+                Err(_) => put_long(out, value, dialect),
             },
             (None, _) if number.is_u64() => return Err("this number is no long".to_owned()),
             (None, Some(value)) => put_double(out, value),
@@ -126,26 +141,60 @@ fn write(out: &mut Vec<u8>, (value, of): (&Value, &str), place: &mut Place) -> R
         },
         (Wanted::Any, Value::Array(items)) => write_list(out, (items, ""), place)?,
         (Wanted::Array(of), Value::Array(items)) => write_list(out, (items, of), place)?,
-        (Wanted::Any, Value::Object(members)) => {
-            out.push(b'H');
-            let len = place.path.len();
-            for (key, value) in members {
-                put_string(out, key);
-                place.path.push('.');
-                place.path.push_str(key);
-                if key == CLASS && !place.allow_class {
-                    return Err("names a class, which callers must not".to_owned());
-                }
-                place.depth += 1;
-                write(out, (value, ""), place)?;
-                place.depth -= 1;
-                place.path.truncate(len);
-            }
-            out.push(b'Z');
-        }
+        (Wanted::Any, Value::Object(members)) => write_members(out, members, place)?,
         _ => return wrong(),
     }
     Ok(())
+}
+
+fn write_members(
+    out: &mut Vec<u8>,
+    members: &Map<String, Value>,
+    place: &mut Place,
+) -> Result<(), String> {
+    let len = place.path.len();
+    let enter = |place: &mut Place, key: &str| {
+        place.path.truncate(len);
+        place.path.push('.');
+        place.path.push_str(key);
+    };
+    let class = members.get(CLASS);
+    if class.is_some() && !place.allow_class {
+        enter(place, CLASS);
+        return Err("names a class, which callers must not".to_owned());
+    }
+    match place.dialect {
+        Dialect::Final => out.push(b'H'),
+        // There the name of the class is that of the map.
+        Dialect::Draft => {
+            let class = match class {
+                None => "",
+                Some(Value::String(class)) if u16::try_from(class.len()).is_ok() => class,
+                Some(_) => {
+                    enter(place, CLASS);
+                    return Err("is no name of a class".to_owned());
+                }
+            };
+            put_draft_map(out, class);
+        }
+    }
+    let is_entry = |key: &str| place_is_entry(place.dialect, key);
+    let entries: Vec<_> = members.iter().filter(|(key, _)| is_entry(key)).collect();
+    for (key, value) in entries {
+        put_text(out, key, place.dialect);
+        enter(place, key);
+        place.depth += 1;
+        write(out, (value, ""), place)?;
+        place.depth -= 1;
+    }
+    place.path.truncate(len);
+    put_end(out, place.dialect);
+    Ok(())
+}
+
+/// Whether a member is one of the object's, and does not stand elsewhere.
+fn place_is_entry(dialect: Dialect, key: &str) -> bool {
+    dialect == Dialect::Final || key != CLASS
 }
 
 fn write_list(
@@ -153,7 +202,10 @@ fn write_list(
     (items, of): (&[Value], &str),
     place: &mut Place,
 ) -> Result<(), String> {
-    put_list(out, items.len());
+    match place.dialect {
+        Dialect::Final => put_list(out, items.len()),
+        Dialect::Draft => out.push(b'V'),
+    }
     let len = place.path.len();
     for (number, item) in items.iter().enumerate() {
         // Writing to a String cannot fail.
@@ -163,7 +215,46 @@ fn write_list(
         place.depth -= 1;
         place.path.truncate(len);
     }
+    if place.dialect == Dialect::Draft {
+        put_end(out, Dialect::Draft);
+    }
     Ok(())
+}
+
+/// A number of any length: servers make it of a string, those of the draft of an object with one.
+fn put_digits(out: &mut Vec<u8>, digits: &str, (of, dialect): (&str, Dialect)) {
+    if dialect == Dialect::Final {
+        return put_string(out, digits);
+    }
+    put_draft_map(out, of);
+    put_text(out, "value", dialect);
+    put_text(out, digits, dialect);
+    put_end(out, dialect);
+}
+
+/// The beginning of a map or, with a class, of an object; a class's name is short.
+fn put_draft_map(out: &mut Vec<u8>, class: &str) {
+    out.push(b'M');
+    if !class.is_empty() {
+        put_draft_type(out, class);
+    }
+}
+
+fn put_draft_type(out: &mut Vec<u8>, name: &str) {
+    out.push(b't');
+    // In units of UTF-16, as all texts are measured.
+    let mut text = Vec::new();
+    put_units(&mut text, name.encode_utf16());
+    let units = name.encode_utf16().count();
+    out.extend_from_slice(&(units as u16).to_be_bytes());
+    out.extend_from_slice(&text);
+}
+
+fn put_end(out: &mut Vec<u8>, dialect: Dialect) {
+    out.push(match dialect {
+        Dialect::Final => b'Z',
+        Dialect::Draft => b'z',
+    });
 }
 
 fn put_int(out: &mut Vec<u8>, value: i32) {
@@ -176,11 +267,14 @@ fn put_int(out: &mut Vec<u8>, value: i32) {
     }
 }
 
-fn put_long(out: &mut Vec<u8>, value: i64) {
+fn put_long(out: &mut Vec<u8>, value: i64, dialect: Dialect) {
     match (value, i32::try_from(value)) {
         (-8..=15, _) => out.push((value + 0xe0) as u8),
         (_, Ok(value)) => {
-            out.push(0x59);
+            out.push(match dialect {
+                Dialect::Final => 0x59,
+                Dialect::Draft => 0x77,
+            });
             out.extend_from_slice(&value.to_be_bytes());
         }
         _ => {
@@ -201,40 +295,63 @@ fn put_list(out: &mut Vec<u8>, len: usize) {
     put_int(out, len as i32);
 }
 
-/// The beginning of a list of a type.
-pub(crate) fn put_typed_list(out: &mut Vec<u8>, of: &str, len: usize) {
+/// The beginning of a list of a type; one of the draft has an end.
+pub(crate) fn put_typed_list(out: &mut Vec<u8>, of: &str, len: usize, dialect: Dialect) {
     out.push(b'V');
-    put_string(out, of);
-    put_int(out, len as i32);
+    match dialect {
+        Dialect::Final => {
+            put_string(out, of);
+            put_int(out, len as i32);
+        }
+        Dialect::Draft => {
+            put_draft_type(out, of);
+            out.push(b'l');
+            out.extend_from_slice(&(len as u32).to_be_bytes());
+        }
+    }
 }
 
-/// Writes a string; surrogates are encoded apart, as Java's implementations do.
+/// Writes a string.
 pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) {
+    put_text(out, text, Dialect::Final);
+}
+
+/// Writes a string in one of the grammars.
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str, dialect: Dialect) {
     let units: Vec<u16> = text.encode_utf16().collect();
     let mut pieces = units.chunks(0x7fff).peekable();
     if pieces.peek().is_none() {
         out.push(0);
     }
     while let Some(piece) = pieces.next() {
+        let last = pieces.peek().is_none();
         match piece.len() {
-            short @ 0..=0x1f if pieces.peek().is_none() => out.push(short as u8),
+            short @ 0..=0x1f if last => out.push(short as u8),
             len => {
-                let last = pieces.peek().is_none();
-                out.push(if last { b'S' } else { b'R' });
+                out.push(match dialect {
+                    _ if last => b'S',
+                    Dialect::Final => b'R',
+                    Dialect::Draft => b's',
+                });
                 out.extend_from_slice(&(len as u16).to_be_bytes());
             }
         }
-        for unit in piece {
-            let (high, middle, low) = (
-                (unit >> 12) as u8,
-                (unit >> 6 & 0x3f) as u8,
-                (unit & 0x3f) as u8,
-            );
-            match unit {
-                0..=0x7f => out.push(low | middle << 6),
-                0x80..=0x7ff => out.extend([0xc0 | (unit >> 6) as u8, 0x80 | low]),
-                _ => out.extend([0xe0 | high, 0x80 | middle, 0x80 | low]),
-            }
+        put_units(out, piece.iter().copied());
+    }
+}
+
+/// Surrogates are encoded apart, as Java's implementations do.
+fn put_units(out: &mut Vec<u8>, units: impl Iterator<Item = u16>) {
+    for unit in units {
+        let (high, middle, low) = (
+            (unit >> 12) as u8,
+            (unit >> 6 & 0x3f) as u8,
+            (unit & 0x3f) as u8,
+        );
+        match unit {
+            0..=0x7f => out.push(low | middle << 6),
+            0x80..=0x7ff => out.extend([0xc0 | (unit >> 6) as u8, 0x80 | low]),
+            _ => out.extend([0xe0 | high, 0x80 | middle, 0x80 | low]),
         }
     }
 }
@@ -247,11 +364,24 @@ mod tests {
     use super::*;
 
     fn there_and_back(value: &Value, of: &str) -> Value {
+        let last = through(value, of, Dialect::Final);
+        // There it is an object, and its class is not shown.
+        if !of.starts_with("java.math.") && !value.to_string().contains("\"class\"") {
+            assert_eq!(through(value, of, Dialect::Draft), last);
+        }
+        last
+    }
+
+    fn through(value: &Value, of: &str, dialect: Dialect) -> Value {
         let mut bytes = Vec::new();
-        argument(&mut bytes, value, (of, true)).expect("it can be written");
+        argument(&mut bytes, value, (of, true), dialect).expect("it can be written");
         let mut tree = Tree::default();
         let mut reader = Reader::new(&bytes, 0);
-        let root = tree.read(&mut reader).expect("it can be read");
+        let root = match dialect {
+            Dialect::Final => tree.read(&mut reader),
+            Dialect::Draft => tree.read_draft(&mut reader),
+        };
+        let root = root.expect("it can be read");
         assert_eq!(reader.place(), bytes.len());
         let (omit_class, bytes_left) = (false, 1 << 20);
         let mut form = Form {
@@ -267,6 +397,12 @@ mod tests {
         let value = json!({"a": [null, true, false, 1, -17, 48, 70_000, 5_000_000_000_i64, i64::MIN, 0.5, ""],
             "b": {"class": "shop.Item", "text": long}, "c": [[], {}]});
         assert_eq!(there_and_back(&value, ""), value);
+        let plain = json!({"text": long, "list": [{"a": 1}, {}], "": null});
+        assert_eq!(there_and_back(&plain, "shop.Item"), plain);
+        let named = json!({"class": "shop.Ä", "a": 1});
+        assert_eq!(through(&named, "", Dialect::Draft), json!({"a": 1}));
+        let digits = through(&json!("0.10"), "java.math.BigDecimal", Dialect::Draft);
+        assert_eq!(digits, json!({"value": "0.10"}));
         for number in [-9_i64, -8, 15, 16, 47, -16, 1 << 31, -(1 << 31) - 1] {
             assert_eq!(there_and_back(&json!(number), "long"), number);
             assert_eq!(there_and_back(&json!(number), "java.lang.Object"), number);
@@ -310,7 +446,8 @@ mod tests {
                 "this number is no long",
             ),
         ] {
-            let wrong = argument(&mut Vec::new(), &value, (of, false)).expect_err("it is wrong");
+            let wrong = argument(&mut Vec::new(), &value, (of, false), Dialect::Final);
+            let wrong = wrong.expect_err("it is wrong");
             assert_eq!(wrong, (place.to_owned(), text.to_owned()), "{value}");
         }
     }

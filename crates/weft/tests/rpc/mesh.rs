@@ -100,13 +100,18 @@ impl RpcMesh {
         let ip = Ipv4Addr::new(127, 0, 0, host);
         let mut node = Node::sidecar(&format!("{account}-{host}"), ip, free_port(), &inbound);
         node.metadata["WEFT_OUTBOUND_LISTENERS"] = json!(serves.is_none().to_string());
+        self.proxy(&node, account).await
+    }
+
+    /// A proxy with the identity of an account.
+    async fn proxy(&self, node: &Node, account: &str) -> Dataplane {
         let agent = OwnAgent {
             address: self.secure,
             roots: self.folder.path("ca").join("root-cert.pem"),
             token: Some(self.token(account)),
             environment: Vec::new(),
         };
-        let mut proxy = Dataplane::launch_agent(WEFT, &node, &agent, &self.folder, &[]);
+        let mut proxy = Dataplane::launch_agent(WEFT, node, &agent, &self.folder, &[]);
         proxy.wait_ready().await;
         let types = ["CDS", "EDS", "LDS", "RDS"];
         self.control.wait_in_step(&proxy.id, &types).await;
@@ -116,6 +121,11 @@ impl RpcMesh {
     /// The sidecar of version 1 or 2.
     pub(crate) async fn server(&self, version: u8, app: u16) -> Dataplane {
         self.sidecar("cart", 30 + version, Some(app)).await
+    }
+
+    /// A gateway, as the account `gateway`.
+    pub(crate) async fn gateway(&self) -> Dataplane {
+        self.proxy(&Node::gateway("gateway"), "gateway").await
     }
 
     pub(crate) async fn client(&self) -> Dataplane {
