@@ -101,12 +101,13 @@ impl Gateway {
 async fn ask(gateway: SocketAddr, head: &str, body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(gateway).await.expect("a connection");
     let (first, more) = head.split_once('\n').unwrap_or((head, ""));
-    let more: String = more
-        .lines()
-        .map(|line| format!("{}\r\n", line.trim()))
-        .collect();
+    let mut lines = String::new();
+    for line in more.lines() {
+        lines += line.trim();
+        lines += "\r\n";
+    }
     let text = format!(
-        "{first} HTTP/1.1\r\nhost: store.example\r\nconnection: close\r\n{more}content-length: {}\r\n\r\n{body}",
+        "{first} HTTP/1.1\r\nhost: store.example\r\nconnection: close\r\n{lines}content-length: {}\r\n\r\n{body}",
         body.len()
     );
     stream

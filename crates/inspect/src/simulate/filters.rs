@@ -12,7 +12,7 @@ use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels}
 use weft_config::jwt::RemoteKeySource;
 use weft_config::local_rate_limit::{LocalRateLimit, RateLimitCounts};
 use weft_config::rbac::Action;
-use weft_config::{DataSource, HttpFilter, HttpManager, Metadata, Rbac};
+use weft_config::{DataSource, HttpFilter, HttpManager, Metadata, Rbac, RpcBridge};
 use weft_filters::call::{Call as ServiceCall, Calling};
 use weft_filters::{
     CallError, Calls, Connection, ConnectionBucket, CounterGroup, FaultStats, Filter, LimitCounts,
@@ -208,13 +208,8 @@ pub(super) async fn run<'a>(
                 notes.extend(not_asked(configured, context.overrides));
                 continue;
             }
-            // A simulated request has no body.
-            HttpFilterConfig::RpcBridge(bridge) => {
-                let protocol = bridge.codec.name();
-                notes.push(format!(
-                    "{} makes a call of {protocol} of it",
-                    configured.name
-                ));
+            HttpFilterConfig::RpcBridge(own) => {
+                notes.push(bridged(configured, own, context.overrides));
                 continue;
             }
             // Nothing is looked up in a simulation.
@@ -294,6 +289,16 @@ fn context<'c>(
         cors: None,
         rpc: None,
     }
+}
+
+/// What a filter makes of a request, of which a simulation has no body.
+fn bridged(configured: &HttpFilter, own: &RpcBridge, overrides: OverrideLevels<'_>) -> String {
+    let bridge = match overrides.settings(&configured.name) {
+        Some(FilterOverride::RpcBridge(bridge)) => bridge,
+        _ => own,
+    };
+    let protocol = bridge.codec.name();
+    format!("{} makes a call of {protocol} of it", configured.name)
 }
 
 /// The rules that a filter goes by, those of the route before its own, and the name under which it

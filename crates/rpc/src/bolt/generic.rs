@@ -110,7 +110,8 @@ impl Generic for ByNames {
         }
         let status = u16_at(&response.bytes, layout.varying_at()).unwrap_or_default();
         if status != 0 {
-            return Ok(failed(status));
+            let content = (layout.codec == HESSIAN2).then(|| Bolt::content(response));
+            return Ok(failed(status, content.unwrap_or_default()));
         }
         if layout.codec != HESSIAN2 {
             return Err(Unreadable::Damaged);
@@ -123,9 +124,7 @@ impl Generic for ByNames {
             return Err(Unreadable::Damaged);
         }
         if let Some(Node::Bool(true)) = tree.field(root, "isError") {
-            let text = text(&tree, root, "errorMsg").unwrap_or_default();
-            // What follows is where in the server's code it went wrong.
-            let text = text.lines().next().unwrap_or_default().to_owned();
+            let text = first_line(text(&tree, root, "errorMsg").unwrap_or_default());
             let (failure, status) = (GenericFailure::Other, 0);
             return Ok(GenericAnswer::Failed {
                 failure,
@@ -135,11 +134,8 @@ impl Generic for ByNames {
         }
         let value = tree.field_at(root, "appResponse");
         let value = value.ok_or(Unreadable::Damaged)?;
-        if tree.field(value, "stackTrace").is_some() {
-            return Ok(GenericAnswer::Thrown {
-                class: tree.class_of(value).unwrap_or_default().to_owned(),
-                message: text(&tree, value, "detailMessage").unwrap_or_default(),
-            });
+        if let Some(thrown) = thrown(&tree, value) {
+            return Ok(thrown);
         }
         let mut written = Form {
             omit_class: form.omit_class,
@@ -233,8 +229,25 @@ fn content(
     Ok(out)
 }
 
-/// A status other than success. Source: sofa-bolt, `ResponseStatus.java`.
-fn failed(status: u16) -> GenericAnswer {
+/// What follows is where in the server's code it went wrong.
+fn first_line(text: String) -> String {
+    match text.split_once(['\r', '\n']) {
+        Some((first, _)) => first.to_owned(),
+        None => text,
+    }
+}
+
+/// The exception that a value is.
+fn thrown(tree: &Tree<'_>, value: u32) -> Option<GenericAnswer> {
+    tree.field(value, "stackTrace")?;
+    Some(GenericAnswer::Thrown {
+        class: tree.class_of(value).unwrap_or_default().to_owned(),
+        message: text(tree, value, "detailMessage").unwrap_or_default(),
+    })
+}
+
+/// A status other than success, and what the response says of it. Source: sofa-bolt, `ResponseStatus.java`.
+fn failed(status: u16, content: &[u8]) -> GenericAnswer {
     let (failure, text) = match status {
         4 => (GenericFailure::Unavailable, "the server has too much to do"),
         6 => (GenericFailure::NotFound, "nobody there takes such requests"),
@@ -246,10 +259,16 @@ fn failed(status: u16) -> GenericAnswer {
         0x10 => (GenericFailure::Unavailable, "the connection has gone"),
         _ => (GenericFailure::Other, "the server failed"),
     };
+    let mut tree = Tree::default();
+    let root = tree.read_draft(&mut Reader::new(content, 0));
+    let said = root.and_then(|root| {
+        let message = |field| self::text(&tree, root, field).filter(|text| !text.is_empty());
+        message("errorMsg").or_else(|| message("detailMessage"))
+    });
     GenericAnswer::Failed {
         failure,
         status: status.into(),
-        text: text.to_owned(),
+        text: said.map_or_else(|| text.to_owned(), first_line),
     }
 }
 
@@ -415,6 +434,8 @@ mod tests {
                 "the server did not answer in time"
             )
         );
+        let error = answer(2, &response(true, "why", b"N"));
+        assert_eq!(error, failed(GenericFailure::Other, 2, "why"));
         assert_eq!(answer(0, b""), Err(Unreadable::Damaged));
         assert_eq!(answer(0, b"N"), Err(Unreadable::Damaged));
         let itself = answer(0, &response(false, "", b"V\x4a\x01z"));

@@ -120,9 +120,8 @@ impl Generic for ByNames {
                 text,
             });
         }
-        let code = match reader.scalar() {
-            Some(Scalar::Text(code)) => code,
-            _ => return Err(Unreadable::Damaged),
+        let Some(Scalar::Text(code)) = reader.scalar() else {
+            return Err(Unreadable::Damaged);
         };
         // With attachments behind the value, and without.
         match &*code {

@@ -35,13 +35,13 @@ impl<'b> Tree<'b> {
             0x80..=0xd7 | b'I' => Node::Int(reader.int()?.into()),
             0xd8..=0xff | 0x38..=0x3f | b'L' => Node::Int(reader.long()?),
             0x20..=0x2f | b'B' | b'b' => Node::Bytes(reader.draft_binary()?),
-            _ => match reader.draft_fixed(tag) {
-                Some(node) => node,
-                None => {
+            _ => {
+                let Some(node) = reader.draft_fixed(tag) else {
                     reader.at += 1;
                     return self.draft_compound(reader, tag, depth);
-                }
-            },
+                };
+                node
+            }
         };
         self.add(node)
     }

@@ -258,13 +258,11 @@ fn put_end(out: &mut Vec<u8>, dialect: Dialect) {
 }
 
 fn put_int(out: &mut Vec<u8>, value: i32) {
-    match value {
-        -16..=47 => out.push((value + 0x90) as u8),
-        _ => {
-            out.push(b'I');
-            out.extend_from_slice(&value.to_be_bytes());
-        }
+    if (-16..=47).contains(&value) {
+        return out.push((value + 0x90) as u8);
     }
+    out.push(b'I');
+    out.extend_from_slice(&value.to_be_bytes());
 }
 
 fn put_long(out: &mut Vec<u8>, value: i64, dialect: Dialect) {

@@ -86,7 +86,7 @@ async fn json_at_a_gateway_calls_bolt_across_the_mesh() {
     assert!(seen.values().sum::<u64>() > 0, "mutual TLS: {seen:?}");
     // The server's sidecar knows who calls, and what.
     let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: cart, namespace: shop}\n\
-        spec:\n  rules:\n  - from: [{source: {principals: [cluster.local/ns/shop/sa/gateway]}}]\n    \
+        spec:\n  selector: {matchLabels: {app: cart-31}}\n  rules:\n  - from: [{source: {principals: [cluster.local/ns/shop/sa/gateway]}}]\n    \
         to: [{operation: {hosts: [shop.Cart], paths: [/where]}}]\n";
     mesh.folder.write("50-policy.yaml", policy);
     eventually("other methods are denied", SOON, async || {
