@@ -13,4 +13,5 @@ mod rpc_limits;
 mod rpc_local_limits;
 mod rpc_policies;
 mod rpc_thrift;
+mod rpc_tracing;
 mod uploads;
