@@ -7,6 +7,8 @@ mod bridge;
 mod dubbo;
 #[path = "rpc/mesh.rs"]
 mod mesh;
+#[path = "rpc/mesh_spans.rs"]
+mod spans;
 
 use std::path::PathBuf;
 use std::process::Command;

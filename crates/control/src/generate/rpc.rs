@@ -144,9 +144,7 @@ fn call_filter(filter: &HttpFilter) -> Option<aeraki::MetaProtocolFilter> {
 /// left out.
 fn spans(said: &Tracing) -> Option<aeraki::Tracing> {
     let provider = said.provider.as_ref()?;
-    let config = match provider.config_type.as_ref()? {
-        tracing::http::ConfigType::TypedConfig(config) => config,
-    };
+    let tracing::http::ConfigType::TypedConfig(config) = provider.config_type.as_ref()?;
     let spoken = config.type_url.ends_with(ZIPKIN) && !said.no_context_propagation;
     let longest = said
         .max_path_tag_length

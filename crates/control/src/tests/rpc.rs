@@ -384,7 +384,8 @@ fn calls_have_spans_where_their_collector_speaks_zipkin() {
             Some(NetworkFilter::Rpc(rpc)) => Some(std::sync::Arc::clone(rpc)),
             _ => None,
         });
-        found.last().expect("an RPC connection manager")
+        let mut found: Vec<_> = found.collect();
+        found.pop().expect("an RPC connection manager")
     };
     let with = manager("zipkin");
     let tracing = with.tracing.as_deref().expect("spans");

@@ -41,13 +41,20 @@ fn service(port: u16, port_name: &str) -> String {
 impl RpcMesh {
     /// The control plane, with a service whose port is called so.
     pub(crate) async fn start(port_name: &str) -> Self {
+        Self::start_with(port_name, None).await
+    }
+
+    /// The same with settings of the mesh.
+    pub(crate) async fn start_with(port_name: &str, settings: Option<&str>) -> Self {
         let folder = ConfigFolder::new();
         let port = free_port();
         folder.write("10-service.yaml", &service(port, port_name));
         let secure = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let settings = settings.map(|text| folder.write_beside("mesh.yaml", text));
         let ca = format!("--ca-dir={}", folder.path("ca").display());
         let address = format!("--secure-grpc-addr={secure}");
-        let control = Control::start_with(WEFT, &folder, None, &[&ca, &address]).await;
+        let control =
+            Control::start_with(WEFT, &folder, settings.as_deref(), &[&ca, &address]).await;
         Self {
             folder,
             control,
