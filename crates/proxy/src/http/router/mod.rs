@@ -439,7 +439,7 @@ impl Routing {
 
     async fn attempt(&mut self, exchange: &mut Exchange, host: &Rc<Host>) -> Outcome {
         if self.rpc.is_some() {
-            return self.attempt_call(exchange, host).await;
+            return Box::pin(self.attempt_call(exchange, host)).await;
         }
         let request = self.request(exchange, host);
         // What a PROXY header said is passed on in any case, as in Envoy.
