@@ -12,6 +12,7 @@ use crate::local_rate_limit::LocalRateLimit;
 use crate::matching::{HeaderMatch, StringMatch};
 use crate::name_cache::NameCache;
 use crate::rbac::RbacFilter;
+use crate::rpc_bridge::RpcBridge;
 
 /// One filter of an HTTP manager, in the configured order.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub enum HttpFilterConfig {
     DynamicForwardProxy(Arc<NameCache>),
     /// So many requests in so much time.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// Requests become calls of an RPC protocol.
+    RpcBridge(Arc<RpcBridge>),
 }
 
 /// `envoy.filters.http.router`.
@@ -131,6 +134,8 @@ pub enum FilterOverride {
     DynamicForwardProxy(HostOverride),
     /// Another limit.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// Other calls.
+    RpcBridge(Arc<RpcBridge>),
 }
 
 /// Which host is looked up instead of the one that a request names.

@@ -49,7 +49,10 @@ const ADS_ONLY: &str = "resources come over the one ADS stream";
 #[rustfmt::skip] // one line a field
 pub const IGNORED: &[IgnoredEntry] = &[
     // Anywhere.
-    line("meta_protocol_proxy.MetaProtocolProxy", "tracing", TRACING),
+    line("meta_protocol_proxy.Tracing", "client_sampling", "calls have no word by which a client asks for a span beyond its own"),
+    line("meta_protocol_proxy.Tracing", "verbose", "spans have no annotations of what happened on the way"),
+    line("trace.ZipkinConfig", "shared_span_context", "each proxy on the way makes a span of its own"),
+    line("trace.ZipkinConfig", "split_spans_for_request", "each proxy on the way makes a span of its own"),
     line("meta_protocol_proxy.ApplicationProtocol", "multiplexing", "connections to hosts are shared as the protocol allows it"),
     line("core.RuntimeFractionalPercent", "runtime_key", RUNTIME),
     line("core.RuntimeUInt32", "runtime_key", RUNTIME),

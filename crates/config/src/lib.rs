@@ -49,6 +49,7 @@ pub mod path;
 pub mod rbac;
 pub mod route;
 pub mod rpc;
+pub mod rpc_bridge;
 pub mod secret;
 pub mod tcp_proxy;
 pub mod tls;
@@ -80,6 +81,7 @@ pub use route::{
     Forward, Redirect, RequestHead, Route, RouteAction, RouteConfig, RouteLookup, VirtualHost,
 };
 pub use rpc::RpcManager;
+pub use rpc_bridge::RpcBridge;
 pub use secret::Secret;
 pub use tcp_proxy::TcpProxy;
 pub use tls::{DownstreamTls, UpstreamTls};

@@ -39,6 +39,8 @@ pub(crate) struct Pass<'c> {
     path: Vec<Segment>,
     problems: Vec<Problem>,
     ignored: Vec<IgnoredField>,
+    /// The listener that we stand in is one of what comes in to a workload.
+    pub(crate) inbound: bool,
 }
 
 /// Deeper nesting of messages than any real configuration has is refused.
@@ -51,6 +53,7 @@ impl<'c> Pass<'c> {
             path: Vec::new(),
             problems: Vec::new(),
             ignored: Vec::new(),
+            inbound: false,
         }
     }
 

@@ -202,7 +202,7 @@ impl Proxy {
             settings: metadata.settings()?,
             is_probed: metadata.is_probed(),
             agent: agent(node),
-            speaks_rpc: node.user_agent_name == OWN_AGENT && kind == ProxyKind::Sidecar,
+            speaks_rpc: node.user_agent_name == OWN_AGENT && kind != ProxyKind::Grpc,
         })
     }
 }

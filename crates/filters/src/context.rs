@@ -8,7 +8,7 @@ use weft_config::http_filter::OverrideLevels;
 use weft_config::rbac::PeerNames;
 use weft_config::{Metadata, RequestHead};
 
-use crate::{Calls, ConnectionBucket, CorsAnswer, HeaderEdit, RequestBody};
+use crate::{BridgedCall, Calls, ConnectionBucket, CorsAnswer, HeaderEdit, RequestBody};
 
 /// The request's head; what a filter changes, the filters after it and the upstream see.
 #[derive(Debug)]
@@ -86,4 +86,6 @@ pub struct RequestContext<'a> {
     pub response: Vec<HeaderEdit>,
     /// What the response gets of the cross-origin filter.
     pub cors: Option<CorsAnswer>,
+    /// The call that it has become.
+    pub rpc: Option<Box<BridgedCall>>,
 }

@@ -15,6 +15,7 @@ pub mod jwt;
 mod local_rate_limit;
 pub mod local_reply;
 mod rbac;
+pub mod rpc_bridge;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use jwt::RemoteKeys;
 pub use local_rate_limit::{ConnectionBucket, LimitCounts, limit_clock};
 pub use local_reply::LocalReply;
 pub use rbac::{DENIED as RBAC_DENIED, Judged, RbacCounters};
+pub use rpc_bridge::BridgedCall;
 
 /// What happens to the request after a filter.
 #[derive(Debug)]
@@ -78,6 +80,7 @@ enum Kind {
     ExtAuthz(ext_authz::AuthzFilter),
     DynamicForwardProxy(dynamic_forward_proxy::ForwardFilter),
     LocalRateLimit(local_rate_limit::LimitFilter),
+    RpcBridge(rpc_bridge::BridgeFilter),
 }
 
 impl Filter {
@@ -106,6 +109,9 @@ impl Filter {
                 Kind::Jwt(Box::new(jwt::JwtFilter::new(jwt, surroundings)))
             }
             HttpFilterConfig::Rbac(rbac) => Kind::Rbac(rbac::RbacFilter::new(rbac, surroundings)),
+            HttpFilterConfig::RpcBridge(bridge) => {
+                Kind::RpcBridge(rpc_bridge::BridgeFilter::new(bridge, surroundings))
+            }
         };
         Some(Self {
             name: Arc::clone(&configured.name),
@@ -183,6 +189,10 @@ impl Filter {
                 Some(FilterOverride::Rbac(None)) => Verdict::Continue,
                 Some(FilterOverride::Rbac(Some(rules))) => filter.request(Some(rules), context),
                 _ => filter.request(None, context),
+            },
+            Kind::RpcBridge(filter) => match own {
+                Some(FilterOverride::RpcBridge(own)) => filter.request(Some(own), context).await,
+                _ => filter.request(None, context).await,
             },
         }
     }

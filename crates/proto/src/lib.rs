@@ -59,6 +59,7 @@ pub use generated::spiffe::workload as spiffe;
 /// `udpa.type.v1.TypedStruct`, the older name of [`xds`]'s.
 pub use generated::udpa;
 /// What workloads ask of the authority besides certificates, and the authority of an external signer.
+pub use generated::weft::http::v1 as weft_http;
 pub use generated::weft::identity::v1 as identity;
 /// The plain Kubernetes objects, reduced to what a mesh reads.
 pub use generated::weft::kubernetes::v1 as kubernetes;

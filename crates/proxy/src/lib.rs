@@ -17,6 +17,7 @@ mod rpc;
 mod server;
 mod stats;
 mod tcp;
+mod tracer;
 mod worker;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use crate::attributes::{Attachments, Call};
 use crate::frame::{Frame, Origin};
+use crate::generic::Generic;
 use crate::scan::Scan;
 
 /// A protocol. An implementation is a value without state: what a frame says is in the [`Frame`],
@@ -112,6 +113,12 @@ pub trait Codec: Sync + std::fmt::Debug {
     /// The answer to a request that cannot be had from anybody else, in the protocol's own status. `method`
     /// is that of the request if [`Codec::answers_name_method`], else anything.
     fn error_reply(&self, request: Origin, method: &str, failure: Failure, text: &str) -> BytesMut;
+
+    /// Its calls by names and values, for callers that do not have the interface; `None` if the protocol has
+    /// none.
+    fn generic(&self) -> Option<&'static dyn Generic> {
+        None
+    }
 }
 
 /// Whether bytes are of a protocol.

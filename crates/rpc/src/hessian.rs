@@ -1,11 +1,20 @@
 //! Hessian 2, as far as a proxy needs it: strings and numbers are read, everything else is stepped
 //! over. Source of the rules: Hessian 2.0 Serialization Protocol, "Hessian Grammar".
 
+mod draft;
+mod json;
+mod tree;
+mod write;
+
 use std::borrow::Cow;
 
 use smallvec::{SmallVec, smallvec};
 
 use crate::bytes_at::{i32_at, u8_at, u16_at};
+
+pub(crate) use json::{Form, TooLarge};
+pub(crate) use tree::{Node, Tree};
+pub(crate) use write::{Dialect, argument, put_string, put_text, put_typed_list};
 
 /// Values inside of values.
 const MAX_DEPTH: usize = 256;
@@ -388,35 +397,4 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
         left = left.get(len..).unwrap_or_default();
     }
     Cow::Owned(String::from_utf16_lossy(&units))
-}
-
-/// Writes a string; surrogates are encoded apart, as Java's implementations do.
-pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) {
-    let units: Vec<u16> = text.encode_utf16().collect();
-    let mut pieces = units.chunks(0x7fff).peekable();
-    if pieces.peek().is_none() {
-        out.push(0);
-    }
-    while let Some(piece) = pieces.next() {
-        match piece.len() {
-            short @ 0..=0x1f if pieces.peek().is_none() => out.push(short as u8),
-            len => {
-                let last = pieces.peek().is_none();
-                out.push(if last { b'S' } else { b'R' });
-                out.extend_from_slice(&(len as u16).to_be_bytes());
-            }
-        }
-        for unit in piece {
-            let (high, middle, low) = (
-                (unit >> 12) as u8,
-                (unit >> 6 & 0x3f) as u8,
-                (unit & 0x3f) as u8,
-            );
-            match unit {
-                0..=0x7f => out.push(low | middle << 6),
-                0x80..=0x7ff => out.extend([0xc0 | (unit >> 6) as u8, 0x80 | low]),
-                _ => out.extend([0xe0 | high, 0x80 | middle, 0x80 | low]),
-            }
-        }
-    }
 }

@@ -9,6 +9,7 @@ mod bytes_at;
 mod codec;
 mod dubbo;
 mod frame;
+mod generic;
 mod hessian;
 mod scan;
 mod tars;
@@ -17,6 +18,9 @@ mod thrift;
 pub use attributes::{Attachments, Attribute, Attributes, Call};
 pub use codec::{Codec, DecodeError, Decoded, Failure, Limits, PoolMode, RewriteError, Sniffed};
 pub use frame::{Flavour, Frame, Kind, Origin, Outcome};
+pub use generic::{
+    ArgumentError, Generic, GenericAnswer, GenericCall, GenericFailure, ResultForm, Unreadable,
+};
 pub use scan::Scan;
 
 /// Every protocol that there is.

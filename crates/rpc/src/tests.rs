@@ -3,7 +3,9 @@
 use bytes::BytesMut;
 use proptest::prelude::*;
 
-use crate::{Attributes, CODECS, Codec, Decoded, Frame, Kind, Limits, Scan, Sniffed, codec};
+use crate::{
+    Attributes, CODECS, Codec, Decoded, Frame, Kind, Limits, ResultForm, Scan, Sniffed, codec,
+};
 
 /// Hexadecimal digits as bytes.
 pub(crate) fn bytes(parts: &[&str]) -> Vec<u8> {
@@ -79,6 +81,14 @@ fn use_all(codec: &'static dyn Codec, mut frame: Frame) {
         assert_eq!(known, codec.attachments(&frame));
     }
     let _ = codec.status(frame.bytes());
+    if let Some(generic) = codec.generic() {
+        let (omit_class, max_bytes) = (false, 1 << 16);
+        let form = ResultForm {
+            omit_class,
+            max_bytes,
+        };
+        let _ = generic.answer(&frame, form);
+    }
 }
 
 /// Decodes until more is needed or there is an error; whether there was one.

@@ -99,17 +99,23 @@ pub enum BodyError {
 /// The body of an upstream's response. When it ends, its connection goes back to the pool;
 /// when it is dropped before, the connection (HTTP/1) or stream (HTTP/2) is closed.
 pub struct ResponseBody {
-    incoming: Incoming,
+    content: Content,
     lease: Option<Lease>,
+}
+
+enum Content {
+    Incoming(Incoming),
+    /// What was made of an answer that is no HTTP.
+    Made(Bytes),
 }
 
 impl ResponseBody {
     pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
         let mut body = Self {
-            incoming,
+            content: Content::Incoming(incoming),
             lease: Some(lease),
         };
-        if body.incoming.is_end_stream() {
+        if body.is_end_stream() {
             body.finish();
         }
         body
@@ -118,8 +124,16 @@ impl ResponseBody {
     /// The body of a response after which the connection speaks another protocol.
     pub(crate) fn of_upgrade(incoming: Incoming, lease: Lease) -> Self {
         Self {
-            incoming,
+            content: Content::Incoming(incoming),
             lease: Some(lease),
+        }
+    }
+
+    /// What was made of an answer of another protocol than HTTP.
+    pub fn made(bytes: Bytes) -> Self {
+        Self {
+            content: Content::Made(bytes),
+            lease: None,
         }
     }
 
@@ -155,11 +169,19 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let incoming = match &mut self.content {
+            Content::Incoming(incoming) => incoming,
+            Content::Made(bytes) => {
+                let bytes = std::mem::take(bytes);
+                let frame = (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)));
+                return Poll::Ready(frame);
+            }
+        };
+        let frame = Pin::new(incoming).poll_frame(cx);
         let frame = frame.map(|frame| frame.map(|frame| self.within_limits(frame?)));
         match &frame {
             Poll::Ready(None) => self.finish(),
-            Poll::Ready(Some(Ok(_))) if self.incoming.is_end_stream() => self.finish(),
+            Poll::Ready(Some(Ok(_))) if self.is_end_stream() => self.finish(),
             Poll::Ready(Some(Err(_))) => {
                 if let Some(lease) = self.lease.take() {
                     lease.fail();
@@ -171,10 +193,16 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.content {
+            Content::Incoming(incoming) => incoming.is_end_stream(),
+            Content::Made(bytes) => bytes.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.content {
+            Content::Incoming(incoming) => incoming.size_hint(),
+            Content::Made(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
     }
 }

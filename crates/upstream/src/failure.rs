@@ -103,6 +103,11 @@ pub struct SendFailure {
 }
 
 impl SendFailure {
+    /// A failure of what is sent by others than this crate.
+    pub fn of(kind: FailureKind, transport: impl Into<String>) -> Self {
+        Self::new(kind, transport)
+    }
+
     pub(crate) fn new(kind: FailureKind, transport: impl Into<String>) -> Self {
         Self {
             kind,

@@ -1,10 +1,14 @@
 //! RPC calls across a mesh: two sidecars with mutual TLS between them, routed by Istio's rules, which change while calls
 //! go on.
 
+#[path = "rpc/mesh_bridge.rs"]
+mod bridge;
 #[path = "rpc/dubbo.rs"]
 mod dubbo;
 #[path = "rpc/mesh.rs"]
 mod mesh;
+#[path = "rpc/mesh_spans.rs"]
+mod spans;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -2,7 +2,9 @@
 //! rewritten is a frame again.
 
 use bytes::BytesMut;
-use weft_rpc::{Attribute, Attributes, Codec, Decoded, Failure, Frame, Limits, Scan};
+use weft_rpc::{
+    Attribute, Attributes, Codec, Decoded, Failure, Frame, Limits, ResultForm, Scan,
+};
 
 /// Bytes of a frame: small, so that lengths beyond it are found.
 const LIMITS: Limits = Limits { max_frame: 4096 };
@@ -72,6 +74,10 @@ fn frame_is_sound(codec: &'static dyn Codec, mut frame: Frame) {
     }
     if let Some(heartbeat) = codec.heartbeat(frame.origin()) {
         decode(codec, &heartbeat);
+    }
+    if let Some(generic) = codec.generic() {
+        let (omit_class, max_bytes) = (false, 1 << 16);
+        let _said = generic.answer(&frame, ResultForm { omit_class, max_bytes });
     }
     codec.set_id(&mut frame, 77);
     assert_eq!(decode(codec, frame.bytes()).id(), 77);

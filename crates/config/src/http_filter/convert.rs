@@ -17,6 +17,7 @@ use crate::name_cache;
 use crate::pass::{Pass, flag};
 use crate::pb;
 use crate::rbac::filters::{http_rbac, http_rbac_per_route};
+use crate::rpc_bridge;
 use pb::extensions::filters::common::fault::v3 as common_fault;
 use pb::extensions::filters::http::{cors::v3 as cors, fault::v3 as fault, router::v3 as router};
 use pb::extensions::filters::network::http_connection_manager::v3 as hcm;
@@ -25,6 +26,7 @@ use weft_proto::typed_struct;
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+const RPC_BRIDGE: &str = "weft.http.v1.RpcBridge";
 const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
 
 /// `None` inside: accepted and left out.
@@ -90,6 +92,14 @@ const HTTP_FILTERS: &[Extension<Option<HttpFilterConfig>>] = &[
         },
     },
     Extension {
+        name: RPC_BRIDGE,
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            rpc_bridge::convert::bridge(p, &message)
+                .map(|bridge| Some(HttpFilterConfig::RpcBridge(Arc::new(bridge))))
+        },
+    },
+    Extension {
         name: GRPC_STATS,
         read: |p, _| {
             p.ignore("http_filter", GRPC_STATS, true);
@@ -147,6 +157,14 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
             let message = decode(p, bytes)?;
             local_rate_limit::per_route(p, &message)
                 .map(|limit| FilterOverride::LocalRateLimit(Arc::new(limit)))
+        },
+    },
+    Extension {
+        name: RPC_BRIDGE,
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            rpc_bridge::convert::bridge(p, &message)
+                .map(|bridge| FilterOverride::RpcBridge(Arc::new(bridge)))
         },
     },
 ];

@@ -105,6 +105,7 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
             "does not go together with the listener filter proxy_protocol in Weft",
         );
     }
+    p.inbound = *traffic_direction == pb::core::TrafficDirection::Inbound as i32;
     let mut chains = chains(p, filter_chains);
     chains.default = p
         .opt(

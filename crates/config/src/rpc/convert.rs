@@ -47,7 +47,7 @@ pub(crate) fn rpc_manager(
         protocol,
         route_specifier,
     } = message;
-    ignore!(p, "meta_protocol_proxy.MetaProtocolProxy"; tracing);
+    let tracing = p.opt("tracing", tracing.as_ref(), super::tracing::tracing);
     let stat_prefix = p.name("stat_prefix", stat_prefix);
     let filters = filters(p, meta_protocol_filters);
     let access_logs = p.each("access_log", logs, access_log);
@@ -98,6 +98,8 @@ pub(crate) fn rpc_manager(
         extended_goaway: options.bolt_goaway,
         idle_timeout,
         filters,
+        tracing: tracing.map(Arc::new),
+        inbound: p.inbound,
         access_logs,
         routes: routes?,
     })

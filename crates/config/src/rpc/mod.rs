@@ -9,6 +9,7 @@ mod http_routes;
 mod limit;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use weft_rpc::{Attribute, Attributes, Codec, Limits};
 
 pub use filters::RpcFilter;
 pub use limit::RpcLimit;
+pub use tracing::{RpcTracing, Zipkin};
 
 use crate::access_log::AccessLog;
 use crate::error::{ConfigError, Loaded};
@@ -46,6 +48,10 @@ pub struct RpcManager {
     pub idle_timeout: Option<Duration>,
     /// What each call passes before it is routed.
     pub filters: Vec<RpcFilter>,
+    /// Which calls have spans; `None`: none.
+    pub tracing: Option<Arc<RpcTracing>>,
+    /// Its calls come in to a workload, as their listener says.
+    pub inbound: bool,
     /// What is logged of calls.
     pub access_logs: Vec<AccessLog>,
     /// Where its routes are.

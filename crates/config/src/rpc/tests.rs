@@ -356,3 +356,64 @@ fn http_routes_that_rpc_cannot_have_are_refused_with_their_path() {
         assert!(error.contains(wanted), "{error}\nwanted {wanted}");
     }
 }
+
+#[test]
+fn spans_go_to_collectors_that_speak_zipkin() {
+    let tracing = |provider: &str, more: &str| {
+        format!(
+            "{PROTOCOL}, route_config: {{}}, tracing: {{{more}provider: {{name: p, typed_config: {{'@type': \
+             type.googleapis.com/envoy.config.trace.v3.{provider}}}}}}}"
+        )
+    };
+    let plain = "ZipkinConfig, collector_cluster: z, collector_endpoint: /spans, \
+         collector_endpoint_version: HTTP_JSON";
+    let service = "ZipkinConfig, trace_id_128bit: true, collector_service: {http_uri: {uri: 'http://z:9411/spans', \
+         cluster: z, timeout: 1s}, request_headers_to_add: [{header: {key: a, value: b}}]}";
+    let share = "random_sampling: {value: 0.5}, ";
+    for (text, long_ids, headers) in [(plain, false, 0), (service, true, 1)] {
+        let made = manager(&tracing(text, share)).tracing.expect("spans");
+        assert_eq!(
+            (made.share.numerator, made.share.denominator),
+            (5000, 1_000_000)
+        );
+        assert_eq!(
+            (&*made.zipkin.collector.path, made.zipkin.long_ids),
+            ("/spans", long_ids)
+        );
+        assert_eq!(made.zipkin.headers.len(), headers);
+    }
+    assert!(
+        manager(&format!("{PROTOCOL}, route_config: {{}}"))
+            .tracing
+            .is_none()
+    );
+    for (text, wanted) in [
+        (
+            tracing("OpenTelemetryConfig", ""),
+            "OpenTelemetryConfig is not supported",
+        ),
+        (
+            tracing(&plain.replace("HTTP_JSON", "HTTP_PROTO"), ""),
+            "collector_endpoint_version: only HTTP_JSON",
+        ),
+        (
+            tracing(&plain.replace("/spans", "spans"), ""),
+            "collector_endpoint: is no path",
+        ),
+        (
+            tracing(plain, "random_sampling: {value: 101}, "),
+            "random_sampling: must be from 0 to 100",
+        ),
+        (
+            tracing(plain, "max_tag_length: 99999, "),
+            "max_tag_length: must be at most",
+        ),
+        (
+            format!("{PROTOCOL}, route_config: {{}}, tracing: {{}}"),
+            "tracing.provider: is required",
+        ),
+    ] {
+        let error = listener(&text).expect_err(&text).to_string();
+        assert!(error.contains(wanted), "{text}\n{error}");
+    }
+}

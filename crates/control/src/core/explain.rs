@@ -350,6 +350,7 @@ fn outbound_places(rule: &VirtualService, host: &OutboundHost) -> Vec<(usize, Op
         hashes: &BTreeMap::default(),
         forwarded_host: false,
         retries: None,
+        bridges: false,
     };
     routes::places(rule, &reader)
 }
@@ -375,6 +376,7 @@ fn gateway_places(
             hashes: &BTreeMap::default(),
             forwarded_host: false,
             retries: None,
+            bridges: host.bridges,
         };
         routes::places(rule, &reader)
     };

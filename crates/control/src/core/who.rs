@@ -97,15 +97,14 @@ impl Core {
         }
         let known = made_up(&writer.world, &networks, text, ip, &domain);
         let mut known = known.or_else(|| gateway_at(&writer.world, &networks, inner?))?;
-        // It is like all sidecars that there are.
-        let mut sidecars = connected
+        // It is like all of its kind that there are.
+        let kind = known.proxy.kind;
+        let mut alike = connected
             .iter()
             .map(|c| &c.proxy)
-            .filter(|proxy| proxy.kind == ProxyKind::Sidecar)
+            .filter(|proxy| proxy.kind == kind)
             .peekable();
-        known.proxy.speaks_rpc = known.proxy.kind == ProxyKind::Sidecar
-            && sidecars.peek().is_some()
-            && sidecars.all(|proxy| proxy.speaks_rpc);
+        known.proxy.speaks_rpc = alike.peek().is_some() && alike.all(|proxy| proxy.speaks_rpc);
         Some(known)
     }
 }

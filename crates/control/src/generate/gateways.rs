@@ -204,6 +204,8 @@ pub(crate) struct Around<'a> {
     pub(crate) keepers: Keepers<'a>,
     /// What stands before all of them.
     pub(crate) guard: &'a Guard,
+    /// Whether routes may make calls of RPC protocols from requests.
+    pub(crate) bridges: bool,
 }
 
 /// The listener of a port; none if nothing is served there. `streams` are the chains of each slot
@@ -238,7 +240,7 @@ pub(crate) fn listener(
             } else {
                 http::delimited(&stat_prefix)
             };
-            let (setup, guard) = (&around.setup, around.guard);
+            let (setup, guard) = (&around.setup, (around.guard, around.bridges));
             let counted = (prefix, first.protocol);
             let manager = http::guarded_manager(setup, Side::Gateway, counted, routes, guard);
             chains.extend(chain(around, first, vec![manager]));

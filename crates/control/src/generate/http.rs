@@ -8,6 +8,7 @@ use weft_model::proxy::{ForwardClientCert, ServerHeader};
 use weft_model::{MeshSettings, ObjectRef, PathNormalization, Protocol, ProxySettings};
 
 use super::access::Guard;
+use super::bridge;
 use super::connections;
 use super::cors::CORS_FILTER;
 use super::dynamic::{self, Resolver};
@@ -106,16 +107,17 @@ pub(crate) fn delimited(stat_prefix: &str) -> String {
     format!("{stat_prefix};")
 }
 
-/// The connection manager filter; requests pass the guard first, and those of browsers are made
-/// gRPC where the port says `GRPC-WEB`.
+/// The connection manager filter; requests pass the guard first, those of browsers are made gRPC where
+/// the port says `GRPC-WEB`, and routes may make calls of RPC protocols of them.
 pub(crate) fn guarded_manager(
     setup: &Setup<'_>,
     side: Side,
     (stat_prefix, protocol): (String, Protocol),
     routes: Routes,
-    guard: &Guard,
+    (guard, bridges): (&Guard, bool),
 ) -> Filter {
-    let mut filters = filters(setup, guard, Vec::new());
+    let before_router = bridges.then(bridge::http_filter).into_iter().collect();
+    let mut filters = filters(setup, guard, before_router);
     if protocol == Protocol::GrpcWeb {
         filters.insert(guard.http.len(), translate_grpc_web());
     }

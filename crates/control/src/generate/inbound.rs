@@ -218,7 +218,7 @@ impl Workload<'_> {
                     Side::Inbound,
                     (http::delimited(place.stat_prefix), place.inbound.protocol),
                     Routes::Inline(Box::new(routes)),
-                    self.guard,
+                    (self.guard, false),
                 );
                 (vec![manager], place.http_name)
             } else {

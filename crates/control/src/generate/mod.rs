@@ -6,6 +6,7 @@ pub(crate) mod access;
 mod access_logs;
 mod actions;
 mod balancers;
+mod bridge;
 pub(crate) mod clusters;
 mod connections;
 mod cors;

@@ -11,9 +11,12 @@ use weft_model::{
     HttpRoute, Labels, Namespace, PortNumber, Rewrite, RouteDestination, Service, VirtualService,
 };
 
+use weft_proto::weft_http::RpcBridge;
+
 use super::actions::{
     Headers, mirror, retry, translate_fault, translate_redirect, translate_response,
 };
+use super::bridge::{self, BRIDGE_FILTER};
 use super::cors::{self, CORS_FILTER};
 use super::listeners::Unknown;
 use super::{clusters, hash, matches, metadata};
@@ -53,6 +56,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) hashes: &'a hash::Hosts,
     /// Retries of rules that do not say; `None` is Istio's own default.
     pub(crate) retries: Option<&'a model::RetryPolicy>,
+    /// Whether requests become calls of the RPC protocol that their destination speaks.
+    pub(crate) bridges: bool,
 }
 
 /// Routes, encoded; in the order of matching.
@@ -83,8 +88,13 @@ pub(crate) fn of_rule(
                 .collect()
         };
         for condition in conditions {
-            let Some(route) = route(rule, http, condition, reader, lookup) else {
+            let Some(mut route) = route(rule, http, condition, reader, lookup) else {
                 continue;
+            };
+            let bridge = if reader.bridges {
+                bridge::of_route(&mut route, (http, condition), reader.port, lookup)
+            } else {
+                None
             };
             out.catch_all = route.r#match.as_ref().is_some_and(matches::is_catch_all);
             // To gRPC clients a filter that they do not know spoils all routes, and no browser is behind them.
@@ -92,6 +102,7 @@ pub(crate) fn of_rule(
             let filters = Filters {
                 cors,
                 fault: http.fault.as_ref(),
+                bridge: bridge.as_ref(),
             };
             out.routes
                 .push(encode(&route, filters, metadata.as_deref()));
@@ -138,6 +149,7 @@ pub(super) fn concerns(condition: &HttpMatch, reader: &Reader<'_>) -> bool {
 struct Filters<'a> {
     cors: Option<&'a CorsPolicy>,
     fault: Option<&'a Fault>,
+    bridge: Option<&'a RpcBridge>,
 }
 
 fn encode(route: &Route, filters: Filters<'_>, metadata: Option<&[u8]>) -> Bytes {
@@ -155,6 +167,10 @@ fn encode(route: &Route, filters: Filters<'_>, metadata: Option<&[u8]>) -> Bytes
             FAULT_FILTER,
             &any(&fault).encode_to_vec(),
         );
+    }
+    if let Some(bridge) = filters.bridge {
+        let bridge = any(bridge).encode_to_vec();
+        put_map_entry(&mut body, PER_FILTER, BRIDGE_FILTER, &bridge);
     }
     body.into()
 }

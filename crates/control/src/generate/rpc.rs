@@ -18,8 +18,9 @@ use super::tcp::TcpPolicy;
 use crate::pb::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
 };
-use crate::pb::hcm::{HttpFilter, http_filter};
+use crate::pb::hcm::{HttpFilter, http_connection_manager::Tracing, http_filter};
 use crate::pb::listener::v3::Filter;
+use crate::pb::trace::v3::tracing;
 use crate::pb::{any, duration, filter, u32_value};
 use aeraki::meta_protocol_proxy::RouteSpecifier;
 
@@ -27,6 +28,10 @@ use aeraki::meta_protocol_proxy::RouteSpecifier;
 const MANAGER: &str = "aeraki.meta_protocol_proxy";
 const LOCAL_LIMIT: &str = "aeraki.meta_protocol.filters.local_ratelimit";
 const ROUTER: &str = "aeraki.meta_protocol.filters.router";
+/// What our proxy can send spans to.
+const ZIPKIN: &str = "/envoy.config.trace.v3.ZipkinConfig";
+/// The longest tag that our proxy writes.
+const MAX_TAG: u32 = 16 * 1024;
 /// Aeraki's names of codecs begin so.
 const CODEC_PREFIX: &str = "aeraki.meta_protocol.codec.";
 
@@ -135,6 +140,24 @@ fn call_filter(filter: &HttpFilter) -> Option<aeraki::MetaProtocolFilter> {
     }
 }
 
+/// Spans of calls, where they go to a collector that our proxy can speak to. What HTTP has and calls have not is
+/// left out.
+fn spans(said: &Tracing) -> Option<aeraki::Tracing> {
+    let provider = said.provider.as_ref()?;
+    let tracing::http::ConfigType::TypedConfig(config) = provider.config_type.as_ref()?;
+    let spoken = config.type_url.ends_with(ZIPKIN) && !said.no_context_propagation;
+    let longest = said
+        .max_path_tag_length
+        .map(|length| length.value.min(MAX_TAG));
+    spoken.then(|| aeraki::Tracing {
+        random_sampling: said.random_sampling,
+        overall_sampling: said.overall_sampling,
+        max_tag_length: longest.and_then(u32_value),
+        provider: Some(provider.clone()),
+        ..aeraki::Tracing::default()
+    })
+}
+
 fn manager(
     setup: &Setup<'_>,
     protocol: RpcProtocol,
@@ -154,6 +177,7 @@ fn manager(
         }),
         route_specifier: Some(routes),
         access_log: setup.reporting.http_logs.clone(),
+        tracing: setup.reporting.tracing.as_ref().and_then(spans),
         meta_protocol_filters: vec![aeraki::MetaProtocolFilter {
             name: ROUTER.to_owned(),
             config: None,

@@ -159,6 +159,7 @@ pub(super) fn host(cx: &mut Cx<'_, '_>, key: &GatewayHost) -> Value {
             forwarded_host: reader.headers.forwarded_host,
             hashes: &hashes,
             retries: mesh.default_retries.as_ref(),
+            bridges: key.bridges,
         };
         let mut lookup = |name: &Hostname| cx.visible_service(&reader.scope, name);
         let mut routes = routes::of_rule(&rule, &to, &mut lookup);
@@ -203,6 +204,7 @@ pub(super) fn host_chunk(
                 tls: first.server().tls.is_some(),
                 redirect: *redirect,
                 rules: rules.clone(),
+                bridges: class.bridges,
             }));
             if let Some(Some(field)) = read!(cx, key, Host) {
                 chunk.push(field);
@@ -263,6 +265,7 @@ pub(super) fn listener(
             own: class.own_files.as_ref(),
         },
         guard: &guard,
+        bridges: class.bridges,
     };
     let listener = gateways::listener(&around, port, &streams, faults);
     contain::chunk(cx, &TypeUrl::LISTENER, listener.into_iter().collect())

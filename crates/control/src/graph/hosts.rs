@@ -59,6 +59,7 @@ fn build_host(cx: &mut Cx<'_, '_>, host: &OutboundHost) -> Option<HostField> {
             forwarded_host: reader.headers.forwarded_host,
             hashes: &hashes,
             retries: mesh.default_retries.as_ref(),
+            bridges: false,
         };
         routes::of_rule(rule, &to, &mut |name| {
             cx.visible_service(&reader.scope, name)

@@ -185,6 +185,8 @@ pub(crate) struct GatewayClass {
     pub(crate) own_files: Option<CertificateFiles>,
     /// Whether they may not bind ports below 1024.
     pub(crate) unprivileged: bool,
+    /// Whether they make calls of RPC protocols from requests.
+    pub(crate) bridges: bool,
 }
 
 /// The first service of a proxy's workload, and which of its endpoints are the workload's.
@@ -205,6 +207,8 @@ pub(crate) struct GatewayHost {
     pub(crate) redirect: bool,
     /// Gateway and rule.
     pub(crate) rules: Vec<(ObjectRef, ObjectRef)>,
+    /// As those of [`GatewayClass`].
+    pub(crate) bridges: bool,
 }
 
 /// A virtual host for sidecars or gRPC clients.

@@ -320,6 +320,7 @@ pub(super) fn plan(cx: &mut Cx<'_, '_>, facts: &ProxyFacts) -> Value {
                 credential_socket: facts.identity.credential_socket,
                 own_files: facts.identity.server.clone(),
                 unprivileged: facts.unprivileged,
+                bridges: facts.binding.rpc,
             });
             client.passes = gateway::passes(cx, &class);
             let reports = telemetry::observer(cx, &facts, scope);

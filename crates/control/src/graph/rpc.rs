@@ -91,6 +91,7 @@ fn of_host(
             forwarded_host: false,
             hashes: &hashes,
             retries,
+            bridges: false,
         };
         let mut lookup = |name: &_| cx.visible_service(&reader.scope, name);
         let (concerned, made) = rpc_routes::of_rule(&rule, &to, &mut lookup);

@@ -25,6 +25,7 @@ mod oracle_patches;
 mod passthrough;
 mod resources;
 mod rpc;
+mod rpc_bridge;
 mod rpc_meta_router;
 mod rpc_policies;
 mod security;

@@ -7,6 +7,7 @@ use weft_rpc::{Attributes, Decoded, Frame, Limits};
 use weft_testkit::dubbo_request;
 use weft_xds::TypeUrl;
 
+use super::telemetry::settings;
 use super::{Config, Mesh, proxy, sidecar, weft};
 
 /// A service of two versions behind Dubbo and Bolt, and a canary by rules.
@@ -356,4 +357,41 @@ spec:
     // Envoy's route, which knows all of that, has no fault.
     let envoy = mesh.view(&sidecar("10.0.0.9", "shop"));
     assert_eq!(envoy.faults().count(), 0);
+}
+
+#[test]
+fn calls_have_spans_where_their_collector_speaks_zipkin() {
+    let provider = |tracer: &str| {
+        format!(
+            "extensionProviders:\n- name: spans\n  \
+             {tracer}: {{service: cart.shop.svc.cluster.local, port: 20881}}\n"
+        )
+    };
+    let rule = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: all, namespace: istio-system}\n\
+        spec: {tracing: [{providers: [{name: spans}], randomSamplingPercentage: 12.5}]}\n";
+    let manager = |tracer: &str| {
+        let spans = settings(&provider(tracer));
+        let mut mesh = Mesh::with(spans, &format!("{CART}---\n{rule}"));
+        let config = mesh.config(&ours());
+        let listener = config.listener("10.96.0.30_20880");
+        let loaded = Listener::from_proto(&listener, &Context::default());
+        let chains = loaded
+            .unwrap_or_else(|error| panic!("{error}"))
+            .value
+            .chains;
+        let all = chains.chains.iter().chain(&chains.default);
+        let found = all.filter_map(|chain| match chain.filters.last() {
+            Some(NetworkFilter::Rpc(rpc)) => Some(std::sync::Arc::clone(rpc)),
+            _ => None,
+        });
+        let mut found: Vec<_> = found.collect();
+        found.pop().expect("an RPC connection manager")
+    };
+    let with = manager("zipkin");
+    let tracing = with.tracing.as_deref().expect("spans");
+    assert_eq!(tracing.share.numerator, 125_000);
+    let cluster = "outbound|20881||cart.shop.svc.cluster.local";
+    assert_eq!(&*tracing.zipkin.collector.cluster, cluster);
+    assert!(!with.inbound);
+    assert!(manager("opentelemetry").tracing.is_none());
 }

@@ -39,7 +39,7 @@ spec:
   endpoints: [{address: 10.0.9.1}]
 ";
 
-fn settings(text: &str) -> MeshSettings {
+pub(super) fn settings(text: &str) -> MeshSettings {
     mesh_config::parse("mesh.yaml", text).expect("a valid mesh configuration")
 }
 

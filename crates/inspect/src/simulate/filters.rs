@@ -12,7 +12,7 @@ use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels}
 use weft_config::jwt::RemoteKeySource;
 use weft_config::local_rate_limit::{LocalRateLimit, RateLimitCounts};
 use weft_config::rbac::Action;
-use weft_config::{DataSource, HttpFilter, HttpManager, Metadata, Rbac};
+use weft_config::{DataSource, HttpFilter, HttpManager, Metadata, Rbac, RpcBridge};
 use weft_filters::call::{Call as ServiceCall, Calling};
 use weft_filters::{
     CallError, Calls, Connection, ConnectionBucket, CounterGroup, FaultStats, Filter, LimitCounts,
@@ -208,6 +208,10 @@ pub(super) async fn run<'a>(
                 notes.extend(not_asked(configured, context.overrides));
                 continue;
             }
+            HttpFilterConfig::RpcBridge(own) => {
+                notes.push(bridged(configured, own, context.overrides));
+                continue;
+            }
             // Nothing is looked up in a simulation.
             HttpFilterConfig::DynamicForwardProxy(_) => continue,
             HttpFilterConfig::LocalRateLimit(own) => {
@@ -283,7 +287,18 @@ fn context<'c>(
         reroute: false,
         response: Vec::new(),
         cors: None,
+        rpc: None,
     }
+}
+
+/// What a filter makes of a request, of which a simulation has no body.
+fn bridged(configured: &HttpFilter, own: &RpcBridge, overrides: OverrideLevels<'_>) -> String {
+    let bridge = match overrides.settings(&configured.name) {
+        Some(FilterOverride::RpcBridge(bridge)) => bridge,
+        _ => own,
+    };
+    let protocol = bridge.codec.name();
+    format!("{} makes a call of {protocol} of it", configured.name)
 }
 
 /// The rules that a filter goes by, those of the route before its own, and the name under which it

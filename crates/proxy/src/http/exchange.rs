@@ -14,7 +14,7 @@ use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use weft_config::format::FormatSource;
 use weft_config::{Metadata, Route, RouteConfig, VirtualHost};
-use weft_filters::{CorsAnswer, HeaderEdit};
+use weft_filters::{BridgedCall, CorsAnswer, HeaderEdit};
 use weft_upstream::HostAddress;
 
 use super::downstream::Downstream;
@@ -72,6 +72,8 @@ pub(crate) struct Exchange {
     pub(crate) route: Option<Arc<Route>>,
     /// What the cross-origin filter wants on the answer, whoever gives it.
     pub(crate) cors: Option<CorsAnswer>,
+    /// The call that a filter has made of it.
+    pub(crate) rpc: Option<Box<BridgedCall>>,
     /// What other filters want done with the answer's headers.
     pub(crate) response_edits: Vec<HeaderEdit>,
     pub(crate) record: Option<Box<Record>>,
@@ -120,6 +122,7 @@ impl Exchange {
             vhost: None,
             route: None,
             cors: None,
+            rpc: None,
             response_edits: Vec::new(),
             record: None,
             metadata: Metadata::default(),
@@ -236,6 +239,7 @@ impl Exchange {
             vhost: self.vhost.clone(),
             route: self.route.clone(),
             cors: None,
+            rpc: None,
             response_edits: Vec::new(),
             record: self.record.take(),
             metadata: std::mem::take(&mut self.metadata),

@@ -284,12 +284,16 @@ impl Selection {
                 reroute: false,
                 response: Vec::new(),
                 cors: None,
+                rpc: None,
             };
             let verdict = filter.request(&mut context).await;
             let reroute = context.reroute;
             exchange.response_edits.append(&mut context.response);
             if context.cors.is_some() {
                 exchange.cors = context.cors.take();
+            }
+            if context.rpc.is_some() {
+                exchange.rpc = context.rpc.take();
             }
             if context.delayed {
                 exchange

@@ -4,6 +4,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use weft_config::rpc::RpcRoutes;
 use weft_rpc::{Failure, Frame, Origin, Outcome};
 use weft_upstream::{ActiveRequest, Cluster, Host, Outcome as HostOutcome, Priority};
@@ -31,9 +32,14 @@ pub(super) struct Call {
     pub(super) active: Option<ActiveRequest>,
     /// Of a call that was sent again.
     pub(super) retry: Option<RetryPlace>,
+    /// Who waits for the answer instead of a client.
+    pub(super) waiter: Option<Waiter>,
     /// For access logs and statistics.
     pub(super) told: Told,
 }
+
+/// Gets an answer, or hears that and why there is none.
+pub(super) type Waiter = oneshot::Sender<Result<Frame, (Failure, String)>>;
 
 /// One of the retries that a cluster allows at once.
 pub(super) struct RetryPlace(Rc<Cluster>);
@@ -71,6 +77,11 @@ impl Call {
             .count_answer(&self.host, status(frame.outcome()));
         let millis = self.began.elapsed().as_millis() as u64;
         self.cluster.stats.upstream_rq_time.record(millis);
+        if let Some(waiter) = self.waiter {
+            // Who has gone needs none.
+            let _ = waiter.send(Ok(frame));
+            return;
+        }
         let Some(client) = self.client.upgrade() else {
             return;
         };
@@ -118,7 +129,11 @@ impl Call {
     }
 
     /// There will be no response.
-    pub(super) fn end(self, failure: Failure, text: &str) {
+    pub(super) fn end(mut self, failure: Failure, text: &str) {
+        if let Some(waiter) = self.waiter.take() {
+            let _ = waiter.send(Err((failure, text.to_owned())));
+            return;
+        }
         match failure {
             Failure::Timeout => {
                 self.cluster.stats.upstream_rq_timeout.inc();

@@ -16,6 +16,7 @@ use weft_upstream::{Cluster, Host, HostAddress};
 
 use super::gate::Peer;
 use super::methods::{Ending, MethodStats};
+use super::trace::Span;
 use super::{Refusal, RpcManager};
 use crate::access_log::{AccessLogFile, Log};
 use crate::http::flags::ResponseFlags;
@@ -72,7 +73,7 @@ impl Logs {
         }));
         Told {
             entry,
-            method: None,
+            ..Told::default()
         }
     }
 }
@@ -82,6 +83,7 @@ impl Logs {
 pub(super) struct Told {
     entry: Option<Box<Entry>>,
     method: Option<Arc<MethodStats>>,
+    span: Option<Box<Span>>,
 }
 
 impl Told {
@@ -90,6 +92,11 @@ impl Told {
         if let Some(entry) = &mut self.entry {
             entry.describe(wanted, attributes);
         }
+    }
+
+    /// It has this span, which ends with it.
+    pub(super) fn traces(&mut self, span: Option<Box<Span>>) {
+        self.span = span;
     }
 
     /// It is counted there.
@@ -118,6 +125,9 @@ impl Told {
 
     /// Where it is to go.
     pub(super) fn goes_to(&mut self, cluster: &Cluster) {
+        if let Some(span) = &mut self.span {
+            span.goes_to(cluster);
+        }
         if let Some(entry) = &mut self.entry {
             let config = &cluster.config;
             let shown = config.alt_stat_name.as_ref().unwrap_or(&config.name);
@@ -127,6 +137,9 @@ impl Told {
 
     /// A host is tried.
     pub(super) fn tries(&mut self, host: &Host) {
+        if let Some(span) = &mut self.span {
+            span.tries(host);
+        }
         if let Some(entry) = &mut self.entry {
             entry.attempts += 1;
             entry.host = Some(host.address().clone());
@@ -145,6 +158,9 @@ impl Told {
             };
             method.answered(ending, millis);
         }
+        if let Some(span) = self.span {
+            span.answered(codec, answer);
+        }
         if let Some(mut entry) = self.entry {
             entry.status = codec.status(answer.bytes());
             entry.sent = answer.bytes().len() as u64;
@@ -156,6 +172,9 @@ impl Told {
 
     /// It wanted no answer.
     pub(super) fn passed_on(self) {
+        if let Some(span) = self.span {
+            span.passed_on();
+        }
         if let Some(mut entry) = self.entry {
             entry.done = true;
         }
@@ -165,6 +184,9 @@ impl Told {
     pub(super) fn refused(self, refusal: Refusal, codec: &dyn Codec, reply: Option<&[u8]>) {
         if let Some(method) = self.method {
             method.refused();
+        }
+        if let Some(span) = self.span {
+            span.refused(&refusal, reply.and_then(|reply| codec.status(reply)));
         }
         if let Some(mut entry) = self.entry {
             entry.flags.add(refusal.flags);

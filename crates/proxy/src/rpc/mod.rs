@@ -4,6 +4,7 @@
 //! A request read forward: [`client`] → [`RpcManager::request`] → [`send`] → [`upstream`]; its answer:
 //! `upstream` → [`call`] → `client`.
 
+mod ask;
 mod call;
 mod client;
 mod faults;
@@ -15,6 +16,7 @@ mod outbox;
 mod send;
 mod stats;
 mod tokens;
+mod trace;
 mod upstream;
 
 use std::borrow::Cow;
@@ -34,6 +36,7 @@ use faults::Befalls;
 use gate::{Gate, Peer};
 use log::{Logs, Told};
 use tokens::Edits;
+use trace::Tracer;
 use upstream::Upstream;
 
 use crate::access_log::AccessLogFile;
@@ -42,6 +45,7 @@ use crate::http::flags::ResponseFlags;
 use crate::routes::{RpcFilterSlot, RpcRouteSlot};
 use crate::worker::Worker;
 
+pub(crate) use ask::{Asked, ask};
 pub(crate) use methods::Methods;
 pub(crate) use stats::RpcStats;
 
@@ -53,6 +57,7 @@ pub(crate) struct RpcManager {
     pub(crate) stats: Arc<RpcStats>,
     gate: Gate,
     logs: Logs,
+    tracer: Option<Tracer>,
     methods: Rc<Methods>,
     worker: Rc<Worker>,
 }
@@ -120,6 +125,7 @@ impl RpcManager {
             routes,
             stats: kept.rpc(&worker.registry, &config.stat_prefix),
             gate: Gate::new(filters),
+            tracer: Tracer::new(&config, &worker),
             logs: Logs::new(&config, files),
             methods: kept.rpc_methods(&config.stat_prefix),
             config,
@@ -149,7 +155,7 @@ impl RpcManager {
 
     /// Sends a request on its way, or answers it. Gives the connection to a host that has enough to
     /// do: no more is to be read from the client before it has room.
-    fn request(self: &Rc<Self>, client: &Rc<Client>, frame: Frame) -> Option<Rc<Upstream>> {
+    fn request(self: &Rc<Self>, client: &Rc<Client>, mut frame: Frame) -> Option<Rc<Upstream>> {
         let origin = frame.origin();
         let oneway = frame.kind() == Kind::Oneway;
         self.stats.request.inc();
@@ -159,6 +165,11 @@ impl RpcManager {
             self.stats.request_twoway.inc();
         }
         let mut told = self.logs.begin(self, &client.peer, &frame);
+        if let Some(tracer) = &self.tracer {
+            let random = || self.worker.random();
+            let span = tracer.begin((self.config.codec, &mut frame), &client.peer, random);
+            told.traces(span);
+        }
         match self.forward(client, frame, &mut told) {
             Ok(upstream) => upstream.filter(|upstream| upstream.is_crowded()),
             Err(refusal) => {

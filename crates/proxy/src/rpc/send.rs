@@ -13,7 +13,7 @@ use weft_upstream::{Cluster, Host, PickContext};
 use super::call::{Call, Spare, pairs};
 use super::client::Client;
 use super::log::Told;
-use super::upstream::Upstream;
+use super::upstream::{Speech, Upstream};
 use super::{Chosen, Refusal, RpcManager};
 use crate::http::flags::ResponseFlags;
 
@@ -26,7 +26,12 @@ impl RpcManager {
     /// The connection to a host that a request may take.
     fn upstream(&self, cluster: &Rc<Cluster>, host: &Rc<Host>, frame: &Frame) -> Rc<Upstream> {
         let flavour = frame.origin().flavour;
-        Upstream::of((&self.config, &self.stats), cluster, host, flavour)
+        let speech = Speech {
+            codec: self.config.codec,
+            limits: self.config.limits,
+            heartbeat_interval: self.config.heartbeat_interval,
+        };
+        Upstream::of((speech, &self.stats), cluster, host, flavour)
     }
 
     /// Sends a request to a host.
@@ -104,6 +109,7 @@ impl RpcManager {
                 spare,
                 active: Some(active),
                 retry: None,
+                waiter: None,
                 told,
             })
         };
@@ -187,6 +193,7 @@ impl RpcManager {
                 spare: None,
                 active: Some(active),
                 retry: None,
+                waiter: None,
                 told: Told::default(),
             };
             let wants_answer = frame.kind() == Kind::Request;

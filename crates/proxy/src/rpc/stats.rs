@@ -36,6 +36,7 @@ weft_core::stat_set! {
             response_error,
             response_success,
             response_unknown,
+            trace_context_failed,
             upstream_heartbeat,
             upstream_heartbeat_failed,
             upstream_reply_dropped,

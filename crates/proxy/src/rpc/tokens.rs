@@ -147,6 +147,7 @@ impl TokenFilter {
             reroute: false,
             response: Vec::new(),
             cors: None,
+            rpc: None,
         };
         // Its keys are there: there is nothing to wait for.
         let verdict = {

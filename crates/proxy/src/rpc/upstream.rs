@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use tokio::time::Sleep;
-use weft_config::RpcManager as Config;
 use weft_net::Stream;
-use weft_rpc::{Codec, Failure, Flavour, Frame, Kind, Origin, PoolMode};
+use weft_rpc::{Codec, Failure, Flavour, Frame, Kind, Limits, Origin, PoolMode};
 use weft_upstream::{Cluster, FailureKind, Host, Priority, SharedConnection, WaitingRequest};
 
 use super::call::Call;
@@ -40,10 +39,26 @@ enum Phase {
     Closed,
 }
 
+/// How a connection speaks; only those that speak alike share one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Speech {
+    pub(super) codec: &'static dyn Codec,
+    pub(super) limits: Limits,
+    pub(super) heartbeat_interval: Option<Duration>,
+}
+
+impl PartialEq for Speech {
+    fn eq(&self, other: &Self) -> bool {
+        self.codec.name() == other.codec.name()
+            && self.limits == other.limits
+            && self.heartbeat_interval == other.heartbeat_interval
+    }
+}
+
 /// See the module.
 pub(super) struct Upstream {
     codec: &'static dyn Codec,
-    config: Arc<Config>,
+    speech: Speech,
     stats: Arc<RpcStats>,
     out: Outbox,
     phase: Cell<Phase>,
@@ -87,30 +102,27 @@ impl Upstream {
     /// The connection of `host` for a request of a manager. Where a connection has one call at a time, it is
     /// one without any, whose requests were all written as this one is.
     pub(super) fn of(
-        (config, stats): (&Arc<Config>, &Arc<RpcStats>),
+        (speech, stats): (Speech, &Arc<RpcStats>),
         cluster: &Rc<Cluster>,
         host: &Rc<Host>,
         flavour: Flavour,
     ) -> Rc<Self> {
-        let one_at_a_time = config.codec.pool_mode() == PoolMode::PingPong;
+        let one_at_a_time = speech.codec.pool_mode() == PoolMode::PingPong;
         // Others of this worker, which are busy.
         let any = Cell::new(false);
         let fits = |own: &Self| {
-            let (a, b) = (&own.config, config);
             any.set(any.get() || one_at_a_time);
             if one_at_a_time
                 && (own.origin.get().flavour != flavour || !own.calls.borrow().is_empty())
             {
                 return false;
             }
-            a.codec.name() == b.codec.name()
-                && a.limits == b.limits
-                && a.heartbeat_interval == b.heartbeat_interval
+            own.speech == speech
         };
         host.shared_connection(fits, || {
             let new = Rc::new(Self {
-                codec: config.codec,
-                config: Arc::clone(config),
+                codec: speech.codec,
+                speech,
                 stats: Arc::clone(stats),
                 out: Outbox::new(cluster.config.per_connection_buffer_limit as usize),
                 phase: Cell::new(Phase::Connecting),
@@ -260,7 +272,7 @@ impl Upstream {
         }
         let mut socket = Socket {
             stream,
-            input: Input::new(self.codec, self.config.limits),
+            input: Input::new(self.codec, self.speech.limits),
             last_heard: Instant::now(),
             asked: None,
             missed: 0,
@@ -331,7 +343,7 @@ impl Upstream {
 
     /// When the host has to be asked for a sign of life, if it gives none.
     fn heartbeat_at(&self, socket: &Socket) -> Option<Instant> {
-        let interval = self.config.heartbeat_interval?;
+        let interval = self.speech.heartbeat_interval?;
         Some(match socket.asked {
             Some(asked) => asked + HEARTBEAT_TIMEOUT.min(interval),
             None => socket.last_heard + interval,

@@ -22,7 +22,10 @@ pub(super) fn dubbo() -> &'static dyn Codec {
 }
 
 fn strings(texts: &[&str]) -> Vec<u8> {
-    let string = |text: &&str| [&[text.len() as u8], text.as_bytes()].concat();
+    let string = |text: &&str| match text.len() as u8 {
+        short @ 0..=0x1f => [&[short], text.as_bytes()].concat(),
+        long => [&[b'S', 0, long], text.as_bytes()].concat(),
+    };
     texts.iter().flat_map(string).collect()
 }
 

@@ -6,6 +6,7 @@
 //! its own version after proto and a byte of switches after codec; if the version is 2 and bit 0 of the
 //! switches is set, a CRC-32 of the whole frame follows.
 
+mod generic;
 #[cfg(test)]
 pub(crate) mod golden;
 mod header;
@@ -21,6 +22,7 @@ use crate::attributes::{Attachments, Call};
 use crate::bytes_at::{i32_at, put, u8_at, u16_at, u32_at};
 use crate::codec::{Codec, DecodeError, Decoded, Failure, Limits, PoolMode, RewriteError, Sniffed};
 use crate::frame::{Flavour, Frame, Kind, Origin, Outcome};
+use crate::generic::Generic;
 
 /// See the module.
 #[derive(Debug)]
@@ -457,5 +459,9 @@ impl Codec for Bolt {
     ) -> BytesMut {
         let status = status_of(failure).to_be_bytes();
         write(request, (RESPONSE, RPC_RESPONSE), &status, &[])
+    }
+
+    fn generic(&self) -> Option<&'static dyn Generic> {
+        Some(&generic::ByNames)
     }
 }

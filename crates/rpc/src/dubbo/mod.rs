@@ -5,6 +5,7 @@
 //! are read as far as rules ask; those of other serializations are carried as they are.
 
 mod body;
+mod generic;
 #[cfg(test)]
 pub(crate) mod golden;
 mod jsonb;
@@ -17,6 +18,7 @@ use crate::attributes::{Attachments, Call};
 use crate::bytes_at::{i32_at, put, u8_at};
 use crate::codec::{Codec, DecodeError, Decoded, Failure, Limits, PoolMode, RewriteError, Sniffed};
 use crate::frame::{Flavour, Frame, Kind, Origin, Outcome};
+use crate::generic::Generic;
 use crate::hessian;
 
 /// See the module.
@@ -318,5 +320,9 @@ impl Codec for Dubbo {
             hessian::put_string(&mut body, text);
         }
         write((serialization, status_of(failure)), request.id, &body)
+    }
+
+    fn generic(&self) -> Option<&'static dyn Generic> {
+        Some(&generic::ByNames)
     }
 }

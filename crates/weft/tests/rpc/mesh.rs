@@ -41,13 +41,20 @@ fn service(port: u16, port_name: &str) -> String {
 impl RpcMesh {
     /// The control plane, with a service whose port is called so.
     pub(crate) async fn start(port_name: &str) -> Self {
+        Self::start_with(port_name, None).await
+    }
+
+    /// The same with settings of the mesh.
+    pub(crate) async fn start_with(port_name: &str, settings: Option<&str>) -> Self {
         let folder = ConfigFolder::new();
         let port = free_port();
         folder.write("10-service.yaml", &service(port, port_name));
         let secure = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let settings = settings.map(|text| folder.write_beside("mesh.yaml", text));
         let ca = format!("--ca-dir={}", folder.path("ca").display());
         let address = format!("--secure-grpc-addr={secure}");
-        let control = Control::start_with(WEFT, &folder, None, &[&ca, &address]).await;
+        let control =
+            Control::start_with(WEFT, &folder, settings.as_deref(), &[&ca, &address]).await;
         Self {
             folder,
             control,
@@ -100,13 +107,18 @@ impl RpcMesh {
         let ip = Ipv4Addr::new(127, 0, 0, host);
         let mut node = Node::sidecar(&format!("{account}-{host}"), ip, free_port(), &inbound);
         node.metadata["WEFT_OUTBOUND_LISTENERS"] = json!(serves.is_none().to_string());
+        self.proxy(&node, account).await
+    }
+
+    /// A proxy with the identity of an account.
+    async fn proxy(&self, node: &Node, account: &str) -> Dataplane {
         let agent = OwnAgent {
             address: self.secure,
             roots: self.folder.path("ca").join("root-cert.pem"),
             token: Some(self.token(account)),
             environment: Vec::new(),
         };
-        let mut proxy = Dataplane::launch_agent(WEFT, &node, &agent, &self.folder, &[]);
+        let mut proxy = Dataplane::launch_agent(WEFT, node, &agent, &self.folder, &[]);
         proxy.wait_ready().await;
         let types = ["CDS", "EDS", "LDS", "RDS"];
         self.control.wait_in_step(&proxy.id, &types).await;
@@ -116,6 +128,11 @@ impl RpcMesh {
     /// The sidecar of version 1 or 2.
     pub(crate) async fn server(&self, version: u8, app: u16) -> Dataplane {
         self.sidecar("cart", 30 + version, Some(app)).await
+    }
+
+    /// A gateway, as the account `gateway`.
+    pub(crate) async fn gateway(&self) -> Dataplane {
+        self.proxy(&Node::gateway("gateway"), "gateway").await
     }
 
     pub(crate) async fn client(&self) -> Dataplane {

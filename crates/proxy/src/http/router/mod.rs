@@ -3,6 +3,7 @@
 //! Source of the rules: Envoy, "Router" filter.
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use weft_config::route::{HashPolicy, HostRewrite, Priority, RequestHash};
 use weft_config::{Forward, RouteAction};
-use weft_filters::LocalReply;
+use weft_filters::rpc_bridge::in_json;
+use weft_filters::{BridgedCall, LocalReply};
 use weft_upstream::{
     Called, Cluster, Host, Outcome as Seen, PickContext, PreviousPriorities, Protocol, RequestBody,
     ResponseBody as UpstreamBody, SendFailure, SendOptions,
@@ -31,6 +33,7 @@ use super::serve::Answer;
 use super::upload::Upload;
 use super::{mirror, respond, retry};
 
+mod bridge;
 mod failure;
 mod response;
 mod rewrite;
@@ -67,6 +70,8 @@ struct Routing {
     /// Held from the decision to try again until that attempt has its outcome.
     retrying: Option<Retrying>,
     on_upgrade: Option<OnUpgrade>,
+    /// It goes up as a call of an RPC protocol.
+    rpc: Option<Box<BridgedCall>>,
 }
 
 /// A retry that the circuit breaker has allowed.
@@ -157,6 +162,11 @@ pub(crate) async fn forward(received: Box<Received>) -> Answer {
         Ok(response) => Ok(routing.respond(exchange, response)),
         Err(reply) => {
             exchange.request_open &= !routing.body.is_complete();
+            let reply = if routing.rpc.is_some() {
+                in_json(reply)
+            } else {
+                reply
+            };
             let (grpc, method) = (routing.head.grpc, &routing.head.method);
             Ok(respond::local(exchange, &reply, grpc, method))
         }
@@ -232,7 +242,12 @@ impl Routing {
         cluster: Rc<Cluster>,
     ) -> Self {
         let began = Instant::now();
-        let timeouts = Timeouts::new(exchange, &mut head, &forward, &target);
+        let mut timeouts = Timeouts::new(exchange, &mut head, &forward, &target);
+        let rpc = exchange.rpc.take();
+        if let Some(call) = &rpc {
+            let route = timeouts.route.unwrap_or(call.timeout);
+            timeouts.route = Some(route.min(call.timeout));
+        }
         let configured = forward.retry.as_ref().or(target.found.vhost.retry.as_ref());
         let retries = retry::policy(configured, &mut head.headers);
         let retries = retries.filter(|retries| retries.applies_to(&head.view()));
@@ -242,7 +257,7 @@ impl Routing {
             .map(|frequency| RefCell::new(PreviousPriorities::new(frequency)));
         let RequestHash { hash, cookies } = hash(exchange, &head, &forward, &cluster);
         rewrite(exchange, &mut head, &forward, &target);
-        let body = if body.is_end_stream() {
+        let body = if rpc.is_some() || body.is_end_stream() {
             Outgoing::None
         } else {
             let limit = if retries.is_some() { RETRY_BUFFER } else { 0 };
@@ -269,6 +284,7 @@ impl Routing {
             previous,
             retrying: None,
             on_upgrade: None,
+            rpc,
         }
     }
 
@@ -278,6 +294,10 @@ impl Routing {
             if configured.share.holds(worker.random())
                 && let Some(cluster) = worker.clusters.get(&configured.cluster)
             {
+                if let Some(call) = &self.rpc {
+                    bridge::mirror(call, exchange, cluster);
+                    continue;
+                }
                 let body = match &self.body {
                     Outgoing::None => None,
                     Outgoing::Upload(upload) => Some(upload.mirror()),
@@ -418,6 +438,9 @@ impl Routing {
     }
 
     async fn attempt(&mut self, exchange: &mut Exchange, host: &Rc<Host>) -> Outcome {
+        if self.rpc.is_some() {
+            return Box::pin(self.attempt_call(exchange, host)).await;
+        }
         let request = self.request(exchange, host);
         // What a PROXY header said is passed on in any case, as in Envoy.
         let downstream = &exchange.downstream;
@@ -428,14 +451,24 @@ impl Routing {
             downstream_id: exchange.downstream.id(),
             ends: tells.then_some((exchange.downstream.remote, exchange.downstream.local)),
         };
+        // In a box: every future around it is copied with it.
+        let send = Box::pin(self.cluster.send(host, request, &options));
+        self.within_limits(exchange, host, send).await
+    }
+
+    /// Waits for an attempt as long as it may take.
+    async fn within_limits(
+        &self,
+        exchange: &Exchange,
+        host: &Host,
+        mut send: Pin<Box<impl Future<Output = Result<Response<UpstreamBody>, SendFailure>>>>,
+    ) -> Outcome {
         let limits = AttemptLimits {
             started: exchange.started(),
             began: self.began,
             now: Instant::now(),
             timeouts: self.timeouts,
         };
-        // In a box: every future around it is copied with it.
-        let mut send = Box::pin(self.cluster.send(host, request, &options));
         loop {
             let Some((at, late)) = limits.next(&self.body) else {
                 return sent(send.await);
