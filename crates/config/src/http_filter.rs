@@ -11,6 +11,7 @@ use crate::jwt::{JwtAuthn, JwtOverride};
 use crate::local_rate_limit::LocalRateLimit;
 use crate::matching::{HeaderMatch, StringMatch};
 use crate::name_cache::NameCache;
+use crate::rate_limit::{RateLimitFilter, RateLimitOverride};
 use crate::rbac::RbacFilter;
 
 /// One filter of an HTTP manager, in the configured order.
@@ -43,6 +44,8 @@ pub enum HttpFilterConfig {
     DynamicForwardProxy(Arc<NameCache>),
     /// So many requests in so much time.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// Another service counts requests.
+    RateLimit(Arc<RateLimitFilter>),
 }
 
 /// `envoy.filters.http.router`.
@@ -131,6 +134,8 @@ pub enum FilterOverride {
     DynamicForwardProxy(HostOverride),
     /// Another limit.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// What else is limited.
+    RateLimit(Arc<RateLimitOverride>),
 }
 
 /// Which host is looked up instead of the one that a request names.

@@ -6,14 +6,15 @@ pub mod body;
 pub mod call;
 pub mod context;
 pub mod cors;
-pub mod counters;
 mod dynamic_forward_proxy;
 mod ext_authz;
 pub mod fault;
+pub mod grpc;
 mod header_edit;
 pub mod jwt;
 mod local_rate_limit;
 pub mod local_reply;
+pub mod rate_limit;
 mod rbac;
 
 use std::rc::Rc;
@@ -28,13 +29,13 @@ pub use body::{Beginning, RequestBody};
 pub use call::{Call, CallError, CallResponse, Calls, NameError};
 pub use context::{Connection, RequestContext, RequestParts};
 pub use cors::CorsAnswer;
-pub use counters::CounterGroup;
 pub use fault::FaultStats;
 pub use header_edit::{EditKind, HeaderEdit};
 pub use jwt::RemoteKeys;
 pub use local_rate_limit::{ConnectionBucket, LimitCounts, limit_clock};
 pub use local_reply::LocalReply;
 pub use rbac::{DENIED as RBAC_DENIED, Judged, RbacCounters};
+pub use weft_core::counters::CounterGroup;
 
 /// What happens to the request after a filter.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ enum Kind {
     ExtAuthz(ext_authz::AuthzFilter),
     DynamicForwardProxy(dynamic_forward_proxy::ForwardFilter),
     LocalRateLimit(local_rate_limit::LimitFilter),
+    RateLimit(rate_limit::ServiceLimitFilter),
 }
 
 impl Filter {
@@ -102,6 +104,9 @@ impl Filter {
             HttpFilterConfig::LocalRateLimit(limit) => Kind::LocalRateLimit(
                 local_rate_limit::LimitFilter::new(limit, surroundings.limits()),
             ),
+            HttpFilterConfig::RateLimit(limit) => {
+                Kind::RateLimit(rate_limit::ServiceLimitFilter::new(limit))
+            }
             HttpFilterConfig::Jwt(jwt) => {
                 Kind::Jwt(Box::new(jwt::JwtFilter::new(jwt, surroundings)))
             }
@@ -172,6 +177,7 @@ impl Filter {
                 Some(FilterOverride::LocalRateLimit(own)) => filter.request(Some(own), context),
                 _ => filter.request(None, context),
             },
+            Kind::RateLimit(filter) => filter.request(own, context).await,
             Kind::Jwt(filter) => {
                 let own = match own {
                     Some(FilterOverride::Jwt(own)) => Some(&**own),

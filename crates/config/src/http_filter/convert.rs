@@ -16,6 +16,7 @@ use crate::matching::{header_matcher, string_matcher};
 use crate::name_cache;
 use crate::pass::{Pass, flag};
 use crate::pb;
+use crate::rate_limit;
 use crate::rbac::filters::{http_rbac, http_rbac_per_route};
 use pb::extensions::filters::common::fault::v3 as common_fault;
 use pb::extensions::filters::http::{cors::v3 as cors, fault::v3 as fault, router::v3 as router};
@@ -90,6 +91,14 @@ const HTTP_FILTERS: &[Extension<Option<HttpFilterConfig>>] = &[
         },
     },
     Extension {
+        name: "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            rate_limit::convert::filter(p, &message)
+                .map(|limit| Some(HttpFilterConfig::RateLimit(Arc::new(limit))))
+        },
+    },
+    Extension {
         name: GRPC_STATS,
         read: |p, _| {
             p.ignore("http_filter", GRPC_STATS, true);
@@ -147,6 +156,14 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
             let message = decode(p, bytes)?;
             local_rate_limit::per_route(p, &message)
                 .map(|limit| FilterOverride::LocalRateLimit(Arc::new(limit)))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            rate_limit::convert::per_route(p, &message)
+                .map(|own| FilterOverride::RateLimit(Arc::new(own)))
         },
     },
 ];
