@@ -29,7 +29,7 @@ fn made(actions: &str, request: &Request) -> Option<String> {
     let mut metadata = Metadata::default();
     metadata.merge(
         "f",
-        object(json!({"a": {"b": "text", "n": 5, "empty": ""}})),
+        object(json!({"a": {"b": "text", "number": 5, "empty": ""}})),
     );
     let mut route_metadata = Metadata::default();
     route_metadata.merge("f", object(json!({"a": {"b": "of route"}})));
@@ -140,7 +140,7 @@ fn each_action_makes_its_entry() {
             Some("k=of route"),
         ),
         (
-            "[{metadata: {descriptor_key: k, metadata_key: {key: f, path: [{key: a}, {key: n}]}}}]",
+            "[{metadata: {descriptor_key: k, metadata_key: {key: f, path: [{key: a}, {key: number}]}}}]",
             None,
         ),
         (
