@@ -78,15 +78,14 @@ impl TokenBucket {
     pub(super) fn told(&self, now: Duration) -> Told {
         let empty_at = f64::from_bits(self.empty_at.load(Relaxed));
         let tokens = ((now.as_secs_f64() - empty_at) * self.rate).clamp(0.0, self.max);
-        let tokens = tokens + ROUNDING;
-        let next = if tokens >= 1.0 {
+        let next = if tokens >= 1.0 - ROUNDING {
             0.0
         } else {
             (1.0 - tokens) / self.rate
         };
         Told {
             max: self.max as u64,
-            remaining: tokens as u64,
+            remaining: (tokens + ROUNDING) as u64,
             reset: next as u64,
         }
     }
