@@ -3,6 +3,8 @@
 
 #[path = "rpc/dubbo.rs"]
 mod dubbo;
+#[path = "twins/limit_service.rs"]
+mod limit_service;
 #[path = "rpc/mesh.rs"]
 mod mesh;
 
@@ -10,6 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use limit_service::LimitService;
 use mesh::RpcMesh;
 use serde_json::{Value, json};
 use weft_testkit::{Dataplane, Peers, Script, eventually, free_port, one_at_a_time};
@@ -152,6 +155,27 @@ async fn a_canary_of_bolt_moves_while_calls_go_on_and_closes_no_connection() {
         .await
         .ending(".local_rate_limit.rate_limited");
     assert_eq!(seen.values().sum::<u64>(), 3, "{seen:?}");
+
+    // And a service may count: it lets two calls in.
+    let service = LimitService::start().await;
+    mesh.counted("v1", "where", service.port);
+    in_force(&front, "\"counted\"").await;
+    in_force(&sidecars[0], "meta_protocol.filters.ratelimit").await;
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        let call = json!({"op": "call", "method": "where", "args": ["x"]});
+        answers.push(ask(&mut client, call).await);
+    }
+    let asked = service.asked();
+    let (served, limited) = answers.split_at(2);
+    assert!(served.iter().all(by_one), "{answers:?}");
+    assert!(limited.iter().all(at_once), "{answers:?}");
+    let wanted = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit production 0 [\"method=where None None false\"]";
+    assert_eq!(asked, [wanted; 5]);
+    let seen = sidecars[0].stats().await.ending(".ratelimit.over_limit");
+    assert_eq!(seen.values().sum::<u64>(), 3, "{seen:?}");
+    service.forget();
+    sidecars[0].assert_nothing_refused().await;
 }
 
 /// A policy for the service, and what of it the server's sidecar shows.

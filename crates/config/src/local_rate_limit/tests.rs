@@ -222,7 +222,7 @@ fn hits_count_and_come_back() {
     let told = hits(1, false).told.expect("it was asked for");
     assert_eq!(
         (told.remaining, told.reset),
-        (0, 3599),
+        (0, 3600),
         "a token takes an hour"
     );
     assert!(hits(50, true).allowed);

@@ -144,8 +144,11 @@ fn service_limit_filter(limit: &ServiceCallLimit) -> aeraki::MetaProtocolFilter 
         property: property.to_string(),
         descriptor_key: key.to_string(),
     });
+    // The cluster's name, which is usual otherwise, is no authority that every server takes.
+    let host = limit.cluster.rsplit('|').next().unwrap_or_default();
     let service = grpc_service::EnvoyGrpc {
         cluster_name: limit.cluster.to_string(),
+        authority: host.to_owned(),
         ..grpc_service::EnvoyGrpc::default()
     };
     let message = RateLimit {

@@ -11,5 +11,6 @@ mod rpc;
 mod rpc_limits;
 mod rpc_local_limits;
 mod rpc_policies;
+mod rpc_service_limits;
 mod rpc_thrift;
 mod uploads;

@@ -76,6 +76,7 @@ impl LimitService {
     }
 
     /// Forgets what it has counted.
+    #[allow(dead_code, reason = "each program of tests uses a part of it")]
     pub(crate) fn forget(&self) {
         self.state.lock().expect("no panic").counts.clear();
     }
