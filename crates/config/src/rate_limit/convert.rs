@@ -211,32 +211,12 @@ fn action(p: &mut Pass<'_>, message: &route::rate_limit::Action) -> Option<Actio
         Some(Kind::MaskedRemoteAddress(message)) => {
             p.at("masked_remote_address", |p| masked(p, message))
         }
-        Some(Kind::RequestHeaders(message)) => p.at("request_headers", |p| {
-            let action::RequestHeaders {
-                header_name,
-                descriptor_key,
-                skip_if_absent,
-            } = message;
-            let header = match HeaderKey::parse(header_name) {
-                Ok(header) => Some(header),
-                Err(error) => {
-                    p.refuse_field("header_name", error);
-                    None
-                }
-            };
-            let key = p.name("descriptor_key", descriptor_key)?;
-            Some(Action::Header(header?, key, absent(*skip_if_absent)))
-        }),
-        Some(Kind::QueryParameters(message)) => p.at("query_parameters", |p| {
-            let action::QueryParameters {
-                query_parameter_name,
-                descriptor_key,
-                skip_if_absent,
-            } = message;
-            let name = p.name("query_parameter_name", query_parameter_name);
-            let key = p.name("descriptor_key", descriptor_key)?;
-            Some(Action::Query(name?, key, absent(*skip_if_absent)))
-        }),
+        Some(Kind::RequestHeaders(message)) => {
+            p.at("request_headers", |p| request_header(p, message))
+        }
+        Some(Kind::QueryParameters(message)) => {
+            p.at("query_parameters", |p| query_parameter(p, message))
+        }
         Some(Kind::GenericKey(message)) => p.at("generic_key", |p| {
             let action::GenericKey {
                 descriptor_value,
@@ -300,6 +280,34 @@ fn action(p: &mut Pass<'_>, message: &route::rate_limit::Action) -> Option<Actio
             None
         }
     }
+}
+
+fn request_header(p: &mut Pass<'_>, message: &action::RequestHeaders) -> Option<Action> {
+    let action::RequestHeaders {
+        header_name,
+        descriptor_key,
+        skip_if_absent,
+    } = message;
+    let header = match HeaderKey::parse(header_name) {
+        Ok(header) => Some(header),
+        Err(error) => {
+            p.refuse_field("header_name", error);
+            None
+        }
+    };
+    let key = p.name("descriptor_key", descriptor_key)?;
+    Some(Action::Header(header?, key, absent(*skip_if_absent)))
+}
+
+fn query_parameter(p: &mut Pass<'_>, message: &action::QueryParameters) -> Option<Action> {
+    let action::QueryParameters {
+        query_parameter_name,
+        descriptor_key,
+        skip_if_absent,
+    } = message;
+    let name = p.name("query_parameter_name", query_parameter_name);
+    let key = p.name("descriptor_key", descriptor_key)?;
+    Some(Action::Query(name?, key, absent(*skip_if_absent)))
 }
 
 fn masked(p: &mut Pass<'_>, message: &action::MaskedRemoteAddress) -> Option<Action> {
@@ -388,6 +396,10 @@ fn metadata(p: &mut Pass<'_>, message: &action::MetaData) -> Option<Action> {
 }
 
 /// Reads the filter.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one destructuring of a message with 19 fields"
+)]
 pub(crate) fn filter(p: &mut Pass<'_>, message: &limit::RateLimit) -> Option<RateLimitFilter> {
     let limit::RateLimit {
         domain,

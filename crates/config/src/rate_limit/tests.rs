@@ -48,11 +48,9 @@ fn made(actions: &str, request: &Request) -> Option<String> {
     Some(entries.join(" "))
 }
 
-#[test]
-fn each_action_makes_its_entry() {
-    let request = Request::get("a.test", "/p?q=x%20y&r=&s=%zz").header("h", "one");
-    let request = request.header("h", "two").header("empty", "");
-    for (actions, wanted) in [
+/// Actions, and the entries that they make of one request.
+#[rustfmt::skip]
+const ACTIONS: &[(&str, Option<&str>)] = &[
         ("[{source_cluster: {}}]", Some("source_cluster=us")),
         (
             "[{destination_cluster: {}}]",
@@ -151,8 +149,14 @@ fn each_action_makes_its_entry() {
             "[{remote_address: {}}, {metadata: {descriptor_key: k, skip_if_absent: true, metadata_key: {key: g, path: [{key: a}]}}}]",
             Some("remote_address=10.1.2.3"),
         ),
-    ] {
-        assert_eq!(made(actions, &request).as_deref(), wanted, "{actions}");
+];
+
+#[test]
+fn each_action_makes_its_entry() {
+    let request = Request::get("a.test", "/p?q=x%20y&r=&s=%zz").header("h", "one");
+    let request = request.header("h", "two").header("empty", "");
+    for (actions, wanted) in ACTIONS {
+        assert_eq!(made(actions, &request).as_deref(), *wanted, "{actions}");
     }
 }
 
