@@ -1,4 +1,4 @@
-//! Where `VirtualServices` send traffic: hosts, ports, subsets and delegates that are not there.
+//! Where `VirtualServices` and `MetaRouters` send traffic: hosts, ports, subsets and delegates that are not there.
 //! Must never know conditions of routes.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,8 @@ use crate::known::{Known, did_you_mean, listed, nearest};
 use crate::{Code, Report};
 
 pub(crate) fn look(known: &Known<'_>, report: &mut Report) {
-    for rule in known.virtual_services.values() {
+    let rules = known.virtual_services.values();
+    for rule in rules.chain(&known.call_rules) {
         let look = Look {
             known,
             rule,
@@ -32,19 +33,25 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn rule(&self, report: &mut Report) {
+        // Where the routes of a `MetaRouter` stand.
+        let list = if self.rule.is_for_calls() {
+            "routes"
+        } else {
+            "http"
+        };
         for (i, route) in self.rule.http.iter().enumerate() {
             let ports = self.listener_ports(route.matches.iter().map(|m| m.port));
             if let HttpAction::Forward(destinations) = &route.action {
                 for (j, to) in destinations.iter().enumerate() {
-                    let at = format!("spec.http[{i}].route[{j}].destination");
+                    let at = format!("spec.{list}[{i}].route[{j}].destination");
                     self.destination(&to.destination, &at, &ports, report);
                 }
             }
             if let Some(to) = &route.mirror {
-                self.destination(to, &format!("spec.http[{i}].mirror"), &ports, report);
+                self.destination(to, &format!("spec.{list}[{i}].mirror"), &ports, report);
             }
             for (j, mirror) in route.mirrors.iter().enumerate() {
-                let at = format!("spec.http[{i}].mirrors[{j}].destination");
+                let at = format!("spec.{list}[{i}].mirrors[{j}].destination");
                 self.destination(&mirror.destination, &at, &ports, report);
             }
         }

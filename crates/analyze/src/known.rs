@@ -19,6 +19,8 @@ pub(crate) struct Known<'a> {
     pub(crate) services: BTreeMap<&'a Hostname, Vec<&'a Arc<Service>>>,
     pub(crate) endpoints: HashMap<&'a ServiceKey, &'a ServiceEndpoints>,
     pub(crate) virtual_services: BTreeMap<&'a ObjectRef, &'a Arc<VirtualService>>,
+    /// Aeraki's rules for RPC requests.
+    pub(crate) call_rules: Vec<&'a Arc<VirtualService>>,
     pub(crate) destination_rules: Vec<&'a DestinationRule>,
     pub(crate) gateways: BTreeMap<GatewayRef, &'a Gateway>,
     pub(crate) sidecars: Vec<&'a Sidecar>,
@@ -42,6 +44,7 @@ impl<'a> Known<'a> {
             services: BTreeMap::new(),
             endpoints: HashMap::new(),
             virtual_services: BTreeMap::new(),
+            call_rules: Vec::new(),
             destination_rules: Vec::new(),
             gateways: BTreeMap::new(),
             sidecars: Vec::new(),
@@ -68,7 +71,7 @@ impl<'a> Known<'a> {
             Object::Endpoints(list) => drop(self.endpoints.insert(&list.service, list)),
             Object::Workload(workload) => self.workloads.push(workload),
             // A rule for RPC requests says nothing of HTTP, and may stand beside one that does.
-            Object::VirtualService(rule) if rule.is_for_calls() => {}
+            Object::VirtualService(rule) if rule.is_for_calls() => self.call_rules.push(rule),
             Object::VirtualService(rule) => {
                 self.virtual_services.insert(&rule.meta.origin, rule);
             }

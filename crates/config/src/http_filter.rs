@@ -11,6 +11,7 @@ use crate::jwt::{JwtAuthn, JwtOverride};
 use crate::local_rate_limit::LocalRateLimit;
 use crate::matching::{HeaderMatch, StringMatch};
 use crate::name_cache::NameCache;
+use crate::rate_limit::{RateLimitFilter, RateLimitOverride};
 use crate::rbac::RbacFilter;
 use crate::rpc_bridge::RpcBridge;
 
@@ -46,6 +47,8 @@ pub enum HttpFilterConfig {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Requests become calls of an RPC protocol.
     RpcBridge(Arc<RpcBridge>),
+    /// Another service counts requests.
+    RateLimit(Arc<RateLimitFilter>),
 }
 
 /// `envoy.filters.http.router`.
@@ -136,6 +139,8 @@ pub enum FilterOverride {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Other calls.
     RpcBridge(Arc<RpcBridge>),
+    /// What else is limited.
+    RateLimit(Arc<RateLimitOverride>),
 }
 
 /// Which host is looked up instead of the one that a request names.

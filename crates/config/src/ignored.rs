@@ -40,7 +40,7 @@ const TUNING: &str = "tunes Envoy's implementation; Weft's has other bounds";
 const TELEMETRY: &str = "kept in the configuration dump; nothing on the data path reads it";
 const FLOODS: &str = "the HTTP/2 library has flood limits of its own";
 const NO_VALUE: &str = "Weft keeps no such value: the operator shows `-`";
-const NO_DESCRIPTORS: &str = "it concerns limits by descriptors, which Weft does not have";
+const PLAIN: &str = "the value is plain text unless a flag of Envoy's runtime says otherwise, and is never empty then";
 const FILES: &str = "the files of certificates are looked at every second, whatever happens to their directory; other files are read when their resource is loaded";
 const BODIES: &str = "requests are streamed; a retry keeps at most 1 MiB of the body";
 const ADS_ONLY: &str = "resources come over the one ADS stream";
@@ -204,10 +204,10 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("fault.HTTPFault", "disable_downstream_cluster_stats", STATS),
     line("fault.HTTPFault", "filter_metadata", NO_VALUE),
     line("cors.CorsPolicy", "shadow_enabled", STATS),
-    line("local_ratelimit.LocalRateLimit", "stage", NO_DESCRIPTORS),
-    line("local_ratelimit.LocalRateLimit", "vh_rate_limits", NO_DESCRIPTORS),
-    line("local_ratelimit.LocalRateLimit", "always_consume_default_token_bucket", NO_DESCRIPTORS),
-    line("local_ratelimit.LocalRateLimit", "max_dynamic_descriptors", NO_DESCRIPTORS),
+    line("ratelimit.RateLimitServiceConfig", "grpc_service.timeout", "the filter's own timeout counts, as in Envoy"),
+    line("ratelimit.RateLimitPerRoute", "override_option", "Envoy reads vh_rate_limits alone"),
+    line("route.RateLimit", "disable_key", RUNTIME),
+    line("route.RateLimit.Action", "default_value", PLAIN),
     line("http_filter", "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", STATS),
     line("accesslog.RuntimeFilter", "runtime_key", RUNTIME),
     line("accesslog.RuntimeFilter", "use_independent_randomness", "randomness is always independent"),
@@ -234,7 +234,7 @@ pub const IGNORED: &[IgnoredEntry] = &[
     line("route.WeightedCluster", "runtime_key_prefix", RUNTIME),
     line("route.RouteAction", "flush_timeout", "the idle timeout covers it"),
     line("route.RouteAction", "early_data_policy", "there is no early data"),
-    line("route.RouteAction", "include_vh_rate_limits", "there are no rate limits to include"),
+    line("route.RouteAction", "include_vh_rate_limits", "it concerns HTTP: a route of RPC calls has no rate limits"),
     line("route.RequestMirrorPolicy", "trace_sampled", TRACING),
     // Clusters and endpoints.
     line("cluster.Cluster", "stats_matcher", STATS),

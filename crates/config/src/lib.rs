@@ -46,6 +46,7 @@ pub mod matching;
 pub mod metadata;
 pub mod name_cache;
 pub mod path;
+pub mod rate_limit;
 pub mod rbac;
 pub mod route;
 pub mod rpc;
@@ -90,6 +91,7 @@ pub use tls::{DownstreamTls, UpstreamTls};
 pub(crate) mod pb {
     pub(crate) use weft_proto::pb::envoy::config::core::v3 as core;
     pub(crate) use weft_proto::pb::envoy::r#type::matcher::v3 as matcher;
+    pub(crate) use weft_proto::pb::envoy::r#type::metadata::v3 as metadata;
     pub(crate) use weft_proto::pb::envoy::r#type::v3 as typ;
     pub(crate) use weft_proto::pb::envoy::{config, extensions};
     pub(crate) use weft_proto::pb::google::protobuf as google;

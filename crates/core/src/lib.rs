@@ -2,5 +2,6 @@
 //!
 //! Nothing here touches a file, a socket or a protocol.
 
+pub mod counters;
 pub mod drain;
 pub mod metrics;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use weft_config::name_cache::NameCache;
+use weft_core::counters::CounterGroup;
 
 /// A request of a filter.
 #[derive(Debug)]
@@ -79,6 +80,20 @@ pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<(), NameError>> + 'a
 pub trait Calls: fmt::Debug {
     /// Sends a request and reads the whole answer.
     fn call<'a>(&'a self, call: Call<'a>) -> Calling<'a>;
+
+    /// Counters of a filter about requests to a cluster, `cluster.<name>.<prefix><counter>`, if there is
+    /// such a cluster. A prefix always comes with the same names.
+    fn counters(
+        &self,
+        _cluster: &str,
+        _prefix: &Arc<str>,
+        _names: &'static [&'static str],
+    ) -> Option<Arc<CounterGroup>> {
+        None
+    }
+
+    /// Counts an answer of this proxy among those of a cluster.
+    fn charge(&self, _cluster: &str, _status: StatusCode) {}
 
     /// Whether a cluster leads to the host that a request names.
     fn leads_to_named(&self, _cluster: &str) -> bool {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use weft_config::http_filter::OverrideLevels;
+use weft_config::rate_limit::RouteLimits;
 use weft_config::rbac::PeerNames;
 use weft_config::{Metadata, RequestHead};
 
@@ -65,6 +66,8 @@ pub struct RequestContext<'a> {
     pub overrides: OverrideLevels<'a>,
     /// What the configuration says about the route.
     pub route_metadata: Option<&'a Metadata>,
+    /// What is limited of the route's requests.
+    pub limits: RouteLimits<'a>,
     /// The connection.
     pub connection: &'a Connection,
     /// The client as far as trusted proxies in front tell.

@@ -6,14 +6,15 @@ pub mod body;
 pub mod call;
 pub mod context;
 pub mod cors;
-pub mod counters;
 mod dynamic_forward_proxy;
 mod ext_authz;
 pub mod fault;
+pub mod grpc;
 mod header_edit;
 pub mod jwt;
 mod local_rate_limit;
 pub mod local_reply;
+pub mod rate_limit;
 mod rbac;
 pub mod rpc_bridge;
 
@@ -29,7 +30,6 @@ pub use body::{Beginning, RequestBody};
 pub use call::{Call, CallError, CallResponse, Calls, NameError};
 pub use context::{Connection, RequestContext, RequestParts};
 pub use cors::CorsAnswer;
-pub use counters::CounterGroup;
 pub use fault::FaultStats;
 pub use header_edit::{EditKind, HeaderEdit};
 pub use jwt::RemoteKeys;
@@ -37,6 +37,7 @@ pub use local_rate_limit::{ConnectionBucket, LimitCounts, limit_clock};
 pub use local_reply::LocalReply;
 pub use rbac::{DENIED as RBAC_DENIED, Judged, RbacCounters};
 pub use rpc_bridge::BridgedCall;
+pub use weft_core::counters::CounterGroup;
 
 /// What happens to the request after a filter.
 #[derive(Debug)]
@@ -81,6 +82,7 @@ enum Kind {
     DynamicForwardProxy(dynamic_forward_proxy::ForwardFilter),
     LocalRateLimit(local_rate_limit::LimitFilter),
     RpcBridge(rpc_bridge::BridgeFilter),
+    RateLimit(rate_limit::ServiceLimitFilter),
 }
 
 impl Filter {
@@ -105,6 +107,9 @@ impl Filter {
             HttpFilterConfig::LocalRateLimit(limit) => Kind::LocalRateLimit(
                 local_rate_limit::LimitFilter::new(limit, surroundings.limits()),
             ),
+            HttpFilterConfig::RateLimit(limit) => {
+                Kind::RateLimit(rate_limit::ServiceLimitFilter::new(limit))
+            }
             HttpFilterConfig::Jwt(jwt) => {
                 Kind::Jwt(Box::new(jwt::JwtFilter::new(jwt, surroundings)))
             }
@@ -178,6 +183,7 @@ impl Filter {
                 Some(FilterOverride::LocalRateLimit(own)) => filter.request(Some(own), context),
                 _ => filter.request(None, context),
             },
+            Kind::RateLimit(filter) => filter.request(own, context).await,
             Kind::Jwt(filter) => {
                 let own = match own {
                     Some(FilterOverride::Jwt(own)) => Some(&**own),

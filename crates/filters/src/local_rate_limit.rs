@@ -7,9 +7,12 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use weft_config::local_rate_limit::{LocalRateLimit, RateLimitCounts, TokenBucket};
+use http::HeaderValue;
+use weft_config::local_rate_limit::{Limiter, LocalRateLimit, RateLimitCounts, Told};
+use weft_config::rate_limit::{Descriptor, RouteLimits, Seen};
 
-use crate::{LocalReply, RequestContext, Verdict};
+use crate::rate_limit::{LIMIT, REMAINING, RESET, seen};
+use crate::{EditKind, HeaderEdit, LocalReply, RequestContext, Verdict};
 
 /// From here on buckets count the time.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -30,12 +33,11 @@ pub trait LimitCounts: fmt::Debug {
 
 /// The bucket of one connection: that of the limit which the first request came under.
 #[derive(Debug, Default)]
-pub struct ConnectionBucket(OnceCell<Option<TokenBucket>>);
+pub struct ConnectionBucket(OnceCell<Limiter>);
 
 impl ConnectionBucket {
-    fn of(&self, limit: &LocalRateLimit) -> Option<&TokenBucket> {
-        let made = || limit.bucket.as_ref().map(TokenBucket::another);
-        self.0.get_or_init(made).as_ref()
+    fn of(&self, limit: &LocalRateLimit) -> &Limiter {
+        self.0.get_or_init(|| limit.limiter.another())
     }
 }
 
@@ -66,43 +68,80 @@ impl LimitFilter {
     pub(crate) fn request(
         &self,
         own: Option<&Arc<LocalRateLimit>>,
-        context: &RequestContext<'_>,
+        context: &mut RequestContext<'_>,
     ) -> Verdict {
         // Faults look at the same numbers, whose shares are none of ours.
         let random = context.random.map(|random| random.rotate_left(32));
         let bucket = &context.connection.bucket;
-        self.judge(own, bucket, random, START.elapsed())
+        let limit = own.unwrap_or(&self.configured);
+        let (mut verdict, told) = {
+            let seen = seen(context);
+            let limits = context.limits;
+            let descriptors = || descriptors(limit, limits, &seen);
+            self.judge(limit, bucket, random, START.elapsed(), &descriptors)
+        };
+        let told = told.into_iter().flat_map(|told| {
+            let told = [
+                (LIMIT, told.max),
+                (REMAINING, told.remaining),
+                (RESET, told.reset),
+            ];
+            told.map(|(name, value)| (name, HeaderValue::from(value)))
+        });
+        match &mut verdict {
+            Verdict::Reply(reply) => reply.headers.extend(told),
+            Verdict::Continue | Verdict::Edit(_) => {
+                context
+                    .response
+                    .extend(told.map(|(name, value)| HeaderEdit {
+                        name,
+                        value,
+                        kind: EditKind::Add,
+                    }));
+            }
+        }
+        verdict
     }
 
-    fn judge(
+    fn judge<'d>(
         &self,
-        own: Option<&Arc<LocalRateLimit>>,
+        limit: &LocalRateLimit,
         connection: &ConnectionBucket,
         random: [u64; 2],
         now: Duration,
-    ) -> Verdict {
-        let limit = own.unwrap_or(&self.configured);
+        descriptors: &dyn Fn() -> Vec<Descriptor<'d>>,
+    ) -> (Verdict, Option<Told>) {
         if !limit.enabled.holds(random[0]) {
-            return Verdict::Continue;
+            return (Verdict::Continue, None);
         }
         let counts = self.counts(limit);
         counts.enabled.inc();
-        let bucket = if limit.per_connection {
+        let limiter = if limit.per_connection {
             connection.of(limit)
         } else {
-            limit.bucket.as_ref()
+            &limit.limiter
         };
-        if bucket.is_none_or(|bucket| bucket.take(now)) {
+        let descriptors = if limiter.has_descriptors() {
+            descriptors()
+        } else {
+            Vec::new()
+        };
+        let taken = limiter.take(now, &descriptors, limit.x_headers);
+        if taken.evicted > 0 {
+            counts.dynamic_descriptors_evicted.add(taken.evicted);
+        }
+        if taken.allowed {
             counts.ok.inc();
-            return Verdict::Continue;
+            return (Verdict::Continue, taken.told);
         }
         counts.rate_limited.inc();
         if !limit.enforced.holds(random[1]) {
-            return if limit.request_headers.is_empty() {
+            let verdict = if limit.request_headers.is_empty() {
                 Verdict::Continue
             } else {
                 Verdict::Edit(Arc::clone(&limit.request_headers))
             };
+            return (verdict, taken.told);
         }
         counts.enforced.inc();
         let mut reply = LocalReply::new(limit.status, "local_rate_limited")
@@ -112,8 +151,22 @@ impl LimitFilter {
         if !limit.response_headers.is_empty() {
             reply.edit = Some(Arc::clone(&limit.response_headers));
         }
-        Verdict::Reply(reply)
+        (Verdict::Reply(reply), taken.told)
     }
+}
+
+/// The descriptors of a request: by the limit's own rules, or else by those of its route.
+fn descriptors<'d>(
+    limit: &'d LocalRateLimit,
+    of_route: RouteLimits<'d>,
+    seen: &Seen<'d>,
+) -> Vec<Descriptor<'d>> {
+    if limit.limits.is_empty() {
+        let limits = of_route.of_stage(limit.of_host, limit.stage);
+        return limits.filter_map(|one| one.descriptor(seen)).collect();
+    }
+    let limits = limit.limits.iter();
+    limits.filter_map(|one| one.descriptor(seen)).collect()
 }
 
 #[cfg(test)]
@@ -121,6 +174,8 @@ mod tests {
     use std::sync::OnceLock;
 
     use http::StatusCode;
+    use weft_config::local_rate_limit::TokenBucket;
+    use weft_config::rate_limit::{HostLimits, RateLimits};
     use weft_config::{Fraction, HeaderOps};
 
     use super::*;
@@ -138,8 +193,16 @@ mod tests {
         LocalRateLimit {
             stat_prefix: "p".into(),
             status: StatusCode::TOO_MANY_REQUESTS,
-            bucket: Some(TokenBucket::new(tokens, tokens, Duration::from_mins(1))),
+            limiter: Limiter::plain(Some(TokenBucket::new(
+                tokens,
+                tokens,
+                Duration::from_mins(1),
+            ))),
             per_connection: false,
+            stage: 0,
+            of_host: HostLimits::default(),
+            limits: RateLimits::default(),
+            x_headers: false,
             enabled: Fraction::ALL,
             enforced: Fraction::ALL,
             request_headers: Arc::new(HeaderOps::default()),
@@ -168,11 +231,23 @@ mod tests {
     ) -> usize {
         let answers = (0..10u64).map(|at| {
             let random = [at * 10, at * 10];
-            filter.judge(own, connection, random, Duration::from_secs(at))
+            judged(filter, own, connection, random, Duration::from_secs(at))
         });
         answers
             .filter(|verdict| matches!(verdict, Verdict::Reply(_)))
             .count()
+    }
+
+    fn judged(
+        filter: &LimitFilter,
+        own: Option<&Arc<LocalRateLimit>>,
+        connection: &ConnectionBucket,
+        random: [u64; 2],
+        now: Duration,
+    ) -> Verdict {
+        let limit = own.unwrap_or(&filter.configured);
+        let verdict = filter.judge(limit, connection, random, now, &Vec::new);
+        verdict.0
     }
 
     fn filter(limit: LocalRateLimit) -> LimitFilter {
@@ -185,7 +260,7 @@ mod tests {
         assert_eq!(refused(&filter, None, &ConnectionBucket::default()), 6);
         assert_eq!(counted(&filter.configured), [10, 4, 6, 6]);
         let later = Duration::from_secs(1000);
-        let verdict = filter.judge(None, &ConnectionBucket::default(), [0, 0], later);
+        let verdict = judged(&filter, None, &ConnectionBucket::default(), [0, 0], later);
         assert!(
             matches!(verdict, Verdict::Continue),
             "tokens have come back"
@@ -220,7 +295,7 @@ mod tests {
             1
         );
         let mut none = limit(0);
-        none.bucket = None;
+        none.limiter = Limiter::plain(None);
         let none = Arc::new(none);
         assert_eq!(
             refused(&filter, Some(&none), &ConnectionBucket::default()),
@@ -245,7 +320,7 @@ mod tests {
         grpc.resource_exhausted = true;
         let filter = filter(grpc);
         let bucket = ConnectionBucket::default();
-        let verdict = filter.judge(None, &bucket, [0, 0], Duration::ZERO);
+        let verdict = judged(&filter, None, &bucket, [0, 0], Duration::ZERO);
         let Verdict::Reply(reply) = verdict else {
             panic!("{verdict:?}");
         };

@@ -73,6 +73,10 @@ impl LocalReply {
             self.body.clone()
         };
         for (place, (name, value)) in self.headers.iter().enumerate() {
+            // As in Envoy, an empty body has no type, and gRPC keeps its own.
+            if *name == CONTENT_TYPE && (grpc || self.body.is_empty()) {
+                continue;
+            }
             let before = self.headers.iter().take(place);
             if before.into_iter().any(|(other, _)| other == name) {
                 headers.append(name.clone(), value.clone());

@@ -85,7 +85,7 @@ pub use route::{
     RedirectPort, RegexRewrite, ResponseBody, RetryPolicy, Rewrite, RouteDestination, StringMatch,
     VirtualService, routing_claim,
 };
-pub use rpc::{CallBucket, CallLimit, LimitCondition, RpcProtocol};
+pub use rpc::{CallBucket, CallLimit, CallLimits, LimitCondition, RpcProtocol, ServiceCallLimit};
 pub use secret::{Authorities, CredentialName, KeyPair, PrivateKey, Secret};
 pub use service::{
     Endpoint, Health, Preference, Resolution, Service, ServicePort, TargetPort, Workload,

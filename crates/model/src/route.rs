@@ -9,7 +9,7 @@ use crate::cors::CorsPolicy;
 use crate::hostname::Hostname;
 use crate::labels::Labels;
 use crate::name::{ExportTo, Kind, Namespace, ObjectRef, PortNumber, RuleMeta, Weight};
-use crate::rpc::CallLimit;
+use crate::rpc::CallLimits;
 use crate::stream::StreamRoute;
 
 /// What a rule is bound to.
@@ -44,7 +44,7 @@ pub struct VirtualService {
     /// Routes of all other connections.
     pub tcp: Vec<StreamRoute>,
     /// Only of a rule for RPC requests ([`VirtualService::is_for_calls`]): what their servers take.
-    pub call_limit: Option<Arc<CallLimit>>,
+    pub call_limit: Option<Arc<CallLimits>>,
 }
 
 impl VirtualService {

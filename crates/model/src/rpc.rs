@@ -18,6 +18,32 @@ pub struct CallLimit {
     pub conditions: Vec<LimitCondition>,
 }
 
+/// Calls of a service that another service counts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServiceCallLimit {
+    /// Attributes by name, all of which have to match; others are not limited.
+    pub attributes: BTreeMap<Arc<str>, StringMatch>,
+    /// Whose limits they are, to the service.
+    pub domain: Arc<str>,
+    /// The cluster of the service that counts.
+    pub cluster: Arc<str>,
+    /// Time for its answer, if not the usual one.
+    pub timeout: Option<Duration>,
+    /// Calls are answered with an error if it cannot be asked.
+    pub deny_on_fail: bool,
+    /// Attributes, and the keys under which the service gets their values.
+    pub descriptors: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// What limits the calls of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CallLimits {
+    /// In each workload.
+    pub local: Option<CallLimit>,
+    /// By a service.
+    pub global: Option<ServiceCallLimit>,
+}
+
 /// Calls with a bucket of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LimitCondition {

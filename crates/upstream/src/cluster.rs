@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use ahash::AHashMap;
 use weft_config::{Cluster as Config, Discovery, Health};
+use weft_core::counters::CounterGroup;
 use weft_core::metrics::Registry;
 
 use crate::balance::previous::PreviousPriorities;
 use crate::balance::{Balancer, Request, is_hashed};
 use crate::breaker::{Breaker, Priority};
+use crate::counters::FilterCounters;
 use crate::dynamic::{Called, Entry, NameFailure};
 use crate::host::{Host, HostShared};
 use crate::host_set::HostSet;
@@ -71,6 +73,8 @@ pub struct Cluster {
     original: RefCell<AHashMap<SocketAddr, OriginalHost>>,
     /// By [`Called::key`]; those that the cache still has, and some that it had.
     named: RefCell<AHashMap<String, NamedHost>>,
+    /// What filters count about its requests, by prefix.
+    counters: Rc<FilterCounters>,
     me: Weak<Self>,
 }
 
@@ -101,10 +105,15 @@ impl Cluster {
             stats,
             breakers: Arc::clone(&snapshot.state.breakers),
         };
-        Self::with(snapshot, worker, accounts)
+        Self::with(snapshot, worker, accounts, Rc::default())
     }
 
-    fn with(snapshot: Arc<Snapshot>, worker: Worker, accounts: Accounts) -> Rc<Self> {
+    fn with(
+        snapshot: Arc<Snapshot>,
+        worker: Worker,
+        accounts: Accounts,
+        counters: Rc<FilterCounters>,
+    ) -> Rc<Self> {
         Rc::new_cyclic(|me| Self {
             config: Arc::clone(&snapshot.config),
             stats: Arc::clone(&accounts.stats),
@@ -115,6 +124,7 @@ impl Cluster {
             balancer: RefCell::default(),
             original: RefCell::default(),
             named: RefCell::default(),
+            counters,
             me: me.clone(),
         })
     }
@@ -158,7 +168,8 @@ impl Cluster {
             let of = |s: &Snapshot| Arc::clone(s.connectors.of(&s.config, None));
             Arc::ptr_eq(&of(old), &of(new))
         };
-        let next = Self::with(snapshot, self.worker.clone(), self.accounts.clone());
+        let (worker, accounts) = (self.worker.clone(), self.accounts.clone());
+        let next = Self::with(snapshot, worker, accounts, Rc::clone(&self.counters));
         *next.hosts.borrow_mut() = hosts;
         let original = std::mem::take(&mut *self.original.borrow_mut());
         if same_connectors && matches!(next.config.discovery, Discovery::OriginalDst { .. }) {
@@ -495,6 +506,15 @@ impl Cluster {
                 }
             }
         });
+    }
+
+    /// Counters of a filter about requests that go here: `cluster.<name>.<prefix><counter>`. A prefix is
+    /// one of the configuration, and always comes with the same names.
+    pub fn counters(&self, prefix: &Arc<str>, names: &'static [&'static str]) -> Arc<CounterGroup> {
+        self.counters.get(prefix, names, |group| {
+            let scope = stat_scope(&self.config);
+            self.worker.registry.register(scope, group);
+        })
     }
 
     /// Tells outlier detection how an attempt ended. [`Cluster::send`] reports by itself; the

@@ -10,6 +10,7 @@ mod body;
 mod breaker;
 mod cluster;
 mod connector;
+mod counters;
 pub mod dns;
 mod dynamic;
 mod failure;

@@ -5,6 +5,8 @@
 mod bridge;
 #[path = "rpc/dubbo.rs"]
 mod dubbo;
+#[path = "twins/limit_service.rs"]
+mod limit_service;
 #[path = "rpc/mesh.rs"]
 mod mesh;
 #[path = "rpc/mesh_spans.rs"]
@@ -14,6 +16,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use limit_service::LimitService;
 use mesh::RpcMesh;
 use serde_json::{Value, json};
 use weft_testkit::{Dataplane, Peers, Script, eventually, free_port, one_at_a_time};
@@ -156,6 +159,38 @@ async fn a_canary_of_bolt_moves_while_calls_go_on_and_closes_no_connection() {
         .await
         .ending(".local_rate_limit.rate_limited");
     assert_eq!(seen.values().sum::<u64>(), 3, "{seen:?}");
+
+    counted_by_a_service(&mesh, &front, &sidecars[0], &mut client).await;
+    sidecars[0].assert_nothing_refused().await;
+}
+
+/// A service counts the calls of a method by Aeraki's rule: it lets two in.
+async fn counted_by_a_service(
+    mesh: &RpcMesh,
+    front: &Dataplane,
+    server: &Dataplane,
+    client: &mut Script,
+) {
+    let by_one = |answer: &Value| answer["value"] == "one";
+    let at_once = |answer: &Value| answer["error"].is_string();
+    let service = LimitService::start().await;
+    mesh.counted("v1", "where", service.port);
+    in_force(front, "\"counted\"").await;
+    in_force(server, "meta_protocol.filters.ratelimit").await;
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        let call = json!({"op": "call", "method": "where", "args": ["x"]});
+        answers.push(ask(client, call).await);
+    }
+    let asked = service.asked();
+    let (served, limited) = answers.split_at(2);
+    assert!(served.iter().all(by_one), "{answers:?}");
+    assert!(limited.iter().all(at_once), "{answers:?}");
+    let wanted = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit production 0 [\"method=where None None false\"]";
+    assert_eq!(asked, [wanted; 5]);
+    let seen = server.stats().await.ending(".ratelimit.over_limit");
+    assert_eq!(seen.values().sum::<u64>(), 3, "{seen:?}");
+    service.forget();
 }
 
 /// A policy for the service, and what of it the server's sidecar shows.

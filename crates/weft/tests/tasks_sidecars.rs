@@ -9,10 +9,13 @@ use weft_testkit::{Answer, App, Certificate, Connection, SharedStage, Side, free
 mod guarded;
 #[path = "tasks/judge.rs"]
 mod judge;
+#[path = "twins/limit_service.rs"]
+mod limit_service;
 #[path = "security/tokens.rs"]
 mod tokens;
 
 use guarded::{Guarded, HTTP, policy};
+use limit_service::LimitService;
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 static STAGE: SharedStage<Guarded> = SharedStage::new();
@@ -302,6 +305,96 @@ fn a_patch_limits_requests_of_a_workload() {
             let status = async || call().await.status;
             world.side.becomes("no limit", 200, status).await;
         }
+        world.side.write("20-limited", "");
+    });
+}
+
+/// A rate limit service counts requests by their path, as the page has it; here a workload's own.
+const COUNTED: &str = "apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: filter-ratelimit, namespace: $NS}
+spec:
+  workloadSelector: {labels: {app: limited}}
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match:
+      context: SIDECAR_INBOUND
+      listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}}}
+    patch:
+      operation: INSERT_BEFORE
+      value:
+        name: envoy.filters.http.ratelimit
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
+          domain: productpage-ratelimit
+          failure_mode_deny: true
+          timeout: 10s
+          rate_limit_service:
+            grpc_service:
+              envoy_grpc: {cluster_name: outbound|8081||ratelimit.$NS.svc.cluster.local, authority: ratelimit.$NS.svc.cluster.local}
+            transport_api_version: V3
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: filter-ratelimit-svc, namespace: $NS}
+spec:
+  workloadSelector: {labels: {app: limited}}
+  configPatches:
+  - applyTo: VIRTUAL_HOST
+    match:
+      context: SIDECAR_INBOUND
+      routeConfiguration: {vhost: {name: 'inbound|http|8000', route: {action: ANY}}}
+    patch:
+      operation: MERGE
+      value:
+        rate_limits:
+        - actions: [{request_headers: {header_name: ':path', descriptor_key: PATH}}]
+";
+
+#[test]
+fn a_service_limits_requests_of_a_workload() {
+    STAGE.play(WEFT, async |world: &Guarded| {
+        let (proxy, _app) = limited(&world.side).await;
+        let service = LimitService::start().await;
+        let entry = format!(
+            "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: ratelimit, namespace: $NS}}
+spec:
+  hosts: [ratelimit.$NS.svc.cluster.local]
+  exportTo: ['.']
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{{number: 8081, name: grpc, protocol: GRPC, targetPort: {}}}]
+  endpoints: [{{address: 127.0.0.1}}]
+---
+",
+            service.port
+        );
+        let call = async |path: &str| -> Answer {
+            let mut connection = Connection::open((world.side.ip(31), HTTP).into()).await;
+            let connection = connection.as_mut().expect("it listens");
+            connection.get("limited", path).await.expect("an answer")
+        };
+        assert_eq!(call("/productpage").await.status, 200);
+        world.rules(&(entry + COUNTED));
+        let status = async || call("/productpage").await.status;
+        let what = "the service has counted enough";
+        world.side.becomes(what, 429, status).await;
+        let answer = call("/productpage").await;
+        assert_eq!(answer.headers["x-envoy-ratelimited"], "true");
+        assert_eq!(answer.headers["x-limits"], "a");
+        assert_eq!(call("/other").await.status, 200, "another path");
+        let asked = service.asked().join("\n");
+        let wanted = "productpage-ratelimit 0 [\"PATH=/productpage None None false\"]";
+        assert!(asked.contains(wanted), "{asked}");
+        let stats = proxy.stats().await;
+        let over: u64 = stats.ending("ratelimit.over_limit").values().sum();
+        assert!(over >= 2, "two at least");
+        proxy.assert_nothing_refused().await;
+        world.rules("");
+        let status = async || call("/productpage").await.status;
+        world.side.becomes("no limit", 200, status).await;
         world.side.write("20-limited", "");
     });
 }

@@ -10,7 +10,7 @@
 //! | ingress gateways; ingress access control; JWT claim based routing | `tasks_ingress` |
 //! | secure gateways | `interop_gateway` (one host, renewal), `tasks_ingress` (several, mutual TLS) |
 //! | ingress without TLS termination (SNI passthrough) | `interop_gateway` |
-//! | ingress sidecar TLS termination; local rate limit | `tasks_sidecars` |
+//! | ingress sidecar TLS termination; rate limits, local and global | `tasks_sidecars` |
 //! | accessing external services; egress TLS origination; egress gateways | `tasks_egress`; `interop_capture` (unknown destinations), `interop_capture_egress` (HTTPS) |
 //! | egress using wildcard hosts | `interop_capture_egress` |
 //! | mutual TLS migration | `tasks_security`, `interop_security`, `interop_capture`; the whole mesh: `tasks_trust` |

@@ -4,9 +4,11 @@
 mod twins {
     mod addresses;
     mod hosts;
+    mod limit_service;
     mod limits;
     mod names;
     mod proxy;
     mod servers;
+    mod service_limits;
     mod tunnels;
 }

@@ -321,7 +321,11 @@ pub(crate) fn header(
     Some((name?, value?))
 }
 
-fn grpc_service(p: &mut Pass<'_>, message: &pb::core::GrpcService) -> Option<GrpcService> {
+/// Reads a service that is asked by gRPC.
+pub(crate) fn grpc_service(
+    p: &mut Pass<'_>,
+    message: &pb::core::GrpcService,
+) -> Option<GrpcService> {
     use pb::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
     let pb::core::GrpcService {
         timeout,

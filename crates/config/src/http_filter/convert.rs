@@ -16,6 +16,7 @@ use crate::matching::{header_matcher, string_matcher};
 use crate::name_cache;
 use crate::pass::{Pass, flag};
 use crate::pb;
+use crate::rate_limit;
 use crate::rbac::filters::{http_rbac, http_rbac_per_route};
 use crate::rpc_bridge;
 use pb::extensions::filters::common::fault::v3 as common_fault;
@@ -100,6 +101,14 @@ const HTTP_FILTERS: &[Extension<Option<HttpFilterConfig>>] = &[
         },
     },
     Extension {
+        name: "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            rate_limit::convert::filter(p, &message)
+                .map(|limit| Some(HttpFilterConfig::RateLimit(Arc::new(limit))))
+        },
+    },
+    Extension {
         name: GRPC_STATS,
         read: |p, _| {
             p.ignore("http_filter", GRPC_STATS, true);
@@ -165,6 +174,14 @@ const OVERRIDES: &[Extension<FilterOverride>] = &[
             let message = decode(p, bytes)?;
             rpc_bridge::convert::bridge(p, &message)
                 .map(|bridge| FilterOverride::RpcBridge(Arc::new(bridge)))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            rate_limit::convert::per_route(p, &message)
+                .map(|own| FilterOverride::RateLimit(Arc::new(own)))
         },
     },
 ];

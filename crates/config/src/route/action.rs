@@ -16,6 +16,7 @@ use crate::header_ops::HeaderOps;
 use crate::http_filter::FilterOverrides;
 use crate::http_manager::Upgrade;
 use crate::matching::{HeaderKey, RegexSubstitution};
+use crate::rate_limit::RateLimits;
 
 /// What a route does with its requests.
 #[derive(Debug)]
@@ -84,6 +85,10 @@ pub struct Forward {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Copies of requests.
     pub mirrors: Vec<Mirror>,
+    /// What is limited of its requests.
+    pub rate_limits: RateLimits,
+    /// And what the virtual host says besides.
+    pub include_host_limits: bool,
     /// For hashing balancers.
     pub hash_policies: Vec<HashPolicy>,
     /// Overrides the HTTP manager's upgrades.

@@ -18,6 +18,7 @@ use crate::matching::{
 use crate::metadata::Metadata;
 use crate::pass::{IsSet as _, Pass, flag};
 use crate::pb;
+use crate::rate_limit::convert::{Place, rate_limits as rate_limits_of};
 use pb::config::route::v3 as route;
 
 pub(crate) fn route_config(
@@ -133,7 +134,7 @@ fn virtual_host(
         metadata,
         route_specifiers,
     } = message;
-    unsupported!(p; matcher, rate_limits, cors, retry_policy_typed_config, hedge_policy, route_specifiers);
+    unsupported!(p; matcher, cors, retry_policy_typed_config, hedge_policy, route_specifiers);
     ignore!(p, "route.VirtualHost"; metadata, virtual_clusters, include_is_timeout_retry_header,
         per_request_buffer_limit_bytes, request_body_buffer_limit);
     let name = p.name("name", name)?;
@@ -175,6 +176,7 @@ fn virtual_host(
             ("response_headers_to_remove", response_headers_to_remove),
         ),
         overrides: overrides(p, typed_per_filter_config),
+        rate_limits: rate_limits_of(p, "rate_limits", rate_limits, Place::Route),
         retry: p
             .opt("retry_policy", retry.as_ref(), retry_policy)
             .map(Arc::new),

@@ -17,6 +17,7 @@ use crate::http_manager::convert::upgrade_kind;
 use crate::matching::{HeaderKey, regex_substitution};
 use crate::pass::{IsSet as _, Pass, flag};
 use crate::pb;
+use crate::rate_limit::convert::{Place, rate_limits as rate_limits_of};
 use pb::config::route::v3 as route;
 use route::route_action;
 
@@ -62,9 +63,9 @@ pub(super) fn forward(
         cluster_specifier,
         host_rewrite_specifier,
     } = message;
-    unsupported!(p; metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits,
+    unsupported!(p; metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config,
         cors, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy);
-    ignore!(p, "route.RouteAction"; flush_timeout, early_data_policy, include_vh_rate_limits);
+    ignore!(p, "route.RouteAction"; flush_timeout, early_data_policy);
     let cluster = cluster_spec(p, cluster_specifier.as_ref());
     let prefix_rewrite = prefix_rewrite
         .is_set()
@@ -116,6 +117,8 @@ pub(super) fn forward(
             .opt("retry_policy", retry.as_ref(), retry_policy)
             .map(Arc::new),
         mirrors,
+        rate_limits: rate_limits_of(p, "rate_limits", rate_limits, Place::Route),
+        include_host_limits: flag(include_vh_rate_limits.as_ref(), false),
         hash_policies: p.each("hash_policy", hash_policy, hash),
         upgrades: p.each("upgrade_configs", upgrade_configs, |p, one| {
             let route_action::UpgradeConfig {

@@ -38,6 +38,7 @@ use crate::http_filter::{FilterOverrides, OverrideLevels};
 use crate::metadata::Metadata;
 use crate::pass::{Context, Pass};
 use crate::pb;
+use crate::rate_limit::RouteLimits;
 use virtual_host::Hosts;
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -273,6 +274,18 @@ impl RouteConfig {
                 .into_iter()
                 .flatten()
                 .for_each(|ops| apply(ops, headers));
+        }
+    }
+
+    /// The rate limits of a route and its virtual host.
+    pub fn rate_limits<'a>(vhost: &'a VirtualHost, route: &'a Route) -> RouteLimits<'a> {
+        let RouteAction::Forward(forward) = &route.action else {
+            return RouteLimits::default();
+        };
+        RouteLimits {
+            route: &forward.rate_limits,
+            host: &vhost.rate_limits,
+            include_host: forward.include_host_limits,
         }
     }
 

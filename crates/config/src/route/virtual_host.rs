@@ -9,6 +9,7 @@ use super::retry::RetryPolicy;
 use super::{RequestHead, Route, path_only};
 use crate::header_ops::HeaderOps;
 use crate::http_filter::FilterOverrides;
+use crate::rate_limit::RateLimits;
 
 /// Who must use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct VirtualHost {
     pub response_headers: HeaderOps,
     /// Filter overrides.
     pub overrides: FilterOverrides,
+    /// What is limited of its requests.
+    pub rate_limits: RateLimits,
     /// Retries of routes that say nothing about retries.
     pub retry: Option<Arc<RetryPolicy>>,
     /// Send `x-envoy-attempt-count` upstream.

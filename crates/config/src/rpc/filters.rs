@@ -7,6 +7,7 @@ use std::sync::Arc;
 use weft_proto::aeraki::meta_protocol_proxy as aeraki;
 
 use super::limit::{self, RpcLimit};
+use super::service_limit::{self, RpcServiceLimit};
 use crate::data_source::DataSource;
 use crate::extension::{Extension, decode, type_name, typed};
 use crate::http_filter::convert::read_fault;
@@ -34,6 +35,8 @@ pub enum RpcFilter {
     Jwt(Arc<JwtAuthn>),
     /// So many calls in so much time.
     Limit(Arc<RpcLimit>),
+    /// A service counts calls.
+    ServiceLimit(Arc<RpcServiceLimit>),
 }
 
 /// A new filter is a new row here.
@@ -71,6 +74,13 @@ const FILTERS: &[Extension<RpcFilter>] = &[
         read: |p, bytes| {
             let message = decode(p, bytes)?;
             limit::read(p, &message).map(|limit| RpcFilter::Limit(Arc::new(limit)))
+        },
+    },
+    Extension {
+        name: "aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            service_limit::read(p, &message).map(|limit| RpcFilter::ServiceLimit(Arc::new(limit)))
         },
     },
 ];

@@ -7,6 +7,7 @@ pub(crate) mod convert;
 mod filters;
 mod http_routes;
 mod limit;
+mod service_limit;
 #[cfg(test)]
 mod tests;
 mod tracing;
@@ -18,6 +19,7 @@ use weft_rpc::{Attribute, Attributes, Codec, Limits};
 
 pub use filters::RpcFilter;
 pub use limit::RpcLimit;
+pub use service_limit::RpcServiceLimit;
 pub use tracing::{RpcTracing, Zipkin};
 
 use crate::access_log::AccessLog;

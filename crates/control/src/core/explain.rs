@@ -320,10 +320,13 @@ fn rules_of(made: Option<&Key>) -> Vec<ObjectRef> {
     }
 }
 
-/// The field of the route at this place; `spec.http` if it cannot be told, since routes of
+/// The field of the route at this place; the whole list if it cannot be told, since routes of
 /// delegates have another order.
 fn field_of(rule: &VirtualService, origin: &ObjectRef, made: Option<&Key>, at: usize) -> String {
-    let whole = || "spec.http".to_owned();
+    // Aeraki's rule has another word for its routes, and one condition for each.
+    let calls = rule.is_for_calls();
+    let list = if calls { "routes" } else { "http" };
+    let whole = || format!("spec.{list}");
     if rule.has_delegates() {
         return whole();
     }
@@ -333,8 +336,10 @@ fn field_of(rule: &VirtualService, origin: &ObjectRef, made: Option<&Key>, at: u
         _ => Vec::new(),
     };
     match places.get(at) {
-        Some((http, Some(condition))) => format!("spec.http[{http}].match[{condition}]"),
-        Some((http, None)) => format!("spec.http[{http}]"),
+        Some((route, Some(condition))) if !calls => {
+            format!("spec.{list}[{route}].match[{condition}]")
+        }
+        Some((route, _)) => format!("spec.{list}[{route}]"),
         None => whole(),
     }
 }

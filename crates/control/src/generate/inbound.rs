@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use prost::Message;
 use weft_model::{
-    CallLimit, Hostname, MeshSettings, MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol,
+    CallLimits, Hostname, MeshSettings, MutualTlsMode, ObjectRef, PeerModes, PortNumber, Protocol,
     RpcProtocol, TlsTermination,
 };
 
@@ -48,7 +48,7 @@ pub(crate) struct InboundPort {
     /// The Sidecar that made it.
     pub(crate) sidecar: Option<ObjectRef>,
     /// How many calls are taken, and of which host the rule is that says it.
-    pub(crate) limited: Option<(Hostname, Arc<CallLimit>)>,
+    pub(crate) limited: Option<(Hostname, Arc<CallLimits>)>,
 }
 
 /// What is called at any address.

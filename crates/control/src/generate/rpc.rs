@@ -4,11 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_model::{CallBucket, CallLimit, Hostname, ObjectRef, RpcProtocol};
+use weft_model::{
+    CallBucket, CallLimit, CallLimits, Hostname, ObjectRef, RpcProtocol, ServiceCallLimit,
+};
 use weft_proto::aeraki::meta_protocol_proxy::{
-    config::route::v1alpha as route, filters::local_ratelimit::v1alpha as local_ratelimit,
+    config::route::v1alpha as route,
+    filters::local_ratelimit::v1alpha as local_ratelimit,
+    filters::ratelimit::v1alpha::{Descriptor, RateLimit},
     v1alpha as aeraki,
 };
+use weft_proto::pb::envoy::config::ratelimit::v3::RateLimitServiceConfig;
 use weft_proto::pb::envoy::r#type::v3::TokenBucket;
 use weft_proto::rpc::CodecOptions;
 
@@ -16,7 +21,8 @@ use super::http::Setup;
 use super::matches;
 use super::tcp::TcpPolicy;
 use crate::pb::core::v3::{
-    AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
+    AggregatedConfigSource, ApiVersion, ConfigSource, GrpcService,
+    config_source::ConfigSourceSpecifier, grpc_service,
 };
 use crate::pb::hcm::{HttpFilter, http_connection_manager::Tracing, http_filter};
 use crate::pb::listener::v3::Filter;
@@ -27,6 +33,7 @@ use aeraki::meta_protocol_proxy::RouteSpecifier;
 /// Network filter name of the RPC connection manager.
 const MANAGER: &str = "aeraki.meta_protocol_proxy";
 const LOCAL_LIMIT: &str = "aeraki.meta_protocol.filters.local_ratelimit";
+const GLOBAL_LIMIT: &str = "aeraki.meta_protocol.filters.ratelimit";
 const ROUTER: &str = "aeraki.meta_protocol.filters.router";
 /// What our proxy can send spans to.
 const ZIPKIN: &str = "/envoy.config.trace.v3.ZipkinConfig";
@@ -71,7 +78,7 @@ pub(super) fn inbound(
     setup: &Setup<'_>,
     protocol: RpcProtocol,
     (cluster, stat_prefix): (&str, &str),
-    (guard, limited): (&[HttpFilter], Option<&(Hostname, Arc<CallLimit>)>),
+    (guard, limited): (&[HttpFilter], Option<&(Hostname, Arc<CallLimits>)>),
 ) -> Filter {
     let to = route::route_action::ClusterSpecifier::Cluster(cluster.to_owned());
     let action = route::RouteAction {
@@ -95,8 +102,13 @@ pub(super) fn inbound(
         }));
     }
     // Calls that are denied take no token from others.
-    let limit = limited.map(|(host, limit)| limit_filter(host, limit));
-    let filters = guard.iter().filter_map(call_filter).chain(limit);
+    let (local, global) = limited.map_or((None, None), |(host, limits)| {
+        let local = limits.local.as_ref();
+        let local = local.map(|limit| limit_filter(host, limit));
+        (local, limits.global.as_ref().map(service_limit_filter))
+    });
+    let filters = guard.iter().filter_map(call_filter);
+    let filters = filters.chain(local).chain(global);
     message.meta_protocol_filters.splice(..0, filters);
     filter(MANAGER, &message)
 }
@@ -125,6 +137,43 @@ fn limit_filter(host: &Hostname, limit: &CallLimit) -> aeraki::MetaProtocolFilte
     };
     aeraki::MetaProtocolFilter {
         name: LOCAL_LIMIT.to_owned(),
+        config: Some(any(&message)),
+    }
+}
+
+/// The limit that a service counts.
+fn service_limit_filter(limit: &ServiceCallLimit) -> aeraki::MetaProtocolFilter {
+    let attributes = limit.attributes.iter();
+    let metadata = attributes.map(|(name, value)| matches::header(name, value));
+    let descriptors = limit.descriptors.iter().map(|(property, key)| Descriptor {
+        property: property.to_string(),
+        descriptor_key: key.to_string(),
+    });
+    // The cluster's name, which is usual otherwise, is no authority that every server takes.
+    let host = limit.cluster.rsplit('|').next().unwrap_or_default();
+    let service = grpc_service::EnvoyGrpc {
+        cluster_name: limit.cluster.to_string(),
+        authority: host.to_owned(),
+        ..grpc_service::EnvoyGrpc::default()
+    };
+    let message = RateLimit {
+        r#match: (!limit.attributes.is_empty()).then(|| route::RouteMatch {
+            metadata: metadata.collect(),
+        }),
+        domain: limit.domain.to_string(),
+        timeout: limit.timeout.map(duration),
+        failure_mode_deny: limit.deny_on_fail,
+        rate_limit_service: Some(RateLimitServiceConfig {
+            grpc_service: Some(GrpcService {
+                target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(service)),
+                ..GrpcService::default()
+            }),
+            transport_api_version: ApiVersion::V3 as i32,
+        }),
+        descriptors: descriptors.collect(),
+    };
+    aeraki::MetaProtocolFilter {
+        name: GLOBAL_LIMIT.to_owned(),
         config: Some(any(&message)),
     }
 }

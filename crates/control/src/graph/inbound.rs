@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use weft_model::{
-    CallLimit, CallSide, Endpoint, Hostname, Labels, ObjectRef, PolicySettings, PortNumber,
+    CallLimits, CallSide, Endpoint, Hostname, Labels, ObjectRef, PolicySettings, PortNumber,
     Protocol, Service, Sidecar, TrafficPolicy,
 };
 use weft_xds::{ResourceSet, TypeUrl};
@@ -221,7 +221,7 @@ fn call_limit(
     cx: &mut Cx<'_, '_>,
     service: &Service,
     from: &mut Vec<ObjectRef>,
-) -> Option<(Hostname, Arc<CallLimit>)> {
+) -> Option<(Hostname, Arc<CallLimits>)> {
     let origin = cx.call_rule(&service.hostname, &service.namespace)?;
     let limit = cx.virtual_service(&origin)?.call_limit.clone()?;
     from.push(origin);

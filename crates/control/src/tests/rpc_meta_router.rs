@@ -160,3 +160,65 @@ fn its_limit_holds_at_the_servers_sidecar() {
     );
     assert!(!text.contains("aeraki"), "Envoy goes on with bytes");
 }
+
+/// The page of Aeraki about limits that a service counts, with our names.
+const GLOBAL: &str = "
+apiVersion: metaprotocol.aeraki.io/v1alpha1
+kind: MetaRouter
+metadata: {name: cart, namespace: shop}
+spec:
+  hosts: [cart.shop.svc.cluster.local]
+  globalRateLimit:
+    domain: production
+    match: {attributes: {method: {exact: sayHello}}}
+    rateLimitService: outbound|8081||rate-limit-server.shop.svc.cluster.local
+    requestTimeout: 100ms
+    denyOnFail: true
+    descriptors: [{property: method, descriptorKey: method}]
+";
+
+#[test]
+fn its_global_limit_asks_the_service_at_the_servers_sidecar() {
+    let server = weft("sidecar~10.0.0.1~cart.shop~shop.svc.cluster.local", &[]);
+    let mut mesh = Mesh::new(&format!("{CART}---{GLOBAL}"));
+    let asked = |config: &Config| {
+        let listener =
+            Listener::from_proto(&config.listener("virtualInbound"), &Context::default());
+        let chains = listener.unwrap_or_else(|e| panic!("{e}")).value.chains;
+        let mut found = Vec::new();
+        for chain in &chains.chains {
+            let Some(NetworkFilter::Rpc(manager)) = chain.filters.last() else {
+                continue;
+            };
+            if manager.codec.name() != "dubbo" {
+                continue;
+            }
+            let Some(RpcFilter::ServiceLimit(limit)) = manager.filters.last() else {
+                continue;
+            };
+            assert_eq!(limit.service.timeout, Duration::from_millis(100));
+            assert!(limit.failure_deny);
+            let host = "rate-limit-server.shop.svc.cluster.local";
+            assert_eq!(&*limit.service.authority, host);
+            let of = |method: &str| {
+                let frame = request(method, &[]);
+                let call = Attributes::new(manager.codec, &frame);
+                let descriptors = limit.descriptors(&call);
+                let each = descriptors.iter().map(|one| format!("{:?}", one.entries));
+                each.collect::<Vec<_>>()
+            };
+            found.push((limit.service.cluster.to_string(), of("sayHello"), of("get")));
+        }
+        found
+    };
+    let found = asked(&mesh.config(&server));
+    let cluster = "outbound|8081||rate-limit-server.shop.svc.cluster.local".to_owned();
+    let wanted = (
+        cluster,
+        vec!["[(\"method\", \"sayHello\")]".to_owned()],
+        vec![],
+    );
+    assert_eq!(found.first(), Some(&wanted));
+    mesh.edit("mesh.yaml", CART);
+    assert_eq!(asked(&mesh.config(&server)), []);
+}

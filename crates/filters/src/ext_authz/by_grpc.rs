@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
-use http::{Method, Request, StatusCode, Uri};
-use prost::Message;
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{HOST, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use weft_config::Metadata;
 use weft_config::ext_authz::{ExtAuthz, GrpcService};
@@ -18,12 +17,11 @@ use weft_proto::pb::google::protobuf as google;
 use auth::attribute_context as attributes;
 use auth::check_response::HttpResponse;
 
-use super::{Asked, Consent, Decision, MAX_ANSWER, PARTIAL_BODY, joined, leave, sanitized, shown};
+use super::{Asked, Consent, Decision, PARTIAL_BODY, joined, leave, sanitized, shown};
 use crate::header_edit::{NoEdit, RequestEdit};
-use crate::{Call, CallResponse, EditKind, HeaderEdit, RequestContext};
+use crate::{EditKind, HeaderEdit, RequestContext, grpc};
 
 const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Asks the service about a request.
@@ -36,62 +34,10 @@ pub(super) async fn ask(
     let check = auth::CheckRequest {
         attributes: Some(attributes(asked, extensions, context)),
     };
-    let Some(request) = request(service, &check) else {
-        return Decision::Error("the service's authority is none".to_owned());
-    };
-    let call = Call {
-        cluster: &service.cluster,
-        request,
-        timeout: service.timeout,
-        max_body: MAX_ANSWER,
-    };
-    let answer = match context.calls.call(call).await {
-        Ok(answer) => answer,
-        Err(error) => return Decision::Error(error.to_string()),
-    };
-    match message(&answer) {
+    match grpc::ask(context.calls, service, METHOD, &check).await {
         Ok(response) => decide(asked.config, response, context),
         Err(error) => Decision::Error(error),
     }
-}
-
-/// A call of a method with one message.
-fn request(service: &GrpcService, check: &auth::CheckRequest) -> Option<Request<Bytes>> {
-    let mut body = BytesMut::new();
-    body.put_u8(0);
-    body.put_u32(u32::try_from(check.encoded_len()).ok()?);
-    check.encode(&mut body).ok()?;
-    let mut request = Request::new(body.freeze());
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static(METHOD);
-    let headers = request.headers_mut();
-    headers.insert(HOST, HeaderValue::from_str(&service.authority).ok()?);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(TE, HeaderValue::from_static("trailers"));
-    let timeout = format!("{}m", service.timeout.as_millis().min(99_999_999));
-    headers.insert(GRPC_TIMEOUT, HeaderValue::from_str(&timeout).ok()?);
-    Some(request)
-}
-
-/// The one message of an answer without an error.
-fn message(answer: &CallResponse) -> Result<auth::CheckResponse, String> {
-    let status = answer.response.status();
-    if status != StatusCode::OK {
-        return Err(format!("the answer is {status}"));
-    }
-    let in_head = answer.response.headers().get("grpc-status");
-    let trailers: Option<&HeaderMap> = answer.trailers.as_ref();
-    let code = in_head.or_else(|| trailers?.get("grpc-status"));
-    if code.map(HeaderValue::as_bytes) != Some(b"0") {
-        return Err(format!("the gRPC status is {code:?}"));
-    }
-    let frame = answer.response.body();
-    let (Some([0, a, b, c, d]), Some(rest)) = (frame.first_chunk::<5>(), frame.get(5..)) else {
-        return Err("the answer has no message".to_owned());
-    };
-    let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-    let bytes = rest.get(..length).ok_or("the message is cut off")?;
-    auth::CheckResponse::decode(bytes).map_err(|error| error.to_string())
 }
 
 fn attributes(

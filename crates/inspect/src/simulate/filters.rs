@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use weft_config::http_filter::{FilterOverride, HttpFilterConfig, OverrideLevels};
 use weft_config::jwt::RemoteKeySource;
 use weft_config::local_rate_limit::{LocalRateLimit, RateLimitCounts};
+use weft_config::rate_limit::{RateLimitFilter, RouteLimits};
 use weft_config::rbac::Action;
 use weft_config::{DataSource, HttpFilter, HttpManager, Metadata, Rbac, RpcBridge};
 use weft_filters::call::{Call as ServiceCall, Calling};
@@ -147,11 +148,18 @@ fn limited(
         Some(FilterOverride::LocalRateLimit(route)) => route,
         _ => own,
     };
-    let holds = limit.bucket.is_some() && limit.enabled.numerator > 0;
+    let has = limit.limiter.has_default() || limit.limiter.has_descriptors();
+    let holds = has && limit.enabled.numerator > 0;
     (holds && limit.enforced.numerator > 0).then(|| {
         let status = limit.status.as_u16();
         format!("{name}: a request too many is answered with {status}")
     })
+}
+
+/// What is to be said of a limit that a service counts.
+fn limited_by_service(configured: &HttpFilter, own: &RateLimitFilter) -> String {
+    let (name, domain) = (&configured.name, &own.domain);
+    format!("{name}: a rate limit service counts requests of domain {domain}; it is not asked here")
 }
 
 /// Runs the filters in their order. Each looks at the route as those before it have made it; which
@@ -218,6 +226,10 @@ pub(super) async fn run<'a>(
                 notes.extend(limited(configured, own, context.overrides));
                 continue;
             }
+            HttpFilterConfig::RateLimit(own) => {
+                notes.push(limited_by_service(configured, own));
+                continue;
+            }
             _ => {}
         }
         let verdict = filter.request(&mut context).await;
@@ -277,6 +289,7 @@ fn context<'c>(
         forwarded: selection.forwards(),
         overrides: selection.overrides(),
         route_metadata: selection.metadata(),
+        limits: RouteLimits::default(),
         connection,
         remote: around.remote,
         metadata,

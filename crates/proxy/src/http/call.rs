@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use weft_config::name_cache::NameCache;
 use weft_filters::call::{Calling, Resolving};
-use weft_filters::{Call, CallError, CallResponse, Calls, NameError};
+use weft_filters::{Call, CallError, CallResponse, Calls, CounterGroup, NameError};
 use weft_upstream::{
     FailureKind, NameFailure, PickContext, RequestBody, ResponseBody, SendOptions,
 };
@@ -49,6 +49,22 @@ impl Calls for Worker {
                 Err(CallError::Timeout)
             })
         })
+    }
+
+    fn counters(
+        &self,
+        cluster: &str,
+        prefix: &Arc<str>,
+        names: &'static [&'static str],
+    ) -> Option<Arc<CounterGroup>> {
+        let cluster = self.clusters.get(cluster)?;
+        Some(cluster.counters(prefix, names))
+    }
+
+    fn charge(&self, cluster: &str, status: StatusCode) {
+        if let Some(cluster) = self.clusters.get(cluster) {
+            cluster.charge_local_response(None, status.as_u16());
+        }
     }
 
     fn leads_to_named(&self, cluster: &str) -> bool {

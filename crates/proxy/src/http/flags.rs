@@ -52,6 +52,8 @@ flags! {
     RATE_LIMITED = 11 "RL" "RateLimited";
     /// An authorization service refused, or could not be asked.
     UNAUTHORIZED_EXTERNAL_SERVICE = 12 "UAEX" "UnauthorizedExternalService";
+    /// A rate limit service could not be asked.
+    RATE_LIMITER_SERVICE_ERROR = 13 "RLSE" "RateLimitServiceError";
     /// The client went away.
     DOWNSTREAM_CONNECTION_TERMINATION = 15 "DC" "DownstreamConnectionTermination";
     /// No try was left, or no retry was allowed.

@@ -274,6 +274,9 @@ impl Selection {
                 route_metadata: self
                     .found()
                     .and_then(|found| found.route.metadata.as_deref()),
+                limits: self.found().map_or_else(Default::default, |found| {
+                    RouteConfig::rate_limits(&found.vhost, &found.route)
+                }),
                 connection: &downstream.connection,
                 remote: exchange.remote.ip(),
                 metadata: &mut exchange.metadata,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use weft_config::Metadata;
 use weft_config::rbac::{Head, RbacFilter, Subject};
-use weft_config::rpc::{RpcFilter, RpcLimit};
+use weft_config::rpc::{RpcFilter, RpcLimit, RpcServiceLimit};
 use weft_core::metrics::Scope;
 use weft_filters::{
     Connection, ConnectionBucket, CounterGroup, Judged, RBAC_DENIED, RbacCounters, limit_clock,
@@ -17,6 +17,7 @@ use weft_net::Stream;
 use weft_rpc::{Attributes, Codec, Failure, Frame};
 
 use super::Refusal;
+use super::question::{Question, SERVICE_COUNTS};
 use super::tokens::{Edits, TokenFilter};
 use crate::connection::Registered;
 use crate::http::client_cert::peer_names;
@@ -102,6 +103,27 @@ enum Filter {
     Tokens(TokenFilter),
     /// Its counters are those of `LIMIT_COUNTS`.
     Limit(Arc<RpcLimit>, Arc<CounterGroup>),
+    /// Its counters are those of `SERVICE_COUNTS`.
+    ServiceLimit(Arc<RpcServiceLimit>, Arc<CounterGroup>),
+}
+
+/// How far a call has come.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    /// Through all filters.
+    Through,
+    /// Up to a service that has to be asked first.
+    Ask(Box<Question>),
+}
+
+/// Where a call goes on that a service has let pass.
+#[derive(Debug)]
+pub(super) struct Passed {
+    of: Arc<Vec<RpcFilter>>,
+    /// The next of these filters.
+    next: usize,
+    /// What filters have left.
+    left: Metadata,
 }
 
 /// What happened to calls under a limit, by Aeraki's names; [`OK`] and [`RATE_LIMITED`] are their places.
@@ -125,22 +147,37 @@ impl Gate {
     pub(super) fn admits(
         &self,
         (codec, frame, peer): (&'static dyn Codec, &mut Frame, &Peer),
-        logged: Option<&mut Metadata>,
+        (logged, passed): (Option<&mut Metadata>, Option<Passed>),
         (owner, worker): (&Arc<str>, &Worker),
         edit: impl Fn(&mut Frame, &Edits) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Admitted, Refusal> {
         let wanted = self.slot.load();
         let Some(wanted) = &*wanted else {
-            return Ok(());
+            return Ok(Admitted::Through);
         };
+        // Filters that have come while a service was asked look at the call from the first on, but it
+        // is counted once.
+        let (first, counted, mut unseen) = match passed {
+            Some(passed) if Arc::ptr_eq(&passed.of, wanted) => (passed.next, false, passed.left),
+            Some(passed) => (0, true, passed.left),
+            None => (0, false, Metadata::default()),
+        };
+
         let mut now = self.now.borrow_mut();
         if !now.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, wanted)) {
             *now = Filters::new(wanted, owner, worker);
         }
-        let mut unseen = Metadata::default();
         let is_logged = logged.is_some();
-        let metadata = logged.unwrap_or(&mut unseen);
-        for filter in &now.all {
+        let metadata = match logged {
+            Some(logged) => {
+                if first > 0 || counted {
+                    *logged = unseen;
+                }
+                logged
+            }
+            None => &mut unseen,
+        };
+        for (at, filter) in now.all.iter().enumerate().skip(first) {
             match filter {
                 Filter::Tokens(tokens) => {
                     let call = Attributes::new(codec, frame);
@@ -163,6 +200,22 @@ impl Gate {
                         return Err(denied(RBAC_DENIED, details.into()));
                     }
                 }
+                Filter::Limit(..) | Filter::ServiceLimit(..) if counted => {}
+                Filter::ServiceLimit(limit, counters) => {
+                    let call = Attributes::new(codec, frame);
+                    let descriptors = limit.descriptors(&call);
+                    if descriptors.is_empty() {
+                        continue;
+                    }
+                    let left = std::mem::take(metadata);
+                    let passed = Passed {
+                        of: Arc::clone(wanted),
+                        next: at + 1,
+                        left,
+                    };
+                    let question = Question::new((limit, counters), descriptors, passed);
+                    return Ok(Admitted::Ask(Box::new(question)));
+                }
                 Filter::Limit(limit, counters) => {
                     let call = Attributes::new(codec, frame);
                     if !limit.admits(&call, limit_clock()) {
@@ -173,7 +226,7 @@ impl Gate {
                 }
             }
         }
-        Ok(())
+        Ok(Admitted::Through)
     }
 }
 
@@ -211,6 +264,9 @@ impl Filters {
                 let names = ("", LIMIT_COUNTS);
                 let counters = kept.counters(&worker.registry, owner, scope, names);
                 Filter::Limit(Arc::clone(limit), counters)
+            }
+            RpcFilter::ServiceLimit(limit) => {
+                Filter::ServiceLimit(Arc::clone(limit), make("ratelimit.", SERVICE_COUNTS))
             }
             RpcFilter::Jwt(tokens) => Filter::Tokens(TokenFilter::new(tokens, owner, worker)),
         });

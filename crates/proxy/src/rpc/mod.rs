@@ -13,6 +13,7 @@ mod input;
 mod log;
 mod methods;
 mod outbox;
+mod question;
 mod send;
 mod stats;
 mod tokens;
@@ -33,8 +34,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use client::{Client, Connection};
 use faults::Befalls;
-use gate::{Gate, Peer};
+use gate::{Admitted, Gate, Passed, Peer};
 use log::{Logs, Told};
+use question::Question;
 use tokens::Edits;
 use trace::Tracer;
 use upstream::Upstream;
@@ -170,7 +172,7 @@ impl RpcManager {
             let span = tracer.begin((self.config.codec, &mut frame), &client.peer, random);
             told.traces(span);
         }
-        match self.forward(client, frame, &mut told) {
+        match self.forward(client, frame, &mut told, None) {
             Ok(upstream) => upstream.filter(|upstream| upstream.is_crowded()),
             Err(refusal) => {
                 self.refuse(client, (origin, oneway), refusal, told);
@@ -199,17 +201,19 @@ impl RpcManager {
         told.refused(refusal, self.config.codec, None);
     }
 
-    /// Lets a request pass the filters, finds its route, and sends it there. `None`: a fault delays it.
+    /// Lets a request pass the filters, finds its route, and sends it there. `None`: a fault delays it, or a
+    /// service is asked first. `passed` is how far it has come before.
     fn forward(
         self: &Rc<Self>,
         client: &Rc<Client>,
         mut frame: Frame,
         told: &mut Told,
+        passed: Option<Passed>,
     ) -> Result<Option<Rc<Upstream>>, Refusal> {
         let loaded = self.routes.load();
         let codec = self.config.codec;
         let prefix = &self.config.stat_prefix;
-        {
+        if passed.is_none() {
             let attributes = Attributes::new(codec, &frame);
             told.describe(&self.logs, &attributes);
             let registry = &self.worker.registry;
@@ -217,7 +221,13 @@ impl RpcManager {
         }
         let (call, of) = ((codec, &mut frame, &*client.peer), (prefix, &*self.worker));
         let edit = |frame: &mut Frame, edits: &Edits| self.edit(frame, edits);
-        self.gate.admits(call, told.metadata(), of, edit)?;
+        let admitted = self
+            .gate
+            .admits(call, (told.metadata(), passed), of, edit)?;
+        if let Admitted::Ask(question) = admitted {
+            self.ask(client, frame, question, std::mem::take(told));
+            return Ok(None);
+        }
         let Some(routes) = &*loaded else {
             let text = "weft: there are no routes yet".to_owned();
             return Err(Refusal::new(Failure::NoRoute, text));
@@ -259,6 +269,36 @@ impl RpcManager {
             }
         }
         Ok(())
+    }
+
+    /// Lets a call wait for what a service says of it.
+    fn ask(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        frame: Frame,
+        question: Box<Question>,
+        told: Told,
+    ) {
+        let number = client.number();
+        let bytes = frame.bytes().len();
+        client.hold(number, bytes);
+        let (manager, client) = (Rc::clone(self), Rc::downgrade(client));
+        tokio::task::spawn_local(async move {
+            let answer = question.ask(&manager.worker).await;
+            let Some(client) = client.upgrade() else {
+                return;
+            };
+            if !client.release(number, bytes) {
+                return;
+            }
+            let asked = (frame.origin(), frame.kind() == Kind::Oneway);
+            let mut told = told;
+            let sent =
+                answer.and_then(|passed| manager.forward(&client, frame, &mut told, Some(passed)));
+            if let Err(refusal) = sent {
+                manager.refuse(&client, asked, refusal, told);
+            }
+        });
     }
 
     /// Answers a call that a fault has chosen.

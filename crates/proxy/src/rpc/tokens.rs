@@ -14,6 +14,7 @@ use weft_config::call::CallView;
 use weft_config::format::Pseudo;
 use weft_config::http_filter::{HttpFilterConfig, OverrideLevels};
 use weft_config::jwt::{JwtAuthn, RemoteKeySource};
+use weft_config::rate_limit::RouteLimits;
 use weft_config::{DataSource, HttpFilter, Metadata};
 use weft_core::metrics::Scope;
 use weft_filters::{
@@ -137,6 +138,7 @@ impl TokenFilter {
             forwarded: true,
             overrides: OverrideLevels::default(),
             route_metadata: None,
+            limits: RouteLimits::default(),
             connection,
             remote: connection.peer.ip(),
             metadata,

@@ -12,6 +12,7 @@ mod rpc_bridge;
 mod rpc_limits;
 mod rpc_local_limits;
 mod rpc_policies;
+mod rpc_service_limits;
 mod rpc_thrift;
 mod rpc_tracing;
 mod uploads;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{
-    CallBucket, CallLimit, Destination, GatewayRef, HeaderOperations, HeaderOps, HttpAction,
-    HttpMatch, HttpRoute, LimitCondition, RouteDestination, StringMatch, VirtualService,
+    CallBucket, CallLimit, CallLimits, Destination, GatewayRef, HeaderOperations, HeaderOps,
+    HttpAction, HttpMatch, HttpRoute, LimitCondition, RouteDestination, ServiceCallLimit,
+    StringMatch, VirtualService,
 };
 use weft_proto::aeraki::metaprotocol::v1alpha1 as pb;
 
@@ -19,6 +20,8 @@ use crate::check::{At, Context};
 const MAX_MUTATION: usize = 16 * 1024;
 /// Attachments that a route sets, and conditions of a limit, as proxies take them.
 const MAX_ENTRIES: usize = 1000;
+/// Descriptors of a limit by a service, as proxies take them.
+const MAX_DESCRIPTORS: usize = 100;
 /// Least time between two fills, as in Aeraki.
 const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -42,10 +45,6 @@ pub(crate) fn meta_router(
                 .error("gateways route no RPC requests: remove it, or write \"mesh\"");
         }
     }
-    if global_rate_limit.is_some() {
-        at.field("globalRateLimit")
-            .error("is not supported: remove it, or use localRateLimit");
-    }
     if hosts.len() != 1 {
         at.field("hosts")
             .error("there must be one host: write a rule for each");
@@ -63,6 +62,10 @@ pub(crate) fn meta_router(
     let list = at.field("routes");
     let numbered = routes.into_iter().enumerate();
     let http = numbered.filter_map(|(index, one)| route(one, context, list.index(index)));
+    let local = local_rate_limit.map(|limit| limit_of(limit, at.field("localRateLimit")));
+    let global = global_rate_limit
+        .and_then(|limit| service_limit(limit, context, at.field("globalRateLimit")));
+    let limits = (local.is_some() || global.is_some()).then_some(CallLimits { local, global });
     VirtualService {
         meta: context.meta(),
         hosts,
@@ -73,8 +76,7 @@ pub(crate) fn meta_router(
         http: http.collect(),
         tls: Vec::new(),
         tcp: Vec::new(),
-        call_limit: local_rate_limit
-            .map(|limit| Arc::new(limit_of(limit, at.field("localRateLimit")))),
+        call_limit: limits.map(Arc::new),
     }
 }
 
@@ -248,6 +250,81 @@ fn limit_of(message: pb::LocalRateLimit, at: At<'_>) -> CallLimit {
     CallLimit {
         conditions: conditions.collect(),
         rest,
+    }
+}
+
+fn service_limit(
+    message: pb::GlobalRateLimit,
+    context: &Context<'_>,
+    at: At<'_>,
+) -> Option<ServiceCallLimit> {
+    let pb::GlobalRateLimit {
+        r#match,
+        domain,
+        request_timeout,
+        deny_on_fail,
+        rate_limit_service,
+        descriptors,
+    } = message;
+    for (field, text) in [
+        ("domain", &domain),
+        ("rateLimitService", &rate_limit_service),
+    ] {
+        if text.is_empty() {
+            at.field(field).error("is missing: write it");
+        }
+    }
+    let cluster = at.field("rateLimitService");
+    if !rate_limit_service.is_empty() {
+        service_host(&rate_limit_service, context, cluster);
+    }
+    let list = at.field("descriptors");
+    if descriptors.is_empty() {
+        list.error("there is none: name a property and its descriptorKey");
+    } else if descriptors.len() > MAX_DESCRIPTORS {
+        list.error(format_args!(
+            "there are more than {MAX_DESCRIPTORS} entries"
+        ));
+    }
+    let numbered = descriptors.into_iter().enumerate();
+    let descriptors = numbered.map(|(index, one)| {
+        let at = list.index(index);
+        let pb::global_rate_limit::Descriptor {
+            property,
+            descriptor_key,
+        } = one;
+        for (field, text) in [("property", &property), ("descriptorKey", &descriptor_key)] {
+            if text.is_empty() {
+                at.field(field).error("is empty: write it");
+            }
+        }
+        (property.into(), descriptor_key.into())
+    });
+    let timeout = request_timeout.map(|time| {
+        let at = at.field("requestTimeout");
+        at.duration(Some(time), Duration::from_millis(1))
+    });
+    Some(ServiceCallLimit {
+        attributes: attributes(r#match, at.field("match")),
+        domain: domain.into(),
+        cluster: rate_limit_service.into(),
+        timeout: match timeout {
+            Some(time) => Some(time?),
+            None => None,
+        },
+        deny_on_fail,
+        descriptors: descriptors.collect(),
+    })
+}
+
+/// A cluster that is written in its four parts, as Aeraki's pages do.
+fn service_host(cluster: &str, context: &Context<'_>, at: At<'_>) {
+    let parts: Vec<&str> = cluster.split('|').collect();
+    match parts[..] {
+        ["outbound", port, _, host] if port.parse::<u16>().is_ok_and(|port| port > 0) => {
+            at.ok(hostname(host, context));
+        }
+        _ => at.error("is no cluster: write outbound|PORT||HOST"),
     }
 }
 

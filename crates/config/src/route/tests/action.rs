@@ -346,7 +346,7 @@ fn faults_of_routes_are_refused_with_their_paths() {
         ),
         (
             vhost("{match: {prefix: /}, route: {cluster: c, rate_limits: [{}]}}"),
-            "virtual_hosts[0].routes[0].route.rate_limits: is not supported",
+            "virtual_hosts[0].routes[0].route.rate_limits[0].actions: is required",
         ),
         (
             vhost(

@@ -246,7 +246,9 @@ fn host(message: VirtualHostMatch, target: PatchTarget, at: At<'_>) -> HostCondi
         route,
         domain_name,
     } = message;
-    if target != PatchTarget::HttpRoute && route.is_some() {
+    // Istio's page about rate limits asks for any route of a virtual host, which says nothing.
+    let says = |route: &RouteMatch| !route.name.is_empty() || route.action != Action::Any as i32;
+    if target != PatchTarget::HttpRoute && route.as_ref().is_some_and(says) {
         at.field("route")
             .error("it is looked at only with applyTo HTTP_ROUTE: remove it");
     }

@@ -1,6 +1,6 @@
 //! Counters whose prefix the configuration gives.
 
-use weft_core::metrics::{Counter, StatSet, StatVisitor, Value};
+use crate::metrics::{Counter, StatSet, StatVisitor, Value};
 
 /// Counters `<prefix><name>`, used by the place of their name.
 #[derive(Debug)]
@@ -21,8 +21,7 @@ impl CounterGroup {
     }
 
     /// The count of the name at `place`.
-    #[cfg(test)]
-    pub(crate) fn get(&self, place: usize) -> u64 {
+    pub fn get(&self, place: usize) -> u64 {
         self.counters.get(place).map_or(0, Counter::get)
     }
 
