@@ -137,27 +137,47 @@ impl Peers {
 
     /// The folder with the jars of a release of Dubbo, from Maven Central; for a class path.
     pub fn dubbo(&self, release: &str) -> PathBuf {
-        let folder = self.folder.join(format!("dubbo-{release}"));
+        let wanted = [
+            ("org.apache.dubbo", "dubbo", release),
+            ("org.slf4j", "slf4j-simple", "1.7.36"),
+        ];
+        let classes = [
+            "org.apache.dubbo.config.ServiceConfig",
+            "org.slf4j.impl.SimpleLogger",
+        ];
+        self.maven(&format!("dubbo-{release}"), &wanted, &classes)
+    }
+
+    /// The same of SOFARPC.
+    pub fn sofa_rpc(&self, release: &str) -> PathBuf {
+        let wanted = [("com.alipay.sofa", "sofa-rpc-all", release)];
+        let classes = [
+            "com.alipay.sofa.rpc.config.ProviderConfig",
+            "com.alipay.remoting.rpc.protocol.RpcProtocolV2",
+        ];
+        self.maven(&format!("sofa-rpc-{release}"), &wanted, &classes)
+    }
+
+    /// Jars in a folder of their own, with all that they need; they are there if `classes` are in them.
+    fn maven(&self, folder: &str, wanted: &[(&str, &str, &str)], classes: &[&str]) -> PathBuf {
+        let what = folder;
+        let folder = self.folder.join(folder);
         let jars = folder.join("jars");
         let works = || {
             let mut look = Command::new("javap");
             look.arg("-cp").arg(jars.join("*"));
-            look.args([
-                "org.apache.dubbo.config.ServiceConfig",
-                "org.slf4j.impl.SimpleLogger",
-            ]);
-            output(&mut look)
+            output(look.args(classes))
         };
         let hint = format!(
             "needs a JDK 17 or newer and Maven (Debian: apt install default-jdk-headless maven) and a \
-             way to Maven Central; or point WEFT_PEERS_DIR at a folder where {} has dubbo {release} \
-             and slf4j-simple with all that they need",
+             way to Maven Central; or point WEFT_PEERS_DIR at a folder where {} has {wanted:?} with all \
+             that they need",
             jars.display()
         );
-        self.install("Dubbo", &hint, works, || {
+        self.install(what, &hint, works, || {
             std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
             let project = folder.join("pom.xml");
-            std::fs::write(&project, dubbo_project(release)).map_err(|error| error.to_string())?;
+            std::fs::write(&project, maven_project(wanted)).map_err(|error| error.to_string())?;
             let mut maven = Command::new("mvn");
             maven.args(["--batch-mode", "--quiet", "-f"]).arg(&project);
             maven.arg("dependency:copy-dependencies");
@@ -218,20 +238,19 @@ impl Peers {
     }
 }
 
-/// What is asked of Maven Central.
-fn dubbo_project(release: &str) -> String {
-    let dependency = |group: &str, artifact: &str, version: &str| {
+/// What is asked of Maven Central: groups, artifacts and their versions.
+fn maven_project(wanted: &[(&str, &str, &str)]) -> String {
+    let dependency = |(group, artifact, version): &(&str, &str, &str)| {
         format!(
             "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
              <version>{version}</version></dependency>"
         )
     };
+    let dependencies: String = wanted.iter().map(dependency).collect();
     format!(
         "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
-         <groupId>peers</groupId><artifactId>dubbo-peer</artifactId><version>1</version>\
-         <dependencies>{}{}</dependencies></project>",
-        dependency("org.apache.dubbo", "dubbo", release),
-        dependency("org.slf4j", "slf4j-simple", "1.7.36"),
+         <groupId>peers</groupId><artifactId>peer</artifactId><version>1</version>\
+         <dependencies>{dependencies}</dependencies></project>"
     )
 }
 
