@@ -15,8 +15,6 @@ const THRIFT_PACKAGE: &str = "thrift>=0.22,<0.30";
 const TARS_NODE_PACKAGES: [&str; 2] = ["@tars/rpc@2.0.15", "@tars/stream@^2.0"];
 /// What is asked of npm.
 const NODE_PACKAGES: [&str; 2] = ["@grpc/grpc-js@^1.14", "@grpc/grpc-js-xds@^1.14"];
-/// The release of SOFARPC, from Maven Central.
-const SOFA_RPC: &str = "5.13.2";
 /// What is asked of npm for SOFA Bolt.
 const RPC_NODE_PACKAGES: [&str; 2] = ["sofa-bolt-node@2.0.1", "sofa-rpc-node@^2.9"];
 
@@ -139,55 +137,51 @@ impl Peers {
 
     /// The folder with the jars of a release of Dubbo, from Maven Central; for a class path.
     pub fn dubbo(&self, release: &str) -> PathBuf {
-        let folder = self.folder.join(format!("dubbo-{release}"));
-        let jars = folder.join("jars");
-        let works = || {
-            let mut look = Command::new("javap");
-            look.arg("-cp").arg(jars.join("*"));
-            look.args([
-                "org.apache.dubbo.config.ServiceConfig",
-                "org.slf4j.impl.SimpleLogger",
-            ]);
-            output(&mut look)
-        };
-        let hint = format!(
-            "needs a JDK 17 or newer and Maven (Debian: apt install default-jdk-headless maven) and a \
-             way to Maven Central; or point WEFT_PEERS_DIR at a folder where {} has dubbo {release} \
-             and slf4j-simple with all that they need",
-            jars.display()
-        );
-        self.install("Dubbo", &hint, works, || {
-            let wanted = [
-                dependency("org.apache.dubbo", "dubbo", release),
-                dependency("org.slf4j", "slf4j-simple", "1.7.36"),
-            ];
-            jars_of(&folder, &jars, &maven_project("dubbo-peer", &wanted))
-        });
-        jars
+        let wanted = [
+            ("org.apache.dubbo", "dubbo", release),
+            ("org.slf4j", "slf4j-simple", "1.7.36"),
+        ];
+        let classes = [
+            "org.apache.dubbo.config.ServiceConfig",
+            "org.slf4j.impl.SimpleLogger",
+        ];
+        self.maven(&format!("dubbo-{release}"), &wanted, &classes)
     }
 
-    /// The folder with the jars of SOFARPC, from Maven Central; for a class path.
-    pub fn sofa_rpc(&self) -> PathBuf {
-        let folder = self.folder.join(format!("sofa-rpc-{SOFA_RPC}"));
+    /// The same of SOFARPC.
+    pub fn sofa_rpc(&self, release: &str) -> PathBuf {
+        let wanted = [("com.alipay.sofa", "sofa-rpc-all", release)];
+        let classes = [
+            "com.alipay.sofa.rpc.config.ProviderConfig",
+            "com.alipay.remoting.rpc.protocol.RpcProtocolV2",
+        ];
+        self.maven(&format!("sofa-rpc-{release}"), &wanted, &classes)
+    }
+
+    /// Jars in a folder of their own, with all that they need; they are there if `classes` are in them.
+    fn maven(&self, folder: &str, wanted: &[(&str, &str, &str)], classes: &[&str]) -> PathBuf {
+        let what = folder;
+        let folder = self.folder.join(folder);
         let jars = folder.join("jars");
         let works = || {
             let mut look = Command::new("javap");
             look.arg("-cp").arg(jars.join("*"));
-            look.args([
-                "com.alipay.sofa.rpc.config.ProviderConfig",
-                "com.caucho.hessian.io.Hessian2Input",
-            ]);
-            output(&mut look)
+            output(look.args(classes))
         };
         let hint = format!(
             "needs a JDK 17 or newer and Maven (Debian: apt install default-jdk-headless maven) and a \
-             way to Maven Central; or point WEFT_PEERS_DIR at a folder where {} has sofa-rpc-all {SOFA_RPC} \
-             with all that it needs",
+             way to Maven Central; or point WEFT_PEERS_DIR at a folder where {} has {wanted:?} with all \
+             that they need",
             jars.display()
         );
-        self.install("SOFARPC", &hint, works, || {
-            let wanted = [dependency("com.alipay.sofa", "sofa-rpc-all", SOFA_RPC)];
-            jars_of(&folder, &jars, &maven_project("sofa-peer", &wanted))
+        self.install(what, &hint, works, || {
+            std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+            let project = folder.join("pom.xml");
+            std::fs::write(&project, maven_project(wanted)).map_err(|error| error.to_string())?;
+            let mut maven = Command::new("mvn");
+            maven.args(["--batch-mode", "--quiet", "-f"]).arg(&project);
+            maven.arg("dependency:copy-dependencies");
+            run(maven.arg(format!("-DoutputDirectory={}", jars.display())))
         });
         jars
     }
@@ -244,32 +238,20 @@ impl Peers {
     }
 }
 
-fn dependency(group: &str, artifact: &str, version: &str) -> String {
-    format!(
-        "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
-         <version>{version}</version></dependency>"
-    )
-}
-
-/// What is asked of Maven Central.
-fn maven_project(name: &str, dependencies: &[String]) -> String {
+/// What is asked of Maven Central: groups, artifacts and their versions.
+fn maven_project(wanted: &[(&str, &str, &str)]) -> String {
+    let dependency = |(group, artifact, version): &(&str, &str, &str)| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
+             <version>{version}</version></dependency>"
+        )
+    };
+    let dependencies: String = wanted.iter().map(dependency).collect();
     format!(
         "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
-         <groupId>peers</groupId><artifactId>{name}</artifactId><version>1</version>\
-         <dependencies>{}</dependencies></project>",
-        dependencies.concat()
+         <groupId>peers</groupId><artifactId>peer</artifactId><version>1</version>\
+         <dependencies>{dependencies}</dependencies></project>"
     )
-}
-
-/// Brings the jars of a project and of all that it needs.
-fn jars_of(folder: &Path, jars: &Path, project: &str) -> Result<(), String> {
-    std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-    let file = folder.join("pom.xml");
-    std::fs::write(&file, project).map_err(|error| error.to_string())?;
-    let mut maven = Command::new("mvn");
-    maven.args(["--batch-mode", "--quiet", "-f"]).arg(&file);
-    maven.arg("dependency:copy-dependencies");
-    run(maven.arg(format!("-DoutputDirectory={}", jars.display())))
 }
 
 fn lock(folder: &Path) -> File {

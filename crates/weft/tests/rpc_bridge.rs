@@ -267,7 +267,7 @@ async fn json_calls_dubbo_2_7() {
 async fn json_calls_sofa_rpc() {
     let _turn = one_at_a_time();
     let folder = ConfigFolder::new();
-    let jars = Peers::new().sofa_rpc();
+    let jars = Peers::new().sofa_rpc("5.13.2");
     let port = free_port();
     let mut server = store(&folder, &jars, "SofaStore", port);
     assert_eq!(server.answer().await, json!({"ready": true}));

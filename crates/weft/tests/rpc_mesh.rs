@@ -5,10 +5,16 @@
 mod bridge;
 #[path = "rpc/dubbo.rs"]
 mod dubbo;
+#[path = "rpc/errors.rs"]
+mod errors;
+#[path = "rpc/java.rs"]
+mod java;
 #[path = "twins/limit_service.rs"]
 mod limit_service;
 #[path = "rpc/mesh.rs"]
 mod mesh;
+#[path = "rpc/peers.rs"]
+mod peers;
 #[path = "rpc/mesh_spans.rs"]
 mod spans;
 
@@ -23,10 +29,14 @@ use weft_testkit::{Dataplane, Peers, Script, eventually, free_port, one_at_a_tim
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// Where the programs of peers are.
+fn programs() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/rpc")
+}
+
 fn script(modules: &PathBuf, file: &str, arguments: &[String]) -> Command {
-    let at = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/rpc");
     let mut command = Command::new("node");
-    command.arg(at.join(file)).args(arguments);
+    command.arg(programs().join(file)).args(arguments);
     command.env("NODE_PATH", modules);
     command
 }

@@ -109,16 +109,32 @@ impl Methods {
         stats
     }
 
+    /// Counts a call that must not take a place: a method that has none is one of the others.
+    pub(super) fn count_known(
+        &self,
+        call: &Call<'_>,
+        registry: &Registry,
+        owner: &Arc<str>,
+    ) -> Arc<MethodStats> {
+        let stats = self.known(call);
+        let stats = stats.unwrap_or_else(|| self.other(registry, owner));
+        stats.request.inc();
+        stats
+    }
+
+    fn known(&self, call: &Call<'_>) -> Option<Arc<MethodStats>> {
+        let known = self.by_name.borrow();
+        let stats = known.get(call.interface?)?.get(call.method?)?;
+        Some(Arc::clone(stats))
+    }
+
     fn of(&self, call: &Call<'_>, registry: &Registry, owner: &Arc<str>) -> Arc<MethodStats> {
+        if let Some(stats) = self.known(call) {
+            return stats;
+        }
         let (Some(interface), Some(method)) = (call.interface, call.method) else {
             return self.other(registry, owner);
         };
-        let known = self.by_name.borrow();
-        let known_method = known.get(interface).and_then(|all| all.get(method));
-        if let Some(stats) = known_method {
-            return Arc::clone(stats);
-        }
-        drop(known);
         let full = self.count.get() >= MAX_METHODS;
         if full || !is_name(interface) || !is_name(method) {
             return self.other(registry, owner);
@@ -153,6 +169,32 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_that_are_kept_out_take_no_place() {
+        let (registry, methods) = (Registry::default(), Methods::default());
+        let owner = Arc::from("d.p");
+        let names: Vec<String> = (0..300).map(|number| format!("m{number}")).collect();
+        let of = |method| Call {
+            interface: Some("shop.Cart"),
+            method: Some(method),
+            ..Call::default()
+        };
+        for name in &names {
+            methods.count_known(&of(name), &registry, &owner);
+        }
+        methods.count(&of("m299"), &registry, &owner);
+        methods.count_known(&of("m299"), &registry, &owner);
+        let all = registry.collect();
+        let [(_, values)] = &all[..] else {
+            panic!("{all:?}")
+        };
+        let request = |name: &str| values.get(&format!("method.{name}.request"));
+        let counted = |count| Some(Value::Counter(count));
+        assert_eq!(request("shop.Cart|m299").cloned(), counted(2));
+        assert_eq!(request("(other)|(other)").cloned(), counted(300));
+        assert!(request("shop.Cart|m1").is_none());
+    }
 
     #[test]
     fn so_many_methods_are_told_apart_and_the_rest_is_counted_together() {

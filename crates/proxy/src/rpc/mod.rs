@@ -216,18 +216,28 @@ impl RpcManager {
         if passed.is_none() {
             let attributes = Attributes::new(codec, &frame);
             told.describe(&self.logs, &attributes);
-            let registry = &self.worker.registry;
-            told.counts(self.methods.count(attributes.call(), registry, prefix));
         }
         let (call, of) = ((codec, &mut frame, &*client.peer), (prefix, &*self.worker));
         let edit = |frame: &mut Frame, edits: &Edits| self.edit(frame, edits);
-        let admitted = self
-            .gate
-            .admits(call, (told.metadata(), passed), of, edit)?;
-        if let Admitted::Ask(question) = admitted {
-            self.ask(client, frame, question, std::mem::take(told));
-            return Ok(None);
+        let admitted = self.gate.admits(call, (told.metadata(), passed), of, edit);
+        let admitted = match admitted {
+            Ok(Admitted::Ask(question)) => {
+                self.ask(client, frame, question, std::mem::take(told));
+                return Ok(None);
+            }
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(refusal),
+        };
+        {
+            let attributes = Attributes::new(codec, &frame);
+            let (call, registry) = (attributes.call(), &self.worker.registry);
+            // Whoever is kept out makes no statistics.
+            told.counts(match &admitted {
+                Ok(()) => self.methods.count(call, registry, prefix),
+                Err(_) => self.methods.count_known(call, registry, prefix),
+            });
         }
+        admitted?;
         let Some(routes) = &*loaded else {
             let text = "weft: there are no routes yet".to_owned();
             return Err(Refusal::new(Failure::NoRoute, text));

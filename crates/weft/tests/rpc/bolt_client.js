@@ -45,10 +45,16 @@ function connect() {
   socket.on('error', lost);
 }
 
+// Servers in Java choose a method by the classes of its arguments.
+function typed(arg) {
+  const $class = typeof arg === 'number' ? 'int' : 'java.lang.String';
+  return { $class, $: arg };
+}
+
 function request(service, method, args, timeout, oneway) {
   id += 1;
   const packet = {
-    serverSignature: service, methodName: method, args, timeout, oneway,
+    serverSignature: service, methodName: method, args: args.map(typed), timeout, oneway,
     targetAppName: 'shop', requestProps: null,
   };
   return new Promise(resolve => {

@@ -1,66 +1,19 @@
 //! Dubbo's own Java programs across the mesh.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weft_testkit::{ConfigFolder, Peers, Script, eventually, free_port, one_at_a_time};
+use weft_testkit::{eventually, free_port, one_at_a_time};
 
+use super::java::Java;
 use super::mesh::RpcMesh;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// The programs, compiled against a release of Dubbo.
-struct Java {
-    /// Its jars.
-    jars: PathBuf,
-    classes: PathBuf,
-    hosts: PathBuf,
-}
-
-impl Java {
-    fn new(folder: &ConfigFolder, release: &str) -> Self {
-        let jars = Peers::new().dubbo(release);
-        let classes = folder.path("classes");
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rpc/java/shop");
-        let mut compile = Command::new("javac");
-        compile.arg("-nowarn").arg("-d").arg(&classes).arg("-cp");
-        compile.arg(jars.join("*"));
-        compile.args(["Cart.java", "Peer.java"].map(|file| sources.join(file)));
-        let output = compile
-            .output()
-            .expect("javac, of the JDK that Maven runs on");
-        assert!(output.status.success(), "{output:?}");
-        // Dubbo asks how this machine is called, which not every machine can tell.
-        let hosts = folder.write_beside("hosts", "127.0.0.1 localhost\n");
-        Self {
-            jars,
-            classes,
-            hosts,
-        }
-    }
-
-    fn start(&self, folder: &ConfigFolder, name: &str, arguments: &[&str]) -> Script {
-        let mut command = Command::new("java");
-        let path = format!("{}:{}/*", self.classes.display(), self.jars.display());
-        command
-            .args(["--add-opens=java.base/java.lang=ALL-UNNAMED", "-Xmx192m"])
-            .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
-            .arg(format!("-Djdk.net.hosts.file={}", self.hosts.display()))
-            .arg("-Ddubbo.network.interface.ignored=.*")
-            .arg("-Ddubbo.application.serialize-check-status=DISABLE")
-            .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error")
-            .args(["-cp", &path, "shop.Peer"])
-            .args(arguments);
-        Script::start(name, command, &folder.log(&format!("{name}.log")))
-    }
-}
-
 async fn calls_pass(release: &str, serialization: &str) {
     let mesh = RpcMesh::start("tcp-metaprotocol-dubbo-cart").await;
     mesh.split(80, 20);
-    let java = Java::new(&mesh.folder, release);
+    let java = Java::dubbo(&mesh.folder, release);
     let mut running = Vec::new();
     for (version, name) in [(1, "one"), (2, "two")] {
         let port = free_port();

@@ -20,7 +20,8 @@ pub(crate) struct RpcMesh {
     pub(crate) port: u16,
 }
 
-/// The service: two versions, and in the subset `near` a host that is not there beside the first.
+/// The service: two versions; in the subset `near` a host that is not there beside the first, in `nobody` none at
+/// all. `few` is the first version, which takes one call at a time.
 fn service(port: u16, port_name: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  \
@@ -32,10 +33,15 @@ fn service(port: u16, port_name: &str) -> String {
          apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  \
          host: {HOST}\n  trafficPolicy: {{loadBalancer: {{simple: ROUND_ROBIN}}}}\n  subsets:\n  \
          - {{name: v1, labels: {{version: v1}}}}\n  - {{name: v2, labels: {{version: v2}}}}\n  \
-         - {{name: near, labels: {{group: near}}}}\n---\n\
+         - {{name: near, labels: {{group: near}}}}\n  - {{name: nobody, labels: {{version: v9}}}}\n  \
+         - {{name: few, labels: {{version: v1}}, trafficPolicy: {{connectionPool: {{http: {{http2MaxRequests: 1}}}}}}}}\n---\n\
          apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: shop, namespace: shop}}\n\
          spec: {{mtls: {{mode: STRICT}}}}\n"
     )
+}
+
+fn to(subset: &str) -> String {
+    format!("destination: {{host: {HOST}, subset: {subset}}}")
 }
 
 impl RpcMesh {
@@ -66,15 +72,50 @@ impl RpcMesh {
     /// Calls with the attachment `tag: gray` go to the second version, those of `slow` of the interface within 700 ms; those of `notes` where half of the hosts
     /// is not there; all others are divided.
     pub(crate) fn split(&self, v1: u32, v2: u32) {
-        let to = |subset: &str| format!("destination: {{host: {HOST}, subset: {subset}}}");
         let (one, two, near) = (to("v1"), to("v2"), to("near"));
-        let text = format!(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  \
-             hosts: [{HOST}]\n  http:\n  \
-             - match: [{{headers: {{tag: {{exact: gray}}}}}}]\n    route: [{{{two}}}]\n  \
+        self.rules(&format!(
+            "- match: [{{headers: {{tag: {{exact: gray}}}}}}]\n    route: [{{{two}}}]\n  \
              - match: [{{uri: {{prefix: /slo}}, authority: {{exact: shop.Cart}}}}]\n    timeout: 700ms\n    route: [{{{two}}}]\n  \
              - match: [{{method: {{exact: notes}}}}]\n    route: [{{{near}}}]\n  \
              - route:\n    - {{{one}, weight: {v1}}}\n    - {{{two}, weight: {v2}}}\n"
+        ));
+    }
+
+    /// All calls go to a subset, those of `slow` within 700 ms.
+    pub(crate) fn all_to(&self, subset: &str) {
+        let to = to(subset);
+        self.rules(&format!(
+            "- match: [{{method: {{exact: slow}}}}]\n    timeout: 700ms\n    route: [{{{to}}}]\n  - route: [{{{to}}}]\n"
+        ));
+    }
+
+    /// Routes by the attachment `tag`; calls without one, or another one, have none.
+    pub(crate) fn by_tag(&self) {
+        let (one, few, nobody) = (to("v1"), to("few"), to("nobody"));
+        let tag = |tag: &str| format!("{{headers: {{tag: {{exact: {tag}}}}}}}");
+        let (busy, lost, slow) = (tag("busy"), tag("lost"), tag("slow"));
+        let fine = ["fine", "denied", "limited"].map(tag).join(", ");
+        self.rules(&format!(
+            "- match: [{busy}]\n    route: [{{{few}}}]\n  - match: [{lost}]\n    route: [{{{nobody}}}]\n  \
+             - match: [{slow}]\n    timeout: 700ms\n    route: [{{{one}}}]\n  - match: [{fine}]\n    route: [{{{one}}}]\n"
+        ));
+        let denied = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                      metadata: {name: tag, namespace: shop}\nspec:\n  action: DENY\n  \
+                      rules: [{when: [{key: 'request.headers[tag]', values: [denied]}]}]\n";
+        self.folder.write("30-denied.yaml", denied);
+        let limited = format!(
+            "apiVersion: metaprotocol.aeraki.io/v1alpha1\nkind: MetaRouter\nmetadata: {{name: limit, namespace: shop}}\nspec:\n  \
+             hosts: [{HOST}]\n  localRateLimit:\n    conditions:\n    \
+             - match: {{attributes: {{tag: {{exact: limited}}}}}}\n      \
+             tokenBucket: {{maxTokens: 1, tokensPerFill: 1, fillInterval: 3600s}}\n"
+        );
+        self.folder.write("30-limited.yaml", &limited);
+    }
+
+    fn rules(&self, routes: &str) {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  \
+             hosts: [{HOST}]\n  http:\n  {routes}"
         );
         self.folder.write(RULES, &text);
     }
