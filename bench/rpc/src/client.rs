@@ -41,7 +41,7 @@ pub(crate) async fn calls(protocol: Protocol, port: u16, plan: Plan) -> Result<(
     let mut running = JoinSet::new();
     for (number, (caller, share)) in callers.into_iter().enumerate() {
         if plan.rate == 0 {
-            running.spawn(caller.as_fast_as_answered(share, plan.at_once));
+            running.spawn(caller.flat_out(share, plan.at_once));
         } else {
             let pace = Duration::from_secs(plan.connections).div_f64(plan.rate as f64);
             // Connections begin one after the other, evenly within one pace.
@@ -171,7 +171,7 @@ impl Caller {
     }
 
     /// Keeps `at_once` calls under way. Of these no latency is told: they wait for each other.
-    async fn as_fast_as_answered(mut self, share: u64, at_once: u64) -> Result<Vec<u64>, String> {
+    async fn flat_out(mut self, share: u64, at_once: u64) -> Result<Vec<u64>, String> {
         self.send(at_once.min(share)).await?;
         while self.answered < share {
             let answered = self.receive(1).await?;
