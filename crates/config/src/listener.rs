@@ -1,10 +1,13 @@
 //! A listener as the data plane runs it. Opens no socket.
 
 pub(crate) mod convert;
+mod filters;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use weft_rpc::Codec;
 
 use crate::address::TcpKeepalive;
 use crate::error::{ConfigError, Loaded};
@@ -34,6 +37,8 @@ pub struct ListenerFilters {
     pub tls_inspector: Option<FilterDisabled>,
     /// Tell HTTP/1, HTTP/2 and other bytes apart.
     pub http_inspector: Option<FilterDisabled>,
+    /// Tell RPC protocols by their first bytes.
+    pub rpc_inspector: Option<RpcInspector>,
     /// Bound on waiting for the bytes; `None` waits for ever. Envoy's default is 15 s.
     pub timeout: Option<Duration>,
     /// Go on (instead of closing) when the time is up.
@@ -53,6 +58,24 @@ pub struct ProxyProtocol {
     pub without: bool,
     /// Prefix of its statistics: `proxy_proto.` and perhaps a name of its own with a dot.
     pub stat_prefix: Arc<str>,
+}
+
+/// Weft's listener filter that tells RPC protocols.
+#[derive(Debug, Clone)]
+pub struct RpcInspector {
+    /// Where it does not run.
+    pub disabled: FilterDisabled,
+    /// What it looks for; not empty. The name of a codec is the application protocol of its connections.
+    pub codecs: Vec<&'static dyn Codec>,
+    /// Prefix of its statistics: `rpc_inspector.`.
+    pub stat_prefix: Arc<str>,
+}
+
+impl PartialEq for RpcInspector {
+    fn eq(&self, other: &Self) -> bool {
+        let names = |of: &Self| of.codecs.iter().map(|it| it.name()).collect::<Vec<_>>();
+        self.disabled == other.disabled && names(self) == names(other)
+    }
 }
 
 /// Destinations for which a listener filter does not run.

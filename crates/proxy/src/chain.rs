@@ -377,6 +377,7 @@ async fn sniff(
     let wanted = Wanted {
         tls: false,
         http: true,
+        other: None,
     };
     let (io, found) = tokio::select! {
         looked = inspect_more(io, wanted, None) => looked.ok()?,

@@ -5,6 +5,7 @@
 //! that stayed the same. It must never know what a route is.
 
 mod proxy_header;
+mod rpc_inspector;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -16,7 +17,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use weft_config::filter_chain::{ConnectionInfo, FilterChain};
-use weft_net::inspect::{HttpVersion, Inspected, Wanted, inspect_more};
+use weft_net::inspect::{HttpVersion, Inspected, Look, Wanted, inspect_more};
 use weft_net::{Acceptor, Keepalive, Peeked};
 
 use crate::chain::{Accepted, Chain, ChainSpec, Opened};
@@ -219,7 +220,7 @@ impl Listener {
         let began = Instant::now();
         let told = self.proxy_header(tcp, (peer, local), (&spec, worker), &registered);
         let (io, (peer, local)) = told.await?;
-        let filtered = self.listener_filters(io, (local, began), &spec, &registered);
+        let filtered = self.listener_filters(io, (local, began), (&spec, worker), &registered);
         let (io, inspected) = filtered.await?;
         // What counts is the configuration of now: a chain that went while the client was being
         // inspected has drained already, and nobody would tell this connection to go.
@@ -255,7 +256,7 @@ impl Listener {
         &self,
         io: Peeked,
         (local, began): (SocketAddr, Instant),
-        spec: &ListenerSpec,
+        (spec, worker): (&ListenerSpec, &Worker),
         registered: &crate::connection::Registered,
     ) -> Option<(Peeked, Inspected)> {
         let filters = &spec.config.filters;
@@ -264,11 +265,16 @@ impl Listener {
                 .as_ref()
                 .is_some_and(|filter| !filter.disabled_for(local.port()))
         };
+        let rpc = filters.rpc_inspector.as_ref();
+        let rpc = rpc.filter(|filter| !filter.disabled.disabled_for(local.port()));
+        let codecs = rpc.map_or(&[][..], |filter| &filter.codecs);
+        let look = |seen: &[u8]| rpc_inspector::tell(codecs, seen);
         let wanted = Wanted {
             tls: runs(&filters.tls_inspector),
             http: runs(&filters.http_inspector),
+            other: rpc.map(|_| &look as Look<'_>),
         };
-        if !wanted.tls && !wanted.http {
+        if !wanted.tls && !wanted.http && rpc.is_none() {
             return Some((io, Inspected::default()));
         }
         // One limit for all filters, as in Envoy.
@@ -280,7 +286,11 @@ impl Listener {
             () = registered.handle().finishing() => None,
         };
         self.stats.downstream_pre_cx_active.dec();
-        match result? {
+        let result = result?;
+        if let (Some(filter), Ok((_, inspected))) = (rpc, &result) {
+            rpc_inspector::count(worker, filter, inspected);
+        }
+        match result {
             Err(_) => {
                 self.stats.downstream_listener_filter_error.inc();
                 None
@@ -314,7 +324,8 @@ fn find_chain<'s>(
     inspected: &Inspected,
 ) -> Option<&'s Arc<FilterChain>> {
     let hello = inspected.hello.as_ref();
-    let sniffed = inspected.http.map(HttpVersion::application_protocol);
+    let http = inspected.http.map(HttpVersion::application_protocol);
+    let sniffed = http.or(inspected.other);
     let protocols: Vec<&str> = match hello {
         Some(hello) => hello
             .alpn

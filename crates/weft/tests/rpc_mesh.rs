@@ -15,6 +15,8 @@ mod limit_service;
 mod mesh;
 #[path = "rpc/peers.rs"]
 mod peers;
+#[path = "rpc/sniff.rs"]
+mod sniff;
 #[path = "rpc/mesh_spans.rs"]
 mod spans;
 

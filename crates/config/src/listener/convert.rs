@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{FilterDisabled, Listener, ListenerFilters, ProxyProtocol, TrafficDirection};
+use super::{Listener, TrafficDirection, filters};
 use crate::access_log::convert::access_log;
 use crate::address::{bind_address, cidr_range, tcp_keepalive};
 use crate::extension::{
-    ChainFilter, DOWNSTREAM_TRANSPORTS, NETWORK_FILTERS, decode, transport_socket, type_name, typed,
+    ChainFilter, DOWNSTREAM_TRANSPORTS, NETWORK_FILTERS, transport_socket, type_name, typed,
 };
 use crate::filter_chain::{
     ChainMatch, FilterChain, FilterChains, NetworkFilter, NetworkGuard, SourceType,
@@ -16,10 +16,6 @@ use crate::filter_chain::{
 use crate::pass::{Pass, flag};
 use crate::pb;
 use pb::config::listener::v3 as listener;
-use pb::extensions::filters::listener::{
-    http_inspector::v3 as http_inspector, original_dst::v3 as original_dst,
-    proxy_protocol::v3 as proxy_protocol, tls_inspector::v3 as tls_inspector,
-};
 
 const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -91,7 +87,7 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         let listener::listener::DeprecatedV1 { bind_to_port } = old;
         flag(bind_to_port.as_ref(), true)
     });
-    let mut filters = listener_filter_list(p, listener_filters);
+    let mut filters = filters::listener_filter_list(p, listener_filters);
     filters.timeout = p.timeout(
         "listener_filters_timeout",
         listener_filters_timeout.as_ref(),
@@ -147,184 +143,6 @@ pub(crate) fn listener(p: &mut Pass<'_>, message: &listener::Listener) -> Option
         traffic_direction: direction,
         stat_prefix: (!stat_prefix.is_empty()).then(|| Arc::from(stat_prefix.as_str())),
     })
-}
-
-enum ListenerFilter {
-    OriginalDst,
-    ProxyProtocol(ProxyProtocol),
-    TlsInspector,
-    HttpInspector,
-}
-
-fn listener_filter_list(p: &mut Pass<'_>, message: &[listener::ListenerFilter]) -> ListenerFilters {
-    let mut out = ListenerFilters::default();
-    p.each("listener_filters", message, |p, one| {
-        let listener::ListenerFilter {
-            name,
-            filter_disabled: disabled,
-            config_type,
-        } = one;
-        let kind = listener_filter(p, name, config_type.as_ref())?;
-        let disabled = match disabled {
-            None => FilterDisabled::Never,
-            Some(rule) => p.at("filter_disabled", |p| filter_disabled(p, rule))?,
-        };
-        let slot = match kind {
-            ListenerFilter::ProxyProtocol(filter) => {
-                let reads = out.tls_inspector.is_some() || out.http_inspector.is_some();
-                if reads || out.original_dst.is_some() || out.proxy_protocol.is_some() {
-                    p.refuse("proxy_protocol must be the first filter of its listener, once: others would read its header");
-                }
-                out.proxy_protocol = Some(ProxyProtocol { disabled, ..filter });
-                return Some(());
-            }
-            ListenerFilter::OriginalDst if out.proxy_protocol.is_some() => {
-                p.refuse("original_dst does not go together with proxy_protocol in Weft");
-                return None;
-            }
-            ListenerFilter::OriginalDst => &mut out.original_dst,
-            ListenerFilter::TlsInspector => &mut out.tls_inspector,
-            ListenerFilter::HttpInspector => &mut out.http_inspector,
-        };
-        *slot = Some(disabled);
-        Some(())
-    });
-    out
-}
-
-fn listener_filter(
-    p: &mut Pass<'_>,
-    name: &str,
-    config: Option<&listener::listener_filter::ConfigType>,
-) -> Option<ListenerFilter> {
-    use crate::extension::Extension;
-    const TABLE: &[Extension<ListenerFilter>] = &[
-        Extension {
-            name: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
-            read: |p, bytes| {
-                let original_dst::OriginalDst {} = decode(p, bytes)?;
-                Some(ListenerFilter::OriginalDst)
-            },
-        },
-        Extension {
-            name: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
-            read: |p, bytes| {
-                let message = decode(p, bytes)?;
-                proxy_protocol_filter(p, &message).map(ListenerFilter::ProxyProtocol)
-            },
-        },
-        Extension {
-            name: "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
-            read: |p, bytes| {
-                let tls_inspector::TlsInspector {
-                    enable_ja3_fingerprinting,
-                    enable_ja4_fingerprinting,
-                    initial_read_buffer_size,
-                    close_connection_on_client_hello_parsing_errors,
-                    max_client_hello_size,
-                } = decode(p, bytes)?;
-                ignore!(p, "tls_inspector.TlsInspector"; enable_ja3_fingerprinting,
-                    enable_ja4_fingerprinting, initial_read_buffer_size, max_client_hello_size);
-                unsupported!(p; close_connection_on_client_hello_parsing_errors);
-                Some(ListenerFilter::TlsInspector)
-            },
-        },
-        Extension {
-            name: "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
-            read: |p, bytes| {
-                let http_inspector::HttpInspector {} = decode(p, bytes)?;
-                Some(ListenerFilter::HttpInspector)
-            },
-        },
-    ];
-    match config {
-        Some(listener::listener_filter::ConfigType::TypedConfig(any)) => {
-            typed(p, "typed_config", Some(any), TABLE)
-        }
-        Some(listener::listener_filter::ConfigType::ConfigDiscovery(_)) => {
-            p.unsupported("config_discovery", true);
-            None
-        }
-        None => {
-            p.refuse_field("typed_config", format!("of {name} is required"));
-            None
-        }
-    }
-}
-
-fn proxy_protocol_filter(
-    p: &mut Pass<'_>,
-    message: &proxy_protocol::ProxyProtocol,
-) -> Option<ProxyProtocol> {
-    use pb::core::proxy_protocol_config::Version;
-    let proxy_protocol::ProxyProtocol {
-        rules,
-        allow_requests_without_proxy_protocol,
-        pass_through_tlvs,
-        disallowed_versions,
-        stat_prefix,
-        tlv_location,
-    } = message;
-    unsupported!(p; rules, pass_through_tlvs, tlv_location);
-    let refused = p.each("disallowed_versions", disallowed_versions, |p, version| {
-        p.enumeration::<Version>("", *version)
-    });
-    let (v1, v2) = (
-        !refused.contains(&Version::V1),
-        !refused.contains(&Version::V2),
-    );
-    if !v1 && !v2 {
-        p.refuse_field("disallowed_versions", "leaves no version");
-    }
-    let own = if stat_prefix.is_empty() { "" } else { "." };
-    Some(ProxyProtocol {
-        disabled: FilterDisabled::Never,
-        v1,
-        v2,
-        without: *allow_requests_without_proxy_protocol,
-        stat_prefix: format!("proxy_proto.{stat_prefix}{own}").into(),
-    })
-}
-
-fn filter_disabled(
-    p: &mut Pass<'_>,
-    message: &listener::ListenerFilterChainMatchPredicate,
-) -> Option<FilterDisabled> {
-    use listener::listener_filter_chain_match_predicate::Rule;
-    if p.too_deep() {
-        return None;
-    }
-    match &message.rule {
-        Some(Rule::AnyMatch(true)) => Some(FilterDisabled::Always),
-        Some(Rule::AnyMatch(false)) | None => {
-            p.refuse("needs a rule: any_match: true, or_match, and_match, not_match, destination_port_range");
-            None
-        }
-        Some(Rule::OrMatch(set)) => {
-            Some(FilterDisabled::Any(p.at("or_match", |p| {
-                p.each("rules", &set.rules, filter_disabled)
-            })))
-        }
-        Some(Rule::AndMatch(set)) => Some(FilterDisabled::All(p.at("and_match", |p| {
-            p.each("rules", &set.rules, filter_disabled)
-        }))),
-        Some(Rule::NotMatch(rule)) => {
-            let rule = p.at("not_match", |p| filter_disabled(p, rule))?;
-            Some(FilterDisabled::Not(Box::new(rule)))
-        }
-        Some(Rule::DestinationPortRange(range)) => {
-            let pb::typ::Int32Range { start, end } = range;
-            match (u16::try_from(*start), u32::try_from(*end)) {
-                (Ok(start), Ok(end)) if u32::from(start) < end => {
-                    Some(FilterDisabled::Ports(start, end))
-                }
-                _ => {
-                    p.refuse_field("destination_port_range", "must be a range of ports");
-                    None
-                }
-            }
-        }
-    }
 }
 
 fn chains(p: &mut Pass<'_>, message: &[listener::FilterChain]) -> FilterChains {

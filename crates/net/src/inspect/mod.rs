@@ -4,6 +4,7 @@
 mod http;
 mod tls;
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -30,13 +31,29 @@ pub enum Verdict<T> {
     Yes(T),
 }
 
-/// What to look for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
+/// Tells other protocols by a prefix: the application protocol that a filter chain matches on.
+pub type Look<'l> = &'l dyn Fn(&[u8]) -> Verdict<&'static str>;
+
+/// What to look for. Whoever is sure first is right: no two protocols have a prefix that both are sure of.
+#[derive(Clone, Copy)]
+pub struct Wanted<'l> {
     /// TLS `ClientHello`, for server name and ALPN.
     pub tls: bool,
     /// HTTP/1 or HTTP/2 with prior knowledge. Not looked for inside TLS.
     pub http: bool,
+    /// What this crate does not know. Not looked for inside TLS.
+    pub other: Option<Look<'l>>,
+}
+
+impl fmt::Debug for Wanted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let other = self.other.is_some();
+        write!(
+            f,
+            "Wanted(tls {}, http {}, other {other})",
+            self.tls, self.http
+        )
+    }
 }
 
 /// What the first bytes of a connection are.
@@ -46,6 +63,8 @@ pub struct Inspected {
     pub hello: Option<ClientHello>,
     /// The HTTP version, if it is plain HTTP.
     pub http: Option<HttpVersion>,
+    /// What [`Wanted::other`] found.
+    pub other: Option<&'static str>,
     /// The client closed or was silent until the deadline before the inspectors were sure.
     pub incomplete: bool,
     /// It was the deadline that made it incomplete.
@@ -60,7 +79,7 @@ pub struct Inspected {
 /// The socket failed.
 pub async fn inspect(
     tcp: TcpStream,
-    wanted: Wanted,
+    wanted: Wanted<'_>,
     timeout: Option<Duration>,
 ) -> io::Result<(Peeked, Inspected)> {
     inspect_more(tcp.into(), wanted, timeout).await
@@ -72,7 +91,7 @@ pub async fn inspect(
 /// The socket failed.
 pub async fn inspect_more(
     io: Peeked,
-    wanted: Wanted,
+    wanted: Wanted<'_>,
     timeout: Option<Duration>,
 ) -> io::Result<(Peeked, Inspected)> {
     let (mut tcp, seen) = io.into_parts();
@@ -98,7 +117,7 @@ pub async fn inspect_more(
 
 async fn read_until_sure(
     tcp: &mut TcpStream,
-    wanted: Wanted,
+    wanted: Wanted<'_>,
     seen: &mut Vec<u8>,
     found: &mut Inspected,
 ) -> io::Result<()> {
@@ -116,11 +135,12 @@ async fn read_until_sure(
     }
 }
 
-/// Whether all wanted inspectors have decided.
-fn decide(seen: &[u8], wanted: Wanted, found: &mut Inspected) -> bool {
+/// Whether one of the wanted inspectors is sure, or none of them can become it.
+fn decide(seen: &[u8], wanted: Wanted<'_>, found: &mut Inspected) -> bool {
+    let mut more = false;
     if wanted.tls {
         match inspect_tls(seen) {
-            Verdict::NeedMore => return false,
+            Verdict::NeedMore => more = true,
             Verdict::Yes(hello) => {
                 found.hello = Some(hello);
                 return true;
@@ -130,12 +150,23 @@ fn decide(seen: &[u8], wanted: Wanted, found: &mut Inspected) -> bool {
     }
     if wanted.http {
         match inspect_http(seen) {
-            Verdict::NeedMore => return false,
-            Verdict::Yes(version) => found.http = Some(version),
+            Verdict::NeedMore => more = true,
+            Verdict::Yes(version) => {
+                found.http = Some(version);
+                return true;
+            }
             Verdict::No => {}
         }
     }
-    true
+    match wanted.other.map(|look| look(seen)) {
+        Some(Verdict::NeedMore) => more = true,
+        Some(Verdict::Yes(protocol)) => {
+            found.other = Some(protocol);
+            return true;
+        }
+        Some(Verdict::No) | None => {}
+    }
+    !more
 }
 
 #[cfg(test)]
@@ -144,9 +175,10 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
-    const BOTH: Wanted = Wanted {
+    const BOTH: Wanted<'static> = Wanted {
         tls: true,
         http: true,
+        other: None,
     };
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -199,18 +231,50 @@ mod tests {
             let (mut client, server) = pair().await;
             client.write_all(&preface[..cut]).await.unwrap();
             let tls = Wanted {
-                tls: true,
                 http: false,
+                ..BOTH
             };
             let (io, found) = inspect(server, tls, None).await.unwrap();
             assert_eq!((found.hello, io.prefix()), (None, &preface[..cut]));
             client.write_all(&preface[cut..]).await.unwrap();
-            let http = Wanted {
-                tls: false,
-                http: true,
-            };
+            let http = Wanted { tls: false, ..BOTH };
             let (_, found) = inspect_more(io, http, None).await.unwrap();
             assert_eq!(found.http, Some(HttpVersion::H2c), "{cut} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_protocol_of_the_caller_is_found_beside_the_others() {
+        let magic = |seen: &[u8]| match seen {
+            [] | [0] => Verdict::NeedMore,
+            [0, 7, ..] => Verdict::Yes("seven"),
+            _ => Verdict::No,
+        };
+        let wanted = Wanted {
+            other: Some(&magic),
+            ..BOTH
+        };
+        for (sent, other, http) in [
+            (&b"\x00\x07binary"[..], Some("seven"), None),
+            (b"\x00\x08binary", None, None),
+            (b"GET / HTTP/1.1\r\n", None, Some(HttpVersion::Http11)),
+            (
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                None,
+                Some(HttpVersion::H2c),
+            ),
+        ] {
+            let (mut client, server) = pair().await;
+            let send = async {
+                for byte in sent {
+                    client.write_all(&[*byte]).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            };
+            let (inspected, ()) = tokio::join!(inspect(server, wanted, None), send);
+            let (stream, found) = inspected.unwrap();
+            assert_eq!((found.other, found.http), (other, http), "{sent:?}");
+            assert!(!found.incomplete && sent.starts_with(stream.prefix()));
         }
     }
 
