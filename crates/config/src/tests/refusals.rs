@@ -150,12 +150,12 @@ fn of_listeners() {
         ("filter_chains: [{}], listener_filters: [{name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}, \
             {name: proxy, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol}}]".to_owned(),
             "listener l: listener_filters[1]: proxy_protocol must be the first filter of its listener"),
-        ("filter_chains: [{}], listener_filters: [{name: rpc, typed_config: {'@type': type.googleapis.com/weft.rpc.v1.RpcInspector}}]",
+        ("filter_chains: [{}], listener_filters: [{name: rpc, typed_config: {'@type': type.googleapis.com/weft.rpc.v1.RpcInspector}}]".to_owned(),
             "listener_filters[0].typed_config.codecs: is required: write some of bolt, dubbo, tars, thrift"),
-        ("filter_chains: [{}], listener_filters: [{name: rpc, typed_config: {'@type': type.googleapis.com/weft.rpc.v1.RpcInspector, codecs: [bolt, hsf]}}]",
+        ("filter_chains: [{}], listener_filters: [{name: rpc, typed_config: {'@type': type.googleapis.com/weft.rpc.v1.RpcInspector, codecs: [bolt, hsf]}}]".to_owned(),
             "listener_filters[0].typed_config.codecs[1]: \"hsf\" is no protocol: write some of bolt, dubbo, tars, thrift"),
         ("filter_chains: [{}], listener_filters: [{name: rpc, typed_config: {'@type': type.googleapis.com/weft.rpc.v1.RpcInspector, codecs: [bolt]}}, \
-          {name: proxy, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol}}]",
+          {name: proxy, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol}}]".to_owned(),
             "listener l: listener_filters[1]: proxy_protocol must be the first filter of its listener"),
         ("filter_chains: [{}], listener_filters: [{name: proxy, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol, \
             disallowed_versions: [V1, V2]}}]".to_owned(),
