@@ -128,6 +128,22 @@ pub(crate) const NETWORK_FILTERS: &[Extension<ChainFilter>] = &[
         },
     },
     Extension {
+        name: "envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            crate::rpc::dubbo_proxy::dubbo_proxy(p, &message)
+                .map(|manager| ChainFilter::End(NetworkFilter::Rpc(manager.into())))
+        },
+    },
+    Extension {
+        name: "envoy.extensions.filters.network.thrift_proxy.v3.ThriftProxy",
+        read: |p, bytes| {
+            let message = decode(p, bytes)?;
+            crate::rpc::thrift_proxy::thrift_proxy(p, &message)
+                .map(|manager| ChainFilter::End(NetworkFilter::Rpc(manager.into())))
+        },
+    },
+    Extension {
         name: "aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy",
         read: |p, bytes| {
             let message = decode(p, bytes)?;

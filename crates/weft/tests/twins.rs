@@ -4,10 +4,14 @@
 mod twins {
     mod addresses;
     mod hosts;
+    #[allow(dead_code, reason = "programs of Dubbo alone are used here")]
+    #[path = "../rpc/java.rs"]
+    mod java;
     mod limit_service;
     mod limits;
     mod names;
     mod proxy;
+    mod rpc;
     mod servers;
     mod service_limits;
     mod tunnels;

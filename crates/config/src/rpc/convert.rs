@@ -105,6 +105,33 @@ pub(crate) fn rpc_manager(
     })
 }
 
+impl RpcManager {
+    /// As one of Envoy's filters has it, which knows nothing of time limits.
+    pub(super) fn of_envoy(
+        p: &Pass<'_>,
+        codec: &str,
+        stat_prefix: &str,
+        routes: RpcRouteSource,
+    ) -> Option<Self> {
+        let codec = weft_rpc::codec(codec)?;
+        let asks = codec.heartbeat(Origin::default()).is_some();
+        Some(Self {
+            stat_prefix: format!("{}.{stat_prefix}", codec.name()).into(),
+            codec,
+            limits: Limits::default(),
+            default_timeout: None,
+            heartbeat_interval: asks.then_some(HEARTBEAT_INTERVAL),
+            extended_goaway: false,
+            idle_timeout: None,
+            filters: Vec::new(),
+            tracing: None,
+            inbound: p.inbound,
+            access_logs: Vec::new(),
+            routes,
+        })
+    }
+}
+
 struct Options {
     limits: Limits,
     default_timeout: Option<Duration>,
@@ -198,18 +225,11 @@ fn one_route(p: &mut Pass<'_>, message: &route::Route) -> Option<RpcRoute> {
     let (clusters, hash, mirrors) = p.required("route", route.as_ref(), action)?;
     Some(RpcRoute {
         name: Arc::from(name.as_str()),
-        conditions: conditions.unwrap_or_default(),
-        clusters,
         hash,
         request_mutation,
         response_mutation,
-        request_removal: Vec::new(),
-        response_removal: Vec::new(),
-        fault: None,
-        timeout: None,
-        connect_retries: 0,
-        retry_backoff: None,
         mirrors,
+        ..RpcRoute::to(clusters, conditions.unwrap_or_default())
     })
 }
 

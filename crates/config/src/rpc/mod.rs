@@ -4,14 +4,19 @@
 //! Source of the messages: Aeraki, `aeraki.meta_protocol_proxy.v1alpha`.
 
 pub(crate) mod convert;
+pub(crate) mod dubbo_proxy;
 mod filters;
 mod http_routes;
 mod limit;
 mod service_limit;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_envoy;
+pub(crate) mod thrift_proxy;
 mod tracing;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,6 +116,27 @@ pub struct RpcRoute {
     pub mirrors: Vec<RpcMirror>,
 }
 
+impl RpcRoute {
+    /// A route that does nothing else.
+    fn to(clusters: TcpClusters, conditions: Vec<AttributeMatch>) -> Self {
+        Self {
+            name: Arc::default(),
+            conditions,
+            clusters,
+            hash: Vec::new(),
+            request_mutation: Vec::new(),
+            response_mutation: Vec::new(),
+            request_removal: Vec::new(),
+            response_removal: Vec::new(),
+            fault: None,
+            timeout: None,
+            connect_retries: 0,
+            retry_backoff: None,
+            mirrors: Vec::new(),
+        }
+    }
+}
+
 /// Copies of some requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RpcMirror {
@@ -140,6 +166,8 @@ pub enum Subject {
     Attribute(Attribute),
     /// The method as if it were a path: a slash, and its name (`:path`).
     Path,
+    /// As Thrift writes it: the interface and a colon, if there is one, and the method.
+    FullMethod,
 }
 
 impl Subject {
@@ -165,6 +193,14 @@ impl AttributeMatch {
             Subject::Path => {
                 let path = request.call().method.map(|method| format!("/{method}"));
                 decide(path.as_deref())
+            }
+            Subject::FullMethod => {
+                let call = request.call();
+                let full = call.method.map(|method| match call.interface {
+                    Some(interface) => Cow::Owned(format!("{interface}:{method}")),
+                    None => Cow::Borrowed(method),
+                });
+                decide(full.as_deref())
             }
         }
     }
