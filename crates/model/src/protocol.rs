@@ -47,7 +47,8 @@ impl Protocol {
     }
 
     /// Istio's selection for a Kubernetes port: UDP stays UDP; then `appProtocol`, else the
-    /// port name up to its first `-`; then TCP for the well-known server-first ports.
+    /// port name up to its first `-`; then TCP for the well-known server-first ports. Dubbo's Triple, which
+    /// Istio does not know, is the HTTP/2 that it is made of.
     pub fn select(port: u16, name: &str, transport: &str, app_protocol: Option<&str>) -> Self {
         if transport.eq_ignore_ascii_case("udp") {
             return Self::Udp;
@@ -67,6 +68,7 @@ impl Protocol {
         }
         let prefix = declared.split('-').next().unwrap_or_default();
         match Self::parse(prefix) {
+            Self::Unsupported if is_triple(prefix) => Self::Http2,
             Self::Unsupported if SERVER_FIRST.contains(&port) => Self::Tcp,
             protocol => protocol,
         }
@@ -128,6 +130,11 @@ impl Protocol {
     }
 }
 
+fn is_triple(prefix: &str) -> bool {
+    let is = |name| prefix.eq_ignore_ascii_case(name);
+    is("tri") || is("triple")
+}
+
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -146,6 +153,11 @@ mod tests {
             (80, "HTTP2-web", "TCP", None, Protocol::Http2),
             (80, "grpc-web-x", "TCP", None, Protocol::GrpcWeb),
             (80, "grpc-webfoo", "TCP", None, Protocol::GrpcWeb),
+            (50051, "tri", "TCP", None, Protocol::Http2),
+            (50051, "Triple-cart", "TCP", None, Protocol::Http2),
+            (50051, "any", "TCP", Some("tri"), Protocol::Http2),
+            (50051, "tri-cart", "TCP", Some("tcp"), Protocol::Tcp),
+            (50051, "tripleo", "TCP", None, Protocol::Unsupported),
             (80, "web", "TCP", None, Protocol::Unsupported),
             (80, "", "TCP", None, Protocol::Unsupported),
             (80, "tcp-x", "TCP", Some("grpc"), Protocol::Grpc),
